@@ -1,0 +1,99 @@
+"""What an attack is: a frozen dataclass with its hyper-parameters, its needs and a pure NumPy score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, TokenSignals, Unscored
+
+NLL_FLOOR = 1e-6
+"""Negative log-likelihoods in a denominator are floored here (DESIGN section 4)."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A membership score: higher = more likely a member.
+
+    Subclasses are frozen dataclasses whose fields are the hyper-parameters, all with defaults. They set the class
+    attributes below and `score_record`. The text of the class docstring starts with the formula and the paper.
+
+    Class attributes:
+        name: the attack's name; its tasks are `<name>_mia_<dataset>`.
+        options: which user option sets which field, `{"share": "mia_min_k"}`. A plugin may name options of its own
+            here (prefix `mia_`); they are then known to `--metadata`.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The signals to compute; may depend on the fields."""
+        raise NotImplementedError
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """Score one record.
+
+        Raises:
+            MissingSignal: the score is not defined for this record; the reason is reported and counted.
+        """
+        raise NotImplementedError
+
+    def score(self, signals: RecordSignals) -> float | Unscored:
+        """Score one record, or say why it has no score. Never raises for what a record lacks, never returns NaN."""
+        return score_or_reason(self.score_record, signals)
+
+    def score_many(self, records: Sequence[RecordSignals]) -> list[float | Unscored]:
+        """Score records, in their order; every score is what `score` gives. Override it to share work among them."""
+        return [self.score(signals) for signals in records]
+
+    def config(self) -> dict[str, object]:
+        """The hyper-parameters, JSON-ready; part of the recorded result."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BlindAttack(Attack):
+    """An attack that sees texts and labels but no model: the blind baseline, scored out of fold on all records."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing: no model is asked."""
+        return frozenset()
+
+    def score_all(
+        self, texts: Sequence[str], is_member: NDArray[np.bool_], clusters: Sequence[str], seed: int
+    ) -> list[float | Unscored]:
+        """Score every record by a classifier that was not fitted on its cluster."""
+        raise NotImplementedError
+
+
+def score_or_reason(score_record: Callable[[RecordSignals], float], signals: RecordSignals) -> float | Unscored:
+    """Call `score_record`; a missing signal and a score that is not finite become `Unscored`."""
+    try:
+        with np.errstate(all="ignore"):  # what overflows or divides by zero is told in the reason, not in a warning
+            value = float(score_record(signals))
+    except MissingSignal as missing:
+        return Unscored(missing.reason)
+    return value if np.isfinite(value) else Unscored("score is not finite")
+
+
+def mean_logprob(signals: TokenSignals) -> float:
+    """L, the mean of l_t in float64."""
+    return float(np.mean(signals.logprob, dtype=np.float64))
+
+
+def nll(signals: TokenSignals) -> float:
+    """NLL = -L, floored at `NLL_FLOOR` as every denominator is."""
+    return max(-mean_logprob(signals), NLL_FLOOR)
+
+
+def lowest_share(values: FloatArray, share: float) -> FloatArray:
+    """The max(1, floor(share * T)) lowest of `values` (T,), in ascending order."""
+    count = max(1, int(np.floor(share * len(values))))
+    return np.sort(values)[:count]

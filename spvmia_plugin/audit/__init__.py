@@ -1,0 +1,1 @@
+"""The run: what is needed, in which order, computed once."""

@@ -1,0 +1,60 @@
+"""The built-in plugin: everything this package brings, registered through the public hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spvmia_plugin import hookimpl
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
+from spvmia_plugin.records import Document
+
+
+@hookimpl
+def spvmia_register_attacks() -> Iterable[type[Attack]]:
+    """The attacks of the paper, its baselines and newer ones."""
+    from spvmia_plugin.attacks import BUILTIN_ATTACKS
+
+    return BUILTIN_ATTACKS
+
+
+@hookimpl
+def spvmia_register_perturbations() -> Iterable[type[Perturbation]]:
+    """Mask filling, embedding noise and causal replacement."""
+    from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
+
+    return BUILTIN_PERTURBATIONS
+
+
+@hookimpl
+def spvmia_register_datasets() -> Iterable[DatasetSource]:
+    """The paper's three data sets."""
+    from spvmia_plugin.data import BUILTIN_DATASETS
+
+    return BUILTIN_DATASETS
+
+
+@hookimpl
+def spvmia_register_backends() -> Iterable[type[Backend]]:
+    """The harness's Hugging Face models."""
+    from spvmia_plugin.scoring.hf_backend import HFBackend
+
+    return [HFBackend]
+
+
+@hookimpl(trylast=True)
+def spvmia_self_prompt(backend: Backend, prompts: Sequence[Document], config: AuditConfig) -> Sequence[str] | None:
+    """Sample the target (Fu et al. 2024, section 4.2)."""
+    from spvmia_plugin.reference.self_prompt import self_prompt
+
+    return self_prompt(backend, prompts, config)
+
+
+@hookimpl(trylast=True)
+def spvmia_train_reference(
+    backend: Backend, texts: Sequence[str], config: AuditConfig, output_dir: Path
+) -> dict[str, object] | None:
+    """Fine-tune a LoRA adapter on the base."""
+    return backend.train_reference(texts, output_dir)

@@ -1,0 +1,207 @@
+"""The options that travel in lm-eval's `--metadata` as `mia_*` keys: types, ranges, defaults, presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
+
+PREFIX = "mia_"
+
+Split = Literal["random", "paper"]
+SpvVariant = Literal["paper", "released"]
+
+PRESETS: dict[str, dict[str, object]] = {
+    # Minutes on a CPU: as many self-prompts as a small audit has members, a fast-learning reference.
+    "quick": {
+        "self_prompts": 250,
+        "reference_epochs": 3,
+        "reference_lr": 2e-4,
+        "reference_batch": 8,
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
+        "lora_targets": "all-linear",
+        "perturbation": "causal",
+        "perturbations": 3,
+    },
+    "standard": {
+        "self_prompts": 1000,
+        "reference_epochs": 3,
+        "reference_lr": 2e-4,
+        "reference_batch": 8,
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
+        "lora_targets": "all-linear",
+        "perturbation": "causal",
+        "perturbations": 5,
+    },
+    # The paper's own protocol: the defaults below.
+    "paper": {},
+}
+"""Sets of option values by `mia_preset`; explicit keys win."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must be: the words for the error message, the test, and how to read it."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    read: Callable[[Any], Any] = lambda value: value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _text() -> Check:
+    return Check("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()))
+
+
+def _at_least(low: int) -> Check:
+    return Check(f"a whole number >= {low}", lambda value: _is_int(value) and value >= low)
+
+
+def _within(low: float, high: float, *, open_low: bool = False) -> Check:
+    words = f"a number {'>' if open_low else '>='} {low:g}" + ("" if high == float("inf") else f" and <= {high:g}")
+    return Check(
+        words,
+        lambda value: _is_number(value) and (value > low if open_low else value >= low) and value <= high,
+        float,
+    )
+
+
+def _one_of(*choices: str) -> Check:
+    return Check("one of " + ", ".join(choices), lambda value: value in choices)
+
+
+def _flag() -> Check:
+    return Check("true or false", lambda value: isinstance(value, bool))
+
+
+def _read_names(value: Any) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
+
+
+def _names() -> Check:
+    return Check(
+        "a module name or a list of them",
+        lambda value: (
+            bool(value)
+            and (
+                isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value))
+            )
+        ),
+        _read_names,
+    )
+
+
+def _option(default: Any, check: Check) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """All settings of one audit. Field `x` is the option `mia_x`; None means "not given".
+
+    Hyper-parameters of attacks live in the attacks themselves; `attack_options` holds what the user set of them.
+    """
+
+    # data
+    members: str | None = _option(None, _text())
+    nonmembers: str | None = _option(None, _text())
+    prompts: str | None = _option(None, _text())
+    candidate: str | None = _option(None, _text())
+    text_column: str = _option("text", _text())
+    manifest: str | None = _option(None, _text())
+    dataset_path: str | None = _option(None, _text())
+    split: Split = _option("random", _one_of("random", "paper"))
+    block_size: int = _option(
+        128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_int(v) and (v == 0 or v >= 8))
+    )
+    max_samples: int = _option(1000, _at_least(1))
+    # models
+    base_model: str | None = _option(None, _text())
+    reference: str = _option("self_prompt", _text())
+    # self-prompt calibration
+    self_prompts: int = _option(10_000, _at_least(1))
+    prompt_tokens: int = _option(16, _at_least(1))
+    temperature: float = _option(1.0, _within(0, float("inf"), open_low=True))
+    top_k: int = _option(0, _at_least(0))
+    top_p: float = _option(1.0, _within(0, 1, open_low=True))
+    reference_epochs: float = _option(2.0, _within(0, float("inf"), open_low=True))
+    reference_lr: float = _option(5e-5, _within(0, 1, open_low=True))
+    reference_batch: int = _option(4, _at_least(1))
+    lora_rank: int = _option(64, _at_least(1))
+    lora_alpha: float = _option(16.0, _within(0, float("inf"), open_low=True))
+    lora_dropout: float = _option(0.1, _within(0, 0.99))
+    lora_targets: tuple[str, ...] | None = _option(None, _names())
+    # probabilistic variation
+    perturbation: str = _option("mask_fill", _text())
+    perturbations: int = _option(5, _at_least(1))
+    mask_rate: float = _option(0.2, _within(0, 1, open_low=True))
+    mask_model: str = _option("t5-base", _text())
+    noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
+    # the run
+    preset: str | None = _option(None, _one_of(*PRESETS))
+    log_text: bool = _option(False, _flag())
+    seed: int = _option(0, _at_least(0))
+    cache_dir: str | None = _option(None, _text())
+    max_length: int | None = _option(None, _at_least(2))
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], attack_options: frozenset[str] = frozenset()) -> AuditConfig:
+        """Read the `mia_*` keys of a task's metadata; every other key belongs to somebody else.
+
+        Args:
+            metadata: the task's metadata merged with `--metadata` and the model's arguments.
+            attack_options: options that registered attacks declare (`mia_min_k`, ...). Their values are checked by
+                the attacks' own constructors.
+
+        Raises:
+            SpvmiaError: unknown `mia_*` key (with the nearest known one), wrong type, value out of range.
+        """
+        checks = {PREFIX + f.name: f.metadata["check"] for f in dataclasses.fields(cls) if f.metadata}
+        given = {key: value for key, value in metadata.items() if key.startswith(PREFIX) and key != "mia_audit"}
+        for key in given:
+            if key not in checks and key not in attack_options:
+                hint = did_you_mean(key, [*checks, *attack_options])
+                raise SpvmiaError(f"{key}: unknown option{hint}; the options are listed in docs/options.md")
+        values = {
+            key.removeprefix(PREFIX): _checked(key, value, checks[key])
+            for key, value in given.items()
+            if key in checks and value is not None
+        }
+        preset = PRESETS[values.get("preset", "paper")]
+        read = {name: checks[PREFIX + name].read(value) for name, value in preset.items()}
+        chosen = {key: given[key] for key in given if key in attack_options and given[key] is not None}
+        return cls(**{**read, **values, "attack_options": chosen})
+
+    def attack_fields(self, options: Mapping[str, str]) -> dict[str, Any]:
+        """The constructor arguments of an attack whose `options` map its fields to option names."""
+        return {name: self.attack_options[key] for name, key in options.items() if key in self.attack_options}
+
+    def to_json(self) -> dict[str, object]:
+        """All settings under the names users type, JSON-ready."""
+        own = {
+            PREFIX + f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
+            for f in dataclasses.fields(self)
+            if f.metadata
+        }
+        return {**own, **self.attack_options}
+
+
+def _checked(key: str, value: Any, check: Check) -> Any:
+    if not check.accepts(value):
+        raise SpvmiaError(f"{key}: expected {check.expected}, got {value!r}; correct it in --metadata")
+    return check.read(value)

@@ -1,0 +1,59 @@
+"""The hooks: what a plugin may add to or replace in an audit.
+
+A plugin is a module or object named by an entry point of the group `spvmia`; it marks its functions with
+`spvmia_plugin.hookimpl`. The built-ins come through these same hooks. Arguments are read-only: an implementation
+must not change them. Plugins are asked in the order pluggy gives: the last registered first, `tryfirst` before all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pluggy
+
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
+from spvmia_plugin.records import Document
+
+hookspec = pluggy.HookspecMarker("spvmia")
+
+
+@hookspec
+def spvmia_register_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-body]
+    """Attack classes to add. Called once at start-up; a name that is taken is an error."""
+
+
+@hookspec
+def spvmia_register_perturbations() -> Iterable[type[Perturbation]]:  # type: ignore[empty-body]
+    """Perturbation classes to add, chosen with `mia_perturbation=<name>`. Called once; a taken name is an error."""
+
+
+@hookspec
+def spvmia_register_datasets() -> Iterable[DatasetSource]:  # type: ignore[empty-body]
+    """Data sets to add. Called once at start-up; a name that is taken is an error."""
+
+
+@hookspec
+def spvmia_register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
+    """Backend classes to add. The first whose `accepts(lm)` is true drives the model, the last registered asked first."""
+
+
+@hookspec(firstresult=True)
+def spvmia_self_prompt(backend: Backend, prompts: Sequence[Document], config: AuditConfig) -> Sequence[str] | None:
+    """The texts the reference is trained on, instead of sampling the target. None leaves it to the next plugin.
+
+    The texts must come from the model, not from the training data. The first plugin that answers wins; the built-in
+    sampler is asked last.
+    """
+
+
+@hookspec(firstresult=True)
+def spvmia_train_reference(
+    backend: Backend, texts: Sequence[str], config: AuditConfig, output_dir: Path
+) -> dict[str, object] | None:
+    """Train a reference on `texts` and write it to `output_dir`, which `Backend.load_reference` then loads.
+
+    Returns a JSON-ready record for `mia_audit`; None leaves it to the next plugin, the built-in LoRA trainer last.
+    """

@@ -1,0 +1,1 @@
+"""Paraphrases of a text: mask filling, embedding noise, causal replacement."""

@@ -1,0 +1,274 @@
+"""What the stages of an audit ask of each other. No torch: a backend hides it, so a pipeline can be tested without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.records import Document
+from spvmia_plugin.signals import Role, TokenSignals
+
+TokenIds = Sequence[int]
+
+OnDone = Callable[[Mapping[int, Any]], None]
+"""Called as batches finish with {position in the input: result}, so that results can be stored at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingNoise:
+    """A paraphrase in the embedding domain: the input embeddings plus `sign * scale * std(embeddings) * z`.
+
+    z ~ N(0, I), shape (T, d), drawn from a generator seeded with `seed`: equal seeds and opposite signs make a
+    symmetric pair.
+    """
+
+    seed: int
+    sign: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEdits:
+    """A paraphrase as replaced tokens: at `positions` (0-based in the text's tokens) stand `token_ids`."""
+
+    positions: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+    def apply(self, token_ids: TokenIds) -> list[int]:
+        """Return the paraphrase's tokens."""
+        edited = list(token_ids)
+        for position, token_id in zip(self.positions, self.token_ids, strict=True):
+            edited[position] = token_id
+        return edited
+
+
+@dataclass(frozen=True, slots=True)
+class TextEdits:
+    """A paraphrase as replaced spans of characters: (start, end, replacement), ascending and disjoint."""
+
+    spans: tuple[tuple[int, int, str], ...]
+
+    def apply(self, text: str) -> str:
+        """Return the paraphrase."""
+        parts, last = [], 0
+        for start, end, replacement in self.spans:
+            parts += [text[last:start], replacement]
+            last = end
+        return "".join([*parts, text[last:]])
+
+
+Neighbour = EmbeddingNoise | TokenEdits | TextEdits
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The paraphrases of one text: 2N of them, symmetric pairs adjacent.
+
+    Attributes:
+        variants: the paraphrases, as edits or noise; empty if none was found.
+        mask_rate: achieved share of replaced words or tokens, mean over the variants; nan for noise.
+        reason: why there is none, or fewer than asked.
+    """
+
+    variants: tuple[Neighbour, ...]
+    mask_rate: float = float("nan")
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreInput:
+    """One sequence to score.
+
+    Attributes:
+        token_ids: the tokens to score, without the prefix token.
+        context_ids: tokens conditioned on before them and not scored (the ReCaLL prefix).
+        noise: noise on the embeddings of `token_ids`, if any.
+    """
+
+    token_ids: tuple[int, ...]
+    context_ids: tuple[int, ...] = ()
+    noise: EmbeddingNoise | None = None
+
+
+@dataclass
+class Cost:
+    """What a stage cost. Tokens include context, not padding."""
+
+    forward_tokens: int = 0
+    generated_tokens: int = 0
+    training_tokens: int = 0
+    seconds: float = 0.0
+    batches: int = 0
+
+    def __iadd__(self, other: Cost) -> Cost:
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+
+@dataclass(frozen=True)
+class BackendFeatures:
+    """What a backend can do; an attack whose needs exceed it is refused by name before any work."""
+
+    logprobs: bool = True
+    moments: bool = True
+    embeddings: bool = True
+    generate: bool = True
+    train: bool = True
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A model of the harness as the audit sees it: scoring, sampling and reference training by role.
+
+    Built over the harness's own LM object and its tokenizer, device, dtype, prefix token and context length. Every
+    method leaves the target's weights, mode, adapters and the global random state exactly as they were.
+    """
+
+    name: ClassVar[str]
+    features: BackendFeatures
+    max_length: int
+    device: Any
+
+    @classmethod
+    def accepts(cls, lm: Any) -> bool:
+        """Whether this backend can drive `lm` (an `lm_eval.api.model.LM`)."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text as the harness encodes it, without the prefix token."""
+        ...
+
+    def decode(self, token_ids: TokenIds) -> str:
+        """Text of tokens, special tokens left out."""
+        ...
+
+    def identity(self, role: Role) -> dict[str, object]:
+        """What identifies the weights behind a role (paths, hashes, dtype), JSON-ready: store keys and provenance."""
+        ...
+
+    def require(self, roles: Iterable[Role]) -> None:
+        """Make sure the models behind `roles` (BASE at most: the trained ones need `load_reference`) can be had.
+
+        Raises:
+            SpvmiaError: no base model is known (`mia_base_model`), or its tokenizer differs from the target's.
+        """
+        ...
+
+    def score(
+        self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool, on_done: OnDone | None = None
+    ) -> list[TokenSignals]:
+        """Token signals of every input under a role's model, in input order. Empty inputs give T = 0."""
+        ...
+
+    def sample_replacements(
+        self,
+        role: Role,
+        sequences: Sequence[TokenIds],
+        positions: Sequence[Sequence[NDArray[np.int64]]],
+        seeds: Sequence[int],
+    ) -> list[list[NDArray[np.int64]]]:
+        """Draw replacement tokens from a role's own next-token distribution, one forward pass a sequence.
+
+        Args:
+            role: whose distribution.
+            sequences: tokens of each text.
+            positions: for each text, for each draw, the ascending positions to replace.
+            seeds: one a text; draws do not depend on batching.
+
+        Returns:
+            For each text, for each draw, token ids of the same shape as its positions; never the original token.
+        """
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[TokenIds],
+        lengths: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        on_done: OnDone | None = None,
+    ) -> list[list[int]]:
+        """Sample continuations from the target until prompt and continuation have `lengths` tokens, or an end token.
+
+        Sampling follows the config (temperature, top_k, top_p). Returns prompt + continuation, end token left out.
+        `seeds` are one a prompt: a continuation depends on its seed, and not on what else was asked for.
+        """
+        ...
+
+    def train_reference(self, texts: Sequence[str], output_dir: Path) -> dict[str, object]:
+        """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
+
+        Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`.
+        Returns a JSON-ready record: losses, tokens, seconds.
+        """
+        ...
+
+    def load_reference(self, role: Role, path: str) -> None:
+        """Put the adapter or model at `path` (folder or hub id) behind REFERENCE or CANDIDATE."""
+        ...
+
+    def cost(self, role: Role) -> Cost:
+        """What has been spent on a role since the backend was made."""
+        ...
+
+    def close(self) -> None:
+        """Take away everything that was added to the harness's model."""
+        ...
+
+
+BackendFactory = Callable[[Any, AuditConfig, "str | None"], Backend]
+
+
+class Perturbation(Protocol):
+    """Makes paraphrases. Constructed with the config; `neighbours` is called once for all texts of an audit."""
+
+    name: ClassVar[str]
+
+    def __init__(self, config: AuditConfig) -> None: ...
+
+    def check(self) -> None:
+        """Raise `SpvmiaError` for what cannot work (a mask model that is not there), before long work starts."""
+        ...
+
+    def settings(self) -> dict[str, object]:
+        """What changes its results, JSON-ready: part of the store's key."""
+        ...
+
+    def neighbours(
+        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
+    ) -> list[Neighbours]:
+        """2N paraphrases of every text, in input order; a text without any carries a reason.
+
+        The result for a text depends on its id, the text, the config's seed and the models, not on the other texts.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A named data set for `<attack>_mia_<name>` tasks and `spvmia finetune --data <name>`.
+
+    Attributes:
+        name: as it stands in task names.
+        hub_id: Hugging Face dataset id.
+        config: its configuration, or None.
+        text_column: the column with the text.
+        train_split: the split that members are drawn from.
+        heldout_split: the split for `mia_split=paper` non-members; None takes the last tenth of `train_split`.
+        clean: applied to each text (detokenisation and the like).
+    """
+
+    name: str
+    hub_id: str
+    config: str | None = None
+    text_column: str = "text"
+    train_split: str = "train"
+    heldout_split: str | None = None
+    clean: Callable[[str], str] = field(default=str)

@@ -1,0 +1,1 @@
+"""Token signals: texts in, per-token statistics out."""

@@ -1,0 +1,144 @@
+"""What attacks see: per-token signals of a text under a model. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+class Role(str, Enum):
+    """A model's part in the audit."""
+
+    TARGET = "target"
+    """theta, the fine-tuned model under audit."""
+    REFERENCE = "reference"
+    """phi, fine-tuned on the target's own generations (or what `mia_reference` names)."""
+    BASE = "base"
+    """the model before fine-tuning."""
+    CANDIDATE = "candidate"
+    """the base fine-tuned on `mia_candidate`."""
+
+
+class View(str, Enum):
+    """Which text derived from the record is scored."""
+
+    TEXT = "text"
+    """the record itself."""
+    LOWERCASE = "lowercase"
+    """`text.lower()`."""
+    NEIGHBOURS = "neighbours"
+    """its paraphrases, 2N of them."""
+    PREFIXED = "prefixed"
+    """the record after the ReCaLL prefix, which is conditioned on and not scored."""
+    POPULATION = "population"
+    """the held-out prompt documents, one and the same set for every record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One kind of signal an attack asks for; a run computes the union of all attacks' needs once."""
+
+    role: Role
+    view: View = View.TEXT
+    moments: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """Why a record has no score. Kept and counted, never dropped."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenSignals:
+    """Signals of the T scored tokens of one text under one model.
+
+    Attributes:
+        logprob: (T,) float32, l_t = log p(x_t | x_<t) in nats, the first token conditioned on the prefix token.
+        top1: (T,) bool, whether x_t was the model's most probable token.
+        mean: (T,) float32, mu_t = mean of log p(v | x_<t) over the vocabulary under p, or None if not computed.
+        std: (T,) float32, sigma_t = its standard deviation, or None if not computed.
+        windows: number of rolling windows the text was scored in; more than 1 means it exceeds the context.
+    """
+
+    logprob: FloatArray
+    top1: NDArray[np.bool_]
+    mean: FloatArray | None = None
+    std: FloatArray | None = None
+    windows: int = 1
+
+    def __len__(self) -> int:
+        return len(self.logprob)
+
+
+class MissingSignal(Exception):
+    """A signal an attack needs does not exist for this record; becomes `Unscored(reason)`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSignals:
+    """All signals of one record, as an attack's `score` receives them. Accessors raise `MissingSignal`.
+
+    Attributes:
+        text: the record's text (zlib and bag_of_words need it).
+        tokens: signals by (role, view) for the views TEXT, LOWERCASE and PREFIXED.
+        neighbours: signals of the paraphrases by role, in the order they were made; symmetric pairs adjacent.
+        population: signals of the population by role; the same sequence object for every record of an audit.
+        missing: why a (role, view) is absent, where a reason is known.
+    """
+
+    text: str = field(repr=False)
+    tokens: Mapping[tuple[Role, View], TokenSignals] = field(default_factory=dict)
+    neighbours: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
+    population: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
+    missing: Mapping[tuple[Role, View], str] = field(default_factory=dict)
+
+    def of(self, role: Role, view: View = View.TEXT) -> TokenSignals:
+        """Return the signals of one text with at least one scored token.
+
+        Raises:
+            MissingSignal: the signals are absent, or no token could be scored.
+        """
+        signals = self.tokens.get((role, view))
+        if signals is None:
+            raise MissingSignal(self._reason(role, view))
+        if len(signals) == 0:
+            raise MissingSignal("no scored tokens")
+        return signals
+
+    def neighbours_of(self, role: Role) -> Sequence[TokenSignals]:
+        """Return the signals of the paraphrases, at least one.
+
+        Raises:
+            MissingSignal: there is no paraphrase of this record.
+        """
+        signals = self.neighbours.get(role, ())
+        if not signals:
+            raise MissingSignal(self._reason(role, View.NEIGHBOURS))
+        return signals
+
+    def population_of(self, role: Role) -> Sequence[TokenSignals]:
+        """Return the signals of the population texts, at least one.
+
+        Raises:
+            MissingSignal: no population was given.
+        """
+        signals = self.population.get(role, ())
+        if not signals:
+            raise MissingSignal(self._reason(role, View.POPULATION))
+        return signals
+
+    def _reason(self, role: Role, view: View) -> str:
+        fallback = "no paraphrase" if view is View.NEIGHBOURS else f"no {view.value} signals of the {role.value} model"
+        return self.missing.get((role, view), fallback)
