@@ -37,7 +37,7 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:  # type: ignore[empty
 
 @hookspec
 def spvmia_register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
-    """Backend classes to add. The first whose `accepts(lm)` is true drives the model, the last registered asked first."""
+    """Backend classes to add. The first whose `accepts(lm)` is true drives the model, last registered asked first."""
 
 
 @hookspec(firstresult=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -162,9 +162,20 @@ class Backend(Protocol):
         ...
 
     def score(
-        self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool, on_done: OnDone | None = None
-    ) -> list[TokenSignals]:
-        """Token signals of every input under a role's model, in input order. Empty inputs give T = 0."""
+        self,
+        role: Role,
+        inputs: Sequence[ScoreInput],
+        *,
+        moments: bool,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[TokenSignals | None]:
+        """Token signals of every input under a role's model, in input order. Empty inputs give T = 0.
+
+        Batches are planned over all `inputs`. `done` are positions whose signals are in the store already: a batch
+        of nothing but these is skipped (None in the answer), any other batch is computed whole. So a resumed run has
+        the batches, and the bits, of one that was never interrupted.
+        """
         ...
 
     def sample_replacements(
@@ -198,7 +209,8 @@ class Backend(Protocol):
         """Sample continuations from the target until prompt and continuation have `lengths` tokens, or an end token.
 
         Sampling follows the config (temperature, top_k, top_p). Returns prompt + continuation, end token left out.
-        `seeds` are one a prompt: a continuation depends on its seed, and not on what else was asked for.
+        `seeds` are one a prompt: a continuation depends on its seed, and not on what else was asked for. `done` as in
+        `score`.
         """
         ...
 
