@@ -1,0 +1,77 @@
+"""SPV-MIA: the self-calibrated probabilistic variation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.common import check_same_tokens
+from spvmia_plugin.config import SpvVariant
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, TokenSignals, View
+
+MIN_WORDS = 14
+"""Texts with fewer words, split at single spaces, get int(0.3 * words / 4) = 0 masks in the released code."""
+
+
+@dataclass(frozen=True)
+class Spv(Attack):
+    """score = [p_theta(x) - mean p_theta(x~)] - [p_phi(x) - mean p_phi(x~)], p(x) = exp(L(x)).
+
+    Fu et al. 2024, arXiv 2311.06062: the probabilistic variation of the target, calibrated by that of
+    the self-prompt reference phi. The mean runs over the N pairs x~+, x~-, so over 2N paraphrases, the same
+    for both models.
+
+    Which one this is: `paper` counts all tokens, the first one too. `released` computes what the published code does:
+    the first token is not scored (mean over tokens 2..T, in the paraphrases too), the paraphrases are independent
+    one-sided draws, not pairs, and enter by their plain mean. Texts of fewer than 14 words are never perturbed there
+    and score exactly 0, whatever the model; here they are unscored, with that reason. p(x) is the geometric mean of
+    the tokens' probabilities in both, not the probability of the text. The published code marks members with 0, which
+    turns its sign, not the order.
+
+    Attributes:
+        variant: `paper` or `released`.
+    """
+
+    name = "spv"
+    options = {"variant": "mia_spv_variant"}  # noqa: RUF012 - ClassVar in the base
+
+    variant: SpvVariant = "paper"
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("paper", "released"):
+            raise SpvmiaError(
+                f"mia_spv_variant: expected paper or released, got {self.variant!r}; the default is paper"
+            )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record and its paraphrases under target and reference."""
+        return frozenset(
+            Need(role, view) for role in (Role.TARGET, Role.REFERENCE) for view in (View.TEXT, View.NEIGHBOURS)
+        )
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """Variation of the target less that of the reference."""
+        if self.variant == "released" and len(signals.text.split(" ")) < MIN_WORDS:
+            raise MissingSignal(f"fewer than {MIN_WORDS} words, which the released code never perturbs")
+        target = [signals.of(Role.TARGET), *signals.neighbours_of(Role.TARGET)]
+        reference = [signals.of(Role.REFERENCE), *signals.neighbours_of(Role.REFERENCE)]
+        if len(target) != len(reference):
+            raise MissingSignal("target and reference did not score the same paraphrases")
+        for left, right in zip(target, reference, strict=True):
+            check_same_tokens(left, right)
+        return self._variation(target) - self._variation(reference)
+
+    def _variation(self, texts: list[TokenSignals]) -> float:
+        """p of the first text less the mean p of the others."""
+        probability = [self._probability(tokens) for tokens in texts]
+        return probability[0] - float(np.mean(probability[1:]))
+
+    def _probability(self, tokens: TokenSignals) -> float:
+        scored = tokens.logprob[1:] if self.variant == "released" else tokens.logprob
+        if len(scored) == 0:
+            raise MissingSignal("a text or paraphrase has no scored tokens")
+        return float(np.exp(np.mean(scored, dtype=np.float64)))
