@@ -1,0 +1,29 @@
+"""Warnings of libraries about each other, which a user can do nothing about, kept quiet where they arise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_KNOWN = (
+    # peft 0.21 asks transformers 5.23 by the old name.
+    (FutureWarning, r".*is_gradient_checkpointing.*is deprecated"),
+    # Reference and target are adapters on one model on purpose.
+    (UserWarning, r".*multiple adapters.*"),
+    (UserWarning, r"Already found a `peft_config` attribute in the model"),
+    # The base of a local run has no model card on the hub to look at.
+    (UserWarning, r"Could not find a config file in .* will assume that the vocabulary was not modified"),
+    (UserWarning, r"Unable to fetch remote file due to the following error .* silently ignoring"),
+    # Only adapters are saved, and a tied embedding is not among them.
+    (UserWarning, r"Model has `tie_word_embeddings=True`"),
+)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Leave out the warnings above, and no others, inside the block."""
+    with warnings.catch_warnings():
+        for category, message in _KNOWN:
+            warnings.filterwarnings("ignore", message, category)
+        yield

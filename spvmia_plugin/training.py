@@ -1,0 +1,331 @@
+"""Fine-tuning by `transformers.Trainer`, resumable to the same bits and without a trace outside its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.progress import progress_bar
+from spvmia_plugin.rng import isolated_rng
+
+CHECKPOINTS = "checkpoints"
+_WEIGHTS = "trainable.safetensors"
+_SEAL = "seal.json"
+_LOSSES = "spvmia.losses"
+_LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train. The optimiser is AdamW without weight decay.
+
+    Attributes:
+        epochs: passes over the data, fractions allowed.
+        lr: peak learning rate.
+        batch_size: sequences per step.
+        seed: order of the data and dropout.
+        schedule: the Trainer's name of the learning-rate schedule, without warm-up.
+        max_grad_norm: gradients are clipped to this norm.
+        save_steps: steps between checkpoints; None for a tenth of the run but at least 50 steps, 0 for none.
+    """
+
+    epochs: float
+    lr: float
+    batch_size: int
+    seed: int = 0
+    schedule: str = "linear"
+    max_grad_norm: float = 1.0
+    save_steps: int | None = None
+
+    def total_steps(self, n_sequences: int) -> int:
+        """Optimiser steps for so many sequences."""
+        return math.ceil(self.epochs * math.ceil(n_sequences / self.batch_size))
+
+    def checkpoint_interval(self, n_sequences: int) -> int:
+        """Steps between checkpoints, 0 for none."""
+        if self.save_steps is not None:
+            return self.save_steps
+        return max(50, math.ceil(self.total_steps(n_sequences) / 10))
+
+
+def train(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    settings: TrainSettings,
+    output_dir: Path,
+    *,
+    pad_token_id: int,
+    description: str,
+) -> dict[str, object]:
+    """Train the parameters of `model` that require gradients on next-token prediction, in place.
+
+    Runs in this process alone, on the model's own device and in its own dtypes, whatever the launcher. A run that was
+    killed resumes from its last whole checkpoint in `output_dir/checkpoints` to the same bits; a checkpoint of other
+    data or settings, or a damaged one, is not used. The checkpoints are removed at the end. Global random state,
+    accelerate's state, the environment and the model's mode are what they were.
+
+    Args:
+        model: a `PreTrainedModel` or `PeftModel`.
+        sequences: token ids, used as they are; padded on the right where lengths differ.
+        settings: how to train.
+        output_dir: gets the checkpoints while training; nothing else.
+        pad_token_id: any valid token: padding is masked and has no loss.
+        description: words for the progress bar.
+
+    Returns:
+        JSON-ready record: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), `seconds`,
+        `resumed_at` (step, 0 for none) and the settings.
+
+    Raises:
+        SpvmiaError: no sequence, or one without a token to predict.
+    """
+    if not sequences or min(map(len, sequences)) < 2:
+        raise SpvmiaError(
+            f"{description}: expected texts of at least 2 tokens to train on, got "
+            f"{'none' if not sequences else 'a shorter one'}; give more or longer documents"
+        )
+    folder = output_dir / CHECKPOINTS
+    fingerprint = _fingerprint(model, sequences, settings)
+    started = time.perf_counter()
+    with isolated_rng(settings.seed), quiet_libraries(), _single_process(model.device), _untouched(model):
+        checkpoint = _last_checkpoint(folder, fingerprint)
+        trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
+        trainer.add_callback(_Seal(fingerprint))
+        trainer.add_callback(_Bar(description))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        losses = trainer.epoch_losses()
+        steps = int(trainer.state.global_step)
+    shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "losses": losses,
+        "steps": steps,
+        "tokens": round(settings.epochs * sum(map(len, sequences))),
+        "seconds": round(time.perf_counter() - started, 3),
+        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+        **asdict(settings),
+    }
+
+
+def _make_trainer(
+    model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings, folder: Path, pad_token_id: int
+) -> _Trainer:
+    every = settings.checkpoint_interval(len(sequences))
+    device = torch.device(model.device)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.schedule,
+        max_grad_norm=settings.max_grad_norm,
+        per_device_train_batch_size=settings.batch_size,
+        seed=settings.seed % 2**32,
+        use_cpu=device.type == "cpu",
+        save_strategy="steps" if every else "no",
+        save_steps=every or 1,
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    # The Trainer would take cuda:0, and spread over all cards it sees. The model stays where the harness put it.
+    vars(arguments)["_setup_devices"] = device
+    arguments._n_gpu = 0 if device.type == "cpu" else 1
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=[{"input_ids": list(ids)} for ids in sequences],
+        data_collator=_Collator(pad_token_id),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Collator:
+    """Right padding; padded positions are masked and have no label."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+        input_ids = torch.full((len(rows), width), self.pad_token_id)
+        labels = torch.full((len(rows), width), -100)
+        for i, row in enumerate(rows):
+            ids = torch.tensor(row["input_ids"])
+            input_ids[i, : len(ids)] = labels[i, : len(ids)] = ids
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": (labels != -100).long()}
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    """The Trainer, with checkpoints of nothing but what is trained, and losses summed without a host sync."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        epochs = math.ceil(self.args.num_train_epochs)
+        self._sums = torch.zeros(2, epochs, dtype=torch.float64, device=self._sums_device())  # losses, steps
+
+    def _sums_device(self) -> torch.device:
+        device = torch.device(self.args.device)
+        return torch.device("cpu") if device.type == "mps" else device  # no float64 there
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        epoch = min(int(self.state.epoch or 0), self._sums.shape[1] - 1)
+        self._sums[0, epoch] += loss.detach().to(self._sums.device)
+        self._sums[1, epoch] += 1
+        return loss
+
+    def epoch_losses(self) -> list[float]:
+        """Mean loss of each epoch."""
+        sums, steps = self._sums.tolist()
+        return [total / max(count, 1) for total, count in zip(sums, steps, strict=True)]
+
+    def _trainable(self) -> dict[str, torch.Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: p.detach().contiguous() for name, p in self._trainable().items()}
+        save_file({**weights, _LOSSES: self._sums.contiguous()}, folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+        self._sums.copy_(saved.pop(_LOSSES))
+        with torch.no_grad():
+            for name, parameter in self._trainable().items():
+                parameter.copy_(saved[name])
+
+
+class _Seal(TrainerCallback):  # type: ignore[misc]
+    """Closes a checkpoint: digests of its files, written last and at once, so that half of one is never used."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        seal = {"fingerprint": self.fingerprint, "files": _digests(folder)}
+        part = folder / f".{_SEAL}"
+        part.write_text(json.dumps(seal))
+        part.replace(folder / _SEAL)
+
+
+class _Bar(TrainerCallback):  # type: ignore[misc]
+    """A progress bar over optimiser steps; silent where stderr is no terminal."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc=self.description, unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.endswith(_SEAL)
+    }
+
+
+def _last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
+    """Return the newest checkpoint of this very run that is whole; remove all others."""
+    found: Path | None = None
+    by_step = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+    for path in by_step:
+        if found is None and _is_whole(path, fingerprint):
+            found = path
+        else:
+            shutil.rmtree(path)
+    return found
+
+
+def _is_whole(path: Path, fingerprint: str) -> bool:
+    try:
+        seal = json.loads((path / _SEAL).read_text())
+        return bool(seal == {"fingerprint": fingerprint, "files": _digests(path)})
+    except (OSError, ValueError):
+        return False
+
+
+def _fingerprint(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings) -> str:
+    """Digest of what a checkpoint must agree with: settings, data, starting point of what is trained."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    for ids in sequences:
+        digest.update(json.dumps(list(map(int, ids))).encode())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            start = parameter.detach().double()
+            digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype), start.sum().item()]).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _single_process(device: torch.device) -> Iterator[None]:
+    """Hide the launcher from the Trainer: this process trains alone while other ranks wait for its result.
+
+    The Trainer also resets accelerate's global state, which the harness's own accelerator lives in.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = (PartialState, AcceleratorState, GradientState)
+    kept = [dict(state._shared_state) for state in states]
+    environment = dict(os.environ)
+    current = torch.cuda.current_device() if device.type == "cuda" else None
+    try:
+        for state in states:
+            state._shared_state.clear()
+        for name in _LAUNCH_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        for state, values in zip(states, kept, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(values)
+        if current is not None:
+            torch.cuda.set_device(current)
+
+
+@contextmanager
+def _untouched(model: Any) -> Iterator[None]:
+    """Put back what the Trainer leaves on a model besides trained weights: modes, attributes, gradients."""
+    modes = {module: module.training for module in model.modules()}
+    attributes, use_cache = set(vars(model)), getattr(model.config, "use_cache", None)
+    try:
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        for module, training in modes.items():
+            module.training = training
+        for name in set(vars(model)) - attributes:
+            delattr(model, name)
+        if use_cache is not None:
+            model.config.use_cache = use_cache
