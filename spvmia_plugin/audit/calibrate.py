@@ -1,0 +1,117 @@
+"""Puts a model behind the reference roles: self-prompts, training, or what the user names; all through the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spvmia_plugin.audit.progress import progress
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.plugins import Registry
+from spvmia_plugin.protocols import Backend
+from spvmia_plugin.records import AuditData
+from spvmia_plugin.reference.self_prompt import self_prompt_count
+from spvmia_plugin.signals import Role
+from spvmia_plugin.store import Store
+
+REFERENCE_SETTINGS = (
+    "reference_epochs",
+    "reference_lr",
+    "reference_batch",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "seed",
+)
+PROMPT_SETTINGS = ("self_prompts", "prompt_tokens", "temperature", "top_k", "top_p", "block_size", "seed")
+
+
+class Calibration:
+    """Builds or finds the references of one audit."""
+
+    def __init__(
+        self, data: AuditData, config: AuditConfig, backend: Backend, registry: Registry, store: Store
+    ) -> None:
+        self._data = data
+        self._config = config
+        self._backend = backend
+        self._hook = registry.manager.hook
+        self._store = store
+
+    def self_prompted(self) -> dict[str, object]:
+        """Make the self-prompt reference and load it behind REFERENCE. Returns its record, JSON-ready."""
+        texts = self.self_prompts()
+        return {"self_prompts": len(texts), **self._train(Role.REFERENCE, texts)}
+
+    def candidate(self) -> dict[str, object]:
+        """Fine-tune the LiRA-Candidate reference on `mia_candidate` and load it behind CANDIDATE."""
+        texts = [document.text for document in self._data.candidate]
+        return {"documents": len(texts), **self._train(Role.CANDIDATE, texts)}
+
+    def named(self) -> dict[str, object]:
+        """Load the reference that `mia_reference` names."""
+        self._backend.load_reference(Role.REFERENCE, self._config.reference)
+        return {"path": self._config.reference}
+
+    def self_prompts(self) -> list[str]:
+        """The target's own generations: from the store, continued where a killed run stopped."""
+        key = self.corpus_key()
+        with self._store.lock(key):
+            corpus = self._store.corpus(key)
+            stored = corpus.load()
+            total = self_prompt_count(self._config)
+            if len(stored) >= total:
+                return [stored[i] for i in sorted(stored)]
+            with progress("self-prompting", total, "texts", done=len(stored)) as bar:
+
+                def keep(batch: Mapping[int, str]) -> None:
+                    corpus.append(batch)
+                    bar.update(sum(i not in stored for i in batch))
+
+                texts = self._hook.spvmia_self_prompt(
+                    backend=self._backend,
+                    prompts=self._data.prompts,
+                    config=self._config,
+                    on_done=keep,
+                    done=stored,
+                )
+            corpus.append({i: text for i, text in enumerate(texts) if i not in stored})
+            return list(texts)
+
+    def corpus_key(self) -> str:
+        """Store key of the self-prompts: the target, the prompts, the sampling settings."""
+        return self._store.key(
+            "self_prompts",
+            target=self._backend.identity(Role.TARGET),
+            prompts=[self._store.text_hash(document.text) for document in self._data.prompts],
+            settings=_settings(self._config, PROMPT_SETTINGS),
+        )
+
+    def reference_key(self, texts: Sequence[str]) -> str:
+        """Store key of a trained reference: the base, the texts, the training settings."""
+        return self._store.key(
+            "references",
+            base=self._backend.identity(Role.BASE),
+            texts=[self._store.text_hash(text) for text in texts],
+            settings=_settings(self._config, REFERENCE_SETTINGS),
+            block_size=self._config.block_size,
+        )
+
+    def _train(self, role: Role, texts: Sequence[str]) -> dict[str, object]:
+        key = self.reference_key(texts)
+        record: dict[str, object] = {"trained": False}
+        with self._store.lock(key):
+            folder = self._store.find_folder("references", key)
+            if folder is None:
+                work = self._store.work_folder("references", key)
+                trained = self._hook.spvmia_train_reference(
+                    backend=self._backend, texts=texts, config=self._config, output_dir=work
+                )
+                folder = self._store.commit_folder("references", key)
+                record = {"trained": True, **trained}
+        self._backend.load_reference(role, str(folder))
+        return {**record, "folder": folder.name}
+
+
+def _settings(config: AuditConfig, names: Sequence[str]) -> dict[str, object]:
+    return {name: list(v) if isinstance(v := getattr(config, name), tuple) else v for name in names}

@@ -1,0 +1,83 @@
+"""From records to sequences: what each view of a record is as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits
+from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.signals import View
+
+MAX_POPULATION = 1000
+"""At most this many held-out documents serve as population."""
+
+SHOT_SEPARATOR = "\n\n"
+
+
+class Inputs:
+    """Builds the sequences of an audit. Every text is tokenised once.
+
+    Args:
+        backend: whose tokenizer and context length hold.
+        data: the full data of the audit, whichever share of the records this process scores: the population and
+            the ReCaLL prefix depend on it alone.
+        shots: how many prompt documents the ReCaLL prefix should hold, 0 if no attack asks for one.
+    """
+
+    def __init__(self, backend: Backend, data: AuditData, shots: int = 0) -> None:
+        self._backend = backend
+        self._data = data
+        self._tokens: dict[str, tuple[int, ...]] = {}
+        self.prefix, self.shots = self._recall_prefix(shots) if shots else ((), 0)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text, remembered."""
+        if text not in self._tokens:
+            self._tokens[text] = tuple(self._backend.encode(text))
+        return self._tokens[text]
+
+    def of(self, record: Record, view: View) -> ScoreInput | str:
+        """The sequence of a record's view TEXT, LOWERCASE or PREFIXED; a string is the reason why there is none."""
+        if view is View.LOWERCASE:
+            return ScoreInput(self.encode(record.text.lower()))
+        token_ids = self.encode(record.text)
+        if view is View.TEXT:
+            return ScoreInput(token_ids)
+        if not self.prefix:
+            return "no held-out document fits the context as a ReCaLL prefix"
+        if len(self.prefix) + len(token_ids) + 1 > self._backend.max_length:
+            return "record and ReCaLL prefix exceed the model's context"
+        return ScoreInput(token_ids, context_ids=self.prefix)
+
+    def neighbour(self, record: Record, variant: Neighbour) -> ScoreInput:
+        """The sequence of one paraphrase."""
+        if isinstance(variant, TextEdits):
+            return ScoreInput(self.encode(variant.apply(record.text)))
+        token_ids = self.encode(record.text)
+        if isinstance(variant, EmbeddingNoise):
+            return ScoreInput(token_ids, noise=variant)
+        return ScoreInput(tuple(variant.apply(token_ids)))
+
+    def population(self) -> list[ScoreInput]:
+        """Held-out documents, cut to the length of a record where records are blocks."""
+        documents = self._data.prompts[:MAX_POPULATION]
+        return [ScoreInput(self._cut(self.encode(document.text))) for document in documents]
+
+    def _cut(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        return tuple(token_ids[: self._data.block_size or None])
+
+    def _recall_prefix(self, shots: int) -> tuple[tuple[int, ...], int]:
+        """As many shots as leave room for the longest record; records beyond half the context don't count."""
+        context = self._backend.max_length
+        longest = max((len(self.encode(record.text)) for record in self._data.records), default=0)
+        room = context - 1 - min(longest, context // 2)
+        separator = self.encode(SHOT_SEPARATOR)
+        prefix: list[int] = []
+        used = 0
+        for document in self._data.prompts[:shots]:
+            shot = [*self._cut(self.encode(document.text)), *separator]
+            if len(prefix) + len(shot) > room:
+                break
+            prefix += shot
+            used += 1
+        return tuple(prefix), used

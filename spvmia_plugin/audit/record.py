@@ -1,0 +1,82 @@
+"""`mia_audit`: everything a result carries besides its numbers, JSON-ready and without any text."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from spvmia_plugin import __version__
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.audit.outcome import Outcome, RecordResult, unscored_by_reason
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.metrics.summary import Summary
+from spvmia_plugin.preconditions import Finding
+from spvmia_plugin.records import AuditData
+
+FORMAT = 1
+"""Version of this record's layout."""
+
+PACKAGES = ("lm_eval", "torch", "transformers", "peft", "numpy", "scikit-learn")
+
+EPSILON_REASON = (
+    "membership was not randomised: scores of one training run are not independent, so a per-record bound would not "
+    "hold; fine-tune with 'spvmia finetune --canaries M' and run canary_audit_custom"
+)
+
+
+def audit_record(
+    *,
+    attack: Attack,
+    data: AuditData,
+    config: AuditConfig,
+    summary: Summary,
+    results: Mapping[str, RecordResult],
+    outcome: Outcome,
+    findings: Sequence[Finding],
+    blind: Mapping[str, object],
+) -> dict[str, object]:
+    """Assemble the record of one task."""
+    unscored = unscored_by_reason(results)
+    return {
+        "format": FORMAT,
+        "attack": {"name": attack.name, **attack.config()},
+        "membership": data.membership,
+        "metrics": summary.to_json(),
+        "n": {
+            "records": len(results),
+            "members": sum(record.is_member for record in data.records if record.id in results),
+            "nonmembers": sum(not record.is_member for record in data.records if record.id in results),
+            "scored": sum(result.score is not None for result in results.values()),
+            "prompts": len(data.prompts),
+        },
+        "unscored": unscored,
+        "epsilon_lb": {"value": None, "reason": EPSILON_REASON},
+        "blind": dict(blind),
+        "preconditions": [finding.to_json() for finding in findings],
+        "notes": outcome.notes,
+        "cost": outcome.cost_json(),
+        "stages": outcome.details,
+        "models": outcome.models,
+        "data": {
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "block_size": data.block_size,
+            "base_model": data.base_model,
+            **data.provenance,
+        },
+        "settings": config.to_json(),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    found = {"spvmia-plugin": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,325 @@
+"""One audit from start to end: check, plan, calibrate, paraphrase, score, attack. Each stage runs once for all attacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
+from spvmia_plugin.audit.calibrate import Calibration
+from spvmia_plugin.audit.inputs import Inputs
+from spvmia_plugin.audit.needs import check_features, reference_role, union_of_needs
+from spvmia_plugin.audit.outcome import Outcome, RecordResult
+from spvmia_plugin.audit.paraphrase import describe, paraphrase
+from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, Stage, render, show
+from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.plugins import Registry
+from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
+from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.store import Store
+
+PER_RECORD = (View.TEXT, View.LOWERCASE, View.PREFIXED)
+PROBE_TEXTS = 16
+"""The estimate times this many records; their signals are kept."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What is asked for.
+
+    Attributes:
+        data: all data of the audit.
+        config: its settings.
+        attacks: by key (the task's name).
+        records: those this process scores, a subset of `data.records`.
+        audited: those the whole run scores, over all processes: blind attacks are fitted on them.
+    """
+
+    data: AuditData
+    config: AuditConfig
+    attacks: Mapping[str, Attack]
+    records: Sequence[Record]
+    audited: Sequence[Record]
+
+
+class Run:
+    """Runs one audit on one backend.
+
+    Args:
+        audit: what is asked for.
+        backend: the target and its relatives.
+        registry: plugins.
+        store: what was computed before, and what is computed now.
+        quiet: show no plan (other ranks do).
+    """
+
+    def __init__(
+        self, audit: Audit, backend: Backend, registry: Registry, store: Store, *, quiet: bool = False
+    ) -> None:
+        self.audit = audit
+        self.backend = backend
+        self.registry = registry
+        self.store = store
+        self.quiet = quiet
+        self.outcome = Outcome()
+        self._needs = union_of_needs(audit.attacks)
+        self._scorer = Scorer(backend, store)
+        self._calibration = Calibration(audit.data, audit.config, backend, registry, store)
+        self._perturbation: Perturbation | None = None
+
+    @property
+    def roles(self) -> set[Role]:
+        """The models this audit scores with."""
+        return {role for role, _ in self._needs}
+
+    def execute(self) -> Outcome:
+        """Run every stage.
+
+        Raises:
+            SpvmiaError: something needed is missing; found before long work starts.
+        """
+        self.check()
+        inputs = Inputs(self.backend, self.audit.data, self._shots())
+        if self.roles and not self.quiet:
+            self._show_plan(inputs)
+        self.calibrate()
+        neighbours = self._paraphrase()
+        signals = self._score(inputs, neighbours)
+        self._attack(signals)
+        self.outcome.models = {role.value: self.backend.identity(role) for role in sorted(self._loaded_roles())}
+        return self.outcome
+
+    def check(self) -> None:
+        """Everything that can be refused before long work."""
+        check_features(self.audit.attacks, self.audit.config, self.backend.features, self.backend.name)
+        if any(view is View.NEIGHBOURS for _, view in self._needs):
+            self._perturbation = self.registry.perturbation(self.audit.config)
+            self._perturbation.check()
+        if self._base_needed():
+            self.backend.require({Role.BASE})
+
+    def calibrate(self) -> None:
+        """Put models behind REFERENCE and CANDIDATE where they are needed."""
+        reference = self.audit.config.reference
+        if Role.REFERENCE in self.roles and reference != "base":
+            with self._stage("reference", Role.TARGET, Role.REFERENCE):
+                build = self._calibration.self_prompted if reference == "self_prompt" else self._calibration.named
+                self.outcome.details["reference"] = {"kind": reference, **build()}
+        if Role.CANDIDATE in self.roles and self.audit.data.candidate:
+            with self._stage("candidate reference", Role.CANDIDATE):
+                self.outcome.details["candidate"] = self._calibration.candidate()
+
+    def _base_needed(self) -> bool:
+        causal = self._perturbation is not None and self._perturbation.name == "causal"
+        return Role.BASE in self.roles or Role.REFERENCE in self.roles or causal
+
+    def _loaded_roles(self) -> set[Role]:
+        return {role for role in self.roles if self._model_of(role) is not None}
+
+    def _model_of(self, role: Role) -> Role | None:
+        """The role whose model is scored: the base stands in for the reference where the user asked for that."""
+        if role is Role.REFERENCE and self.audit.config.reference == "base":
+            return Role.BASE
+        if role is Role.CANDIDATE and not self.audit.data.candidate:
+            return None
+        return role
+
+    def _shots(self) -> int:
+        return max((getattr(attack, "shots", 0) for attack in self.audit.attacks.values()), default=0)
+
+    def _paraphrase(self) -> dict[str, Neighbours]:
+        if self._perturbation is None:
+            return {}
+        with self._stage("paraphrases", Role.BASE):
+            found = paraphrase(self.audit.records, self._perturbation, self.backend, self.store, self.audit.config)
+        self.outcome.details["paraphrases"] = describe(found, self._perturbation)
+        return found
+
+    def _score(self, inputs: Inputs, neighbours: Mapping[str, Neighbours]) -> dict[str, RecordSignals]:
+        sheets = {record.id: _Sheet(record, inputs, neighbours.get(record.id)) for record in self.audit.records}
+        population = inputs.population() if any(view is View.POPULATION for _, view in self._needs) else []
+        population_signals: dict[Role, Sequence[TokenSignals]] = {}
+        for role in sorted(self.roles):
+            model = self._model_of(role)
+            views = {view: moments for (r, view), moments in self._needs.items() if r is role}
+            if model is None:
+                for sheet in sheets.values():
+                    sheet.refuse(role, views, "mia_candidate is not given")
+                continue
+            with self._stage(f"scoring: {role.value}", model):
+                population_signals |= self._score_role(role, model, views, sheets, population)
+        self._note_long_texts(sheets)
+        return {key: sheet.signals(population_signals) for key, sheet in sheets.items()}
+
+    def _score_role(
+        self,
+        role: Role,
+        model: Role,
+        views: Mapping[View, bool],
+        sheets: Mapping[str, _Sheet],
+        population: Sequence[ScoreInput],
+    ) -> dict[Role, Sequence[TokenSignals]]:
+        """Score all views of one role: those that need moments in one sweep, the rest in another."""
+        found: dict[ScoreInput, TokenSignals] = {}
+        for moments in (True, False):
+            wanted = [view for view, asked in views.items() if asked is moments]
+            sequences = [item for sheet in sheets.values() for item in sheet.inputs(wanted)]
+            sequences += population if View.POPULATION in wanted else []
+            new = [item for item in sequences if item not in found]
+            found |= self._scorer.score(model, new, moments=moments) if new else {}
+        for sheet in sheets.values():
+            sheet.fill(role, views, found)
+        return {role: [found[item] for item in population]} if View.POPULATION in views else {}
+
+    def _attack(self, signals: Mapping[str, RecordSignals]) -> None:
+        for key, attack in self.audit.attacks.items():
+            if isinstance(attack, BlindAttack):
+                scores = self._blind_scores(attack)
+            else:
+                values = attack.score_many(list(signals.values()))
+                scores = dict(zip(signals, values, strict=True))
+            role = reference_role(attack)
+            self.outcome.results[key] = {
+                record_id: RecordResult.of(value, **_means(signals[record_id], role))
+                for record_id, value in scores.items()
+            }
+
+    def _blind_scores(self, attack: BlindAttack) -> dict[str, float | Unscored]:
+        audited = self.audit.audited
+        values = attack.score_all(
+            [record.text for record in audited],
+            np.array([record.is_member for record in audited], dtype=bool),
+            [record.cluster for record in audited],
+            self.audit.config.seed,
+        )
+        mine = {record.id for record in self.audit.records}
+        return {record.id: value for record, value in zip(audited, values, strict=True) if record.id in mine}
+
+    def _note_long_texts(self, sheets: Mapping[str, _Sheet]) -> None:
+        long = sum(sheet.is_long for sheet in sheets.values())
+        if long:
+            self.outcome.notes.append(
+                f"{long} of {len(sheets)} records exceed the model's context of {self.backend.max_length} tokens and were "
+                "scored in the harness's rolling windows; their scores are less comparable"
+            )
+
+    def _show_plan(self, inputs: Inputs) -> None:
+        stages = self._stages(inputs)
+        probe = [ScoreInput(inputs.encode(record.text)) for record in self.audit.records[:PROBE_TEXTS]]
+        rate = None
+        if any(stage.tokens for stage in stages):
+            moments = any(self._needs.get((Role.TARGET, view), False) for view in PER_RECORD)
+            tokens = self._scorer.missing(Role.TARGET, probe, moments=moments)
+            started = time.perf_counter()
+            self._scorer.score(Role.TARGET, probe, moments=moments)
+            rate = tokens / (time.perf_counter() - started) if tokens else None
+        data = self.audit.data
+        title = f"spvmia: {len(self.audit.records):,} records of {data.source}, {len(self.audit.attacks)} attacks"
+        show(render(title, stages, rate))
+
+    def _stages(self, inputs: Inputs) -> list[Stage]:
+        """What is to do. Neighbours count as long as the record they come from."""
+        config, records = self.audit.config, self.audit.records
+        text_tokens = sum(len(inputs.encode(record.text)) for record in records)
+        mean = text_tokens / max(len(records), 1)
+        stages = []
+        if Role.REFERENCE in self.roles and config.reference == "self_prompt":
+            stored = len(self.store.corpus(self._calibration.corpus_key()).load())
+            to_do = max(config.self_prompts - stored, 0)
+            length = config.block_size or mean
+            stages.append(
+                Stage(
+                    "self-prompting the target",
+                    to_do,
+                    "texts",
+                    int(to_do * (length - config.prompt_tokens)),
+                    GENERATION_FACTOR,
+                )
+            )
+            trained = int(config.self_prompts * length * config.reference_epochs) if to_do else 0
+            stages.append(Stage("training the reference", config.self_prompts, "texts", trained, TRAINING_FACTOR))
+        if self._perturbation is not None:
+            count = 2 * config.perturbations * len(records)
+            stages.append(Stage(f"paraphrases ({self._perturbation.name})", count, "texts", int(text_tokens)))
+        for role in sorted(self.roles):
+            views = [view for r, view in self._needs if r is role]
+            copies = sum(
+                2 * config.perturbations if view is View.NEIGHBOURS else 1
+                for view in views
+                if view is not View.POPULATION
+            )
+            stages.append(Stage(f"scoring: {role.value}", copies * len(records), "texts", int(copies * text_tokens)))
+        return stages
+
+    @contextmanager
+    def _stage(self, name: str, *roles: Role) -> Iterator[None]:
+        """Count what a stage costs: the models' own counts, and the wall clock."""
+        before = [self.backend.cost(role) for role in roles]
+        started = time.perf_counter()
+        yield
+        spent = Cost()
+        for role, earlier in zip(roles, before, strict=True):
+            spent += _difference(self.backend.cost(role), earlier)
+        spent.seconds = time.perf_counter() - started
+        self.outcome.stages[name] = spent
+
+
+class _Sheet:
+    """The sequences and signals of one record while they are collected."""
+
+    def __init__(self, record: Record, inputs: Inputs, neighbours: Neighbours | None) -> None:
+        self.record = record
+        self._views = {view: inputs.of(record, view) for view in PER_RECORD}
+        self._neighbours = [inputs.neighbour(record, variant) for variant in neighbours.variants] if neighbours else []
+        self._no_neighbours = neighbours.reason if neighbours else None
+        self._tokens: dict[tuple[Role, View], TokenSignals] = {}
+        self._of_neighbours: dict[Role, Sequence[TokenSignals]] = {}
+        self._missing: dict[tuple[Role, View], str] = {}
+
+    @property
+    def is_long(self) -> bool:
+        return any(signals.windows > 1 for signals in self._tokens.values())
+
+    def inputs(self, views: Sequence[View]) -> list[ScoreInput]:
+        """The sequences of the given views that exist."""
+        single = [item for view in views if isinstance(item := self._views.get(view), ScoreInput)]
+        return single + (self._neighbours if View.NEIGHBOURS in views else [])
+
+    def fill(self, role: Role, views: Mapping[View, bool], found: Mapping[ScoreInput, TokenSignals]) -> None:
+        for view in views:
+            item = self._views.get(view)
+            if isinstance(item, ScoreInput):
+                self._tokens[role, view] = found[item]
+            elif isinstance(item, str):
+                self._missing[role, view] = item
+        if View.NEIGHBOURS in views:
+            self._of_neighbours[role] = [found[item] for item in self._neighbours]
+            if self._no_neighbours:
+                self._missing[role, View.NEIGHBOURS] = self._no_neighbours
+
+    def refuse(self, role: Role, views: Mapping[View, bool], reason: str) -> None:
+        self._missing |= {(role, view): reason for view in views}
+
+    def signals(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals:
+        return RecordSignals(self.record.text, self._tokens, self._of_neighbours, population, self._missing)
+
+
+def _means(signals: RecordSignals, role: Role | None) -> dict[str, float | int | None]:
+    """n_tokens, target and reference of the samples file."""
+    target = signals.tokens.get((Role.TARGET, View.TEXT))
+    reference = signals.tokens.get((role, View.TEXT)) if role else None
+    return {
+        "n_tokens": len(target) if target is not None else None,
+        "target": mean_logprob(target) if target is not None and len(target) else None,
+        "reference": mean_logprob(reference) if reference is not None and len(reference) else None,
+    }
+
+
+def _difference(after: Cost, before: Cost) -> Cost:
+    return Cost(**{name: getattr(after, name) - getattr(before, name) for name in Cost.__dataclass_fields__})

@@ -1,0 +1,60 @@
+"""The metrics of every task, known to lm-eval by name as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lm_eval.api.metrics  # noqa: F401  (fills the registries that are only filled while empty)
+import lm_eval.models  # noqa: F401
+import numpy as np
+from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY, register_aggregation, register_metric
+
+from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score, tpr_at_fpr
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    "auroc": False,
+    "tpr_at_1pct_fpr": False,
+    "tpr_at_0.1pct_fpr": False,
+    "asr": False,
+    "blind_auroc": False,
+    "epsilon_lb": False,
+    "privacy_score": True,
+}
+"""Metric -> whether higher is better (more private)."""
+
+STDERRS = ("auroc_stderr", "tpr_at_1pct_fpr_stderr", "tpr_at_0.1pct_fpr_stderr")
+"""Emitted after their metrics, these fill the harness's own Stderr column."""
+
+Pairs = Sequence[tuple[bool, float]]
+
+AGGREGATIONS: dict[str, Callable[[Any, Any], float]] = {
+    "auroc": auroc,
+    "tpr_at_1pct_fpr": lambda scores, is_member: tpr_at_fpr(scores, is_member, 0.01).tpr,
+    "tpr_at_0.1pct_fpr": lambda scores, is_member: tpr_at_fpr(scores, is_member, 0.001).tpr,
+    "asr": attack_success_rate,
+    "privacy_score": lambda scores, is_member: privacy_score(auroc(scores, is_member)),
+}
+"""What any task can aggregate from (is_member, score) pairs alone."""
+
+
+def register_metrics() -> None:
+    """Register the metrics and aggregations with lm-eval, once; a task of one's own can then name them in YAML."""
+    for name, compute in AGGREGATIONS.items():
+        if name not in AGGREGATION_REGISTRY:
+            register_aggregation(name)(_over_pairs(compute))
+        if name not in METRIC_REGISTRY:
+            register_metric(metric=name, higher_is_better=HIGHER_IS_BETTER[name], aggregation=name)(_pair)
+
+
+def _pair(items: Any) -> Any:
+    """A metric of one record: its (is_member, score) pair, passed on to the aggregation."""
+    return items
+
+
+def _over_pairs(compute: Callable[[Any, Any], float]) -> Callable[[Pairs], float]:
+    def aggregate(pairs: Pairs) -> float:
+        is_member = np.array([pair[0] for pair in pairs], dtype=bool)
+        return float(compute(np.array([pair[1] for pair in pairs], dtype=float), is_member))
+
+    return aggregate

@@ -1,0 +1,128 @@
+"""The request type: one method added to the harness's LM, which receives the requests of all our tasks together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.audit.plan import show
+from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.harness.null_backend import NullBackend
+from spvmia_plugin.plugins import Registry
+from spvmia_plugin.protocols import Backend, Cost
+from spvmia_plugin.records import Record
+from spvmia_plugin.store import Store
+
+if TYPE_CHECKING:
+    from spvmia_plugin.harness.task import AuditTask
+
+REQUEST_TYPE = "spvmia_audit"
+"""Name of the request type, of the LM's method, and the tasks' OUTPUT_TYPE (padding over ranks is keyed on it)."""
+
+
+class AuditInstance(Instance):  # type: ignore[misc]
+    """A request for one record's score. What the harness logs of it is the id; the record rides on an attribute."""
+
+    def __init__(self, task: AuditTask, record: Record, doc: dict[str, object], doc_id: int) -> None:
+        super().__init__(
+            request_type=REQUEST_TYPE,
+            doc=doc,
+            arguments=(record.id,),
+            idx=0,
+            metadata=(task.config.task, doc_id, 1),
+        )
+        self.record = record
+        self.task = task
+
+
+def install_request_type() -> None:
+    """Give every LM of the harness the method `spvmia_audit`."""
+    setattr(LM, REQUEST_TYPE, answer)
+
+
+def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
+    """Score all requests of a run: the LM method behind the request type.
+
+    Returns:
+        For each request the JSON string of its `RecordResult`.
+
+    Raises:
+        SpvmiaError: an audit cannot run; the message names the option.
+    """
+    tasks = list({id(request.task): request.task for request in requests}.values())
+    backends: dict[str | None, Backend] = {}
+    outcomes: dict[int, Outcome] = {}
+    try:
+        for group in _groups(tasks):
+            outcome = _run_group(lm, group, requests, backends)
+            for task in group:
+                task.outcome = outcome
+                outcomes[id(task)] = outcome
+    finally:
+        for backend in backends.values():
+            backend.close()
+    if lm.rank == 0:
+        show(_closing_line({id(outcome): outcome for outcome in outcomes.values()}.values()))
+    return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
+
+
+def _groups(tasks: Iterable[AuditTask]) -> list[list[AuditTask]]:
+    """Tasks on the same data under the same settings make one audit: their signals are computed once."""
+    groups: dict[tuple[int, str], list[AuditTask]] = {}
+    for task in tasks:
+        key = (id(task.data), json.dumps(task.settings.to_json(), sort_keys=True))
+        groups.setdefault(key, []).append(task)
+    return list(groups.values())
+
+
+def _run_group(
+    lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance], backends: dict[str | None, Backend]
+) -> Outcome:
+    first = tasks[0]
+    backend = _backend_for(lm, first, backends)
+    members = {id(task) for task in tasks}
+    audit = Audit(
+        data=first.data,
+        config=first.settings,
+        attacks={task.config.task: task.attack for task in tasks},
+        records=_distinct(r.record for r in requests if id(r.task) in members),
+        audited=_distinct(record for task in tasks for record in task.audited),
+    )
+    store = Store(Path(first.settings.cache_dir) if first.settings.cache_dir else None)
+    return Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
+
+
+def _distinct(records: Iterable[Record]) -> list[Record]:
+    return list({record.id: record for record in records}.values())
+
+
+def _backend_for(lm: Any, task: AuditTask, backends: dict[str | None, Backend]) -> Backend:
+    base = task.base_model
+    if base not in backends:
+        backends[base] = make_backend(lm, task.registry, task, base)
+    return backends[base]
+
+
+def make_backend(lm: Any, registry: Registry, task: AuditTask, base: str | None) -> Backend:
+    """The first registered backend that can drive `lm`, or one that can do nothing and says so by name."""
+    for backend in registry.backends.values():
+        if backend.accepts(lm):
+            return backend(lm, task.settings, base)  # type: ignore[call-arg]
+    return NullBackend(type(lm).__name__)
+
+
+def _closing_line(outcomes: Iterable[Outcome]) -> str:
+    total = Cost()
+    for outcome in outcomes:
+        for cost in outcome.stages.values():
+            total += cost
+    return (
+        f"spvmia: {total.forward_tokens:,} tokens scored, {total.generated_tokens:,} generated, "
+        f"{total.training_tokens:,} trained on, in {total.seconds:,.0f} s"
+    )

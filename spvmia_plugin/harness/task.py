@@ -1,0 +1,263 @@
+"""The lm-eval task of every attack on every data set. One class; the YAMLs say which attack and which data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from lm_eval.api.task import Task
+from lm_eval.config.task import TaskConfig
+
+from spvmia_plugin.audit.outcome import Outcome, RecordResult
+from spvmia_plugin.audit.record import audit_record
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.data.load import load_audit_data
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.enable import check_version
+from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
+from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
+from spvmia_plugin.harness.tokenizer import load_tokenizer
+from spvmia_plugin.metrics.blind import BlindBaseline, blind_baseline
+from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.plugins import Registry, load_registry
+from spvmia_plugin.preconditions import Finding, check_preconditions
+from spvmia_plugin.records import AuditData, Record
+
+Item = tuple[str, bool, "float | None"]
+"""What the harness gathers for each record and metric: id, is_member, score."""
+
+
+class SharedData:
+    """One audit's data with what is computed on it once for all tasks of a run: findings and the blind baseline."""
+
+    def __init__(self, data: AuditData, seed: int) -> None:
+        self.data = data
+        self.findings: Sequence[Finding] = check_preconditions(data)
+        self._seed = seed
+        self._by_id = {record.id: record for record in data.records}
+        self._blind: dict[tuple[str, ...], BlindBaseline] = {}
+
+    def record(self, record_id: str) -> Record:
+        """The record with this id."""
+        return self._by_id[record_id]
+
+    def blind(self, record_ids: Sequence[str]) -> BlindBaseline:
+        """The blind baseline on these records, computed once however many tasks ask."""
+        key = tuple(sorted(record_ids))
+        if key not in self._blind:
+            self._blind[key] = blind_baseline([self._by_id[record_id] for record_id in key], seed=self._seed)
+        return self._blind[key]
+
+
+_SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
+"""Data that living tasks hold. The harness builds tasks one by one and gives them no common ground; an entry goes
+with the last task that uses it."""
+
+
+class AuditTask(Task):  # type: ignore[misc]
+    """A membership inference attack as an lm-eval task.
+
+    The YAML's metadata holds `spvmia_attack`, `spvmia_dataset` and `spvmia_version`; `--metadata` and the model's
+    arguments are merged into it by the harness.
+
+    Args:
+        config: the YAML as a dict, metadata merged.
+
+    Raises:
+        SpvmiaError: an unknown or ill-typed option, bad data, a manifest that does not fit; before any model runs.
+    """
+
+    VERSION = 1.0
+    OUTPUT_TYPE = REQUEST_TYPE
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        register_metrics()
+        install_request_type()
+        fields = {key: value for key, value in config.items() if key != "class"}
+        metadata = dict(fields.get("metadata") or {})
+        self.registry: Registry = load_registry()
+        self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
+        self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
+        check_version(metadata)
+        self._shared = self._load(metadata)
+        self.data = self._shared.data
+        self.base_model = self.settings.base_model or self.data.base_model
+        self.outcome = Outcome()
+        self.audited: Sequence[Record] = self.data.records
+        self._summary: Summary | None = None
+        self._results: dict[str, RecordResult] = {}
+        fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
+        self._initialise_harness_state(TaskConfig(**fields))
+
+    def _initialise_harness_state(self, config: TaskConfig) -> None:
+        """What `Task.__init__` would set; it would also download a data set and misread the config."""
+        from lm_eval.filters import build_filter_ensemble
+
+        self._config = config
+        self._training_docs = None
+        self._fewshot_docs = None
+        self._instances: list[AuditInstance] | None = None
+        self._filters = [build_filter_ensemble("none", [["take_first", None]])]
+        self.fewshot_rnd = None
+
+    def _load(self, metadata: Mapping[str, Any]) -> SharedData:
+        dataset = metadata["spvmia_dataset"]
+        places = [str(metadata[key]) for key in ("peft", "pretrained") if metadata.get(key)]
+        key = (dataset, json.dumps(self.settings.to_json(), sort_keys=True, default=str), *places)
+        shared = _SHARED.get(key)
+        if shared is None:
+            data = load_audit_data(
+                self.settings,
+                dataset,
+                registry=self.registry,
+                tokenizer=partial(load_tokenizer, metadata),
+                target_dirs=[Path(place) for place in places],
+            )
+            _check_base(data, self.settings, metadata)
+            shared = SharedData(data, self.settings.seed)
+            _SHARED[key] = shared
+        return shared
+
+    def has_training_docs(self) -> bool:
+        """No: nothing is learned from examples."""
+        return False
+
+    def has_validation_docs(self) -> bool:
+        """No."""
+        return False
+
+    def has_test_docs(self) -> bool:
+        """Yes: the audited records."""
+        return True
+
+    def test_docs(self) -> list[dict[str, object]]:
+        """One document a record: what the harness logs of it."""
+        return [self._doc(record) for record in self.data.records]
+
+    def _doc(self, record: Record) -> dict[str, object]:
+        doc: dict[str, object] = {"id": record.id, "is_member": record.is_member}
+        return doc | {"text": record.text} if self.settings.log_text else doc
+
+    def doc_to_text(self, doc: Mapping[str, Any]) -> str:
+        """The record's id: the text stays private."""
+        return str(doc["id"])
+
+    def doc_to_target(self, doc: Mapping[str, Any]) -> str:
+        """Member or not."""
+        return "member" if doc["is_member"] else "nonmember"
+
+    def fewshot_context(self, doc: Mapping[str, Any], num_fewshot: int = 0, **_: object) -> str:
+        """The record's id; there are no few-shot examples."""
+        return self.doc_to_text(doc)
+
+    def build_all_requests(self, *, limit: int | None = None, samples: list[int] | None = None, **options: Any) -> None:
+        """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
+        rank, world_size = options.get("rank", 0), options.get("world_size", 1)
+        chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
+        self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
+        mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
+            rank=rank, limit=limit, world_size=world_size, samples=samples
+        )
+        self._instances = [
+            AuditInstance(self, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
+        ]
+
+    def construct_requests(self, doc: Mapping[str, Any], ctx: str, **_: object) -> AuditInstance:
+        """One request for one record."""
+        record = self._shared.record(doc["id"])
+        return AuditInstance(self, record, dict(doc), self.data.records.index(record))
+
+    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Item]:
+        """The record's item for every metric."""
+        item: Item = (doc["id"], doc["is_member"], RecordResult.from_json(results[0]).score)
+        return dict.fromkeys([*HIGHER_IS_BETTER, *STDERRS], item)
+
+    def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
+        """Metric name -> function of all records' items. Standard errors follow their metrics to fill that column."""
+        return {name: partial(self._aggregate, name) for name in (*HIGHER_IS_BETTER, *STDERRS)}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        """Privacy is better the less an attack succeeds."""
+        return dict(HIGHER_IS_BETTER)
+
+    def dump_config(self) -> dict[str, Any]:
+        """The config with `mia_audit`, which the harness asks for after aggregation."""
+        config: dict[str, Any] = super().dump_config()
+        if self._summary is not None:
+            config["metadata"] = {**config["metadata"], "mia_audit": self._audit(self._summary)}
+        return config
+
+    def _aggregate(self, name: str, items: Sequence[Item]) -> float:
+        summary = self._summarise(items)
+        blind = self._shared.blind([item[0] for item in items])
+        values = {
+            "auroc": summary.auroc,
+            "tpr_at_1pct_fpr": summary.tpr_at_1pct_fpr.value,
+            "tpr_at_0.1pct_fpr": summary.tpr_at_01pct_fpr.value,
+            "asr": summary.asr,
+            "blind_auroc": blind.auroc,
+            "epsilon_lb": math.nan,
+            "privacy_score": summary.privacy_score,
+            "auroc_stderr": summary.auroc_stderr,
+            "tpr_at_1pct_fpr_stderr": summary.tpr_at_1pct_fpr.stderr,
+            "tpr_at_0.1pct_fpr_stderr": summary.tpr_at_01pct_fpr.stderr,
+        }
+        return values[name]
+
+    def _summarise(self, items: Sequence[Item]) -> Summary:
+        """The statistics of all records, computed at the first metric and kept for the others."""
+        if self._summary is None or set(self._results) != {item[0] for item in items}:
+            scored = [item for item in items if item[2] is not None]
+            self._results = _merge(items, self.outcome.results.get(self.config.task, {}))
+            self._summary = summarise(
+                [item[2] for item in scored],
+                [item[1] for item in scored],
+                [self._shared.record(item[0]).cluster for item in scored],
+                seed=self.settings.seed,
+            )
+        return self._summary
+
+    def _audit(self, summary: Summary) -> dict[str, object]:
+        return audit_record(
+            attack=self.attack,
+            data=self.data,
+            config=self.settings,
+            summary=summary,
+            results=self._results,
+            outcome=self.outcome,
+            findings=self._shared.findings,
+            blind=self._shared.blind(list(self._results)).to_json(),
+        )
+
+
+def _merge(items: Sequence[Item], known: Mapping[str, RecordResult]) -> dict[str, RecordResult]:
+    """Results of all records: this process's own with their reasons, other ranks' as gathered."""
+    return {
+        record_id: known.get(record_id, RecordResult(score, None if score is not None else "scored by another process"))
+        for record_id, _, score in items
+    }
+
+
+def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
+    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
+    if data.base_model is None or not metadata.get("peft"):
+        return
+    named = settings.base_model or str(metadata.get("pretrained"))
+    if _same_model(named, data.base_model):
+        return
+    raise SpvmiaError(
+        f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={named!r}; "
+        "load the adapter on the base it was trained on, or name the right manifest"
+    )
+
+
+def _same_model(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    both = Path(one), Path(other)
+    return all(path.exists() for path in both) and both[0].resolve() == both[1].resolve()

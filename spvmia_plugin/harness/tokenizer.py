@@ -1,0 +1,32 @@
+"""The tokenizer of the model under audit, for packing: a task never sees the LM itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spvmia_plugin.errors import SpvmiaError
+
+
+def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
+    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`).
+
+    Raises:
+        SpvmiaError: none is named, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    name = next((metadata[key] for key in ("tokenizer", "pretrained", "peft") if metadata.get(key)), None)
+    if name is None:
+        raise SpvmiaError(
+            "mia_block_size: packing needs the model's tokenizer, got no 'pretrained' in the model's arguments; "
+            "pass --metadata '{\"pretrained\": ...}' or set mia_block_size to 0 for whole documents"
+        )
+    passed_on = {key: metadata[key] for key in ("revision", "trust_remote_code", "gguf_file") if metadata.get(key)}
+    try:
+        return AutoTokenizer.from_pretrained(name, **passed_on)
+    except (OSError, ValueError) as error:
+        raise SpvmiaError(
+            f"pretrained: no tokenizer could be loaded from {name!r} ({type(error).__name__}); "
+            "name a local folder with a tokenizer, or pass tokenizer=... in --model_args"
+        ) from error
