@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spvmia_plugin.audit.progress import progress
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
+from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.reference.self_prompt import self_prompt_count
@@ -62,7 +62,7 @@ class Calibration:
             total = self_prompt_count(self._config)
             if len(stored) >= total:
                 return [stored[i] for i in sorted(stored)]
-            with progress("self-prompting", total, "texts", done=len(stored)) as bar:
+            with progress_bar(desc="self-prompting", total=total, unit=" texts", initial=len(stored)) as bar:
 
                 def keep(batch: Mapping[int, str]) -> None:
                     corpus.append(batch)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from spvmia_plugin.audit.progress import progress
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation
 from spvmia_plugin.records import Document, Record
 from spvmia_plugin.signals import Role
@@ -22,7 +22,7 @@ def paraphrase(
     missing = [record for record in records if keys[record.id] not in stored]
     result = {record.id: stored[keys[record.id]] for record in records if keys[record.id] in stored}
     if missing:
-        with progress(f"paraphrasing ({perturbation.name})", len(records), "records", done=len(result)) as bar:
+        with progress_bar(desc="paraphrasing", total=len(records), unit=" records", initial=len(result)) as bar:
 
             def keep(batch: Mapping[int, Neighbours]) -> None:
                 store.neighbours.put({keys[missing[i].id]: found for i, found in batch.items()})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Outcome, RecordResult, unscored_by_reason
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.metrics.blind import BlindInterval
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.preconditions import Finding
 from spvmia_plugin.records import AuditData
@@ -34,7 +36,7 @@ def audit_record(
     results: Mapping[str, RecordResult],
     outcome: Outcome,
     findings: Sequence[Finding],
-    blind: Mapping[str, object],
+    blind: BlindInterval | None,
 ) -> dict[str, object]:
     """Assemble the record of one task."""
     unscored = unscored_by_reason(results)
@@ -52,7 +54,7 @@ def audit_record(
         },
         "unscored": unscored,
         "epsilon_lb": {"value": None, "reason": EPSILON_REASON},
-        "blind": dict(blind),
+        "blind": asdict(blind) if blind else {"auroc": None, "reason": "too few documents of a class to hold some out"},
         "preconditions": [finding.to_json() for finding in findings],
         "notes": outcome.notes,
         "cost": outcome.cost_json(),

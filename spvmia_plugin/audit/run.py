@@ -17,6 +17,7 @@ from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.paraphrase import describe, paraphrase
 from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, Stage, render, show
 from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.audit.sheet import PER_RECORD, Sheet
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
@@ -24,7 +25,6 @@ from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store import Store
 
-PER_RECORD = (View.TEXT, View.LOWERCASE, View.PREFIXED)
 PROBE_TEXTS = 16
 """The estimate times this many records; their signals are kept."""
 
@@ -142,7 +142,7 @@ class Run:
         return found
 
     def _score(self, inputs: Inputs, neighbours: Mapping[str, Neighbours]) -> dict[str, RecordSignals]:
-        sheets = {record.id: _Sheet(record, inputs, neighbours.get(record.id)) for record in self.audit.records}
+        sheets = {record.id: Sheet(record, inputs, neighbours.get(record.id)) for record in self.audit.records}
         population = inputs.population() if any(view is View.POPULATION for _, view in self._needs) else []
         population_signals: dict[Role, Sequence[TokenSignals]] = {}
         for role in sorted(self.roles):
@@ -162,7 +162,7 @@ class Run:
         role: Role,
         model: Role,
         views: Mapping[View, bool],
-        sheets: Mapping[str, _Sheet],
+        sheets: Mapping[str, Sheet],
         population: Sequence[ScoreInput],
     ) -> dict[Role, Sequence[TokenSignals]]:
         """Score all views of one role: those that need moments in one sweep, the rest in another."""
@@ -201,12 +201,12 @@ class Run:
         mine = {record.id for record in self.audit.records}
         return {record.id: value for record, value in zip(audited, values, strict=True) if record.id in mine}
 
-    def _note_long_texts(self, sheets: Mapping[str, _Sheet]) -> None:
+    def _note_long_texts(self, sheets: Mapping[str, Sheet]) -> None:
         long = sum(sheet.is_long for sheet in sheets.values())
         if long:
             self.outcome.notes.append(
-                f"{long} of {len(sheets)} records exceed the model's context of {self.backend.max_length} tokens and were "
-                "scored in the harness's rolling windows; their scores are less comparable"
+                f"{long} of {len(sheets)} records exceed the model's context of {self.backend.max_length} tokens "
+                "and were scored in the harness's rolling windows; their scores are less comparable"
             )
 
     def _show_plan(self, inputs: Inputs) -> None:
@@ -268,46 +268,6 @@ class Run:
             spent += _difference(self.backend.cost(role), earlier)
         spent.seconds = time.perf_counter() - started
         self.outcome.stages[name] = spent
-
-
-class _Sheet:
-    """The sequences and signals of one record while they are collected."""
-
-    def __init__(self, record: Record, inputs: Inputs, neighbours: Neighbours | None) -> None:
-        self.record = record
-        self._views = {view: inputs.of(record, view) for view in PER_RECORD}
-        self._neighbours = [inputs.neighbour(record, variant) for variant in neighbours.variants] if neighbours else []
-        self._no_neighbours = neighbours.reason if neighbours else None
-        self._tokens: dict[tuple[Role, View], TokenSignals] = {}
-        self._of_neighbours: dict[Role, Sequence[TokenSignals]] = {}
-        self._missing: dict[tuple[Role, View], str] = {}
-
-    @property
-    def is_long(self) -> bool:
-        return any(signals.windows > 1 for signals in self._tokens.values())
-
-    def inputs(self, views: Sequence[View]) -> list[ScoreInput]:
-        """The sequences of the given views that exist."""
-        single = [item for view in views if isinstance(item := self._views.get(view), ScoreInput)]
-        return single + (self._neighbours if View.NEIGHBOURS in views else [])
-
-    def fill(self, role: Role, views: Mapping[View, bool], found: Mapping[ScoreInput, TokenSignals]) -> None:
-        for view in views:
-            item = self._views.get(view)
-            if isinstance(item, ScoreInput):
-                self._tokens[role, view] = found[item]
-            elif isinstance(item, str):
-                self._missing[role, view] = item
-        if View.NEIGHBOURS in views:
-            self._of_neighbours[role] = [found[item] for item in self._neighbours]
-            if self._no_neighbours:
-                self._missing[role, View.NEIGHBOURS] = self._no_neighbours
-
-    def refuse(self, role: Role, views: Mapping[View, bool], reason: str) -> None:
-        self._missing |= {(role, view): reason for view in views}
-
-    def signals(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals:
-        return RecordSignals(self.record.text, self._tokens, self._of_neighbours, population, self._missing)
 
 
 def _means(signals: RecordSignals, role: Role | None) -> dict[str, float | int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spvmia_plugin.audit.progress import progress
+from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, ScoreInput
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store import Store
@@ -46,7 +46,7 @@ class Scorer:
         found: Mapping[int, TokenSignals],
         moments: bool,
     ) -> dict[ScoreInput, TokenSignals]:
-        with progress(f"scoring under the {role.value} model", len(inputs), "texts", done=len(found)) as bar:
+        with progress_bar(desc=f"scoring: {role.value}", total=len(inputs), unit=" texts", initial=len(found)) as bar:
 
             def keep(batch: Mapping[int, TokenSignals]) -> None:
                 self._store.signals.put({keys[i]: signals for i, signals in batch.items()})

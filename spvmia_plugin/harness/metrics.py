@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lm_eval.api.metrics  # noqa: F401  (fills the registries that are only filled while empty)
+import lm_eval.api.metrics  # these two fill registries that lm_eval only fills while they are empty
 import lm_eval.models  # noqa: F401
 import numpy as np
 from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY, register_aggregation, register_metric

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
 from spvmia_plugin.config import AuditConfig
@@ -22,7 +24,7 @@ from spvmia_plugin.harness.enable import check_version
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
 from spvmia_plugin.harness.tokenizer import load_tokenizer
-from spvmia_plugin.metrics.blind import BlindBaseline, blind_baseline
+from spvmia_plugin.metrics.blind import BlindInterval, blind_interval
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.preconditions import Finding, check_preconditions
@@ -40,17 +42,20 @@ class SharedData:
         self.findings: Sequence[Finding] = check_preconditions(data)
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
-        self._blind: dict[tuple[str, ...], BlindBaseline] = {}
+        self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
 
     def record(self, record_id: str) -> Record:
         """The record with this id."""
         return self._by_id[record_id]
 
-    def blind(self, record_ids: Sequence[str]) -> BlindBaseline:
-        """The blind baseline on these records, computed once however many tasks ask."""
+    def blind(self, record_ids: Sequence[str]) -> BlindInterval | None:
+        """The blind baseline on these records, computed once however many tasks ask; None if too few to fold."""
         key = tuple(sorted(record_ids))
         if key not in self._blind:
-            self._blind[key] = blind_baseline([self._by_id[record_id] for record_id in key], seed=self._seed)
+            records = [self._by_id[record_id] for record_id in key]
+            labels = np.array([record.is_member for record in records], dtype=bool)
+            texts, clusters = [record.text for record in records], [record.cluster for record in records]
+            self._blind[key] = blind_interval(BagOfWords(), texts, labels, clusters, self._seed)
         return self._blind[key]
 
 
@@ -200,7 +205,7 @@ class AuditTask(Task):  # type: ignore[misc]
             "tpr_at_1pct_fpr": summary.tpr_at_1pct_fpr.value,
             "tpr_at_0.1pct_fpr": summary.tpr_at_01pct_fpr.value,
             "asr": summary.asr,
-            "blind_auroc": blind.auroc,
+            "blind_auroc": blind.auroc if blind else math.nan,
             "epsilon_lb": math.nan,
             "privacy_score": summary.privacy_score,
             "auroc_stderr": summary.auroc_stderr,
@@ -231,7 +236,7 @@ class AuditTask(Task):  # type: ignore[misc]
             results=self._results,
             outcome=self.outcome,
             findings=self._shared.findings,
-            blind=self._shared.blind(list(self._results)).to_json(),
+            blind=self._shared.blind(list(self._results)),
         )
 
 
