@@ -1,0 +1,1 @@
+"""What the scores amount to: numbers, their uncertainty and their limits. NumPy and SciPy only."""

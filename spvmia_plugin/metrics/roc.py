@@ -1,0 +1,155 @@
+"""The ROC curve and the numbers read off it. Members are positive, a higher score means member, ties move together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from spvmia_plugin.metrics.arrays import Floats, check_scores
+
+_ROUNDING = 1e-9
+"""n * fpr is compared with whole numbers up to this, because 0.01 is not exact in binary."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roc:
+    """An empirical ROC curve of K points, from (0, 0) to (1, 1).
+
+    Attributes:
+        fpr: (K,) share of non-members with score >= threshold, ascending; NaN without non-members.
+        tpr: (K,) share of members with score >= threshold, ascending; NaN without members.
+        thresholds: (K,) infinity, then every distinct score in descending order.
+    """
+
+    fpr: Floats
+    tpr: Floats
+    thresholds: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TprAtFpr:
+    """TPR at a bound on the FPR.
+
+    Attributes:
+        tpr: the largest TPR among thresholds whose FPR is at most the bound; NaN if not resolved.
+        realised_fpr: the FPR at that threshold, never above the bound.
+        threshold: smallest score that counts as "member"; infinity if no score may count as one.
+        reason: why there is no number, or None.
+    """
+
+    tpr: float
+    realised_fpr: float
+    threshold: float
+    reason: str | None = None
+
+
+def roc_curve(scores: ArrayLike, is_member: ArrayLike) -> Roc:
+    """All points of the empirical ROC curve; equal to scikit-learn's with `drop_intermediate=False`.
+
+    Args:
+        scores: (n,) finite scores, higher = member.
+        is_member: (n,) bool.
+
+    Raises:
+        SpvmiaError: shapes differ, or a score is not finite.
+    """
+    values, labels = check_scores(scores, is_member)
+    order = np.argsort(-values, kind="stable")
+    ordered, hits = values[order], labels[order]
+    last_of_tie = np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)]
+    true_positives = np.append(0, np.cumsum(hits)[last_of_tie])
+    false_positives = np.append(0, np.cumsum(~hits)[last_of_tie])
+    thresholds = np.append(np.inf, ordered[last_of_tie])
+    return Roc(_share(false_positives, int(np.sum(~labels))), _share(true_positives, int(np.sum(labels))), thresholds)
+
+
+def _share(counts: Floats, total: int) -> Floats:
+    return counts / total if total else np.full(len(counts), np.nan)
+
+
+def auroc(scores: ArrayLike, is_member: ArrayLike) -> float:
+    """P(member's score > non-member's) + P(equal) / 2, in [0, 1]; NaN if a class is empty.
+
+    Raises:
+        SpvmiaError: shapes differ, or a score is not finite.
+    """
+    values, labels = check_scores(scores, is_member)
+    return float(np.mean(placements(values[labels], values[~labels]))) if 0 < labels.sum() < len(labels) else math.nan
+
+
+def placements(ours: Floats, others: Floats) -> Floats:
+    """(len(ours),) share of `others` below each of `ours`, ties counted half, in O(n log n)."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, ours, side="left")
+    not_above = np.searchsorted(ordered, ours, side="right")
+    return (below + not_above) / (2 * len(others))
+
+
+def tpr_at_fpr(scores: ArrayLike, is_member: ArrayLike, fpr: float) -> TprAtFpr:
+    """The largest TPR among thresholds whose FPR is at most `fpr`.
+
+    With fewer than 1/fpr non-members not one of them may score above the threshold, so that the FPR is not
+    resolved: NaN with a reason.
+
+    Args:
+        scores: (n,) finite scores, higher = member.
+        is_member: (n,) bool.
+        fpr: the bound, in (0, 1).
+
+    Raises:
+        SpvmiaError: shapes differ, or a score is not finite.
+    """
+    values, labels = check_scores(scores, is_member)
+    members, others = values[labels], np.sort(values[~labels])[::-1]
+    reason = unresolved(len(members), len(others), fpr)
+    if reason:
+        return TprAtFpr(math.nan, math.nan, math.nan, reason)
+    first_excluded = others[allowed_false_positives(len(others), fpr)]
+    accepted = values[values > first_excluded]
+    return TprAtFpr(
+        tpr=float(np.mean(members > first_excluded)),
+        realised_fpr=float(np.mean(others > first_excluded)),
+        threshold=float(accepted.min()) if len(accepted) else math.inf,
+    )
+
+
+def unresolved(n_members: int, n_nonmembers: int, fpr: float) -> str | None:
+    """Why the TPR at `fpr` cannot be told from so many records, or None if it can."""
+    if n_members == 0:
+        return "no member has a score"
+    if n_nonmembers == 0:
+        return "no non-member has a score"
+    if n_nonmembers * fpr < 1 - _ROUNDING:
+        needed = math.ceil(1 / fpr - _ROUNDING)
+        return f"{n_nonmembers} non-members cannot resolve an FPR of {100 * fpr:g} %: at least {needed} are needed"
+    return None
+
+
+def allowed_false_positives(n_nonmembers: int, fpr: float) -> int:
+    """How many of the non-members may reach the threshold."""
+    return math.floor(n_nonmembers * fpr + _ROUNDING)
+
+
+def attack_success_rate(scores: ArrayLike, is_member: ArrayLike) -> float:
+    """The paper's ASR: 1 - equal error rate; 0.5 = guessing, NaN if a class is empty.
+
+    The equal error rate is where FPR = 1 - TPR. Along the ROC curve FPR + TPR grows strictly from 0 to 2, so the
+    curve, its neighbouring points joined by straight lines, meets FPR + TPR = 1 in exactly one point: ASR is the
+    TPR there. Without ties this is within 1/n of the TPR at the threshold whose FPR + TPR is nearest to 1; with
+    ties the straight line is what a coin thrown for each tied record gives on average, as in the AUROC, so that a
+    constant score has ASR 0.5.
+
+    Raises:
+        SpvmiaError: shapes differ, or a score is not finite.
+    """
+    roc = roc_curve(scores, is_member)
+    total = roc.fpr + roc.tpr
+    return float(np.interp(1.0, total, roc.tpr)) if np.isfinite(total).all() else math.nan
+
+
+def privacy_score(auroc_value: float) -> float:
+    """1 - 2 * |AUROC - 0.5|: 1 when the attack guesses, 0 when it separates the classes either way."""
+    return 1.0 - 2.0 * abs(auroc_value - 0.5)

@@ -1,0 +1,210 @@
+"""Every number of one attack, each with its uncertainty, or NaN and the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from spvmia_plugin.metrics.arrays import (
+    NAN_INTERVAL,
+    Bools,
+    Codes,
+    Floats,
+    Interval,
+    check_scores,
+    cluster_codes,
+    json_interval,
+    json_number,
+)
+from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, tpr_interval, tpr_stderrs
+from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score, tpr_at_fpr
+
+FPRS = (0.01, 0.001)
+"""The false-positive rates that are reported."""
+FEW_DOCUMENTS = 20
+"""Below so many documents in a class the intervals have not been checked by simulation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TprSummary:
+    """TPR at a bound on the FPR.
+
+    Attributes:
+        value: largest TPR among thresholds whose FPR is at most the bound.
+        stderr: bootstrap over documents of both classes, the threshold estimated anew each time.
+        interval: two-sided, the threshold being estimated as well.
+        realised_fpr: the FPR at the threshold.
+        threshold: smallest score that counts as "member".
+        reason: why the numbers are NaN, or None.
+    """
+
+    value: float
+    stderr: float
+    interval: Interval
+    realised_fpr: float
+    threshold: float
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """JSON-ready, None for NaN and for an infinite threshold."""
+        return {
+            "value": json_number(self.value),
+            "stderr": json_number(self.stderr),
+            "interval": json_interval(self.interval),
+            "realised_fpr": json_number(self.realised_fpr),
+            "threshold": json_number(self.threshold),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The numbers of one attack on one data set.
+
+    Attributes:
+        auroc: P(member's score > non-member's) + P(equal) / 2.
+        auroc_stderr: DeLong's standard error, summed within documents.
+        auroc_interval: logit-transformed, two-sided at `confidence`.
+        tpr_at_1pct_fpr: TPR at FPR <= 1 %.
+        tpr_at_0_1pct_fpr: TPR at FPR <= 0.1 %.
+        asr: 1 - equal error rate.
+        privacy_score: 1 - 2 * |AUROC - 0.5|; higher is better.
+        n_members: scored members.
+        n_nonmembers: scored non-members.
+        n_clusters: documents they come from.
+        confidence: of every interval here.
+        reason: why AUROC, ASR and privacy score are NaN, or None.
+        warnings: plain sentences about what limits these numbers.
+    """
+
+    auroc: float
+    auroc_stderr: float
+    auroc_interval: Interval
+    tpr_at_1pct_fpr: TprSummary
+    tpr_at_0_1pct_fpr: TprSummary
+    asr: float
+    privacy_score: float
+    n_members: int
+    n_nonmembers: int
+    n_clusters: int
+    confidence: float
+    reason: str | None
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """JSON-ready, None for NaN; the 0.1 % entry is keyed `tpr_at_0.1pct_fpr` as the metric is."""
+        return {
+            "auroc": json_number(self.auroc),
+            "auroc_stderr": json_number(self.auroc_stderr),
+            "auroc_interval": json_interval(self.auroc_interval),
+            "tpr_at_1pct_fpr": self.tpr_at_1pct_fpr.to_json(),
+            "tpr_at_0.1pct_fpr": self.tpr_at_0_1pct_fpr.to_json(),
+            "asr": json_number(self.asr),
+            "privacy_score": json_number(self.privacy_score),
+            "n_members": self.n_members,
+            "n_nonmembers": self.n_nonmembers,
+            "n_clusters": self.n_clusters,
+            "confidence": self.confidence,
+            "reason": self.reason,
+            "warnings": list(self.warnings),
+        }
+
+
+def summarise(
+    scores: ArrayLike,
+    is_member: ArrayLike,
+    clusters: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Summary:
+    """Summarise the scored records of one attack.
+
+    Args:
+        scores: (n,) finite scores, higher = member; unscored records are left out beforehand.
+        is_member: (n,) bool.
+        clusters: (n,) id of the document of each record; None if every record is a document of its own.
+        seed: of the bootstrap of the TPRs' standard errors; nothing else is random.
+        confidence: of the two-sided intervals.
+
+    Raises:
+        SpvmiaError: lengths differ, or a score is not finite.
+    """
+    values, labels = check_scores(scores, is_member)
+    codes = cluster_codes(clusters, len(values))
+    n_members, n_nonmembers = int(labels.sum()), int((~labels).sum())
+    reason = _empty_class(n_members, n_nonmembers)
+    estimate = None if reason else estimate_auroc(values, labels, codes)
+    auroc = estimate.auroc if estimate else math.nan
+    interval = estimate.interval(confidence) if estimate else NAN_INTERVAL
+    one_percent, tenth_percent = _tprs(values, labels, codes, seed, confidence)
+    warnings = [reason] if reason else [point.reason for point in (one_percent, tenth_percent) if point.reason]
+    if estimate:
+        warnings += _warnings(values, labels, codes, estimate, interval)
+    return Summary(
+        auroc=auroc,
+        auroc_stderr=estimate.stderr if estimate else math.nan,
+        auroc_interval=interval,
+        tpr_at_1pct_fpr=one_percent,
+        tpr_at_0_1pct_fpr=tenth_percent,
+        asr=attack_success_rate(values, labels),
+        privacy_score=privacy_score(auroc),
+        n_members=n_members,
+        n_nonmembers=n_nonmembers,
+        n_clusters=len(np.unique(codes)),
+        confidence=confidence,
+        reason=reason,
+        warnings=tuple(warnings),
+    )
+
+
+def _empty_class(n_members: int, n_nonmembers: int) -> str | None:
+    if n_members == 0 and n_nonmembers == 0:
+        return "no record has a score"
+    if n_members == 0:
+        return "no member has a score"
+    return "no non-member has a score" if n_nonmembers == 0 else None
+
+
+def _tprs(values: Floats, labels: Bools, codes: Codes, seed: int, confidence: float) -> list[TprSummary]:
+    """One summary for each of `FPRS`; the bootstrap is run once for those that are resolved."""
+    points = [tpr_at_fpr(values, labels, fpr) for fpr in FPRS]
+    resolved = tuple(fpr for fpr, point in zip(FPRS, points, strict=True) if point.reason is None)
+    stderrs = dict(zip(resolved, tpr_stderrs(values, labels, codes, resolved, seed), strict=True)) if resolved else {}
+    return [
+        TprSummary(
+            value=point.tpr,
+            stderr=stderrs.get(fpr, math.nan),
+            interval=tpr_interval(values, labels, codes, fpr, confidence) if fpr in stderrs else NAN_INTERVAL,
+            realised_fpr=point.realised_fpr,
+            threshold=point.threshold,
+            reason=point.reason,
+        )
+        for fpr, point in zip(FPRS, points, strict=True)
+    ]
+
+
+def _warnings(
+    values: Floats, labels: Bools, codes: Codes, estimate: AurocEstimate, interval: Interval
+) -> list[str]:
+    """What else limits the numbers, in plain sentences."""
+    found = []
+    documents = min(len(np.unique(codes[labels])), len(np.unique(codes[~labels])))
+    if estimate.reason:
+        found.append(estimate.reason)
+    elif documents < FEW_DOCUMENTS:
+        found.append(
+            f"one class has records of only {documents} documents: intervals are checked for {FEW_DOCUMENTS} and more"
+        )
+    if values.min() == values.max():
+        found.append("all scores are equal: the attack tells nothing about these records")
+    if interval[1] < 0.5:
+        found.append(
+            "the AUROC lies below 0.5: members score lower than non-members, which points at how the classes were "
+            "chosen, or at swapped labels, rather than at privacy"
+        )
+    return found

@@ -1,0 +1,92 @@
+"""Simulated audits with a known truth; `python -m tests.metrics.simulation` prints the coverage table of the docs."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from scipy.stats import norm
+
+from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.intervals import estimate_auroc, tpr_interval
+from spvmia_plugin.metrics.one_run import epsilon_lower_bound
+
+SIZES = (100, 400, 2000)
+AUROCS = (0.5, 0.7, 0.95)
+PER_DOCUMENT = (1, 5)
+FPR = 0.01
+CORRELATION = 0.5
+"""Between the scores of two records of one document."""
+
+
+def binormal_audit(n, auroc, per_document, rng):
+    """Scores, labels and documents of n members and n non-members in documents of `per_document` records."""
+    documents = n // per_document
+    shift = np.sqrt(2) * norm.ppf(auroc)
+    shared = np.repeat(rng.standard_normal(2 * documents), per_document)
+    own = rng.standard_normal(2 * n)
+    is_member = np.repeat([True, False], n)
+    scores = np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own + shift * is_member
+    return scores, is_member, np.repeat(np.arange(2 * documents), per_document)
+
+
+def binormal_tpr(auroc, fpr=FPR):
+    """The true TPR of `binormal_audit` at an FPR."""
+    return norm.cdf(np.sqrt(2) * norm.ppf(auroc) - norm.ppf(1 - fpr))
+
+
+def coverage(n, auroc, per_document, audits, seed):
+    """Shares of audits whose 95 % intervals of AUROC and of TPR at 1 % FPR hold the truth (TPR: NaN below n = 400)."""
+    rng = np.random.default_rng([seed, n, int(1000 * auroc), per_document])
+    truth = binormal_tpr(auroc)
+    hits, tpr_hits = 0, 0
+    for _ in range(audits):
+        scores, labels, documents = binormal_audit(n, auroc, per_document, rng)
+        codes = cluster_codes(documents, len(scores))
+        low, high = estimate_auroc(scores, labels, codes).interval(0.95)
+        hits += low <= auroc <= high
+        if n >= 400:
+            low, high = tpr_interval(scores, labels, codes, FPR, 0.95)
+            tpr_hits += low <= truth <= high
+    return hits / audits, tpr_hits / audits if n >= 400 else float("nan")
+
+
+def randomised_response_bounds(epsilon, n, audits, rng, delta=0.0):
+    """Bounds of audits of randomised response: every coin is reported, each truthfully with e^eps / (1 + e^eps)."""
+    correct = rng.binomial(n, 1 / (1 + np.exp(-epsilon)), size=audits)
+    return np.array([epsilon_lower_bound(n, int(v), n, delta, 0.95) for v in correct])
+
+
+def one_bit_bounds(epsilon, n, audits, rng):
+    """Bounds of audits of a mechanism that gives out one bit for all coins, so that every guess is the same.
+
+    P(bit = 1) = sigmoid(eps * sum of the coins as +-1 / 2): a coin moves the argument by eps, so it is eps-DP.
+    """
+    ones = rng.binomial(n, 0.5, size=audits)
+    bit = rng.random(audits) < 1 / (1 + np.exp(-np.clip(epsilon * (2 * ones - n) / 2, -700, 700)))
+    correct = np.where(bit, ones, n - ones)
+    return np.array([epsilon_lower_bound(n, int(v), n, 0.0, 0.95) for v in correct])
+
+
+def main(audits=2000):
+    print("n/class  records/document  AUROC   coverage AUROC  coverage TPR at 1 % FPR")
+    for per_document in PER_DOCUMENT:
+        for n in SIZES:
+            for auroc in AUROCS:
+                of_auroc, of_tpr = coverage(n, auroc, per_document, audits, seed=0)
+                print(f"{n:7d}  {per_document:16d}  {auroc:5.2f}  {of_auroc:14.4f}  {of_tpr:14.4f}", flush=True)
+    rng = np.random.default_rng(0)
+    for epsilon in (0, 1, 2, 4):
+        for n in (20, 200, 2000):
+            independent = randomised_response_bounds(epsilon, n, audits, rng)
+            one_bit = one_bit_bounds(epsilon, n, audits, rng)
+            print(
+                f"eps {epsilon} M {n:4d}: exceeded {np.mean(independent > epsilon):.4f} (independent) "
+                f"{np.mean(one_bit > epsilon):.4f} (one bit); bound 5 % {np.quantile(independent, 0.05):.3f} "
+                f"mean {independent.mean():.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(*[int(argument) for argument in sys.argv[1:]])
