@@ -158,6 +158,8 @@ class AuditConfig:
     cache_dir: str | None = _option(None, _text())
     max_length: int | None = _option(None, _at_least(2))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], attack_options: frozenset[str] = frozenset()) -> AuditConfig:
@@ -185,7 +187,7 @@ class AuditConfig:
         preset = PRESETS[values.get("preset", "paper")]
         read = {name: checks[PREFIX + name].read(value) for name, value in preset.items()}
         chosen = {key: given[key] for key in given if key in attack_options and given[key] is not None}
-        return cls(**{**read, **values, "attack_options": chosen})
+        return cls(**{**read, **values, "attack_options": chosen, "given": frozenset(values)})
 
     def attack_fields(self, options: Mapping[str, str]) -> dict[str, Any]:
         """The constructor arguments of an attack whose `options` map its fields to option names."""
