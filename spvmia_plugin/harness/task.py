@@ -203,14 +203,14 @@ class AuditTask(Task):  # type: ignore[misc]
         values = {
             "auroc": summary.auroc,
             "tpr_at_1pct_fpr": summary.tpr_at_1pct_fpr.value,
-            "tpr_at_0.1pct_fpr": summary.tpr_at_01pct_fpr.value,
+            "tpr_at_0.1pct_fpr": summary.tpr_at_0_1pct_fpr.value,
             "asr": summary.asr,
             "blind_auroc": blind.auroc if blind else math.nan,
             "epsilon_lb": math.nan,
             "privacy_score": summary.privacy_score,
             "auroc_stderr": summary.auroc_stderr,
             "tpr_at_1pct_fpr_stderr": summary.tpr_at_1pct_fpr.stderr,
-            "tpr_at_0.1pct_fpr_stderr": summary.tpr_at_01pct_fpr.stderr,
+            "tpr_at_0.1pct_fpr_stderr": summary.tpr_at_0_1pct_fpr.stderr,
         }
         return values[name]
 

@@ -1,0 +1,54 @@
+"""Builds the self-prompt reference ahead of time, exactly as a later `lm_eval` run would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lm_eval.models  # noqa: F401  (fills the model registry)
+from lm_eval.api.registry import get_model
+from lm_eval.tasks import TaskManager
+
+from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.harness.request import make_backend
+from spvmia_plugin.harness.task import AuditTask
+from spvmia_plugin.signals import Role
+from spvmia_plugin.store import Store
+
+
+def prepare(model: str, model_args: Mapping[str, Any], task_name: str, metadata: Mapping[str, Any]) -> Outcome:
+    """Self-prompt the target and train its reference, or find it in the store.
+
+    Args:
+        model: the harness's name of the model class, as in `lm_eval --model`.
+        model_args: its arguments, as in `--model_args`.
+        task_name: a task that needs the reference; its data and settings hold.
+        metadata: options, as in `--metadata`.
+
+    Returns:
+        The outcome, whose `details["reference"]` names the stored folder.
+
+    Raises:
+        SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
+    """
+    manager = TaskManager(metadata={**model_args, **metadata}, include_path=str(tasks_folder()))
+    task = manager.load([task_name])["tasks"].get(task_name)
+    if not isinstance(task, AuditTask) or Role.REFERENCE not in {need.role for need in task.attack.needs}:
+        raise SpvmiaError(
+            f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
+        )
+    lm = get_model(model).create_from_arg_obj(dict(model_args), {})
+    backend = make_backend(lm, task.registry, task, task.base_model)
+    audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
+    store = Store(Path(task.settings.cache_dir) if task.settings.cache_dir else None)
+    run = Run(audit, backend, task.registry, store)
+    try:
+        run.check()
+        run.calibrate()
+    finally:
+        backend.close()
+    return run.outcome
