@@ -1,0 +1,112 @@
+"""Tokens replaced by draws from the base model's own next-token distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TokenEdits
+from spvmia_plugin.records import Document
+from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.signals import Role
+
+CHUNK = 64
+"""Texts whose paraphrases are handed on together, so that an interrupted run keeps them."""
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Part of a text that the base model reads at once: its tokens, and for each draw the positions in it."""
+
+    start: int
+    token_ids: list[int]
+    positions: list[Positions]
+    seed: int
+
+
+class Causal:
+    """2N independent draws: a share of the tokens is replaced by x~_t ~ p_base(. | x_<t), x~_t != x_t.
+
+    One forward pass of the base over a text yields all its paraphrases, with the target's own tokenizer and no second
+    model. Each replaced token is conditioned on the original tokens before it (on the prefix token for the first), so
+    every position can be chosen. A text longer than the context is read in windows of that length.
+    """
+
+    name: ClassVar[str] = "causal"
+
+    def __init__(self, config: AuditConfig) -> None:
+        self._config = config
+
+    def check(self) -> None:
+        """Nothing of its own can be missing; `Backend.require` looks for the base model."""
+
+    def settings(self) -> dict[str, object]:
+        """Seed, number of draws, share of tokens."""
+        config = self._config
+        return {"seed": config.seed, "draws": 2 * config.perturbations, "mask_rate": config.mask_rate}
+
+    def neighbours(
+        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
+    ) -> list[Neighbours]:
+        """2N token edits a text, each of max(1, floor(rate * T)) positions; texts of like length go together."""
+        tokens = [backend.encode(text.text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]), reverse=True)
+        found: dict[int, Neighbours] = {}
+        for first in range(0, len(order), CHUNK):
+            chunk = order[first : first + CHUNK]
+            made = self._of([texts[i].id for i in chunk], [tokens[i] for i in chunk], backend)
+            done = dict(zip(chunk, made, strict=True))
+            found |= done
+            if on_done is not None:
+                on_done(done)
+        return [found[i] for i in range(len(texts))]
+
+    def _of(self, ids: Sequence[str], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
+        windows = [self._windows(*text, backend.max_length) for text in zip(ids, tokens, strict=True)]
+        flat = [window for of_text in windows for window in of_text]
+        drawn = iter(
+            backend.sample_replacements(
+                Role.BASE, [w.token_ids for w in flat], [w.positions for w in flat], [w.seed for w in flat]
+            )
+            if flat
+            else ()
+        )
+        return [_merge(of_text, [next(drawn) for _ in of_text]) for of_text in windows]
+
+    def _windows(self, text_id: str, token_ids: list[int], length: int) -> list[_Window]:
+        """Choose positions over the whole text, then cut it where the context ends."""
+        config, total = self._config, len(token_ids)
+        if not total:
+            return []
+        rng = np.random.default_rng(stable_seed(config.seed, text_id, "causal"))
+        count = max(1, int(np.floor(config.mask_rate * total)))
+        draws = [np.sort(rng.choice(total, count, replace=False)) for _ in range(2 * config.perturbations)]
+        return [
+            _Window(
+                start,
+                token_ids[start : start + length],
+                [draw[(draw >= start) & (draw < start + length)] - start for draw in draws],
+                stable_seed(config.seed, text_id, "causal", start),
+            )
+            for start in range(0, total, length)
+        ]
+
+
+def _merge(windows: Sequence[_Window], drawn: Sequence[Sequence[NDArray[np.int64]]]) -> Neighbours:
+    """Put the replacements of a text's windows together, draw by draw."""
+    if not windows:
+        return Neighbours((), reason="no tokens")
+    variants = []
+    for k in range(len(windows[0].positions)):
+        positions = [int(p) + window.start for window in windows for p in window.positions[k]]
+        replacements = [int(token_id) for of_window in drawn for token_id in of_window[k]]
+        variants.append(TokenEdits(tuple(positions), tuple(replacements)))
+    total = windows[-1].start + len(windows[-1].token_ids)
+    return Neighbours(tuple(variants), mask_rate=len(variants[0].positions) / total)

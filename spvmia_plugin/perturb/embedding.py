@@ -1,0 +1,57 @@
+"""Symmetric noise on the input embeddings: no second model, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbours, OnDone
+from spvmia_plugin.records import Document
+from spvmia_plugin.seeds import stable_seed
+
+
+class Embedding:
+    """Pairs x + sigma z, x - sigma z on the input embeddings (Fu et al. 2024, the embedding domain).
+
+    The two of a pair are adjacent and share their z. sigma = `mia_noise` times the standard deviation of the model's
+    embedding matrix. Nothing is computed here: the noise is drawn from its seed while the pairs are scored.
+    """
+
+    name: ClassVar[str] = "embedding"
+
+    def __init__(self, config: AuditConfig) -> None:
+        self._config = config
+
+    def check(self) -> None:
+        """Nothing can be missing before the backend is known."""
+
+    def settings(self) -> dict[str, object]:
+        """Seed, number of pairs, sigma."""
+        return {"seed": self._config.seed, "pairs": self._config.perturbations, "noise": self._config.noise}
+
+    def neighbours(
+        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
+    ) -> list[Neighbours]:
+        """2N noises a text. The mask rate is nan: nothing is masked.
+
+        Raises:
+            SpvmiaError: the backend cannot add noise to embeddings.
+        """
+        if not backend.features.embeddings:
+            raise SpvmiaError(
+                f"mia_perturbation: expected a kind that backend {backend.name!r} can score, got 'embedding', which "
+                "needs the model's input embeddings; choose mask_fill or causal"
+            )
+        found = [self._of(text) for text in texts]
+        if on_done is not None:
+            on_done(dict(enumerate(found)))
+        return found
+
+    def _of(self, text: Document) -> Neighbours:
+        if not text.text:
+            return Neighbours((), reason="empty text")
+        config = self._config
+        seeds = (stable_seed(config.seed, text.id, "embedding", pair) for pair in range(config.perturbations))
+        return Neighbours(tuple(EmbeddingNoise(seed, sign, config.noise) for seed in seeds for sign in (1, -1)))
