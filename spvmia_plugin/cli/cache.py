@@ -1,0 +1,114 @@
+"""`spvmia cache`: what the store holds, whether it is sound, and how to empty it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
+
+if TYPE_CHECKING:
+    from spvmia_plugin.store import Cleared, Store
+
+cache = typer.Typer(
+    name="cache",
+    help="Show, verify or clear the store of self-prompts, references, paraphrases and token signals.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+CacheDir = Annotated[
+    str | None,
+    typer.Option("--cache-dir", metavar="DIR", help="The store's folder (mia_cache_dir); default: the user cache."),
+]
+
+
+@cache.command()
+def show(
+    cache_dir: CacheDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it by machine.")] = False,
+) -> None:
+    """Show where the store lies and what it holds."""
+    with _store(cache_dir) as store:
+        summary = store.summary()
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    typer.echo(f"{summary['place']}")
+    for kind, numbers in summary["kinds"].items():
+        typer.echo(_row(kind, numbers["count"], numbers["bytes"]))
+    typer.echo(f"{readable(summary['total_bytes'])} on disk, limit {readable(summary['limit_bytes'])}")
+
+
+@cache.command()
+def verify(cache_dir: CacheDir = None) -> None:
+    """Check the checksum of everything; what is damaged is removed and will be computed again."""
+    with _store(cache_dir) as store:
+        report = store.verify()
+    for kind, count in report.checked.items():
+        typer.echo(f"{kind:<13}{count:>9} checked")
+    for line in report.removed:
+        typer.echo(f"removed: {line}")
+    for name in report.in_use:
+        typer.echo(f"left alone, another process is building it: {name}")
+    typer.echo("everything is sound" if not report.removed else "what was removed will be computed again")
+
+
+@cache.command()
+def clear(
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="Only this kind, as `spvmia cache show` names them.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Remove everything, or one kind. References take the longest to build again."""
+    with _store(cache_dir) as store:
+        _check_kind(kind)
+        if not yes:
+            _confirm(f"Remove {kind or 'everything'} from {store.root}?")
+        cleared = store.clear(kind)
+    _tell(cleared)
+
+
+def _store(cache_dir: str | None) -> Store:
+    from spvmia_plugin.store import Store  # needs NumPy: not for `spvmia --help`
+
+    return Store(cache_dir)
+
+
+def _check_kind(kind: str | None) -> None:
+    from spvmia_plugin.store import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise SpvmiaError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise SpvmiaError("--yes: expected where nobody can be asked, got no terminal; add --yes to clear the cache")
+    typer.confirm(question, abort=True)
+
+
+def _tell(cleared: Cleared) -> None:
+    for kind, (count, size) in cleared.removed.items():
+        typer.echo(_row(kind, count, size))
+    for name in cleared.in_use:
+        typer.echo(f"left alone, another process is building it: {name}")
+    typer.echo(f"freed {readable(sum(size for _, size in cleared.removed.values()))}")
+
+
+def _row(kind: str, count: Any, size: Any) -> str:
+    return f"{kind:<13}{count:>9} {readable(size):>10}"
+
+
+def readable(size: float) -> str:
+    """Bytes in the unit that people read: `readable(2048)` is `2.0 KiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

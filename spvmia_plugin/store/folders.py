@@ -1,0 +1,205 @@
+"""Folders that are built once (references): unfinished ones resume, finished ones carry a checksum of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from spvmia_plugin.store.files import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    discard,
+    make_folder,
+    make_root,
+    storage_errors,
+    write_private,
+)
+from spvmia_plugin.store.keys import Keys
+
+MANIFEST = ".spvmia-manifest"
+"""File inside a finished folder: size and SHA-256 of each file, sealed with the store's key."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Locks:
+    """One lock a key between processes; the process that holds one may take it again."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._locks: dict[str, FileLock] = {}
+
+    @contextmanager
+    def hold(self, key: str) -> Iterator[None]:
+        """Hold the lock; wait for as long as another process holds it."""
+        with storage_errors(self._root):
+            lock = self._lock(key)
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                _LOG.info("mia_cache_dir: another process is building %s; waiting for it", key[:12])
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def try_hold(self, key: str) -> Iterator[bool]:
+        """Hold the lock if it is free; gives whether it is held."""
+        with storage_errors(self._root):
+            lock = self._lock(key)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                held = False
+            else:
+                held = True
+        try:
+            yield held
+        finally:
+            if held:
+                lock.release()
+
+    def _lock(self, key: str) -> FileLock:
+        if key not in self._locks:
+            make_root(self._root)
+            folder = make_folder(self._root / "locks")
+            self._locks[key] = FileLock(folder / f"{key}.lock", mode=PRIVATE_FILE)
+        return self._locks[key]
+
+
+class Folders:
+    """Finished folders under `<kind>/<key>`, unfinished ones under `work/<kind>/<key>`.
+
+    Attributes:
+        corrupt_count: folders found damaged, and removed, since the store was opened.
+    """
+
+    def __init__(self, root: Path, keys: Keys, locks: Locks, clock: Callable[[], float]) -> None:
+        self.corrupt_count = 0
+        self._root = root
+        self._keys = keys
+        self._locks = locks
+        self._clock = clock
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """The finished folder, every file checked; None if there is none or it was damaged (then it is removed)."""
+        folder = self._root / kind / key
+        with storage_errors(self._root):
+            if not folder.is_dir():
+                return None
+            self._drop_leftovers(folder)
+            if (fault := self.fault(folder)) is None:
+                touch(folder, self._clock())
+                return folder
+            self.corrupt_count += 1
+            _LOG.warning("mia_cache_dir: %s/%s is damaged (%s); it will be built again", kind, key[:12], fault)
+            with self._locks.try_hold(key) as held:
+                if held:  # otherwise somebody is replacing it just now
+                    discard(folder)
+        return None
+
+    def work(self, kind: str, key: str) -> Path:
+        """The folder to build in; what a killed process left there is still there."""
+        with storage_errors(self._root):
+            make_root(self._root)
+            make_folder(self._root / "work")
+            make_folder(self._root / "work" / kind)
+            folder = make_folder(self._root / "work" / kind / key)
+            touch(folder, self._clock())
+        return folder
+
+    def commit(self, kind: str, key: str, drop: Sequence[str]) -> Path:
+        """Make the unfinished folder a finished one, in one rename; see `Store.commit_folder`."""
+        source, target = self._root / "work" / kind / key, self._root / kind / key
+        with storage_errors(self._root):
+            make_folder(target.parent)
+            dropped = sorted({path.name for pattern in drop for path in source.glob(pattern)})
+            files = _seal_files(source, set(dropped))
+            manifest = json.dumps({"dropped": dropped, "files": files}, sort_keys=True).encode()
+            write_private(source / MANIFEST, self._keys.seal(f"{kind}/{key}", manifest))
+            discard(target)
+            source.rename(target)
+            self._drop_leftovers(target)
+            touch(target, self._clock())
+        return target
+
+    def _drop_leftovers(self, folder: Path) -> None:
+        # Removed after the rename: a kill before it must still find the checkpoints, to resume from.
+        manifest = self._manifest(folder)
+        for name in manifest["dropped"] if manifest else ():
+            if (folder / name).exists():
+                discard(folder / name)
+
+    def _manifest(self, folder: Path) -> dict[str, dict[str, list[object]]] | None:
+        try:
+            sealed = (folder / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            return None
+        payload = self._keys.unseal(f"{folder.parent.name}/{folder.name}", sealed)
+        return json.loads(payload) if payload is not None else None
+
+    def fault(self, folder: Path) -> str | None:
+        """What is wrong with a finished folder, in words; None if nothing is."""
+        manifest = self._manifest(folder)
+        if manifest is None:
+            return "its manifest is missing or damaged"
+        present = {name for name in _names(folder) if not _hidden(name)}
+        listed = manifest["files"]
+        if extra := present - set(listed):
+            return f"{min(extra)!r} does not belong to it"
+        for name, (size, digest) in sorted(listed.items()):
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                return f"{name!r} is missing or cut"
+            if _sha256(path) != digest:
+                return f"{name!r} has changed"
+        return None
+
+
+def touch(folder: Path, now: float) -> None:
+    """Note the last use of a folder."""
+    os.utime(folder, (now, now))
+
+
+def _seal_files(folder: Path, dropped: set[str]) -> dict[str, list[object]]:
+    """Make a folder private and durable; returns size and checksum of each file that stays."""
+    files: dict[str, list[object]] = {}
+    for name in _names(folder):
+        path = folder / name
+        path.chmod(PRIVATE_FILE)
+        if Path(name).parts[0] in dropped or name == MANIFEST:
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        if not _hidden(name):
+            files[name] = [path.stat().st_size, _sha256(path)]
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            path.chmod(PRIVATE_FOLDER)
+    return files
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _hidden(name: str) -> bool:
+    """Whether no library would load it: `.DS_Store`, `.nfs...`, our own manifest."""
+    return any(part.startswith(".") for part in Path(name).parts)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
