@@ -59,7 +59,9 @@ def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: 
     if clusters is None:
         return np.arange(n, dtype=np.int64)
     if len(clusters) != n:
-        raise SpvmiaError(f"clusters: expected {n} entries, one for each record, got {len(clusters)}; pass the same rows")
+        raise SpvmiaError(
+            f"clusters: expected {n} entries, one for each record, got {len(clusters)}; pass the same rows"
+        )
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 

@@ -208,7 +208,9 @@ def _descending(scores: Floats, chosen: Bools) -> Codes:
 def _strata(is_member: Bools, codes: Codes) -> list[Codes]:
     """The documents by which classes they hold, one array for each combination that occurs."""
     size = int(codes.max()) + 1
-    kind = (np.bincount(codes[is_member], minlength=size) > 0) + 2 * (np.bincount(codes[~is_member], minlength=size) > 0)
+    kind = (np.bincount(codes[is_member], minlength=size) > 0) + 2 * (
+        np.bincount(codes[~is_member], minlength=size) > 0
+    )
     return [np.flatnonzero(kind == value) for value in np.unique(kind)]
 
 

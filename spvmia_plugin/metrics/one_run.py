@@ -130,7 +130,7 @@ def p_value(n_guesses: int, n_correct: int, n_total: int, epsilon: float, delta:
     """Largest probability of so many correct guesses under (epsilon, delta)-DP, by the theorem; in [0, 1]."""
     if n_correct == 0:
         return 1.0
-    exactly = np.exp(_log_binomial(np.arange(n_guesses + 1), n_guesses, epsilon))
+    exactly = np.exp(_log_binomial(np.arange(n_guesses + 1, dtype=np.float64), n_guesses, epsilon))
     at_least = float(np.sum(exactly[n_correct:]))
     just_below = np.cumsum(exactly[:n_correct][::-1])  # entry i - 1: P[v - i <= B < v]
     steepest = float(np.max(just_below / np.arange(1, n_correct + 1)))
@@ -177,9 +177,7 @@ def canary_audit(
     reason = _unusable(values, heads)
     correct = 0 if reason else _count_correct(values, coins, n_in, n_out, seed)
     bound = epsilon_lower_bound(n_in + n_out, correct, total, delta, confidence)
-    return CanaryAudit(
-        math.nan if reason else bound, total, heads, n_in, n_out, correct, delta, confidence, reason
-    )
+    return CanaryAudit(math.nan if reason else bound, total, heads, n_in, n_out, correct, delta, confidence, reason)
 
 
 def _unusable(values: Floats, heads: int) -> str | None:
@@ -188,7 +186,9 @@ def _unusable(values: Floats, heads: int) -> str | None:
         return "no canary has a score"
     tail = 2 * float(bdtr(min(heads, len(values) - heads), len(values), 0.5))
     if tail < _FAIR_COIN_P:
-        return f"{heads} of {len(values)} canaries are included: fair coins do not give this, so the bound would not hold"
+        return (
+            f"{heads} of {len(values)} canaries are included: fair coins do not give this, so the bound would not hold"
+        )
     return None
 
 

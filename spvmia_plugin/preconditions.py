@@ -1,0 +1,118 @@
+"""What has to hold for the numbers to mean what they say, checked before long work and reported with every result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from spvmia_plugin.metrics.duplicates import (
+    CANDIDATE_MEAN,
+    PROMPTS_MEAN,
+    class_overlap,
+    exact_duplicates,
+    held_out_overlap,
+    repeats,
+)
+from spvmia_plugin.metrics.finding import Finding, listed, percent
+from spvmia_plugin.metrics.overlap import spans_of
+from spvmia_plugin.metrics.roc import unresolved
+from spvmia_plugin.metrics.shift import date_shift, length_shift, source_shift
+from spvmia_plugin.metrics.summary import FEW_DOCUMENTS, FPRS
+from spvmia_plugin.records import AuditData, Document, Record
+
+__all__ = ["Finding", "check_preconditions"]
+
+
+def check_preconditions(data: AuditData) -> list[Finding]:
+    """Check the data of an audit; no model is needed.
+
+    Duplicates and overlap cost time linear in the length of the texts (spans of 8 words, hashed).
+
+    Returns:
+        Findings, warnings first, in the order of the checks.
+    """
+    members, nonmembers = data.members, data.nonmembers
+    spans = spans_of([_texts(members), _texts(nonmembers), _texts(data.prompts), _texts(data.candidate)])
+    of_members, of_nonmembers, of_prompts, of_candidate = spans
+    audited = [(members, of_members), (nonmembers, of_nonmembers)]
+    findings = [
+        *exact_duplicates(members, nonmembers),
+        *class_overlap(members, of_members, nonmembers, of_nonmembers),
+        *repeats("members", members),
+        *repeats("non-members", nonmembers),
+        *held_out_overlap("prompts", PROMPTS_MEAN, data.prompts, of_prompts, audited),
+        *held_out_overlap("candidate data", CANDIDATE_MEAN, data.candidate, of_candidate, audited),
+        *length_shift(data.records),
+        *date_shift(data.records),
+        *source_shift(members, nonmembers),
+        *_sizes(members, nonmembers),
+        *_documents(data.records),
+        *_membership(data),
+    ]
+    return sorted(findings, key=lambda finding: finding.severity == "note")
+
+
+def _texts(items: Iterable[Record | Document]) -> list[str]:
+    return [item.text for item in items]
+
+
+def _sizes(members: Sequence[Record], nonmembers: Sequence[Record]) -> list[Finding]:
+    """Empty classes, and non-members too few for a false-positive rate."""
+    counts: dict[str, object] = {"members": len(members), "nonmembers": len(nonmembers)}
+    if not members or not nonmembers:
+        empty = "members" if not members else "non-members"
+        return [Finding("empty_class", "warning", f"there are no {empty}: no number can be computed", counts)]
+    findings = []
+    for fpr in FPRS:
+        reason = unresolved(len(members), len(nonmembers), fpr)
+        if reason:
+            code = f"too_few_nonmembers_{100 * fpr:g}pct"
+            message = f"{reason}; the TPR at {percent(fpr)} FPR is NaN"
+            findings.append(Finding(code, "warning", message, {**counts, "fpr": fpr}))
+    return findings
+
+
+def _documents(records: Sequence[Record]) -> list[Finding]:
+    """Records that depend on each other because they come from one document."""
+    if not records:
+        return []
+    sizes = Counter(record.cluster for record in records)
+    by_class = [{record.cluster for record in records if record.is_member is side} for side in (True, False)]
+    fewest = min(len(documents) for documents in by_class)
+    findings = []
+    if shared := sorted(by_class[0] & by_class[1]):
+        message = (
+            f"{len(shared)} documents have both member and non-member records: parts of a document give each other "
+            "away, so its non-members are not unseen"
+        )
+        findings.append(
+            Finding("document_in_both_classes", "warning", message, listed(shared, len(shared) / len(sizes)))
+        )
+    details: dict[str, object] = {"records": len(records), "documents": len(sizes), "largest": max(sizes.values())}
+    if max(sizes.values()) > 1:
+        message = (
+            f"{len(records)} records come from {len(sizes)} documents: records of a document depend on each other, so "
+            "the document is the unit of every standard error and interval"
+        )
+        findings.append(Finding("several_records_per_document", "note", message, details))
+    if 0 < fewest < FEW_DOCUMENTS:
+        message = (
+            f"one class has only {fewest} documents: the intervals are approximations checked for {FEW_DOCUMENTS} "
+            "documents a class and more"
+        )
+        findings.append(Finding("few_documents", "warning", message, details))
+    return findings
+
+
+def _membership(data: AuditData) -> list[Finding]:
+    """How membership is known, unless a manifest says it."""
+    if data.membership == "assumed":
+        message = (
+            "membership is assumed: a public data set and a model nobody vouches for. If the model was not trained on "
+            "these members, or was trained on the non-members, the numbers say nothing about its privacy"
+        )
+        return [Finding("membership_assumed", "warning", message, {"source": data.source})]
+    if data.membership == "declared":
+        message = "membership is what the given files declare: if they are wrong, so are the numbers"
+        return [Finding("membership_declared", "note", message, {"source": data.source})]
+    return []
