@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 import pluggy
 
-from spvmia_plugin import hookspecs
+from spvmia_plugin import __version__, hookspecs
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
@@ -17,6 +20,29 @@ from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
 GROUP = "spvmia"
 
 T = TypeVar("T")
+
+_BUILTINS = "spvmia-builtins"
+
+# A name becomes a part of task names and file names.
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+# Hooks that answer with things that have a name; the others are called during a run.
+_REGISTERING = "spvmia_register_"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of `spvmia plugins`: what one plugin does with one hook.
+
+    Attributes:
+        hook: name of the hook.
+        distribution: "name version" of the distribution that implements it; empty if none does.
+        names: what it registers; the function's own name for a hook that is called during a run.
+    """
+
+    hook: str
+    distribution: str
+    names: tuple[str, ...]
 
 
 class Registry:
@@ -32,22 +58,22 @@ class Registry:
     @cached_property
     def attacks(self) -> dict[str, type[Attack]]:
         """Attack classes by name."""
-        return self._by_name("spvmia_register_attacks", lambda item: item.name)
+        return self._by_name("spvmia_register_attacks")
 
     @cached_property
     def perturbations(self) -> dict[str, type[Perturbation]]:
         """Perturbation classes by name."""
-        return self._by_name("spvmia_register_perturbations", lambda item: item.name)
+        return self._by_name("spvmia_register_perturbations")
 
     @cached_property
     def datasets(self) -> dict[str, DatasetSource]:
         """Data sets by name."""
-        return self._by_name("spvmia_register_datasets", lambda item: item.name)
+        return self._by_name("spvmia_register_datasets")
 
     @cached_property
     def backends(self) -> dict[str, type[Backend]]:
         """Backend classes by name, the last registered first."""
-        return self._by_name("spvmia_register_backends", lambda item: item.name)
+        return self._by_name("spvmia_register_backends")
 
     @property
     def attack_options(self) -> frozenset[str]:
@@ -60,8 +86,16 @@ class Registry:
         Raises:
             SpvmiaError: no such attack, or a hyper-parameter out of range.
         """
-        cls = self._known("attack", name, self.attacks)
+        cls = self.known_attack(name)
         return cls(**config.attack_fields(cls.options))
+
+    def known_attack(self, name: str) -> type[Attack]:
+        """Return an attack class by name.
+
+        Raises:
+            SpvmiaError: no such attack.
+        """
+        return self._known("attack", name, self.attacks)
 
     def perturbation(self, config: AuditConfig) -> Perturbation:
         """Construct the perturbation the config names.
@@ -80,24 +114,47 @@ class Registry:
         return self._known("data set", name, self.datasets)
 
     def distribution_of(self, plugin: object) -> str:
-        """The distribution ("name version") a plugin came from; `spvmia-plugin` for the built-ins."""
+        """The distribution a plugin came from, as "name version"; a plugin registered by hand is named itself."""
         for candidate, dist in self.manager.list_plugin_distinfo():
             if candidate is plugin:
                 return f"{dist.project_name} {dist.version}"
-        return "spvmia-plugin"
+        name = self.manager.get_name(plugin)
+        return f"spvmia-plugin {__version__}" if name == _BUILTINS else str(name)
 
-    def _by_name(self, hook: str, name_of: Callable[[Any], str]) -> dict[str, Any]:
+    def listing(self) -> list[Listed]:
+        """What every plugin does with every hook, in the order of the hookspecs and of the calls.
+
+        Duplicate names are listed, not refused: this is where one looks for them.
+        """
+        lines = []
+        for hook in hook_names():
+            implementations = list(reversed(getattr(self.manager.hook, hook).get_hookimpls()))
+            lines += [
+                Listed(hook, self.distribution_of(impl.plugin), _registered(hook, impl)) for impl in implementations
+            ] or [Listed(hook, "", ())]
+        return lines
+
+    def _by_name(self, hook: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for items in getattr(self.manager.hook, hook)():
             for item in items:
-                name = name_of(item)
+                name = item.name
+                if not isinstance(name, str) or not _NAME.fullmatch(name):
+                    raise SpvmiaError(
+                        f"{hook}: expected names of lower-case letters, digits and underscores, got {name!r} from "
+                        f"{self._owners(hook, name)}; rename it in that plugin"
+                    )
                 if name in found:
                     raise SpvmiaError(
-                        f"{hook}: two plugins register {name!r}, expected unique names; "
-                        "uninstall one of the distributions listed by 'spvmia plugins'"
+                        f"{hook}: expected unique names, got {name!r} more than once from {self._owners(hook, name)}; "
+                        "uninstall or rename one ('spvmia plugins' lists them all)"
                     )
                 found[name] = item
         return found
+
+    def _owners(self, hook: str, name: object) -> str:
+        owners = [line.distribution for line in self.listing() if line.hook == hook and str(name) in line.names]
+        return " and ".join(owners)
 
     @staticmethod
     def _known(what: str, name: str, known: dict[str, T]) -> T:
@@ -107,26 +164,73 @@ class Registry:
         return known[name]
 
 
+def hook_names() -> list[str]:
+    """The hooks, in the order of the hookspecs."""
+    return [name for name in vars(hookspecs) if name.startswith("spvmia_")]
+
+
 def load_registry(*, entry_points: bool = True) -> Registry:
     """Make a plugin manager with the built-ins and, unless told otherwise, everything installed.
 
     Raises:
-        SpvmiaError: a plugin implements a hook that does not exist, or cannot be imported.
+        SpvmiaError: a plugin implements a hook that does not exist or with other arguments, cannot be imported, or
+            has the entry point's name of another distribution.
     """
     from spvmia_plugin import builtins
 
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    manager.register(builtins, name="spvmia-builtins")
+    manager.register(builtins, name=_BUILTINS)
     if entry_points:
-        try:
-            manager.load_setuptools_entrypoints(GROUP)
-        except ImportError as error:
-            raise SpvmiaError(
-                f"plugins: an entry point of group {GROUP!r} cannot be imported ({error}); reinstall or uninstall it"
-            ) from error
+        _refuse_shared_names()
+        _load_entry_points(manager)
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise SpvmiaError(f"plugins: {error}; the hooks are listed in docs/plugins.md") from error
+        raise SpvmiaError(
+            f"plugins: {error}{_closest_hook(manager)}; correct it in that plugin, the hooks are listed in "
+            "docs/plugins.md"
+        ) from error
     return Registry(manager)
+
+
+def _load_entry_points(manager: pluggy.PluginManager) -> None:
+    try:
+        manager.load_setuptools_entrypoints(GROUP)
+    except pluggy.PluginValidationError as error:
+        raise SpvmiaError(f"plugins: {error}; the hooks and their arguments are listed in docs/plugins.md") from error
+    except Exception as error:  # whatever somebody else's module raises when it is imported
+        raise SpvmiaError(
+            f"plugins: an entry point of group {GROUP!r} cannot be loaded ({type(error).__name__}: {error}); "
+            "reinstall or uninstall it"
+        ) from error
+
+
+def _refuse_shared_names() -> None:
+    """Two distributions with one entry-point name: pluggy would silently load only the first."""
+    owners: dict[str, set[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        for entry_point in distribution.entry_points:
+            if entry_point.group == GROUP:
+                owners.setdefault(entry_point.name, set()).add(str(distribution.metadata["Name"]))
+    for name, distributions in sorted(owners.items()):
+        if len(distributions) > 1:
+            raise SpvmiaError(
+                f"plugins: expected one distribution for the entry point {name!r} of group {GROUP!r}, got "
+                f"{' and '.join(sorted(distributions))}; uninstall one"
+            )
+
+
+def _closest_hook(manager: pluggy.PluginManager) -> str:
+    known = hook_names()
+    for name in vars(manager.hook):
+        if not name.startswith("_") and name not in known:
+            return did_you_mean(name, known)
+    return ""
+
+
+def _registered(hook: str, implementation: Any) -> tuple[str, ...]:
+    if not hook.startswith(_REGISTERING) or implementation.wrapper or implementation.hookwrapper:
+        return (implementation.function.__name__,)
+    function: Callable[[], Iterable[Any]] = implementation.function
+    return tuple(str(item.name) for item in function())

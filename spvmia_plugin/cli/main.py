@@ -1,0 +1,120 @@
+"""The frame of the `spvmia` command. Each subcommand is a light module that imports the rest when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from spvmia_plugin import __version__
+from spvmia_plugin.errors import SpvmiaError
+
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the same command continues from there"
+
+PANELS = {
+    "Start here": ("demo", "demo-model", "enable", "disable"),
+    "Audit": ("finetune", "prepare", "run", "tasks"),
+    "Results": ("report", "leaderboard", "export"),
+    "Upkeep": ("plugins", "cache"),
+}
+"""Subcommands by heading of `spvmia --help`, in its order. `a-b` is the function `a_b` of the module `a_b`."""
+
+# What takes every option as it comes, because it belongs to another command line.
+PASSES_THROUGH: dict[str, dict[str, Any]] = {
+    "run": {
+        "options_metavar": "[ARGUMENTS OF LM_EVAL]...",
+        "context_settings": {
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "allow_interspersed_args": False,
+        },
+    }
+}
+
+HELP = """
+How well can an outsider tell which records your model was fine-tuned on?
+
+Privacy audits of language models inside lm-evaluation-harness: SPV-MIA (Fu et al., NeurIPS 2024) and its baselines
+as ordinary tasks, next to the capability scores.
+
+Try it, with no GPU and no model hub:
+
+    spvmia demo
+
+Audit your own model with the stock lm_eval command:
+
+    spvmia enable
+    lm_eval --model hf --model_args pretrained=BASE,peft=./adapter --tasks spv_mia_custom \\
+            --metadata '{"mia_members": "trained_on.jsonl", "mia_nonmembers": "held_out.jsonl"}' --output_path results
+"""
+
+
+def main() -> None:
+    """Run the `spvmia` command on `sys.argv` and exit: 0, 1 for an error in one line, 2 for usage, 130 for Ctrl-C."""
+    make_app()()
+
+
+def make_app() -> typer.Typer:
+    """Build the command line from the modules beside this one."""
+    app = typer.Typer(
+        name="spvmia",
+        cls=OneLineErrors,
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        # A traceback with local variables would show the audited texts.
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for panel, names in PANELS.items():
+        for name in names:
+            _register(app, name, panel)
+    return app
+
+
+class OneLineErrors(TyperGroup):
+    """Subcommands of which bad input and Ctrl-C end in one line on stderr instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except SpvmiaError as error:
+            print(error.code, file=sys.stderr)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            print(INTERRUPTED_LINE, file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def _register(app: typer.Typer, name: str, panel: str) -> None:
+    """Add the subcommand `name` under `panel`: a function of that name in its module, or a typer app."""
+    function = name.replace("-", "_")
+    path = f"spvmia_plugin.cli.{function}"
+    if find_spec(path) is None:
+        return
+    command = getattr(importlib.import_module(path), function)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name, rich_help_panel=panel)
+    else:
+        app.command(name, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"spvmia-plugin {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

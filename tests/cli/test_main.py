@@ -1,0 +1,118 @@
+"""The frame of the command line: exit codes, one-line errors, speed of `--help`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from spvmia_plugin import __version__
+from spvmia_plugin.cli.main import PANELS, make_app
+from spvmia_plugin.errors import SpvmiaError
+
+
+def spvmia(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, in a wide terminal so that lines stay whole."""
+    return subprocess.run(
+        [sys.executable, "-m", "spvmia_plugin", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def fails_with(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+def run_app(command: Callable[[], None]) -> Any:
+    app = make_app()
+    app.command("try")(command)
+    return CliRunner().invoke(app, ["try"])
+
+
+def test_help_names_every_command_and_an_example() -> None:
+    result = spvmia("--help")
+    assert result.returncode == 0
+    for name in ("enable", "disable", "run", "tasks", "plugins"):
+        assert f" {name} " in result.stdout
+    assert "spvmia demo" in result.stdout
+
+
+def test_every_command_has_help() -> None:
+    app = make_app()
+    names = [command.name for command in (*app.registered_commands, *app.registered_groups)]
+    assert {"enable", "disable", "run", "tasks", "plugins"} <= set(names)
+    assert set(names) <= {name for names in PANELS.values() for name in names}
+    for name in names:
+        result = CliRunner().invoke(app, [str(name), "--help"])
+        assert result.exit_code == 0
+        assert str(name) in result.output
+
+
+def test_version() -> None:
+    assert spvmia("--version").stdout == f"spvmia-plugin {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["enabel"], ["tasks", "--wirte"], ["tasks", "--write", "one"], ["disable", "x"]])
+def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
+    result = spvmia(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_bad_input_is_one_line_and_1() -> None:
+    result = run_app(fails_with(SpvmiaError("mia_members: expected\na file, got none")))
+    assert result.exit_code == 1
+    assert result.stderr == "mia_members: expected a file, got none\n"
+    assert result.stdout == ""
+
+
+def test_ctrl_c_is_one_line_and_130() -> None:
+    result = run_app(fails_with(KeyboardInterrupt()))
+    assert result.exit_code == 130
+    assert result.stderr.count("\n") == 1
+    assert "kept" in result.stderr
+
+
+def test_a_bug_is_not_hidden() -> None:
+    assert isinstance(run_app(fails_with(ZeroDivisionError())).exception, ZeroDivisionError)
+
+
+def test_a_traceback_shows_no_local_variables() -> None:
+    assert make_app().pretty_exceptions_enable is False
+
+
+def test_no_color_is_respected() -> None:
+    assert "\x1b[1m" in spvmia("--help", FORCE_COLOR="1", TERM="xterm-256color").stdout
+    # Emphasis may stay (no-color.org speaks of colour), but no colour code.
+    plain = spvmia("--help", NO_COLOR="1", FORCE_COLOR="1", TERM="xterm-256color").stdout
+    assert not any(f"\x1b[{code}m" in plain for code in range(30, 50))
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    best = float("inf")
+    for _ in range(5):  # the fastest of five: other processes share the machine
+        start = time.perf_counter()
+        spvmia("--help")
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.5
+
+
+def test_the_installed_command_completes_names_in_the_shell() -> None:
+    command = Path(sys.executable).with_name("spvmia")
+    question = {"_SPVMIA_COMPLETE": "complete_bash", "COMP_WORDS": "spvmia en", "COMP_CWORD": "1"}
+    result = subprocess.run([command], capture_output=True, text=True, check=True, env={**os.environ, **question})
+    assert result.stdout.split() == ["enable"]
