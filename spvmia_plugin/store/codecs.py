@@ -47,7 +47,7 @@ def decode_signals(data: bytes) -> TokenSignals:
             arrays.append(_floats(data, offset, width, n_tokens) if width else None)
             offset += width * n_tokens
         bits = np.frombuffer(data, np.uint8, (n_tokens + 7) // 8, offset)
-    except (struct.error, KeyError) as error:
+    except (struct.error, KeyError, ValueError) as error:
         raise ValueError("not token signals") from error
     logprob, mean, std = arrays
     if logprob is None or len(data) != offset + len(bits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,10 +15,15 @@ from spvmia_plugin.errors import SpvmiaError
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 
-TEMPORARY = ".tmp-"
+KEY = re.compile("[0-9a-f]{64}")
+"""A name as `Store.key` makes them."""
+
+TEMPORARY = ".spvmia-tmp-"
 """Prefix of files that are being written; a killed process leaves them, nothing ever reads them."""
-TRASH = ".trash-"
+TRASH = ".spvmia-trash-"
 """Prefix of folders that are being removed."""
+
+_OURS = re.compile(r"key|locks|work|references|self_prompts|entries-\d+\.sqlite.*|\.spvmia-.*")
 
 
 def cache_error(root: Path, reason: str) -> SpvmiaError:
@@ -40,12 +46,12 @@ def storage_errors(root: Path) -> Iterator[None]:
 def make_root(root: Path) -> None:
     """Create the store's folder, or take an existing one.
 
-    An existing folder is made private only if it is empty or already a store: somebody who names a shared
-    folder (`/tmp`) must not find it closed. What the store puts inside is private in any case.
+    An existing folder is made private only if nothing but a store is in it: somebody who names a shared folder
+    (`/tmp`) must not find it closed. What the store puts inside is private in any case.
     """
     if not root.is_dir():
         _make_missing(root)
-    elif root.stat().st_mode & 0o077 and ((root / "key").exists() or not any(root.iterdir())):
+    elif root.stat().st_mode & 0o077 and all(_OURS.fullmatch(path.name) for path in root.iterdir()):
         with contextlib.suppress(PermissionError):  # somebody else's folder: not ours to close
             root.chmod(PRIVATE_FOLDER)
 
@@ -111,11 +117,16 @@ def sweep(area: Path, older_than: float) -> None:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
-def visible(area: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
     """The finished contents of a folder, sorted by name; empty if there is no such folder."""
-    if not area.is_dir():
+    if not folder.is_dir():
         return []
-    return sorted(path for path in area.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def keyed(area: Path) -> list[Path]:
+    """What lies under a key of ours. Anything else in a folder that a user named is none of ours to remove."""
+    return [path for path in visible(area) if KEY.fullmatch(path.name)]
 
 
 def tree_size(path: Path) -> int:

@@ -16,7 +16,7 @@ from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import codecs
 from spvmia_plugin.store.corpora import SELF_PROMPTS, Corpus
 from spvmia_plugin.store.entries import Decode, Entries, EntryView
-from spvmia_plugin.store.files import make_root, storage_errors, tree_size, visible
+from spvmia_plugin.store.files import KEY, keyed, make_root, storage_errors, tree_size
 from spvmia_plugin.store.folders import Folders, Locks
 from spvmia_plugin.store.keys import Keys
 from spvmia_plugin.store.upkeep import GRACE_SECONDS, Cleared, Upkeep, Verified
@@ -135,7 +135,7 @@ class Store:
         Raises:
             SpvmiaError: the store can't be written.
         """
-        return self._locks.hold(key)
+        return self._locks.hold(_checked(key))
 
     def find_folder(self, kind: str, key: str) -> Path | None:
         """The finished folder with every file's checksum verified, or None. A damaged one is removed.
@@ -145,7 +145,7 @@ class Store:
         Raises:
             SpvmiaError: the store can't be read.
         """
-        return self._folders.find(_folder_kind(kind), key)
+        return self._folders.find(_folder_kind(kind), _checked(key))
 
     def work_folder(self, kind: str, key: str) -> Path:
         """Where the folder is built: the same path each time, with what a killed process left. Call under `lock(key)`.
@@ -153,7 +153,7 @@ class Store:
         Raises:
             SpvmiaError: the store can't be written.
         """
-        return self._folders.work(_folder_kind(kind), key)
+        return self._folders.work(_folder_kind(kind), _checked(key))
 
     def commit_folder(self, kind: str, key: str, *, drop: Sequence[str] = ("checkpoint-*",)) -> Path:
         """Finish the work folder: checksums, private modes, one rename; returns its final place. Under `lock(key)`.
@@ -167,14 +167,14 @@ class Store:
         Raises:
             SpvmiaError: the store can't be written.
         """
-        folder = self._folders.commit(_folder_kind(kind), key, drop)
+        folder = self._folders.commit(_folder_kind(kind), _checked(key), drop)
         self._grown(tree_size(folder))
         return folder
 
     def corpus(self, key: str) -> Corpus:
         """The self-prompted texts under a key: `load()` what is there, `append(mapping)` a batch."""
         if key not in self._corpora:
-            self._corpora[key] = Corpus(self.root, key, self._keys, self._clock, self._grown)
+            self._corpora[key] = Corpus(self.root, _checked(key), self._keys, self._clock, self._grown)
         return self._corpora[key]
 
     def evict(self) -> int:
@@ -203,7 +203,7 @@ class Store:
             entries = self._entries.summary()
             counts = {kind: entries.get(kind, (0, 0)) for kind in ENTRY_KINDS}
             for kind in (*FOLDER_KINDS, SELF_PROMPTS):
-                folders = [folder for area in self._upkeep.areas(kind) for folder in visible(area)]
+                folders = [folder for area in self._upkeep.areas(kind) for folder in keyed(area)]
                 counts[kind] = (len(folders), sum(map(tree_size, folders)))
             return {
                 "place": str(self.root),
@@ -258,3 +258,9 @@ def _folder_kind(kind: str) -> str:
     if kind not in FOLDER_KINDS:
         raise ValueError(f"kind: expected one of {', '.join(FOLDER_KINDS)}, got {kind!r}")
     return kind
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):  # clearing and eviction leave other names alone
+        raise ValueError(f"key: expected 64 hexadecimal digits as Store.key makes them, got {key!r}")
+    return key

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spvmia_plugin.store.corpora import SELF_PROMPTS, Corpus
 from spvmia_plugin.store.entries import Decode, Entries
-from spvmia_plugin.store.files import discard, sweep, tree_size, visible
+from spvmia_plugin.store.files import discard, keyed, sweep, tree_size, visible
 from spvmia_plugin.store.folders import Folders, Locks
 
 GRACE_SECONDS = 3600.0
@@ -92,7 +92,7 @@ class Upkeep:
         """(last use, bytes, folder, or None for the entries of one second), least recently used first."""
         found: list[tuple[float, int, Path | None]] = [(used, size, None) for used, size in self.entries.uses(cutoff)]
         for area in self.all_areas():
-            for folder in visible(area):
+            for folder in keyed(area):
                 used = _last_use(folder)
                 if used < cutoff:
                     found.append((used, tree_size(folder), folder))
@@ -107,14 +107,14 @@ class Upkeep:
 
     def sweep(self, older_than: float) -> None:
         """Remove what killed processes left half-written."""
-        for area in (self.root, *self.all_areas(), *visible(self.root / SELF_PROMPTS)):
+        for area in (self.root, *self.all_areas(), *keyed(self.root / SELF_PROMPTS)):
             sweep(area, older_than)
 
     def clear(self, kind: str) -> Cleared:
         """Remove everything of a folder kind that no process is building now."""
         cleared = Cleared({kind: (0, 0)})
         for area in self.areas(kind):
-            for folder in visible(area):
+            for folder in keyed(area):
                 size = tree_size(folder)
                 with self.locks.try_hold(folder.name) as held:
                     if not held:
@@ -139,7 +139,7 @@ class Upkeep:
 
     def _verify_folders(self, kind: str, report: Verified) -> None:
         report.checked[kind] = 0
-        for folder in visible(self.root / kind):
+        for folder in keyed(self.root / kind):
             name = f"{kind}/{folder.name[:12]}"
             with self.locks.try_hold(folder.name) as held:
                 if not held:
@@ -152,7 +152,7 @@ class Upkeep:
 
     def _verify_corpora(self, report: Verified) -> None:
         report.checked[SELF_PROMPTS] = 0
-        for folder in visible(self.root / SELF_PROMPTS):
+        for folder in keyed(self.root / SELF_PROMPTS):
             corpus = self.corpus(folder.name)
             for path in visible(folder):
                 report.checked[SELF_PROMPTS] += 1
