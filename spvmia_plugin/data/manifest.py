@@ -1,0 +1,261 @@
+"""`mia_manifest.json`: which records a target was trained on. It names private data and lies beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from spvmia_plugin.data.fingerprint import fingerprint
+from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
+from spvmia_plugin.data.private import write_private
+from spvmia_plugin.data.sources import is_file_spec, load_spec
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.protocols import DatasetSource
+from spvmia_plugin.records import Document
+
+MANIFEST_NAME = "mia_manifest.json"
+FORMAT = 1
+PRIVATE_LINE = "names training records: do not publish"
+CLASSES = ("members", "nonmembers", "prompts", "canaries")
+_LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record of a manifest: where its text lies, not the text. `included` is a canary's coin, else None."""
+
+    id: str
+    cluster: str
+    pieces: tuple[Piece, ...]
+    included: bool | None = None
+
+    @classmethod
+    def of(cls, block: Block, included: bool | None = None) -> Entry:
+        """The entry of a block."""
+        return cls(block.id, block.cluster, block.pieces, included)
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in the file."""
+        coin = {} if self.included is None else {"included": self.included}
+        return {"id": self.id, "cluster": self.cluster, **coin, "pieces": [list(piece) for piece in self.pieces]}
+
+
+@dataclass(frozen=True)
+class DataOrigin:
+    """Where the texts are, and how they were cut.
+
+    Attributes:
+        spec: absolute path of a file, `hf:...`, or the name of a data set.
+        column: the column with the text.
+        block_size: tokens per record, 0 for whole documents.
+        split: how documents were dealt out.
+        seed: of that.
+    """
+
+    spec: str
+    column: str
+    block_size: int
+    split: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The ground truth of one fine-tuned target.
+
+    Attributes:
+        base_model: the model before fine-tuning: a hub id, or an absolute path.
+        method: `lora` or `full`.
+        data: where the texts are.
+        settings: every setting of the fine-tuning, by option name.
+        versions: of the libraries that did it.
+        records: entries by class: members, nonmembers, prompts, canaries.
+        fingerprint_key: key of `fingerprint`, in hexadecimal.
+        fingerprint: keyed hash over all texts and labels.
+        training: what the training reported.
+        path: where it was read from.
+    """
+
+    base_model: str
+    method: str
+    data: DataOrigin
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
+    records: Mapping[str, tuple[Entry, ...]]
+    fingerprint_key: str = field(repr=False)
+    fingerprint: str
+    training: Mapping[str, object] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in the file, the warning first."""
+        return {
+            "PRIVATE": PRIVATE_LINE,
+            "format": FORMAT,
+            "base_model": self.base_model,
+            "method": self.method,
+            "data": vars(self.data),
+            "settings": dict(self.settings),
+            "training": dict(self.training),
+            "versions": dict(self.versions),
+            "fingerprint_key": self.fingerprint_key,
+            "fingerprint": self.fingerprint,
+            **{name: [entry.to_json() for entry in self.records[name]] for name in CLASSES},
+        }
+
+
+def manifest_fingerprint(key: str, texts: Mapping[str, Sequence[tuple[Entry, str]]]) -> str:
+    """The fingerprint of a manifest's texts: every record's text with its class, and a canary's coin."""
+    return fingerprint(
+        bytes.fromhex(key),
+        (
+            (_LABELS.get(name) or f"canary {entry.included}", text)
+            for name, records in texts.items()
+            for entry, text in records
+        ),
+    )
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write the manifest with mode 0600, whole or not at all; a record a line.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    lines = []
+    for key, value in manifest.to_json().items():
+        if isinstance(value, list) and value:
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            lines.append(f"{json.dumps(key)}: [\n  {rows}\n ]")
+        else:
+            lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
+    write_private(path, ("{\n " + ",\n ".join(lines) + "\n}\n").encode())
+
+
+def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest:
+    """Read and check a manifest, given as the file or the folder it lies in.
+
+    Raises:
+        SpvmiaError: it is not there, is no manifest, or was written by a later version.
+    """
+    path = Path(path).expanduser()
+    path = path / MANIFEST_NAME if path.is_dir() else path
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SpvmiaError(
+            f"{option}: expected a manifest that 'spvmia finetune' wrote, got no file at {path}; check the path"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(option, path, "it cannot be read as JSON") from error
+    if not isinstance(content, dict) or "fingerprint_key" not in content:
+        raise _broken(option, path, "it has no 'fingerprint_key'")
+    if content.get("format") != FORMAT:
+        raise SpvmiaError(
+            f"{option}: {path}: expected format {FORMAT}, got {content.get('format')!r}; "
+            "use the version of spvmia-plugin that wrote it"
+        )
+    try:
+        return replace(_parsed(content), path=path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(option, path, f"a value is missing or of another type ({type(error).__name__})") from error
+
+
+def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
+    return SpvmiaError(
+        f"{option}: {path}: expected a manifest that 'spvmia finetune' wrote, but {problem}; fine-tune again"
+    )
+
+
+def _parsed(content: Mapping[str, Any]) -> Manifest:
+    origin = DataOrigin(**content["data"])
+    if not isinstance(origin.block_size, int) or not isinstance(origin.spec, str):
+        raise TypeError("data")
+    bytes.fromhex(content["fingerprint_key"])
+    return Manifest(
+        base_model=str(content["base_model"]),
+        method=str(content["method"]),
+        data=origin,
+        settings=dict(content["settings"]),
+        versions=dict(content["versions"]),
+        records={name: tuple(_entry(row, name == "canaries") for row in content[name]) for name in CLASSES},
+        fingerprint_key=content["fingerprint_key"],
+        fingerprint=content["fingerprint"],
+        training=dict(content["training"]),
+    )
+
+
+def _entry(row: Mapping[str, Any], is_canary: bool) -> Entry:
+    pieces = tuple(Piece(*map(int, piece)) for piece in row["pieces"])
+    if is_canary and not isinstance(row["included"], bool):
+        raise TypeError("included")
+    return Entry(str(row["id"]), str(row["cluster"]), pieces, row["included"] if is_canary else None)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a manifest names.
+
+    Attributes:
+        texts: entries with their texts, by class.
+        documents: the whole documents these were cut from, by class.
+    """
+
+    texts: Mapping[str, Sequence[tuple[Entry, str]]]
+    documents: Mapping[str, Sequence[Document]]
+
+
+def rebuild(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None = None) -> Rebuilt:
+    """Rebuild the text of every record from the data, and make sure they are the data of the fine-tuning.
+
+    Args:
+        manifest: the ground truth.
+        datasets: named data sets.
+        new_place: a local file to read instead of what the manifest names (`mia_dataset_path`).
+
+    Raises:
+        SpvmiaError: the data are not there, or have changed.
+    """
+    loaded = _load_data(manifest, datasets, new_place)
+    by_row = {document_row(document): document for document in loaded}
+    rows = {row: document.text for row, document in by_row.items()}
+    where = new_place or manifest.data.spec
+    texts: dict[str, list[tuple[Entry, str]]] = {}
+    for name in CLASSES:
+        try:
+            texts[name] = [(entry, rebuild_text(rows, entry.pieces)) for entry in manifest.records[name]]
+        except LookupError as error:
+            raise _changed(where, f"row {error.args[0]} is missing or shorter") from error
+    if manifest_fingerprint(manifest.fingerprint_key, texts) != manifest.fingerprint:
+        raise _changed(where, "texts or labels differ from its fingerprint")
+    used = {
+        name: dict.fromkeys(piece.row for entry in entries for piece in entry.pieces)
+        for name, entries in manifest.records.items()
+    }
+    return Rebuilt(texts, {name: [by_row[row] for row in numbers] for name, numbers in used.items()})
+
+
+def _changed(where: str, problem: str) -> SpvmiaError:
+    return SpvmiaError(
+        f"mia_manifest: {where}: expected the data the target was fine-tuned on, but {problem}; "
+        "restore the file, or name the unchanged one with mia_dataset_path"
+    )
+
+
+def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None) -> Sequence[Document]:
+    origin = manifest.data
+    if new_place is None and is_file_spec(origin.spec, datasets) and not Path(origin.spec).exists():
+        raise SpvmiaError(
+            f"mia_manifest: the target's data are expected at {origin.spec}, got no such file; "
+            "if the file was moved, name its new place with mia_dataset_path"
+        )
+    return load_spec(
+        new_place or origin.spec,
+        origin.column,
+        option="mia_dataset_path" if new_place else "mia_manifest",
+        local_option="mia_dataset_path",
+        datasets=datasets,
+    ).documents

@@ -1,0 +1,189 @@
+"""Deals documents out to members, non-members and prompts; no document goes to two of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from spvmia_plugin.data.packing import Block, Packed, Tokenize, cut_documents, pack, whole_documents
+from spvmia_plugin.records import Document
+from spvmia_plugin.seeds import stable_seed
+
+MIN_RECORDS = 20
+"""Fewer records of a class than this say nothing about a model."""
+
+CLASS_SHARE = 0.4
+"""At most this share of the documents goes to the members, and to the non-members: the rest are prompts."""
+
+PROMPT_SHARE = 0.25
+"""This share of the non-member documents becomes the prompts where none are given."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Packer:
+    """How documents become records: blocks of `block_size` tokens, or with 0 one record a document.
+
+    Attributes:
+        block_size: tokens per record.
+        tokenize: see `packing.Tokenize`; not needed for block size 0.
+        sequential: the released code's packing, see `packing.pack`.
+    """
+
+    block_size: int
+    tokenize: Tokenize | None = None
+    sequential: bool = False
+
+    def pack(self, documents: Sequence[Document], limit: int | None = None, *, one_per_cluster: bool = False) -> Packed:
+        """Cut documents into records, at most `limit` of them."""
+        if self.tokenize is None:
+            return whole_documents(documents, limit)
+        return pack(
+            documents,
+            self.tokenize,
+            self.block_size,
+            limit,
+            sequential=self.sequential,
+            one_per_cluster=one_per_cluster,
+        )
+
+    def prompts(self, documents: Sequence[Document]) -> tuple[Document, ...]:
+        """One prompt a document, no longer than a record."""
+        if self.tokenize is None:
+            return tuple(documents)
+        return tuple(cut_documents(documents, self.tokenize, self.block_size))
+
+
+@dataclass
+class Parts:
+    """A split: records of both classes, prompts, and counts of what was left out on the way."""
+
+    members: Sequence[Block] = ()
+    nonmembers: Sequence[Block] = ()
+    prompts: Sequence[Document] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str, number: int) -> None:
+        """Add to a count."""
+        self.counts[name] = self.counts.get(name, 0) + number
+
+    def take(self, packed: Packed) -> tuple[Block, ...]:
+        """Count what packing dropped, and return its blocks."""
+        self.count("blocks_of_other_length_alone", packed.changed_length)
+        self.count("ends_of_documents_dropped", packed.cut_rests)
+        return packed.blocks
+
+
+def text_key(text: str) -> str:
+    """What makes two texts the same: everything but white space around them."""
+    return text.strip()
+
+
+def unique(documents: Sequence[Document]) -> list[Document]:
+    """The first document of each text, in order."""
+    found: dict[str, Document] = {}
+    for document in documents:
+        found.setdefault(text_key(document.text), document)
+    return list(found.values())
+
+
+def without(documents: Sequence[Document], others: Sequence[Document]) -> list[Document]:
+    """The documents whose text is not among the others'."""
+    taken = {text_key(document.text) for document in others}
+    return [document for document in documents if text_key(document.text) not in taken]
+
+
+def shuffled(items: Sequence[T], seed: int, purpose: str) -> list[T]:
+    """A copy in an order that depends on the seed, what it is for, and the number of items."""
+    order = list(items)
+    random.Random(stable_seed(seed, purpose)).shuffle(order)  # noqa: S311 - a split is no secret
+    return order
+
+
+def as_documents(blocks: Sequence[Block]) -> tuple[Document, ...]:
+    """Blocks that are not audited."""
+    return tuple(Document(block.id, block.text) for block in blocks)
+
+
+def split_random(documents: Sequence[Document], packer: Packer, records: int, prompts: int, seed: int) -> Parts:
+    """Deal one pool out at random by document, without equal texts.
+
+    Args:
+        documents: the pool.
+        packer: makes records of documents.
+        records: at most so many of each class, from at most `CLASS_SHARE` of the documents each.
+        prompts: at most so many, packed like the records, from the documents that are left.
+        seed: of the order.
+    """
+    pool = shuffled(unique(documents), seed, "split")
+    parts = Parts()
+    parts.count("duplicate_documents", len(documents) - len(pool))
+    share = int(CLASS_SHARE * len(pool))
+    members = packer.pack(pool[:share], records)
+    nonmembers = packer.pack(pool[members.used : members.used + share], records)
+    rest = packer.pack(pool[members.used + nonmembers.used :], prompts)
+    parts.members, parts.nonmembers = parts.take(members), parts.take(nonmembers)
+    parts.prompts = as_documents(parts.take(rest))
+    return parts
+
+
+def split_paper(
+    documents: Sequence[Document], heldout: Sequence[Document] | None, packer: Packer, records: int, prompts: int
+) -> Parts:
+    """The released code's sequential blocks: members first, prompts next, non-members from data held out.
+
+    Args:
+        documents: the training split, in order.
+        heldout: documents for the non-members; None takes the last tenth of `documents`.
+        packer: makes records of documents.
+        records: at most so many of each class; members from at most half of the documents.
+        prompts: at most so many blocks.
+    """
+    pool = unique(documents)
+    held = without(unique(heldout or ()), pool)
+    parts = Parts()
+    parts.count("duplicate_documents", len(documents) + len(heldout or ()) - len(pool) - len(held))
+    if heldout is None:
+        cut = len(pool) - len(pool) // 10
+        pool, held = pool[:cut], pool[cut:]
+    members = packer.pack(pool[: len(pool) // 2], records)
+    rest = packer.pack(pool[members.used :], prompts)
+    parts.members = parts.take(members)
+    parts.prompts = as_documents(parts.take(rest))
+    parts.nonmembers = parts.take(packer.pack(held, records))
+    return parts
+
+
+def split_declared(
+    members: Sequence[Document],
+    nonmembers: Sequence[Document],
+    prompts: Sequence[Document] | None,
+    packer: Packer,
+    records: int,
+    seed: int,
+) -> Parts:
+    """Records of documents whose class is known. Without prompts a share of the non-members becomes the prompts.
+
+    Args:
+        members: documents trained on.
+        nonmembers: documents not trained on; no text of them is among the members.
+        prompts: documents that are neither, if given.
+        packer: makes records of documents. A sequential packer takes documents in order, any other in a seeded one.
+        records: at most so many of each class.
+        seed: of the order and of the share.
+    """
+    trained, held = unique(members), unique(nonmembers)
+    parts = Parts()
+    parts.count("duplicate_documents", len(members) + len(nonmembers) - len(trained) - len(held))
+    if not packer.sequential:
+        trained, held = shuffled(trained, seed, "members"), shuffled(held, seed, "nonmembers")
+    if prompts is None:
+        cut = len(held) - int(PROMPT_SHARE * len(held))
+        held, prompts = held[:cut], held[cut:]
+    parts.members = parts.take(packer.pack(trained, records))
+    parts.nonmembers = parts.take(packer.pack(held, records))
+    parts.prompts = packer.prompts(unique(prompts))
+    return parts
