@@ -126,13 +126,11 @@ class Registry:
 
         Duplicate names are listed, not refused: this is where one looks for them.
         """
-        lines = []
-        for hook in hook_names():
-            implementations = list(reversed(getattr(self.manager.hook, hook).get_hookimpls()))
-            lines += [
-                Listed(hook, self.distribution_of(impl.plugin), _registered(hook, impl)) for impl in implementations
-            ] or [Listed(hook, "", ())]
-        return lines
+        return [line for hook in hook_names() for line in self._lines(hook) or [Listed(hook, "", ())]]
+
+    def _lines(self, hook: str) -> list[Listed]:
+        implementations = reversed(getattr(self.manager.hook, hook).get_hookimpls())
+        return [Listed(hook, self.distribution_of(impl.plugin), _registered(hook, impl)) for impl in implementations]
 
     def _by_name(self, hook: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -153,7 +151,7 @@ class Registry:
         return found
 
     def _owners(self, hook: str, name: object) -> str:
-        owners = [line.distribution for line in self.listing() if line.hook == hook and str(name) in line.names]
+        owners = [line.distribution for line in self._lines(hook) if str(name) in line.names]
         return " and ".join(owners)
 
     @staticmethod

@@ -165,9 +165,10 @@ def check_version(metadata: Mapping[str, Any]) -> None:
     """Warn, once per file, if a task was written by another version of this package than the one that runs it.
 
     Args:
-        metadata: of the task's configuration; the harness adds `config_source`, the file.
+        metadata: of the task's configuration; the harness adds `config_source`, the file. One without
+            `spvmia_version` was written by hand, and is taken as it is.
     """
-    written = metadata.get("spvmia_version")
+    written = metadata.get("spvmia_version", __version__)
     if written != __version__:
         folder = Path(str(metadata.get("config_source", "task"))).parent
         _warn_once(
