@@ -48,18 +48,32 @@ class MaskModel:
 
     def fill(self, rows: Sequence[FillRow]) -> list[list[str | None]]:
         """The fills of every row's masks, in input order; None where the model gave none."""
-        from accelerate.utils import find_executable_batch_size
-
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids), reverse=True)
+        waiting = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids), reverse=True)
         outputs: dict[int, list[int]] = {}
-
-        def run(batch_tokens: int) -> None:  # called again with less after running out of memory
-            self._batch_tokens = batch_tokens
-            for batch in _batches([i for i in order if i not in outputs], rows, batch_tokens):
-                outputs.update(zip(batch, self._sample([rows[i] for i in batch]), strict=True))
-
-        find_executable_batch_size(run, starting_batch_size=self._batch_tokens)()
+        while waiting:
+            batch = waiting[: self._fitting(len(rows[waiting[0]].token_ids))]
+            sampled = self._sample_or_shrink([rows[i] for i in batch])
+            if sampled is not None:
+                outputs.update(zip(batch, sampled, strict=True))
+                waiting = waiting[len(batch) :]
         return [self._tokens.fills(outputs[i], row.masks) for i, row in enumerate(rows)]
+
+    def _fitting(self, longest: int) -> int:
+        """Rows of a batch whose longest has `longest` tokens."""
+        return max(1, self._batch_tokens // longest)
+
+    def _sample_or_shrink(self, rows: Sequence[FillRow]) -> list[list[int]] | None:
+        """Sample a batch; None if it does not fit into memory, and smaller ones from now on."""
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        try:
+            return self._sample(rows)
+        except RuntimeError as error:
+            if len(rows) == 1 or not should_reduce_batch_size(error):
+                raise
+        self._batch_tokens = len(rows) // 2 * max(len(row.token_ids) for row in rows)
+        clear_device_cache(garbage_collection=True)
+        return None
 
     def unload(self) -> None:
         """Give the memory back, whoever still holds this object."""
@@ -153,18 +167,6 @@ def pick(logits: NDArray[np.float64], token_ids: NDArray[np.int64], uniforms: ND
     cumulative = np.cumsum(np.exp(logits - logits[:, :1]), axis=1)
     places = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1)
     return np.asarray(token_ids[np.arange(len(places)), places])
-
-
-def _batches(order: Sequence[int], rows: Sequence[FillRow], batch_tokens: int) -> Iterator[list[int]]:
-    """Cut rows, longest first, into batches of at most `batch_tokens` tokens with padding, or one row."""
-    batch: list[int] = []
-    for i in order:
-        if batch and len(rows[batch[0]].token_ids) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 @contextmanager

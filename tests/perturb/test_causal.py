@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.perturb import Causal
+from spvmia_plugin.perturb.causal import CHUNK
+from spvmia_plugin.protocols import Neighbours, TokenEdits
+from spvmia_plugin.records import Document
+from spvmia_plugin.signals import Role
+from tests.perturb.fakes import FakeBackend
+
+
+def _of(config: AuditConfig, texts: list[Document], backend: FakeBackend | None = None) -> list[Neighbours]:
+    return Causal(config).neighbours(texts, backend or FakeBackend())  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(1, 200), rate=st.floats(0.001, 1), context=st.integers(2, 80), seed=st.integers(0, 9))
+def test_replaces_the_share_of_tokens(length: int, rate: float, context: int, seed: int) -> None:
+    backend = FakeBackend(max_length=context)
+    text = "".join(chr(97 + i % 26) for i in range(length))
+    (found,) = _of(AuditConfig(mask_rate=rate, seed=seed), [Document("f:1", text)], backend)
+    original, count = backend.encode(text), max(1, int(rate * length))
+    assert len(found.variants) == 10
+    assert found.mask_rate == count / length
+    assert found.reason is None
+    for variant in found.variants:
+        assert isinstance(variant, TokenEdits)
+        edited = variant.apply(original)
+        changed = [i for i in range(length) if edited[i] != original[i]]
+        assert tuple(changed) == variant.positions
+        assert len(changed) == count
+
+
+def test_one_pass_of_the_base_for_all_draws() -> None:
+    backend = FakeBackend()
+    texts = [Document("f:1", "short"), Document("f:2", "a longer text")]
+    _of(AuditConfig(), texts, backend)
+    ((role, sequences),) = backend.calls
+    assert role is Role.BASE
+    assert sequences == [backend.encode(text.text) for text in texts[::-1]]  # longest first
+
+
+def test_every_position_can_be_chosen() -> None:
+    (found,) = _of(AuditConfig(perturbations=100), [Document("f:1", "abcdefgh")])
+    assert {p for v in found.variants if isinstance(v, TokenEdits) for p in v.positions} == set(range(8))
+
+
+def test_long_texts_are_cut_where_the_context_ends() -> None:
+    backend = FakeBackend(max_length=10)
+    text = "abcdefghijklmnopqrstuvwxy"
+    _of(AuditConfig(), [Document("f:1", text)], backend)
+    ((_, sequences),) = backend.calls
+    assert sequences == [backend.encode(part) for part in (text[:10], text[10:20], text[20:])]
+
+
+@pytest.mark.parametrize("empty_first", [True, False])
+def test_empty_text(empty_first: bool) -> None:
+    texts = [Document("f:1", ""), Document("f:2", "abc")]
+    found = _of(AuditConfig(), texts if empty_first else texts[::-1])
+    empty = found[0 if empty_first else 1]
+    assert empty.variants == ()
+    assert empty.reason == "no tokens"
+    assert math.isnan(empty.mask_rate)
+    assert len(found[1 if empty_first else 0].variants) == 10
+    assert _of(AuditConfig(), [Document("f:1", "")])[0].reason == "no tokens"
+
+
+def test_depends_on_id_text_and_seed_alone() -> None:
+    texts = [Document(f"f:{i}", "some text " * (i + 1)) for i in range(5)]
+    found = _of(AuditConfig(), texts)
+    assert _of(AuditConfig(), texts[::-1]) == found[::-1]
+    assert [_of(AuditConfig(), [text])[0] for text in texts] == found
+    assert _of(AuditConfig(seed=1), texts[:1]) != found[:1]
+    assert _of(AuditConfig(), [Document("other:1", texts[0].text)]) != found[:1]
+
+
+def test_hands_results_on_as_chunks_finish() -> None:
+    texts = [Document(f"f:{i}", "x" * (i % 7)) for i in range(CHUNK + 3)]
+    seen: list[dict[int, Neighbours]] = []
+
+    def keep(batch: Mapping[int, Neighbours]) -> None:
+        seen.append(dict(batch))
+
+    kind = Causal(AuditConfig())
+    kind.check()
+    found = kind.neighbours(texts, FakeBackend(), on_done=keep)  # type: ignore[arg-type]
+    assert [len(batch) for batch in seen] == [CHUNK, 3]
+    assert {i: of_text for batch in seen for i, of_text in batch.items()} == dict(enumerate(found))
+
+
+def test_settings() -> None:
+    base = Causal(AuditConfig()).settings()
+    others = (AuditConfig(seed=1), AuditConfig(mask_rate=0.1), AuditConfig(perturbations=1))
+    assert all(Causal(other).settings() != base for other in others)
+    assert Causal(AuditConfig(noise=0.5, mask_model="x")).settings() == base
