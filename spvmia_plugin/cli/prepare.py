@@ -22,11 +22,9 @@ def prepare(
     Example: spvmia prepare --model_args pretrained=./base,peft=./adapter --metadata '{"mia_preset": "quick"}'
     """
     options = _read_json(metadata)
-    from lm_eval.utils import simple_parse_args_string
-
     from spvmia_plugin.harness.prepare import prepare as build
 
-    outcome = build(model, simple_parse_args_string(model_args), tasks, options)
+    outcome = build(model, model_args, tasks, options)
     reference = outcome.details["reference"]
     if as_json:
         typer.echo(json.dumps({"reference": reference, "cost": outcome.cost_json()}))

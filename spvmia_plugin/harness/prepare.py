@@ -9,6 +9,7 @@ from typing import Any
 import lm_eval.models  # noqa: F401  (fills the model registry)
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import simple_parse_args_string
 
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
@@ -20,12 +21,12 @@ from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 
 
-def prepare(model: str, model_args: Mapping[str, Any], task_name: str, metadata: Mapping[str, Any]) -> Outcome:
+def prepare(model: str, model_args: str, task_name: str, metadata: Mapping[str, Any]) -> Outcome:
     """Self-prompt the target and train its reference, or find it in the store.
 
     Args:
         model: the harness's name of the model class, as in `lm_eval --model`.
-        model_args: its arguments, as in `--model_args`.
+        model_args: its arguments, as in `--model_args`: `key=value,key=value`.
         task_name: a task that needs the reference; its data and settings hold.
         metadata: options, as in `--metadata`.
 
@@ -35,13 +36,15 @@ def prepare(model: str, model_args: Mapping[str, Any], task_name: str, metadata:
     Raises:
         SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
     """
-    manager = TaskManager(metadata={**model_args, **metadata}, include_path=str(tasks_folder()))
+    arguments = simple_parse_args_string(model_args)
+    # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
+    manager = TaskManager(metadata={**arguments, **metadata}, include_path=str(tasks_folder()), include_defaults=False)
     task = manager.load([task_name])["tasks"].get(task_name)
     if not isinstance(task, AuditTask) or Role.REFERENCE not in {need.role for need in task.attack.needs}:
         raise SpvmiaError(
             f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
         )
-    lm = get_model(model).create_from_arg_obj(dict(model_args), {})
+    lm = get_model(model).create_from_arg_obj(dict(arguments), {})
     backend = make_backend(lm, task.registry, task, task.base_model)
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
     store = Store(Path(task.settings.cache_dir) if task.settings.cache_dir else None)

@@ -1,0 +1,149 @@
+"""What the package may import from where, what it may not do at all, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import spvmia_plugin
+
+PACKAGE = Path(spvmia_plugin.__file__).parent
+MODULES = {
+    ".".join(("spvmia_plugin", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
+LAYERS = [
+    ["errors", "seeds", "rng", "progress"],
+    ["records", "config", "signals"],
+    ["metrics", "attacks"],
+    ["protocols", "hookspecs", "plugins", "builtins", "store"],
+    ["libraries", "data", "preconditions", "training"],
+    ["perturb", "reference", "scoring"],
+    ["audit"],
+    ["harness"],
+    ["report", "demo", "cli", "__main__"],
+]
+# Built-ins are a plugin: they name, inside functions, what the higher layers bring.
+BUILTINS = "builtins"
+
+HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "accelerate"}
+PURE = {"errors", "seeds", "records", "config", "signals", "metrics", "attacks", "hookspecs", "plugins", "protocols"}
+"""No torch and no lm_eval, not even inside a function."""
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def part(module: str) -> str:
+    """The piece of the package a module belongs to: `spvmia_plugin.attacks.loss` -> `attacks`."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Names of the modules imported anywhere below a node, but for `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"relative import in line {child.lineno}: the package uses absolute ones"
+            yield str(child.module)
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        else:
+            yield from imports(child)
+
+
+def layer_of(name: str) -> int:
+    return next((number for number, parts in enumerate(LAYERS) if name in parts), len(LAYERS))
+
+
+def test_every_module_has_a_layer() -> None:
+    parts = {part(module) for module in MODULES} - {""}
+    assert parts <= {name for layer in LAYERS for name in layer}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) not in ("", BUILTINS)])
+def test_imports_point_one_way(module: str) -> None:
+    above = {
+        imported
+        for imported in imports(tree(module))
+        if imported in MODULES and part(imported) and layer_of(part(imported)) > layer_of(part(module))
+    }
+    # The plugin manager registers the built-ins, and knows nothing else of them.
+    assert above <= ({"spvmia_plugin.builtins"} if module == "spvmia_plugin.plugins" else set())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lm_eval_is_imported_in_harness_only(module: str) -> None:
+    roots = {name.split(".")[0] for name in imports(tree(module))}
+    assert "lm_eval" not in roots or part(module) == "harness"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) in PURE])
+def test_what_the_numbers_mean_needs_no_torch(module: str) -> None:
+    assert not HEAVY & {name.split(".")[0] for name in imports(tree(module))}
+
+
+def top_level(module: str) -> set[str]:
+    statements = [node for node in tree(module).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return {name.split(".")[0] for name in imports(ast.Module(statements, []))}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) == "cli"])
+def test_commands_import_heavy_things_when_called(module: str) -> None:
+    assert not (HEAVY | {"numpy", "scipy", "sklearn", "pyarrow"}) & top_level(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_input_is_checked_with_errors_not_asserts(module: str) -> None:
+    assert [node.lineno for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_pickle_is_read(module: str) -> None:
+    unpicklers = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    assert not unpicklers & {name.split(".")[0] for name in imports(tree(module))}
+    for node in ast.walk(tree(module)):
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if ast.unparse(node.func) == "torch.load":
+            assert keywords.get("weights_only") == "True", f"torch.load in line {node.lineno}"
+        if ast.unparse(node.func).endswith(("numpy.load", "np.load")):
+            assert keywords.get("allow_pickle", "False") == "False", f"np.load in line {node.lineno}"
+        assert keywords.get("trust_remote_code") != "True", f"trust_remote_code in line {node.lineno}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_stay_readable(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) < 350
+    for node in ast.walk(tree(module)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = int(node.end_lineno or 0) - node.lineno + 1
+            documented = ast.get_docstring(node, clean=False) or ""
+            assert length - documented.count("\n") - 1 <= 60, f"{node.name} in line {node.lineno}"
+
+
+@pytest.mark.parametrize("statement", ["import spvmia_plugin", "import spvmia_plugin.cli.main as m; m.make_app()"])
+def test_what_is_imported_at_once_is_light(statement: str) -> None:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {name.split(".")[0] for name in loaded} & (HEAVY | {"numpy", "scipy", "sklearn", "pandas", "pyarrow"})
+    assert heavy == set()
+
+
+@pytest.mark.skipif("SPVMIA_TEST_WHEEL" not in os.environ, reason="set by tox, where the tests run in a built wheel")
+def test_the_tests_run_in_the_built_wheel() -> None:
+    assert "site-packages" in PACKAGE.parts
+    assert (PACKAGE / "tasks" / "spv_mia_custom.yaml").is_file()
+    assert (PACKAGE / "py.typed").is_file()
