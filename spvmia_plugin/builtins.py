@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from spvmia_plugin import hookimpl
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
+from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
 from spvmia_plugin.records import Document
 
 
@@ -45,11 +45,13 @@ def spvmia_register_backends() -> Iterable[type[Backend]]:
 
 
 @hookimpl(trylast=True)
-def spvmia_self_prompt(backend: Backend, prompts: Sequence[Document], config: AuditConfig) -> Sequence[str] | None:
+def spvmia_self_prompt(
+    backend: Backend, prompts: Sequence[Document], config: AuditConfig, on_done: OnDone, done: Collection[int]
+) -> Sequence[str | None] | None:
     """Sample the target (Fu et al. 2024, section 4.2)."""
     from spvmia_plugin.reference.self_prompt import self_prompt
 
-    return self_prompt(backend, prompts, config)
+    return self_prompt(backend, prompts, config, on_done=on_done, done=done)
 
 
 @hookimpl(trylast=True)

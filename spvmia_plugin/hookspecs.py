@@ -7,14 +7,14 @@ must not change them. Plugins are asked in the order pluggy gives: the last regi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import pluggy
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
+from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
 from spvmia_plugin.records import Document
 
 hookspec = pluggy.HookspecMarker("spvmia")
@@ -41,11 +41,14 @@ def spvmia_register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty
 
 
 @hookspec(firstresult=True)
-def spvmia_self_prompt(backend: Backend, prompts: Sequence[Document], config: AuditConfig) -> Sequence[str] | None:
+def spvmia_self_prompt(
+    backend: Backend, prompts: Sequence[Document], config: AuditConfig, on_done: OnDone, done: Collection[int]
+) -> Sequence[str | None] | None:
     """The texts the reference is trained on, instead of sampling the target. None leaves it to the next plugin.
 
-    The texts must come from the model, not from the training data. The first plugin that answers wins; the built-in
-    sampler is asked last.
+    The texts must come from the model, not from the training data. `on_done({position: text})` keeps texts as they
+    are made, so that a killed run continues; positions in `done` are kept already, and None may stand for them. The
+    first plugin that answers wins; the built-in sampler is asked last.
     """
 
 

@@ -9,9 +9,9 @@ from spvmia_plugin.plugins import Registry
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.reference.self_prompt import self_prompt_count
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
+from spvmia_plugin.store.corpora import Corpus
 
 REFERENCE_SETTINGS = (
     "reference_epochs",
@@ -59,24 +59,35 @@ class Calibration:
         with self._store.lock(key):
             corpus = self._store.corpus(key)
             stored = corpus.load()
-            total = self_prompt_count(self._config)
-            if len(stored) >= total:
-                return [stored[i] for i in sorted(stored)]
-            with progress_bar(desc="self-prompting", total=total, unit=" texts", initial=len(stored)) as bar:
+            if len(stored) != self._finished_count(key):
+                stored |= self._sample(corpus, stored)
+                self._store.json.put({key: len(stored)})
+            return [stored[i] for i in sorted(stored)]
 
-                def keep(batch: Mapping[int, str]) -> None:
-                    corpus.append(batch)
-                    bar.update(sum(i not in stored for i in batch))
+    def stored_self_prompts(self) -> int:
+        """How many the store holds: what the plan counts."""
+        return len(self._store.corpus(self.corpus_key()).load())
 
-                texts = self._hook.spvmia_self_prompt(
-                    backend=self._backend,
-                    prompts=self._data.prompts,
-                    config=self._config,
-                    on_done=keep,
-                    done=stored,
-                )
-            corpus.append({i: text for i, text in enumerate(texts) if i not in stored})
-            return list(texts)
+    def _finished_count(self, key: str) -> int | None:
+        """How many texts the finished corpus has; a plugin may give another number than `mia_self_prompts`."""
+        return self._store.json.get([key]).get(key)
+
+    def _sample(self, corpus: Corpus, stored: Mapping[int, str]) -> dict[int, str]:
+        total = self._config.self_prompts
+        kept = set(stored)
+        with progress_bar(desc="self-prompting", total=total, unit=" texts", initial=len(stored)) as bar:
+
+            def keep(batch: Mapping[int, str]) -> None:
+                corpus.append(batch)
+                bar.update(len(batch.keys() - kept))
+                kept.update(batch)
+
+            texts = self._hook.spvmia_self_prompt(
+                backend=self._backend, prompts=self._data.prompts, config=self._config, on_done=keep, done=set(stored)
+            )
+        made = {i: text for i, text in enumerate(texts) if text is not None}
+        corpus.append({i: text for i, text in made.items() if i not in kept})
+        return made
 
     def corpus_key(self) -> str:
         """Store key of the self-prompts: the target, the prompts, the sampling settings."""

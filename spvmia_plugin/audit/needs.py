@@ -33,7 +33,7 @@ def check_features(attacks: Mapping[str, Attack], config: AuditConfig, features:
     able = sorted(set(attacks) - unable)
     rest = f"; these can run: {', '.join(able)}" if able else ""
     raise SpvmiaError(
-        f"--model: backend {name!r} lacks what these attacks need, so they can't run: {', '.join(sorted(unable))}{rest}; "
+        f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(sorted(unable))}{rest}; "
         "use '--model hf' or a backend plugin that gives token log-probabilities"
     )
 

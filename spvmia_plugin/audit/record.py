@@ -12,6 +12,7 @@ from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Outcome, RecordResult, unscored_by_reason
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.blind import BlindInterval
+from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.preconditions import Finding
 from spvmia_plugin.records import AuditData
@@ -37,6 +38,7 @@ def audit_record(
     outcome: Outcome,
     findings: Sequence[Finding],
     blind: BlindInterval | None,
+    canaries: CanaryAudit | None,
 ) -> dict[str, object]:
     """Assemble the record of one task."""
     unscored = unscored_by_reason(results)
@@ -53,7 +55,7 @@ def audit_record(
             "prompts": len(data.prompts),
         },
         "unscored": unscored,
-        "epsilon_lb": {"value": None, "reason": EPSILON_REASON},
+        "epsilon_lb": canaries.to_json() if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         "blind": asdict(blind) if blind else {"auroc": None, "reason": "too few documents of a class to hold some out"},
         "preconditions": [finding.to_json() for finding in findings],
         "notes": outcome.notes,

@@ -1,4 +1,4 @@
-"""One audit from start to end: check, plan, calibrate, paraphrase, score, attack. Each stage runs once for all attacks."""
+"""One audit from start to end: check, plan, calibrate, paraphrase, score, attack; each stage once for all attacks."""
 
 from __future__ import annotations
 
@@ -230,8 +230,7 @@ class Run:
         mean = text_tokens / max(len(records), 1)
         stages = []
         if Role.REFERENCE in self.roles and config.reference == "self_prompt":
-            stored = len(self.store.corpus(self._calibration.corpus_key()).load())
-            to_do = max(config.self_prompts - stored, 0)
+            to_do = max(config.self_prompts - self._calibration.stored_self_prompts(), 0)
             length = config.block_size or mean
             stages.append(
                 Stage(

@@ -27,6 +27,7 @@ class Sheet:
 
     @property
     def is_long(self) -> bool:
+        """Whether the record exceeds the model's context."""
         return any(signals.windows > 1 for signals in self._tokens.values())
 
     def inputs(self, views: Sequence[View]) -> list[ScoreInput]:
@@ -35,6 +36,7 @@ class Sheet:
         return single + (self._neighbours if View.NEIGHBOURS in views else [])
 
     def fill(self, role: Role, views: Mapping[View, bool], found: Mapping[ScoreInput, TokenSignals]) -> None:
+        """Take from `found` what a role's views of this record are."""
         for view in views:
             item = self._views.get(view)
             if isinstance(item, ScoreInput):
@@ -47,7 +49,9 @@ class Sheet:
                 self._missing[role, View.NEIGHBOURS] = self._no_neighbours
 
     def refuse(self, role: Role, views: Mapping[View, bool], reason: str) -> None:
+        """Note why a role gives nothing."""
         self._missing |= {(role, view): reason for view in views}
 
     def signals(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals:
+        """What attacks get to see of the record."""
         return RecordSignals(self.record.text, self._tokens, self._of_neighbours, population, self._missing)

@@ -18,13 +18,14 @@ from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.data.load import load_audit_data
+from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import check_version
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
 from spvmia_plugin.harness.tokenizer import load_tokenizer
 from spvmia_plugin.metrics.blind import BlindInterval, blind_interval
+from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.preconditions import Finding, check_preconditions
@@ -88,6 +89,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
+        self.is_canary_audit = metadata.get("spvmia_audit") == "canary"
         check_version(metadata)
         self._shared = self._load(metadata)
         self.data = self._shared.data
@@ -95,6 +97,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.outcome = Outcome()
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
+        self._canaries: CanaryAudit | None = None
         self._results: dict[str, RecordResult] = {}
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
@@ -113,20 +116,26 @@ class AuditTask(Task):  # type: ignore[misc]
     def _load(self, metadata: Mapping[str, Any]) -> SharedData:
         dataset = metadata["spvmia_dataset"]
         places = [str(metadata[key]) for key in ("peft", "pretrained") if metadata.get(key)]
-        key = (dataset, json.dumps(self.settings.to_json(), sort_keys=True, default=str), *places)
+        settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
+        key = (dataset, str(self.is_canary_audit), settings, *places)
         shared = _SHARED.get(key)
         if shared is None:
-            data = load_audit_data(
-                self.settings,
-                dataset,
-                registry=self.registry,
-                tokenizer=partial(load_tokenizer, metadata),
-                target_dirs=[Path(place) for place in places],
-            )
+            data = self._read_data(metadata, [Path(place) for place in places])
             _check_base(data, self.settings, metadata)
             shared = SharedData(data, self.settings.seed)
             _SHARED[key] = shared
         return shared
+
+    def _read_data(self, metadata: Mapping[str, Any], target_dirs: list[Path]) -> AuditData:
+        if self.is_canary_audit:
+            return load_canaries(self.settings, datasets=self.registry.datasets, target_dirs=target_dirs)
+        return load_audit_data(
+            self.settings,
+            metadata["spvmia_dataset"],
+            registry=self.registry,
+            tokenizer=partial(load_tokenizer, metadata),
+            target_dirs=target_dirs,
+        )
 
     def has_training_docs(self) -> bool:
         """No: nothing is learned from examples."""
@@ -206,7 +215,7 @@ class AuditTask(Task):  # type: ignore[misc]
             "tpr_at_0.1pct_fpr": summary.tpr_at_0_1pct_fpr.value,
             "asr": summary.asr,
             "blind_auroc": blind.auroc if blind else math.nan,
-            "epsilon_lb": math.nan,
+            "epsilon_lb": self._canaries.epsilon_lb if self._canaries else math.nan,
             "privacy_score": summary.privacy_score,
             "auroc_stderr": summary.auroc_stderr,
             "tpr_at_1pct_fpr_stderr": summary.tpr_at_1pct_fpr.stderr,
@@ -225,6 +234,10 @@ class AuditTask(Task):  # type: ignore[misc]
                 [self._shared.record(item[0]).cluster for item in scored],
                 seed=self.settings.seed,
             )
+            if self.is_canary_audit:
+                scores = [math.nan if item[2] is None else item[2] for item in items]
+                coins = [item[1] for item in items]
+                self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:
@@ -237,6 +250,7 @@ class AuditTask(Task):  # type: ignore[misc]
             outcome=self.outcome,
             findings=self._shared.findings,
             blind=self._shared.blind(list(self._results)),
+            canaries=self._canaries,
         )
 
 
