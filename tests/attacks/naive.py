@@ -1,0 +1,178 @@
+"""Every attack a second time: plain Python floats and loops, written from the formulas and nothing else.
+
+A function returns None where the formula is not defined.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
+
+FLOOR = 1e-6
+
+
+def logprobs(tokens: TokenSignals | None) -> list[float]:
+    return [] if tokens is None else [float(value) for value in tokens.logprob]
+
+
+def text_of(record: RecordSignals, role: Role, view: View = View.TEXT) -> list[float]:
+    return logprobs(record.tokens.get((role, view)))
+
+
+def mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def nll(values: list[float]) -> float:
+    return max(-mean(values), FLOOR)
+
+
+def loss(record: RecordSignals) -> float | None:
+    values = text_of(record, Role.TARGET)
+    return mean(values) if values else None
+
+
+def zlib_(record: RecordSignals) -> float | None:
+    value = loss(record)
+    return None if value is None else value / len(zlib.compress(record.text.encode()))
+
+
+def nll_ratio(record: RecordSignals, above: tuple[Role, View], below: tuple[Role, View]) -> float | None:
+    top, bottom = text_of(record, *above), text_of(record, *below)
+    return nll(top) / nll(bottom) if top and bottom else None
+
+
+def lowercase(record: RecordSignals) -> float | None:
+    return nll_ratio(record, (Role.TARGET, View.LOWERCASE), (Role.TARGET, View.TEXT))
+
+
+def recall(record: RecordSignals) -> float | None:
+    return nll_ratio(record, (Role.TARGET, View.PREFIXED), (Role.TARGET, View.TEXT))
+
+
+def ratio(record: RecordSignals) -> float | None:
+    if len(text_of(record, Role.BASE)) != len(text_of(record, Role.TARGET)):
+        return None
+    return nll_ratio(record, (Role.BASE, View.TEXT), (Role.TARGET, View.TEXT))
+
+
+def lowest_mean(values: list[float], share: float) -> float | None:
+    count = max(1, int(share * len(values)))
+    return mean(sorted(values)[:count]) if values else None
+
+
+def min_k(record: RecordSignals, share: float) -> float | None:
+    return lowest_mean(text_of(record, Role.TARGET), share)
+
+
+def min_k_pp(record: RecordSignals, share: float) -> float | None:
+    tokens = record.tokens.get((Role.TARGET, View.TEXT))
+    if tokens is None or tokens.mean is None or tokens.std is None:
+        return None
+    standardised = [
+        (float(lp) - float(mu)) / float(sigma)
+        for lp, mu, sigma in zip(tokens.logprob, tokens.mean, tokens.std, strict=True)
+        if sigma != 0
+    ]
+    return lowest_mean(standardised, share)
+
+
+def around(record: RecordSignals, role: Role, skip: int = 0) -> list[list[float]]:
+    return [logprobs(tokens)[skip:] for tokens in record.neighbours.get(role, ())]
+
+
+def neighbour(record: RecordSignals) -> float | None:
+    centre, ring = loss(record), around(record, Role.TARGET)
+    if centre is None or not ring or not all(ring):
+        return None
+    return centre - mean([mean(values) for values in ring])
+
+
+def detectgpt(record: RecordSignals) -> float | None:
+    difference, ring = neighbour(record), around(record, Role.TARGET)
+    if difference is None or len(ring) < 2:
+        return None
+    means = [mean(values) for values in ring]
+    if len(set(means)) == 1:
+        return None
+    middle = mean(means)
+    return difference / math.sqrt(math.fsum((value - middle) ** 2 for value in means) / (len(means) - 1))
+
+
+def differences(record: RecordSignals, reference: Role) -> list[float] | None:
+    target, other = text_of(record, Role.TARGET), text_of(record, reference)
+    if not target or len(target) != len(other):
+        return None
+    return [left - right for left, right in zip(target, other, strict=True)]
+
+
+def lira(record: RecordSignals, reference: Role) -> float | None:
+    if differences(record, reference) is None:
+        return None
+    return mean(text_of(record, Role.TARGET)) - mean(text_of(record, reference))
+
+
+def ez(record: RecordSignals, reference: Role) -> float | None:
+    values = differences(record, reference)
+    if values is None:
+        return None
+    right = record.tokens[Role.TARGET, View.TEXT].top1
+    wrong = [value for value, is_right in zip(values, right, strict=True) if not is_right]
+    if not wrong:
+        return 1.0
+    up, down = 0.0, 0.0
+    for value in wrong:
+        if value > 0:
+            up += value
+        else:
+            down -= value
+    if up == 0 and down == 0:
+        return 0.5
+    return up / (up + down)
+
+
+def wbc(record: RecordSignals, reference: Role, windows: tuple[int, ...]) -> float | None:
+    values = differences(record, reference)
+    if values is None:
+        return None
+    shares = []
+    for window in windows:
+        size = min(window, len(values))
+        votes = [math.fsum(values[i : i + size]) > 0 for i in range(len(values) - size + 1)]
+        shares.append(sum(votes) / len(votes))
+    return sum(shares) / len(shares)
+
+
+def spv(record: RecordSignals, variant: str) -> float | None:
+    skip = 1 if variant == "released" else 0
+    if variant == "released" and record.text.count(" ") + 1 < 14:
+        return None
+    total = 0.0
+    lengths = []
+    for role, sign in ((Role.TARGET, 1), (Role.REFERENCE, -1)):
+        texts = [text_of(record, role)[skip:], *around(record, role, skip)]
+        if len(texts) < 2 or not all(texts):
+            return None
+        lengths.append([len(values) for values in texts])
+        p = [math.exp(mean(values)) for values in texts]
+        total += sign * (p[0] - math.fsum(p[1:]) / len(p[1:]))
+    return total if lengths[0] == lengths[1] else None
+
+
+def rmia(record: RecordSignals, a: float) -> float | None:
+    def r(target: list[float], base: list[float]) -> float:
+        return math.exp(mean(target)) / ((1 + a) / 2 * math.exp(mean(base)) + (1 - a) / 2)
+
+    target, base = text_of(record, Role.TARGET), text_of(record, Role.BASE)
+    if differences(record, Role.BASE) is None:
+        return None
+    others_target = [logprobs(tokens) for tokens in record.population.get(Role.TARGET, ())]
+    others_base = [logprobs(tokens) for tokens in record.population.get(Role.BASE, ())]
+    if [len(values) for values in others_target] != [len(values) for values in others_base]:
+        return None
+    population = [r(left, right) for left, right in zip(others_target, others_base, strict=True) if left]
+    if not population:
+        return None
+    return sum(r(target, base) / other > 1 for other in population) / len(population)

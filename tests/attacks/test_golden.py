@@ -1,0 +1,113 @@
+"""Each attack against its naive twin on random signals, 1e-9, defined and undefined alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.attacks import BUILTIN_ATTACKS, Attack, BlindAttack
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from tests.attacks.targets import TARGETS, Target, make_population, make_record, make_records, scores, tokens
+
+TWINS = [target for target in TARGETS if target.naive is not None]
+
+
+def broken_records() -> list[RecordSignals]:
+    """Records that lack something, one thing each."""
+    rng = np.random.default_rng(5)
+    whole = make_records(1, seed=5)[0]
+    shorter = tokens(rng, len(whole.tokens[Role.TARGET, View.TEXT]) + 1)
+    target = whole.tokens[Role.TARGET, View.TEXT]
+    ring = whole.neighbours[Role.TARGET]
+    records = [
+        make_record(rng, make_population(rng), length=0),
+        make_record(rng, make_population(rng), length=1),
+        make_record(rng, make_population(rng, 0)),
+        replace(whole, text="only three words"),
+        replace(whole, neighbours={}),
+        replace(whole, population={}),
+        replace(whole, neighbours={role: values[:1] for role, values in whole.neighbours.items()}),
+        replace(whole, neighbours={role: [values[0]] * 3 for role, values in whole.neighbours.items()}),
+        replace(whole, neighbours={**whole.neighbours, Role.REFERENCE: whole.neighbours[Role.REFERENCE][:3]}),
+        replace(whole, neighbours={**whole.neighbours, Role.REFERENCE: [*whole.neighbours[Role.REFERENCE][:3], shorter]}),
+        replace(whole, neighbours={role: [*values[:3], tokens(rng, 0)] for role, values in whole.neighbours.items()}),
+        replace(whole, population={Role.TARGET: [tokens(rng, 0)], Role.BASE: [tokens(rng, 0)]}),
+        replace(whole, population={Role.TARGET: [tokens(rng, 3)], Role.BASE: [tokens(rng, 4)]}),
+        replace(whole, population={Role.TARGET: ring, Role.BASE: ring[1:]}),
+    ]
+    records += [replace(whole, tokens={k: v for k, v in whole.tokens.items() if k != key}) for key in whole.tokens]
+    records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role]
+    for changed in (
+        TokenSignals(target.logprob, target.top1),
+        TokenSignals(target.logprob, target.top1, target.mean, np.zeros_like(target.logprob)),
+        TokenSignals(target.logprob, np.ones_like(target.top1), target.mean, target.std),
+        TokenSignals(np.zeros_like(target.logprob), target.top1, target.mean, target.std),
+    ):
+        records.append(replace(whole, tokens={**whole.tokens, (Role.TARGET, View.TEXT): changed}))
+        records.append(replace(whole, tokens={**whole.tokens, (Role.TARGET, View.TEXT): changed, (Role.BASE, View.TEXT): changed}))
+    return records
+
+
+def agree(got: float | Unscored, expected: float | None) -> bool:
+    if expected is None:
+        return isinstance(got, Unscored) and bool(got.reason)
+    return isinstance(got, float) and abs(got - expected) <= 1e-9 * max(1.0, abs(expected))
+
+
+@pytest.mark.parametrize("target", TWINS, ids=str)
+def test_equals_its_naive_twin(target: Target) -> None:
+    records = [*make_records(60), *broken_records()]
+    together = scores(target.attack, records)
+    for record, score in zip(records, together, strict=True):
+        assert agree(score, target.naive(record))
+        assert target.attack.score(record) == score
+    assert any(isinstance(score, float) for score in together)
+    assert any(isinstance(score, Unscored) for score in together)
+
+
+@pytest.mark.parametrize("target", TWINS, ids=str)
+def test_needs_are_what_is_used(target: Target) -> None:
+    """A record with nothing but the declared needs scores the same, and one without any of them does not score."""
+    record = make_records(1, seed=8)[0]
+    score = target.attack.score(record)
+    assert isinstance(score, float)
+    needs = target.attack.needs
+
+    def only(kept: set[tuple[Role, View]]) -> RecordSignals:
+        return replace(
+            record,
+            tokens={key: value for key, value in record.tokens.items() if key in kept},
+            neighbours={role: value for role, value in record.neighbours.items() if (role, View.NEIGHBOURS) in kept},
+            population={role: value for role, value in record.population.items() if (role, View.POPULATION) in kept},
+        )
+
+    declared = {(need.role, need.view) for need in needs}
+    assert target.attack.score(only(declared)) == score
+    for need in declared:
+        assert isinstance(target.attack.score(only(declared - {need})), Unscored)
+
+
+def test_the_table_covers_every_built_in_attack() -> None:
+    assert {type(target.attack) for target in TARGETS} == set(BUILTIN_ATTACKS)
+    assert len({str(target) for target in TARGETS}) == len(TARGETS)
+
+
+def test_names() -> None:
+    names = [attack.name for attack in BUILTIN_ATTACKS]
+    assert names == (
+        "loss zlib lowercase min_k min_k_pp neighbour detectgpt lira_base lira_candidate ratio ez wbc recall rmia "
+        "bag_of_words spv_ez spv_wbc spv"
+    ).split()
+
+
+def test_the_contract_leaves_the_score_to_the_attack() -> None:
+    record = make_records(1)[0]
+    with pytest.raises(NotImplementedError):
+        Attack().score_record(record)
+    with pytest.raises(NotImplementedError):
+        _ = Attack().needs
+    with pytest.raises(NotImplementedError):
+        BlindAttack().score_all([], np.array([], dtype=bool), [], 0)
+    assert BlindAttack().needs == frozenset()

@@ -1,0 +1,238 @@
+"""Hand-made records whose scores are known."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.attacks import (
+    Attack,
+    DetectGPT,
+    Ez,
+    LiraBase,
+    LiraCandidate,
+    Loss,
+    Lowercase,
+    MinK,
+    MinKPlusPlus,
+    Neighbour,
+    Ratio,
+    Recall,
+    Rmia,
+    Spv,
+    SpvEz,
+    SpvWbc,
+    Wbc,
+    Zlib,
+)
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+
+HALF, QUARTER = math.log(0.5), math.log(0.25)
+
+
+def signals(
+    logprob: Sequence[float],
+    wrong: Sequence[int] = (),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> TokenSignals:
+    top1 = np.ones(len(logprob), dtype=bool)
+    top1[list(wrong)] = False
+    moments = [None if values is None else np.array(values) for values in (mean, std)]
+    return TokenSignals(np.array(logprob, dtype=np.float64), top1, *moments)
+
+
+def record(target: TokenSignals, text: str = "a text", **others: TokenSignals) -> RecordSignals:
+    """A record under the target, under other roles by name, and in other views of the target by name."""
+    roles, views = {role.value: role for role in Role}, {view.value: view for view in View}
+    tokens = {(Role.TARGET, View.TEXT): target}
+    for name, value in others.items():
+        tokens[(roles[name], View.TEXT) if name in roles else (Role.TARGET, views[name])] = value
+    return RecordSignals(text, tokens)
+
+
+UNIFORM = signals([-math.log(100)] * 10)
+PLAIN = signals([-1.0, -2.0, -3.0, -6.0])
+FLAT = signals([-2.0, -2.0, -2.0, -2.0])
+ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("attack", "case", "expected"),
+    [
+        (Loss(), record(UNIFORM), -math.log(100)),  # a uniform model
+        (Loss(), record(PLAIN), -3.0),
+        (Zlib(), record(PLAIN, text="ä" * 50), -3.0 / len(zlib.compress(("ä" * 50).encode()))),
+        (Zlib(), record(PLAIN, text="\ud800"), -3.0 / len(zlib.compress(b"\xed\xa0\x80"))),
+        (Lowercase(), record(PLAIN, lowercase=FLAT), 2 / 3),
+        (Lowercase(), record(signals([0.0]), lowercase=FLAT), 2e6),  # the floor of a denominator
+        (MinK(), record(PLAIN), -6.0),  # floor(0.2 * 4) = 0, so one token
+        (MinK(share=0.5), record(PLAIN), -4.5),
+        (MinK(share=0.74), record(PLAIN), -4.5),  # floor, not round
+        (MinK(share=1), record(PLAIN), -3.0),
+        (MinKPlusPlus(share=0.5), record(signals([-1, -5, -9], mean=[-2, -2, -1], std=[0.5, 1, 0])), -3.0),
+        (LiraBase(), record(PLAIN, base=FLAT, candidate=PLAIN), -1.0),
+        (LiraCandidate(), record(PLAIN, base=FLAT, candidate=PLAIN), 0.0),
+        (Ratio(), record(PLAIN, base=FLAT), 2 / 3),
+        (Recall(), record(PLAIN, prefixed=FLAT), 2 / 3),
+        # differences to FLAT: 1, 0, -1, -4
+        (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 1, 2]), base=FLAT), 0.5),  # P = 1, M = 1
+        (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 3]), base=FLAT), 0.2),
+        (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 1]), base=FLAT), 1.0),  # M = 0 < P
+        (Ez(), record(signals([-1, -2, -3, -6], wrong=[1]), base=FLAT), 0.5),  # both 0
+        (Ez(), record(PLAIN, base=FLAT), 1.0),  # no wrong token
+        (Ez(), record(ERRORS, base=FLAT, reference=PLAIN), 0.0),
+        (SpvEz(), record(ERRORS, base=FLAT, reference=PLAIN), 0.5),
+        (Wbc(windows=(1,)), record(PLAIN, base=FLAT), 1 / 4),
+        (Wbc(windows=(2,)), record(PLAIN, base=FLAT), 1 / 3),
+        (Wbc(windows=(3,)), record(PLAIN, base=FLAT), 0.0),  # 1 + 0 - 1 = 0 is no vote
+        (Wbc(windows=(1, 2)), record(PLAIN, base=FLAT), (1 / 4 + 1 / 3) / 2),
+        (Wbc(windows=(40, 400)), record(FLAT, base=PLAIN), 1.0),  # clamped to the text
+        (SpvWbc(windows=(1,)), record(PLAIN, base=FLAT, reference=PLAIN), 0.0),
+    ],
+)
+def test_scores(attack: Attack, case: RecordSignals, expected: float) -> None:
+    assert attack.score(case) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def spv_record(text: str = "w " * 13 + "w") -> RecordSignals:
+    one, two = signals([HALF, HALF]), signals([QUARTER, QUARTER])
+    mixed = signals([QUARTER, HALF])
+    return RecordSignals(
+        text,
+        {(Role.TARGET, View.TEXT): one, (Role.REFERENCE, View.TEXT): two},
+        {Role.TARGET: [two, two, one, two], Role.REFERENCE: [two, mixed, two, two]},
+    )
+
+
+def test_spv_by_hand() -> None:
+    target = 0.5 - (3 * 0.25 + 0.5) / 4
+    reference = 0.25 - (3 * 0.25 + math.sqrt(0.125)) / 4
+    assert Spv().score(spv_record()) == pytest.approx(target - reference, rel=1e-12)
+    # Without its first token `mixed` is as likely as x.
+    released = target - (0.25 - (3 * 0.25 + 0.5) / 4)
+    assert Spv(variant="released").score(spv_record()) == pytest.approx(released, rel=1e-12)
+
+
+@pytest.mark.parametrize("text", ["w " * 12 + "w", "w\n" * 20 + "w"])
+def test_released_spv_never_perturbs_short_texts(text: str) -> None:
+    """Words as the released code counts them, split at single spaces: a text of many lines can be one word."""
+    assert Spv(variant="released").score(spv_record(text)) == Unscored(
+        "fewer than 14 words, which the released code never perturbs"
+    )
+    assert isinstance(Spv().score(spv_record(text)), float)
+
+
+def ring(target: TokenSignals, *around: TokenSignals) -> RecordSignals:
+    return RecordSignals("a text", {(Role.TARGET, View.TEXT): target}, {Role.TARGET: around})
+
+
+def test_neighbour_and_detectgpt_by_hand() -> None:
+    case = ring(signals([-1.0]), signals([-2.0, -2.0]), signals([-4.0]))
+    assert Neighbour().score(case) == pytest.approx(2.0)
+    assert DetectGPT().score(case) == pytest.approx(2.0 / math.sqrt(2))  # ddof 1
+
+
+def test_detectgpt_says_why_not() -> None:
+    third = signals([-0.1, -0.2, -0.3])  # a mean that rounding moves, so that np.std need not be 0
+    assert DetectGPT().score(ring(FLAT)) == Unscored("no paraphrase")
+    assert DetectGPT().score(ring(FLAT, PLAIN)) == Unscored("fewer than 2 paraphrases")
+    assert DetectGPT().score(ring(FLAT, *[third] * 7)) == Unscored("all paraphrases are equally likely")
+
+
+def test_rmia_by_hand() -> None:
+    def case(target: float, population: list[float]) -> RecordSignals:
+        role = {Role.TARGET: [signals([math.log(p)]) for p in population], Role.BASE: [signals([HALF])] * len(population)}
+        return RecordSignals(
+            "a text",
+            {(Role.TARGET, View.TEXT): signals([math.log(target)]), (Role.BASE, View.TEXT): signals([HALF])},
+            population=role,
+        )
+
+    assert Rmia().score(case(0.5, [0.2, 0.4, 0.5, 0.6])) == 0.5  # strictly above
+    assert Rmia().score(case(0.1, [0.2, 0.4])) == 0.0
+    assert Rmia().score(case(0.9, [0.2, 0.4])) == 1.0
+
+
+def test_rmia_a_weighs_the_base() -> None:
+    """With a = 1 r is p_theta / p_base; with a = 0 the base counts half, and the order turns."""
+
+    def at(p_theta: float, p_base: float) -> tuple[TokenSignals, TokenSignals]:
+        return signals([math.log(p_theta)]), signals([math.log(p_base)])
+
+    (x, x_base), (z, z_base) = at(0.5, 0.4), at(0.2, 0.1)
+    case = RecordSignals(
+        "a text",
+        {(Role.TARGET, View.TEXT): x, (Role.BASE, View.TEXT): x_base},
+        population={Role.TARGET: [z], Role.BASE: [z_base]},
+    )
+    assert Rmia(a=1).score(case) == 0.0  # 1.25 < 2
+    assert Rmia(a=0).score(case) == 1.0  # 0.5 / 0.7 > 0.2 / 0.55
+
+
+def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    original = Rmia._population
+
+    def counted(self: Rmia, target: Sequence[TokenSignals], base: Sequence[TokenSignals]) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return original(self, target, base)
+
+    monkeypatch.setattr(Rmia, "_population", counted)
+    population = {role: [signals([-1.0]), signals([-3.0])] for role in (Role.TARGET, Role.BASE)}
+    other = {Role.TARGET: [signals([-0.1])], Role.BASE: [signals([-0.1])]}
+    case = record(PLAIN, base=FLAT).tokens
+    first, second = RecordSignals("a", case, population=population), RecordSignals("b", case, population=other)
+    got = Rmia().score_many([first, first, second, first])
+    assert calls == 2
+    assert got == [Rmia().score(item) for item in (first, first, second, first)]
+
+
+@pytest.mark.parametrize(
+    ("attack", "case", "reason"),
+    [
+        (Loss(), RecordSignals("a text"), "no text signals of the target model"),
+        (Loss(), record(signals([])), "no scored tokens"),
+        (Loss(), record(signals([-math.inf])), "score is not finite"),
+        (Loss(), RecordSignals("x", missing={(Role.TARGET, View.TEXT): "too long"}), "too long"),
+        (LiraCandidate(), record(PLAIN), "no text signals of the candidate model"),
+        (LiraBase(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
+        (Ez(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
+        (Wbc(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
+        (Ratio(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
+        (Rmia(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
+        (Rmia(), record(PLAIN, base=FLAT), "no population signals of the target model"),
+        (MinKPlusPlus(), record(PLAIN), "the backend gives no moments"),
+        (MinKPlusPlus(), record(signals([-1.0], mean=[-2.0])), "the backend gives no moments"),
+        (MinKPlusPlus(), record(signals([-1.0], mean=[-2.0], std=[0.0])), "all sigma are 0"),
+        (Neighbour(), record(PLAIN), "no paraphrase"),
+        (Neighbour(), ring(PLAIN, FLAT, signals([])), "a paraphrase has no scored tokens"),
+        (Recall(), record(PLAIN), "no prefixed signals of the target model"),
+        (Lowercase(), record(PLAIN), "no lowercase signals of the target model"),
+    ],
+)
+def test_reasons(attack: Attack, case: RecordSignals, reason: str) -> None:
+    assert attack.score(case) == Unscored(reason)
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ([FLAT], "target and reference did not score the same paraphrases"),
+        ([FLAT, UNIFORM], "the two models tokenise the text differently"),
+        ([FLAT, signals([])], "a text or paraphrase has no scored tokens"),
+    ],
+)
+def test_spv_reasons(reference: list[TokenSignals], reason: str) -> None:
+    target = [FLAT, signals([]) if len(reference[-1]) == 0 else FLAT]
+    case = RecordSignals(
+        "a text",
+        {(Role.TARGET, View.TEXT): PLAIN, (Role.REFERENCE, View.TEXT): FLAT},
+        {Role.TARGET: target, Role.REFERENCE: reference},
+    )
+    assert Spv().score(case) == Unscored(reason)

@@ -1,0 +1,54 @@
+"""Hyper-parameters: which option sets which field, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from spvmia_plugin.attacks import BUILTIN_ATTACKS, Attack, BagOfWords, MinK, MinKPlusPlus, Recall, Rmia, Spv, SpvWbc, Wbc
+from spvmia_plugin.errors import SpvmiaError
+
+
+def test_options_and_defaults() -> None:
+    known = {attack.name: {o: getattr(attack(), f) for f, o in attack.options.items()} for attack in BUILTIN_ATTACKS}
+    windows = (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)
+    assert {name: options for name, options in known.items() if options} == {
+        "min_k": {"mia_min_k": 0.2},
+        "min_k_pp": {"mia_min_k_pp": 0.2},
+        "wbc": {"mia_wbc_windows": windows},
+        "spv_wbc": {"mia_wbc_windows": windows},
+        "recall": {"mia_recall_shots": 7},
+        "rmia": {"mia_rmia_a": 0.3},
+        "spv": {"mia_spv_variant": "paper"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("attack", "field", "values"),
+    [
+        (MinK, "share", [0, -0.1, 1.01, math.nan, "0.2", True, None]),
+        (MinKPlusPlus, "share", [0, 2]),
+        (Wbc, "windows", [(), [0], [2, -1], [2.5], [True], "23", 4, None]),
+        (SpvWbc, "windows", [()]),
+        (Recall, "shots", [0, -1, 1.5, True, "7"]),
+        (Rmia, "a", [-0.1, 1.1, math.nan, "0.3", True]),
+        (Spv, "variant", ["Paper", "", None]),
+    ],
+)
+def test_bad_values_name_the_option(attack: type[Attack], field: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(SpvmiaError, match=rf"^{attack.options[field]}: expected .*, got .*; the default is"):
+            attack(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("folds", 1), ("folds", 2.5), ("words", 0)])
+def test_bad_values_of_the_blind_baseline(field: str, value: object) -> None:
+    with pytest.raises(SpvmiaError, match=f"^bag_of_words {field}: expected a whole number"):
+        BagOfWords(**{field: value})
+
+
+def test_windows_from_json_become_a_tuple() -> None:
+    attack = Wbc(windows=[2, 3])
+    assert attack.windows == (2, 3)
+    assert hash(attack) == hash(Wbc(windows=(2, 3)))
