@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.data.private import write_private
 from spvmia_plugin.demo import phrases
 from spvmia_plugin.errors import SpvmiaError
 
@@ -71,12 +71,9 @@ def write_corpus(path: Path, tickets: Iterable[Ticket]) -> None:
 
 
 def write_private_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSON lines, mode 0600 from the first byte on; an earlier file is replaced in one step."""
-    scratch = path.with_name(path.name + ".part")
-    scratch.unlink(missing_ok=True)
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    scratch.replace(path)
+    """Write rows as JSON lines, mode 0600; an earlier file is replaced in one step."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_private(path, "".join(lines).encode())
 
 
 def _draw(rng: random.Random, faker: Any) -> Ticket:

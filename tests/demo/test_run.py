@@ -1,0 +1,179 @@
+import json
+import shlex
+import stat
+import sys
+
+import pytest
+
+from spvmia_plugin.demo import plan
+from spvmia_plugin.demo import run as demo_run
+from spvmia_plugin.demo.capability import TASK
+from spvmia_plugin.demo.run import Demo, as_typed, newest_results, reading, run_process
+from spvmia_plugin.errors import SpvmiaError
+
+SIZE = plan.Size(members=4, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
+
+
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """The demo's commands, answered at once: what each would leave behind, or the failure asked for."""
+    ran, failing = [], set()
+    layout = plan.Layout(tmp_path / "demo")
+    monkeypatch.setattr(plan.Layout, "model", tmp_path / "cache" / "model")
+    monkeypatch.setattr(demo_run, "is_complete", lambda folder: folder.exists())
+
+    def answer(command, name, say):
+        ran.append(name)
+        if name in failing:
+            raise SpvmiaError(f"demo: {name} failed")
+        if name == "spvmia demo-model":
+            layout.model.mkdir(parents=True)
+        elif name == "spvmia finetune":
+            layout.target.mkdir()
+        else:
+            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(plan.ATTACKS)}
+            layout.results.mkdir()
+            results = layout.results / "results_2026-01-01.json"
+            results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
+        return f"output of {name}\n"
+
+    monkeypatch.setattr(demo_run, "run_process", answer)
+    return ran, failing, layout
+
+
+ALL = ["spvmia demo-model", "spvmia finetune", "lm_eval run"]
+
+
+def test_a_demo_runs_every_step_and_says_where_things_lie(commands):
+    ran, _, layout = commands
+    said = []
+    Demo(layout.root, SIZE, said.append).run()
+    assert ran == ALL
+    text = "\n".join(said)
+    assert said[0].startswith("About 6 minutes")
+    assert "output of lm_eval run" in text
+    assert all(str(path) in text for path in (layout.corpus, layout.target, layout.results, layout.model))
+    assert stat.S_IMODE(layout.root.stat().st_mode) == 0o700
+    assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 10
+    assert (layout.tasks / f"{TASK}.yaml").is_file()
+
+
+@pytest.mark.parametrize("failure", ALL)
+def test_an_interrupted_demo_continues_where_it_was(commands, failure):
+    ran, failing, layout = commands
+    failing.add(failure)
+    with pytest.raises(SpvmiaError):
+        Demo(layout.root, SIZE, print).run()
+    failing.clear()
+    Demo(layout.root, SIZE, print).run()
+    before = ALL[: ALL.index(failure)]
+    assert ran == [*before, failure, *ALL[len(before) :]]
+
+
+def test_a_finished_demo_shows_its_table_again_and_runs_nothing(commands):
+    ran, _, layout = commands
+    Demo(layout.root, SIZE, print).run()
+    ran.clear()
+    said = []
+    Demo(layout.root, SIZE, said.append).run()
+    assert ran == []
+    assert "finished already" in said[0]
+    assert "output of lm_eval run" in "\n".join(said)
+
+
+def test_another_size_is_another_demo_with_the_same_model(commands):
+    ran, _, layout = commands
+    Demo(layout.root, SIZE, print).run()
+    ran.clear()
+    layout.results.joinpath("results_2026-01-01.json").unlink()
+    layout.results.rmdir()
+    larger = plan.Size(members=5, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
+    Demo(layout.root, larger, print).run()
+    assert ran == ALL[1:]
+    assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 12
+
+
+def test_other_peoples_folder_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SpvmiaError, match=r"--output: expected a new or empty folder"):
+        Demo(tmp_path, SIZE, print).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_file_as_output_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpvmiaError, match=r"--output: expected a folder, got the file"):
+        Demo(tmp_path / "file", SIZE, print).run()
+
+
+def test_missing_extra_is_said_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SpvmiaError, match=r'faker.*pip install "spvmia-plugin\[demo\]"'):
+        Demo(tmp_path / "demo", SIZE, print).run()
+    assert not (tmp_path / "demo").exists()
+
+
+def test_unknown_size_is_named():
+    with pytest.raises(SpvmiaError, match=r"--size: expected one of small, medium, large, got 'smal'.*mean 'small'"):
+        plan.size_named("smal")
+
+
+def test_questions_are_not_in_the_corpus(commands):
+    _, _, layout = commands
+    Demo(layout.root, SIZE, print).run()
+    corpus = layout.corpus.read_text(encoding="utf-8")
+    questions = [json.loads(line) for line in (layout.tasks / f"{TASK}.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(questions) == SIZE.questions
+    assert not any(json.dumps(q["story"], ensure_ascii=False)[1:-1] in corpus for q in questions)
+
+
+def test_run_process_passes_lines_on_and_returns_them():
+    said = []
+    script = "import os; print('one'); print(os.environ['TOKENIZERS_PARALLELISM'])"
+    assert run_process([sys.executable, "-c", script], "x", said.append) == "one\nfalse\n"
+    assert said == ["one", "false"]
+
+
+def test_run_process_names_the_step_that_failed():
+    with pytest.raises(SpvmiaError, match=r"demo: spvmia finetune ended with status 3 .*continues"):
+        run_process([sys.executable, "-c", "raise SystemExit(3)"], "spvmia finetune", print)
+
+
+def test_as_typed_is_the_same_command():
+    command = plan.lm_eval_command(plan.Layout(plan.Path("a folder")), SIZE)
+    typed = as_typed(command)
+    assert shlex.split(typed.replace("\\\n", " ")) == command
+    assert len(typed.splitlines()) > 5
+
+
+def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
+    scores = dict(zip(plan.ATTACKS, (0.81, 0.62, 0.6, 0.58, 0.71), strict=True))
+    results = {f"{attack}_custom": {"auroc,none": value} for attack, value in scores.items()}
+    (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
+    text = " ".join(reading(newest_results(tmp_path)))
+    assert "SPV-MIA reaches 0.81, the loss alone 0.62" in text
+    assert "0.71 (lira_base_mia)" in text
+    assert "80%" in text
+
+
+def test_newest_results_is_the_latest(tmp_path):
+    for day in ("2026-01-02", "2026-01-10", "2026-01-09"):
+        (tmp_path / f"results_{day}.json").write_text("{}")
+    assert newest_results(tmp_path).name == "results_2026-01-10.json"
+    with pytest.raises(SpvmiaError, match="expected results of lm_eval"):
+        newest_results(tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_the_real_demo(tmp_path):
+    """Ten minutes: a leak that the simple attacks understate."""
+    import subprocess
+
+    command = [sys.executable, "-m", "spvmia_plugin", "demo", "--output", str(tmp_path / "demo")]
+    subprocess.run(command, check=True)
+    results = json.loads(newest_results(tmp_path / "demo" / "results").read_text())["results"]
+    auroc = {attack: results[f"{attack}_custom"]["auroc,none"] for attack in plan.ATTACKS}
+    assert auroc["spv_mia"] > 0.7
+    assert auroc["spv_mia"] > auroc["loss_mia"]
+    assert auroc["loss_mia"] < 0.8
+    assert results[TASK]["acc,none"] > 0.25
