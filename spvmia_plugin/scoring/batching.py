@@ -1,0 +1,97 @@
+"""Batches by token budget, longest first, halved when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from accelerate.utils import find_executable_batch_size
+
+from spvmia_plugin.errors import SpvmiaError
+
+TOKENS_PER_BATCH = {"cpu": 2048}
+"""Padded tokens of one batch. More gains nothing on a CPU, and is more to repeat after a kill."""
+TOKENS_PER_BATCH_DEVICE = 2**16
+
+
+def token_budget(device_type: str) -> int:
+    """Padded tokens that one batch may hold on a kind of device, before any trial."""
+    return TOKENS_PER_BATCH.get(device_type, TOKENS_PER_BATCH_DEVICE)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Positions of the sequences that go through the model together, and the tokens of the longest."""
+
+    rows: Sequence[int]
+    width: int
+
+
+def plan_batches(lengths: Sequence[int], budget: int, max_rows: int | None = None) -> list[Batch]:
+    """Group positions into batches of at most `budget` padded tokens, longest first, at least one row each.
+
+    Depends on nothing but its arguments; equal lengths keep their order.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[Batch] = []
+    start = 0
+    while start < len(order):
+        width = max(1, lengths[order[start]])
+        rows = min(max(1, budget // width), max_rows or len(order))
+        batches.append(Batch(order[start : start + rows], width))
+        start += rows
+    return batches
+
+
+class BatchRunner:
+    """Runs planned batches whole; once memory has run out, in parts of at most the tokens that fitted."""
+
+    def __init__(self) -> None:
+        self.limit: int | None = None  # padded tokens, found by running out of memory; remembered
+
+    def run(self, batches: Sequence[Batch], work: Callable[[Batch], None]) -> None:
+        """Call `work` on every batch in turn, or on its consecutive parts.
+
+        Raises:
+            SpvmiaError: not even one row fits into memory.
+        """
+        if not batches:
+            return
+        at = _Position()
+
+        def attempt(limit: int) -> None:
+            if limit < largest:
+                self.limit = limit
+            while at.batch < len(batches):
+                batch = batches[at.batch]
+                rows = max(1, limit // batch.width)
+                while at.row < len(batch.rows):
+                    work(Batch(batch.rows[at.row : at.row + rows], batch.width))
+                    at.row += rows
+                at.batch, at.row = at.batch + 1, 0
+
+        def halve() -> int:
+            batch = batches[at.batch]
+            rows = min(len(batch.rows) - at.row, max(1, (self.limit or largest) // batch.width))
+            return rows // 2 * batch.width
+
+        largest = max(len(batch.rows) * batch.width for batch in batches)
+        start = min(self.limit or largest, largest)
+        run = find_executable_batch_size(attempt, starting_batch_size=start, reduce_batch_size_fn=halve)
+        try:
+            run()
+        except RuntimeError as error:
+            if "No executable batch size found" not in str(error):
+                raise
+            raise SpvmiaError(
+                f"out of memory: expected room for one sequence of {batches[at.batch].width} tokens beside the model, "
+                "got none; lower mia_block_size or mia_max_length, or use a device with more memory"
+            ) from None
+
+
+@dataclass
+class _Position:
+    """Where a run has got to: what is before it is not done again after memory ran out."""
+
+    batch: int = 0
+    row: int = 0
