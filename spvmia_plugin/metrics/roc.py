@@ -36,7 +36,7 @@ class TprAtFpr:
     Attributes:
         tpr: the largest TPR among thresholds whose FPR is at most the bound; NaN if not resolved.
         realised_fpr: the FPR at that threshold, never above the bound.
-        threshold: smallest score that counts as "member"; infinity if no score may count as one.
+        threshold: smallest score that counts as "member", the lowest the bound allows; infinity if none may count.
         reason: why there is no number, or None.
     """
 

@@ -1,0 +1,86 @@
+"""Nominal 95 % intervals hold what they promise. Truth known by construction; every simulation is seeded."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.metrics.strongest import strongest
+from spvmia_plugin.metrics.summary import summarise
+from tests.metrics.simulation import (
+    AUROCS,
+    PER_DOCUMENT,
+    SIZES,
+    binormal_audit,
+    coverage,
+    one_bit_bounds,
+    randomised_response_bounds,
+)
+
+
+@pytest.mark.parametrize(("n", "auroc", "per_document"), [(100, 0.5, 1), (100, 0.95, 5), (400, 0.7, 5)])
+def test_coverage_of_few_audits(n, auroc, per_document):
+    # 300 audits: a true coverage of 95 % stays within 4 standard errors, 5 points
+    of_auroc, of_tpr = coverage(n, auroc, per_document, 300, seed=1)
+    assert 0.90 <= of_auroc < 1
+    assert n < 400 or of_tpr >= 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "auroc", "per_document"), list(itertools.product(SIZES, AUROCS, PER_DOCUMENT)))
+def test_coverage(n, auroc, per_document):
+    of_auroc, of_tpr = coverage(n, auroc, per_document, 2000, seed=0)
+    assert 0.935 <= of_auroc <= 0.965
+    assert n < 400 or of_tpr >= 0.93
+
+
+def simultaneous_misses(audits, attacks, seed):
+    """Share of audits of worthless, correlated attacks in which the strongest one's interval leaves out 0.5."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(200) < 100
+    misses, naive = 0, 0
+    for _ in range(audits):
+        shared = rng.standard_normal(200)
+        scores = {f"a{k}": 0.5 * shared + rng.standard_normal(200) for k in range(attacks)}
+        found = strongest(scores, labels)
+        misses += not found.interval[0] <= 0.5 <= found.interval[1]
+        low, high = summarise(scores[found.name], labels).auroc_interval
+        naive += not low <= 0.5 <= high
+    return misses / audits, naive / audits
+
+
+def test_the_strongest_of_many_is_not_believed_too_easily():
+    misses, naive = simultaneous_misses(60, 10, seed=0)
+    assert misses <= 0.1
+    assert naive > 2 * misses
+
+
+@pytest.mark.slow
+def test_the_strongest_of_many_over_many_audits():
+    misses, _ = simultaneous_misses(2000, 10, seed=1)
+    assert misses <= 0.06
+
+
+@pytest.mark.parametrize("epsilon", [0, 1, 2, 4])
+@pytest.mark.parametrize("n", [20, 2000])
+def test_one_run_bound_rarely_exceeds_epsilon(epsilon, n):
+    rng = np.random.default_rng([epsilon, n])
+    assert np.mean(randomised_response_bounds(epsilon, n, 2000, rng) > epsilon) <= 0.06
+    assert np.mean(one_bit_bounds(epsilon, n, 2000, rng) > epsilon) <= 0.06
+
+
+@pytest.mark.parametrize("epsilon", [1, 2, 4])
+@pytest.mark.parametrize("delta", [0.0, 1e-5])
+def test_one_run_bound_is_near_epsilon_for_the_optimal_attack(epsilon, delta):
+    bounds = randomised_response_bounds(epsilon, 2000, 500, np.random.default_rng(epsilon), delta)
+    assert np.quantile(bounds, 0.05) >= 0.6 * epsilon
+
+
+def test_a_summary_is_cheap():
+    audit = binormal_audit(2500, 0.7, 5, np.random.default_rng(0))
+    start = time.process_time()
+    summarise(*audit)
+    assert time.process_time() - start < 0.5

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta, binomtest, norm
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics import intervals
+from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.intervals import (
+    clopper_pearson,
+    design_effect,
+    estimate_auroc,
+    tpr_interval,
+    tpr_stderrs,
+)
+from spvmia_plugin.metrics.roc import tpr_at_fpr
+from tests.metrics.simulation import binormal_audit
+
+
+def naive_variance(scores, labels, codes):
+    """Obuchowski (1997) by its definition, O(mn): clusters of both classes, of one, of any size."""
+    members, others = scores[labels], scores[~labels]
+    kernel = (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    auc = kernel.mean()
+    total = 0.0
+    k_m, k_n = len(set(codes[labels])), len(set(codes[~labels]))
+    for cluster in set(codes):
+        ours = (kernel.mean(axis=1) - auc)[codes[labels] == cluster].sum() / len(members)
+        theirs = (kernel.mean(axis=0) - auc)[codes[~labels] == cluster].sum() / len(others)
+        total += (ours * math.sqrt(k_m / (k_m - 1)) + theirs * math.sqrt(k_n / (k_n - 1))) ** 2
+    return auc, total
+
+
+@given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_delong_equals_its_definition(seed, ties, per_document):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(40) < rng.integers(12, 28))
+    scores = rng.standard_normal(40) + labels
+    scores = np.round(scores) if ties else scores
+    codes = cluster_codes(rng.integers(0, 40 // per_document, 40), 40)
+    if min(len(set(codes[labels])), len(set(codes[~labels]))) < 2:
+        return
+    auc, variance = naive_variance(scores, labels, codes)
+    estimate = estimate_auroc(scores, labels, codes)
+    assert estimate.auroc == pytest.approx(auc)
+    assert estimate.stderr == pytest.approx(max(math.sqrt(variance), math.sqrt(1 / 32) / estimate.n_effective))
+    assert np.sum(estimate.influence**2) == pytest.approx(variance)
+
+
+def test_copies_of_records_within_a_document_change_nothing():
+    rng = np.random.default_rng(0)
+    scores, labels, documents = binormal_audit(60, 0.7, 1, rng)
+    single = estimate_auroc(scores, labels, documents)
+    copies = estimate_auroc(np.repeat(scores, 5), np.repeat(labels, 5), np.repeat(documents, 5))
+    assert copies.stderr == pytest.approx(single.stderr)
+    assert copies.interval(0.95) == pytest.approx(single.interval(0.95))
+    unaware = estimate_auroc(np.repeat(scores, 5), np.repeat(labels, 5), np.arange(600))
+    assert unaware.stderr < 0.5 * single.stderr
+
+
+@pytest.mark.parametrize("n", [2, 20, 1000])
+def test_perfect_separation_has_an_interval_of_positive_width(n):
+    labels = np.arange(2 * n) < n
+    above = estimate_auroc(labels.astype(float), labels, np.arange(2 * n))
+    low, high = above.interval(0.95)
+    assert high == 1
+    assert 1 - 4 / n < low < 1 - 0.5 / n
+    below = estimate_auroc(-labels.astype(float), labels, np.arange(2 * n))
+    assert below.interval(0.95) == pytest.approx((0, 1 - low))
+    assert above.stderr > 0
+
+
+def test_a_constant_score_has_a_positive_error():
+    estimate = estimate_auroc(np.zeros(100), np.arange(100) < 50, np.arange(100))
+    low, high = estimate.interval(0.95)
+    assert estimate.auroc == 0.5
+    assert low < 0.5 < high
+    assert estimate.df == 98
+
+
+def test_one_document_in_a_class_gives_no_error():
+    estimate = estimate_auroc(np.arange(6.0), np.arange(6) < 3, np.array([0, 0, 0, 1, 2, 3]))
+    assert math.isnan(estimate.stderr)
+    assert all(math.isnan(end) for end in estimate.interval(0.95))
+    assert "two documents" in estimate.reason
+
+
+def test_higher_confidence_is_wider():
+    scores, labels, documents = binormal_audit(100, 0.9, 5, np.random.default_rng(1))
+    estimate = estimate_auroc(scores, labels, documents)
+    inner, outer = estimate.interval(0.8), estimate.interval(0.99)
+    assert outer[0] < inner[0] < estimate.auroc < inner[1] < outer[1] < 1
+    inner, outer = (tpr_interval(scores, labels, documents, 0.1, level) for level in (0.8, 0.99))
+    assert outer[0] < inner[0] < inner[1] < outer[1]
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (17, 400)])
+def test_clopper_pearson_equals_scipy(successes, trials):
+    expected = binomtest(successes, trials).proportion_ci(0.9, "exact")
+    assert clopper_pearson(successes, trials, 0.9) == pytest.approx((expected.low, expected.high))
+
+
+def test_design_effect():
+    rng = np.random.default_rng(0)
+    hits = rng.random(400) < 0.3
+    assert design_effect(hits, np.arange(400)) == pytest.approx(1.0)
+    assert design_effect(np.repeat(hits, 5), np.repeat(np.arange(400), 5)) == pytest.approx(5, rel=0.01)
+    assert design_effect(np.zeros(100, dtype=bool), np.repeat(np.arange(20), 5)) == 5
+    assert design_effect(np.arange(4) < 2, np.zeros(4, dtype=int)) == 4
+    # documents that hold one hit each are less variable than chance; that is not taken as more evidence
+    assert design_effect(np.arange(400) % 2 == 0, np.repeat(np.arange(200), 2)) == 1
+
+
+def test_threshold_limits_are_the_order_statistics_of_the_beta_distribution():
+    others = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0))
+    above, below = intervals._threshold_limits(others, 0.01, 1000, 0.95)
+    j_above, j_below = int(1001 - above), int(1001 - below)
+    assert beta.cdf(0.01, j_above, 1001 - j_above) >= 0.975 > beta.cdf(0.01, j_above + 1, 1000 - j_above)
+    assert beta.cdf(0.01, j_below, 1001 - j_below) <= 0.025 < beta.cdf(0.01, j_below - 1, 1002 - j_below)
+
+
+def test_tpr_interval_holds_the_estimate_and_is_honest_at_the_ends():
+    rng = np.random.default_rng(2)
+    for target in (0.5, 0.8, 0.95):
+        scores, labels, documents = binormal_audit(200, target, 5, rng)
+        low, high = tpr_interval(scores, labels, documents, 0.01, 0.95)
+        assert 0 <= low <= tpr_at_fpr(scores, labels, 0.01).tpr <= high <= 1
+    labels = np.arange(2000) < 1000
+    low, high = tpr_interval(labels * 100.0 + np.arange(2000) / 2000, labels, np.arange(2000), 0.01, 0.95)
+    assert high == 1
+    assert low == pytest.approx(0.025 ** (1 / 1000))
+    # 200 non-members: with probability 0.99^200 = 13 % none of them lies above the true threshold
+    few = np.r_[0:1000, 1000:1200]
+    assert tpr_interval(labels[few] * 100.0 + few / 2000, labels[few], few, 0.01, 0.95) == (0, 1)
+
+
+def test_tpr_stderr_is_the_spread_over_repeated_audits():
+    rng = np.random.default_rng(3)
+    for per_document in (1, 5):
+        audits = [binormal_audit(1000, 0.9, per_document, rng) for _ in range(60)]
+        tprs = [tpr_at_fpr(scores, labels, 0.05).tpr for scores, labels, _ in audits]
+        errors = [tpr_stderrs(*audit, (0.05,), seed)[0] for seed, audit in enumerate(audits[:6])]
+        assert np.mean(errors) == pytest.approx(np.std(tprs), rel=0.35)
+
+
+def naive_bootstrap(scores, labels, codes, fpr, times, rng):
+    """Draw documents of each class with replacement and measure again."""
+    sides = [np.unique(codes[side]) for side in (labels, ~labels)]
+    tprs = []
+    for _ in range(times):
+        rows = [np.flatnonzero(codes == c) for side in sides for c in rng.choice(side, len(side))]
+        rows = np.concatenate(rows)
+        tprs.append(tpr_at_fpr(scores[rows], labels[rows], fpr).tpr)
+    return np.std(tprs)
+
+
+@pytest.mark.parametrize("rounding", [0.25, 1e-9])
+def test_tpr_stderr_equals_a_naive_bootstrap(rounding, monkeypatch):
+    rng = np.random.default_rng(4)
+    scores, labels, documents = binormal_audit(120, 0.9, 3, rng)
+    scores = np.round(scores / rounding) * rounding
+    order = rng.permutation(len(scores))
+    scores, labels, codes = scores[order], labels[order], cluster_codes(documents[order], len(order))
+    expected = naive_bootstrap(scores, labels, codes, 0.1, 800, rng)
+    assert tpr_stderrs(scores, labels, codes, (0.05, 0.1), 0)[1] == pytest.approx(expected, rel=0.15)
+    monkeypatch.setattr(intervals, "_CHUNK", 7 * len(scores))
+    assert tpr_stderrs(scores, labels, codes, (0.1,), 1)[0] == pytest.approx(expected, rel=0.15)
+
+
+def test_tpr_stderr_repeats_with_its_seed():
+    audit = binormal_audit(100, 0.8, 1, np.random.default_rng(5))
+    assert tpr_stderrs(*audit, (0.05,), 3) == tpr_stderrs(*audit, (0.05,), 3)
+    assert tpr_stderrs(*audit, (0.05,), 3) != tpr_stderrs(*audit, (0.05,), 4)
+
+
+def test_documents_of_both_classes_are_drawn_as_a_whole():
+    rng = np.random.default_rng(6)
+    base = rng.standard_normal(300)
+    scores = np.r_[base + 0.5, base]
+    labels = np.arange(600) < 300
+    together = estimate_auroc(scores, labels, np.tile(np.arange(300), 2)).stderr
+    assert together < 0.8 * estimate_auroc(scores, labels, np.arange(600)).stderr
+    assert tpr_stderrs(scores, labels, np.tile(np.arange(300), 2), (0.1,), 0)[0] > 0
+
+
+def test_a_tpr_of_zero_has_a_positive_error():
+    labels = np.arange(200) < 100
+    (error,) = tpr_stderrs(-labels.astype(float), labels, np.arange(200), (0.01,), 0)
+    assert 0.001 < error < 0.02
+
+
+def test_codes_number_clusters_in_order_of_appearance():
+    np.testing.assert_array_equal(cluster_codes(["b", "a", "b"], 3), [0, 1, 0])
+    np.testing.assert_array_equal(cluster_codes(None, 3), [0, 1, 2])
+    with pytest.raises(SpvmiaError, match="expected 3 entries"):
+        cluster_codes(["a"], 3)
+
+
+def test_interval_is_close_to_the_normal_theory_in_large_samples():
+    scores, labels, documents = binormal_audit(5000, 0.5, 1, np.random.default_rng(7))
+    low, high = estimate_auroc(scores, labels, documents).interval(0.95)
+    assert high - low == pytest.approx(2 * norm.ppf(0.975) * math.sqrt(10001 / (12 * 5000**2)), rel=0.03)

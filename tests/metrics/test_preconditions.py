@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.preconditions import check_preconditions
+from spvmia_plugin.records import AuditData, Document, Record
+
+
+def make_texts(n, seed=0, words=40):
+    rng = np.random.default_rng(seed)
+    return [" ".join(f"word{w:04d}" for w in rng.integers(0, 10_000, words)) for _ in range(n)]
+
+
+def records(texts, members, source="data.txt", start=0, cluster=None):
+    ids = [f"{source}:{start + row + 1}" for row in range(len(texts))]
+    return [Record(i, text, members, i if cluster is None else cluster(i)) for i, text in zip(ids, texts, strict=True)]
+
+
+def audit(members, nonmembers, prompts=(), candidate=(), membership="manifest"):
+    return AuditData(
+        records=tuple(members) + tuple(nonmembers),
+        prompts=tuple(prompts),
+        candidate=tuple(candidate),
+        membership=membership,
+        fingerprint="f",
+        source="data.txt",
+        block_size=0,
+    )
+
+
+TEXTS = make_texts(2300)
+MEMBERS = records(TEXTS[:1000], True)
+NONMEMBERS = records(TEXTS[1000:2000], False, start=1000)
+HELD_OUT = [Document(f"data.txt:{row + 1}", TEXTS[row]) for row in range(2000, 2300)]
+
+
+def found(data):
+    findings = {finding.code: finding for finding in check_preconditions(data)}
+    written = json.dumps([finding.to_json() for finding in findings.values()], allow_nan=False)
+    assert not re.search(r"word\d", written)  # ids, never text
+    return findings
+
+
+def replaced(rows, index, text):
+    row = rows[index]
+    return [*rows[:index], Record(row.id, text, row.is_member, row.cluster), *rows[index + 1 :]]
+
+
+def test_sound_data_have_only_the_measured_overlap():
+    findings = found(audit(MEMBERS, NONMEMBERS, HELD_OUT[:150], HELD_OUT[150:]))
+    assert set(findings) == {"ngram_overlap"}
+    assert findings["ngram_overlap"].severity == "note"
+    assert findings["ngram_overlap"].details["share"] == 0
+
+
+def test_one_duplicated_record_is_named():
+    copy = replaced(NONMEMBERS, 7, "  " + TEXTS[3].replace(" ", "\n "))
+    finding = found(audit(MEMBERS, copy))["exact_duplicates"]
+    assert finding.severity == "warning"
+    assert finding.details == {
+        "count": 1,
+        "share": 0.001,
+        "examples": [{"member": "data.txt:4", "nonmember": "data.txt:1008"}],
+    }
+    assert "AUROC and every TPR come out too low" in finding.message
+    assert "near_duplicates" not in found(audit(MEMBERS, copy))
+
+
+def test_a_near_duplicate_is_named_once():
+    edited = " ".join([*TEXTS[3].split()[:32], "and", "something", "else"])
+    finding = found(audit(MEMBERS, replaced(NONMEMBERS, 7, edited)))["near_duplicates"]
+    assert (finding.details["members"], finding.details["nonmembers"]) == (1, 1)
+    assert finding.details["examples"] == [{"member": "data.txt:4", "nonmember": "data.txt:1008"}]
+
+
+def test_a_member_inside_a_longer_nonmember_is_found():
+    longer = TEXTS[3] + " " + " ".join(make_texts(3, seed=9))
+    finding = found(audit(MEMBERS, replaced(NONMEMBERS, 7, longer)))["near_duplicates"]
+    assert (finding.details["members"], finding.details["nonmembers"]) == (1, 0)
+    assert finding.details["examples"] == [{"member": "data.txt:4", "nonmember": "data.txt:1008"}]
+
+
+def test_examples_are_few_however_many_there_are():
+    findings = found(audit(MEMBERS, records(TEXTS[:1000], False, start=1000)))
+    assert findings["exact_duplicates"].details["count"] == 1000
+    assert len(findings["exact_duplicates"].details["examples"]) == 5
+    edited = [text.rsplit(" ", 1)[0] for text in TEXTS[:1000]]
+    assert len(found(audit(MEMBERS, records(edited, False, start=1000)))["near_duplicates"].details["examples"]) == 5
+
+
+def test_repeats_within_a_class_are_a_note_unless_of_one_document():
+    findings = found(audit(replaced(MEMBERS, 5, TEXTS[6]), replaced(NONMEMBERS, 5, TEXTS[1006])))
+    assert findings["repeated_members"].severity == "note"
+    assert findings["repeated_members"].details["count"] == 1
+    assert findings["repeated_members"].details["examples"] == [["data.txt:6", "data.txt:7"]]
+    assert "repeated_nonmembers" in findings
+    same = records([TEXTS[0]] * 2, True, cluster=lambda _: "data.txt:1") + MEMBERS[2:]
+    assert "repeated_members" not in found(audit(same, NONMEMBERS))
+
+
+def test_prompts_taken_from_nonmembers_are_told():
+    prompts = [Document(f"p:{row}", TEXTS[1000 + row]) for row in range(20)] + HELD_OUT
+    finding = found(audit(MEMBERS, NONMEMBERS, prompts))["prompts_overlap_audited"]
+    assert finding.severity == "warning"
+    assert (finding.details["members"], finding.details["nonmembers"], finding.details["documents"]) == (0, 20, 20)
+    assert finding.details["examples"][0] == {"audited": "data.txt:1001", "held_out": "p:0"}
+    assert "with non-members among them AUROC comes out too high" in finding.message
+
+
+def test_short_prompts_cut_from_long_members_are_told():
+    prompts = [Document("p:1", " ".join(TEXTS[3].split()[:16])), *HELD_OUT]
+    finding = found(audit(MEMBERS, NONMEMBERS, prompts))["prompts_overlap_audited"]
+    assert (finding.details["members"], finding.details["documents"]) == (0, 1)
+    assert finding.details["document_examples"] == ["p:1"]
+
+
+def test_candidate_data_that_are_audited_are_told():
+    candidate = [Document(f"c:{row}", TEXTS[row]) for row in range(3)]
+    finding = found(audit(MEMBERS, NONMEMBERS, HELD_OUT, candidate))["candidate_overlaps_audited"]
+    assert (finding.details["members"], finding.details["nonmembers"]) == (3, 0)
+    assert "lira_candidate" in finding.message
+
+
+def test_length_shift_is_a_warning_and_a_slight_one_a_note():
+    short = records(make_texts(1000, seed=2, words=30), False, start=1000)
+    finding = found(audit(MEMBERS, short))["length_shift"]
+    assert finding.severity == "warning"
+    assert finding.details["auroc"] == 1
+    assert finding.details["median_members"] > finding.details["median_nonmembers"]
+    slight = [Record(r.id, r.text + " xy" * (row % 12 == 0), r.is_member, r.cluster) for row, r in enumerate(MEMBERS)]
+    assert found(audit(slight, NONMEMBERS))["length_shift"].severity == "note"
+
+
+def with_years(rows, years, every=1):
+    return [
+        Record(
+            r.id,
+            f"{r.text} in {years[row % len(years)]}" if row % every == 0 else f"{r.text} in then",
+            r.is_member,
+            r.cluster,
+        )
+        for row, r in enumerate(rows)
+    ]
+
+
+def test_date_shift_is_told_with_both_medians():
+    findings = found(audit(with_years(MEMBERS, [2016, 2017]), with_years(NONMEMBERS, [2023, 2024, 2024])))
+    assert findings["date_shift"].severity == "warning"
+    assert findings["date_shift"].details["median_nonmembers"] == 2024
+    assert "different times" in findings["date_shift"].message
+    assert "date_shift" not in found(audit(with_years(MEMBERS, [2016, 2017]), with_years(NONMEMBERS, [2017, 2016])))
+    few = audit(with_years(MEMBERS, [2016], every=100), with_years(NONMEMBERS, [2023]))
+    assert "date_shift" not in found(few)
+
+
+def test_different_files_are_a_note():
+    finding = found(audit(MEMBERS, records(TEXTS[1000:2000], False, source="other.txt")))["source_shift"]
+    assert finding.details == {"members": ["data.txt"], "nonmembers": ["other.txt"]}
+    numbered = [Record(str(row), text, False, str(row)) for row, text in enumerate(TEXTS[1000:2000])]
+    assert "source_shift" not in found(audit(MEMBERS, numbered))
+
+
+def test_thirty_nonmembers_are_too_few_for_both_rates():
+    findings = found(audit(MEMBERS, NONMEMBERS[:30]))
+    assert "at least 100 are needed; the TPR at 1 % FPR is NaN" in findings["too_few_nonmembers_1pct"].message
+    assert "at least 1000 are needed; the TPR at 0.1 % FPR is NaN" in findings["too_few_nonmembers_0.1pct"].message
+    assert "too_few_nonmembers_1pct" not in found(audit(MEMBERS, NONMEMBERS[:100]))
+
+
+@pytest.mark.parametrize(
+    ("members", "nonmembers", "missing"), [([], NONMEMBERS, "members"), (MEMBERS, [], "non-members")]
+)
+def test_an_empty_class_is_told(members, nonmembers, missing):
+    assert f"there are no {missing}:" in found(audit(members, nonmembers))["empty_class"].message
+
+
+def test_no_records_at_all():
+    assert set(found(audit([], [], HELD_OUT))) == {"empty_class"}
+
+
+def test_texts_without_words_have_no_overlap_to_speak_of():
+    assert "ngram_overlap" not in found(audit(records(["..."] * 30, True), records(["!"] * 30, False, start=50)))
+
+
+def test_several_records_of_a_document_and_few_documents():
+    def ten(record_id):
+        return f"d{int(record_id.split(':')[1]) // 100}"
+
+    data = audit(records(TEXTS[:1000], True, cluster=ten), records(TEXTS[1000:2000], False, start=1000, cluster=ten))
+    findings = found(data)
+    assert findings["several_records_per_document"].details["largest"] == 100
+    assert "only 11 documents" in findings["few_documents"].message
+    assert findings["document_in_both_classes"].details["examples"] == ["d10"]
+
+
+def test_membership_that_nobody_vouches_for_is_a_warning_and_comes_before_notes():
+    findings = check_preconditions(audit(MEMBERS, NONMEMBERS, membership="assumed"))
+    assert [finding.code for finding in findings] == ["membership_assumed", "ngram_overlap"]
+    assert "the numbers say nothing about its privacy" in findings[0].message
+    assert found(audit(MEMBERS, NONMEMBERS, membership="declared"))["membership_declared"].severity == "note"
+
+
+def test_ten_thousand_records_take_seconds():
+    texts = make_texts(10_000, seed=3, words=128)
+    data = audit(records(texts[:5000], True), records(texts[5000:], False, start=5000), HELD_OUT)
+    start = time.process_time()
+    check_preconditions(data)
+    # about 1 s of processor time; slower and busy machines are allowed for
+    assert time.process_time() - start < 4
