@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.perturb.fakes import save_t5, tiny_t5_tokenizer, transitions
+from tests.perturb.fakes import SENTINELS, fill_word, save_t5, tiny_t5_tokenizer, transitions
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +29,6 @@ def silent_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def monotonous_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A T5 with a single word a mask."""
     table = transitions(tiny_t5_tokenizer(), words=["a"])
-    table["▁fill0a"] = {"<extra_id_1>": 1.0}
+    for k in range(SENTINELS - 1):
+        table["▁" + fill_word(k)] = {f"<extra_id_{k + 1}>": 1.0}
     return save_t5(tmp_path_factory.mktemp("monotonous"), table)
