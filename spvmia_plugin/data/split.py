@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -128,6 +128,30 @@ def split_random(documents: Sequence[Document], packer: Packer, records: int, pr
     parts.members, parts.nonmembers = parts.take(members), parts.take(nonmembers)
     parts.prompts = as_documents(parts.take(rest))
     return parts
+
+
+def deal(
+    documents: Sequence[Document], packer: Packer, wanted: Mapping[str, int], seed: int
+) -> tuple[dict[str, tuple[Block, ...]], Parts]:
+    """Deal one pool out at random by document, in the order asked for, as far as it goes; without equal texts.
+
+    Args:
+        documents: the pool.
+        packer: makes records of documents.
+        wanted: records by class, in order. Canaries come one a cluster: their coins are independent.
+        seed: of the order.
+
+    Returns:
+        Blocks by class, at most as many as wanted, and the counts of what was left out.
+    """
+    pool = shuffled(unique(documents), seed, "split")
+    parts = Parts()
+    parts.count("duplicate_documents", len(documents) - len(pool))
+    dealt = {}
+    for name, number in wanted.items():
+        packed = packer.pack(pool, number, one_per_cluster=name == "canaries")
+        dealt[name], pool = parts.take(packed), pool[packed.used :]
+    return dealt, parts
 
 
 def split_paper(

@@ -1,0 +1,169 @@
+"""The base of a fine-tuning: found before the data are dealt out, loaded after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spvmia_plugin.data.packing import Block
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.seeds import stable_seed
+
+if TYPE_CHECKING:
+    from spvmia_plugin.finetune import FinetuneConfig
+    from spvmia_plugin.training import TrainSettings
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The base model before its weights are loaded.
+
+    Attributes:
+        name: hub id, or absolute path of a folder.
+        tokenizer: its tokenizer.
+        context: tokens it can read at once, None if it does not say.
+        quantised: whether its weights are packed.
+    """
+
+    name: str
+    tokenizer: Any
+    context: int | None
+    quantised: bool
+
+    @classmethod
+    def find(cls, config: FinetuneConfig) -> BaseModel:
+        """Load config and tokenizer.
+
+        Raises:
+            SpvmiaError: there is no such model, or it cannot be trained as asked.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        local = Path(config.model).expanduser()
+        name = str(local.absolute()) if local.is_dir() else config.model
+        try:
+            model_config = AutoConfig.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise SpvmiaError(
+                f"--model: no model with a tokenizer could be loaded from {config.model!r} ({type(error).__name__}); "
+                "name a local folder, or a hub id if the hub can be reached"
+            ) from error
+        context = getattr(model_config, "max_position_embeddings", None)
+        quantised = getattr(model_config, "quantization_config", None) is not None
+        if context is not None and config.block_size > context:
+            raise SpvmiaError(
+                f"--block-size: expected at most the {context} tokens of the model's context, got "
+                f"{config.block_size}; lower it"
+            )
+        if quantised and config.method == "full":
+            raise SpvmiaError(
+                f"--method: full expects a base with plain weights, got the quantised {config.model!r}; use lora"
+            )
+        return cls(name, tokenizer, context, quantised)
+
+    def sequences(self, blocks: Sequence[Block]) -> list[list[int]]:
+        """Training tokens of each block, no longer than the context.
+
+        Raises:
+            SpvmiaError: a text with nothing to predict.
+        """
+        sequences = []
+        for block in blocks:
+            ids = list(self.tokenizer(block.text, verbose=False)["input_ids"])[: self.context]
+            if len(ids) < 2:
+                raise SpvmiaError(f"--data: {block.id}: expected at least 2 tokens to train on, got fewer; remove it")
+            sequences.append(ids)
+        return sequences
+
+    @property
+    def pad_token_id(self) -> int:
+        """Any token: padding has no loss."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token_id) for token_id in ids if token_id is not None)
+
+
+def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
+    """The base on the accelerator if there is one; with a fresh adapter for LoRA.
+
+    Raises:
+        SpvmiaError: there are no such weights, or `--lora-targets` names no modules of the model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise SpvmiaError(
+            f"--model: no causal language model could be loaded from {config.model!r} ({type(error).__name__}); "
+            "name a folder with config.json and weights"
+        ) from error
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model = model.to(device)
+    return _with_adapter(model, config, base) if config.method == "lora" else model
+
+
+def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    from spvmia_plugin.rng import isolated_rng
+
+    targets = config.lora_targets
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if targets in (None, ALL_LINEAR) else targets.split(","),
+    )
+    try:
+        with isolated_rng(stable_seed(config.seed, "adapter")):
+            adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        raise SpvmiaError(
+            f"--lora-targets: expected modules of the model, got {targets or 'none, and peft knows none for it'}; "
+            "try all-linear"
+        ) from error
+    adapted.peft_config["default"].base_model_name_or_path = base.name
+    return adapted
+
+
+def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings) -> str:
+    """Time one step, after one to warm up, and multiply. Nothing is learned from them."""
+    import torch
+
+    longest = max(sequences, key=lambda ids: len(ids))
+    batch = torch.tensor([list(longest)] * settings.batch_size, device=model.device)
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        loss.item()  # waits for the device
+        seconds = time.perf_counter() - started
+    model.zero_grad(set_to_none=True)
+    share = sum(map(len, sequences)) / (len(sequences) * batch.shape[1])
+    minutes = seconds * share * settings.total_steps(len(sequences)) / 60
+    return f"estimate: {minutes:.1f} minutes of training on {model.device}"
+
+
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Leave out the library's bars for loading and saving weights: ours counts what takes time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,349 @@
+"""Makes a target by the paper's protocol, and writes down which records it was trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spvmia_plugin.base_model import BaseModel, estimate, load_model, no_loading_bars
+from spvmia_plugin.data.files import Loaded
+from spvmia_plugin.data.fingerprint import derived_key, user_cache_root, user_key
+from spvmia_plugin.data.manifest import (
+    MANIFEST_NAME,
+    DataOrigin,
+    Entry,
+    Manifest,
+    manifest_fingerprint,
+    read_manifest,
+    write_manifest,
+)
+from spvmia_plugin.data.packing import Block, fast_tokenize
+from spvmia_plugin.data.private import private_folder
+from spvmia_plugin.data.sources import is_file_spec, load_spec
+from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.protocols import DatasetSource
+from spvmia_plugin.seeds import stable_seed
+
+if TYPE_CHECKING:
+    from spvmia_plugin.training import TrainSettings
+
+UNFINISHED_NAME = "mia_manifest.unfinished.json"
+"""The manifest while training: what a later start of the same run is recognised by."""
+
+METHODS = ("lora", "full")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+WORK_FOLDER = "training"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """The options of `spvmia finetune`; defaults are those of the paper's target (Fu et al. 2024, appendix).
+
+    Attributes:
+        model: the base: a folder or a hub id.
+        data: `wikitext`, `ag_news`, `xsum`, a file, or `hf:<dataset>[:<config>][:<split>]`.
+        output: folder for the weights and the manifest.
+        method: `lora` or `full`.
+        members: records to train on.
+        nonmembers: records held out, to audit against.
+        prompts: records held out to prompt the target with; None for as many as members, or what the data give.
+        canaries: further records, each trained on if an independent fair coin says so.
+        epochs: passes over the training records.
+        lr: peak learning rate, decaying linearly.
+        lora_rank: rank of the adapter.
+        lora_alpha: its scale.
+        lora_dropout: its dropout.
+        lora_targets: modules, comma-separated, or `all-linear`; None for peft's default for the architecture.
+        batch_size: records per step.
+        block_size: tokens per record, 0 for whole documents.
+        text_column: the column with the text; a named data set has its own.
+        seed: of the split, the coins and the training.
+        dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
+        quiet: print nothing.
+    """
+
+    model: str
+    data: str
+    output: str | Path
+    method: str = "lora"
+    members: int = 1000
+    nonmembers: int = 1000
+    prompts: int | None = None
+    canaries: int = 0
+    epochs: float = 10.0
+    lr: float = 1e-4
+    lora_rank: int = 64
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.1
+    lora_targets: str | None = None
+    batch_size: int = 4
+    block_size: int = 128
+    text_column: str = "text"
+    seed: int = 0
+    dtype: str = "auto"
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SpvmiaError: an option out of range.
+        """
+        least = f"a whole number >= {MIN_RECORDS}"
+        self._check("method", self.method in METHODS, "lora or full")
+        self._check("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
+        self._check("members", self.members >= MIN_RECORDS, least)
+        self._check("nonmembers", self.nonmembers >= MIN_RECORDS, least)
+        self._check("prompts", self.prompts is None or self.prompts >= 1, "a whole number >= 1")
+        self._check("canaries", self.canaries >= 0, "a whole number >= 0")
+        self._check("epochs", 0 < self.epochs < math.inf, "a number > 0")
+        self._check("lr", 0 < self.lr <= 1, "a number > 0 and <= 1")
+        self._check("lora_rank", self.lora_rank >= 1, "a whole number >= 1")
+        self._check("lora_alpha", 0 < self.lora_alpha < math.inf, "a number > 0")
+        self._check("lora_dropout", 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
+        self._check("batch_size", self.batch_size >= 1, "a whole number >= 1")
+        self._check("block_size", self.block_size == 0 or self.block_size >= 8, "0 or a whole number >= 8")
+        self._check("seed", self.seed >= 0, "a whole number >= 0")
+
+    def _check(self, name: str, fine: bool, expected: str) -> None:
+        if not fine:
+            raise SpvmiaError(
+                f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)!r}; correct it"
+            )
+
+    def settings(self) -> dict[str, object]:
+        """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
+        left_out = ("model", "data", "output", "quiet")
+        whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
+        return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}
+
+
+def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, DatasetSource] | None = None) -> Path:
+    """Fine-tune a base on a seeded share of the data, and write weights and manifest to `config.output`.
+
+    A run that was killed continues from its last checkpoint when it is started again with the same options.
+
+    Args:
+        config: what to do.
+        say: called with a line for people at each step; never with the text of a record.
+        datasets: data sets by name; the built-in ones by default.
+
+    Returns:
+        The output folder (mode 0700): a LoRA adapter or a whole model, as safetensors, and `mia_manifest.json` (0600).
+
+    Raises:
+        SpvmiaError: bad or too few data, no such model, an output folder with other contents. The data are checked
+            before the model is loaded.
+    """
+    tell = _silence if config.quiet else say
+    output = Path(config.output).expanduser().absolute()
+    _check_free(output)
+    known = datasets if datasets is not None else _registered_datasets()
+    loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
+    base = BaseModel.find(config)
+    dealt, counts = _deal(config, loaded, base)
+    manifest = _manifest(config, base, dealt, known)
+    _claim(output, manifest)
+    sequences = base.sequences(_trained_on(manifest, dealt))
+    settings = _train_settings(config)
+    tell(_plan(config, manifest, sequences, settings, counts))
+    training = _train_and_save(config, base, sequences, settings, output, tell)
+    write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
+    (output / UNFINISHED_NAME).unlink()
+    tell(f"target and {MANIFEST_NAME} (private: it names the training records) written to {output}; audit it with:")
+    tell(audit_command(base.name, output, config))
+    return output
+
+
+def audit_command(base: str, output: Path, config: FinetuneConfig) -> str:
+    """The `lm_eval` command that audits a target; the manifest is found in its folder."""
+    model = f"pretrained={base},peft={output}" if config.method == "lora" else f"pretrained={output}"
+    tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
+    options = f"--tasks {tasks} --batch_size auto --output_path results --log_samples"
+    return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"
+
+
+def _silence(_: str) -> None:
+    pass
+
+
+def _registered_datasets() -> Mapping[str, DatasetSource]:
+    from spvmia_plugin.plugins import load_registry
+
+    return load_registry().datasets
+
+
+def _check_free(output: Path) -> None:
+    """Refuse a folder with anything in it but a run to continue."""
+    if output.exists() and not output.is_dir():
+        raise SpvmiaError(f"--output: expected a folder, got the file {output}; name another")
+    if output.is_dir() and any(output.iterdir()) and not (output / UNFINISHED_NAME).is_file():
+        kind = "a finished run" if (output / MANIFEST_NAME).is_file() else "other files"
+        raise SpvmiaError(
+            f"--output: expected an empty or new folder, or an unfinished run of the same settings, got {kind} in "
+            f"{output}; name another folder"
+        )
+
+
+def _claim(output: Path, manifest: Manifest) -> None:
+    """Make the folder and write the unfinished manifest, or recognise an earlier start of this very run."""
+    path = output / UNFINISHED_NAME
+    if path.is_file():
+        started = read_manifest(path, option="--output")
+        if _identity(started) != _identity(manifest):
+            differing = _differing(started, manifest) or "the data"
+            raise SpvmiaError(
+                f"--output: expected an unfinished run of the same settings, got one in {output} that differs in "
+                f"{differing}; name another folder, or remove this one"
+            )
+        return
+    try:
+        private_folder(output)
+        write_manifest(manifest, path)
+    except OSError as error:
+        raise SpvmiaError(
+            f"--output: expected a folder that can be written, got {output} ({error.strerror}); name another"
+        ) from error
+
+
+def _identity(manifest: Manifest) -> str:
+    return json.dumps({**manifest.to_json(), "versions": None}, sort_keys=True)
+
+
+def _differing(one: Manifest, other: Manifest) -> str:
+    """Names of the options in which two runs differ."""
+    pairs = [dict(m.settings, model=m.base_model, data=m.data.spec) for m in (one, other)]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in pairs[1] if pairs[0].get(name) != pairs[1][name])
+
+
+def _deal(
+    config: FinetuneConfig, loaded: Loaded, base: BaseModel
+) -> tuple[dict[str, tuple[Block, ...]], dict[str, int]]:
+    """Choose the records of each class.
+
+    Raises:
+        SpvmiaError: too few documents for them.
+    """
+    packer = Packer(config.block_size, fast_tokenize(base.tokenizer) if config.block_size else None)
+    prompts = config.members if config.prompts is None else config.prompts
+    wanted = {
+        "members": config.members,
+        "nonmembers": config.nonmembers,
+        "canaries": config.canaries,
+        "prompts": prompts,
+    }
+    dealt, parts = deal(loaded.documents, packer, wanted, config.seed)
+    least = wanted | {"prompts": min(MIN_RECORDS, prompts) if config.prompts is None else prompts}
+    for name, number in least.items():
+        if len(dealt[name]) < number:
+            unit = f"records of {config.block_size} tokens" if config.block_size else "documents"
+            total = sum(map(len, dealt.values()))
+            raise SpvmiaError(
+                f"--{name}: {config.data}: expected text for {sum(least.values())} {unit} in all, got {total} from "
+                f"{len(loaded.documents)} documents; lower --members, --nonmembers, --prompts or --block-size, or give "
+                "more documents"
+            )
+    return dealt, parts.counts | {"empty_rows": loaded.empty_rows}
+
+
+def _manifest(
+    config: FinetuneConfig,
+    base: BaseModel,
+    dealt: Mapping[str, Sequence[Block]],
+    datasets: Mapping[str, DatasetSource],
+) -> Manifest:
+    from spvmia_plugin.audit.record import versions
+
+    is_file = is_file_spec(config.data, datasets)
+    spec = str(Path(config.data).expanduser().absolute()) if is_file else config.data
+    source = datasets.get(config.data)
+    column = source.text_column if source else config.text_column
+    entries = {name: tuple(Entry.of(block) for block in dealt[name]) for name in ("members", "nonmembers", "prompts")}
+    entries["canaries"] = tuple(Entry.of(block, coin) for block, coin in _coins(dealt["canaries"], config.seed))
+    # The same data have the same key, and so the same fingerprint, in every target of one user.
+    key = derived_key(user_key(user_cache_root(None)), f"manifest {spec} {column}").hex()
+    texts = {
+        name: [(entry, block.text) for entry, block in zip(entries[name], dealt[name], strict=True)] for name in entries
+    }
+    return Manifest(
+        base_model=base.name,
+        method=config.method,
+        data=DataOrigin(spec, column, config.block_size, "random", config.seed),
+        settings=config.settings(),
+        versions=versions(),
+        records=entries,
+        fingerprint_key=key,
+        fingerprint=manifest_fingerprint(key, texts),
+    )
+
+
+def _coins(blocks: Sequence[Block], seed: int) -> Iterator[tuple[Block, bool]]:
+    """A fair coin for each canary, independent of the others and of the split."""
+    generator = random.Random(stable_seed(seed, "canary coins"))  # noqa: S311 - reproducible by the owner's seed
+    for block in blocks:
+        yield block, bool(generator.getrandbits(1))
+
+
+def _trained_on(manifest: Manifest, dealt: Mapping[str, Sequence[Block]]) -> list[Block]:
+    """The members, and the canaries whose coin says so."""
+    coins = zip(manifest.records["canaries"], dealt["canaries"], strict=True)
+    return [*dealt["members"], *(block for entry, block in coins if entry.included)]
+
+
+def _train_settings(config: FinetuneConfig) -> TrainSettings:
+    from spvmia_plugin.training import TrainSettings
+
+    return TrainSettings(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=config.seed)
+
+
+def _plan(
+    config: FinetuneConfig,
+    manifest: Manifest,
+    sequences: Sequence[Sequence[int]],
+    settings: TrainSettings,
+    counts: Mapping[str, int],
+) -> str:
+    numbers = {name: len(entries) for name, entries in manifest.records.items()}
+    canaries = f", {numbers['canaries']} canaries" if numbers["canaries"] else ""
+    tokens = sum(map(len, sequences))
+    left_out = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    return (
+        f"plan: {numbers['members']} members, {numbers['nonmembers']} non-members, {numbers['prompts']} prompts"
+        f"{canaries}; {config.method} training on {len(sequences)} records ({tokens:,} tokens), {config.epochs:g} "
+        f"epochs, {settings.total_steps(len(sequences))} steps" + (f"; left out: {left_out}" if left_out else "")
+    )
+
+
+def _train_and_save(
+    config: FinetuneConfig,
+    base: BaseModel,
+    sequences: Sequence[Sequence[int]],
+    settings: TrainSettings,
+    output: Path,
+    tell: Say,
+) -> dict[str, object]:
+    from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.training import train
+
+    with quiet_libraries(), no_loading_bars():
+        model = load_model(config, base)
+        tell(estimate(model, sequences, settings))
+        work = private_folder(output / WORK_FOLDER)
+        record = train(
+            model, sequences, settings, work, pad_token_id=base.pad_token_id, description="fine-tuning the target"
+        )
+        model.save_pretrained(output)
+        if config.method == "full":
+            base.tokenizer.save_pretrained(output)
+    shutil.rmtree(work)
+    return record
