@@ -19,7 +19,7 @@ SHIFT_SIZE = 0.05
 MIN_DATED = 20
 """Records of each class that must name a year before years are compared."""
 
-_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)", re.ASCII)
+_YEAR = re.compile(r"\b(?:19|20)\d\d\b", re.ASCII)
 
 
 def _shift(values: Floats, labels: Bools, codes: Codes) -> tuple[float, float, float] | None:
