@@ -70,7 +70,7 @@ class Summary:
         auroc_stderr: DeLong's standard error, summed within documents.
         auroc_interval: logit-transformed, two-sided at `confidence`.
         tpr_at_1pct_fpr: TPR at FPR <= 1 %.
-        tpr_at_01pct_fpr: TPR at FPR <= 0.1 %.
+        tpr_at_0_1pct_fpr: TPR at FPR <= 0.1 %.
         asr: 1 - equal error rate.
         privacy_score: 1 - 2 * |AUROC - 0.5|; higher is better.
         n_members: scored members.
@@ -85,7 +85,7 @@ class Summary:
     auroc_stderr: float
     auroc_interval: Interval
     tpr_at_1pct_fpr: TprSummary
-    tpr_at_01pct_fpr: TprSummary
+    tpr_at_0_1pct_fpr: TprSummary
     asr: float
     privacy_score: float
     n_members: int
@@ -102,7 +102,7 @@ class Summary:
             "auroc_stderr": json_number(self.auroc_stderr),
             "auroc_interval": json_interval(self.auroc_interval),
             "tpr_at_1pct_fpr": self.tpr_at_1pct_fpr.to_json(),
-            "tpr_at_0.1pct_fpr": self.tpr_at_01pct_fpr.to_json(),
+            "tpr_at_0.1pct_fpr": self.tpr_at_0_1pct_fpr.to_json(),
             "asr": json_number(self.asr),
             "privacy_score": json_number(self.privacy_score),
             "n_members": self.n_members,
@@ -150,7 +150,7 @@ def summarise(
         auroc_stderr=estimate.stderr if estimate else math.nan,
         auroc_interval=interval,
         tpr_at_1pct_fpr=one_percent,
-        tpr_at_01pct_fpr=tenth_percent,
+        tpr_at_0_1pct_fpr=tenth_percent,
         asr=attack_success_rate(values, labels),
         privacy_score=privacy_score(auroc),
         n_members=n_members,

@@ -22,7 +22,7 @@ def test_numbers_of_a_full_audit():
     assert found.auroc_interval[0] < found.auroc < found.auroc_interval[1]
     assert found.privacy_score == pytest.approx(1 - 2 * abs(found.auroc - 0.5))
     assert (found.n_members, found.n_nonmembers, found.n_clusters) == (1000, 1000, 400)
-    for tpr, fpr in ((found.tpr_at_1pct_fpr, 0.01), (found.tpr_at_01pct_fpr, 0.001)):
+    for tpr, fpr in ((found.tpr_at_1pct_fpr, 0.01), (found.tpr_at_0_1pct_fpr, 0.001)):
         assert tpr.interval[0] <= tpr.value <= tpr.interval[1]
         assert tpr.realised_fpr == fpr
         assert tpr.stderr > 0
