@@ -127,5 +127,6 @@ def out_of_fold_ranks(design: Any, labels: NDArray[np.bool_], fold: NDArray[np.i
         rest, part = design[train], design[test]
         factor = cho_factor(whole - (part.T @ part).toarray(), lower=True, overwrite_a=True)
         weights = cho_solve(factor, rest.T @ (signs[train] - signs[train].mean(axis=0)))
-        ranks[test] = (rankdata(part @ weights, axis=0) - 0.5) / test.sum()
+        # Rounded so that equal features tie, whatever the order of the sums.
+        ranks[test] = (rankdata(np.round(part @ weights, 9), axis=0) - 0.5) / test.sum()
     return ranks

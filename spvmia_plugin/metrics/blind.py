@@ -72,16 +72,25 @@ def blind_interval(
     aurocs = auroc_columns(folded.ranks(labels), labels)
     observed, null = float(aurocs[0]), np.sort(aurocs[1:])
     beyond = int(np.floor((permutations + 1) * (1 - confidence) / 2 + 1e-9))  # labelings beyond either end
-    low = observed - (null[permutations - beyond] - 0.5)
-    high = observed + (0.5 - null[beyond - 1])
+    low = _moved(observed, null[permutations - beyond])
+    high = _moved(observed, null[beyond - 1])
     return BlindInterval(
         auroc=observed,
-        low=float(np.clip(low, 0, 1)),
-        high=float(np.clip(high, 0, 1)),
+        low=low,
+        high=high,
         p_value=float((1 + np.sum(null >= observed)) / (permutations + 1)),
         confidence=confidence,
         permutations=permutations,
     )
+
+
+def _moved(auroc: float, null_quantile: float) -> float:
+    """Shift an AUROC by as much as takes a quantile of the null to 0.5, on the scale arcsin(sqrt(.)).
+
+    On that scale the spread of a share is the same everywhere, and an AUROC spreads like a share or less.
+    """
+    shift = np.arcsin(np.sqrt(null_quantile)) - np.pi / 4
+    return float(np.sin(np.clip(np.arcsin(np.sqrt(auroc)) - shift, 0, np.pi / 2)) ** 2)
 
 
 def auroc_columns(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -95,7 +95,28 @@ TARGETS = [
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
 ]
 
-WORDS = "the of bank Oil rally over Shares said in new to Reuters on a profit fall Game win team for".split()
+WORDS = [
+    "the",
+    "of",
+    "bank",
+    "Oil",
+    "rally",
+    "over",
+    "Shares",
+    "said",
+    "in",
+    "new",
+    "to",
+    "Reuters",
+    "on",
+    "a",
+    "profit",
+    "fall",
+    "Game",
+    "win",
+    "team",
+    "for",
+]
 
 
 def tokens(rng: np.random.Generator, length: int, dtype: type = np.float32) -> TokenSignals:

@@ -146,7 +146,10 @@ def test_detectgpt_says_why_not() -> None:
 
 def test_rmia_by_hand() -> None:
     def case(target: float, population: list[float]) -> RecordSignals:
-        role = {Role.TARGET: [signals([math.log(p)]) for p in population], Role.BASE: [signals([HALF])] * len(population)}
+        role = {
+            Role.TARGET: [signals([math.log(p)]) for p in population],
+            Role.BASE: [signals([HALF])] * len(population),
+        }
         return RecordSignals(
             "a text",
             {(Role.TARGET, View.TEXT): signals([math.log(target)]), (Role.BASE, View.TEXT): signals([HALF])},

@@ -6,7 +6,18 @@ import math
 
 import pytest
 
-from spvmia_plugin.attacks import BUILTIN_ATTACKS, Attack, BagOfWords, MinK, MinKPlusPlus, Recall, Rmia, Spv, SpvWbc, Wbc
+from spvmia_plugin.attacks import (
+    BUILTIN_ATTACKS,
+    Attack,
+    BagOfWords,
+    MinK,
+    MinKPlusPlus,
+    Recall,
+    Rmia,
+    Spv,
+    SpvWbc,
+    Wbc,
+)
 from spvmia_plugin.errors import SpvmiaError
 
 

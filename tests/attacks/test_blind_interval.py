@@ -1,0 +1,87 @@
+"""The interval around the blind baseline's AUROC holds where a formula for independent scores does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.attacks import BagOfWords
+from spvmia_plugin.metrics.blind import auroc_columns, blind_interval
+from tests.attacks.corpora import auroc, half, names, texts
+from tests.attacks.test_bag_of_words import documents
+
+AG_NEWS = Path(__file__).parents[3] / "shared" / "data" / "ag_news.jsonl"
+
+
+def test_auroc_by_columns_equals_counted_pairs() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 6, (40, 5)) / 6, rng.random((40, 5)) < 0.4
+    expected = [auroc(list(scores[:, column]), labels[:, column]) for column in range(5)]
+    np.testing.assert_allclose(auroc_columns(scores, labels), expected, atol=1e-12)
+
+
+def test_is_about_the_scores_of_the_attack() -> None:
+    corpus, labels, clusters = documents(3)
+    scores = BagOfWords().score_all(corpus, labels, clusters, 5)
+    found = blind_interval(BagOfWords(), corpus, labels, clusters, 5)
+    assert found.auroc == pytest.approx(auroc(scores, labels), abs=1e-12)
+    assert 0 <= found.low <= found.auroc <= found.high <= 1
+    assert found == blind_interval(BagOfWords(), corpus, labels, clusters, 5)
+    assert (found.confidence, found.permutations) == (0.95, 399)
+
+
+def test_too_few_documents() -> None:
+    assert blind_interval(BagOfWords(), ["a", "b"], half(2), names(2), 0) is None
+
+
+def test_a_date_shift_is_significant() -> None:
+    rng, labels = np.random.default_rng(2), half(100)
+    corpus = [f"{text} in {2019 if label else 2023}" for text, label in zip(texts(rng, 100), labels, strict=True)]
+    found = blind_interval(BagOfWords(), corpus, labels, names(100), 0)
+    assert found.low > 0.8
+    assert found.p_value == 1 / 400
+
+
+def test_the_lower_end_agrees_with_the_test() -> None:
+    """low > 0.5 means that fewer than 2.5 % of the labelings, the true one counted, score as high."""
+    rng = np.random.default_rng(4)
+    for seed in range(40):
+        corpus = texts(rng, 40)
+        shifted = [
+            text + (" new" if label and seed % 3 == 0 else "") for text, label in zip(corpus, half(40), strict=True)
+        ]
+        found = blind_interval(BagOfWords(words=60), shifted, half(40), names(40), seed, permutations=79)
+        assert (found.low > 0.5 + 1e-12) == (found.p_value <= 0.025 + 1e-12)
+
+
+@pytest.mark.parametrize("unit", ["records", "documents"])
+def test_level_on_null_data(unit: str) -> None:
+    """A two-sided interval at 80 %: 10 % of the lower and of the upper ends lie on the wrong side of one half."""
+    rng, runs, low, high = np.random.default_rng(5), 80, 0, 0
+    for seed in range(runs):
+        corpus, labels, clusters = texts(rng, 40), half(40), names(40)
+        if unit == "documents":
+            corpus, labels, clusters = documents(seed)
+        attack = BagOfWords(words=60)
+        found = blind_interval(attack, corpus, labels, clusters, seed, confidence=0.8, permutations=39)
+        low, high = low + (found.low > 0.5), high + (found.high < 0.5)
+    for count in (low, high):
+        assert abs(count - 0.1 * runs) <= 3 * math.sqrt(runs * 0.09)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AG_NEWS.exists(), reason="the shared data are not part of the repository")
+def test_re_splits_of_real_text() -> None:
+    """Members and non-members drawn alike: over 200 seeded re-splits at most 8 % of the lower ends lie above 0.5."""
+    lines = AG_NEWS.read_text("utf-8").splitlines()
+    corpus, labels = list(dict.fromkeys(json.loads(line)["text"] for line in lines)), half(500)
+    found = []
+    for seed in range(200):
+        chosen = np.random.default_rng([11, seed]).permutation(len(corpus))[:500]
+        found.append(blind_interval(BagOfWords(), [corpus[i] for i in chosen], labels, names(500), seed))
+    assert np.mean([item.low > 0.5 for item in found]) <= 0.08
+    assert abs(np.mean([item.auroc for item in found]) - 0.5) < 0.01
