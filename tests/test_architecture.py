@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,9 +27,9 @@ LAYERS = [
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
-    ["libraries", "data", "preconditions", "training"],
+    ["libraries", "base_model", "data", "preconditions", "training"],
     ["perturb", "reference", "scoring"],
-    ["audit"],
+    ["audit", "finetune"],
     ["harness"],
     ["report", "demo", "cli", "__main__"],
 ]
@@ -147,3 +149,23 @@ def test_the_tests_run_in_the_built_wheel() -> None:
     assert "site-packages" in PACKAGE.parts
     assert (PACKAGE / "tasks" / "spv_mia_custom.yaml").is_file()
     assert (PACKAGE / "py.typed").is_file()
+
+
+def declared() -> set[str]:
+    """Distributions that the package depends on, the `demo` extra's too. Read from the source: installed metadata of an
+    editable install grow old."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    lists = re.findall(r"^(?:dependencies|demo) = \[(.*?)\]$", text, re.S | re.M)
+    return {normal(name) for found in lists for name in re.findall(r'"([\w.-]+)', found)}
+
+
+def normal(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    distributions = importlib.metadata.packages_distributions()
+    roots = {name.split(".")[0] for module in MODULES for name in imports(tree(module))}
+    foreign = roots - set(sys.stdlib_module_names) - {"spvmia_plugin"}
+    dependencies = declared()
+    assert {root for root in foreign if not {normal(d) for d in distributions.get(root, [])} & dependencies} == set()

@@ -1,0 +1,219 @@
+"""Checks README.md and docs/: every command against the real parsers, every Python block by running it, every link.
+
+    python docs/check.py
+
+A block that can't be run or parsed is marked in the line before it, with the reason: `<!-- not run: ... -->`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Programs whose arguments are not ours to check.
+OTHERS = {
+    "accelerate",
+    "cat",
+    "cd",
+    "cp",
+    "export",
+    "git",
+    "grep",
+    "head",
+    "ls",
+    "mkdir",
+    "pip",
+    "python",
+    "tail",
+    "tox",
+}
+
+_FENCE = re.compile(
+    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^(?P<fence>`{3,})(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=fence)\s*$",
+    re.S | re.M,
+)
+_LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it begins, its language, its text, and why it is not run (or None)."""
+
+    place: str
+    language: str
+    body: str
+    excuse: str | None
+
+
+def blocks(text: str, name: str) -> Iterator[Block]:
+    """The fenced blocks of a page."""
+    for found in _FENCE.finditer(text):
+        mark = found["mark"] or ""
+        excuse = mark.removeprefix("not run:").strip() if mark.startswith("not run:") else None
+        line = text.count("\n", 0, found.start("fence")) + 1
+        yield Block(f"{name}:{line}", found["language"], found["body"], excuse)
+
+
+def commands(body: str) -> Iterator[list[str]]:
+    """The simple commands of a shell block, as words: lines joined, `&&`, `|`, `;` taken apart, `> file` left out."""
+    for line in body.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        lexer.whitespace_split = True
+        command: list[str] = []
+        for word in lexer:
+            if set(word) <= set("<>"):
+                next(lexer)
+            elif set(word) <= set("|&;"):
+                yield from [command] if command else []
+                command = []
+            else:
+                command.append(word)
+        yield from [command] if command else []
+
+
+class Parsers:
+    """The real command lines: ours by typer, lm_eval's by argparse."""
+
+    def __init__(self) -> None:
+        import typer
+        from lm_eval.__main__ import HarnessCLI
+
+        from spvmia_plugin.cli.main import make_app
+        from spvmia_plugin.harness.enable import tasks_folder
+        from spvmia_plugin.plugins import load_registry
+
+        self.ours: Any = typer.main.get_command(make_app())
+        self.harness: dict[str, Any] = HarnessCLI()._subparsers.choices
+        self.tasks = {path.stem for path in tasks_folder().glob("*.yaml")} | {"privacy"}
+        self.attack_options = load_registry().attack_options
+
+    def check(self, command: Sequence[str]) -> str | None:
+        """What is wrong with a command, or None."""
+        words = [word for word in command if not re.fullmatch(r"[A-Z_]+=.*", word)]  # VAR=value before the program
+        if not words:
+            return None
+        program, *arguments = words
+        if program in ("accelerate", "python") and "-m" in arguments:
+            at = arguments.index("-m")
+            module, arguments = arguments[at + 1], arguments[at + 2 :]
+            program = {"lm_eval": "lm_eval", "spvmia_plugin": "spvmia"}.get(module, program)
+        if program == "spvmia":
+            return self.check_ours(arguments)
+        if program in ("lm_eval", "lm-eval"):
+            return self.check_harness(arguments)
+        return None if program in OTHERS else f"unknown program {program!r}"
+
+    def check_ours(self, arguments: Sequence[str]) -> str | None:
+        """Check a `spvmia` command line: names of commands and options, and which options take a value."""
+        command, rest, context = self.ours, list(arguments), None
+        while rest and hasattr(command, "commands"):
+            if rest[0].startswith("-"):
+                break
+            name = rest.pop(0)
+            if name not in command.commands:
+                return f"spvmia has no command {name!r}"
+            command = command.commands[name]
+            if name == "run":
+                return self.check_harness(rest)
+        context = command.context_class(command, info_name=command.name)
+        try:
+            command.make_parser(context).parse_args(rest)
+        except Exception as error:  # typer brings its own copy of click
+            return str(getattr(error, "message", error))
+        return None
+
+    def check_harness(self, arguments: Sequence[str]) -> str | None:
+        """Check an `lm_eval` command line: its options, the names of our tasks, and the `mia_*` options."""
+        name, rest = "run", list(arguments)
+        if rest and rest[0] in self.harness:
+            name = rest.pop(0)
+        if rest in (["--help"], ["-h"]):
+            return None
+        complaint = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(complaint):
+                options = self.harness[name].parse_args(rest)
+        except SystemExit:
+            return complaint.getvalue().strip().splitlines()[-1]
+        return self.check_tasks(options) or self.check_metadata(options)
+
+    def check_tasks(self, options: Any) -> str | None:
+        """Tasks that look like ours must be there; those of a folder of the user's are the user's."""
+        if options.__dict__.get("include_path") == "spvmia_tasks":
+            return None
+        named = getattr(options, "tasks", None) or []
+        for task in named.split(",") if isinstance(named, str) else named:
+            if ("mia_" in task or task in ("spv_mia", "privacy")) and task not in self.tasks:
+                return f"there is no task {task!r}"
+        return None
+
+    def check_metadata(self, options: Any) -> str | None:
+        """The `mia_*` options must be read without an error."""
+        from spvmia_plugin.config import AuditConfig
+        from spvmia_plugin.errors import SpvmiaError
+
+        try:
+            AuditConfig.from_metadata(getattr(options, "metadata", None) or {}, self.attack_options)
+        except SpvmiaError as error:
+            return str(error)
+        return None
+
+
+def check_python(body: str) -> str | None:
+    """Run a block in a folder of its own; what is wrong with it, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run([sys.executable, "-c", body], cwd=folder, capture_output=True, text=True, check=False)
+    return None if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
+
+
+def check_block(block: Block, check_command: Callable[[Sequence[str]], str | None]) -> list[str]:
+    """What is wrong with a block, each with its place."""
+    if block.excuse is not None:
+        return [] if block.excuse else [f"{block.place}: expected a reason after 'not run:'"]
+    if block.language in ("bash", "sh", "shell"):
+        found = [check_command(command) for command in commands(block.body)]
+    elif block.language == "python" and not block.body.rstrip().endswith("..."):  # a signature is tested in tests/
+        found = [check_python(block.body)]
+    else:
+        found = []
+    return [f"{block.place}: {problem}" for problem in found if problem]
+
+
+def broken_links(text: str, page: Path) -> list[str]:
+    """Links of a page to files that are not there."""
+    targets = (found["target"].partition("#")[0] for found in _LINK.finditer(_FENCE.sub("", text)))
+    missing = [
+        t for t in targets if t and "://" not in t and not t.startswith("mailto:") and not (page.parent / t).exists()
+    ]
+    return [f"{page.name}: no file {target!r} to link to" for target in missing]
+
+
+def main() -> int:
+    """Check all pages; print what is wrong; return the exit status."""
+    parsers = Parsers()
+    problems: list[str] = []
+    checked = excused = 0
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        problems += broken_links(text, page)
+        for block in blocks(text, str(page.relative_to(ROOT))):
+            checked += 1
+            excused += block.excuse is not None
+            problems += check_block(block, parsers.check)
+    print("\n".join(problems) or f"{checked} blocks checked, {excused} of them marked as not run")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""`docs/check.py`, which keeps the documentation true, finds what it should find."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECK = Path(__file__).parent.parent / "docs" / "check.py"
+
+
+@pytest.fixture(scope="module")
+def check() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_check", CHECK)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["docs_check"] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def parsers(check: Any) -> Any:
+    return check.Parsers()
+
+
+def test_finds_blocks_with_their_place_language_and_excuse(check: Any) -> None:
+    page = (
+        "a\n\n```bash\nls\n```\n\n<!-- not run: no network -->\n\n```python\nx = 1\n```\n"
+        "<!-- other -->\n```\nout\n```\n"
+    )
+    assert list(check.blocks(page, "p.md")) == [
+        check.Block("p.md:3", "bash", "ls\n", None),
+        check.Block("p.md:9", "python", "x = 1\n", "no network"),
+        check.Block("p.md:13", "", "out\n", None),
+    ]
+
+
+def test_takes_commands_apart(check: Any) -> None:
+    body = "a --b 'c | d' && e \\\n  f | g > h  # comment\n\n# i\nj \"$(k l)\" ; m\n"
+    assert list(check.commands(body)) == [["a", "--b", "c | d"], ["e", "f"], ["g"], ["j", "$(k l)"], ["m"]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "spvmia enable",
+        "spvmia --version",
+        "spvmia tasks --write my_attack custom --output mine",
+        "spvmia run --tasks spv_mia_custom,arc_easy -s --output_path x",
+        "spvmia run ls tasks",
+        "lm_eval ls tasks",
+        "NO_COLOR=1 lm_eval --tasks mia_xsum --metadata '{\"mia_seed\": 3}' --model_args pretrained=x",
+        "accelerate launch -m lm_eval --tasks privacy",
+        "pip install anything",
+    ],
+)
+def test_accepts_what_the_real_parsers_accept(check: Any, parsers: Any, line: str) -> None:
+    (command,) = check.commands(line)
+    assert parsers.check(command) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("spvmia enabel", "no command 'enabel'"),
+        ("spvmia enable --force", "--force"),
+        ("spvmia tasks --write one", "requires 2 arguments"),
+        ("spvmia cache shred", "no command 'shred'"),
+        ("lm_eval --taks x", "--taks"),
+        ("spvmia run --taks x", "--taks"),
+        ("accelerate launch -m lm_eval --taks x", "--taks"),
+        ("lm_eval --tasks spv_mia_wikitex", "no task 'spv_mia_wikitex'"),
+        ("lm_eval --tasks spv_mia_custom --metadata mia_preset=quik", "mia_preset: expected one of"),
+        ("lm_eval --tasks spv_mia_custom --metadata mia_sed=1", "did you mean 'mia_seed'?"),
+        ("rm -rf /", "unknown program 'rm'"),
+    ],
+)
+def test_refuses_what_they_refuse(check: Any, parsers: Any, line: str, problem: str) -> None:
+    (command,) = check.commands(line)
+    assert problem in parsers.check(command)
+
+
+def test_python_blocks_are_run(check: Any) -> None:
+    def block(body: str, excuse: str | None = None) -> Any:
+        return check.Block("p.md:1", "python", body, excuse)
+
+    assert check.check_block(block("import spvmia_plugin\n"), None) == []
+    assert check.check_block(block("1 / 0\n"), None) == ["p.md:1: ZeroDivisionError: division by zero"]
+    assert check.check_block(block("1 / 0\n", "shows an error"), None) == []
+    assert check.check_block(block("1 / 0\n", ""), None) == ["p.md:1: expected a reason after 'not run:'"]
+
+
+def test_links_lead_somewhere(check: Any, tmp_path: Path) -> None:
+    (tmp_path / "there.md").touch()
+    text = "[a](there.md#x) [b](https://x.org) [c](#here) [d](gone.md)\n```\n[e](code.md)\n```\n"
+    assert check.broken_links(text, tmp_path / "page.md") == ["page.md: no file 'gone.md' to link to"]
