@@ -49,7 +49,16 @@ SIZES = {
     "large": Size(members=600, prompts=250, questions=200, epochs=4, self_prompts=1000, minutes=(1, 9, 33)),
 }
 
-TRAINING = {"lr": 5e-4, "lora-rank": 16, "lora-alpha": 32, "batch-size": 8, "block-size": 0, "seed": SEED}
+TRAINING = {
+    "lr": 5e-4,
+    "lora-rank": 16,
+    "lora-alpha": 32,
+    "lora-dropout": 0,
+    "lora-targets": "all-linear",
+    "batch-size": 8,
+    "block-size": 0,
+    "seed": SEED,
+}
 """Options of `spvmia finetune` that every size shares: a leak that the simple attacks see, and understate."""
 
 AUDIT = {"mia_preset": "quick"}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spvmia_plugin import __version__
+from spvmia_plugin.data.manifest import MANIFEST_NAME
 from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.demo import plan
 from spvmia_plugin.demo.capability import TASK, write_capability_task
@@ -136,6 +137,8 @@ class Demo:
             shutil.copyfile(source / name, folder / name)
 
     def _finetune(self) -> None:
+        if (self.layout.target / MANIFEST_NAME).is_file():
+            return  # finished, and interrupted before its mark: the manifest is written last
         self._command(plan.finetune_command(self.layout, self.size))
 
     def _evaluate(self) -> None:

@@ -189,11 +189,12 @@ def test_a_model_that_predicts_nothing_is_refused(tmp_path, monkeypatch):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
     with torch.random.fork_rng():
+        torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=1000, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
         )
         LlamaForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(SpvmiaError, match=r"expected under 5 nats a token.*got 6\.9"):
+    with pytest.raises(SpvmiaError, match=r"expected under 5 nats a token.*got 6"):
         demo_model.check_predictions(tmp_path)
 
 
