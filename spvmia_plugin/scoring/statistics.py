@@ -23,7 +23,7 @@ _HEAD_BYTES = {"cpu": 2**25}
 """Logits made by one product with the head: large enough for the product, small enough for the last-level cache."""
 _HEAD_BYTES_DEVICE = 2**28
 _CACHE_BYTES = 3 * 2**20
-"""Float32 logits worked on at once on a CPU. Fresh buffers of this size cost more than the arithmetic: they are kept."""
+"""Float32 logits worked on at once on a CPU. Fresh buffers of that size cost more than the sums: they are kept."""
 _CANCELLED = 0.02
 """Share of variance in E[x^2] below which the difference of squares is not trusted."""
 
@@ -55,9 +55,7 @@ def token_statistics(
     step = rows_per_product(vocab, rows)
     kernel = _kernel(rows.device, vocab, moments)
     for start in range(0, n, step):
-        kernel.fill(
-            logits_of(rows[start : start + step]), targets[start : start + step], out[:, start : start + step]
-        )
+        kernel.fill(logits_of(rows[start : start + step]), targets[start : start + step], out[:, start : start + step])
     top1 = out[1] > 0
     return Statistics(out[0], top1, out[2], out[3]) if moments else Statistics(out[0], top1)
 
@@ -65,7 +63,8 @@ def token_statistics(
 def rows_per_product(vocab: int, rows: torch.Tensor) -> int:
     """How many rows to send through the output layer at once."""
     budget = _HEAD_BYTES.get(rows.device.type, _HEAD_BYTES_DEVICE)
-    return max(16, min(4096, budget // (vocab * rows.element_size())))
+    fitting = budget // (vocab * rows.element_size())
+    return int(max(16, min(4096, fitting)))
 
 
 def _kernel(device: torch.device, vocab: int, moments: bool) -> _CpuKernel | _DeviceKernel:

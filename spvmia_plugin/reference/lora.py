@@ -1,0 +1,88 @@
+"""Trains a LoRA adapter on the base model: the self-prompt reference, or the LiRA candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.scoring.adapters import AdapterHost, linear_names, save_adapter
+from spvmia_plugin.training import TrainSettings, train
+
+_NAME = "training"
+
+
+def train_lora(
+    host: AdapterHost,
+    sequences: Sequence[Sequence[int]],
+    config: AuditConfig,
+    output_dir: Path,
+    *,
+    pad_token_id: int,
+    base_name: str | None,
+) -> dict[str, object]:
+    """Train an adapter and write it to `output_dir` as a peft folder; the host's model stays what it was.
+
+    Args:
+        host: the model without adapters.
+        sequences: token ids; those too short to predict anything are left out.
+        config: `reference_*`, `lora_*` and `seed`.
+        output_dir: gets the adapter, and the checkpoints while training.
+        pad_token_id: for padding.
+        base_name: written into the adapter's config.
+
+    Returns:
+        What `training.train` returns, with the number of texts and of trained parameters.
+
+    Raises:
+        SpvmiaError: the LoRA targets are not in the model.
+    """
+    usable = [ids for ids in sequences if len(ids) > 1]
+    settings = TrainSettings(
+        epochs=config.reference_epochs,
+        lr=config.reference_lr,
+        batch_size=config.reference_batch,
+        seed=config.seed,
+    )
+    with host.new(_NAME, _lora_config(host.model, config, base_name), config.seed) as model:
+        record = train(model, usable, settings, output_dir, pad_token_id=pad_token_id, description="reference")
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        save_adapter(model, _NAME, output_dir)
+    return {**record, "texts": len(usable), "parameters": parameters}
+
+
+def _lora_config(model: Any, config: AuditConfig, base_name: str | None) -> Any:
+    from peft import LoraConfig
+
+    targets: list[str] | None = list(config.lora_targets) if config.lora_targets else None
+    if targets == ["all-linear"]:
+        targets = linear_names(model)
+    elif targets is None:
+        targets = default_targets(model)
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        base_model_name_or_path=base_name,
+    )
+
+
+def default_targets(model: Any) -> list[str]:
+    """The modules peft adapts in this architecture when nothing is said.
+
+    Raises:
+        SpvmiaError: peft has no default for it.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    kind = model.config.model_type
+    if kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        raise SpvmiaError(
+            f"mia_lora_targets: expected module names, because peft has no default for models of type {kind!r}, "
+            "got none; pass 'all-linear' or the names"
+        )
+    return list(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[kind])

@@ -1,0 +1,121 @@
+"""A model's forward pass without its logits: final hidden states now, the output layer later, on the rows one needs.
+
+Logits of a batch are the largest tensors of a scoring run (2048 tokens of a vocabulary of 49k take 400 MB in float32),
+most of them only to be reduced to four numbers a row. So the output layer is stood in for by a stub that keeps its
+input, and is applied afterwards, chunk by chunk. Models that do something to their logits after the output layer
+(soft-capping, scaling) are noticed by a comparison on a few tokens, once a model, and give plain logits instead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+PROBE_SHAPE = (2, 5)
+
+
+@dataclass
+class Hidden:
+    """What a forward pass gave.
+
+    Attributes:
+        rows: (B, W, d) final hidden states, or (B, W, V) logits where the model's logits are not its output layer's.
+        cache: the key-value cache, if asked for.
+    """
+
+    rows: torch.Tensor
+    cache: Any = None
+
+
+class HeadlessModel:
+    """Runs a model up to its output layer.
+
+    Args:
+        model: a causal LM, wrapped by peft or not. Nothing about it is changed except during a call.
+        autocast: dtype of the harness's mixed precision, or None.
+    """
+
+    def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:
+        self.model = model
+        self._autocast = autocast
+        self.device = torch.device(model.device)
+        self.vocab, self.exact = self._probe()
+
+    def sharing(self, model: Any) -> HeadlessModel:
+        """The same for a model with the same output layer, without another probe."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """The precision that the harness runs the model in, without gradients."""
+        enabled = self._autocast is not None
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
+            yield
+
+    def forward(self, **inputs: Any) -> Hidden:
+        """One forward pass; `inputs` as for the model. Virtual tokens of a prompt-tuned model are cut off."""
+        width = (inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]).shape[1]
+        inputs.setdefault("use_cache", False)
+        with self.precision():
+            rows, output = _hidden(self.model, inputs) if self.exact else _plain(self.model, inputs)
+        cache = getattr(output, "past_key_values", None) if inputs["use_cache"] else None
+        return Hidden(rows[:, -width:], cache)
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits (..., V) of hidden states (..., d)."""
+        if not self.exact:
+            return rows
+        with self.precision():
+            return self.model.get_output_embeddings()(rows)
+
+    def _probe(self) -> tuple[int, bool]:
+        """Vocabulary size, and whether the output layer's product is what the model returns, bit for bit."""
+        ids = torch.arange(PROBE_SHAPE[0] * PROBE_SHAPE[1], device=self.device).view(PROBE_SHAPE)
+        with self.precision():
+            expected, _ = _plain(self.model, {"input_ids": ids, "use_cache": False})
+            if getattr(self.model, "get_output_embeddings", None) is None:
+                return expected.shape[-1], False
+            head = self.model.get_output_embeddings()
+            if not isinstance(head, torch.nn.Module):
+                return expected.shape[-1], False
+            try:
+                rows, _ = _hidden(self.model, {"input_ids": ids, "use_cache": False})
+            except (RuntimeError, TypeError, IndexError):
+                return expected.shape[-1], False  # the model looks at its logits: the stub will not do
+            same = rows.shape[:2] == expected.shape[:2] and torch.equal(head(rows).to(expected.dtype), expected)
+        return expected.shape[-1], same
+
+
+def _plain(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    output = model(**inputs)
+    return output.logits, output
+
+
+def _hidden(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    """Run the model with its output layer replaced by a stub of one column that keeps what it was given."""
+    head = model.get_output_embeddings()
+    kept: list[torch.Tensor] = []
+
+    def stub(rows: torch.Tensor) -> torch.Tensor:
+        kept.append(rows)
+        return rows[..., :1]
+
+    own = vars(head).get("forward")  # accelerate's hooks put a forward on the instance
+    head.forward = stub
+    try:
+        output = model(**inputs)
+    finally:
+        if own is None:
+            del head.forward
+        else:
+            head.forward = own
+    if len(kept) != 1:
+        raise RuntimeError(f"the output layer ran {len(kept)} times")
+    return kept[0], output

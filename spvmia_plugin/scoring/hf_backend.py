@@ -1,0 +1,185 @@
+"""The harness's Hugging Face models as a backend: scoring, sampling and reference training on the harness's own LM."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.reference.lora import train_lora
+from spvmia_plugin.scoring.batching import BatchRunner
+from spvmia_plugin.scoring.generation import Generator
+from spvmia_plugin.scoring.head import HeadlessModel
+from spvmia_plugin.scoring.replacements import Replacer
+from spvmia_plugin.scoring.roles import RoleModels
+from spvmia_plugin.scoring.sampling import Sampling
+from spvmia_plugin.scoring.scorer import Scorer
+from spvmia_plugin.scoring.tokens import Tokens
+from spvmia_plugin.signals import Role, TokenSignals
+
+
+class HFBackend:
+    """A causal language model of the harness's class HFLM. Implements `protocols.Backend`; see there.
+
+    Only attributes of `lm` are used, nothing of lm_eval is imported: `model`, `tokenizer`, `tok_encode`,
+    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, and `pretrained`, `peft`, `delta`, `revision` for
+    provenance.
+
+    Args:
+        lm: the harness's LM, or its caching wrapper.
+        config: settings of the audit.
+        base_model: the model before fine-tuning (`mia_base_model`, or what a manifest names). Used where the target
+            does not carry its base; a LoRA target does.
+    """
+
+    name: ClassVar[str] = "hf"
+    features = BackendFeatures()
+
+    def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
+        lm = _unwrapped(lm)
+        self._config = config
+        self._tokens = Tokens(lm, config.max_length)
+        self._autocast = getattr(lm, "mixed_precision_dtype", None)
+        self._roles = RoleModels(lm, self._tokens, base_model or config.base_model)
+        self._costs = {role: Cost() for role in Role}
+        self._runners = {"score": BatchRunner(), "sample": BatchRunner(), "generate": BatchRunner()}
+        self._headless: dict[Role, HeadlessModel] = {}
+        self._identities: dict[Role, dict[str, object]] = {}
+        self.max_length = self._tokens.max_length
+        self.device = lm.model.device
+        self.paths: dict[str, str] = {}
+        """How each role is scored, where that is not the fast path: for provenance."""
+
+    @classmethod
+    def accepts(cls, lm: Any) -> bool:
+        """Whether `lm` is an HFLM, or a subclass, around a decoder-only model."""
+        lm = _unwrapped(lm)
+        names = {base.__name__ for base in type(lm).__mro__}
+        return "HFLM" in names and getattr(lm, "backend", None) == "causal"
+
+    def encode(self, text: str) -> list[int]:
+        """See `Backend.encode`."""
+        return self._tokens.encode(text)
+
+    def decode(self, token_ids: TokenIds) -> str:
+        """See `Backend.decode`."""
+        return self._tokens.decode(token_ids)
+
+    def identity(self, role: Role) -> dict[str, object]:
+        """See `Backend.identity`. Holds no path: the same weights elsewhere are the same weights."""
+        if role not in self._identities:
+            precision = {"autocast": str(self._autocast)} if self._autocast is not None else {}
+            self._identities[role] = {
+                "backend": self.name,
+                **self._roles.identity(role),
+                **precision,
+                "tokenizer": self._tokens.digest(),
+            }
+        return self._identities[role]
+
+    def require(self, roles: Iterable[Role]) -> None:
+        """See `Backend.require`."""
+        self._roles.require(roles)
+
+    def score(
+        self,
+        role: Role,
+        inputs: Sequence[ScoreInput],
+        *,
+        moments: bool,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[TokenSignals | None]:
+        """See `Backend.score`."""
+        with self._model(role) as model:
+            scorer = Scorer(model, self._tokens, self._runners["score"], self._costs[role])
+            found = scorer.score(inputs, moments=moments, on_done=on_done, done=set(done))
+        if not scorer.contexts_shared:
+            self.paths[f"{role.value}: contexts"] = "read again with every sequence: no shared key-value cache"
+        return found
+
+    def sample_replacements(
+        self,
+        role: Role,
+        sequences: Sequence[TokenIds],
+        positions: Sequence[Sequence[NDArray[np.int64]]],
+        seeds: Sequence[int],
+    ) -> list[list[NDArray[np.int64]]]:
+        """See `Backend.sample_replacements`."""
+        with self._model(role) as model:
+            replacer = Replacer(model, self._tokens, self._runners["sample"], self._costs[role])
+            return replacer.draw(sequences, positions, seeds)
+
+    def generate(
+        self,
+        prompts: Sequence[TokenIds],
+        lengths: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[list[int] | None]:
+        """See `Backend.generate`."""
+        config = self._config
+        with self._model(Role.TARGET) as model:
+            generator = Generator(
+                model,
+                Sampling(config.temperature, config.top_k, config.top_p),
+                self._tokens.end_ids(model.model),
+                self._tokens.lead,
+                self._runners["generate"],
+                self._costs[Role.TARGET],
+            )
+            return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
+
+    def train_reference(self, texts: Sequence[str], output_dir: Path, role: Role = Role.REFERENCE) -> dict[str, object]:
+        """See `Backend.train_reference`. `role` only says whose cost it is."""
+        host = self._roles.host()
+        sequences = [self._tokens.natural(text)[: self.max_length] for text in texts]
+        record = train_lora(
+            host,
+            sequences,
+            self._config,
+            output_dir,
+            pad_token_id=self._tokens.pad_id,
+            base_name=self._roles.base_name,
+        )
+        self._costs[role] += Cost(training_tokens=int(str(record["tokens"])), seconds=float(str(record["seconds"])))
+        return record
+
+    def load_reference(self, role: Role, path: str) -> None:
+        """See `Backend.load_reference`."""
+        self._headless.pop(role, None)
+        self._identities.pop(role, None)
+        self._roles.load_reference(role, path)
+
+    def cost(self, role: Role) -> Cost:
+        """See `Backend.cost`."""
+        return dataclasses.replace(self._costs[role])
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._headless.clear()
+        self._roles.close()
+
+    @contextmanager
+    def _model(self, role: Role) -> Iterator[HeadlessModel]:
+        with self._roles.use(role) as model:
+            found = self._headless.get(role)
+            if found is None or found.model is not model:
+                found = self._headless[role] = HeadlessModel(model, self._autocast)
+                if not found.exact:
+                    self.paths[f"{role.value}: logits"] = "whole batches: the model changes them after its output layer"
+            yield found
+
+
+def _unwrapped(lm: Any) -> Any:
+    """The LM inside the harness's caching wrapper."""
+    return lm.lm if type(lm).__name__ == "CachingLM" else lm

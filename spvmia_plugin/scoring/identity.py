@@ -1,0 +1,84 @@
+"""What identifies a model: the content of its files, not where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
+_BLOCK = 2**22
+
+
+def model_identity(model: Any) -> dict[str, object]:
+    """Class and precision of a loaded model: the same files give other numbers in another dtype."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    quantised = getattr(getattr(inner, "config", None), "quantization_config", None)
+    method = getattr(quantised, "quant_method", None)
+    dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")
+    return {
+        "class": type(inner).__name__,
+        "dtype": dtype.removeprefix("torch."),
+        **({"quantisation": str(getattr(method, "value", method))} if method is not None else {}),
+    }
+
+
+class Weights:
+    """Names weights by their content. Each folder is read once a process."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, object]] = {}
+
+    def of(self, name: str, revision: str | None = None) -> dict[str, object] | None:
+        """Identity of the folder or hub model `name`; None if there is no telling (then hash the loaded tensors)."""
+        key = f"{name}@{revision}"
+        if key not in self._known:
+            found = _files(Path(name)) if Path(name).is_dir() else _hub(name, revision)
+            if found is None:
+                return None
+            self._known[key] = found
+        return self._known[key]
+
+
+def _files(folder: Path) -> dict[str, object] | None:
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS or p.name in _CONFIGS]
+    if not any(p.suffix in _WEIGHTS for p in paths):
+        return None
+    return {"files": {path.name: _sha256(path) for path in paths}}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hub(name: str, revision: str | None) -> dict[str, object] | None:
+    """Hub id and commit of what lies in the hub's cache; the cache names its folders by commit."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for file in ("adapter_config.json", "config.json"):
+        try:
+            path = try_to_load_from_cache(name, file, revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(path, str):
+            return {"hub": name, "commit": Path(path).parent.name}
+    return None
+
+
+def tensors_digest(model: torch.nn.Module) -> dict[str, object]:
+    """Identity of a model by its tensors in memory: for models that came from nowhere one could name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {"tensors": digest.hexdigest()}

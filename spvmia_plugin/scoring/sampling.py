@@ -1,0 +1,68 @@
+"""Draws from next-token distributions by inverse CDF: one uniform number a draw, from a stream of the row's own.
+
+A draw depends on the row's seed and its distribution alone, so neither the batch nor the device's random generator
+has a say in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to turn logits into probabilities: temperature first, then the k best, then the p-nucleus."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, V) float32 weights, 0 for what is not to be drawn; rows need not sum to one."""
+        x = logits.float()
+        if self.temperature != 1:
+            x = x / self.temperature
+        if 0 < self.top_k < x.shape[-1]:
+            least = x.topk(self.top_k, -1).values[..., -1:]
+            x = x.masked_fill(x < least, float("-inf"))
+        p = x.softmax(-1)
+        if self.top_p < 1:
+            p = _nucleus(p, self.top_p)
+        return p
+
+
+def _nucleus(p: torch.Tensor, share: float) -> torch.Tensor:
+    """Keep the most probable tokens whose mass first reaches `share`; ties stay with the last that is kept."""
+    ordered = p.sort(-1, descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    last = (before < share).sum(-1, keepdim=True) - 1
+    return p.masked_fill(p < ordered.gather(-1, last), 0.0)
+
+
+def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Draw indices: the first v whose cumulative weight exceeds u times the total.
+
+    Args:
+        weights: (B, V), non-negative. An index of weight 0 is never drawn.
+        uniforms: (B, K) in [0, 1).
+
+    Returns:
+        (B, K) indices.
+    """
+    wide = torch.float32 if weights.device.type == "mps" else torch.float64  # rounding in 49k float32 sums shows
+    cumulative = weights.to(wide).cumsum(-1)
+    total = cumulative[:, -1:]
+    point = uniforms.to(wide) * total
+    drawn = torch.searchsorted(cumulative, point.contiguous(), right=True)
+    # u * total may round up to the total: then the last index with any weight
+    last = (cumulative < total).sum(-1, keepdim=True)
+    return torch.minimum(drawn, last)
+
+
+def uniforms(seed: int, count: int) -> NDArray[np.float64]:
+    """The stream of one row: `count` numbers in [0, 1)."""
+    return np.random.default_rng(seed).random(count)
