@@ -95,28 +95,7 @@ TARGETS = [
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
 ]
 
-WORDS = [
-    "the",
-    "of",
-    "bank",
-    "Oil",
-    "rally",
-    "over",
-    "Shares",
-    "said",
-    "in",
-    "new",
-    "to",
-    "Reuters",
-    "on",
-    "a",
-    "profit",
-    "fall",
-    "Game",
-    "win",
-    "team",
-    "for",
-]
+WORDS = "the of bank Oil rally over Shares said in new to Reuters on a profit fall Game win team for"
 
 
 def tokens(rng: np.random.Generator, length: int, dtype: type = np.float32) -> TokenSignals:
@@ -148,7 +127,7 @@ def make_record(
     views[Role.TARGET, View.PREFIXED] = tokens(rng, length, dtype)
     lengths = rng.integers(2, 50, 4)
     return RecordSignals(
-        text=" ".join(rng.choice(WORDS, rng.integers(14, 40))),
+        text=" ".join(rng.choice(WORDS.split(), rng.integers(14, 40))),
         tokens=views,
         neighbours={role: [tokens(rng, n, dtype) for n in lengths] for role in (Role.TARGET, Role.REFERENCE)},
         population=population,
