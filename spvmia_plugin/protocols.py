@@ -205,7 +205,8 @@ class Backend(Protocol):
         seeds: Sequence[int],
         *,
         on_done: OnDone | None = None,
-    ) -> list[list[int]]:
+        done: Collection[int] = (),
+    ) -> list[list[int] | None]:
         """Sample continuations from the target until prompt and continuation have `lengths` tokens, or an end token.
 
         Sampling follows the config (temperature, top_k, top_p). Returns prompt + continuation, end token left out.

@@ -8,7 +8,7 @@ target does, but not the members.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
@@ -29,8 +29,8 @@ def self_prompt(
     prompts: Sequence[Document],
     config: AuditConfig,
     on_done: OnDone | None = None,
-    done: Mapping[int, str] | None = None,
-) -> list[str]:
+    done: Collection[int] = (),
+) -> list[str | None]:
     """Let the target write `config.self_prompts` texts.
 
     Text i continues the first `prompt_tokens` tokens of the i-th document (over and over when there are fewer) up to
@@ -42,20 +42,22 @@ def self_prompt(
         prompts: held-out documents; those shorter than a prompt are not used.
         config: sampling settings, sizes, seed.
         on_done: called with {i: text} as batches finish.
-        done: texts that are there already, by i; batches of nothing else are not sampled again.
+        done: the i whose texts are there already; batches of nothing else are not sampled again.
+
+    Returns:
+        The texts; None for those of `done`.
 
     Raises:
         SpvmiaError: no document is long enough, a prompt leaves nothing to write, or the target writes blanks only.
     """
-    done = done or {}
     heads, length = _prompts(backend, prompts, config)
-    texts: dict[int, str] = {}
+    texts: dict[int, str | None] = dict.fromkeys(done)
     open_ = list(range(self_prompt_count(config)))
     for attempt in range(MAX_ATTEMPTS):
         texts |= _write(backend, config, heads, length, open_, attempt, on_done, done)
         open_ = [i for i in open_ if i not in texts]
         if not open_:
-            return [texts[i] for i in range(len(texts))]
+            return [texts[i] for i in range(self_prompt_count(config))]
     raise SpvmiaError(
         f"self-prompting: expected text from the target, got {MAX_ATTEMPTS} blank continuations of one prompt; "
         "check the target, or raise mia_temperature"
@@ -70,7 +72,7 @@ def _write(
     wanted: Sequence[int],
     attempt: int,
     on_done: OnDone | None,
-    done: Mapping[int, str],
+    done: Collection[int],
 ) -> dict[int, str]:
     """One attempt at the texts `wanted`; those that come out blank are left out."""
 
@@ -86,9 +88,8 @@ def _write(
         on_done=keep,
         done=[k for k, i in enumerate(wanted) if i in done],
     )
-    return _not_blank(
-        {i: done[i] if ids is None else backend.decode(ids) for i, ids in zip(wanted, written, strict=True)}
-    )
+    found = {i: backend.decode(ids) for i, ids in zip(wanted, written, strict=True) if ids is not None}
+    return _not_blank({i: text for i, text in found.items() if i not in done})
 
 
 def _not_blank(texts: dict[int, str]) -> dict[int, str]:
