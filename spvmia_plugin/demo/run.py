@@ -6,11 +6,13 @@ is finished leaves a mark, so that the same command continues after an interrupt
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -206,17 +208,23 @@ def run_process(command: Sequence[str], name: str, say: Say) -> str:
     if "lm_eval" in command or "finetune" in command:
         environment |= {"HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": environment.get("LMEVAL_LOG_LEVEL", "WARNING")}
     lines = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    start = _end_with_parent if sys.platform == "linux" else None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=start) as process:
         for line in process.stdout or ():
             lines.append(line)
             say(line.rstrip("\n"))
     if process.returncode:
-        sys.stdout.flush()
         raise SpvmiaError(
             f"demo: {name} ended with status {process.returncode} for the reason above; "
             "when that is settled, the same spvmia demo command continues from here"
         )
     return "".join(lines)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the demo is killed: otherwise it would work on beside the demo that continues."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def newest_results(folder: Path) -> Path:

@@ -1,7 +1,10 @@
 import json
 import shlex
 import stat
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +35,7 @@ def commands(monkeypatch, tmp_path):
             layout.target.mkdir()
         else:
             scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(plan.ATTACKS)}
-            layout.results.mkdir()
+            layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
         return f"output of {name}\n"
@@ -81,12 +84,22 @@ def test_a_finished_demo_shows_its_table_again_and_runs_nothing(commands):
     assert "output of lm_eval run" in "\n".join(said)
 
 
+def test_a_target_that_was_finished_but_not_marked_is_kept(commands):
+    """Killed between the last file of the target and the mark: fine-tuning again would be refused."""
+    ran, _, layout = commands
+    Demo(layout.root, SIZE, print).run()
+    marks = json.loads(layout.progress.read_text())
+    layout.progress.write_text(json.dumps({**marks, "done": ["model", "corpus"]}))
+    (layout.target / "mia_manifest.json").write_text("{}")
+    ran.clear()
+    Demo(layout.root, SIZE, print).run()
+    assert ran == ["lm_eval run"]
+
+
 def test_another_size_is_another_demo_with_the_same_model(commands):
     ran, _, layout = commands
     Demo(layout.root, SIZE, print).run()
     ran.clear()
-    layout.results.joinpath("results_2026-01-01.json").unlink()
-    layout.results.rmdir()
     larger = plan.Size(members=5, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
     Demo(layout.root, larger, print).run()
     assert ran == ALL[1:]
@@ -139,8 +152,27 @@ def test_run_process_names_the_step_that_failed():
         run_process([sys.executable, "-c", "raise SystemExit(3)"], "spvmia finetune", print)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's parent-death signal")
+def test_a_killed_demo_leaves_no_command_at_work(tmp_path):
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    run = f"run_process([sys.executable, '-c', {child!r}], 'x', print)"
+    parent = f"import sys; from spvmia_plugin.demo.run import run_process; {run}"
+    with subprocess.Popen([sys.executable, "-c", parent]) as demo:
+        pid = int(wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()))
+        demo.kill()
+    status = Path(f"/proc/{pid}/stat")
+    assert wait_for(lambda: not status.exists() or status.read_text().split()[2] == "Z")
+
+
+def wait_for(answer, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (found := answer()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
 def test_as_typed_is_the_same_command():
-    command = plan.lm_eval_command(plan.Layout(plan.Path("a folder")), SIZE)
+    command = plan.lm_eval_command(plan.Layout(Path("a folder")), SIZE)
     typed = as_typed(command)
     assert shlex.split(typed.replace("\\\n", " ")) == command
     assert len(typed.splitlines()) > 5
@@ -167,8 +199,6 @@ def test_newest_results_is_the_latest(tmp_path):
 @pytest.mark.slow
 def test_the_real_demo(tmp_path):
     """Ten minutes: a leak that the simple attacks understate."""
-    import subprocess
-
     command = [sys.executable, "-m", "spvmia_plugin", "demo", "--output", str(tmp_path / "demo")]
     subprocess.run(command, check=True)
     results = json.loads(newest_results(tmp_path / "demo" / "results").read_text())["results"]
