@@ -106,6 +106,12 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
             f"--model: no causal language model could be loaded from {config.model!r} ({type(error).__name__}); "
             "name a folder with config.json and weights"
         ) from error
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.is_trainable:
+        raise SpvmiaError(
+            f"--model: expected a base that can be trained, got {config.model!r} with quantised weights of a kind that "
+            "cannot; give the model with plain weights"
+        )
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = model.to(device)
     return _with_adapter(model, config, base) if config.method == "lora" else model

@@ -333,9 +333,10 @@ def _train_and_save(
     tell: Say,
 ) -> dict[str, object]:
     from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.rng import isolated_rng
     from spvmia_plugin.training import train
 
-    with quiet_libraries(), no_loading_bars():
+    with isolated_rng(stable_seed(config.seed, "target")), quiet_libraries(), no_loading_bars():
         model = load_model(config, base)
         tell(estimate(model, sequences, settings))
         work = private_folder(output / WORK_FOLDER)

@@ -11,7 +11,7 @@ import typer
 def finetune(
     model: Annotated[str, typer.Option(help="The base: a folder or a hub id.", metavar="BASE")],
     data: Annotated[
-        str, typer.Option(help="wikitext, ag_news, xsum, a file, or hf:<dataset>[:<config>][:<split>].", metavar="SPEC")
+        str, typer.Option(help="wikitext, ag_news, xsum, a file, or `hf:DATASET[:CONFIG][:SPLIT]`.", metavar="SPEC")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the weights and mia_manifest.json.")],
     method: Annotated[str, typer.Option(help="lora or full.")] = "lora",

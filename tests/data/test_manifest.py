@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
+from spvmia_plugin.data.manifest import (
+    MANIFEST_NAME,
+    DataOrigin,
+    Entry,
+    Manifest,
+    manifest_fingerprint,
+    read_manifest,
+    rebuild,
+    write_manifest,
+)
+from spvmia_plugin.data.packing import Block
+from spvmia_plugin.data.split import Packer, deal
+from spvmia_plugin.errors import SpvmiaError
+from tests.data.builders import corpus, documents, word_tokenize
+from tests.tiny import tiny_texts
+
+KEY = "ab" * 32
+
+
+def make_manifest(data: Path, n_documents: int = 200, **changes: Any) -> tuple[Manifest, dict[str, tuple[Block, ...]]]:
+    """A manifest over `data`, a corpus of `n_documents`, and the blocks it names."""
+    wanted = {"members": 25, "nonmembers": 24, "prompts": 10, "canaries": 8}
+    dealt, _ = deal(documents(tiny_texts(n_documents), data.name), Packer(16, word_tokenize), wanted, seed=0)
+    records = {
+        name: tuple(Entry.of(b, i % 2 == 0 if name == "canaries" else None) for i, b in enumerate(blocks))
+        for name, blocks in dealt.items()
+    }
+    texts = {name: [(e, b.text) for e, b in zip(records[name], blocks, strict=True)] for name, blocks in dealt.items()}
+    manifest = Manifest(
+        base_model="org/base",
+        method="lora",
+        data=DataOrigin(str(data), "text", 16, "random", 0),
+        settings={"epochs": 10.0},
+        versions={"torch": "2"},
+        records=records,
+        fingerprint_key=KEY,
+        fingerprint=manifest_fingerprint(KEY, texts),
+        training={"losses": [1.0]},
+    )
+    return dataclasses.replace(manifest, **changes), dealt
+
+
+def test_a_manifest_survives_the_file_and_is_private(tmp_path: Path) -> None:
+    manifest, _ = make_manifest(tmp_path / "d.jsonl")
+    path = tmp_path / MANIFEST_NAME
+    write_manifest(manifest, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert next(iter(json.loads(path.read_text()))) == "PRIVATE"
+    assert "do not publish" in path.read_text().splitlines()[1]
+    assert read_manifest(path) == manifest
+    assert read_manifest(tmp_path).path == path
+    assert KEY not in repr(manifest)
+
+
+def test_rewriting_keeps_the_mode_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    manifest, _ = make_manifest(tmp_path / "d.jsonl")
+    path = tmp_path / MANIFEST_NAME
+    path.write_text("old")
+    path.chmod(0o644)
+    write_manifest(manifest, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == [MANIFEST_NAME]
+
+
+def test_texts_are_rebuilt_without_a_tokenizer(tmp_path: Path) -> None:
+    manifest, dealt = make_manifest(corpus(tmp_path / "d.jsonl", 200))
+    rebuilt = rebuild(manifest, {})
+    for name, blocks in dealt.items():
+        assert [text for _, text in rebuilt.texts[name]] == [block.text for block in blocks]
+    rows = {piece.row for block in dealt["members"] for piece in block.pieces}
+    assert {d.id for d in rebuilt.documents["members"]} == {f"d.jsonl:{row}" for row in rows}
+
+
+def test_no_text_is_in_the_file(tmp_path: Path) -> None:
+    manifest, dealt = make_manifest(corpus(tmp_path / "d.jsonl", 200))
+    write_manifest(manifest, tmp_path / MANIFEST_NAME)
+    written = (tmp_path / MANIFEST_NAME).read_text()
+    for word in dealt["members"][0].text.split()[1:]:
+        assert f" {word} " not in written
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "it cannot be read as JSON"),
+        ("[]", "it has no 'fingerprint_key'"),
+        ('{"a": 1}', "it has no 'fingerprint_key'"),
+        ('{"fingerprint_key": "", "format": 9}', "expected format 1, got 9; use the version"),
+        ('{"fingerprint_key": "", "format": 1}', "a value is missing or of another type (KeyError)"),
+    ],
+)
+def test_files_that_are_no_manifest(tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / MANIFEST_NAME
+    path.write_text(content)
+    with pytest.raises(SpvmiaError) as caught:
+        read_manifest(path)
+    assert str(caught.value).startswith(f"mia_manifest: {path}: expected")
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["members", "data", "fingerprint_key", "canaries"])
+def test_a_damaged_value_is_an_error(tmp_path: Path, key: str) -> None:
+    manifest, _ = make_manifest(tmp_path / "d.jsonl")
+    path = tmp_path / MANIFEST_NAME
+    content = manifest.to_json() | {key: [{"id": "x"}]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(SpvmiaError, match="a value is missing or of another type"):
+        read_manifest(path)
+
+
+def test_no_manifest_there(tmp_path: Path) -> None:
+    with pytest.raises(SpvmiaError, match=r"mia_manifest: expected a manifest .* got no file at"):
+        read_manifest(tmp_path / "x.json")
+
+
+def test_a_moved_file_asks_for_its_new_place_and_is_found_there(tmp_path: Path) -> None:
+    data = corpus(tmp_path / "d.jsonl", 200)
+    manifest, dealt = make_manifest(data)
+    data.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(SpvmiaError, match=r"d.jsonl, got no such file; .* with mia_dataset_path"):
+        rebuild(manifest, {})
+    rebuilt = rebuild(manifest, {}, str(tmp_path / "elsewhere.jsonl"))
+    assert [text for _, text in rebuilt.texts["prompts"]] == [block.text for block in dealt["prompts"]]
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    data = corpus(tmp_path / "d.jsonl", 200)
+    manifest, dealt = make_manifest(data)
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:50]))
+    with pytest.raises(SpvmiaError, match=r"mia_manifest: .*d.jsonl: .* row \d+ is missing or shorter"):
+        rebuild(manifest, {})
+    row = dealt["nonmembers"][0].pieces[0].row
+    lines[row - 1] = lines[row - 1].replace(" a", " b").replace(" the", " teh")
+    data.write_text("".join(lines))
+    with pytest.raises(SpvmiaError, match="texts or labels differ from its fingerprint"):
+        rebuild(manifest, {})
+
+
+def test_changed_labels_are_refused(tmp_path: Path) -> None:
+    manifest, _ = make_manifest(corpus(tmp_path / "d.jsonl", 200))
+    one, *others = manifest.records["canaries"]
+    flipped = {**manifest.records, "canaries": (dataclasses.replace(one, included=not one.included), *others)}
+    with pytest.raises(SpvmiaError, match="texts or labels differ"):
+        rebuild(dataclasses.replace(manifest, records=flipped), {})
+    records = manifest.records
+    swapped = {**records, "members": records["nonmembers"], "nonmembers": records["members"]}
+    with pytest.raises(SpvmiaError, match="texts or labels differ"):
+        rebuild(dataclasses.replace(manifest, records=swapped), {})
+
+
+def test_fingerprints_depend_on_texts_labels_and_key_and_not_on_order() -> None:
+    entries = [("member", "a"), ("nonmember", "b")]
+    base = fingerprint(b"k", entries)
+    assert fingerprint(b"k", entries[::-1]) == base
+    assert len(base) == 64
+    others = [
+        fingerprint(b"K", entries),
+        fingerprint(b"k", [("nonmember", "a"), ("member", "b")]),
+        fingerprint(b"k", [*entries, ("member", "a")]),
+        fingerprint(b"k", [("member", "a"), ("nonmember", "c")]),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_the_users_key_is_made_once_and_is_private(tmp_path: Path) -> None:
+    root = tmp_path / "cache" / "spvmia"
+    key = user_key(root)
+    assert user_key(root) == key
+    assert len(key) == 32
+    assert stat.S_IMODE((root / "fingerprint.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert user_key(tmp_path / "other") != key
+    assert derived_key(key, "a") != derived_key(key, "b")
+
+
+def test_a_bad_cache_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpvmiaError, match="mia_cache_dir: expected a folder that can be written, got"):
+        user_key(tmp_path / "file")
+    (tmp_path / "fingerprint.key").write_bytes(b"short")
+    with pytest.raises(SpvmiaError, match=r"mia_cache_dir: expected 32 bytes in .*fingerprint.key, got 5; remove"):
+        user_key(tmp_path)
