@@ -14,7 +14,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
 
 if TYPE_CHECKING:
-    from spvmia_plugin.finetune import FinetuneConfig
+    from spvmia_plugin.finetune_config import FinetuneConfig
     from spvmia_plugin.training import TrainSettings
 
 ALL_LINEAR = "all-linear"

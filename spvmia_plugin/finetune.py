@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,103 +28,21 @@ from spvmia_plugin.data.private import private_folder
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.finetune_config import FinetuneConfig
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.seeds import stable_seed
 
 if TYPE_CHECKING:
     from spvmia_plugin.training import TrainSettings
 
+__all__ = ["FinetuneConfig", "audit_command", "finetune"]
+
 UNFINISHED_NAME = "mia_manifest.unfinished.json"
 """The manifest while training: what a later start of the same run is recognised by."""
 
-METHODS = ("lora", "full")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 WORK_FOLDER = "training"
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """The options of `spvmia finetune`; defaults are those of the paper's target (Fu et al. 2024, appendix).
-
-    Attributes:
-        model: the base: a folder or a hub id.
-        data: `wikitext`, `ag_news`, `xsum`, a file, or `hf:<dataset>[:<config>][:<split>]`.
-        output: folder for the weights and the manifest.
-        method: `lora` or `full`.
-        members: records to train on.
-        nonmembers: records held out, to audit against.
-        prompts: records held out to prompt the target with; None for as many as members, or what the data give.
-        canaries: further records, each trained on if an independent fair coin says so.
-        epochs: passes over the training records.
-        lr: peak learning rate, decaying linearly.
-        lora_rank: rank of the adapter.
-        lora_alpha: its scale.
-        lora_dropout: its dropout.
-        lora_targets: modules, comma-separated, or `all-linear`; None for peft's default for the architecture.
-        batch_size: records per step.
-        block_size: tokens per record, 0 for whole documents.
-        text_column: the column with the text; a named data set has its own.
-        seed: of the split, the coins and the training.
-        dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
-        quiet: print nothing.
-    """
-
-    model: str
-    data: str
-    output: str | Path
-    method: str = "lora"
-    members: int = 1000
-    nonmembers: int = 1000
-    prompts: int | None = None
-    canaries: int = 0
-    epochs: float = 10.0
-    lr: float = 1e-4
-    lora_rank: int = 64
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.1
-    lora_targets: str | None = None
-    batch_size: int = 4
-    block_size: int = 128
-    text_column: str = "text"
-    seed: int = 0
-    dtype: str = "auto"
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            SpvmiaError: an option out of range.
-        """
-        least = f"a whole number >= {MIN_RECORDS}"
-        self._check("method", self.method in METHODS, "lora or full")
-        self._check("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
-        self._check("members", self.members >= MIN_RECORDS, least)
-        self._check("nonmembers", self.nonmembers >= MIN_RECORDS, least)
-        self._check("prompts", self.prompts is None or self.prompts >= 1, "a whole number >= 1")
-        self._check("canaries", self.canaries >= 0, "a whole number >= 0")
-        self._check("epochs", 0 < self.epochs < math.inf, "a number > 0")
-        self._check("lr", 0 < self.lr <= 1, "a number > 0 and <= 1")
-        self._check("lora_rank", self.lora_rank >= 1, "a whole number >= 1")
-        self._check("lora_alpha", 0 < self.lora_alpha < math.inf, "a number > 0")
-        self._check("lora_dropout", 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
-        self._check("batch_size", self.batch_size >= 1, "a whole number >= 1")
-        self._check("block_size", self.block_size == 0 or self.block_size >= 8, "0 or a whole number >= 8")
-        self._check("seed", self.seed >= 0, "a whole number >= 0")
-
-    def _check(self, name: str, fine: bool, expected: str) -> None:
-        if not fine:
-            raise SpvmiaError(
-                f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)!r}; correct it"
-            )
-
-    def settings(self) -> dict[str, object]:
-        """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
-        left_out = ("model", "data", "output", "quiet")
-        whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
-        return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}
 
 
 def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, DatasetSource] | None = None) -> Path:
