@@ -19,8 +19,8 @@ _PREFIX = "spvmia_"
 class AdapterHost:
     """A model that LoRA adapters are put on: the harness's own LoRA target, or a copy of the base.
 
-    Outside of its context managers the model is, object for object, what it was when the host was made. Inside it
-    has the adapters as well, with at most one of them active.
+    After each of its context managers the model is, object for object, what it was before. Inside it has the
+    adapters as well, with at most one of them active.
 
     Args:
         model: a `PeftModel` with LoRA adapters (its own are never active here), or a plain model.
@@ -29,7 +29,6 @@ class AdapterHost:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._own = hasattr(model, "peft_config")
-        self._bare = Snapshot(model)
         self._view: Any = None  # the PeftModel with our adapters
         self._dressed: Snapshot | None = None
 
@@ -87,7 +86,6 @@ class AdapterHost:
     def close(self) -> None:
         """Forget all adapters."""
         self._view = self._dressed = None
-        self._bare.restore()
 
     def _attach(self, adapter: str, config: Any) -> Any:
         if self._own:
@@ -99,10 +97,11 @@ class AdapterHost:
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
+        before = Snapshot(self.model)
         try:
             yield
         finally:
-            self._bare.restore()
+            before.restore()
 
 
 def save_adapter(view: Any, name: str, folder: Path) -> None:
