@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -117,14 +118,34 @@ class FakeBackend:
 
 
 def test_hook_spvmia_self_prompt() -> None:
-    prompts = (Document("a:1", "held out"),)
+    class Backend:
+        """Encodes words, and writes the same word on and on."""
 
-    def spvmia_self_prompt(backend: Any, prompts: Sequence[Document], config: AuditConfig) -> Sequence[str] | None:
+        max_length = 64
+
+        def encode(self, text: str) -> list[int]:
+            return [len(word) for word in text.split()]
+
+        def decode(self, token_ids: Sequence[int]) -> str:
+            return " ".join("x" * token for token in token_ids)
+
+        def generate(self, prompts: Any, lengths: Any, seeds: Any, **options: Any) -> list[list[int]]:
+            made = [[*prompt, 9, 9] for prompt in prompts]
+            options["on_done"](dict(enumerate(made)))
+            return made
+
+    def spvmia_self_prompt(prompts: Sequence[Document], config: AuditConfig) -> Sequence[str] | None:
         return [document.text + "!" for document in prompts] if config.seed else None
 
     call = registry_with(spvmia_self_prompt).manager.hook.spvmia_self_prompt
-    assert call(backend=None, prompts=prompts, config=AuditConfig(seed=1)) == ["held out!"]
-    assert builtins.spvmia_self_prompt.spvmia_impl["trylast"]  # type: ignore[attr-defined]
+    arguments: dict[str, Any] = {"backend": Backend(), "prompts": (Document("a:1", "a b c"),), "done": ()}
+    config = AuditConfig(seed=1, prompt_tokens=2, self_prompts=1, block_size=8)
+    assert call(config=config, on_done=None, **arguments) == ["a b c!"]
+
+    kept: dict[int, str] = {}  # the plugin answers None, so the built-in sampler is asked
+    made = call(config=dataclasses.replace(config, seed=0), on_done=kept.update, **arguments)
+    assert made == ["x x xxxxxxxxx xxxxxxxxx"]
+    assert kept == dict(enumerate(made))
 
 
 def test_hook_spvmia_train_reference(tmp_path: Path) -> None:
