@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from accelerate.utils import find_executable_batch_size
+from accelerate.utils.memory import should_reduce_batch_size
 
 from spvmia_plugin.errors import SpvmiaError
 
@@ -76,8 +77,9 @@ class BatchRunner:
             return rows // 2 * batch.width
 
         largest = max(len(batch.rows) * batch.width for batch in batches)
-        start = min(self.limit or largest, largest)
-        run = find_executable_batch_size(attempt, starting_batch_size=start, reduce_batch_size_fn=halve)
+        if self._fits(attempt, min(self.limit or largest, largest)):
+            return
+        run = find_executable_batch_size(attempt, starting_batch_size=halve(), reduce_batch_size_fn=halve)
         try:
             run()
         except RuntimeError as error:
@@ -87,6 +89,17 @@ class BatchRunner:
                 f"out of memory: expected room for one sequence of {batches[at.batch].width} tokens beside the model, "
                 "got none; lower mia_block_size or mia_max_length, or use a device with more memory"
             ) from None
+
+    @staticmethod
+    def _fits(attempt: Callable[[int], None], limit: int) -> bool:
+        """Try without accelerate's helper, which collects garbage first: half a second for every call."""
+        try:
+            attempt(limit)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            return False
+        return True
 
 
 @dataclass

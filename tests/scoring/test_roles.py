@@ -182,7 +182,7 @@ def test_a_ready_reference_may_be_an_adapter_of_another_kind(models):
     _, backend = make(models, "lora")
     save_adapter(models, models / "base", "ia3")
     backend.load_reference(Role.REFERENCE, str(models / "ia3"))
-    lm, other = make(models, "ia3")
+    _, other = make(models, "ia3")
     assert total(backend, Role.REFERENCE) == pytest.approx(total(other, Role.TARGET), rel=1e-6)
 
 
