@@ -136,6 +136,10 @@ class Backend(Protocol):
     max_length: int
     device: Any
 
+    def __init__(self, lm: Any, config: AuditConfig, base_model: str | None) -> None:
+        """Drive `lm` under `config`; `base_model` is the model before fine-tuning, where somebody named it."""
+        ...
+
     @classmethod
     def accepts(cls, lm: Any) -> bool:
         """Whether this backend can drive `lm` (an `lm_eval.api.model.LM`)."""
@@ -234,9 +238,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Take away everything that was added to the harness's model."""
         ...
-
-
-BackendFactory = Callable[[Any, AuditConfig, "str | None"], Backend]
 
 
 class Perturbation(Protocol):

@@ -71,4 +71,4 @@ class Outcome:
 
 def unscored_by_reason(results: Mapping[str, RecordResult]) -> dict[str, int]:
     """How many records have no score, by reason, the most frequent first."""
-    return dict(Counter(result.reason for result in results.values() if result.reason is not None).most_common())  # type: ignore[arg-type]
+    return dict(Counter(result.reason for result in results.values() if result.reason is not None).most_common())

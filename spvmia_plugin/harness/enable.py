@@ -142,9 +142,7 @@ def disable() -> str:
     present = _read_stamp(target)
     if present is None:
         if _is_taken(target):
-            raise SpvmiaError(
-                f"disable: {target} was not written by 'spvmia enable'; remove it yourself"
-            )
+            raise SpvmiaError(f"disable: {target} was not written by 'spvmia enable'; remove it yourself")
         return f"not enabled: nothing of ours in {target.parent}"
     try:
         for name in sorted(present.files, key=lambda name: name == STAMP):  # the stamp last: it says what is ours

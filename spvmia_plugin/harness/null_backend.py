@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import BackendFeatures, Cost
 from spvmia_plugin.signals import Role
@@ -19,8 +20,8 @@ class NullBackend:
     max_length = 0
     device = None
 
-    def __init__(self, model: str) -> None:
-        self.name = model  # type: ignore[misc]
+    def __init__(self, lm: Any, config: AuditConfig | None = None, base_model: str | None = None) -> None:
+        self.name = type(lm).__name__  # type: ignore[misc]
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lm_eval.models  # noqa: F401  (fills the model registry)
@@ -15,10 +14,9 @@ from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
-from spvmia_plugin.harness.request import make_backend
+from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
 
 
 def prepare(model: str, model_args: str, task_name: str, metadata: Mapping[str, Any]) -> Outcome:
@@ -44,14 +42,10 @@ def prepare(model: str, model_args: str, task_name: str, metadata: Mapping[str, 
         raise SpvmiaError(
             f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
         )
-    lm = get_model(model).create_from_arg_obj(dict(arguments), {})
-    backend = make_backend(lm, task.registry, task, task.base_model)
+    lm = get_model(model).create_from_arg_obj(arguments, {})
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
-    store = Store(Path(task.settings.cache_dir) if task.settings.cache_dir else None)
-    run = Run(audit, backend, task.registry, store)
-    try:
+    with open_store(task.settings) as store, open_backend(lm, task) as backend:
+        run = Run(audit, backend, task.registry, store)
         run.check()
         run.calibrate()
-    finally:
-        backend.close()
     return run.outcome

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -13,8 +13,8 @@ from lm_eval.api.model import LM
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.null_backend import NullBackend
-from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost
 from spvmia_plugin.records import Record
 from spvmia_plugin.store import Store
@@ -56,17 +56,12 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         SpvmiaError: an audit cannot run; the message names the option.
     """
     tasks = list({id(request.task): request.task for request in requests}.values())
-    backends: dict[str | None, Backend] = {}
     outcomes: dict[int, Outcome] = {}
-    try:
-        for group in _groups(tasks):
-            outcome = _run_group(lm, group, requests, backends)
-            for task in group:
-                task.outcome = outcome
-                outcomes[id(task)] = outcome
-    finally:
-        for backend in backends.values():
-            backend.close()
+    for group in _groups(tasks):
+        outcome = _run_group(lm, group, requests)
+        for task in group:
+            task.outcome = outcome
+            outcomes[id(task)] = outcome
     if lm.rank == 0:
         show(_closing_line({id(outcome): outcome for outcome in outcomes.values()}.values()))
     return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
@@ -81,40 +76,49 @@ def _groups(tasks: Iterable[AuditTask]) -> list[list[AuditTask]]:
     return list(groups.values())
 
 
-def _run_group(
-    lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance], backends: dict[str | None, Backend]
-) -> Outcome:
+def _run_group(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance]) -> Outcome:
     first = tasks[0]
-    backend = _backend_for(lm, first, backends)
-    members = {id(task) for task in tasks}
+    mine = {id(task) for task in tasks}
     audit = Audit(
         data=first.data,
         config=first.settings,
         attacks={task.config.task: task.attack for task in tasks},
-        records=_distinct(r.record for r in requests if id(r.task) in members),
+        records=_distinct(r.record for r in requests if id(r.task) in mine),
         audited=_distinct(record for task in tasks for record in task.audited),
     )
-    store = Store(Path(first.settings.cache_dir) if first.settings.cache_dir else None)
-    return Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
+    with open_store(first.settings) as store, open_backend(lm, first) as backend:
+        return Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
 
 
 def _distinct(records: Iterable[Record]) -> list[Record]:
     return list({record.id: record for record in records}.values())
 
 
-def _backend_for(lm: Any, task: AuditTask, backends: dict[str | None, Backend]) -> Backend:
-    base = task.base_model
-    if base not in backends:
-        backends[base] = make_backend(lm, task.registry, task, base)
-    return backends[base]
+def open_store(settings: AuditConfig) -> Store:
+    """The store of `mia_cache_dir`, checked to be writable before long work."""
+    store = Store(settings.cache_dir)
+    store.prepare()
+    return store
 
 
-def make_backend(lm: Any, registry: Registry, task: AuditTask, base: str | None) -> Backend:
-    """The first registered backend that can drive `lm`, or one that can do nothing and says so by name."""
-    for backend in registry.backends.values():
+@contextmanager
+def open_backend(lm: Any, task: AuditTask) -> Iterator[Backend]:
+    """The first registered backend that can drive `lm`, or one that can do nothing and says so by name.
+
+    What it added to the harness's model is taken away in the end.
+    """
+    backend = _make_backend(lm, task)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _make_backend(lm: Any, task: AuditTask) -> Backend:
+    for backend in task.registry.backends.values():
         if backend.accepts(lm):
-            return backend(lm, task.settings, base)  # type: ignore[call-arg]
-    return NullBackend(type(lm).__name__)
+            return backend(lm, task.settings, task.base_model)
+    return NullBackend(lm)
 
 
 def _closing_line(outcomes: Iterable[Outcome]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,6 +94,8 @@ class AuditTask(Task):  # type: ignore[misc]
         check_version(metadata)
         self._shared = self._load(metadata)
         self.data = self._shared.data
+        # A manifest says how records were cut: prompts, self-prompts and population are cut alike.
+        self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
         self.audited: Sequence[Record] = self.data.records
@@ -226,7 +229,7 @@ class AuditTask(Task):  # type: ignore[misc]
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
         if self._summary is None or set(self._results) != {item[0] for item in items}:
-            scored = [item for item in items if item[2] is not None]
+            scored = [(record_id, is_member, score) for record_id, is_member, score in items if score is not None]
             self._results = _merge(items, self.outcome.results.get(self.config.task, {}))
             self._summary = summarise(
                 [item[2] for item in scored],

@@ -126,9 +126,7 @@ def differences(folder: Path, files: dict[str, str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files of a checkout's `tasks/`, or with `--check` say which differ; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m spvmia_plugin.harness.yamls", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if a file differs"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file differs")
     parser.add_argument("--folder", type=Path, default=Path("tasks"), help="the folder to write (tasks)")
     options = parser.parse_args(arguments)
     folder: Path = options.folder
