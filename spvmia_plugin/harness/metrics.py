@@ -28,29 +28,6 @@ STDERRS = ("auroc_stderr", "tpr_at_1pct_fpr_stderr", "tpr_at_0.1pct_fpr_stderr")
 
 Pairs = Sequence[tuple[bool, float]]
 
-AGGREGATIONS: dict[str, Callable[[Any, Any], float]] = {
-    "auroc": auroc,
-    "tpr_at_1pct_fpr": lambda scores, is_member: tpr_at_fpr(scores, is_member, 0.01).tpr,
-    "tpr_at_0.1pct_fpr": lambda scores, is_member: tpr_at_fpr(scores, is_member, 0.001).tpr,
-    "asr": attack_success_rate,
-    "privacy_score": lambda scores, is_member: privacy_score(auroc(scores, is_member)),
-}
-"""What any task can aggregate from (is_member, score) pairs alone."""
-
-
-def register_metrics() -> None:
-    """Register the metrics and aggregations with lm-eval, once; a task of one's own can then name them in YAML."""
-    for name, compute in AGGREGATIONS.items():
-        if name not in AGGREGATION_REGISTRY:
-            register_aggregation(name)(_over_pairs(compute))
-        if name not in METRIC_REGISTRY:
-            register_metric(metric=name, higher_is_better=HIGHER_IS_BETTER[name], aggregation=name)(_pair)
-
-
-def _pair(items: Any) -> Any:
-    """A metric of one record: its (is_member, score) pair, passed on to the aggregation."""
-    return items
-
 
 def _over_pairs(compute: Callable[[Any, Any], float]) -> Callable[[Pairs], float]:
     def aggregate(pairs: Pairs) -> float:
@@ -58,3 +35,34 @@ def _over_pairs(compute: Callable[[Any, Any], float]) -> Callable[[Pairs], float
         return float(compute(np.array([pair[1] for pair in pairs], dtype=float), is_member))
 
     return aggregate
+
+
+# Names of this module, because lm_eval's entry points (harness/entry_points.py) name each of them.
+aggregate_auroc = _over_pairs(auroc)
+aggregate_tpr_at_1pct_fpr = _over_pairs(lambda scores, is_member: tpr_at_fpr(scores, is_member, 0.01).tpr)
+aggregate_tpr_at_0_1pct_fpr = _over_pairs(lambda scores, is_member: tpr_at_fpr(scores, is_member, 0.001).tpr)
+aggregate_asr = _over_pairs(attack_success_rate)
+aggregate_privacy_score = _over_pairs(lambda scores, is_member: privacy_score(auroc(scores, is_member)))
+
+AGGREGATIONS: dict[str, Callable[[Pairs], float]] = {
+    "auroc": aggregate_auroc,
+    "tpr_at_1pct_fpr": aggregate_tpr_at_1pct_fpr,
+    "tpr_at_0.1pct_fpr": aggregate_tpr_at_0_1pct_fpr,
+    "asr": aggregate_asr,
+    "privacy_score": aggregate_privacy_score,
+}
+"""What any task can aggregate from (is_member, score) pairs alone."""
+
+
+def record_pair(items: Any) -> Any:
+    """A metric of one record: its (is_member, score) pair, passed on to the aggregation."""
+    return items
+
+
+def register_metrics() -> None:
+    """Register the metrics and aggregations with lm-eval, once; a task of one's own can then name them in YAML."""
+    for name, aggregate in AGGREGATIONS.items():
+        if name not in AGGREGATION_REGISTRY:
+            register_aggregation(name)(aggregate)
+        if name not in METRIC_REGISTRY:
+            register_metric(metric=name, higher_is_better=HIGHER_IS_BETTER[name], aggregation=name)(record_pair)
