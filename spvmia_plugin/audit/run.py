@@ -246,14 +246,15 @@ class Run:
         if self._perturbation is not None:
             count = 2 * config.perturbations * len(records)
             stages.append(Stage(f"paraphrases ({self._perturbation.name})", count, "texts", int(text_tokens)))
+        texts = [ScoreInput(inputs.encode(record.text)) for record in records]
         for role in sorted(self.roles):
-            views = [view for r, view in self._needs if r is role]
-            copies = sum(
-                2 * config.perturbations if view is View.NEIGHBOURS else 1
-                for view in views
-                if view is not View.POPULATION
-            )
-            stages.append(Stage(f"scoring: {role.value}", copies * len(records), "texts", int(copies * text_tokens)))
+            views = [view for r, view in self._needs if r is role and view is not View.POPULATION]
+            copies = sum(2 * config.perturbations if view is View.NEIGHBOURS else 1 for view in views)
+            # What stands behind the reference is not known before it is trained.
+            trained_now = role in (Role.REFERENCE, Role.CANDIDATE)
+            to_do = trained_now or self._scorer.missing(role, texts, moments=False)
+            tokens = int(copies * text_tokens) if to_do else 0
+            stages.append(Stage(f"scoring: {role.value}", copies * len(records), "texts", tokens))
         return stages
 
     @contextmanager

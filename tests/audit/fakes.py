@@ -18,9 +18,9 @@ class FakeBackend:
     name = "fake"
     device = None
 
-    def __init__(self, *, max_length=1000, features=BackendFeatures(), boosted=()):
+    def __init__(self, *, max_length=1000, features=None, boosted=()):
         self.max_length = max_length
-        self.features = features
+        self.features = features or BackendFeatures()
         self.boosted = set(boosted)
         self.scored = Counter()
         self.trained = []

@@ -52,8 +52,8 @@ def test_each_model_and_text_is_computed_once_over_all_attacks(tmp_path):
 
 
 def test_together_costs_little_more_than_alone(tmp_path):
-    alone, _ = run(tmp_path / "a", ["spv"], **{"mia_perturbations": 5})
-    together, _ = run(tmp_path / "b", list(REGISTRY.attacks), **{"mia_perturbations": 5})
+    alone, _ = run(tmp_path / "a", ["spv"], mia_perturbations=5)
+    together, _ = run(tmp_path / "b", list(REGISTRY.attacks), mia_perturbations=5)
     assert forward_tokens(together) < 2.1 * forward_tokens(alone)  # the prompts here are as long as ReCaLL's prefix
 
 
@@ -81,14 +81,14 @@ def test_without_candidate_data_lira_candidate_is_unscored_and_the_run_goes_on(t
 
 
 def test_reference_base_uses_the_base_and_trains_nothing(tmp_path):
-    outcome, backend = run(tmp_path, ["spv_ez", "ez"], **{"mia_reference": "base"})
+    outcome, backend = run(tmp_path, ["spv_ez", "ez"], mia_reference="base")
     assert outcome.results["spv_ez_mia_custom"] == outcome.results["ez_mia_custom"]
     assert not backend.trained
     assert Role.REFERENCE not in {role for role, _, _ in backend.scored}
 
 
 def test_a_named_reference_is_loaded(tmp_path):
-    _, backend = run(tmp_path, ["spv_ez"], **{"mia_reference": "/models/reference"})
+    _, backend = run(tmp_path, ["spv_ez"], mia_reference="/models/reference")
     assert backend.loaded[Role.REFERENCE] == "eference"
     assert not backend.trained
 
@@ -104,7 +104,11 @@ def test_the_reference_learns_from_the_targets_texts_only(tmp_path):
 @pytest.mark.parametrize(
     ("features", "unable", "able"),
     [
-        (BackendFeatures(logprobs=False, moments=False, train=False, generate=False), ["loss", "spv"], ["bag_of_words"]),
+        (
+            BackendFeatures(logprobs=False, moments=False, train=False, generate=False),
+            ["loss", "spv"],
+            ["bag_of_words"],
+        ),
         (BackendFeatures(moments=False), ["min_k_pp"], ["loss", "spv"]),
         (BackendFeatures(train=False), ["spv", "spv_ez"], ["loss", "min_k_pp", "ez"]),
         (BackendFeatures(embeddings=False), ["neighbour"], ["loss"]),
@@ -138,7 +142,13 @@ def test_population_and_prefix_do_not_depend_on_the_share_of_records(tmp_path):
 def test_the_plan_comes_first_and_names_what_shrinks_it(tmp_path, capsys):
     run(tmp_path, ["spv"], quiet=False)
     plan = capsys.readouterr().err
-    for words in ("self-prompting the target", "training the reference", "scoring: target", "total", "mia_preset=quick"):
+    for words in (
+        "self-prompting the target",
+        "training the reference",
+        "scoring: target",
+        "total",
+        "mia_preset=quick",
+    ):
         assert words in plan
 
 

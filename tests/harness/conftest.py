@@ -37,6 +37,10 @@ def adapter(base, tmp_path_factory):
     return folder
 
 
+def read_jsonl(path):
+    return [json.loads(line)["text"] for line in Path(path).read_text().splitlines()]
+
+
 def write_jsonl(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return str(path)
@@ -74,7 +78,9 @@ def neighbour_tasks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     rows = [{"q": f"ticket {i} was", "a": "lost", "b": "found", "label": i % 2} for i in range(12)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {folder / 'rows.jsonl'}\ntest_split: test\n"
+    common = (
+        f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {folder / 'rows.jsonl'}\ntest_split: test\n"
+    )
     (folder / "choice.yaml").write_text(
         f"task: other_choice\n{common}output_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\n"
         "doc_to_choice: ['lost', 'found']\ndoc_to_target: label\n"
@@ -102,7 +108,7 @@ def evaluate(base, adapter, neighbour_tasks, tmp_path_factory, monkeypatch):
         args = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", **(model_args or {})}
         args = {key: value for key, value in args.items() if value is not None}
         merged = {**args, **dict(metadata)}
-        manager = TaskManager(metadata=merged, include_path=[str(TASKS), str(neighbour_tasks)])
+        manager = TaskManager(metadata=merged, include_path=[str(TASKS), str(neighbour_tasks)], include_defaults=False)
         with quiet_libraries():
             return lm_eval.simple_evaluate(
                 model="hf",

@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from .conftest import TASKS, read_jsonl
+
 ALL = "mia_custom"
 METRICS = ("auroc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "asr", "blind_auroc", "epsilon_lb", "privacy_score")
 
@@ -53,8 +55,8 @@ def test_samples_hold_ids_and_no_text(evaluate, options, cache, files):
     assert set(json.loads(row["resps"][0][0])) == {"score", "reason", "n_tokens", "target", "reference"}
     logged = json.dumps(result, default=str)
     for path in files.values():
-        for line in open(path):
-            words = json.loads(line)["text"].split()
+        for text in read_jsonl(path):
+            words = text.split()
             assert not any(" ".join(words[i : i + 8]) in logged for i in range(len(words) - 7))
 
 
@@ -83,11 +85,11 @@ def test_other_tasks_get_bit_identical_results(evaluate, options, tmp_path):
             assert run["results"][other] == alone["results"][other]
 
 
-def test_cached_lm_and_cached_requests_change_nothing(evaluate, options, cache, tmp_path):
-    plain = evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(cache)})
+def test_cached_lm_and_cached_requests_change_nothing(evaluate, options, tmp_path):
+    plain = evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path / "plain")})
     wrapped = evaluate(
         ["loss_mia_custom"],
-        {**options, "mia_cache_dir": str(tmp_path)},
+        {**options, "mia_cache_dir": str(tmp_path / "wrapped")},
         use_cache=str(tmp_path / "lm"),
         cache_requests=True,
     )
@@ -112,7 +114,7 @@ def test_rolling_log_likelihood_is_the_loss_attack(evaluate, options, cache, bas
     with quiet_libraries():
         lm = HFLM(pretrained=str(base), peft=str(adapter), dtype="float32", device="cpu", batch_size=4)
     for name in ("members", "nonmembers"):
-        texts = [json.loads(line)["text"] for line in open(files[f"mia_{name}"])]
+        texts = read_jsonl(files[f"mia_{name}"])
         requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
         for i, expected in enumerate(lm.loglikelihood_rolling(requests, disable_tqdm=True)):
             ours = result[f"{name}.jsonl:{i + 1}"]
@@ -127,15 +129,13 @@ def test_the_model_is_left_as_it_was(options, tmp_path, base, adapter):
 
     from spvmia_plugin.libraries import quiet_libraries
 
-    from .conftest import TASKS
-
     with quiet_libraries():
         lm = HFLM(pretrained=str(base), peft=str(adapter), dtype="float32", device="cpu", batch_size=4)
         before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
         structure = repr(lm.model), lm.model.active_adapters, lm.model.training
         grads = {name: p.requires_grad for name, p in lm.model.named_parameters()}
         metadata = {**options, "mia_cache_dir": str(tmp_path), "mia_lora_targets": "all-linear"}
-        manager = TaskManager(metadata=metadata, include_path=[str(TASKS)])
+        manager = TaskManager(metadata=metadata, include_path=[str(TASKS)], include_defaults=False)
         lm_eval.simple_evaluate(model=lm, tasks=["spv_mia_custom"], task_manager=manager)
     after = lm.model.state_dict()
     assert list(after) == list(before)
