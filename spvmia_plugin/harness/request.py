@@ -86,6 +86,10 @@ def _run_group(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance
         records=_distinct(r.record for r in requests if id(r.task) in mine),
         audited=_distinct(record for task in tasks for record in task.audited),
     )
+    if lm.rank == 0:
+        for finding in first.findings():
+            if finding.severity == "warning":
+                show(f"spvmia: warning: {finding.message}")
     with open_store(first.settings) as store, open_backend(lm, first) as backend:
         return Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
 

@@ -41,7 +41,7 @@ class SharedData:
 
     def __init__(self, data: AuditData, seed: int) -> None:
         self.data = data
-        self.findings: Sequence[Finding] = check_preconditions(data)
+        self._of_data = check_preconditions(data)
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
@@ -59,6 +59,12 @@ class SharedData:
             texts, clusters = [record.text for record in records], [record.cluster for record in records]
             self._blind[key] = blind_interval(BagOfWords(), texts, labels, clusters, self._seed)
         return self._blind[key]
+
+    def findings(self, record_ids: Sequence[str]) -> list[Finding]:
+        """What limits the numbers, the data's own give-away first; known before any model runs."""
+        blind = self.blind(record_ids)
+        of_blind = blind.finding() if blind else None
+        return [*([of_blind] if of_blind else []), *self._of_data]
 
 
 _SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
@@ -189,6 +195,10 @@ class AuditTask(Task):  # type: ignore[misc]
         record = self._shared.record(doc["id"])
         return AuditInstance(self, record, dict(doc), self.data.records.index(record))
 
+    def findings(self) -> list[Finding]:
+        """What limits the numbers of the records that are audited."""
+        return self._shared.findings([record.id for record in self.audited])
+
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Item]:
         """The record's item for every metric."""
         item: Item = (doc["id"], doc["is_member"], RecordResult.from_json(results[0]).score)
@@ -251,7 +261,7 @@ class AuditTask(Task):  # type: ignore[misc]
             summary=summary,
             results=self._results,
             outcome=self.outcome,
-            findings=self._shared.findings,
+            findings=self._shared.findings(list(self._results)),
             blind=self._shared.blind(list(self._results)),
             canaries=self._canaries,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.metrics.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,18 @@ class BlindInterval:
     p_value: float
     confidence: float
     permutations: int
+
+    def finding(self) -> Finding | None:
+        """The warning that the data give membership away by themselves, if they do."""
+        if self.low <= 0.5:
+            return None
+        message = (
+            "members and non-members differ by themselves: a classifier that sees words and length but no model tells "
+            f"them apart with AUROC {self.auroc:.3f} ({self.confidence:.0%} interval {self.low:.3f} to "
+            f"{self.high:.3f}), so membership scores on these data mean little; draw both classes from the same source "
+            "and time"
+        )
+        return Finding("blind_above_chance", "warning", message, asdict(self))
 
 
 def blind_interval(

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from .conftest import TASKS, read_jsonl
+from .conftest import TASKS, read_jsonl, write_jsonl
 
 ALL = "mia_custom"
 METRICS = ("auroc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "asr", "blind_auroc", "epsilon_lb", "privacy_score")
@@ -156,3 +156,16 @@ def test_batch_size_does_not_matter_beyond_rounding(evaluate, options, tmp_path)
         for key in first:
             if first[key]["score"] is not None:
                 assert second[key]["score"] == pytest.approx(first[key]["score"], abs=1e-4), (task, key)
+
+
+def test_misuse_is_loud(evaluate, options, tmp_path, capsys):
+    """Members of another time than the non-members: one warning, before the plan, and in the record."""
+    members = [f"{text} It happened in 2019." for text in read_jsonl(options["mia_members"])]
+    shifted = {**options, "mia_members": write_jsonl(tmp_path / "dated.jsonl", members)}
+    result = evaluate(["loss_mia_custom"], {**shifted, "mia_cache_dir": str(tmp_path / "cache")})
+    said = capsys.readouterr().err
+    assert said.count("members and non-members differ by themselves") == 1
+    assert said.index("differ by themselves") < said.index("scoring: target")
+    audit = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    assert "blind_above_chance" in {finding["code"] for finding in audit["preconditions"]}
+    assert audit["blind"]["low"] > 0.5
