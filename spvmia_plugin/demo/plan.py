@@ -44,9 +44,9 @@ class Size:
 
 
 SIZES = {
-    "small": Size(members=120, prompts=60, questions=40, epochs=4, self_prompts=200, minutes=(1, 2, 6)),
-    "medium": Size(members=250, prompts=120, questions=80, epochs=4, self_prompts=400, minutes=(1, 4, 14)),
-    "large": Size(members=600, prompts=250, questions=200, epochs=4, self_prompts=1000, minutes=(1, 9, 33)),
+    "small": Size(members=120, prompts=60, questions=40, epochs=3, self_prompts=200, minutes=(1, 2, 6)),
+    "medium": Size(members=250, prompts=120, questions=80, epochs=3, self_prompts=400, minutes=(1, 4, 14)),
+    "large": Size(members=600, prompts=250, questions=200, epochs=3, self_prompts=1000, minutes=(1, 9, 33)),
 }
 
 TRAINING = {
