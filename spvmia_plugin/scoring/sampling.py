@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 
+_BLOCK = 256
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to turn logits into probabilities: temperature first, then the k best, then the p-nucleus."""
@@ -46,6 +49,9 @@ def _nucleus(p: torch.Tensor, share: float) -> torch.Tensor:
 def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Draw indices: the first v whose cumulative weight exceeds u times the total.
 
+    Looks for the block of v first and within it then: sums over blocks take one pass over the weights, cumulative
+    sums of all of them would take three and a copy in float64.
+
     Args:
         weights: (B, V), non-negative. An index of weight 0 is never drawn.
         uniforms: (B, K) in [0, 1).
@@ -54,13 +60,23 @@ def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         (B, K) indices.
     """
     wide = torch.float32 if weights.device.type == "mps" else torch.float64  # rounding in 49k float32 sums shows
-    cumulative = weights.to(wide).cumsum(-1)
-    total = cumulative[:, -1:]
-    point = uniforms.to(wide) * total
-    drawn = torch.searchsorted(cumulative, point.contiguous(), right=True)
-    # u * total may round up to the total: then the last index with any weight
-    last = (cumulative < total).sum(-1, keepdim=True)
-    return torch.minimum(drawn, last)
+    rows, vocab = weights.shape
+    if vocab % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, _BLOCK - vocab % _BLOCK))
+    blocks = weights.view(rows, -1, _BLOCK)
+    before = blocks.sum(-1).to(wide).cumsum(-1)
+    point = uniforms.to(wide) * before[:, -1:]
+    block = _first_above(before, point)
+    inner = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).to(wide).cumsum(-1)  # (B, K, block)
+    start = torch.nn.functional.pad(before, (1, 0)).gather(1, block)
+    return block * _BLOCK + _first_above(inner, (point - start)[..., None]).squeeze(-1)
+
+
+def _first_above(cumulative: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+    """First index where `cumulative` exceeds `point`; where rounding puts the point at the end, the last step up."""
+    found = torch.searchsorted(cumulative, point.contiguous(), right=True)
+    last = (cumulative < cumulative[..., -1:]).sum(-1, keepdim=True)
+    return torch.minimum(found, last)
 
 
 def uniforms(seed: int, count: int) -> NDArray[np.float64]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from spvmia_plugin.harness.enable import tasks_folder
 from tests.tiny import save_tiny, tiny_texts
 
-TASKS = Path(__file__).parents[2] / "tasks"
+TASKS = tasks_folder()
 
 
 @pytest.fixture(scope="session")

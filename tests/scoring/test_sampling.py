@@ -40,6 +40,20 @@ def test_inverse_cdf_draws_in_proportion():
     assert chisquare(counts[[0, 2, 3]], np.array([1, 2, 5]) * 1000).pvalue > 0.01
 
 
+@pytest.mark.parametrize("vocab", [1, 255, 256, 257, 5000])
+def test_inverse_cdf_is_a_search_in_the_cumulative_sum(vocab):
+    generator = torch.Generator().manual_seed(vocab)
+    weights = torch.rand(5, vocab, generator=generator) ** 8
+    weights[:, ::3] = 0
+    weights[:, -1] = 1
+    u = torch.rand(5, 40, generator=generator, dtype=torch.float64)
+    drawn = inverse_cdf(weights, u).numpy()
+    for row, draws, stream in zip(weights.double().numpy(), drawn, u.numpy(), strict=True):
+        expected = np.searchsorted(np.cumsum(row), stream * row.sum(), side="right")
+        assert (draws == expected).mean() > 0.99  # float32 sums may move a boundary by a rounding error
+        assert (row[draws] > 0).all()
+
+
 def test_inverse_cdf_at_the_edges():
     weights = torch.tensor([[0.0, 1, 0, 3, 0]])
     edges = torch.tensor([[0.0, 0.25 - 1e-12, 0.25, np.nextafter(1, 0), 1.0]], dtype=torch.float64)
