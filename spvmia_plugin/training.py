@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
@@ -27,7 +28,8 @@ CHECKPOINTS = "checkpoints"
 _WEIGHTS = "trainable.safetensors"
 _SEAL = "seal.json"
 _LOSSES = "spvmia.losses"
-_LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+_LAUNCH_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+_LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _make_trainer(
         save_steps=every or 1,
         save_total_limit=1,
         logging_strategy="no",
+        log_level="error",  # its warnings are about what is done on purpose: training alone under a launcher
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -297,11 +300,13 @@ def _single_process(device: torch.device) -> Iterator[None]:
     kept = [dict(state._shared_state) for state in states]
     environment = dict(os.environ)
     current = torch.cuda.current_device() if device.type == "cuda" else None
+    verbosity = logging.get_verbosity()
     try:
         for state in states:
             state._shared_state.clear()
-        for name in _LAUNCH_VARIABLES:
-            os.environ.pop(name, None)
+        for name in environment:
+            if name in _LAUNCH_VARIABLES or name.startswith(_LAUNCH_PREFIXES):
+                del os.environ[name]
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         yield
     finally:
@@ -310,6 +315,7 @@ def _single_process(device: torch.device) -> Iterator[None]:
         for state, values in zip(states, kept, strict=True):
             state._shared_state.clear()
             state._shared_state.update(values)
+        logging.set_verbosity(verbosity)
         if current is not None:
             torch.cuda.set_device(current)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers.utils import logging
 
 from spvmia_plugin import training
 from spvmia_plugin.errors import SpvmiaError
@@ -184,9 +185,10 @@ def test_accelerate_state_and_environment_are_those_of_the_harness(tmp_path, mon
     accelerator = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")  # as under a launcher: this rank still trains alone
     monkeypatch.setenv("RANK", "0")
-    environment = dict(os.environ)
+    environment, verbosity = dict(os.environ), logging.get_verbosity()
     train(lora_model(), sequences(), TrainSettings(1, 1e-2, 4), tmp_path, pad_token_id=PAD, description="x")
     assert dict(os.environ) == environment
+    assert logging.get_verbosity() == verbosity
     assert accelerator.num_processes == 1
     assert accelerator.device.type == "cpu"
 

@@ -1,0 +1,100 @@
+"""A reference trained through the backend: killed and resumed, alone among several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.scoring.hf_backend import HFBackend
+from tests.scoring.models import assert_same, fingerprint, harness_lm, save_base
+from tests.test_training import Killed, kill_at
+from tests.tiny import tiny_texts
+
+TEXTS = tiny_texts(3, words=(4, 9))
+CONFIG = AuditConfig(reference_epochs=60.0, reference_lr=1e-2, reference_batch=4, lora_rank=2, lora_dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_base(folder)
+    return folder
+
+
+def make(models, kind="lora", config=CONFIG):
+    lm = harness_lm(models, kind)
+    return lm, HFBackend(lm, config, str(models / "base"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_killed_training_leaves_the_target_alone_and_resumes_to_the_same_bits(models, monkeypatch, tmp_path, kind):
+    lm, backend = make(models, kind)
+    before = fingerprint(lm.model)
+    expected = backend.train_reference(TEXTS, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 55)
+        with pytest.raises(Killed):
+            backend.train_reference(TEXTS, tmp_path / "resumed")
+    assert_same(before, fingerprint(lm.model))
+    _, other = make(models, kind)
+    record = other.train_reference(TEXTS, tmp_path / "resumed")
+    assert record["resumed_at"] == 50
+    assert record["losses"] == expected["losses"]
+    whole, resumed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+
+def test_texts_too_short_to_learn_from(models, tmp_path):
+    _, backend = make(models, config=AuditConfig(reference_epochs=1.0))
+    assert backend.train_reference(["a", "", *TEXTS], tmp_path)["texts"] == 3
+    with pytest.raises(SpvmiaError, match="at least 2 tokens"):
+        backend.train_reference(["a", ""], tmp_path)
+
+
+def test_an_architecture_without_default_targets_names_the_option(models, tmp_path, monkeypatch):
+    lm, backend = make(models)
+    monkeypatch.setattr(lm.model.config, "model_type", "novel")
+    with pytest.raises(SpvmiaError, match="mia_lora_targets"):
+        backend.train_reference(TEXTS, tmp_path)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+from tests.reference.test_lora import CONFIG, TEXTS, make
+if accelerator.is_main_process:
+    make(Path(sys.argv[1]))[1].train_reference(TEXTS, Path(sys.argv[2]))
+accelerator.wait_for_everyone()
+assert accelerator.num_processes == 2
+assert (Path(sys.argv[2]) / "adapter_model.safetensors").exists()
+"""
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_trains_what_one_alone_trains(models, tmp_path):
+    make(models)[1].train_reference(TEXTS, tmp_path / "alone")
+    workers = []
+    for rank in ("0", "1"):
+        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29613", "ACCELERATE_USE_CPU": "true"}
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER, str(models), str(tmp_path / "two")],
+                env={**os.environ, **launched, **address},
+                cwd=Path(__file__).parents[2],
+            )
+        )
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    alone, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("alone", "two"))
+    assert all(torch.equal(value, two[key]) for key, value in alone.items())
