@@ -44,9 +44,9 @@ class Size:
 
 
 SIZES = {
-    "small": Size(members=120, prompts=60, questions=40, epochs=3, self_prompts=200, minutes=(1, 2, 6)),
-    "medium": Size(members=250, prompts=120, questions=80, epochs=3, self_prompts=400, minutes=(1, 4, 14)),
-    "large": Size(members=600, prompts=250, questions=200, epochs=3, self_prompts=1000, minutes=(1, 9, 33)),
+    "small": Size(members=100, prompts=120, questions=40, epochs=3, self_prompts=120, minutes=(1, 2, 5)),
+    "medium": Size(members=250, prompts=250, questions=80, epochs=3, self_prompts=250, minutes=(1, 4, 13)),
+    "large": Size(members=600, prompts=600, questions=200, epochs=3, self_prompts=600, minutes=(1, 9, 31)),
 }
 
 TRAINING = {
@@ -61,7 +61,7 @@ TRAINING = {
 }
 """Options of `spvmia finetune` that every size shares: a leak that the simple attacks see, and understate."""
 
-AUDIT = {"mia_preset": "quick"}
+AUDIT = {"mia_preset": "quick", "mia_reference_lr": 5e-4, "mia_perturbations": 2}
 """Options of the audit that every size shares."""
 
 

@@ -32,6 +32,19 @@ from spvmia_plugin.harness.enable import enabled, tasks_folder
 
 Say = Callable[[str], None]
 
+ENVIRONMENT = {
+    # All that the commands load is local: no waiting for a hub that cannot be reached.
+    "HF_HUB_OFFLINE": "1",
+    # What they print is for the log of a long run; here only the results and our own progress are.
+    "LMEVAL_LOG_LEVEL": "WARNING",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+}
+"""Set for every command of a demo."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -67,6 +80,7 @@ class Demo:
         steps = self._steps()
         done = self._finished()
         self._announce(steps, done)
+        table_is_old = "audit" in done
         for number, step in enumerate(steps, 1):
             if step.name in done:
                 continue
@@ -76,6 +90,8 @@ class Demo:
             done.append(step.name)
             self._mark(done)
             self.say(f"[{number}/{len(steps)}] done in {_duration(time.monotonic() - started)}")
+        if table_is_old:
+            self.say(self.layout.table.read_text(encoding="utf-8").rstrip())
         self._conclude()
 
     def _check(self) -> None:
@@ -179,7 +195,7 @@ class Demo:
 
     def _conclude(self) -> None:
         layout = self.layout
-        self.say("\n" + layout.table.read_text(encoding="utf-8").strip() + "\n")
+        self.say("")
         for line in reading(newest_results(layout.results)):
             self.say(line)
         self.say("\nWhere everything lies:")
@@ -203,10 +219,7 @@ def run_process(command: Sequence[str], name: str, say: Say) -> str:
     Raises:
         SpvmiaError: it ended with another status than 0.
     """
-    # Everything is local from here on: no waiting for a hub that cannot be reached.
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if "lm_eval" in command or "finetune" in command:
-        environment |= {"HF_HUB_OFFLINE": "1", "LMEVAL_LOG_LEVEL": environment.get("LMEVAL_LOG_LEVEL", "WARNING")}
+    environment = {**os.environ, **ENVIRONMENT}
     lines = []
     start = _end_with_parent if sys.platform == "linux" else None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=start) as process:

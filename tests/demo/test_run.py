@@ -38,6 +38,7 @@ def commands(monkeypatch, tmp_path):
             layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
+        say(f"output of {name}")
         return f"output of {name}\n"
 
     monkeypatch.setattr(demo_run, "run_process", answer)
@@ -54,7 +55,7 @@ def test_a_demo_runs_every_step_and_says_where_things_lie(commands):
     assert ran == ALL
     text = "\n".join(said)
     assert said[0].startswith("About 6 minutes")
-    assert "output of lm_eval run" in text
+    assert text.count("output of lm_eval run") == 1
     assert all(str(path) in text for path in (layout.corpus, layout.target, layout.results, layout.model))
     assert stat.S_IMODE(layout.root.stat().st_mode) == 0o700
     assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 10
