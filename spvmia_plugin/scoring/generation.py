@@ -46,7 +46,7 @@ class Generator:
     ) -> None:
         self._model = model
         self._sampling = sampling
-        self._end_ids = torch.tensor(list(end_ids), device=model.device)
+        self._end_ids = torch.tensor(list(end_ids))
         self._lead = list(lead)
         self._runner = runner
         self._cost = cost
@@ -110,8 +110,7 @@ class Generator:
         kept = list(range(len(active)))  # rows of `stream` still in the batch, in the decoder's order
         for step in range(draws.shape[1]):
             chosen = self._choose(decoder.last, stream[kept, step])
-            ended = torch.isin(chosen, self._end_ids).cpu()
-            tokens = chosen.cpu().tolist()
+            ended, tokens = torch.isin(chosen, self._end_ids).tolist(), chosen.tolist()
             alive = []
             for position, row in enumerate(kept):
                 i = active[row]
@@ -133,7 +132,7 @@ class Generator:
     def _choose(self, hidden: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         p = self._sampling.probabilities(self._model.logits(hidden))
         wide = torch.float32 if p.device.type == "mps" else torch.float64
-        return inverse_cdf(p, u[:, None].to(wide).to(p.device)).squeeze(-1)
+        return inverse_cdf(p, u[:, None].to(wide).to(p.device)).squeeze(-1).cpu()
 
 
 class _Decoder:
@@ -164,6 +163,7 @@ class _Decoder:
 
     def step(self, tokens: torch.Tensor) -> None:
         """Append one token to every row."""
+        tokens = tokens.to(self._model.device)
         if self._cache is None:
             for row, token in zip(self._texts, tokens.tolist(), strict=True):
                 row.append(token)

@@ -44,7 +44,7 @@ class HeadlessModel:
         self.model = model
         self._autocast = autocast
         self.device = torch.device(model.device)
-        self.vocab, self.exact = self._probe()
+        self.vocab, self.exact, self._out = self._probe()
 
     def sharing(self, model: Any) -> HeadlessModel:
         """The same for a model with the same output layer, without another probe."""
@@ -64,9 +64,9 @@ class HeadlessModel:
         width = (inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]).shape[1]
         inputs.setdefault("use_cache", False)
         with self.precision():
-            rows, output = _hidden(self.model, inputs) if self.exact else _plain(self.model, inputs)
+            rows, output = (_hidden if self.exact else _plain)(self.model, inputs)
         cache = getattr(output, "past_key_values", None) if inputs["use_cache"] else None
-        return Hidden(rows[:, -width:], cache)
+        return Hidden(rows[:, -width:].to(self._out), cache)
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits (..., V) of hidden states (..., d)."""
@@ -75,22 +75,27 @@ class HeadlessModel:
         with self.precision():
             return self.model.get_output_embeddings()(rows)
 
-    def _probe(self) -> tuple[int, bool]:
-        """Vocabulary size, and whether the output layer's product is what the model returns, bit for bit."""
+    def _probe(self) -> tuple[int, bool, torch.device]:
+        """Size and device of the logits, and whether the output layer's product is what the model returns, bit for bit.
+
+        A model split over several devices has its output layer on another one than its embeddings.
+        """
         ids = torch.arange(PROBE_SHAPE[0] * PROBE_SHAPE[1], device=self.device).view(PROBE_SHAPE)
         with self.precision():
             expected, _ = _plain(self.model, {"input_ids": ids, "use_cache": False})
-            if getattr(self.model, "get_output_embeddings", None) is None:
-                return expected.shape[-1], False
-            head = self.model.get_output_embeddings()
-            if not isinstance(head, torch.nn.Module):
-                return expected.shape[-1], False
-            try:
-                rows, _ = _hidden(self.model, {"input_ids": ids, "use_cache": False})
-            except (RuntimeError, TypeError, IndexError):
-                return expected.shape[-1], False  # the model looks at its logits: the stub will not do
-            same = rows.shape[:2] == expected.shape[:2] and torch.equal(head(rows).to(expected.dtype), expected)
-        return expected.shape[-1], same
+            return expected.shape[-1], self._is_exact(ids, expected), expected.device
+
+    def _is_exact(self, ids: torch.Tensor, expected: torch.Tensor) -> bool:
+        if getattr(self.model, "get_output_embeddings", None) is None:
+            return False
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, torch.nn.Module):
+            return False
+        try:
+            rows, _ = _hidden(self.model, {"input_ids": ids, "use_cache": False})
+        except (RuntimeError, TypeError, IndexError):
+            return False  # the model looks at its logits: the stub will not do
+        return bool(rows.shape[:2] == expected.shape[:2] and torch.equal(head(rows).to(expected), expected))
 
 
 def _plain(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:

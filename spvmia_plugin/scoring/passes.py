@@ -55,7 +55,7 @@ class ScoringPass:
     def after(self, context: Context, pieces: Sequence[Piece], *, moments: bool) -> Statistics:
         """The same, conditioned on a context that is already in the cache; the context's output predicts the first."""
         width = max(len(p.inputs) for p in pieces)
-        first = context.last.to(self._model.device)
+        first = context.last
         rows = [first] * len(pieces)
         if width:
             hidden = self._model.forward(

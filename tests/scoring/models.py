@@ -16,7 +16,7 @@ from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.rng import isolated_rng
 from tests.tiny import save_tiny
 
-KINDS = ("lora", "lora_everywhere", "full", "prefix", "prompt", "ia3", "bias")
+KINDS = ("lora", "lora_everywhere", "lora_modules", "full", "prefix", "prompt", "ia3", "bias")
 
 
 def save_base(folder: Path, **options: Any) -> Path:
@@ -32,6 +32,9 @@ def save_adapter(folder: Path, base: Path, kind: str) -> Path:
         "lora": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
         "lora_everywhere": lambda: LoraConfig(
             r=2, lora_alpha=8, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+        "lora_modules": lambda: LoraConfig(
+            r=4, target_modules=["q_proj"], modules_to_save=["norm", "o_proj"], task_type="CAUSAL_LM"
         ),
         "bias": lambda: LoraConfig(r=4, target_modules=["q_proj"], bias="lora_only", task_type="CAUSAL_LM"),
         "prefix": lambda: PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
