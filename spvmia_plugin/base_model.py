@@ -128,7 +128,7 @@ def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets if targets in (None, ALL_LINEAR) else targets.split(","),
+        target_modules=targets if targets in (None, ALL_LINEAR) else [target.strip() for target in targets.split(",")],
     )
     try:
         with isolated_rng(stable_seed(config.seed, "adapter")):

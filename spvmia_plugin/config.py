@@ -10,6 +10,7 @@ from typing import Any, Literal
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 
 PREFIX = "mia_"
+MAX_SHOWN = 80
 
 Split = Literal["random", "paper"]
 SpvVariant = Literal["paper", "released"]
@@ -205,5 +206,14 @@ class AuditConfig:
 
 def _checked(key: str, value: Any, check: Check) -> Any:
     if not check.accepts(value):
-        raise SpvmiaError(f"{key}: expected {check.expected}, got {value!r}; correct it in --metadata")
+        raise SpvmiaError(f"{key}: expected {check.expected}, got {_shown(value)}; correct it in --metadata")
     return check.read(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it: texts of records that were passed by mistake stay private."""
+    if isinstance(value, (list, tuple, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return (
+        repr(value) if len(repr(value)) <= MAX_SHOWN else f"a {type(value).__name__} of {len(repr(value))} characters"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -19,6 +20,11 @@ class SpvmiaError(ValueError, SystemExit):
         line = " ".join(message.split())
         super().__init__(line)
         self.code = line
+
+
+def known_columns(columns: Iterable[str]) -> list[str]:
+    """The names among `columns` that look like names: a file without a header has a record in their place."""
+    return [name for name in columns if re.fullmatch(r"[A-Za-z_][\w.-]{0,30}", name)]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -113,6 +113,12 @@ class Registry:
         """
         return self._known("data set", name, self.datasets)
 
+    def implementers(self, hook: str) -> list[str]:
+        """The distributions that implement a hook, in the order they are asked: part of what its results depend on."""
+        return [
+            self.distribution_of(item.plugin) for item in reversed(getattr(self.manager.hook, hook).get_hookimpls())
+        ]
+
     def distribution_of(self, plugin: object) -> str:
         """The distribution a plugin came from, as "name version"; a plugin registered by hand is named itself."""
         for candidate, dist in self.manager.list_plugin_distinfo():

@@ -227,6 +227,14 @@ class Backend(Protocol):
         """
         ...
 
+    def check_training(self) -> None:
+        """Make sure that a reference could be trained with the config, before anything is sampled for it.
+
+        Raises:
+            SpvmiaError: `mia_lora_targets` names no module of the base.
+        """
+        ...
+
     def load_reference(self, role: Role, path: str) -> None:
         """Put the adapter or model at `path` (folder or hub id) behind REFERENCE or CANDIDATE."""
         ...
@@ -244,6 +252,8 @@ class Perturbation(Protocol):
     """Makes paraphrases. Constructed with the config; `neighbours` is called once for all texts of an audit."""
 
     name: ClassVar[str]
+    roles: ClassVar[tuple[Role, ...]]
+    """The models it asks through the backend. Paraphrases are kept for these; without it, for base and target."""
 
     def __init__(self, config: AuditConfig) -> None: ...
 

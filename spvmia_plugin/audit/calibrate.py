@@ -36,6 +36,7 @@ class Calibration:
         self._config = config
         self._backend = backend
         self._hook = registry.manager.hook
+        self._registry = registry
         self._store = store
 
     def self_prompted(self) -> dict[str, object]:
@@ -89,6 +90,16 @@ class Calibration:
         corpus.append({i: text for i, text in made.items() if i not in kept})
         return made
 
+    def has_reference(self) -> bool:
+        """Whether the store holds the reference trained on the finished self-prompts: what the plan counts."""
+        key = self.corpus_key()
+        stored = self._store.corpus(key).load()
+        if len(stored) != self._finished_count(key):
+            return False
+        return (
+            self._store.find_folder("references", self.reference_key([stored[i] for i in sorted(stored)])) is not None
+        )
+
     def corpus_key(self) -> str:
         """Store key of the self-prompts: the target, the prompts, the sampling settings."""
         return self._store.key(
@@ -96,6 +107,8 @@ class Calibration:
             target=self._backend.identity(Role.TARGET),
             prompts=[self._store.text_hash(document.text) for document in self._data.prompts],
             settings=_settings(self._config, PROMPT_SETTINGS),
+            max_length=self._backend.max_length,
+            plugins=self._registry.implementers("spvmia_self_prompt"),
         )
 
     def reference_key(self, texts: Sequence[str]) -> str:
@@ -105,7 +118,8 @@ class Calibration:
             base=self._backend.identity(Role.BASE),
             texts=[self._store.text_hash(text) for text in texts],
             settings=_settings(self._config, REFERENCE_SETTINGS),
-            block_size=self._config.block_size,
+            max_length=self._backend.max_length,
+            plugins=self._registry.implementers("spvmia_train_reference"),
         )
 
     def _train(self, role: Role, texts: Sequence[str]) -> dict[str, object]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.signals import Unscored
@@ -31,7 +33,7 @@ class RecordResult:
 
     def to_json(self) -> str:
         """The JSON string of `resps[0][0]`."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> RecordResult:
@@ -40,10 +42,12 @@ class RecordResult:
 
     @classmethod
     def of(cls, value: float | Unscored, **means: float | int | None) -> RecordResult:
-        """Wrap an attack's answer."""
+        """Wrap an attack's answer; what is not finite is null in the file, and no score."""
+        known: dict[str, Any] = {k: v if v is not None and math.isfinite(v) else None for k, v in means.items()}
         if isinstance(value, Unscored):
-            return cls(None, value.reason, **means)  # type: ignore[arg-type]
-        return cls(value, None, **means)  # type: ignore[arg-type]
+            return cls(None, value.reason, **known)
+        number = float(value)
+        return cls(number, None, **known) if math.isfinite(number) else cls(None, "score is not finite", **known)
 
 
 @dataclass

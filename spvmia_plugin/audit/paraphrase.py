@@ -37,13 +37,24 @@ def paraphrase(
 def paraphrase_keys(
     records: Sequence[Record], perturbation: Perturbation, backend: Backend, store: Store, config: AuditConfig
 ) -> dict[str, str]:
-    """Store keys by record id: the text, the settings, and the base model where it makes the paraphrases."""
-    base = backend.identity(Role.BASE) if perturbation.name == "causal" else None
-    settings = {"name": perturbation.name, "settings": perturbation.settings(), "seed": config.seed, "base": base}
+    """Store keys by record id: the text, the settings, and the models that make the paraphrases."""
+    models = {role.value: backend.identity(role) for role in roles_of(perturbation)}
+    settings = {
+        "name": perturbation.name,
+        "settings": perturbation.settings(),
+        "seed": config.seed,
+        "models": models,
+        "max_length": backend.max_length if models else None,
+    }
     return {
         record.id: store.key("neighbours", id=record.id, text=store.text_hash(record.text), **settings)
         for record in records
     }
+
+
+def roles_of(perturbation: Perturbation) -> tuple[Role, ...]:
+    """The models a perturbation asks. One that does not say may ask any: its paraphrases are kept for these alone."""
+    return getattr(perturbation, "roles", (Role.BASE, Role.TARGET))
 
 
 def describe(neighbours: Mapping[str, Neighbours], perturbation: Perturbation) -> dict[str, object]:

@@ -14,7 +14,7 @@ from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.audit.needs import check_features, reference_role, union_of_needs
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
-from spvmia_plugin.audit.paraphrase import describe, paraphrase
+from spvmia_plugin.audit.paraphrase import describe, paraphrase, roles_of
 from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, Stage, render, show
 from spvmia_plugin.audit.scorer import Scorer
 from spvmia_plugin.audit.sheet import PER_RECORD, Sheet
@@ -25,6 +25,8 @@ from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store import Store
 
+SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
+"""Values of `mia_reference` that are no path."""
 PROBE_TEXTS = 16
 """The estimate times this many records; their signals are kept."""
 
@@ -86,13 +88,14 @@ class Run:
         """
         self.check()
         inputs = Inputs(self.backend, self.audit.data, self._shots())
+        self._note_shots(inputs)
         if self.roles and not self.quiet:
             self._show_plan(inputs)
         self.calibrate()
         neighbours = self._paraphrase()
         signals = self._score(inputs, neighbours)
         self._attack(signals)
-        self.outcome.models = {role.value: self.backend.identity(role) for role in sorted(self._loaded_roles())}
+        self.outcome.models = self._identities()
         return self.outcome
 
     def check(self) -> None:
@@ -103,28 +106,39 @@ class Run:
             self._perturbation.check()
         if self._base_needed():
             self.backend.require({Role.BASE})
+        if self._trains():
+            self.backend.check_training()
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
         reference = self.audit.config.reference
-        if Role.REFERENCE in self.roles and reference != "base":
+        if Role.REFERENCE in self.roles and reference != BASE_AS_REFERENCE:
             with self._stage("reference", Role.TARGET, Role.REFERENCE):
-                build = self._calibration.self_prompted if reference == "self_prompt" else self._calibration.named
+                build = self._calibration.self_prompted if reference == SELF_PROMPT else self._calibration.named
                 self.outcome.details["reference"] = {"kind": reference, **build()}
         if Role.CANDIDATE in self.roles and self.audit.data.candidate:
-            with self._stage("candidate reference", Role.CANDIDATE):
+            with self._stage("candidate reference", Role.CANDIDATE, Role.REFERENCE):
                 self.outcome.details["candidate"] = self._calibration.candidate()
 
     def _base_needed(self) -> bool:
-        causal = self._perturbation is not None and self._perturbation.name == "causal"
-        return Role.BASE in self.roles or Role.REFERENCE in self.roles or causal
+        """Whether something is scored, paraphrased or trained with the base. A named reference may do without."""
+        config = self.audit.config
+        calibrated = Role.REFERENCE in self.roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
+        paraphrased = self._perturbation is not None and Role.BASE in roles_of(self._perturbation)
+        return Role.BASE in self.roles or calibrated or paraphrased or self._trains()
 
-    def _loaded_roles(self) -> set[Role]:
-        return {role for role in self.roles if self._model_of(role) is not None}
+    def _trains(self) -> bool:
+        candidate = Role.CANDIDATE in self.roles and bool(self.audit.data.candidate)
+        return candidate or (Role.REFERENCE in self.roles and self.audit.config.reference == SELF_PROMPT)
+
+    def _identities(self) -> dict[str, object]:
+        """What stood behind each role that was scored."""
+        models = {role.value: self._model_of(role) for role in sorted(self.roles)}
+        return {name: self.backend.identity(model) for name, model in models.items() if model is not None}
 
     def _model_of(self, role: Role) -> Role | None:
         """The role whose model is scored: the base stands in for the reference where the user asked for that."""
-        if role is Role.REFERENCE and self.audit.config.reference == "base":
+        if role is Role.REFERENCE and self.audit.config.reference == BASE_AS_REFERENCE:
             return Role.BASE
         if role is Role.CANDIDATE and not self.audit.data.candidate:
             return None
@@ -201,6 +215,14 @@ class Run:
         mine = {record.id for record in self.audit.records}
         return {record.id: value for record, value in zip(audited, values, strict=True) if record.id in mine}
 
+    def _note_shots(self, inputs: Inputs) -> None:
+        if self._shots():
+            self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
+        if inputs.shots < self._shots():
+            self.outcome.notes.append(
+                f"ReCaLL: {inputs.shots} of {self._shots()} shots: no more fit the context or were held out"
+            )
+
     def _note_long_texts(self, sheets: Mapping[str, Sheet]) -> None:
         long = sum(sheet.is_long for sheet in sheets.values())
         if long:
@@ -216,9 +238,9 @@ class Run:
         if any(stage.tokens for stage in stages):
             moments = any(self._needs.get((Role.TARGET, view), False) for view in PER_RECORD)
             tokens = self._scorer.missing(Role.TARGET, probe, moments=moments)
-            started = time.perf_counter()
-            self._scorer.score(Role.TARGET, probe, moments=moments)
-            rate = tokens / (time.perf_counter() - started) if tokens else None
+            with self._stage("measuring the speed", Role.TARGET):
+                self._scorer.score(Role.TARGET, probe, moments=moments)
+            rate = tokens / self.outcome.stages["measuring the speed"].seconds if tokens else None
         data = self.audit.data
         title = f"spvmia: {len(self.audit.records):,} records of {data.source}, {len(self.audit.attacks)} attacks"
         show(render(title, stages, rate))
@@ -229,7 +251,7 @@ class Run:
         text_tokens = sum(len(inputs.encode(record.text)) for record in records)
         mean = text_tokens / max(len(records), 1)
         stages = []
-        if Role.REFERENCE in self.roles and config.reference == "self_prompt":
+        if Role.REFERENCE in self.roles and config.reference == SELF_PROMPT:
             to_do = max(config.self_prompts - self._calibration.stored_self_prompts(), 0)
             length = config.block_size or mean
             stages.append(
@@ -237,11 +259,12 @@ class Run:
                     "self-prompting the target",
                     to_do,
                     "texts",
-                    int(to_do * (length - config.prompt_tokens)),
+                    max(0, int(to_do * (length - config.prompt_tokens))),
                     GENERATION_FACTOR,
                 )
             )
-            trained = int(config.self_prompts * length * config.reference_epochs) if to_do else 0
+            trained = int(config.self_prompts * length * config.reference_epochs)
+            trained = 0 if self._calibration.has_reference() else trained
             stages.append(Stage("training the reference", config.self_prompts, "texts", trained, TRAINING_FACTOR))
         if self._perturbation is not None:
             count = 2 * config.perturbations * len(records)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.data.csv_rows import CsvError, csv_rows
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, known_columns
 from spvmia_plugin.records import Document
 
 Row = tuple[int, Any]
@@ -42,9 +42,12 @@ class _File:
         return SpvmiaError(f"{self.option}: {place}: {problem}; {remedy}")
 
     def no_column(self, columns: list[str], row: int | None = None) -> SpvmiaError:
-        known = ", ".join(map(repr, columns)) or "none"
+        names = known_columns(columns)
+        others = len(columns) - len(names)
+        known = ", ".join(map(repr, names)) or "none"
+        known += f" and {others} that look like data (is there a header?)" if others else ""
         return self.error(
-            f"expected a column {self.column!r}, got {known}{did_you_mean(self.column, columns)}",
+            f"expected a column {self.column!r}, got {known}{did_you_mean(self.column, names)}",
             "name the column with the text (mia_text_column, or --text-column of finetune)",
             row,
         )

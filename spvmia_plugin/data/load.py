@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from spvmia_plugin.data.hub import PREFIX as HUB_PREFIX
 from spvmia_plugin.data.hub import load_source
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest
 from spvmia_plugin.data.packing import fast_tokenize
-from spvmia_plugin.data.sources import document_names, load_spec
+from spvmia_plugin.data.sources import cleaned, document_names, load_spec
 from spvmia_plugin.data.split import (
     MIN_RECORDS,
     Packer,
@@ -178,7 +179,8 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
 def _load_public(config: AuditConfig, source: DatasetSource) -> list[Loaded]:
     """The training split, and what else is held out under the paper's protocol."""
     if config.dataset_path is not None:
-        return [load_spec(config.dataset_path, config.text_column, option="mia_dataset_path")]
+        local = load_spec(config.dataset_path, config.text_column, option="mia_dataset_path")
+        return [dataclasses.replace(local, documents=cleaned(local.documents, source))]
     splits = [source.train_split]
     if config.split == "paper" and source.heldout_split is not None:
         splits.append(source.heldout_split)

@@ -11,7 +11,7 @@ from typing import Any
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
 from spvmia_plugin.data.private import write_private
-from spvmia_plugin.data.sources import is_file_spec, load_spec
+from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
@@ -252,10 +252,13 @@ def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_pl
             f"mia_manifest: the target's data are expected at {origin.spec}, got no such file; "
             "if the file was moved, name its new place with mia_dataset_path"
         )
-    return load_spec(
+    documents = load_spec(
         new_place or origin.spec,
         origin.column,
         option="mia_dataset_path" if new_place else "mia_manifest",
         local_option="mia_dataset_path",
         datasets=datasets,
     ).documents
+    # A local file that stands in for a named data set is cleaned as that is.
+    stands_in = new_place is not None and origin.spec in datasets
+    return cleaned(documents, datasets[origin.spec]) if stands_in else documents

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from spvmia_plugin.data.files import Loaded, read_documents
 from spvmia_plugin.data.hub import PREFIX, load_hub, load_source, parse_hub_spec
 from spvmia_plugin.protocols import DatasetSource
+from spvmia_plugin.records import Document
+
+
+def cleaned(documents: Iterable[Document], source: DatasetSource) -> tuple[Document, ...]:
+    """The documents of a file that stands in for a named data set, cleaned as those of the hub are."""
+    return tuple(Document(document.id, source.clean(document.text)) for document in documents)
 
 
 def load_spec(

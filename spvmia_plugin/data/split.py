@@ -205,7 +205,7 @@ def split_declared(
     if not packer.sequential:
         trained, held = shuffled(trained, seed, "members"), shuffled(held, seed, "nonmembers")
     if prompts is None:
-        cut = len(held) - int(PROMPT_SHARE * len(held))
+        cut = len(held) - max(int(PROMPT_SHARE * len(held)), min(1, len(held) - 1))
         held, prompts = held[:cut], held[cut:]
     parts.members = parts.take(packer.pack(trained, records))
     parts.nonmembers = parts.take(packer.pack(held, records))

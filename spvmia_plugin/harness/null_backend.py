@@ -71,6 +71,10 @@ class NullBackend:
         self._refuse()
         return {}
 
+    def check_training(self) -> None:
+        """Raise: training is not offered."""
+        self._refuse()
+
     def load_reference(self, role: Role, path: str) -> None:
         """Raise: there is no model."""
         self._refuse()

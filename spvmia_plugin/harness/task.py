@@ -31,9 +31,10 @@ from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.preconditions import Finding, check_preconditions
 from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.scoring.identity import same_model
 
-Item = tuple[str, bool, "float | None"]
-"""What the harness gathers for each record and metric: id, is_member, score."""
+Item = tuple[str, bool, "float | None", "str | None"]
+"""What the harness gathers for each record and metric: id, is_member, score, reason."""
 
 
 class SharedData:
@@ -41,10 +42,10 @@ class SharedData:
 
     def __init__(self, data: AuditData, seed: int) -> None:
         self.data = data
-        self._of_data = check_preconditions(data)
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
+        self._findings: dict[tuple[str, ...], list[Finding]] = {}
 
     def record(self, record_id: str) -> Record:
         """The record with this id."""
@@ -62,9 +63,13 @@ class SharedData:
 
     def findings(self, record_ids: Sequence[str]) -> list[Finding]:
         """What limits the numbers, the data's own give-away first; known before any model runs."""
-        blind = self.blind(record_ids)
-        of_blind = blind.finding() if blind else None
-        return [*([of_blind] if of_blind else []), *self._of_data]
+        key = tuple(sorted(record_ids))
+        if key not in self._findings:
+            audited = dataclasses.replace(self.data, records=tuple(self._by_id[record_id] for record_id in key))
+            blind = self.blind(record_ids)
+            of_blind = blind.finding() if blind else None
+            self._findings[key] = [*([of_blind] if of_blind else []), *check_preconditions(audited)]
+        return self._findings[key]
 
 
 _SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
@@ -126,7 +131,8 @@ class AuditTask(Task):  # type: ignore[misc]
         dataset = metadata["spvmia_dataset"]
         places = [str(metadata[key]) for key in ("peft", "pretrained") if metadata.get(key)]
         settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
-        key = (dataset, str(self.is_canary_audit), settings, *places)
+        tokenizer = [str(metadata.get(name)) for name in ("tokenizer", "revision", "gguf_file", "trust_remote_code")]
+        key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
         shared = _SHARED.get(key)
         if shared is None:
             data = self._read_data(metadata, [Path(place) for place in places])
@@ -181,6 +187,7 @@ class AuditTask(Task):  # type: ignore[misc]
     def build_all_requests(self, *, limit: int | None = None, samples: list[int] | None = None, **options: Any) -> None:
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
+        self._summary, self._canaries, self._results, self.outcome = None, None, {}, Outcome()
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
@@ -201,7 +208,8 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Item]:
         """The record's item for every metric."""
-        item: Item = (doc["id"], doc["is_member"], RecordResult.from_json(results[0]).score)
+        result = RecordResult.from_json(results[0])
+        item: Item = (doc["id"], doc["is_member"], result.score, result.reason)
         return dict.fromkeys([*HIGHER_IS_BETTER, *STDERRS], item)
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
@@ -239,8 +247,8 @@ class AuditTask(Task):  # type: ignore[misc]
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
         if self._summary is None or set(self._results) != {item[0] for item in items}:
-            scored = [(record_id, is_member, score) for record_id, is_member, score in items if score is not None]
-            self._results = _merge(items, self.outcome.results.get(self.config.task, {}))
+            scored = [(record_id, is_member, score) for record_id, is_member, score, _ in items if score is not None]
+            self._results = {item[0]: RecordResult(item[2], item[3]) for item in items}
             self._summary = summarise(
                 [item[2] for item in scored],
                 [item[1] for item in scored],
@@ -267,29 +275,16 @@ class AuditTask(Task):  # type: ignore[misc]
         )
 
 
-def _merge(items: Sequence[Item], known: Mapping[str, RecordResult]) -> dict[str, RecordResult]:
-    """Results of all records: this process's own with their reasons, other ranks' as gathered."""
-    return {
-        record_id: known.get(record_id, RecordResult(score, None if score is not None else "scored by another process"))
-        for record_id, _, score in items
-    }
-
-
 def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
     """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
     if data.base_model is None or not metadata.get("peft"):
         return
-    named = settings.base_model or str(metadata.get("pretrained"))
-    if _same_model(named, data.base_model):
+    loaded = str(metadata.get("pretrained"))
+    moved = settings.base_model is not None and same_model(settings.base_model, loaded)
+    if moved or same_model(loaded, data.base_model):
         return
     raise SpvmiaError(
-        f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={named!r}; "
-        "load the adapter on the base it was trained on, or name the right manifest"
+        f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={loaded!r}; load the "
+        "adapter on the base it was trained on (if that was moved, say so with mia_base_model), or name the right "
+        "manifest"
     )
-
-
-def _same_model(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    both = Path(one), Path(other)
-    return all(path.exists() for path in both) and both[0].resolve() == both[1].resolve()

@@ -40,6 +40,7 @@ class Causal:
     """
 
     name: ClassVar[str] = "causal"
+    roles: ClassVar[tuple[Role, ...]] = (Role.BASE,)
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config

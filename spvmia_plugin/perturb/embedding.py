@@ -10,6 +10,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbours, OnDone
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.signals import Role
 
 
 class Embedding:
@@ -20,6 +21,7 @@ class Embedding:
     """
 
     name: ClassVar[str] = "embedding"
+    roles: ClassVar[tuple[Role, ...]] = ()
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.perturb.mask_tokens import MaskTokens, load_mask_tokens
 from spvmia_plugin.perturb.masking import (
     RELEASED_MIN_WORDS,
@@ -25,6 +26,7 @@ from spvmia_plugin.perturb.windows import Cutter, Window
 from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TextEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.signals import Role
 
 if TYPE_CHECKING:
     from spvmia_plugin.perturb.mask_model import FillRow, MaskModel
@@ -84,6 +86,7 @@ class MaskFill:
     """
 
     name: ClassVar[str] = "mask_fill"
+    roles: ClassVar[tuple[Role, ...]] = ()
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config
@@ -102,8 +105,14 @@ class MaskFill:
         """Load the mask model's config and tokenizer.
 
         Raises:
-            SpvmiaError: they cannot be loaded, or the model is no seq2seq model with sentinel tokens.
+            SpvmiaError: they cannot be loaded, or the model is no seq2seq model with sentinel tokens; or a mask rate
+                is given that the released code does not know.
         """
+        if self._released and "mask_rate" in self._config.given:
+            raise SpvmiaError(
+                f"mia_mask_rate: expected none with mia_spv_variant=released, which masks as the released code does, "
+                f"got {self._config.mask_rate}; leave one of the two out"
+            )
         _ = self._tokens
 
     def settings(self) -> dict[str, object]:

@@ -53,20 +53,37 @@ def train_lora(
     return {**record, "texts": len(usable), "parameters": parameters}
 
 
+def check_targets(model: Any, config: AuditConfig) -> None:
+    """Make sure every one of the LoRA targets is in the model.
+
+    Raises:
+        SpvmiaError: one is not.
+    """
+    names = [name for name, _ in model.named_modules()]
+    for target in _targets(model, config):
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise SpvmiaError(
+                f"mia_lora_targets: expected modules of the model, got {target!r}; pass 'all-linear', or names such as "
+                "those that print(model) shows"
+            )
+
+
+def _targets(model: Any, config: AuditConfig) -> list[str]:
+    targets = list(config.lora_targets or ())
+    if targets == ["all-linear"]:
+        return linear_names(model)
+    return targets or default_targets(model)
+
+
 def _lora_config(model: Any, config: AuditConfig, base_name: str | None) -> Any:
     from peft import LoraConfig
 
-    targets: list[str] | None = list(config.lora_targets) if config.lora_targets else None
-    if targets == ["all-linear"]:
-        targets = linear_names(model)
-    elif targets is None:
-        targets = default_targets(model)
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
+        target_modules=_targets(model, config),
         base_model_name_or_path=base_name,
     )
 

@@ -98,6 +98,10 @@ def _not_blank(texts: dict[int, str]) -> dict[int, str]:
 
 def _prompts(backend: Backend, prompts: Sequence[Document], config: AuditConfig) -> tuple[list[list[int]], int]:
     """The first tokens of every document that has so many, and the length to write to."""
+    if not prompts:
+        raise SpvmiaError(
+            "mia_prompts: expected held-out documents to prompt the target with, got none; name a file of them"
+        )
     documents = [backend.encode(document.text) for document in prompts]
     heads = [ids[: config.prompt_tokens] for ids in documents if len(ids) >= config.prompt_tokens]
     if not heads:

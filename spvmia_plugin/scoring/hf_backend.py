@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
-from spvmia_plugin.reference.lora import train_lora
+from spvmia_plugin.reference.lora import check_targets, train_lora
 from spvmia_plugin.scoring.batching import BatchRunner
 from spvmia_plugin.scoring.generation import Generator
 from spvmia_plugin.scoring.head import HeadlessModel
@@ -47,7 +47,9 @@ class HFBackend:
         self._config = config
         self._tokens = Tokens(lm, config.max_length)
         self._autocast = getattr(lm, "mixed_precision_dtype", None)
-        self._roles = RoleModels(lm, self._tokens, base_model or config.base_model)
+        self._roles = RoleModels(
+            lm, self._tokens, config.base_model or base_model, explicit=config.base_model is not None
+        )
         self._costs = {role: Cost() for role in Role}
         self._runners = {"score": BatchRunner(), "sample": BatchRunner(), "generate": BatchRunner()}
         self._headless: dict[Role, HeadlessModel] = {}
@@ -153,6 +155,10 @@ class HFBackend:
         )
         self._costs[role] += Cost(training_tokens=int(str(record["tokens"])), seconds=float(str(record["seconds"])))
         return record
+
+    def check_training(self) -> None:
+        """See `Backend.check_training`."""
+        check_targets(self._roles.host().model, self._config)
 
     def load_reference(self, role: Role, path: str) -> None:
         """See `Backend.load_reference`."""

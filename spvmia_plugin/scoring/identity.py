@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
 _BLOCK = 2**22
+_SAMPLED = 16
+_NOT_SETTINGS = frozenset({"_name_or_path", "transformers_version", "use_cache"})
 
 
 def model_identity(model: Any) -> dict[str, object]:
@@ -21,9 +24,39 @@ def model_identity(model: Any) -> dict[str, object]:
     dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")
     return {
         "class": type(inner).__name__,
+        "config": _config_digest(inner),
+        "sample": _sample_digest(inner),
         "dtype": dtype.removeprefix("torch."),
         **({"quantisation": str(getattr(method, "value", method))} if method is not None else {}),
     }
+
+
+def _config_digest(model: Any) -> str:
+    """Hash of the settings the model runs with: `model_args` may override those of its files."""
+    config = getattr(model, "config", None)
+    values = config.to_dict() if config is not None else {}
+    told = {key: value for key, value in values.items() if key not in _NOT_SETTINGS}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _sample_digest(model: Any) -> str:
+    """Hash of the first values of every tensor as it is in memory: tells quantised loads of one folder apart."""
+    digest = hashlib.sha256()
+    # Adapters come and go, and wrap what they adapt; the names without them stay.
+    named = {name.replace(".base_layer", ""): p for name, p in model.named_parameters() if ".lora_" not in name}
+    for _, tensor in sorted(named.items()):
+        if tensor.numel():
+            values = tensor.detach().flatten()[:_SAMPLED].cpu().contiguous().view(torch.uint8)
+            digest.update(f"{tensor.dtype}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names (folders or hub ids) mean one model."""
+    if one == other:
+        return True
+    both = Path(one), Path(other)
+    return all(path.exists() for path in both) and both[0].resolve() == both[1].resolve()
 
 
 class Weights:

@@ -18,7 +18,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.rng import isolated_rng
 from spvmia_plugin.scoring.adapters import AdapterHost, is_plain_lora
-from spvmia_plugin.scoring.identity import Weights, model_identity, tensors_digest
+from spvmia_plugin.scoring.identity import Weights, model_identity, same_model, tensors_digest
 from spvmia_plugin.scoring.snapshot import Snapshot
 from spvmia_plugin.scoring.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
@@ -34,13 +34,17 @@ class RoleModels:
         lm: the harness's HFLM.
         tokens: its tokenizer.
         base_model: folder or hub id of the model before fine-tuning, for targets that do not carry it.
+        explicit: the user named it (`mia_base_model`): it holds even where a LoRA target carries another.
     """
 
-    def __init__(self, lm: Any, tokens: Tokens, base_model: str | None) -> None:
+    def __init__(self, lm: Any, tokens: Tokens, base_model: str | None, *, explicit: bool = False) -> None:
         self._lm = lm
         self._tokens = tokens
         self.target = lm.model
-        self.shared = is_plain_lora(self.target)
+        carried = str(getattr(lm, "pretrained", ""))
+        self.shared = is_plain_lora(self.target) and not (
+            explicit and base_model is not None and not same_model(base_model, carried)
+        )
         self.base_name = self._base_name(base_model)
         self._host: AdapterHost | None = AdapterHost(self.target) if self.shared else None
         self._paths: dict[Role, str] = {}
@@ -160,7 +164,8 @@ class RoleModels:
 
     def _base_weights(self) -> list[dict[str, object]]:
         self.require([Role.BASE])
-        found = self._weights.of(self.base_name) if self.base_name else None
+        revision = getattr(self._lm, "revision", None) if self.shared else None
+        found = self._weights.of(self.base_name, revision) if self.base_name else None
         if found is not None:
             return [found]
         with self.use(Role.BASE) as model:

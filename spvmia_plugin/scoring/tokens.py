@@ -30,6 +30,11 @@ class Tokens:
         self._lm = lm
         self.tokenizer = lm.tokenizer
         self.prefix_id = int(lm.prefix_token_id)
+        if max_length and max_length > lm.max_length:
+            raise SpvmiaError(
+                f"mia_max_length: expected at most the model's own context of {lm.max_length} tokens, got "
+                f"{max_length}; lower it or leave it out"
+            )
         self.max_length = int(max_length or lm.max_length)
 
     @property
@@ -68,7 +73,7 @@ class Tokens:
 
     def digest(self) -> str:
         """Hash of everything about the tokenizer that changes tokens or their conditioning."""
-        return hashlib.sha256(f"{_content(self.tokenizer)}\n{self.prefix_id}".encode()).hexdigest()
+        return hashlib.sha256(f"{_content(self.tokenizer)}\n{self.prefix_id}\n{self.lead}".encode()).hexdigest()
 
     def check_same(self, option: str, name: str, trust_remote_code: bool) -> None:
         """Make sure that the model `name` reads text as the target does.

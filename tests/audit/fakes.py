@@ -9,7 +9,7 @@ import numpy as np
 from spvmia_plugin.protocols import BackendFeatures, Cost
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.signals import TokenSignals
+from spvmia_plugin.signals import Role, TokenSignals
 
 
 class FakeBackend:
@@ -35,7 +35,9 @@ class FakeBackend:
         return "".join(map(chr, ids))
 
     def identity(self, role):
-        return {"role": role.value, "loaded": self.loaded.get(role)}
+        if role in (Role.REFERENCE, Role.CANDIDATE):
+            return {"role": role.value, "loaded": self.loaded[role]}
+        return {"role": role.value}
 
     def require(self, roles):
         pass
@@ -77,6 +79,9 @@ class FakeBackend:
         self.trained.append(list(texts))
         (output_dir / "adapter.json").write_text("{}")
         return {"loss": 1.0}
+
+    def check_training(self):
+        pass
 
     def load_reference(self, role, path):
         self.loaded[role] = str(path)[-8:]
