@@ -273,9 +273,9 @@ class Run:
         for role in sorted(self.roles):
             views = [view for r, view in self._needs if r is role and view is not View.POPULATION]
             copies = sum(2 * config.perturbations if view is View.NEIGHBOURS else 1 for view in views)
-            # What stands behind the reference is not known before it is trained.
-            trained_now = role in (Role.REFERENCE, Role.CANDIDATE)
-            to_do = trained_now or self._scorer.missing(role, texts, moments=False)
+            # What stands behind a reference is not known before it is loaded.
+            unknown = role in (Role.REFERENCE, Role.CANDIDATE)
+            to_do = unknown or self._scorer.missing(role, texts, moments=False)
             tokens = int(copies * text_tokens) if to_do else 0
             stages.append(Stage(f"scoring: {role.value}", copies * len(records), "texts", tokens))
         return stages

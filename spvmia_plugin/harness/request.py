@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.audit.outcome import Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.config import AuditConfig
@@ -63,7 +63,8 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
             task.outcome = outcome
             outcomes[id(task)] = outcome
     if lm.rank == 0:
-        show(_closing_line({id(outcome): outcome for outcome in outcomes.values()}.values()))
+        for line in _closing_lines(list({id(outcome): outcome for outcome in outcomes.values()}.values())):
+            show(line)
     return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
 
 
@@ -125,12 +126,19 @@ def _make_backend(lm: Any, task: AuditTask) -> Backend:
     return NullBackend(lm)
 
 
-def _closing_line(outcomes: Iterable[Outcome]) -> str:
+def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """What could not be scored and why, what is worth knowing, and what it all cost."""
     total = Cost()
+    lines = []
     for outcome in outcomes:
+        for task, results in outcome.results.items():
+            reasons = [f"{count} ({reason})" for reason, count in unscored_by_reason(results).items()]
+            lines += [f"spvmia: {task}: records without a score: {', '.join(reasons)}"] if reasons else []
+        lines += [f"spvmia: note: {note}" for note in outcome.notes]
         for cost in outcome.stages.values():
             total += cost
-    return (
+    cost_line = (
         f"spvmia: {total.forward_tokens:,} tokens scored, {total.generated_tokens:,} generated, "
         f"{total.training_tokens:,} trained on, in {total.seconds:,.0f} s"
     )
+    return [*lines, cost_line]

@@ -22,8 +22,11 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def test_all_attacks_in_one_run_give_metrics_samples_and_a_record(evaluate, options, cache):
+def test_all_attacks_in_one_run_give_metrics_samples_and_a_record(evaluate, options, cache, capsys):
     result = evaluate([ALL], {**options, "mia_cache_dir": str(cache)})
+    said = capsys.readouterr().err
+    assert "lira_candidate_mia_custom: records without a score: 80 (mia_candidate is not given)" in said
+    assert "tokens scored" in said
     tasks = [name for name in result["results"] if name != ALL]
     assert len(tasks) == 18
     for task in tasks:
