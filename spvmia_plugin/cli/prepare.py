@@ -15,6 +15,9 @@ def prepare(
     model: Annotated[str, typer.Option("--model", help="As for lm_eval.")] = "hf",
     tasks: Annotated[str, typer.Option("--tasks", help="The task whose reference is built.")] = "spv_mia_custom",
     metadata: Annotated[str, typer.Option("--metadata", help="mia_* options as JSON, as for lm_eval.")] = "{}",
+    device: Annotated[
+        str, typer.Option("--device", help="As for lm_eval; the CPU where there is no such GPU.")
+    ] = "cuda:0",
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Build the self-prompt reference now; a later lm_eval run with the same options finds it.
@@ -24,7 +27,7 @@ def prepare(
     options = _read_json(metadata)
     from spvmia_plugin.harness.prepare import prepare as build
 
-    outcome = build(model, model_args, tasks, options)
+    outcome = build(model, model_args, tasks, options, device=device)
     reference = outcome.details["reference"]
     if as_json:
         typer.echo(json.dumps({"reference": reference, "cost": outcome.cost_json()}))

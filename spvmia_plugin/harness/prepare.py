@@ -11,15 +11,20 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
 from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import SELF_PROMPT, Audit, Run
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.signals import Role
 
+DEVICE = "cuda:0"
+"""The harness's own default: the first GPU, or the CPU where there is none."""
 
-def prepare(model: str, model_args: str, task_name: str, metadata: Mapping[str, Any]) -> Outcome:
+
+def prepare(
+    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any], *, device: str = DEVICE
+) -> Outcome:
     """Self-prompt the target and train its reference, or find it in the store.
 
     Args:
@@ -27,6 +32,7 @@ def prepare(model: str, model_args: str, task_name: str, metadata: Mapping[str, 
         model_args: its arguments, as in `--model_args`: `key=value,key=value`.
         task_name: a task that needs the reference; its data and settings hold.
         metadata: options, as in `--metadata`.
+        device: as in `--device`.
 
     Returns:
         The outcome, whose `details["reference"]` names the stored folder.
@@ -42,7 +48,12 @@ def prepare(model: str, model_args: str, task_name: str, metadata: Mapping[str, 
         raise SpvmiaError(
             f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
         )
-    lm = get_model(model).create_from_arg_obj(arguments, {})
+    if task.settings.reference != SELF_PROMPT:
+        raise SpvmiaError(
+            f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
+            "preparing; leave the option out"
+        )
+    lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
     with open_store(task.settings) as store, open_backend(lm, task) as backend:
         run = Run(audit, backend, task.registry, store)
