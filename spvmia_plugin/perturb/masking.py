@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,18 +86,11 @@ def released_spans(total: int, rng: np.random.Generator) -> list[Span]:
     left out, until no mask lies within a word of it: so drawn evenly from the starts that are left. Nothing is
     masked below 14 words.
     """
-    items: list[int | None] = list(range(total))  # word, or None for a mask
+    starts = list(range(total - SPAN_WORDS))  # those that are left, as positions of words
     firsts: list[int] = []
+    reach = SPAN_WORDS + RELEASED_BUFFER - 1  # a start nearer than this would touch the mask or its buffer
     for _ in range(int(RELEASED_PCT * total / (SPAN_WORDS + 2 * RELEASED_BUFFER))):
-        starts = [start for start in range(len(items) - SPAN_WORDS) if _clear(items, start)]
-        start = starts[int(rng.integers(len(starts)))]
-        word = items[start]
-        if word is not None:  # always: the start is clear of masks
-            firsts.append(word)
-        items[start : start + SPAN_WORDS] = [None]
+        first = starts[int(rng.integers(len(starts)))]
+        firsts.append(first)
+        del starts[bisect_left(starts, first - reach) : bisect_right(starts, first + reach)]
     return [Span(first, SPAN_WORDS) for first in sorted(firsts)]
-
-
-def _clear(items: Sequence[int | None], start: int) -> bool:
-    near = items[max(0, start - RELEASED_BUFFER) : start + SPAN_WORDS + RELEASED_BUFFER]
-    return None not in near
