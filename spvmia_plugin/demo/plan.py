@@ -19,7 +19,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Size:
-    """How much one demo does, and how long each step took on two cores (minutes, without a GPU).
+    """How much one demo does, and about how long each step takes on two cores without a GPU.
 
     Attributes:
         members: tickets the target is trained on; as many others are the non-members.
@@ -27,7 +27,7 @@ class Size:
         questions: of the capability task.
         epochs: of the target.
         self_prompts: texts sampled from the target, which the reference is trained on.
-        minutes: of the model, the fine-tuning and the audit; the corpus takes none.
+        minutes: estimates for the model, the fine-tuning and the audit; the corpus takes none.
     """
 
     members: int
