@@ -44,7 +44,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(members=100, prompts=120, questions=100, epochs=3, self_prompts=120, minutes=(1, 2, 5)),
+    "small": Size(members=100, prompts=120, questions=40, epochs=3, self_prompts=120, minutes=(1, 2, 5)),
     "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 4, 13)),
     "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 9, 31)),
 }
