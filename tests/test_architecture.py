@@ -31,7 +31,9 @@ LAYERS = [
     ["perturb", "reference", "scoring"],
     ["audit", "finetune"],
     ["harness"],
-    ["report", "demo", "cli", "__main__"],
+    ["results"],
+    ["report", "leaderboard", "export"],
+    ["demo", "cli", "__main__"],
 ]
 # Built-ins are a plugin: they name, inside functions, what the higher layers bring.
 BUILTINS = "builtins"

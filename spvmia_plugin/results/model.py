@@ -1,0 +1,170 @@
+"""What one run of the harness found: audits, made of attacks, and capability scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.metrics.strongest import Strongest, strongest
+
+BLIND_ATTACK = "bag_of_words"
+"""The attack that sees no model: a baseline to compare with, never the strongest attack."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRecord:
+    """One record under one attack, as the samples file has it.
+
+    Attributes:
+        id: `file:row`, `#k` appended for further blocks of the same document.
+        is_member: whether it was trained on.
+        cluster: id of the document it comes from, the unit of resampling.
+        score: higher = more like a member; None if unscored.
+        reason: why there is no score.
+        n_tokens: scored tokens.
+        target: mean log-probability under the target, in nats a token.
+        reference: the same under the model the attack calibrates with.
+        text: the record, only where the user ran with `mia_log_text`.
+    """
+
+    id: str
+    is_member: bool
+    cluster: str
+    score: float | None
+    reason: str | None
+    n_tokens: int | None
+    target: float | None
+    reference: float | None
+    text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One attack on one data set.
+
+    Attributes:
+        task: the lm-eval task, "spv_mia_custom".
+        dataset: "wikitext", "ag_news", "xsum", "custom" or a plugin's.
+        metrics: the harness's row by metric name ("auroc", "auroc_stderr", "tpr_at_1pct_fpr", ...), NaN where the
+            file has NaN or "N/A".
+        record: `mia_audit` of the results file.
+        records: all audited records in the file's order; empty if the run kept no samples.
+    """
+
+    task: str
+    dataset: str
+    metrics: Mapping[str, float]
+    record: Mapping[str, Any]
+    records: Sequence[ScoredRecord] = ()
+
+    @property
+    def attack(self) -> str:
+        """Name of the attack: "spv", "loss", ..."""
+        return str(self.record["attack"]["name"])
+
+    @property
+    def is_canary_audit(self) -> bool:
+        """Whether membership was decided by coins, so that `epsilon_lb` is a bound."""
+        return self.task.startswith("canary_audit")
+
+    def scores(self) -> NDArray[np.float64]:
+        """(n,) scores in the order of `records`, NaN where unscored."""
+        return np.array([math.nan if record.score is None else record.score for record in self.records])
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All attacks of one run on the same records of the same data with the same settings.
+
+    Attributes:
+        tasks: the attacks, in the results file's order.
+    """
+
+    tasks: Sequence[TaskResult]
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name in the tasks."""
+        return self.tasks[0].dataset
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """`mia_audit` of the first attack: what all of them share (data, settings, models, preconditions, cost)."""
+        return self.tasks[0].record
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether the scores of the records are known."""
+        return bool(self.tasks[0].records)
+
+    @property
+    def model_attacks(self) -> list[TaskResult]:
+        """The attacks on the model: all but the blind baseline."""
+        return [task for task in self.tasks if task.attack != BLIND_ATTACK]
+
+    def labels(self) -> NDArray[np.bool_]:
+        """(n,) whether each record is a member."""
+        return np.array([record.is_member for record in self.tasks[0].records], dtype=bool)
+
+    def clusters(self) -> list[str]:
+        """(n,) document of each record."""
+        return [record.cluster for record in self.tasks[0].records]
+
+    @cached_property
+    def strongest(self) -> Strongest | None:
+        """The attack with the largest AUROC and its simultaneous interval; None without samples or attacks."""
+        scores = {task.attack: task.scores() for task in self.model_attacks}
+        if not self.has_samples or not scores:
+            return None
+        return strongest(scores, self.labels(), self.clusters(), seed=int(self.record["seed"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One metric of one ordinary task of the same run.
+
+    Attributes:
+        task: the task or group.
+        metric: its name, with the filter appended as "metric,filter" where the filter is not "none".
+        value: as the harness printed it.
+        stderr: NaN where the harness has none.
+        higher_is_better: None where the harness does not say.
+        n: samples, None where it does not say.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float
+    higher_is_better: bool | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class HarnessRun:
+    """One results file.
+
+    Attributes:
+        path: the results file.
+        model: the model's name as the harness has it, credentials are never part of it.
+        date: Unix time of the run.
+        config: the harness's own record of the run: model, model_args, batch_size, device, limit, seeds.
+        versions: lm_eval and transformers, from the harness.
+        audits: the privacy audits.
+        capabilities: every other task's metrics.
+    """
+
+    path: Path
+    model: str
+    date: float
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    audits: Sequence[Audit]
+    capabilities: Sequence[Capability]
