@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult, unscored_by_reason
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.blind import BlindInterval
@@ -39,6 +40,7 @@ def audit_record(
     findings: Sequence[Finding],
     blind: BlindInterval | None,
     canaries: CanaryAudit | None,
+    comparison: Comparison | None,
 ) -> dict[str, object]:
     """Assemble the record of one task."""
     unscored = unscored_by_reason(results)
@@ -55,6 +57,7 @@ def audit_record(
             "prompts": len(data.prompts),
         },
         "unscored": unscored,
+        "strongest": comparison.strongest if comparison else {},
         "epsilon_lb": canaries.to_json() if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         "blind": asdict(blind) if blind else {"auroc": None, "reason": "too few documents of a class to hold some out"},
         "preconditions": [finding.to_json() for finding in findings],
@@ -68,10 +71,20 @@ def audit_record(
             "block_size": data.block_size,
             "base_model": data.base_model,
             **data.provenance,
+            "clusters": _clusters(data, results),
         },
         "settings": config.to_json(),
         "seed": config.seed,
         "versions": versions(),
+    }
+
+
+def _clusters(data: AuditData, results: Mapping[str, RecordResult]) -> dict[str, str]:
+    """The document of each record whose id does not tell it: readers of the files can then resample documents."""
+    return {
+        record.id: record.cluster
+        for record in data.records
+        if record.id in results and record.cluster != record.id.partition("#")[0]
     }
 
 

@@ -259,7 +259,7 @@ def _gathered(parts: Parts, config: AuditConfig, loaded: Sequence[Loaded], membe
             "protocol": PROTOCOL[membership],
             "split": config.split,
             "split_seed": config.seed,
-            "clusters": CLUSTER_RULE[config.split],
+            "cluster_rule": CLUSTER_RULE[config.split],
             "counts": {
                 "documents": sum(map(_n_documents, loaded)),
                 "empty_rows": sum(item.empty_rows for item in loaded),

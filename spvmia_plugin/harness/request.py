@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
@@ -57,6 +58,7 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
     """
     tasks = list({id(request.task): request.task for request in requests}.values())
     outcomes: dict[int, Outcome] = {}
+    _compare(tasks)
     for group in _groups(tasks):
         outcome = _run_group(lm, group, requests)
         for task in group:
@@ -66,6 +68,17 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         for line in _closing_lines(list({id(outcome): outcome for outcome in outcomes.values()}.values())):
             show(line)
     return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
+
+
+def _compare(tasks: Iterable[AuditTask]) -> None:
+    """Attacks on the same data are compared with each other, under whatever settings each of them runs."""
+    on_same_data: dict[str, list[AuditTask]] = {}
+    for task in tasks:
+        on_same_data.setdefault(task.data.fingerprint, []).append(task)
+    for group in on_same_data.values():
+        comparison = Comparison({task.config.task: task.attack for task in group}, group[0].settings.seed)
+        for task in group:
+            task.comparison = comparison
 
 
 def _groups(tasks: Iterable[AuditTask]) -> list[list[AuditTask]]:

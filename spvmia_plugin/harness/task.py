@@ -16,6 +16,7 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
 from spvmia_plugin.config import AuditConfig
@@ -109,6 +110,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
+        self.comparison: Comparison | None = None
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
@@ -187,7 +189,8 @@ class AuditTask(Task):  # type: ignore[misc]
     def build_all_requests(self, *, limit: int | None = None, samples: list[int] | None = None, **options: Any) -> None:
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
-        self._summary, self._canaries, self._results, self.outcome = None, None, {}, Outcome()
+        self._summary, self._canaries, self._results = None, None, {}
+        self.outcome, self.comparison = Outcome(), None
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
@@ -259,6 +262,8 @@ class AuditTask(Task):  # type: ignore[misc]
                 scores = [math.nan if item[2] is None else item[2] for item in items]
                 coins = [item[1] for item in items]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
+            if self.comparison is not None:
+                self.comparison.add(self.config.task, self._results, self.data.records)
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:
@@ -272,6 +277,7 @@ class AuditTask(Task):  # type: ignore[misc]
             findings=self._shared.findings(list(self._results)),
             blind=self._shared.blind(list(self._results)),
             canaries=self._canaries,
+            comparison=self.comparison,
         )
 
 

@@ -193,7 +193,7 @@ def test_the_papers_split_of_a_stand_in(tmp_path: Path) -> None:
     assert rows[0] == 1
     assert min(int(r.cluster.rpartition(":")[2]) for r in data.nonmembers) == 271
     assert len(data.prompts) == 20
-    assert "reach into the next cluster" in str(data.provenance["clusters"])
+    assert "reach into the next cluster" in str(data.provenance["cluster_rule"])
 
 
 def test_given_prompts_and_candidates_are_left_out_of_a_public_pool(tmp_path: Path, files: dict[str, Path]) -> None:

@@ -1,0 +1,71 @@
+"""The strongest attack of a run, from the results of all its tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.attacks.loss import Loss
+from spvmia_plugin.attacks.zlib_entropy import Zlib
+from spvmia_plugin.audit.comparison import Comparison
+from spvmia_plugin.audit.outcome import RecordResult
+from spvmia_plugin.metrics.strongest import strongest
+from spvmia_plugin.records import Record
+
+RECORDS = [Record(f"d:{i // 2}#{i % 2 + 1}", "", is_member=i % 4 < 2, cluster=f"d:{i // 2}") for i in range(80)]
+IDS = [record.id for record in RECORDS]
+LABELS = np.array([record.is_member for record in RECORDS])
+CLUSTERS = [record.cluster for record in RECORDS]
+
+
+def scores(shift, seed):
+    return np.random.default_rng(seed).standard_normal(80) + shift * LABELS
+
+
+def results(values):
+    return {key: RecordResult(None if np.isnan(v) else float(v)) for key, v in zip(IDS, values, strict=True)}
+
+
+def test_the_last_task_fills_in_what_the_first_ones_already_hold():
+    comparison = Comparison({"a": Loss(), "b": Zlib()}, seed=3)
+    held = comparison.strongest
+    weak, strong = scores(0.1, 0), scores(2.0, 1)
+    comparison.add("a", results(weak), RECORDS)
+    assert held == {}
+    comparison.add("b", results(strong), RECORDS)
+    expected = strongest({"a": weak, "b": strong}, LABELS, CLUSTERS, seed=3).to_json()
+    assert held["task"] == "b"
+    assert held["name"] == "zlib"
+    assert held["n_attacks"] == 2
+    assert held["interval"] == expected["interval"]
+    assert held["auroc"] == expected["auroc"]
+
+
+def test_blind_attacks_are_not_compared():
+    comparison = Comparison({"a": Loss(), "words": BagOfWords()}, seed=0)
+    comparison.add("words", results(scores(9.0, 0)), RECORDS)
+    assert comparison.strongest == {}
+    comparison.add("a", results(scores(0.5, 0)), RECORDS)
+    assert (comparison.strongest["task"], comparison.strongest["n_attacks"]) == ("a", 1)
+
+
+def test_only_blind_attacks_leave_a_reason():
+    comparison = Comparison({"words": BagOfWords()}, seed=0)
+    comparison.add("words", results(scores(9.0, 0)), RECORDS)
+    assert comparison.strongest["name"] is None
+    assert comparison.strongest["reason"]
+
+
+def test_gathered_in_any_order_and_limited_to_other_records():
+    """Ranks hand their items over one after the other; a task may have scored fewer records than another."""
+    full, part = scores(1.0, 4), scores(1.5, 5)
+    forward, backward = (Comparison({"a": Loss(), "b": Zlib()}, seed=0) for _ in range(2))
+    half = dict(list(results(part).items())[:40])
+    forward.add("a", results(full), RECORDS)
+    forward.add("b", half, RECORDS)
+    backward.add("b", dict(reversed(half.items())), RECORDS)
+    backward.add("a", dict(reversed(results(full).items())), RECORDS)
+    assert forward.strongest == backward.strongest
+    gaps = np.where(np.arange(80) < 40, part, np.nan)
+    assert forward.strongest["auroc"] == strongest({"a": full, "b": gaps}, LABELS, CLUSTERS).auroc
+    assert forward.strongest["n_attacks"] == 2
