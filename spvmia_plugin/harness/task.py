@@ -23,6 +23,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import check_version
+from spvmia_plugin.harness.item import Item
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
 from spvmia_plugin.harness.tokenizer import load_tokenizer
@@ -33,9 +34,6 @@ from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.preconditions import Finding, check_preconditions
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.scoring.identity import same_model
-
-Item = tuple[str, bool, "float | None", "str | None"]
-"""What the harness gathers for each record and metric: id, is_member, score, reason."""
 
 
 class SharedData:
@@ -212,7 +210,7 @@ class AuditTask(Task):  # type: ignore[misc]
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Item]:
         """The record's item for every metric."""
         result = RecordResult.from_json(results[0])
-        item: Item = (doc["id"], doc["is_member"], result.score, result.reason)
+        item = Item(str(doc["id"]), bool(doc["is_member"]), result.score, result.reason)
         return dict.fromkeys([*HIGHER_IS_BETTER, *STDERRS], item)
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
@@ -232,7 +230,7 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
         summary = self._summarise(items)
-        blind = self._shared.blind([item[0] for item in items])
+        blind = self._shared.blind([item.record_id for item in items])
         values = {
             "auroc": summary.auroc,
             "tpr_at_1pct_fpr": summary.tpr_at_1pct_fpr.value,
@@ -249,18 +247,18 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
-        if self._summary is None or set(self._results) != {item[0] for item in items}:
-            scored = [(record_id, is_member, score) for record_id, is_member, score, _ in items if score is not None]
-            self._results = {item[0]: RecordResult(item[2], item[3]) for item in items}
+        if self._summary is None or set(self._results) != {item.record_id for item in items}:
+            scored = [item for item in items if item.score is not None]
+            self._results = {item.record_id: RecordResult(item.score, item.reason) for item in items}
             self._summary = summarise(
-                [item[2] for item in scored],
-                [item[1] for item in scored],
-                [self._shared.record(item[0]).cluster for item in scored],
+                [float(item) for item in scored],
+                [item.is_member for item in scored],
+                [self._shared.record(item.record_id).cluster for item in scored],
                 seed=self.settings.seed,
             )
             if self.is_canary_audit:
-                scores = [math.nan if item[2] is None else item[2] for item in items]
-                coins = [item[1] for item in items]
+                scores = [float(item) for item in items]
+                coins = [item.is_member for item in items]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
             if self.comparison is not None:
                 self.comparison.add(self.config.task, self._results, self.data.records)
