@@ -1,0 +1,116 @@
+"""Reading what the harness wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.results import read_latest, read_runs
+from tests.results.builders import STRENGTHS, fake_audit, fake_records, write_run
+
+
+@pytest.fixture(scope="module")
+def audit():
+    return fake_audit(unscored_every=50)
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path, audit):
+    path = write_run(tmp_path, [audit], capabilities={"arc_easy": {"acc": 0.6, "acc_norm": 0.7}})
+    run = read_latest(tmp_path)
+    assert run.path == path
+    assert run.model == "./adapter"
+    assert run.config["model_args"] == {"pretrained": "./base", "peft": "./adapter"}
+    [found] = run.audits
+    assert [task.attack for task in found.tasks] == list(STRENGTHS)
+    assert found.dataset == "custom"
+    for task, fake in zip(found.tasks, audit, strict=True):
+        for name, value in task.metrics.items():
+            written = fake.row[f"{name},none"]
+            assert value == written or (math.isnan(value) and (written == "N/A" or math.isnan(written)))
+        scores = [json.loads(sample["resps"][0][0])["score"] for sample in fake.samples]
+        assert task.scores().tolist() == pytest.approx([math.nan if s is None else s for s in scores], nan_ok=True)
+    assert [(c.task, c.metric, c.value, c.stderr, c.higher_is_better, c.n) for c in run.capabilities] == [
+        ("arc_easy", "acc", 0.6, 0.01, True, 100),
+        ("arc_easy", "acc_norm", 0.7, 0.01, True, 100),
+    ]
+
+
+def test_the_strongest_attack_is_the_one_the_run_recorded(tmp_path, audit):
+    write_run(tmp_path, [audit])
+    [found] = read_latest(tmp_path).audits
+    recorded = found.record["strongest"]
+    assert found.strongest.name == recorded["name"] == "spv"
+    # The run compared records sorted by id; here they are in the file's order. Sums differ in their last bits.
+    assert found.strongest.interval == pytest.approx(tuple(recorded["interval"]), abs=1e-9)
+
+
+def test_documents_are_the_clusters(tmp_path):
+    records = fake_records(40, 40, blocks=2)
+    write_run(tmp_path, [fake_audit({"loss": 1.0}, records=records, findings=())])
+    [found] = read_latest(tmp_path).audits
+    assert found.clusters() == [record.cluster for record in records]
+    assert found.labels().tolist() == [record.is_member for record in records]
+
+
+def test_audits_of_other_data_stand_apart(tmp_path, audit):
+    other = fake_audit({"spv": 0.0}, dataset="xsum", fingerprint="other")
+    write_run(tmp_path, [audit, other])
+    assert [found.dataset for found in read_latest(tmp_path).audits] == ["custom", "xsum"]
+
+
+def test_a_run_without_samples_has_numbers_and_no_scores(tmp_path, audit):
+    write_run(tmp_path, [audit], with_samples=False)
+    [found] = read_latest(tmp_path).audits
+    assert not found.has_samples
+    assert found.strongest is None
+    assert 0.8 < found.tasks[0].metrics["auroc"] < 1
+
+
+def test_the_latest_run_with_an_audit_is_taken(tmp_path, audit):
+    first = write_run(tmp_path, [audit], date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    second = write_run(tmp_path, [audit], date=datetime(2026, 1, 2, tzinfo=timezone.utc))
+    write_run(tmp_path, [], capabilities={"arc_easy": {"acc": 0.5}}, date=datetime(2026, 1, 3, tzinfo=timezone.utc))
+    assert read_latest(tmp_path).path == second
+    assert read_latest(first).path == first
+    assert len(read_runs(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda place: place / "absent", "which is not there"),
+        (lambda place: place, r"without one; run lm_eval with --output_path"),
+        (lambda place: _file(place, "no json"), "cannot be read as one"),
+        (lambda place: _file(place, "[]"), "without 'results' and 'configs'"),
+        (lambda place: _file(place, '{"results": {}, "configs": {}}'), "got none in"),
+    ],
+)
+def test_what_is_no_result_is_told_in_one_line(tmp_path, make, message):
+    with pytest.raises(SpvmiaError, match=message):
+        read_latest(make(tmp_path))
+
+
+def test_a_foreign_samples_file_is_named_without_its_text(tmp_path, audit):
+    path = write_run(tmp_path, [audit])
+    samples = next(path.parent.glob("samples_spv_mia_custom*"))
+    samples.write_text('{"doc": {"id": "secret text of a record"}, "resps": [["nothing"]]}\n')
+    with pytest.raises(SpvmiaError, match=rf"{samples.name}, line 1: expected a sample") as caught:
+        read_latest(tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def _file(place: Path, content: str) -> Path:
+    path = place / "results_x.json"
+    path.write_text(content)
+    return path
+
+
+def test_labels_are_booleans(tmp_path, audit):
+    write_run(tmp_path, [audit])
+    assert read_latest(tmp_path).audits[0].labels().dtype == np.bool_
