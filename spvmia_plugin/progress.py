@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 
-def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0) -> Any:
-    """Return a tqdm bar on stderr, disabled where that is no terminal."""
+def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0, quiet: bool = False) -> Any:
+    """Return a tqdm bar on stderr, disabled where that is no terminal, or where another process shows its own."""
     from tqdm import tqdm
 
     return tqdm(
@@ -16,5 +16,5 @@ def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0) -> Any:
         desc=desc,
         unit=unit,
         dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
     )

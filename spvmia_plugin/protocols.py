@@ -266,9 +266,18 @@ class Perturbation(Protocol):
         ...
 
     def neighbours(
-        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
-    ) -> list[Neighbours]:
+        self,
+        texts: Sequence[Document],
+        backend: Backend,
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> Sequence[Neighbours | None]:
         """2N paraphrases of every text, in input order; a text without any carries a reason.
+
+        `done` are positions whose paraphrases are in the store already; None may stand for them in the answer. Batches
+        are planned over all texts, as in `Backend.score`, so that a resumed run has those of one that was never
+        interrupted. An implementation without the argument `done` gets the missing texts alone.
 
         The result for a text depends on its id, the text, the config's seed and the models, not on the other texts.
         """

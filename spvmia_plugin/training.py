@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from spvmia_plugin.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.rng import isolated_rng
 
-CHECKPOINTS = "checkpoints"
 _WEIGHTS = "trainable.safetensors"
-_SEAL = "seal.json"
 _LOSSES = "spvmia.losses"
 _LAUNCH_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -43,7 +39,7 @@ class TrainSettings:
         seed: order of the data and dropout.
         schedule: the Trainer's name of the learning-rate schedule, without warm-up.
         max_grad_norm: gradients are clipped to this norm.
-        save_steps: steps between checkpoints; None for a tenth of the run but at least 50 steps, 0 for none.
+        save_steps: steps between checkpoints; None for a tenth of the run but at least 10 steps, 0 for none.
     """
 
     epochs: float
@@ -62,7 +58,7 @@ class TrainSettings:
         """Steps between checkpoints, 0 for none."""
         if self.save_steps is not None:
             return self.save_steps
-        return max(50, math.ceil(self.total_steps(n_sequences) / 10))
+        return max(10, math.ceil(self.total_steps(n_sequences) / 10))
 
 
 def train(
@@ -78,14 +74,15 @@ def train(
 
     Runs in this process alone, on the model's own device and in its own dtypes, whatever the launcher. A run that was
     killed resumes from its last whole checkpoint in `output_dir/checkpoints` to the same bits; a checkpoint of other
-    data or settings, or a damaged one, is not used. The checkpoints are removed at the end. Global random state,
-    accelerate's state, the environment and the model's mode are what they were.
+    data or settings, or a damaged one, is not used. The last one is left there, so that a run that is killed before the
+    caller has saved the weights trains nothing twice: remove it after that. Global random state, accelerate's state,
+    the environment and the model's mode are what they were.
 
     Args:
         model: a `PreTrainedModel` or `PeftModel`.
         sequences: token ids, used as they are; padded on the right where lengths differ.
         settings: how to train.
-        output_dir: gets the checkpoints while training; nothing else.
+        output_dir: gets the checkpoints, and nothing else.
         pad_token_id: any valid token: padding is masked and has no loss.
         description: words for the progress bar.
 
@@ -94,7 +91,7 @@ def train(
         `resumed_at` (step, 0 for none) and the settings.
 
     Raises:
-        SpvmiaError: no sequence, or one without a token to predict.
+        SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint.
     """
     if not sequences or min(map(len, sequences)) < 2:
         raise SpvmiaError(
@@ -102,23 +99,26 @@ def train(
             f"{'none' if not sequences else 'a shorter one'}; give more or longer documents"
         )
     folder = output_dir / CHECKPOINTS
-    fingerprint = _fingerprint(model, sequences, settings)
+    run = fingerprint(model, sequences, asdict(settings))
     started = time.perf_counter()
     with isolated_rng(settings.seed), quiet_libraries(), _single_process(model.device), _untouched(model):
-        checkpoint = _last_checkpoint(folder, fingerprint)
+        checkpoint = last_checkpoint(folder, run)
         trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
-        trainer.add_callback(_Seal(fingerprint))
+        trainer.add_callback(Seal(run))
         trainer.add_callback(_Bar(description))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        resumed_at = step_of(checkpoint) if checkpoint else 0
+        steps = settings.total_steps(len(sequences))
+        if checkpoint and resumed_at == steps:
+            trainer._load_from_checkpoint(str(checkpoint))  # all is done; the Trainer would take one more step
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         losses = trainer.epoch_losses()
-        steps = int(trainer.state.global_step)
-    shutil.rmtree(folder, ignore_errors=True)
     return {
         "losses": losses,
         "steps": steps,
         "tokens": round(settings.epochs * sum(map(len, sequences))),
         "seconds": round(time.perf_counter() - started, 3),
-        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+        "resumed_at": resumed_at,
         **asdict(settings),
     }
 
@@ -139,7 +139,6 @@ def _make_trainer(
         use_cpu=device.type == "cpu",
         save_strategy="steps" if every else "no",
         save_steps=every or 1,
-        save_total_limit=1,
         logging_strategy="no",
         log_level="error",  # its warnings are about what is done on purpose: training alone under a launcher
         report_to="none",
@@ -203,6 +202,10 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _trainable(self) -> dict[str, torch.Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with writing(Path(self.args.output_dir)):
+            super()._save_checkpoint(*args, **kwargs)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,20 +218,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
         with torch.no_grad():
             for name, parameter in self._trainable().items():
                 parameter.copy_(saved[name])
-
-
-class _Seal(TrainerCallback):  # type: ignore[misc]
-    """Closes a checkpoint: digests of its files, written last and at once, so that half of one is never used."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        seal = {"fingerprint": self.fingerprint, "files": _digests(folder)}
-        part = folder / f".{_SEAL}"
-        part.write_text(json.dumps(seal))
-        part.replace(folder / _SEAL)
 
 
 class _Bar(TrainerCallback):  # type: ignore[misc]
@@ -246,46 +235,6 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.close()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.endswith(_SEAL)
-    }
-
-
-def _last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """Return the newest checkpoint of this very run that is whole; remove all others."""
-    found: Path | None = None
-    by_step = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
-    for path in by_step:
-        if found is None and _is_whole(path, fingerprint):
-            found = path
-        else:
-            shutil.rmtree(path)
-    return found
-
-
-def _is_whole(path: Path, fingerprint: str) -> bool:
-    try:
-        seal = json.loads((path / _SEAL).read_text())
-        return bool(seal == {"fingerprint": fingerprint, "files": _digests(path)})
-    except (OSError, ValueError):
-        return False
-
-
-def _fingerprint(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings) -> str:
-    """Digest of what a checkpoint must agree with: settings, data, starting point of what is trained."""
-    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
-    for ids in sequences:
-        digest.update(json.dumps(list(map(int, ids))).encode())
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            start = parameter.detach().double()
-            digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype), start.sum().item()]).encode())
-    return digest.hexdigest()
 
 
 @contextmanager

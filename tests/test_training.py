@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import random
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from spvmia_plugin import training
+from spvmia_plugin.checkpoints import CHECKPOINTS, Seal
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.rng import isolated_rng
@@ -113,7 +116,8 @@ def test_it_leaves_nothing_behind(tmp_path):
     assert not any(module.training for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
     assert model.config.use_cache
-    assert list(tmp_path.iterdir()) == []
+    # The last checkpoint stays for the caller, who has the weights to save first.
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["checkpoint-3"]
 
 
 @pytest.mark.parametrize("step", [4, 5, 6, 7])
@@ -136,6 +140,74 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, step):
         assert torch.equal(trained(resumed)[name], value), name
 
 
+@pytest.mark.parametrize("steps", [9, 7])
+def test_a_run_killed_after_its_last_step_trains_nothing_again(tmp_path, monkeypatch, steps):
+    """Before the caller has saved the weights, that is. 7 steps end in the middle of an epoch."""
+    settings = TrainSettings(steps / 3, 1e-2, 4, seed=7, save_steps=2)
+    rows = sequences(10, None)
+    whole = lora_model()
+    expected = train(whole, rows, settings, tmp_path, pad_token_id=PAD, description="x")
+    assert expected["steps"] == steps
+    kill_at(monkeypatch, steps)
+    again = lora_model()
+    before = states()
+    record = train(again, rows, settings, tmp_path, pad_token_id=PAD, description="x")
+    assert record["resumed_at"] == steps
+    assert record["losses"] == expected["losses"]
+    assert all(torch.equal(trained(again)[name], value) for name, value in trained(whole).items())
+    assert not any(module.training for module in again.modules())
+    assert states() == before
+
+
+def test_a_kill_before_a_checkpoint_is_sealed_leaves_the_one_before(tmp_path, monkeypatch):
+    settings = TrainSettings(3, 1e-2, 4, seed=7, save_steps=2)
+    whole = lora_model()
+    train(whole, sequences(), settings, tmp_path / "a", pad_token_id=PAD, description="x")
+    seal = Seal.on_save
+
+    def dying(self, args, state, control, **kwargs):
+        if state.global_step == 6:
+            raise Killed
+        seal(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seal, "on_save", dying)
+        with pytest.raises(Killed):
+            train(lora_model(), sequences(), settings, tmp_path / "b", pad_token_id=PAD, description="x")
+    resumed = lora_model()
+    assert train(resumed, sequences(), settings, tmp_path / "b", pad_token_id=PAD, description="x")["resumed_at"] == 4
+    assert all(torch.equal(trained(resumed)[name], value) for name, value in trained(whole).items())
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("spvmia_plugin.training.save_file", SafetensorError("Error while serializing: I/O error: No space left")),
+        ("torch.save", RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing")),
+        ("transformers.trainer.TrainerState.save_to_json", FULL),
+        ("spvmia_plugin.checkpoints.Path.write_text", FULL),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line_and_the_training_goes_on_later(tmp_path, monkeypatch, place, error):
+    settings = TrainSettings(3, 1e-2, 4, save_steps=2)
+
+    def refuse(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, refuse)
+        with pytest.raises(SpvmiaError, match=r"mia_cache_dir.* expected a folder that can be written") as caught:
+            train(lora_model(), sequences(), settings, tmp_path / "a", pad_token_id=PAD, description="x")
+    assert "\n" not in str(caught.value)
+    one, two = lora_model(), lora_model()
+    train(one, sequences(), settings, tmp_path / "a", pad_token_id=PAD, description="x")
+    train(two, sequences(), settings, tmp_path / "b", pad_token_id=PAD, description="x")
+    assert all(torch.equal(trained(one)[name], value) for name, value in trained(two).items())
+
+
 @pytest.mark.parametrize("damage", ["weights", "seal", "data", "settings"])
 def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path, monkeypatch, damage):
     settings = TrainSettings(3, 1e-2, 4, save_steps=2)
@@ -143,7 +215,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path, monkeypatch, damag
         kill_at(patch, 5)
         with pytest.raises(Killed):
             train(lora_model(), sequences(), settings, tmp_path, pad_token_id=PAD, description="x")
-    (checkpoint,) = (tmp_path / training.CHECKPOINTS).iterdir()
+    (checkpoint,) = (tmp_path / CHECKPOINTS).iterdir()
     rows = sequences()
     if damage == "weights":
         path = checkpoint / "trainable.safetensors"
@@ -165,7 +237,7 @@ def test_checkpoints_hold_what_is_trained_only(tmp_path, monkeypatch):
     model = lora_model()
     with pytest.raises(Killed):
         train(model, sequences(), TrainSettings(1, 1e-2, 4, save_steps=2), tmp_path, pad_token_id=PAD, description="x")
-    files = {path.name: path.stat().st_size for path in next((tmp_path / training.CHECKPOINTS).iterdir()).iterdir()}
+    files = {path.name: path.stat().st_size for path in next((tmp_path / CHECKPOINTS).iterdir()).iterdir()}
     size = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert size < files["trainable.safetensors"] < size + 10_000
 
@@ -196,7 +268,7 @@ def test_accelerate_state_and_environment_are_those_of_the_harness(tmp_path, mon
 def test_settings_count_steps():
     settings = TrainSettings(epochs=1.5, lr=1, batch_size=4)
     assert settings.total_steps(10) == math.ceil(1.5 * 3)
-    assert settings.checkpoint_interval(10) == 50
+    assert settings.checkpoint_interval(10) == 10
     assert settings.checkpoint_interval(4000) == 150
     assert TrainSettings(1, 1, 1, save_steps=0).checkpoint_interval(10**6) == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from inspect import signature
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.progress import progress_bar
@@ -14,24 +15,42 @@ from spvmia_plugin.store import Store
 
 
 def paraphrase(
-    records: Sequence[Record], perturbation: Perturbation, backend: Backend, store: Store, config: AuditConfig
+    records: Sequence[Record],
+    perturbation: Perturbation,
+    backend: Backend,
+    store: Store,
+    config: AuditConfig,
+    *,
+    quiet: bool = False,
 ) -> dict[str, Neighbours]:
     """The paraphrases of every record, by record id; found in the store or made and kept as they come."""
     keys = paraphrase_keys(records, perturbation, backend, store, config)
-    stored = store.neighbours.get(list(keys.values()))
-    missing = [record for record in records if keys[record.id] not in stored]
-    result = {record.id: stored[keys[record.id]] for record in records if keys[record.id] in stored}
-    if missing:
-        with progress_bar(desc="paraphrasing", total=len(records), unit=" records", initial=len(result)) as bar:
+    result = stored_paraphrases(keys, store)
+    if len(result) < len(records):
+        asked, done = list(records), {i for i, record in enumerate(records) if record.id in result}
+        options: dict[str, object] = {"done": done}
+        if "done" not in signature(perturbation.neighbours).parameters:
+            asked, options = [record for record in records if record.id not in result], {}
+        with progress_bar(
+            desc="paraphrasing", total=len(records), unit=" records", initial=len(result), quiet=quiet
+        ) as bar:
 
             def keep(batch: Mapping[int, Neighbours]) -> None:
-                store.neighbours.put({keys[missing[i].id]: found for i, found in batch.items()})
-                bar.update(len(batch))
+                made = {asked[i].id: found for i, found in batch.items()}
+                store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
+                bar.update(len(made.keys() - result.keys()))
+                result.update(made)
 
-            made = perturbation.neighbours([Document(r.id, r.text) for r in missing], backend, on_done=keep)
-        result |= {record.id: found for record, found in zip(missing, made, strict=True)}
-        store.neighbours.put({keys[record.id]: result[record.id] for record in missing})
-    return result
+            texts = [Document(record.id, record.text) for record in asked]
+            answer = perturbation.neighbours(texts, backend, on_done=keep, **options)  # type: ignore[arg-type]
+            keep({i: found for i, found in enumerate(answer) if found is not None and asked[i].id not in result})
+    return {record.id: result[record.id] for record in records}
+
+
+def stored_paraphrases(keys: Mapping[str, str], store: Store) -> dict[str, Neighbours]:
+    """Those that the store holds, by record id; `keys` as from `paraphrase_keys`."""
+    stored = store.neighbours.get(list(keys.values()))
+    return {record_id: stored[key] for record_id, key in keys.items() if key in stored}
 
 
 def paraphrase_keys(

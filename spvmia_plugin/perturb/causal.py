@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,9 +14,6 @@ from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TokenEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
-
-CHUNK = 64
-"""Texts whose paraphrases are handed on together, so that an interrupted run keeps them."""
 
 Positions = NDArray[np.int64]
 
@@ -54,20 +51,28 @@ class Causal:
         return {"seed": config.seed, "draws": 2 * config.perturbations, "mask_rate": config.mask_rate}
 
     def neighbours(
-        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
-    ) -> list[Neighbours]:
-        """2N token edits a text, each of max(1, floor(rate * T)) positions; texts of like length go together."""
+        self,
+        texts: Sequence[Document],
+        backend: Backend,
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[Neighbours | None]:
+        """2N token edits a text, each of max(1, floor(rate * T)) positions; handed on batch by batch of the model."""
+        from spvmia_plugin.scoring.batching import plan_batches, token_budget
+
         tokens = [backend.encode(text.text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]), reverse=True)
-        found: dict[int, Neighbours] = {}
-        for first in range(0, len(order), CHUNK):
-            chunk = order[first : first + CHUNK]
-            made = self._of([texts[i].id for i in chunk], [tokens[i] for i in chunk], backend)
-            done = dict(zip(chunk, made, strict=True))
-            found |= done
+        found: list[Neighbours | None] = [None] * len(texts)
+        for batch in plan_batches([len(of_text) for of_text in tokens], token_budget(device_type(backend.device))):
+            if all(i in done for i in batch.rows):
+                continue
+            made = self._of([texts[i].id for i in batch.rows], [tokens[i] for i in batch.rows], backend)
+            finished = dict(zip(batch.rows, made, strict=True))
+            for i, of_text in finished.items():
+                found[i] = of_text
             if on_done is not None:
-                on_done(done)
-        return [found[i] for i in range(len(texts))]
+                on_done(finished)
+        return found
 
     def _of(self, ids: Sequence[str], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
         windows = [self._windows(*text, backend.max_length) for text in zip(ids, tokens, strict=True)]
@@ -98,6 +103,11 @@ class Causal:
             )
             for start in range(0, total, length)
         ]
+
+
+def device_type(device: object) -> str:
+    """`cpu` of `cpu`, `cuda` of `cuda:0`, whether a string or torch's own."""
+    return str(device).partition(":")[0]
 
 
 def _merge(windows: Sequence[_Window], drawn: Sequence[Sequence[NDArray[np.int64]]]) -> Neighbours:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from spvmia_plugin.config import AuditConfig
@@ -34,8 +34,13 @@ class Embedding:
         return {"seed": self._config.seed, "pairs": self._config.perturbations, "noise": self._config.noise}
 
     def neighbours(
-        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
-    ) -> list[Neighbours]:
+        self,
+        texts: Sequence[Document],
+        backend: Backend,
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[Neighbours | None]:
         """2N noises a text. The mask rate is nan: nothing is masked.
 
         Raises:
@@ -46,10 +51,10 @@ class Embedding:
                 f"mia_perturbation: expected a kind that backend {backend.name!r} can score, got 'embedding', which "
                 "needs the model's input embeddings; choose mask_fill or causal"
             )
-        found = [self._of(text) for text in texts]
-        if on_done is not None:
-            on_done(dict(enumerate(found)))
-        return found
+        found = {i: self._of(text) for i, text in enumerate(texts) if i not in done}
+        if on_done is not None and found:
+            on_done(found)
+        return [found.get(i) for i in range(len(texts))]
 
     def _of(self, text: Document) -> Neighbours:
         if not text.text:

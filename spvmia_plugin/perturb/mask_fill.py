@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +12,7 @@ import numpy as np
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.perturb.causal import device_type
 from spvmia_plugin.perturb.mask_tokens import MaskTokens, load_mask_tokens
 from spvmia_plugin.perturb.masking import (
     RELEASED_MIN_WORDS,
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 RETRIES = 8
 """How often a paraphrase with missing fills is drawn anew, mask places and all. The released code never stops."""
 
-CHUNK = 64
-"""Texts whose paraphrases are handed on together, so that an interrupted run keeps them."""
+CHUNK = {"cpu": 16}
+CHUNK_DEVICE = 64
+"""Texts whose paraphrases are made together, retries and all, and handed on: what is done again after a kill. Where
+batches are slow there are fewer in it; where they are fast, more, so that batches of retries are not too small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +127,13 @@ class MaskFill:
         return {**known, **masking, **self._identity}
 
     def neighbours(
-        self, texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None
-    ) -> list[Neighbours]:
+        self,
+        texts: Sequence[Document],
+        backend: Backend,
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[Neighbours | None]:
         """2N text edits a text, fewer with a reason where the mask model gives none; texts of like length together.
 
         Raises:
@@ -133,21 +141,22 @@ class MaskFill:
         """
         words = [split_released(text.text) if self._released else split_words(text.text) for text in texts]
         found = {i: self._without(of_text) for i, of_text in enumerate(words) if self._reason(of_text)}
-        if found and on_done is not None:
+        if on_done is not None and not found.keys() <= set(done):
             on_done(dict(found))
         order = sorted((i for i in range(len(texts)) if i not in found), key=lambda i: len(words[i]), reverse=True)
-        if order:
+        size = CHUNK.get(device_type(backend.device), CHUNK_DEVICE)
+        chunks = [order[first : first + size] for first in range(0, len(order), size)]
+        if missing := [chunk for chunk in chunks if not all(i in done for i in chunk)]:
             from spvmia_plugin.perturb.mask_model import loaded
 
             with loaded(self._tokens, backend.device) as model:
-                for first in range(0, len(order), CHUNK):
-                    chunk = order[first : first + CHUNK]
+                for chunk in missing:
                     made = self._of([texts[i].id for i in chunk], [words[i] for i in chunk], model)
-                    done = dict(zip(chunk, made, strict=True))
-                    found |= done
+                    finished = dict(zip(chunk, made, strict=True))
+                    found |= finished
                     if on_done is not None:
-                        on_done(done)
-        return [found[i] for i in range(len(texts))]
+                        on_done(finished)
+        return [found.get(i) for i in range(len(texts))]
 
     def _reason(self, words: Words) -> str | None:
         if self._released and len(words) < RELEASED_MIN_WORDS:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.checkpoints import writing
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.scoring.adapters import AdapterHost, linear_names, save_adapter
@@ -29,7 +30,7 @@ def train_lora(
         host: the model without adapters.
         sequences: token ids; those too short to predict anything are left out.
         config: `reference_*`, `lora_*` and `seed`.
-        output_dir: gets the adapter, and the checkpoints while training.
+        output_dir: gets the adapter, and the checkpoints; the last one stays (see `training.train`).
         pad_token_id: for padding.
         base_name: written into the adapter's config.
 
@@ -37,7 +38,7 @@ def train_lora(
         What `training.train` returns, with the number of texts and of trained parameters.
 
     Raises:
-        SpvmiaError: the LoRA targets are not in the model.
+        SpvmiaError: the LoRA targets are not in the model; `output_dir` cannot be written.
     """
     usable = [ids for ids in sequences if len(ids) > 1]
     settings = TrainSettings(
@@ -49,7 +50,8 @@ def train_lora(
     with host.new(_NAME, _lora_config(host.model, config, base_name), config.seed) as model:
         record = train(model, usable, settings, output_dir, pad_token_id=pad_token_id, description="reference")
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        save_adapter(model, _NAME, output_dir)
+        with writing(output_dir):
+            save_adapter(model, _NAME, output_dir)
     return {**record, "texts": len(usable), "parameters": parameters}
 
 

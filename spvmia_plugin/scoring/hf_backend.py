@@ -153,7 +153,9 @@ class HFBackend:
             pad_token_id=self._tokens.pad_id,
             base_name=self._roles.base_name,
         )
-        self._costs[role] += Cost(training_tokens=int(str(record["tokens"])), seconds=float(str(record["seconds"])))
+        here = 1 - int(str(record["resumed_at"])) / int(str(record["steps"]))  # the rest was trained before a kill
+        tokens = round(here * int(str(record["tokens"])))
+        self._costs[role] += Cost(training_tokens=tokens, seconds=float(str(record["seconds"])))
         return record
 
     def check_training(self) -> None:

@@ -155,7 +155,7 @@ class Store:
         """
         return self._folders.work(_folder_kind(kind), _checked(key))
 
-    def commit_folder(self, kind: str, key: str, *, drop: Sequence[str] = ("checkpoint-*",)) -> Path:
+    def commit_folder(self, kind: str, key: str, *, drop: Sequence[str] = ("checkpoint*",)) -> Path:
         """Finish the work folder: checksums, private modes, one rename; returns its final place. Under `lock(key)`.
 
         Args:

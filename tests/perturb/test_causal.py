@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.perturb import Causal
-from spvmia_plugin.perturb.causal import CHUNK
 from spvmia_plugin.protocols import Neighbours, TokenEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.signals import Role
@@ -17,7 +16,7 @@ from tests.perturb.fakes import FakeBackend
 
 
 def _of(config: AuditConfig, texts: list[Document], backend: FakeBackend | None = None) -> list[Neighbours]:
-    return Causal(config).neighbours(texts, backend or FakeBackend())  # type: ignore[arg-type]
+    return Causal(config).neighbours(texts, backend or FakeBackend())  # type: ignore[arg-type, return-value]
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,18 +80,25 @@ def test_depends_on_id_text_and_seed_alone() -> None:
     assert _of(AuditConfig(), [Document("other:1", texts[0].text)]) != found[:1]
 
 
-def test_hands_results_on_as_chunks_finish() -> None:
-    texts = [Document(f"f:{i}", "x" * (i % 7)) for i in range(CHUNK + 3)]
+def test_hands_results_on_batch_by_batch_and_leaves_out_batches_that_are_there() -> None:
+    texts = [Document(f"f:{i}", "x" * (i % 60)) for i in range(130)]
     seen: list[dict[int, Neighbours]] = []
 
     def keep(batch: Mapping[int, Neighbours]) -> None:
         seen.append(dict(batch))
 
-    kind = Causal(AuditConfig())
+    kind, backend = Causal(AuditConfig()), FakeBackend()
     kind.check()
-    found = kind.neighbours(texts, FakeBackend(), on_done=keep)  # type: ignore[arg-type]
-    assert [len(batch) for batch in seen] == [CHUNK, 3]
-    assert {i: of_text for batch in seen for i, of_text in batch.items()} == dict(enumerate(found))
+    whole = kind.neighbours(texts, backend, on_done=keep)  # type: ignore[arg-type]
+    assert len(seen) == len(backend.calls) == 3  # one pass a batch
+    assert {i: of_text for batch in seen for i, of_text in batch.items()} == dict(enumerate(whole))
+    for lost in (next(iter(seen[1])), None):  # one text of the second batch, or none at all
+        again = FakeBackend()
+        done = set(range(130)) - {lost}
+        made = kind.neighbours(texts, again, done=done)  # type: ignore[arg-type]
+        expected = {} if lost is None else seen[1]
+        assert {i: of_text for i, of_text in enumerate(made) if of_text is not None} == expected
+        assert again.calls == backend.calls[1:2] * (lost is not None)
 
 
 def test_settings() -> None:

@@ -10,7 +10,7 @@ import pytest
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.perturb import MaskFill
-from spvmia_plugin.perturb.mask_fill import CHUNK, RETRIES
+from spvmia_plugin.perturb.mask_fill import CHUNK, CHUNK_DEVICE, RETRIES
 from spvmia_plugin.perturb.mask_model import FillRow, MaskModel
 from spvmia_plugin.protocols import Neighbours, TextEdits
 from spvmia_plugin.records import Document
@@ -232,7 +232,9 @@ def test_released_takes_unchanged_and_empty_fills_as_they_come(monotonous_t5: Pa
 
 
 def test_hands_results_on_as_chunks_finish(t5: Path) -> None:
-    texts = ["", *(f"text{i} of a few more words " + "and on " * (i % 5) for i in range(CHUNK + 6))]
+    chunk = CHUNK["cpu"]
+    assert chunk < CHUNK_DEVICE
+    texts = ["", *(f"text{i} of a few more words " + "and on " * (i % 5) for i in range(chunk + 6))]
     seen: list[dict[int, Neighbours]] = []
 
     def keep(batch: Mapping[int, Neighbours]) -> None:
@@ -240,8 +242,13 @@ def test_hands_results_on_as_chunks_finish(t5: Path) -> None:
 
     config = AuditConfig(mask_model=str(t5), perturbations=1)
     found = MaskFill(config).neighbours(_documents(texts), FakeBackend(), on_done=keep)  # type: ignore[arg-type]
-    assert [len(batch) for batch in seen] == [1, CHUNK, 6]
+    assert [len(batch) for batch in seen] == [1, chunk, 6]
     assert {i: of_text for batch in seen for i, of_text in batch.items()} == dict(enumerate(found))
+    lost = next(iter(seen[2]))
+    rest, seen = seen[2], []
+    kind = MaskFill(config)
+    kind.neighbours(_documents(texts), FakeBackend(), on_done=keep, done=set(range(len(texts))) - {lost})  # type: ignore[arg-type]
+    assert seen == [rest]  # its whole chunk, as before
 
 
 def test_settings_hold_what_changes_results(t5: Path, silent_t5: Path) -> None:

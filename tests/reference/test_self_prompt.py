@@ -5,17 +5,16 @@ import pytest
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
-from spvmia_plugin.reference.self_prompt import MAX_ATTEMPTS, self_prompt, self_prompt_count
+from spvmia_plugin.reference.self_prompt import self_prompt, self_prompt_count
 from spvmia_plugin.seeds import stable_seed
 
 
 class Echo:
-    """Characters are tokens; a continuation spells its seed; texts that start with a blank may come out blank."""
+    """Characters are tokens; a continuation spells its seed."""
 
     max_length = 100
 
-    def __init__(self, blank_attempts=0):
-        self.blank_attempts = blank_attempts
+    def __init__(self):
         self.calls = []
 
     def encode(self, text):
@@ -26,11 +25,7 @@ class Echo:
 
     def generate(self, prompts, lengths, seeds, *, on_done=None, done=()):
         self.calls.append((prompts, lengths, seeds, list(done)))
-        fill = " " if len(self.calls) <= self.blank_attempts else "z"
-        texts = [
-            [*p, *map(ord, (fill * 99 if p[0] == 32 else str(s) * 9)[: n - len(p)])]
-            for p, n, s in zip(prompts, lengths, seeds, strict=True)
-        ]
+        texts = [[*p, *map(ord, (str(s) * 9)[: n - len(p)])] for p, n, s in zip(prompts, lengths, seeds, strict=True)]
         texts = [None if i in done else text for i, text in enumerate(texts)]
         if on_done:
             on_done({i: text for i, text in enumerate(texts) if text})
@@ -68,17 +63,12 @@ def test_whole_documents_are_written_to_the_median_length_within_the_context():
     assert backend.calls[0][1] == [100]
 
 
-def test_blank_texts_are_written_again_with_another_seed():
-    backend, kept = Echo(blank_attempts=2), {}
-    documents = [Document("f:1", "      "), Document("f:2", "abcdef")]
-    config = AuditConfig(self_prompts=4, prompt_tokens=6, block_size=20)
-    texts = self_prompt(backend, documents, config, on_done=kept.update)
-    assert all(text.strip() for text in texts)
-    assert kept == dict(enumerate(texts))
-    assert [len(call[0]) for call in backend.calls] == [4, 2, 2]
-    assert backend.calls[2][2] == [stable_seed(0, "self_prompt", i, 2) for i in (0, 2)]
-    with pytest.raises(SpvmiaError, match="blank"):
-        self_prompt(Echo(blank_attempts=MAX_ATTEMPTS), documents, config)
+def test_documents_that_begin_with_white_space_only_prompt_nothing():
+    documents = [Document("f:1", "      and then words"), Document("f:2", "abcdef")]
+    texts = self_prompt(Echo(), documents, AuditConfig(self_prompts=3, prompt_tokens=6, block_size=20))
+    assert [text[:6] for text in texts] == ["abcdef"] * 3
+    with pytest.raises(SpvmiaError, match="shorter or blank"):
+        self_prompt(Echo(), documents[:1], AuditConfig(self_prompts=3, prompt_tokens=6, block_size=20))
 
 
 def test_what_is_done_is_not_written_again():
