@@ -137,6 +137,8 @@ class Capability:
         stderr: NaN where the harness has none.
         higher_is_better: None where the harness does not say.
         n: samples, None where it does not say.
+        version: of the task.
+        fewshot: examples in the prompt.
     """
 
     task: str
@@ -145,6 +147,8 @@ class Capability:
     stderr: float
     higher_is_better: bool | None
     n: int | None
+    version: str | None = None
+    fewshot: int | None = None
 
 
 @dataclass(frozen=True)

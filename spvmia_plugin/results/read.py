@@ -139,13 +139,15 @@ def _capabilities(raw: Mapping[str, Any]) -> Iterator[Capability]:
             continue
         better = (raw.get("higher_is_better") or {}).get(name) or {}
         count = ((raw.get("n-samples") or {}).get(name) or {}).get("effective")
+        version, fewshot = ((raw.get(key) or {}).get(name) for key in ("versions", "n-shot"))
+        told = None if version is None else str(version)
         for key, value in row.items():
             metric, _, filtered = key.partition(",")
             if key in _NOT_METRICS or metric.endswith("_stderr") or math.isnan(_number(value)):
                 continue
             stderr = _number(row.get(f"{metric}_stderr,{filtered}"))
             shown = metric if filtered in ("", "none") else key
-            yield Capability(name, shown, _number(value), stderr, better.get(metric), count)
+            yield Capability(name, shown, _number(value), stderr, better.get(metric), count, told, fewshot)
 
 
 def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) -> bool:
