@@ -23,6 +23,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import check_version
+from spvmia_plugin.harness.groups import install_group_means
 from spvmia_plugin.harness.item import Item
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
@@ -95,6 +96,7 @@ class AuditTask(Task):  # type: ignore[misc]
     def __init__(self, config: Mapping[str, Any]) -> None:
         register_metrics()
         install_request_type()
+        install_group_means()
         fields = {key: value for key, value in config.items() if key != "class"}
         metadata = dict(fields.get("metadata") or {})
         self.registry: Registry = load_registry()

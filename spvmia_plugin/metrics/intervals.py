@@ -186,8 +186,26 @@ def tpr_stderrs(scores: Floats, is_member: Bools, codes: Codes, fprs: tuple[floa
         fprs: bounds on the FPR.
         seed: of the local generator.
     """
+    spread = np.std(tpr_replicates(scores, is_member, codes, fprs, seed), axis=1, ddof=1)
+    return [max(float(sd), _floor(scores, is_member, codes, fpr)) for sd, fpr in zip(spread, fprs, strict=True)]
+
+
+def tpr_replicates(scores: Floats, is_member: Bools, codes: Codes, fprs: tuple[float, ...], seed: int) -> Floats:
+    """(len(fprs), 400) TPRs of resampled documents, the threshold estimated anew each time.
+
+    The draws depend on labels, documents and seed alone: replicates of several attacks on the same records belong
+    together one by one.
+
+    Args:
+        scores: (n,) finite, or NaN for records that have none; both classes have some.
+        is_member: (n,) bool.
+        codes: (n,) document of each record.
+        fprs: bounds on the FPR.
+        seed: of the local generator.
+    """
     rng = np.random.default_rng(seed)
-    members, others = _descending(scores, is_member), _descending(scores, ~is_member)
+    scored = np.isfinite(scores)
+    members, others = _descending(scores, is_member & scored), _descending(scores, ~is_member & scored)
     strata = _strata(is_member, codes)
     members_above = len(members) - np.searchsorted(scores[members][::-1], scores[others], side="right")
     batch = max(1, min(_RESAMPLES, _CHUNK // len(scores)))
@@ -195,8 +213,7 @@ def tpr_stderrs(scores: Floats, is_member: Bools, codes: Codes, fprs: tuple[floa
     for start in range(0, _RESAMPLES, batch):
         weights = _draw(strata, min(batch, _RESAMPLES - start), rng)
         draws.append(_bootstrap_tprs(weights[:, codes[members]], weights[:, codes[others]], members_above, fprs))
-    spread = np.std(np.concatenate(draws, axis=1), axis=1, ddof=1)
-    return [max(float(sd), _floor(scores, is_member, codes, fpr)) for sd, fpr in zip(spread, fprs, strict=True)]
+    return np.concatenate(draws, axis=1)
 
 
 def _descending(scores: Floats, chosen: Bools) -> Codes:
@@ -232,8 +249,9 @@ def _bootstrap_tprs(member_w: Floats, other_w: Floats, members_above: Codes, fpr
     tprs = []
     for fpr in fprs:
         limit = np.floor(fpr * other_sum[:, -1:] + 1e-9)
-        first_excluded = np.sum(other_sum <= limit, axis=1)
-        tprs.append(member_sum[rows, members_above[first_excluded]] / member_sum[:, -1])
+        # At the end of the row only where no non-member with a score was drawn: then any threshold will do.
+        first_excluded = np.minimum(np.sum(other_sum <= limit, axis=1), other_sum.shape[1] - 1)
+        tprs.append(member_sum[rows, members_above[first_excluded]] / np.maximum(member_sum[:, -1], 1.0))
     return np.array(tprs)
 
 

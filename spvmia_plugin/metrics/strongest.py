@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 
 from spvmia_plugin.metrics.arrays import (
     NAN_INTERVAL,
+    Bools,
+    Codes,
     Floats,
     Interval,
     check_labels,
@@ -88,16 +90,7 @@ def strongest(
     """
     _, labels = check_labels(np.zeros(np.shape(is_member)), is_member)
     codes = cluster_codes(clusters, len(labels))
-    estimates: dict[str, AurocEstimate] = {}
-    influences = []
-    for name, scores in scores_by_attack.items():
-        values, _ = check_labels(scores, labels)
-        scored = np.isfinite(values)
-        if 0 < labels[scored].sum() < scored.sum():
-            estimates[name] = estimate_auroc(values[scored], labels[scored], codes[scored])
-            full = np.zeros(int(codes.max()) + 1)
-            full[: len(estimates[name].influence)] = estimates[name].influence
-            influences.append(full)
+    estimates, influences = joint_estimates(scores_by_attack, labels, codes)
     if not estimates:
         reason = "no attack has scores of both classes"
         return Strongest(None, math.nan, NAN_INTERVAL, math.nan, 0, confidence, reason)
@@ -107,9 +100,29 @@ def strongest(
         auroc = estimates[best].auroc
         return Strongest(best, auroc, NAN_INTERVAL, math.nan, len(estimates), confidence, unresolved)
     df = min(estimate.df for estimate in estimates.values())
-    critical = _max_quantile(np.array(influences), df, confidence, seed)
+    critical = _max_quantile(influences, df, confidence, seed)
     interval = estimates[best].interval_at(critical)
     return Strongest(best, estimates[best].auroc, interval, critical, len(estimates), confidence)
+
+
+def joint_estimates(
+    scores_by_attack: Mapping[str, ArrayLike], labels: Bools, codes: Codes
+) -> tuple[dict[str, AurocEstimate], Floats]:
+    """AUROC estimates of the attacks that have scores of both classes, and their influences (K, C) by document.
+
+    Raises:
+        SpvmiaError: lengths differ.
+    """
+    estimates: dict[str, AurocEstimate] = {}
+    influences = np.zeros((len(scores_by_attack), int(codes.max(initial=0)) + 1))
+    for name, scores in scores_by_attack.items():
+        values, _ = check_labels(scores, labels)
+        scored = np.isfinite(values)
+        if 0 < labels[scored].sum() < scored.sum():
+            estimate = estimate_auroc(values[scored], labels[scored], codes[scored])
+            influences[len(estimates), : len(estimate.influence)] = estimate.influence
+            estimates[name] = estimate
+    return estimates, influences[: len(estimates)]
 
 
 def _max_quantile(influences: Floats, df: float, confidence: float, seed: int) -> float:

@@ -45,7 +45,7 @@ def test_a_second_run_in_one_process_compares_its_own_attacks(evaluate, options,
 
 
 def test_documents_can_be_rebuilt_from_the_results_alone(evaluate, options, cache, monkeypatch):
-    """Blocks of several short documents: a later block of a chain bears another name than the chain's first document."""
+    """Blocks of several short documents: later blocks of a chain bear other names than its first document."""
     from spvmia_plugin.harness.task import AuditTask
 
     documents = {}
