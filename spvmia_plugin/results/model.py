@@ -56,6 +56,7 @@ class TaskResult:
             file has NaN or "N/A".
         record: `mia_audit` of the results file.
         records: all audited records in the file's order; empty if the run kept no samples.
+        options: the `mia_*` options that the user gave, without the defaults.
     """
 
     task: str
@@ -63,6 +64,7 @@ class TaskResult:
     metrics: Mapping[str, float]
     record: Mapping[str, Any]
     records: Sequence[ScoredRecord] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def attack(self) -> str:
@@ -99,10 +101,15 @@ class Audit:
         """`mia_audit` of the first attack: what all of them share (data, settings, models, preconditions, cost)."""
         return self.tasks[0].record
 
+    @cached_property
+    def records(self) -> Sequence[ScoredRecord]:
+        """The audited records as the first task that has samples tells of them; empty if none has."""
+        return next((task.records for task in self.tasks if task.records), ())
+
     @property
     def has_samples(self) -> bool:
         """Whether the scores of the records are known."""
-        return bool(self.tasks[0].records)
+        return bool(self.records)
 
     @property
     def model_attacks(self) -> list[TaskResult]:
@@ -110,20 +117,46 @@ class Audit:
         return [task for task in self.tasks if task.attack != BLIND_ATTACK]
 
     def labels(self) -> NDArray[np.bool_]:
-        """(n,) whether each record is a member."""
-        return np.array([record.is_member for record in self.tasks[0].records], dtype=bool)
+        """(n,) whether each of `records` is a member."""
+        return np.array([record.is_member for record in self.records], dtype=bool)
 
     def clusters(self) -> list[str]:
-        """(n,) document of each record."""
-        return [record.cluster for record in self.tasks[0].records]
+        """(n,) document of each of `records`."""
+        return [record.cluster for record in self.records]
+
+    def scores(self, task: TaskResult) -> NDArray[np.float64]:
+        """(n,) scores of one task in the order of `records`, NaN where there is none."""
+        found = {record.id: record.score for record in task.records}
+        scores = (found.get(record.id) for record in self.records)
+        return np.array([math.nan if score is None else score for score in scores])
 
     @cached_property
     def strongest(self) -> Strongest | None:
-        """The attack with the largest AUROC and its simultaneous interval; None without samples or attacks."""
-        scores = {task.attack: task.scores() for task in self.model_attacks}
+        """The attack with the largest AUROC and its simultaneous interval, as the run recorded it.
+
+        Runs of before it was recorded: computed from the samples; None without samples or attacks.
+        """
+        if recorded := self.record.get("strongest"):
+            return _strongest_of(recorded)
+        scores = {task.attack: self.scores(task) for task in self.model_attacks}
         if not self.has_samples or not scores:
             return None
         return strongest(scores, self.labels(), self.clusters(), seed=int(self.record["seed"]))
+
+
+def _strongest_of(recorded: Mapping[str, Any]) -> Strongest:
+    """Read `Strongest.to_json()`."""
+    low, high = (math.nan if end is None else float(end) for end in recorded["interval"])
+    auroc, critical = (math.nan if (value := recorded[key]) is None else float(value) for key in ("auroc", "critical"))
+    return Strongest(
+        name=recorded["name"],
+        auroc=auroc,
+        interval=(low, high),
+        critical=critical,
+        n_attacks=int(recorded["n_attacks"]),
+        confidence=float(recorded["confidence"]),
+        reason=recorded["reason"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,8 @@ def _task(path: Path, name: str, row: Mapping[str, Any], metadata: Mapping[str, 
     metrics = {key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS}
     clusters = record.get("data", {}).get("clusters", {})
     records = tuple(_records(_samples_file(path, name), clusters))
-    return TaskResult(name, str(metadata.get("spvmia_dataset", "custom")), metrics, record, records)
+    options = {key: value for key, value in metadata.items() if key.startswith("mia_") and key != "mia_audit"}
+    return TaskResult(name, str(metadata.get("spvmia_dataset", "custom")), metrics, record, records, options)
 
 
 def _samples_file(path: Path, task: str) -> Path:

@@ -132,7 +132,12 @@ def fake_audit(
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
         tasks.append(
-            FakeTask(task, row, _config(task, dataset, names[task], audit), _samples(records, of_task, config))
+            FakeTask(
+                task,
+                row,
+                _config(task, dataset, names[task], settings or {}, audit),
+                _samples(records, of_task, config),
+            )
         )
     return tasks
 
@@ -282,8 +287,10 @@ def _capability_row(name: str, metrics: Mapping[str, float]) -> dict[str, object
     return row
 
 
-def _config(task: str, dataset: str, attack: str, audit: Mapping[str, object]) -> dict[str, object]:
-    metadata = {"version": 1.0, "spvmia_attack": attack, "spvmia_dataset": dataset, "mia_audit": audit}
+def _config(
+    task: str, dataset: str, attack: str, settings: Mapping[str, object], audit: Mapping[str, object]
+) -> dict[str, object]:
+    metadata = {"version": 1.0, "spvmia_attack": attack, "spvmia_dataset": dataset, **settings, "mia_audit": audit}
     return {"task": task, "output_type": "spvmia_audit", "num_fewshot": 0, "metadata": metadata}
 
 
