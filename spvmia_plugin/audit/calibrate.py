@@ -13,6 +13,9 @@ from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.store.corpora import Corpus
 
+SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
+"""Values of `mia_reference` that are no path."""
+
 REFERENCE_SETTINGS = (
     "reference_epochs",
     "reference_lr",
@@ -39,20 +42,21 @@ class Calibration:
         self._registry = registry
         self._store = store
 
-    def self_prompted(self) -> dict[str, object]:
-        """Make the self-prompt reference and load it behind REFERENCE. Returns its record, JSON-ready."""
+    def build(self, role: Role) -> dict[str, object]:
+        """Put a model behind REFERENCE or CANDIDATE: made, found in the store, or what the user names.
+
+        Returns:
+            Its record, JSON-ready.
+        """
+        if role is Role.CANDIDATE:
+            texts = [document.text for document in self._data.candidate]
+            return {"documents": len(texts), **self._train(role, texts)}
+        kind = self._config.reference
+        if kind != SELF_PROMPT:
+            self._backend.load_reference(role, kind)
+            return {"kind": kind, "path": kind}
         texts = self.self_prompts()
-        return {"self_prompts": len(texts), **self._train(Role.REFERENCE, texts)}
-
-    def candidate(self) -> dict[str, object]:
-        """Fine-tune the LiRA-Candidate reference on `mia_candidate` and load it behind CANDIDATE."""
-        texts = [document.text for document in self._data.candidate]
-        return {"documents": len(texts), **self._train(Role.CANDIDATE, texts)}
-
-    def named(self) -> dict[str, object]:
-        """Load the reference that `mia_reference` names."""
-        self._backend.load_reference(Role.REFERENCE, self._config.reference)
-        return {"path": self._config.reference}
+        return {"kind": kind, "self_prompts": len(texts), **self._train(role, texts)}
 
     def self_prompts(self) -> list[str]:
         """The target's own generations: from the store, continued where a killed run stopped."""
@@ -90,15 +94,18 @@ class Calibration:
         corpus.append({i: text for i, text in made.items() if i not in kept})
         return made
 
-    def has_reference(self) -> bool:
-        """Whether the store holds the reference trained on the finished self-prompts: what the plan counts."""
+    def is_ready(self, role: Role) -> bool:
+        """Whether nothing has to be sampled or trained for REFERENCE or CANDIDATE: it only has to be loaded."""
+        if role is Role.CANDIDATE:
+            return self._is_trained([document.text for document in self._data.candidate])
+        if self._config.reference != SELF_PROMPT:
+            return True
         key = self.corpus_key()
         stored = self._store.corpus(key).load()
-        if len(stored) != self._finished_count(key):
-            return False
-        return (
-            self._store.find_folder("references", self.reference_key([stored[i] for i in sorted(stored)])) is not None
-        )
+        return len(stored) == self._finished_count(key) and self._is_trained([stored[i] for i in sorted(stored)])
+
+    def _is_trained(self, texts: Sequence[str]) -> bool:
+        return self._store.find_folder("references", self.reference_key(texts)) is not None
 
     def corpus_key(self) -> str:
         """Store key of the self-prompts: the target, the prompts, the sampling settings."""

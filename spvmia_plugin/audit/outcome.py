@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from spvmia_plugin.metrics.finding import Finding
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.signals import Unscored
 
@@ -60,6 +61,7 @@ class Outcome:
         notes: plain sentences about the run (long texts, capped shots), for people.
         details: JSON-ready records of the stages: self-prompts, reference, paraphrases.
         models: identity of the model behind each role.
+        findings: what limits the numbers and shows only beside the model; what the data show is known before.
     """
 
     results: dict[str, dict[str, RecordResult]] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
     models: dict[str, object] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
 
     def cost_json(self) -> dict[str, dict[str, float]]:
         """Cost per stage, JSON-ready."""

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from spvmia_plugin.shown import shown
+
+from spvmia_plugin.audit.calibrate import SELF_PROMPT, Calibration
+from spvmia_plugin.audit.inputs import Inputs
+from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.audit.sheet import Sheet
+from spvmia_plugin.audit.sweep import Sweep
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.protocols import Neighbours, Perturbation
+from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.signals import Role, View
 
 GENERATION_FACTOR = 6.0
 """A sampled token costs about this many scored ones: its forward pass serves one position a row."""
@@ -34,6 +46,86 @@ class Stage:
         return self.tokens * self.factor / rate
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What one role has to score, as far as it is known before the work.
+
+    Attributes:
+        role: who plays it.
+        model: the model behind it, or None where that is not there yet: then all of it is to do.
+        views: its views and whether they need moments.
+        sweeps: its sequences; of the paraphrases those that the store has.
+    """
+
+    role: Role
+    model: Role | None
+    views: Mapping[View, bool]
+    sweeps: Sequence[Sweep]
+
+
+class Planner:
+    """Counts what an audit has to do, and what the store has of it.
+
+    Args:
+        records: those that this process scores.
+        inputs: their sequences.
+        neighbours: the paraphrases that the store has, by record id.
+        config: settings.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], inputs: Inputs, neighbours: Mapping[str, Neighbours], config: AuditConfig
+    ) -> None:
+        self._config = config
+        self._count = len(records)
+        self._tokens = {record.id: len(inputs.encode(record.text)) for record in records}
+        self._open = [record.id for record in records if record.id not in neighbours]
+        self.sheets = [Sheet(record, inputs, neighbours.get(record.id)) for record in records]
+
+    def references(self, data: AuditData, calibration: Calibration, roles: set[Role]) -> list[Stage]:
+        """Self-prompting, and training the references that are to be trained."""
+        config, stages = self._config, []
+        mean = sum(self._tokens.values()) / max(self._count, 1)
+        length = config.block_size or mean
+        if Role.REFERENCE in roles and config.reference == SELF_PROMPT:
+            to_do = max(config.self_prompts - calibration.stored_self_prompts(), 0)
+            tokens = max(0, int(to_do * (length - config.prompt_tokens)))
+            stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
+            stages.append(
+                self._training("reference", config.self_prompts, length, calibration.is_ready(Role.REFERENCE))
+            )
+        if Role.CANDIDATE in roles and data.candidate:
+            ready = calibration.is_ready(Role.CANDIDATE)
+            stages.append(self._training("candidate reference", len(data.candidate), length, ready))
+        return stages
+
+    def _training(self, name: str, texts: int, length: float, ready: bool) -> Stage:
+        tokens = 0 if ready else int(texts * length * self._config.reference_epochs)
+        return Stage(f"training the {name}", texts, "texts", tokens, TRAINING_FACTOR)
+
+    def paraphrases(self, perturbation: Perturbation) -> Stage:
+        """Paraphrases that are to be made."""
+        passes = getattr(perturbation, "passes", 1.0)
+        tokens = int(passes * sum(self._tokens[record_id] for record_id in self._open))
+        return Stage(f"paraphrases ({perturbation.name})", self._draws * self._count, "texts", tokens)
+
+    def scoring(self, work: Scoring, scorer: Scorer) -> Stage:
+        """Sequences of one role. Paraphrases that are not made yet count as long as their record."""
+        unmade = self._open if View.NEIGHBOURS in work.views else []
+        tokens = self._draws * sum(self._tokens[record_id] for record_id in unmade)
+        for sweep in work.sweeps:
+            if work.model is None:
+                tokens += sum(len(item.token_ids) for item in sweep.inputs)
+            else:
+                tokens += scorer.missing(work.model, sweep.inputs, moments=sweep.moments)
+        count = sum(len(sweep.inputs) for sweep in work.sweeps) + self._draws * len(unmade)
+        return Stage(f"scoring: {work.role.value}", count, "texts", tokens)
+
+    @property
+    def _draws(self) -> int:
+        return 2 * self._config.perturbations
+
+
 def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
     """The plan as a plain table; `rate` in scored tokens a second, None if nothing was measured."""
     rows = [("stage", "count", "tokens", "about")]
@@ -54,8 +146,8 @@ def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
 
 
 def show(text: str) -> None:
-    """Print to stderr, where progress goes: stdout stays the harness's."""
-    print(text, file=sys.stderr, flush=True)
+    """Print to stderr, where progress goes: stdout stays the harness's. File names in it drive no terminal."""
+    print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

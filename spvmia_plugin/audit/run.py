@@ -10,25 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
-from spvmia_plugin.audit.calibrate import Calibration
+from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.audit.needs import check_features, reference_role, union_of_needs
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
-from spvmia_plugin.audit.paraphrase import describe, paraphrase, roles_of
-from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, Stage, render, show
+from spvmia_plugin.audit.paraphrase import describe, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
+from spvmia_plugin.audit.plan import Planner, Scoring, render, show
 from spvmia_plugin.audit.scorer import Scorer
-from spvmia_plugin.audit.sheet import PER_RECORD, Sheet
+from spvmia_plugin.audit.sheet import Sheet
+from spvmia_plugin.audit.sweep import sweeps
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store import Store
-
-SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
-"""Values of `mia_reference` that are no path."""
-PROBE_TEXTS = 16
-"""The estimate times this many records; their signals are kept."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +67,10 @@ class Run:
         self.quiet = quiet
         self.outcome = Outcome()
         self._needs = union_of_needs(audit.attacks)
-        self._scorer = Scorer(backend, store)
+        self._scorer = Scorer(backend, store, quiet=quiet)
         self._calibration = Calibration(audit.data, audit.config, backend, registry, store)
         self._perturbation: Perturbation | None = None
+        self._built: set[Role] = set()
 
     @property
     def roles(self) -> set[Role]:
@@ -90,6 +87,7 @@ class Run:
         inputs = Inputs(self.backend, self.audit.data, self._shots())
         self._note_shots(inputs)
         if self.roles and not self.quiet:
+            self._build({role for role in self._calibrated() if self._calibration.is_ready(role)})
             self._show_plan(inputs)
         self.calibrate()
         neighbours = self._paraphrase()
@@ -111,14 +109,21 @@ class Run:
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
-        reference = self.audit.config.reference
-        if Role.REFERENCE in self.roles and reference != BASE_AS_REFERENCE:
-            with self._stage("reference", Role.TARGET, Role.REFERENCE):
-                build = self._calibration.self_prompted if reference == SELF_PROMPT else self._calibration.named
-                self.outcome.details["reference"] = {"kind": reference, **build()}
-        if Role.CANDIDATE in self.roles and self.audit.data.candidate:
-            with self._stage("candidate reference", Role.CANDIDATE, Role.REFERENCE):
-                self.outcome.details["candidate"] = self._calibration.candidate()
+        self._build(self._calibrated())
+
+    def _calibrated(self) -> set[Role]:
+        """The roles that need a model besides target and base."""
+        found = {Role.REFERENCE} if self.audit.config.reference != BASE_AS_REFERENCE else set()
+        return (found | ({Role.CANDIDATE} if self.audit.data.candidate else set())) & self.roles
+
+    def _build(self, roles: set[Role]) -> None:
+        for role in sorted(roles - self._built, reverse=True):  # the reference before the candidate
+            name = "reference" if role is Role.REFERENCE else "candidate reference"
+            with self._stage(
+                name, *({Role.TARGET, Role.REFERENCE} if role is Role.REFERENCE else {role, Role.REFERENCE})
+            ):
+                self.outcome.details[role.value] = self._calibration.build(role)
+            self._built.add(role)
 
     def _base_needed(self) -> bool:
         """Whether something is scored, paraphrased or trained with the base. A named reference may do without."""
@@ -151,45 +156,38 @@ class Run:
         if self._perturbation is None:
             return {}
         with self._stage("paraphrases", Role.BASE):
-            found = paraphrase(self.audit.records, self._perturbation, self.backend, self.store, self.audit.config)
+            found = paraphrase(
+                self.audit.records, self._perturbation, self.backend, self.store, self.audit.config, quiet=self.quiet
+            )
         self.outcome.details["paraphrases"] = describe(found, self._perturbation)
         return found
 
     def _score(self, inputs: Inputs, neighbours: Mapping[str, Neighbours]) -> dict[str, RecordSignals]:
         sheets = {record.id: Sheet(record, inputs, neighbours.get(record.id)) for record in self.audit.records}
-        population = inputs.population() if any(view is View.POPULATION for _, view in self._needs) else []
+        population = self._population(inputs)
         population_signals: dict[Role, Sequence[TokenSignals]] = {}
         for role in sorted(self.roles):
-            model = self._model_of(role)
-            views = {view: moments for (r, view), moments in self._needs.items() if r is role}
+            model, views = self._model_of(role), self._views_of(role)
             if model is None:
                 for sheet in sheets.values():
                     sheet.refuse(role, views, "mia_candidate is not given")
                 continue
+            found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}", model):
-                population_signals |= self._score_role(role, model, views, sheets, population)
+                for sweep in sweeps(views, sheets.values(), population):
+                    found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments)
+            for sheet in sheets.values():
+                sheet.fill(role, views, found)
+            if View.POPULATION in views:
+                population_signals[role] = [found[item] for item in population]
         self._note_long_texts(sheets)
         return {key: sheet.signals(population_signals) for key, sheet in sheets.items()}
 
-    def _score_role(
-        self,
-        role: Role,
-        model: Role,
-        views: Mapping[View, bool],
-        sheets: Mapping[str, Sheet],
-        population: Sequence[ScoreInput],
-    ) -> dict[Role, Sequence[TokenSignals]]:
-        """Score all views of one role: those that need moments in one sweep, the rest in another."""
-        found: dict[ScoreInput, TokenSignals] = {}
-        for moments in (True, False):
-            wanted = [view for view, asked in views.items() if asked is moments]
-            sequences = [item for sheet in sheets.values() for item in sheet.inputs(wanted)]
-            sequences += population if View.POPULATION in wanted else []
-            new = [item for item in sequences if item not in found]
-            found |= self._scorer.score(model, new, moments=moments) if new else {}
-        for sheet in sheets.values():
-            sheet.fill(role, views, found)
-        return {role: [found[item] for item in population]} if View.POPULATION in views else {}
+    def _views_of(self, role: Role) -> dict[View, bool]:
+        return {view: moments for (r, view), moments in self._needs.items() if r is role}
+
+    def _population(self, inputs: Inputs) -> list[ScoreInput]:
+        return inputs.population() if any(view is View.POPULATION for _, view in self._needs) else []
 
     def _attack(self, signals: Mapping[str, RecordSignals]) -> None:
         for key, attack in self.audit.attacks.items():
@@ -232,53 +230,38 @@ class Run:
             )
 
     def _show_plan(self, inputs: Inputs) -> None:
-        stages = self._stages(inputs)
-        probe = [ScoreInput(inputs.encode(record.text)) for record in self.audit.records[:PROBE_TEXTS]]
-        rate = None
-        if any(stage.tokens for stage in stages):
-            moments = any(self._needs.get((Role.TARGET, view), False) for view in PER_RECORD)
-            tokens = self._scorer.missing(Role.TARGET, probe, moments=moments)
-            with self._stage("measuring the speed", Role.TARGET):
-                self._scorer.score(Role.TARGET, probe, moments=moments)
-            rate = tokens / self.outcome.stages["measuring the speed"].seconds if tokens else None
-        data = self.audit.data
-        title = f"spvmia: {len(self.audit.records):,} records of {data.source}, {len(self.audit.attacks)} attacks"
+        audit = self.audit
+        neighbours = self._stored_neighbours()
+        planner = Planner(audit.records, inputs, neighbours, audit.config)
+        stages = planner.references(audit.data, self._calibration, self.roles)
+        if self._perturbation is not None:
+            stages.append(planner.paraphrases(self._perturbation))
+        works = [self._work(role, planner, inputs) for role in sorted(self.roles)]
+        stages += [planner.scoring(work, self._scorer) for work in works]
+        rate = self._measure(works) if any(stage.tokens for stage in stages) else None
+        title = f"spvmia: {len(audit.records):,} records of {audit.data.source}, {len(audit.attacks)} attacks"
         show(render(title, stages, rate))
 
-    def _stages(self, inputs: Inputs) -> list[Stage]:
-        """What is to do. Neighbours count as long as the record they come from."""
-        config, records = self.audit.config, self.audit.records
-        text_tokens = sum(len(inputs.encode(record.text)) for record in records)
-        mean = text_tokens / max(len(records), 1)
-        stages = []
-        if Role.REFERENCE in self.roles and config.reference == SELF_PROMPT:
-            to_do = max(config.self_prompts - self._calibration.stored_self_prompts(), 0)
-            length = config.block_size or mean
-            stages.append(
-                Stage(
-                    "self-prompting the target",
-                    to_do,
-                    "texts",
-                    max(0, int(to_do * (length - config.prompt_tokens))),
-                    GENERATION_FACTOR,
-                )
-            )
-            trained = int(config.self_prompts * length * config.reference_epochs)
-            trained = 0 if self._calibration.has_reference() else trained
-            stages.append(Stage("training the reference", config.self_prompts, "texts", trained, TRAINING_FACTOR))
-        if self._perturbation is not None:
-            count = 2 * config.perturbations * len(records)
-            stages.append(Stage(f"paraphrases ({self._perturbation.name})", count, "texts", int(text_tokens)))
-        texts = [ScoreInput(inputs.encode(record.text)) for record in records]
-        for role in sorted(self.roles):
-            views = [view for r, view in self._needs if r is role and view is not View.POPULATION]
-            copies = sum(2 * config.perturbations if view is View.NEIGHBOURS else 1 for view in views)
-            # What stands behind a reference is not known before it is loaded.
-            unknown = role in (Role.REFERENCE, Role.CANDIDATE)
-            to_do = unknown or self._scorer.missing(role, texts, moments=False)
-            tokens = int(copies * text_tokens) if to_do else 0
-            stages.append(Stage(f"scoring: {role.value}", copies * len(records), "texts", tokens))
-        return stages
+    def _stored_neighbours(self) -> dict[str, Neighbours]:
+        if self._perturbation is None:
+            return {}
+        keys = paraphrase_keys(self.audit.records, self._perturbation, self.backend, self.store, self.audit.config)
+        return stored_paraphrases(keys, self.store)
+
+    def _work(self, role: Role, planner: Planner, inputs: Inputs) -> Scoring:
+        model, views = self._model_of(role), self._views_of(role)
+        there = model in (Role.TARGET, Role.BASE) or model in self._built
+        return Scoring(role, model if there else None, views, sweeps(views, planner.sheets, self._population(inputs)))
+
+    def _measure(self, works: Sequence[Scoring]) -> float | None:
+        """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
+        for work in sorted(works, key=lambda work: work.role is not Role.TARGET):
+            for sweep in work.sweeps if work.model is not None else ():
+                with self._stage("measuring the speed", work.model or work.role):
+                    tokens = self._scorer.first_batch(work.model or work.role, sweep.inputs, moments=sweep.moments)
+                if tokens:
+                    return tokens / self.outcome.stages["measuring the speed"].seconds
+        return None
 
     @contextmanager
     def _stage(self, name: str, *roles: Role) -> Iterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, ScoreInput
@@ -16,11 +18,15 @@ class Scorer:
     Args:
         backend: computes them.
         store: keeps them.
+        quiet: show no progress (another process does).
     """
 
-    def __init__(self, backend: Backend, store: Store) -> None:
+    def __init__(self, backend: Backend, store: Store, *, quiet: bool = False) -> None:
         self._backend = backend
         self._store = store
+        self._quiet = quiet
+        self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
+        self._names: dict[tuple[str, ScoreInput], str] = {}
 
     def score(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> dict[ScoreInput, TokenSignals]:
         """Signals of all `inputs` under a role's model."""
@@ -29,7 +35,8 @@ class Scorer:
         found = self._load(keys, moments)
         results: dict[ScoreInput, TokenSignals] = {distinct[i]: signals for i, signals in found.items()}
         if len(found) < len(distinct):
-            results |= self._compute(role, distinct, keys, found, moments)
+            with self._bar(role, len(distinct), len(found)) as bar:
+                results |= self._compute(role, distinct, keys, moments, set(found), bar)
         return results
 
     def missing(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
@@ -38,37 +45,57 @@ class Scorer:
         found = self._load(self._keys(role, distinct), moments)
         return sum(len(item.token_ids) for i, item in enumerate(distinct) if i not in found)
 
+    def first_batch(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
+        """Compute the first batch that is not in the store, as `score` would: a measurement that is no extra work.
+
+        Returns:
+            Tokens that went through the model, 0 if nothing was missing.
+        """
+        distinct = list(dict.fromkeys(inputs))
+        keys = self._keys(role, distinct)
+        found = self._load(keys, moments)
+        missing = [i for i, item in enumerate(distinct) if i not in found and not item.context_ids]
+        if not missing:
+            return 0
+        first = max(missing, key=lambda i: len(distinct[i].token_ids))  # backends begin with the longest
+        before = self._backend.cost(role).forward_tokens
+        self._compute(role, distinct, keys, moments, set(range(len(distinct))) - {first}, None)
+        return self._backend.cost(role).forward_tokens - before
+
     def _compute(
-        self,
-        role: Role,
-        inputs: list[ScoreInput],
-        keys: list[str],
-        found: Mapping[int, TokenSignals],
-        moments: bool,
+        self, role: Role, inputs: list[ScoreInput], keys: list[str], moments: bool, done: Set[int], bar: Any
     ) -> dict[ScoreInput, TokenSignals]:
-        with progress_bar(desc=f"scoring: {role.value}", total=len(inputs), unit=" texts", initial=len(found)) as bar:
+        def keep(batch: Mapping[int, TokenSignals]) -> None:
+            made = {keys[i]: signals for i, signals in batch.items()}
+            self._store.signals.put(made)
+            self._known.update(made)
+            if bar is not None:
+                bar.update(sum(i not in done for i in batch))
 
-            def keep(batch: Mapping[int, TokenSignals]) -> None:
-                self._store.signals.put({keys[i]: signals for i, signals in batch.items()})
-                bar.update(sum(i not in found for i in batch))
-
-            computed = self._backend.score(role, inputs, moments=moments, on_done=keep, done=found.keys())
+        computed = self._backend.score(role, inputs, moments=moments, on_done=keep, done=done)
         return {inputs[i]: signals for i, signals in enumerate(computed) if signals is not None}
 
+    def _bar(self, role: Role, total: int, initial: int) -> Any:
+        return progress_bar(
+            desc=f"scoring: {role.value}", total=total, unit=" texts", initial=initial, quiet=self._quiet
+        )
+
     def _load(self, keys: list[str], moments: bool) -> dict[int, TokenSignals]:
-        stored = self._store.signals.get(keys)
-        return {
-            i: stored[key]
-            for i, key in enumerate(keys)
-            if key in stored and (not moments or stored[key].mean is not None)
-        }
+        self._known.update(self._store.signals.get(key for key in keys if not self._has(key, moments)))
+        return {i: self._known[key] for i, key in enumerate(keys) if self._has(key, moments)}
+
+    def _has(self, key: str, moments: bool) -> bool:
+        return key in self._known and (not moments or self._known[key].mean is not None)
 
     def _keys(self, role: Role, inputs: Sequence[ScoreInput]) -> list[str]:
         identity = self._backend.identity(role)
-        return [
-            self._store.key("signals", model=identity, max_length=self._backend.max_length, input=_json(item))
-            for item in inputs
-        ]
+        model = json.dumps(identity, sort_keys=True)
+        for item in inputs:
+            if (model, item) not in self._names:
+                self._names[model, item] = self._store.key(
+                    "signals", model=identity, max_length=self._backend.max_length, input=_json(item)
+                )
+        return [self._names[model, item] for item in inputs]
 
 
 def _json(item: ScoreInput) -> list[object]:

@@ -38,6 +38,7 @@ class Causal:
 
     name: ClassVar[str] = "causal"
     roles: ClassVar[tuple[Role, ...]] = (Role.BASE,)
+    passes: ClassVar[float] = 1.0
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config

@@ -22,6 +22,7 @@ class Embedding:
 
     name: ClassVar[str] = "embedding"
     roles: ClassVar[tuple[Role, ...]] = ()
+    passes: ClassVar[float] = 0.0
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config

@@ -95,6 +95,7 @@ class MaskFill:
         self._config = config
         self._released = config.attack_options.get("mia_spv_variant") == "released"
         self._draws = 2 * config.perturbations
+        self.passes = 2.0 * self._draws  # each draw is read once, and about as long in the writing
 
     @cached_property
     def _tokens(self) -> MaskTokens:
