@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from spvmia_plugin.shown import shown
+
 
 class SpvmiaError(ValueError, SystemExit):
     """Bad input, told in one line: what was named, what was expected, what was got, what to do.
@@ -16,8 +18,8 @@ class SpvmiaError(ValueError, SystemExit):
     """
 
     def __init__(self, message: str) -> None:
-        """Keep `message` on one line, whatever was interpolated into it."""
-        line = " ".join(message.split())
+        """Keep `message` on one line that a terminal shows as it is, whatever was interpolated into it."""
+        line = shown(" ".join(message.split()))
         super().__init__(line)
         self.code = line
 

@@ -27,6 +27,7 @@ from spvmia_plugin.data.packing import Block, fast_tokenize
 from spvmia_plugin.data.private import private_folder
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
+from spvmia_plugin.data.tokenisation import probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.finetune_config import FinetuneConfig
 from spvmia_plugin.protocols import DatasetSource
@@ -201,6 +202,7 @@ def _manifest(
         records=entries,
         fingerprint_key=key,
         fingerprint=manifest_fingerprint(key, texts),
+        tokenizer=probe_digest(lambda text: base.tokenizer(text, add_special_tokens=False)["input_ids"]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from spvmia_plugin.data.tokenisation import Encode, probe_digest
 from spvmia_plugin.metrics.duplicates import (
     CANDIDATE_MEAN,
     PROMPTS_MEAN,
@@ -20,7 +21,7 @@ from spvmia_plugin.metrics.shift import date_shift, length_shift, source_shift
 from spvmia_plugin.metrics.summary import FEW_DOCUMENTS, FPRS
 from spvmia_plugin.records import AuditData, Document, Record
 
-__all__ = ["Finding", "check_preconditions"]
+__all__ = ["Finding", "check_preconditions", "check_tokenisation", "warnings_first"]
 
 
 def check_preconditions(data: AuditData) -> list[Finding]:
@@ -49,7 +50,56 @@ def check_preconditions(data: AuditData) -> list[Finding]:
         *_documents(data.records),
         *_membership(data),
     ]
+    return warnings_first(findings)
+
+
+def warnings_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Warnings before notes, each in the order given."""
     return sorted(findings, key=lambda finding: finding.severity == "note")
+
+
+def check_tokenisation(data: AuditData, records: Sequence[Record], encode: Encode) -> list[Finding]:
+    """Check that the target cuts the records into the tokens they were cut and trained with.
+
+    Args:
+        data: of the audit: its block size, and in its provenance the manifest's tokenizer.
+        records: those that are audited.
+        encode: the target's tokenizer, without special tokens.
+    """
+    findings = []
+    trained_with = data.provenance.get("tokenizer")
+    if trained_with is not None and trained_with != probe_digest(encode):
+        message = (
+            "the target's tokenizer is not the one it was trained with, by its manifest: the model reads other tokens "
+            f"than it has learnt, {_OTHER_TOKENS_MEAN}"
+        )
+        findings.append(Finding("tokenizer_changed", "warning", message, {"manifest": trained_with}))
+    if data.block_size:
+        findings += _other_lengths(data.block_size, records, encode)
+    return findings
+
+
+_OTHER_TOKENS_MEAN = (
+    "so members look less familiar than they are and AUROC comes out too low; load the target with the tokenizer of "
+    "its training (tokenizer=... in --model_args)"
+)
+
+
+def _other_lengths(block_size: int, records: Sequence[Record], encode: Encode) -> list[Finding]:
+    """Packed records that have another number of tokens under the target's tokenizer than they were cut to."""
+    other = [record for record in records if len(encode(record.text)) != block_size]
+    if not other:
+        return []
+    members = sum(record.is_member for record in other)
+    share = len(other) / len(records)
+    message = (
+        f"{len(other)} of {len(records)} records ({percent(share)}; {members} members, {len(other) - members} "
+        f"non-members) do not have the {block_size} tokens they were cut to: they were cut with another tokenizer than "
+        f"the target's, {_OTHER_TOKENS_MEAN}"
+    )
+    details = listed([record.id for record in other], share)
+    numbers: dict[str, object] = {"block_size": block_size, "members": members, "nonmembers": len(other) - members}
+    return [Finding("token_lengths_changed", "warning", message, {**details, **numbers})]
 
 
 def _texts(items: Iterable[Record | Document]) -> list[str]:

@@ -168,6 +168,7 @@ def _gathered(
             "protocol": f"spvmia finetune, method {manifest.method}",
             "split": manifest.data.split,
             "split_seed": manifest.data.seed,
+            "tokenizer": manifest.tokenizer,
             "manifest": str(manifest.path),
             "manifest_fingerprint": manifest.fingerprint,
             "finetune": {"method": manifest.method, **manifest.settings},

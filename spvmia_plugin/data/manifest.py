@@ -76,6 +76,7 @@ class Manifest:
         fingerprint_key: key of `fingerprint`, in hexadecimal.
         fingerprint: keyed hash over all texts and labels.
         training: what the training reported.
+        tokenizer: `probe_digest` of the tokenizer it was trained with; None in manifests of earlier versions.
         path: where it was read from.
     """
 
@@ -88,6 +89,7 @@ class Manifest:
     fingerprint_key: str = field(repr=False)
     fingerprint: str
     training: Mapping[str, object] = field(default_factory=dict)
+    tokenizer: str | None = None
     path: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, object]:
@@ -96,6 +98,7 @@ class Manifest:
             "PRIVATE": PRIVATE_LINE,
             "format": FORMAT,
             "base_model": self.base_model,
+            "tokenizer": self.tokenizer,
             "method": self.method,
             "data": vars(self.data),
             "settings": dict(self.settings),
@@ -185,6 +188,7 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         fingerprint_key=content["fingerprint_key"],
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
+        tokenizer=content.get("tokenizer"),
     )
 
 

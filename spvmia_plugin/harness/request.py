@@ -16,6 +16,8 @@ from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.null_backend import NullBackend
+from spvmia_plugin.harness.ranks import meet
+from spvmia_plugin.preconditions import Finding, check_tokenisation
 from spvmia_plugin.protocols import Backend, Cost
 from spvmia_plugin.records import Record
 from spvmia_plugin.store import Store
@@ -54,7 +56,7 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         For each request the JSON string of its `RecordResult`.
 
     Raises:
-        SpvmiaError: an audit cannot run; the message names the option.
+        SpvmiaError: an audit cannot run (the message names the option), or another process has failed.
     """
     tasks = list({id(request.task): request.task for request in requests}.values())
     outcomes: dict[int, Outcome] = {}
@@ -64,8 +66,10 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         for task in group:
             task.outcome = outcome
             outcomes[id(task)] = outcome
+    distinct = list({id(outcome): outcome for outcome in outcomes.values()}.values())
+    meet(lm, distinct)
     if lm.rank == 0:
-        for line in _closing_lines(list({id(outcome): outcome for outcome in outcomes.values()}.values())):
+        for line in _closing_lines(distinct):
             show(line)
     return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
 
@@ -100,12 +104,23 @@ def _run_group(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance
         records=_distinct(r.record for r in requests if id(r.task) in mine),
         audited=_distinct(record for task in tasks for record in task.audited),
     )
+    _warn(lm, first.findings())
+    with open_store(first.settings) as store, open_backend(lm, first) as backend:
+        about_tokens = (
+            check_tokenisation(audit.data, audit.audited, backend.encode) if backend.features.logprobs else []
+        )
+        _warn(lm, about_tokens)
+        outcome = Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
+    outcome.findings = about_tokens
+    return outcome
+
+
+def _warn(lm: Any, findings: Iterable[Finding]) -> None:
+    """Print the warnings among the findings, once a run."""
     if lm.rank == 0:
-        for finding in first.findings():
+        for finding in findings:
             if finding.severity == "warning":
                 show(f"spvmia: warning: {finding.message}")
-    with open_store(first.settings) as store, open_backend(lm, first) as backend:
-        return Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
 
 
 def _distinct(records: Iterable[Record]) -> list[Record]:

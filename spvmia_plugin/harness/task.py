@@ -32,7 +32,7 @@ from spvmia_plugin.metrics.blind import BlindInterval, blind_interval
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import Registry, load_registry
-from spvmia_plugin.preconditions import Finding, check_preconditions
+from spvmia_plugin.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.scoring.identity import same_model
 
@@ -193,6 +193,11 @@ class AuditTask(Task):  # type: ignore[misc]
         self.outcome, self.comparison = Outcome(), None
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
+        if len(self.audited) < world_size:
+            raise SpvmiaError(
+                f"--limit: expected at least one record for each of {world_size} processes, got {len(self.audited)}; "
+                "raise the limit, or launch fewer processes"
+            )
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
@@ -274,7 +279,7 @@ class AuditTask(Task):  # type: ignore[misc]
             summary=summary,
             results=self._results,
             outcome=self.outcome,
-            findings=self._shared.findings(list(self._results)),
+            findings=warnings_first([*self.outcome.findings, *self._shared.findings(list(self._results))]),
             blind=self._shared.blind(list(self._results)),
             canaries=self._canaries,
             comparison=self.comparison,

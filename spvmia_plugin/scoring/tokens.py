@@ -7,15 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from spvmia_plugin.data.tokenisation import PROBES
 from spvmia_plugin.errors import SpvmiaError
-
-PROBES = (
-    "The quick brown fox jumps over 13 lazy dogs.",
-    "  two  spaces\tand\na line break",
-    "naïve café, 東京, 😀 – “quoted” — 3.14159",
-    "def f(x):\n    return {'a': [x]}  # code",
-)
-"""Encoded with two tokenizers to tell them apart where their vocabularies are the same."""
 
 
 class Tokens:
