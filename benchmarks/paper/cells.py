@@ -1,0 +1,141 @@
+"""A cell is one fine-tuned model under one audit; its summary is a small JSON file of numbers that is committed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.settings import ABLATIONS, ATTACKS, PROTOCOLS, Change
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MAIN = "main"
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Which cell.
+
+    Attributes:
+        data: name of the data set.
+        base: name of the model before fine-tuning.
+        protocol: of `settings.PROTOCOLS`.
+        method: `lora` or `full`.
+        strength: of the protocol's strengths.
+        ablation: `main`, or of `settings.ABLATIONS`.
+        setting: of the ablation; empty in a main cell.
+        seed: of split, fine-tuning and audit.
+    """
+
+    data: str
+    base: str
+    protocol: str
+    method: str
+    strength: str
+    ablation: str = MAIN
+    setting: str = ""
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its file's name, without the ending."""
+        setting = f"{self.ablation}-{self.setting}" if self.setting else self.ablation
+        parts = (self.data, self.base, self.protocol, self.method, self.strength, setting)
+        return "__".join(map(_safe, [*parts, f"seed{self.seed}"]))
+
+    @property
+    def change(self) -> Change:
+        """What it changes of the main cell."""
+        return ABLATIONS[self.ablation].settings[self.setting] if self.ablation != MAIN else Change()
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """What it measures."""
+        return ATTACKS if self.ablation == MAIN else ABLATIONS[self.ablation].attacks
+
+    @property
+    def main(self) -> Cell:
+        """The main cell beside it."""
+        return Cell(self.data, self.base, self.protocol, self.method, self.strength, seed=self.seed)
+
+    @property
+    def target(self) -> str:
+        """Name of its target: cells that fine-tune alike share one."""
+        change = self.change
+        changed = "".join(f"__{key}-{value}" for key, value in sorted(change.finetune.items()))
+        parts = [self.data, self.base, self.protocol, self.method, self.strength, f"seed{self.seed}"]
+        return _safe("__".join(parts) + (f"__{change.peft}" if change.peft else "") + changed)
+
+    def finetune_options(self) -> dict[str, object]:
+        """Options of `spvmia finetune`: the protocol's, the strength's, the ablation's."""
+        protocol = PROTOCOLS[self.protocol]
+        options = {"method": self.method, **protocol.finetune, **protocol.strengths[self.strength]}
+        return options | dict(self.change.finetune) | {"seed": self.seed}
+
+    def audit_options(self) -> dict[str, object]:
+        """`mia_*` options of the audit."""
+        return {**PROTOCOLS[self.protocol].audit, "mia_seed": self.seed, **self.change.audit}
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+
+
+def ablation_cells(main: Cell, name: str) -> Iterator[Cell]:
+    """The cells of an ablation of a main cell, without the setting that the main cell is."""
+    ablation = ABLATIONS[name]
+    for setting, change in ablation.settings.items():
+        if setting != ablation.default and not change.not_run:
+            yield Cell(main.data, main.base, main.protocol, main.method, main.strength, name, setting, main.seed)
+
+
+def read_summaries(folder: Path = RESULTS) -> dict[Cell, Summary]:
+    """All summaries, by cell."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if "cell" in summary:
+            found[Cell(**summary["cell"])] = summary
+    return found
+
+
+def summary_path(cell: Cell, folder: Path = RESULTS) -> Path:
+    return folder / f"{cell.name}.json"
+
+
+def write_summary(cell: Cell, summary: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a summary, whole or not at all."""
+    path = summary_path(cell, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    content = {"format": 1, "cell": asdict(cell), **_rounded(summary)}
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits: more than any of them is sure of."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def missing_attacks(cell: Cell, summary: Mapping[str, Any] | None) -> list[str]:
+    """Attacks that a cell should have and its summary does not."""
+    there = summary["attacks"] if summary else {}
+    return [name for name in cell.attacks if name not in there]
+
+
+def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
+    """The `index`-th of `count` shares; what shares a target stays together, so no two processes train the same."""
+    targets = list(dict.fromkeys(cell.main.target for cell in cells))
+    own = set(targets[index::count])
+    return [cell for cell in cells if cell.main.target in own]

@@ -1,0 +1,255 @@
+"""Everything the experiment is made of, in tables: protocols, strengths, attacks, ablations. Change it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+BASELINES = ("loss", "neighbour", "detectgpt", "min_k", "min_k_pp", "lira_base", "lira_candidate")
+"""The baselines of the paper."""
+ATTACKS = (
+    "spv",
+    "spv_ez",
+    "spv_wbc",
+    *BASELINES,
+    "zlib",
+    "lowercase",
+    "ratio",
+    "ez",
+    "wbc",
+    "recall",
+    "rmia",
+    "bag_of_words",
+)
+"""Every attack of a main cell, in the order of the tables."""
+BLIND = "bag_of_words"
+CALIBRATED = ("spv", "spv_ez", "spv_wbc")
+PARAPHRASED = ("spv", "neighbour", "detectgpt")
+MAIN_ATTACKS = ("spv", "spv_ez", "spv_wbc", "loss", "neighbour", "min_k_pp", "lira_base", "lira_candidate", "ez", "wbc")
+"""The lines of the figures."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How targets are made and audited.
+
+    Attributes:
+        finetune: options of `spvmia finetune`, without dashes.
+        strengths: what a strength changes of them.
+        audit: `mia_*` options.
+    """
+
+    finetune: Mapping[str, object]
+    strengths: Mapping[str, Mapping[str, object]]
+    audit: Mapping[str, object]
+
+
+PROTOCOLS = {
+    # What a CPU can do in an hour a cell. Strength is how often a record is seen; the loss attack's AUROC, which is
+    # what compares with other work, is measured and stands in the tables.
+    "cpu": Protocol(
+        finetune={
+            "members": 250,
+            "nonmembers": 250,
+            "prompts": 250,
+            "block-size": 64,
+            "epochs": 3,
+            "lr": 2e-4,
+            "lora-rank": 16,
+            "lora-alpha": 32,
+            "lora-dropout": 0,
+            "lora-targets": "all-linear",
+            "batch-size": 8,
+        },
+        strengths={"light": {"epochs": 2}, "medium": {"epochs": 3}, "heavy": {"epochs": 6}},
+        audit={"mia_preset": "quick", "mia_perturbations": 2, "mia_perturbation": "causal"},
+    ),
+    # The paper's own (section 5.1 and the released code), as far as a data file goes; paraphrases of the base model
+    # itself unless `--mask-model` names a T5. Members are set by `--members`.
+    "paper": Protocol(
+        finetune={
+            "members": 10_000,
+            "nonmembers": 1000,
+            "prompts": 10_000,
+            "block-size": 128,
+            "epochs": 10,
+            "lr": 1e-4,
+            "lora-rank": 64,
+            "lora-alpha": 16,
+            "lora-dropout": 0.1,
+            "batch-size": 4,
+        },
+        strengths={"light": {"epochs": 3}, "medium": {"epochs": 10}, "heavy": {"epochs": 20}},
+        audit={"mia_preset": "paper", "mia_perturbation": "causal"},
+    ),
+    # Seconds, on a tiny model: to try the scripts themselves.
+    "tiny": Protocol(
+        finetune={
+            "members": 24,
+            "nonmembers": 24,
+            "prompts": 24,
+            "block-size": 24,
+            "epochs": 6,
+            "lr": 5e-3,
+            "lora-rank": 8,
+            "lora-alpha": 16,
+            "lora-dropout": 0,
+            "lora-targets": "all-linear",
+            "batch-size": 8,
+        },
+        strengths={"light": {"epochs": 2}, "medium": {"epochs": 6}, "heavy": {"epochs": 12}},
+        audit={
+            "mia_preset": "quick",
+            "mia_self_prompts": 24,
+            "mia_prompt_tokens": 8,
+            "mia_reference_epochs": 2,
+            "mia_reference_lr": 5e-3,
+            "mia_lora_rank": 8,
+            "mia_perturbations": 1,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one setting of an ablation changes of the main cell.
+
+    Attributes:
+        finetune: options of `spvmia finetune`.
+        audit: `mia_*` options.
+        model_args: added to `--model_args`.
+        reference: other true data that a reference is fine-tuned on: `same` (the oracle) or `other` data set.
+        prompts: where prompts come from: `other`, `irrelevant`, `none`.
+        peft: prompt-tuning kinds that `spvmia finetune` does not make: `prefix`, `p-tuning`, `ia3`.
+        needs: what has to be given for it to run: `--other`, `--mask-model`, `cuda`.
+        not_run: why the setting is listed and never run.
+    """
+
+    finetune: Mapping[str, object] = field(default_factory=dict)
+    audit: Mapping[str, object] = field(default_factory=dict)
+    model_args: str = ""
+    reference: str = ""
+    prompts: str = ""
+    peft: str = ""
+    needs: str = ""
+    not_run: str = ""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One question.
+
+    Attributes:
+        question: in words, the heading of its table.
+        attacks: those it can change.
+        default: the setting that the main cell has; it is read from there.
+        settings: by name.
+    """
+
+    question: str
+    attacks: tuple[str, ...]
+    default: str
+    settings: Mapping[str, Change]
+
+
+def _audit(key: str, *values: float, **more: object) -> dict[str, Change]:
+    return {f"{value:g}": Change(audit={key: value, **more}) for value in values}
+
+
+ABLATIONS = {
+    "calibration": Ablation(
+        "What the difference is taken to: the self-prompted reference, the base, true data of another set, or of the "
+        "same set (the oracle)",
+        CALIBRATED,
+        "self-prompt",
+        {
+            "self-prompt": Change(),
+            "base": Change(audit={"mia_reference": "base"}),
+            "candidate": Change(reference="other", needs="--other"),
+            "oracle": Change(reference="same"),
+        },
+    ),
+    "self_prompts": Ablation(
+        "How many self-prompts",
+        CALIBRATED,
+        "250",
+        {str(n): Change(audit={"mia_self_prompts": n}) for n in (50, 100, 250, 500, 1000, 2000, 5000, 10_000)},
+    ),
+    "prompt_length": Ablation(
+        "How many tokens a prompt has, in records of 64",
+        CALIBRATED,
+        "16",
+        {
+            **{str(n): Change(audit={"mia_prompt_tokens": n}) for n in (1, 2, 4, 8, 16, 32, 48)},
+            "64": Change(
+                not_run="a prompt as long as a record leaves nothing to write: it takes records of 128 tokens"
+            ),
+        },
+    ),
+    "prompt_source": Ablation(
+        "Where the prompts come from",
+        CALIBRATED,
+        "same data",
+        {
+            "same data": Change(),
+            "same domain": Change(prompts="other", needs="--other"),
+            "irrelevant": Change(prompts="irrelevant"),
+            "none": Change(prompts="none"),
+        },
+    ),
+    "perturbation": Ablation(
+        "How paraphrases are made",
+        PARAPHRASED,
+        "causal",
+        {
+            "causal": Change(),
+            "embedding": Change(audit={"mia_perturbation": "embedding"}),
+            "mask_fill": Change(audit={"mia_perturbation": "mask_fill"}, needs="--mask-model"),
+        },
+    ),
+    "pairs": Ablation("Pairs of paraphrases", PARAPHRASED, "2", _audit("mia_perturbations", 1, 2, 3, 5, 10, 20)),
+    "rate": Ablation("Share of tokens replaced", PARAPHRASED, "0.2", _audit("mia_mask_rate", 0.05, 0.1, 0.2, 0.3, 0.5)),
+    "noise": Ablation(
+        "Noise on the embeddings, in their standard deviations",
+        PARAPHRASED,
+        "",
+        _audit("mia_noise", 0.1, 0.3, 1, 3, mia_perturbation="embedding"),
+    ),
+    "reference_epochs": Ablation(
+        "Epochs of the reference", CALIBRATED, "3", _audit("mia_reference_epochs", 1, 2, 3, 4, 6)
+    ),
+    "reference_lr": Ablation(
+        "Learning rate of the reference", CALIBRATED, "0.0002", _audit("mia_reference_lr", 5e-5, 1e-4, 2e-4, 4e-4)
+    ),
+    "reference_rank": Ablation("Rank of the reference", CALIBRATED, "16", _audit("mia_lora_rank", 4, 8, 16, 32, 64)),
+    "method": Ablation(
+        "How the target was fine-tuned",
+        ATTACKS,
+        "lora",
+        {
+            "lora": Change(),
+            "full": Change(finetune={"method": "full", "lr": 3e-5}),
+            "prefix": Change(peft="prefix", finetune={"lr": 1e-2, "epochs": 10}),
+            "p-tuning": Change(peft="p-tuning", finetune={"lr": 1e-2, "epochs": 10}),
+            "ia3": Change(peft="ia3", finetune={"lr": 1e-2, "epochs": 10}),
+        },
+    ),
+    "quantisation": Ablation(
+        "Weights of the audited model in fewer bits",
+        ATTACKS,
+        "bfloat16",
+        {
+            "bfloat16": Change(),
+            "8 bits": Change(model_args="load_in_8bit=True", needs="cuda"),
+            "4 bits": Change(model_args="load_in_4bit=True", needs="cuda"),
+        },
+    ),
+    "times_seen": Ablation(
+        "How often each member was seen",
+        ATTACKS,
+        "3",
+        {str(n): Change(finetune={"epochs": n}) for n in (1, 2, 3, 4, 6, 8, 10)},
+    ),
+}
+"""By the name that `--ablation` takes. `variation` costs nothing and is part of every cell: see `summary.DERIVED`."""
