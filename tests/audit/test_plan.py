@@ -1,0 +1,158 @@
+"""The plan says what is really missing, and what shrinks it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import sys
+from collections import Counter
+
+import pytest
+
+from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.progress import progress_bar
+from spvmia_plugin.protocols import Cost, ScoreInput
+from spvmia_plugin.signals import Role
+from spvmia_plugin.store import Store
+from tests.audit.fakes import FakeBackend, make_data
+from tests.audit.test_run import OPTIONS, forward_tokens, run
+
+NAMES = ["spv", "min_k_pp", "rmia", "lira_candidate"]
+DATA = make_data(6, prompts=4, candidate=2)
+
+
+def planned(text: str) -> dict[str, tuple[int, int, str]]:
+    """(count, tokens, estimate) by stage, as the table shows them."""
+    row = re.compile(r"^  (\S.*?)  +([\d,]+) texts  +([\d,]+)  ?(.*)$", re.M)
+    numbers = {
+        name: (int(count.replace(",", "")), int(tokens.replace(",", "")), about.strip())
+        for name, count, tokens, about in row.findall(text)
+    }
+    assert numbers, text
+    return numbers
+
+
+def table(tmp_path, capsys, names=NAMES, **options):
+    backend = options.pop("backend", None)
+    outcome, backend = run(
+        tmp_path, names, data=DATA, quiet=False, backend=backend, **{"mia_perturbation": "causal", **options}
+    )
+    return planned(capsys.readouterr().err), outcome, backend
+
+
+def test_what_it_counts_is_what_is_done(tmp_path, capsys):
+    stages, outcome, backend = table(tmp_path, capsys)
+    done = Counter(role for role, _, _ in backend.scored)
+    tokens = Counter()
+    for role, item, _ in backend.scored:
+        tokens[role] += len(item.token_ids)
+    for role in (Role.TARGET, Role.BASE, Role.REFERENCE):
+        assert stages[f"scoring: {role.value}"][:2] == (done[role], tokens[role])
+    assert stages["self-prompting the target"][:2] == (6, 6 * (40 - 16))
+    assert stages["training the reference"][:2] == (6, 6 * 40 * 2)
+    assert stages["training the candidate reference"][0] == 2
+    assert sum(cost.seconds for cost in outcome.stages.values()) > 0
+
+
+def test_a_second_run_plans_nothing(tmp_path, capsys):
+    table(tmp_path, capsys)
+    stages, outcome, _ = table(tmp_path, capsys)
+    assert {name: row[1:] for name, row in stages.items()} == dict.fromkeys(stages, (0, "from store"))
+    assert forward_tokens(outcome) == 0
+    assert "measuring the speed" not in outcome.stages
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(FakeBackend):
+    """Dies before it has scored a number of sequences under a role."""
+
+    def __init__(self, role, after):
+        super().__init__()
+        self._role, self._after = role, after
+
+    def score(self, role, inputs, **options):
+        if role is not self._role:
+            return super().score(role, inputs, **options)
+        keep = options.pop("on_done")
+
+        def dying(batch):
+            self._after -= 1
+            if self._after < 0:
+                raise Killed
+            keep(batch)
+
+        return super().score(role, inputs, on_done=dying, **options)
+
+
+@pytest.mark.parametrize("role", [Role.TARGET, Role.REFERENCE])
+def test_a_resumed_run_plans_the_rest_exactly(tmp_path, capsys, role):
+    whole, expected, _ = table(tmp_path / "whole", capsys)
+    with pytest.raises(Killed):
+        table(tmp_path / "killed", capsys, backend=Dying(role, 10))
+    capsys.readouterr()
+    stages, outcome, backend = table(tmp_path / "killed", capsys)
+    assert stages["self-prompting the target"][1] == stages["training the reference"][1] == 0
+    assert stages[f"paraphrases ({'causal'})"][1] == 0
+    assert stages[f"scoring: {role.value}"][1] == whole[f"scoring: {role.value}"][1] - 10 * 40
+    assert sum(row[1] for name, row in stages.items() if name.startswith("scoring")) == sum(
+        len(item.token_ids) for _, item, _ in backend.scored
+    )
+    assert outcome.results == expected.results
+
+
+def test_embedding_noise_costs_nothing_to_make(tmp_path, capsys):
+    stages, _, _ = table(tmp_path, capsys, ["spv"], mia_perturbation="embedding")
+    assert stages["paraphrases (embedding)"][1] == 0
+
+
+def test_the_first_batch_is_measured_and_not_done_again(tmp_path, capsys):
+    _, outcome, backend = table(tmp_path, capsys, ["loss"])
+    assert outcome.stages["measuring the speed"].forward_tokens > 0
+    assert set(backend.scored.values()) == {1}
+    assert forward_tokens(outcome) == sum(len(item.token_ids) for _, item, _ in backend.scored)
+
+
+def test_equal_texts_are_scored_once_over_records_and_paraphrases(tmp_path):
+    """Records with one text, and paraphrases that came out as the text of a record."""
+    records = [dataclasses.replace(record, text="x" * 40) for record in DATA.records[:4]]
+    data = dataclasses.replace(DATA, records=(*records, *DATA.records[4:]))
+    _, backend = run(tmp_path, ["spv", "min_k_pp", "loss"], data=data, mia_perturbation="causal")
+    assert set(backend.scored.values()) == {1}
+    same = ScoreInput(tuple([ord("x")] * 40))
+    assert [moments for role, item, moments in backend.scored if (role, item) == (Role.TARGET, same)] == [True]
+
+
+def test_a_signal_with_moments_serves_those_without(tmp_path):
+    backend, item = FakeBackend(), ScoreInput((1, 2, 3))
+    with Store(tmp_path) as store:
+        Scorer(backend, store).score(Role.TARGET, [item], moments=True)
+        scorer = Scorer(backend, store)
+        assert scorer.missing(Role.TARGET, [item], moments=False) == 0
+        assert scorer.first_batch(Role.TARGET, [item], moments=False) == 0
+        assert scorer.score(Role.TARGET, [item], moments=False)[item].mean is not None
+        assert scorer.missing(Role.BASE, [item, item], moments=False) == 3
+    assert sum(backend.scored.values()) == 1
+    assert backend.cost(Role.BASE) == Cost()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bars_with_rates_on_a_terminal_and_none_elsewhere(monkeypatch, tmp_path):
+    for stream, quiet, shown in ((Terminal(), False, True), (io.StringIO(), False, False), (Terminal(), True, False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress_bar(total=2, desc="work", unit=" texts", quiet=quiet) as bar:
+            bar.update(2)
+        assert (stream.getvalue() != "") is shown
+        assert not shown or re.search(r"work: +100%.*texts/s", stream.getvalue())
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    run(tmp_path, ["spv"], data=DATA, quiet=False, **{**OPTIONS, "mia_perturbation": "causal"})
+    for stage in ("self-prompting", "paraphrasing", "scoring: target", "scoring: reference"):
+        assert stage + ":" in stream.getvalue()
