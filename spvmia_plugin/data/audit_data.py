@@ -71,7 +71,8 @@ def check_classes_differ(members: Sequence[Block | Document], nonmembers: Sequen
         if text_key(item.text) in known:
             raise SpvmiaError(
                 f"mia_nonmembers: {item.id} is the same text as {known[text_key(item.text)]} of the members, expected "
-                "each text in one class; remove one of them"
+                "each text in one class: it was trained on, and called a non-member AUROC and every TPR come out too "
+                "low; remove one of them"
             )
 
 
@@ -94,5 +95,6 @@ def check_held_out(
             if text_key(item.text) in known:
                 raise SpvmiaError(
                     f"{option}: {known[text_key(item.text)]} is the same text as {item.id} of {what}, expected data "
-                    "that are used for nothing else; remove it"
+                    "that are used for nothing else: a reference model that has learnt audited texts lets their scores "
+                    "drop, so AUROC is wrong; remove it"
                 )
