@@ -1,0 +1,251 @@
+"""The leaderboard as data: tables of comparable audits, their rows ranked or marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.leaderboard.columns import Column, Key, columns_of
+from spvmia_plugin.leaderboard.comparable import (
+    Compare,
+    Conditions,
+    SameData,
+    conditions,
+    differences,
+    grouped,
+    recipe,
+)
+from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
+from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate, counted, of_attack, task_of
+from spvmia_plugin.leaderboard.pareto import Point
+from spvmia_plugin.leaderboard.rank import loss, rank_ranges, ranks
+from spvmia_plugin.leaderboard.standing import reasons_not_ranked, remarks
+from spvmia_plugin.results.model import Audit, Capability
+from spvmia_plugin.results.read import read_runs
+
+_NORMAL_95 = 1.959963984540054
+_FURTHER = {"auroc": "AUROC", "tpr_at_1pct_fpr": "TPR at 1 % FPR", "privacy_score": "privacy score"}
+"""Metrics of the attack that counts which every row shows, beside the one it is ranked by."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the board shows.
+
+    Attributes:
+        attack: which attack counts: a name, or "strongest".
+        metric: which of `METRICS` models are ranked by.
+        compare: what differs between the rows of a table: models under one recipe, or recipes of one base model.
+        same_data: how data are recognised.
+        capability: title of a column or name of a task for the picture; None for the one that most models have.
+    """
+
+    attack: str = STRONGEST
+    metric: str = "auroc"
+    compare: Compare = "models"
+    same_data: SameData = "fingerprint"
+    capability: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one audit.
+
+    Attributes:
+        entrant: the model.
+        audit: the audit.
+        number: what it is ranked by.
+        further: further numbers by heading.
+        capabilities: by column key.
+        recipe: how it was fine-tuned.
+        why_not_ranked: reasons in words; empty where it is ranked.
+        remarks: what else limits its numbers.
+        rank: 1 for the most private; None where it is not ranked.
+        rank_range: ranks that the intervals allow for; None likewise.
+    """
+
+    entrant: Entrant
+    audit: Audit
+    number: Estimate
+    further: Mapping[str, Estimate]
+    capabilities: Mapping[Key, Capability]
+    recipe: str
+    why_not_ranked: Sequence[str]
+    remarks: Sequence[str]
+    rank: int | None = None
+    rank_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Audits that may be compared.
+
+    Attributes:
+        title: the data, with a number where there are several tables.
+        conditions: what all rows have in common.
+        differs: how it differs from the first table, empty for that one.
+        columns: capability scores.
+        rows: ranked ones first, in their order.
+        picture: the capability of the Pareto picture; None where fewer than two ranked rows have one.
+        points: of that picture.
+    """
+
+    title: str
+    conditions: Conditions
+    differs: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    picture: Column | None
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All tables.
+
+    Attributes:
+        options: what was asked for.
+        tables: the largest first.
+        not_audited: models without a privacy audit.
+    """
+
+    options: Options
+    tables: Sequence[Table]
+    not_audited: Sequence[Entrant]
+
+
+def build_board(sources: Sequence[Source], options: Options) -> Board:
+    """Read results and set models side by side.
+
+    Raises:
+        SpvmiaError: results that cannot be read, contradict each other or hold no audit; an attack or a capability
+            that nobody ran.
+    """
+    found = entrants((run, source.name) for source in sources for run in read_runs(source.place))
+    pairs = [(entrant, audit) for entrant in found for audit in entrant.audits if audit.model_attacks]
+    if not pairs:
+        places = ", ".join(str(source.place) for source in sources[:3])
+        raise SpvmiaError(
+            f"RESULTS: expected lm_eval runs with a privacy task, got none in {places}; run for example "
+            "`spvmia run --tasks mia_custom ... --output_path results --log_samples`"
+        )
+    _check_attack(options.attack, [audit for _, audit in pairs])
+    groups = grouped(pairs, lambda pair: _conditions(pair[1], options))
+    tables = [_table(values, members, options) for values, members in groups]
+    _check_capability(options, tables)
+    audited = {id(entrant) for entrant, _ in pairs}
+    return Board(options, _told_apart(tables), [entrant for entrant in found if id(entrant) not in audited])
+
+
+def _check_attack(attack: str, audits: Sequence[Audit]) -> None:
+    known = sorted({task.attack for audit in audits for task in audit.model_attacks})
+    if attack not in (STRONGEST, *known):
+        raise SpvmiaError(
+            f"--attack: expected {STRONGEST!r} or an attack that was run ({', '.join(known)}), got {attack!r}"
+            f"{did_you_mean(attack, known)}; name one of them"
+        )
+
+
+def _check_capability(options: Options, tables: Sequence[Table]) -> None:
+    columns = [column for table in tables for column in table.columns]
+    if options.capability is not None and not any(column.is_called(options.capability) for column in columns):
+        known = "; ".join(sorted({column.title for column in columns})) or "the results hold none"
+        raise SpvmiaError(
+            f"--capability: expected a capability score of the results ({known}), got {options.capability!r}"
+        )
+
+
+def _conditions(audit: Audit, options: Options) -> Conditions:
+    """With one attack named, only that one must have run alike; for the strongest, all must."""
+    attacks = [task for task in audit.model_attacks if options.attack in (STRONGEST, task.attack)]
+    return conditions(audit, sorted(attacks, key=lambda task: task.attack), options.compare, options.same_data)
+
+
+def _told_apart(tables: Sequence[Table]) -> list[Table]:
+    """Number the tables, and say what each has other than the first."""
+    if len(tables) == 1:
+        return list(tables)
+    first = tables[0].conditions
+    return [
+        replace(table, title=f"{number}. {table.title}", differs=differences(table.conditions, first))
+        for number, table in enumerate(tables, 1)
+    ]
+
+
+def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options) -> Table:
+    rows = _ranked([_row(entrant, audit, options) for entrant, audit in members], options.metric)
+    columns = columns_of(row.capabilities for row in rows)
+    picture = _picture(columns, rows, options.capability)
+    source = str(rows[0].audit.record["data"].get("source") or values["data set"])
+    return Table(
+        title=source if values["data set"] == "custom" else f"{values['data set']} ({source})",
+        conditions=values,
+        differs="",
+        columns=columns,
+        rows=rows,
+        picture=picture,
+        points=[_point(row, picture, options.metric) for row in _drawn(rows, picture)] if picture else [],
+    )
+
+
+def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
+    number = counted(audit, options.attack, options.metric)
+    counting = task_of(audit, number.attack) if number.attack else None
+    further = {title: of_attack(counting, metric) for metric, title in _FURTHER.items() if metric != options.metric}
+    further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), "auroc")
+    further["blind baseline, AUROC"] = _blind(audit)
+    return Row(
+        entrant=entrant,
+        audit=audit,
+        number=number,
+        further=further,
+        capabilities={capability_key(capability): capability for capability in entrant.capabilities},
+        recipe=recipe(audit),
+        why_not_ranked=reasons_not_ranked(audit, number, options.metric),
+        remarks=remarks(audit, number, options.metric),
+    )
+
+
+def _blind(audit: Audit) -> Estimate:
+    found = audit.record.get("blind", {})
+    if found.get("auroc") is None:
+        return Estimate(reason=found.get("reason"))
+    return Estimate(found["auroc"], found["low"], found["high"], found["confidence"], attack="bag_of_words")
+
+
+def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
+    """Ranked rows by their number, then the others by name."""
+    ranked = sorted((row for row in rows if not row.why_not_ranked), key=lambda row: loss(row.number, metric)[0])
+    losses = [loss(row.number, metric) for row in ranked]
+    placed = [
+        replace(row, rank=rank, rank_range=reach)
+        for row, rank, reach in zip(ranked, ranks(losses), rank_ranges(losses), strict=True)
+    ]
+    return [*placed, *sorted((row for row in rows if row.why_not_ranked), key=lambda row: row.entrant.name)]
+
+
+def _picture(columns: Sequence[Column], rows: Sequence[Row], wanted: str | None) -> Column | None:
+    usable = [column for column in columns if column.higher_is_better is not None and len(_drawn(rows, column)) > 1]
+    asked = [column for column in usable if wanted is None or column.is_called(wanted)]
+    return max(asked, key=lambda column: len(_drawn(rows, column)), default=None)
+
+
+def _drawn(rows: Sequence[Row], column: Column) -> list[Row]:
+    return [row for row in rows if row.rank is not None and column.key in row.capabilities]
+
+
+def _point(row: Row, column: Column, metric: str) -> Point:
+    score = row.capabilities[column.key]
+    reach = 0.0 if math.isnan(score.stderr) else _NORMAL_95 * score.stderr
+    sign = 1 if column.higher_is_better else -1
+    value, best, worst = loss(row.number, metric)
+    return Point(
+        row.entrant.name,
+        (sign * score.value, sign * score.value - reach, sign * score.value + reach),
+        (-value, -worst, -best),
+    )
+
+
+__all__ = ["METRICS", "Board", "Column", "Options", "Row", "Table", "build_board"]

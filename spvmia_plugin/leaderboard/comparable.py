@@ -1,0 +1,143 @@
+"""What two audits must have in common for their numbers to be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from spvmia_plugin.results.model import Audit, TaskResult
+
+Compare = Literal["models", "recipes"]
+SameData = Literal["fingerprint", "ids"]
+Conditions = Mapping[str, str]
+"""Name of a condition, as people call it -> its value."""
+
+_FREE_SETTINGS = frozenset(
+    f"mia_{name}"
+    for name in (
+        # Where things lie, and what the fingerprint of the data covers.
+        *("members", "nonmembers", "prompts", "text_column", "manifest", "dataset_path", "max_samples", "base_model"),
+        *("split", "block_size"),  # conditions of their own
+        *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
+    )
+)
+_NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_size", "text_column", "seed", "dtype"})
+"""Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
+_NOT_MODEL = frozenset({"backend", "tokenizer"})
+
+UNKNOWN_RECIPE = "not known: there is no manifest of spvmia finetune"
+UNTRAINED = "none: the model before fine-tuning"
+
+
+def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, same_data: SameData) -> Conditions:
+    """Everything that must be equal.
+
+    Args:
+        audit: the audit.
+        attacks: its attacks that count, one or all.
+        compare: whether the rows of a table are models under one recipe, or recipes of one base model.
+        same_data: how data are recognised: by their keyed hash, or by the ids and labels of the audited records.
+    """
+    record, data = audit.record, audit.record["data"]
+    settings = record.get("settings", {})
+    found = {
+        "data set": audit.dataset,
+        "audit": "canaries" if audit.tasks[0].is_canary_audit else "records",
+        "data": str(data["fingerprint"]) if same_data == "fingerprint" else _ids_digest(audit),
+        "split": str(data.get("split")),
+        "block size": str(data.get("block_size")),
+        "members and non-members": f"{record['n']['members']} and {record['n']['nonmembers']}",
+        "membership": str(record["membership"]),
+        **({"fine-tuning": recipe(audit)} if compare == "models" else {"base model": base_model(audit)}),
+        **{name: _text(value) for name, value in settings.items() if name not in _FREE_SETTINGS},
+        **{f"attack {task.attack}": _text(_hyper_parameters(task)) for task in attacks},
+        "spvmia-plugin": str(record.get("versions", {}).get("spvmia-plugin")),
+    }
+    return dict(found)
+
+
+def digest(values: Conditions) -> str:
+    """Twelve hexadecimal digits that stand for the conditions: equal exactly where they are."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(one: Conditions, other: Conditions) -> str:
+    """What differs, in words: "fine-tuning (3 epochs here, 5 epochs there), attack ez (only here)"."""
+    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    return ", ".join(_difference(name, one.get(name), other.get(name)) for name in names)
+
+
+def _difference(name: str, here: str | None, there: str | None) -> str:
+    if here is None or there is None:
+        return f"{name} (only {'there' if here is None else 'here'})"
+    return f"{name} ({_short(here)} here, {_short(there)} there)"
+
+
+def _short(value: str) -> str:
+    is_hash = len(value) == 64 and all(character in "0123456789abcdef" for character in value)
+    return value[:8] if is_hash else value
+
+
+def grouped(items: Iterable[Any], key: Callable[[Any], Conditions]) -> list[tuple[Conditions, list[Any]]]:
+    """Items with equal conditions together, the largest group first, otherwise in the order they came."""
+    groups: dict[str, tuple[Conditions, list[Any]]] = {}
+    for item in items:
+        values = key(item)
+        groups.setdefault(digest(values), (values, []))[1].append(item)
+    return sorted(groups.values(), key=lambda group: -len(group[1]))
+
+
+def recipe(audit: Audit) -> str:
+    """How the target was fine-tuned, in words."""
+    told = audit.record["data"].get("finetune")
+    models = audit.record.get("models", {})
+    weights = [models.get(role, {}).get("weights") for role in ("target", "base")]
+    if weights[0] and weights[0] == weights[1]:
+        return UNTRAINED
+    if not isinstance(told, Mapping):
+        return UNKNOWN_RECIPE
+    values = {name: value for name, value in told.items() if name not in _NOT_RECIPE and value is not None}
+    lora = values.get("method") == "lora"
+    kept = {name: value for name, value in values.items() if lora or not name.startswith("lora_")}
+    method = str(kept.pop("method", "fine-tuning"))
+    return ", ".join([method, *(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in kept.items())])
+
+
+def base_model(audit: Audit) -> str:
+    """The model before fine-tuning: the hash of its weights where it was loaded, else its name."""
+    weights = audit.record.get("models", {}).get("base", {}).get("weights")
+    return _hashed(weights) if weights else str(audit.record["data"].get("base_model"))
+
+
+def target_identity(audit: Audit) -> str | None:
+    """A hash over the weights of base and adapter and the form they were loaded in; None where nothing was loaded."""
+    target = audit.record.get("models", {}).get("target")
+    if not isinstance(target, Mapping) or not target.get("weights"):
+        return None
+    return _hashed({name: value for name, value in target.items() if name not in _NOT_MODEL})
+
+
+def _ids_digest(audit: Audit) -> str:
+    """A hash over ids and labels of the audited records: the same rows of files of the same names."""
+    if not audit.has_samples:
+        return str(audit.record["data"]["fingerprint"])
+    rows = sorted([record.id, record.is_member] for record in audit.tasks[0].records)
+    return _hashed([audit.record["data"].get("source"), rows])
+
+
+def _hyper_parameters(task: TaskResult) -> Mapping[str, Any]:
+    return {name: value for name, value in task.record["attack"].items() if name != "name"}
+
+
+def _hashed(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

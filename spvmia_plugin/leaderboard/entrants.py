@@ -1,0 +1,193 @@
+"""Runs of the harness sorted by model: the same weights are the same model, whatever their folder is called."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.leaderboard.comparable import conditions, digest, target_identity
+from spvmia_plugin.results.model import Audit, Capability, HarnessRun
+
+_NOT_THE_MODEL = frozenset({"batch_size", "max_batch_size", "device", "parallelize", "device_map_option"})
+"""Arguments of the model that do not change what it says."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One argument of the command: a folder or file, and what to call its models.
+
+    Attributes:
+        place: lm_eval's output folder, or a results file.
+        name: what to call the model; None for the name the harness has.
+    """
+
+    place: Path
+    name: str | None = None
+
+    @classmethod
+    def parse(cls, argument: str) -> Source:
+        """`FOLDER`, or `NAME=FOLDER` where there is no file of that name."""
+        name, equals, place = argument.partition("=")
+        if not equals or Path(argument).exists():
+            return cls(Path(argument).expanduser())
+        if not name or not place:
+            raise SpvmiaError(f"RESULTS: expected FOLDER or NAME=FOLDER, got {argument!r}; name both")
+        return cls(Path(place).expanduser(), name)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One model with all that is known of it.
+
+    Attributes:
+        name: what to call it.
+        audits: its privacy audits, runs with equal conditions merged.
+        capabilities: its capability scores.
+        files: the results files they come from.
+    """
+
+    name: str
+    audits: Sequence[Audit]
+    capabilities: Sequence[Capability]
+    files: Sequence[Path]
+
+
+def entrants(runs: Iterable[tuple[HarnessRun, str | None]]) -> list[Entrant]:
+    """Sort runs by model, in the order in which the models first appear.
+
+    Args:
+        runs: each with the name given to it, or None.
+
+    Raises:
+        SpvmiaError: two results of one model contradict each other, or a model has two names.
+    """
+    named = list({run.path.resolve(): (run, name) for run, name in runs}.values())
+    groups: dict[str, list[tuple[HarnessRun, str | None]]] = {}
+    by_arguments = _known_arguments(run for run, _ in named)
+    for run, name in named:
+        key = _identity(run) or by_arguments.get(_arguments(run)) or f"arguments {_arguments(run)}"
+        groups.setdefault(key, []).append((run, name))
+    names = _names(groups)
+    return [_entrant(names[key], [run for run, _ in group]) for key, group in groups.items()]
+
+
+def _identity(run: HarnessRun) -> str | None:
+    found = {identity for audit in run.audits if (identity := target_identity(audit))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _arguments(run: HarnessRun) -> str:
+    given = run.config.get("model_args") or run.model
+    if isinstance(given, Mapping):
+        given = {name: value for name, value in given.items() if name not in _NOT_THE_MODEL}
+    return json.dumps([run.config.get("model"), given], sort_keys=True, default=str)
+
+
+def _known_arguments(runs: Iterable[HarnessRun]) -> dict[str, str]:
+    """Model arguments -> identity, by which runs without an audit find their model."""
+    known: dict[str, tuple[str, HarnessRun]] = {}
+    for run in runs:
+        identity = _identity(run)
+        if identity is None:
+            continue
+        before = known.setdefault(_arguments(run), (identity, run))
+        if before[0] != identity:
+            raise SpvmiaError(
+                f"RESULTS: expected one model behind the same model_args, got other weights in {run.path} than in "
+                f"{before[1].path}; leave out the results of the weights that are gone"
+            )
+    return {arguments: identity for arguments, (identity, _) in known.items()}
+
+
+def _names(groups: Mapping[str, Sequence[tuple[HarnessRun, str | None]]]) -> dict[str, str]:
+    """What to call each model: the name given, else as little of the harness's name as tells it from the others."""
+    given = {}
+    for key, group in groups.items():
+        told = sorted({name for _, name in group if name is not None})
+        if len(told) > 1:
+            raise SpvmiaError(
+                f"RESULTS: expected one name for one model, got {told[0]!r} and {told[1]!r} for the same weights "
+                f"({group[0][0].path}); give one name, or leave one of the results out"
+            )
+        given[key] = told[0] if told else None
+    long = {key: group[0][0].model for key, group in groups.items() if given[key] is None}
+    names = {key: name or _shortest(long[key], long.values()) for key, name in given.items()}
+    counts = {name: list(names.values()).count(name) for name in names.values()}
+    return {key: name if counts[name] == 1 else f"{name} #{key[:6]}" for key, name in names.items()}
+
+
+def _shortest(name: str, names: Iterable[str]) -> str:
+    """The last parts of a path, as many as no other model shares; a hub id as it is."""
+    parts = PurePath(name).parts
+    others = [PurePath(other).parts for other in names if other != name]
+    if not PurePath(name).is_absolute() and len(parts) <= 2:
+        return name
+    for length in range(1, len(parts) + 1):
+        if all(other[-length:] != parts[-length:] for other in others):
+            return "/".join(parts[-length:])
+    return name
+
+
+def _entrant(name: str, runs: Sequence[HarnessRun]) -> Entrant:
+    """Merge the runs of one model."""
+    audits: dict[str, tuple[Audit, HarnessRun]] = {}
+    for run in runs:
+        for audit in run.audits:
+            key = digest(conditions(audit, (), "models", "fingerprint"))
+            if key in audits:
+                audits[key] = _merged(name, audits[key], (audit, run)), run
+            else:
+                audits[key] = audit, run
+    return Entrant(name, [audit for audit, _ in audits.values()], _capabilities(name, runs), [run.path for run in runs])
+
+
+def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, HarnessRun]) -> Audit:
+    """The attacks of both audits, the newer record of those that both have."""
+    tasks = {task.task: task for task in one[0].tasks}
+    for task in other[0].tasks:
+        before = tasks.get(task.task)
+        if before is not None and not _same(before.metrics, task.metrics):
+            raise _contradiction(name, task.task, one[1].path, other[1].path)
+        tasks[task.task] = task
+    # What each run recorded as the strongest attack was chosen among its own: the samples have to tell it anew.
+    merged = [replace(task, record={**task.record, "strongest": {}}) for task in tasks.values()]
+    if len({frozenset(record.id for record in task.records) for task in merged}) > 1:
+        raise SpvmiaError(
+            f"RESULTS: expected the same records under all attacks on {name!r}, got others in {other[1].path} than in "
+            f"{one[1].path}; run both with --log_samples and without --limit, or leave one out"
+        )
+    return Audit(tuple(merged))
+
+
+def _capabilities(name: str, runs: Sequence[HarnessRun]) -> list[Capability]:
+    found: dict[tuple[object, ...], tuple[Capability, Path]] = {}
+    for run in runs:
+        for capability in run.capabilities:
+            key = capability_key(capability)
+            before = found.get(key)
+            if before is not None and before[0].value != capability.value:
+                raise _contradiction(name, f"{capability.task} ({capability.metric})", before[1], run.path)
+            found[key] = capability, run.path
+    return [capability for capability, _ in found.values()]
+
+
+def capability_key(capability: Capability) -> tuple[object, ...]:
+    """What must be equal for two capability scores to share a column."""
+    return (capability.task, capability.metric, capability.n, capability.version, capability.fewshot)
+
+
+def _contradiction(name: str, what: str, one: Path, other: Path) -> SpvmiaError:
+    return SpvmiaError(
+        f"RESULTS: expected one result of {what} for model {name!r}, got two that differ: {one} and {other}; "
+        "leave one of the files out"
+    )
+
+
+def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key] == other[key] or (math.isnan(one[key]) and math.isnan(other[key])) for key in one
+    )

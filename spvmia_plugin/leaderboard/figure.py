@@ -1,0 +1,165 @@
+"""Geometry of the picture of capability against privacy; `front.svg.j2` draws it, the page's style colours it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spvmia_plugin.leaderboard.pareto import Place, Point, places
+
+WIDTH, HEIGHT = 640, 400
+LEFT, RIGHT, TOP, BOTTOM = 70, 20, 16, 56
+"""Margins in the units of the view box, which are pixels at full size."""
+
+_LABEL_LENGTH = 28
+_CHARACTER, _LINE, _GAP = 7.0, 15.0, 9.0
+"""Width and height of a label's character, and its distance from the point."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis: where, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One model: the point, the ends of its error bars, and where its label goes."""
+
+    name: str
+    label: str
+    place: Place
+    x: float
+    y: float
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    label_x: float
+    label_y: float
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """All of it, in the units of the view box.
+
+    Attributes:
+        marks: the models.
+        x_ticks: marks of the capability axis.
+        y_ticks: marks of the privacy axis.
+        front: the corners of the staircase through the front, as an SVG path.
+    """
+
+    marks: Sequence[Mark]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    front: str
+
+
+def draw(points: Sequence[Point], x_sign: int, y_offset: float) -> Figure:
+    """Lay out the picture.
+
+    Args:
+        points: the models, larger is better on both axes.
+        x_sign: -1 if the capability's axis shows the negative of what the points hold.
+        y_offset: what the privacy axis adds to the negative of what the points hold: 0.5 for distances from chance.
+    """
+    x_axis = _Axis([value for point in points for value in point.capability], LEFT, WIDTH - RIGHT)
+    y_axis = _Axis([value for point in points for value in point.privacy], HEIGHT - BOTTOM, TOP)
+    taken: list[Box] = [_around(x_axis.at(p.capability[0]), y_axis.at(p.privacy[0])) for p in points]
+    marks = []
+    for point, place in zip(points, places(points), strict=True):
+        x, y = x_axis.at(point.capability[0]), y_axis.at(point.privacy[0])
+        label = point.name if len(point.name) <= _LABEL_LENGTH else f"{point.name[: _LABEL_LENGTH - 1]}…"
+        label_x, label_y, anchor = _free_spot(x, y, label, taken)
+        marks.append(
+            Mark(
+                point.name,
+                label,
+                place,
+                x,
+                y,
+                x_axis.at(point.capability[1]),
+                x_axis.at(point.capability[2]),
+                y_axis.at(point.privacy[1]),
+                y_axis.at(point.privacy[2]),
+                label_x,
+                label_y,
+                anchor,
+            )
+        )
+    x_ticks = [Tick(x_axis.at(value), f"{x_sign * value + 0.0:g}") for value in x_axis.ticks()]
+    y_ticks = [Tick(y_axis.at(value), f"{y_offset - value + 0.0:g}") for value in y_axis.ticks()]
+    return Figure(marks, x_ticks, y_ticks, _staircase(marks))
+
+
+class _Axis:
+    """A linear axis that holds all values with a margin."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
+        low, high = min(values), max(values)
+        margin = 0.06 * (high - low) or 0.05
+        self._low, self._high = low - margin, high + margin
+        self._start, self._end = start, end
+
+    def at(self, value: float) -> float:
+        share = (value - self._low) / (self._high - self._low)
+        return round(self._start + share * (self._end - self._start), 2)
+
+    def ticks(self) -> list[float]:
+        """About five round values."""
+        raw = (self._high - self._low) / 5
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda size: abs(size - raw))
+        first = math.ceil(self._low / step)
+        return [round(step * k, 10) for k in range(first, math.floor(self._high / step) + 1)]
+
+
+def _around(x: float, y: float) -> Box:
+    return x - 6, y - 6, x + 6, y + 6
+
+
+def _free_spot(x: float, y: float, label: str, taken: list[Box]) -> tuple[float, float, str]:
+    """The first of a few places around the point where the label overlaps nothing; it is then taken."""
+    width = _CHARACTER * len(label)
+    diagonal = _GAP * 0.8
+    spots = [
+        (x + diagonal, y - diagonal, "start"),
+        (x - diagonal, y - diagonal, "end"),
+        (x + diagonal, y + diagonal + _LINE * 0.7, "start"),
+        (x - diagonal, y + diagonal + _LINE * 0.7, "end"),
+        *((x + diagonal, y - diagonal - k * _LINE, "start") for k in (1, 2, 3)),
+        *((x - diagonal, y + diagonal + k * _LINE, "end") for k in (2, 3)),
+    ]
+    free = [(spot, box) for spot in spots if _fits(box := _label_box(spot, width), taken)]
+    spot, box = free[0] if free else (spots[0], _label_box(spots[0], width))
+    taken.append(box)
+    return round(spot[0], 2), round(spot[1], 2), spot[2]
+
+
+def _label_box(spot: tuple[float, float, str], width: float) -> Box:
+    x, y, anchor = spot
+    left = x if anchor == "start" else x - width
+    return left, y - _LINE * 0.8, left + width, y + _LINE * 0.2
+
+
+def _fits(box: Box, taken: Sequence[Box]) -> bool:
+    inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM
+    return inside and not any(
+        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+    )
+
+
+def _staircase(marks: Sequence[Mark]) -> str:
+    corners = sorted((mark.x, mark.y) for mark in marks if mark.place == "front")
+    path = f"M {LEFT} {corners[0][1]} H {corners[0][0]}"
+    for x, y in corners[1:]:
+        path += f" V {y} H {x}"
+    return f"{path} V {HEIGHT - BOTTOM}"

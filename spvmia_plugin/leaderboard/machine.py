@@ -1,0 +1,146 @@
+"""The board for programs: unrounded numbers, strict JSON, and CSV that no spreadsheet runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+
+from spvmia_plugin import __version__
+from spvmia_plugin.leaderboard.board import Board, Row, Table
+from spvmia_plugin.leaderboard.estimate import Estimate
+from spvmia_plugin.leaderboard.pareto import places
+from spvmia_plugin.leaderboard.plain import csv_text
+from spvmia_plugin.leaderboard.view import number_title
+from spvmia_plugin.results.model import Capability
+
+FORMAT = 1
+"""Version of the JSON's layout."""
+
+CsvCell = str | int | float
+
+
+def to_json(board: Board) -> str:
+    """The whole board as strict JSON (NaN is null), in ASCII."""
+    content = {
+        "format": FORMAT,
+        "generator": f"spvmia-plugin {__version__}",
+        "options": vars(board.options),
+        "tables": [_table(table) for table in board.tables],
+        "not_audited": [
+            {"model": entrant.name, "capabilities": [_capability(score) for score in entrant.capabilities]}
+            for entrant in board.not_audited
+        ],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(board: Board) -> str:
+    """One line a row of any table; empty for what is missing. Cells of text never start a formula."""
+    title = number_title(board.options)
+    lines = [
+        dict(_csv_row(number, table, row, title)) for number, table in enumerate(board.tables, 1) for row in table.rows
+    ]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow([csv_text(name) for name in names])
+    for line in lines:
+        writer.writerow([_csv_cell(line.get(name, "")) for name in names])
+    return file.getvalue()
+
+
+def _csv_cell(value: CsvCell) -> CsvCell:
+    if isinstance(value, str):
+        return csv_text(value)
+    return "" if math.isnan(value) else repr(value)
+
+
+def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[str, CsvCell]]:
+    yield "table", number
+    yield "data", table.title
+    yield "model", row.entrant.name
+    yield "rank", "" if row.rank is None else row.rank
+    yield "best_rank", "" if row.rank_range is None else row.rank_range[0]
+    yield "worst_rank", "" if row.rank_range is None else row.rank_range[1]
+    yield "not_ranked_because", "; ".join(row.why_not_ranked)
+    yield "attack", row.number.attack or ""
+    yield "chosen_among", row.number.chosen_among
+    yield from _csv_estimate(title, row.number)
+    for further, estimate in row.further.items():
+        yield from _csv_estimate(further, estimate)
+    for column in table.columns:
+        score = row.capabilities.get(column.key)
+        if score is not None:
+            yield column.title, score.value
+            yield f"{column.title}, stderr", score.stderr
+    yield "members", row.audit.record["n"]["members"]
+    yield "nonmembers", row.audit.record["n"]["nonmembers"]
+    yield "fine-tuning", row.recipe
+    yield "limits", "; ".join(row.remarks)
+
+
+def _csv_estimate(title: str, estimate: Estimate) -> Iterator[tuple[str, CsvCell]]:
+    yield title, estimate.value
+    yield f"{title}, low", estimate.low
+    yield f"{title}, high", estimate.high
+
+
+def _table(table: Table) -> dict[str, object]:
+    front = dict(zip((point.name for point in table.points), places(table.points), strict=True))
+    return {
+        "title": table.title,
+        "differs_from_first": table.differs or None,
+        "conditions": dict(table.conditions),
+        "picture": None if table.picture is None else {"capability": table.picture.title, "places": front},
+        "rows": [_row(row) for row in table.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, object]:
+    return {
+        "model": row.entrant.name,
+        "rank": row.rank,
+        "rank_range": None if row.rank_range is None else list(row.rank_range),
+        "not_ranked_because": list(row.why_not_ranked),
+        "limits": list(row.remarks),
+        "number": _estimate(row.number),
+        "further": {title: _estimate(estimate) for title, estimate in row.further.items()},
+        "capabilities": [_capability(score) for score in row.capabilities.values()],
+        "recipe": row.recipe,
+        "n": row.audit.record["n"],
+        "membership": row.audit.record["membership"],
+        "files": [path.name for path in row.entrant.files],
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, object]:
+    return {
+        "value": _finite(estimate.value),
+        "interval": [_finite(estimate.low), _finite(estimate.high)],
+        "confidence": _finite(estimate.confidence),
+        "stderr": _finite(estimate.stderr),
+        "attack": estimate.attack,
+        "chosen_among": estimate.chosen_among,
+        "realised_fpr": _finite(estimate.realised_fpr),
+        "reason": estimate.reason,
+    }
+
+
+def _capability(score: Capability) -> dict[str, object]:
+    return {
+        "task": score.task,
+        "metric": score.metric,
+        "value": _finite(score.value),
+        "stderr": _finite(score.stderr),
+        "higher_is_better": score.higher_is_better,
+        "n": score.n,
+        "version": score.version,
+        "fewshot": score.fewshot,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,90 @@
+"""The board as one HTML file that loads nothing, and runs nothing but the script it was written with."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from spvmia_plugin import __version__
+from spvmia_plugin.leaderboard.board import Board, Options, Table
+from spvmia_plugin.leaderboard.estimate import METRICS
+from spvmia_plugin.leaderboard.figure import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
+from spvmia_plugin.leaderboard.pareto import Point, in_words
+from spvmia_plugin.leaderboard.plain import shown
+from spvmia_plugin.leaderboard.view import lead, models, reading, table_view
+
+
+def to_html(board: Board) -> str:
+    """The whole page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("spvmia_plugin.leaderboard", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tables = []
+    for number, table in enumerate(board.tables, 1):
+        view = table_view(table, board.options)
+        picture = _picture(environment, f"picture-{number}", table, board.options)
+        told = {name: getattr(view, name) for name in ("title", "differs", "caption", "headings", "rows", "marked")}
+        remarks = [{"name": row.name, "reasons": row.remarks} for row in view.rows if row.remarks]
+        tables.append({**told, **picture, "conditions": view.conditions, "remarks": remarks})
+    style, script = _resource("board.css"), _resource("board.js")
+    html: str = environment.get_template("board.html.j2").render(
+        version=__version__,
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+        page={
+            "models": models(board),
+            "lead": lead(board),
+            "tables": tables,
+            "not_audited": [shown(entrant.name) for entrant in board.not_audited],
+            "reading": reading(board),
+        },
+    )
+    return html
+
+
+def _picture(environment: Any, name: str, table: Table, options: Options) -> dict[str, object]:
+    from markupsafe import Markup
+
+    if table.picture is None:
+        return {
+            "svg": None,
+            "no_picture": "No picture: fewer than two ranked models have a capability score in common.",
+        }
+    points = [Point(shown(point.name), point.capability, point.privacy) for point in table.points]
+    sign = 1 if table.picture.higher_is_better else -1
+    words = in_words(points)
+    svg = environment.get_template("front.svg.j2").render(
+        id=name,
+        figure=draw(points, sign, 0.5 if options.metric == "auroc" else 0.0),
+        words=words,
+        x_title=shown(table.picture.title),
+        y_title=METRICS[options.metric],
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        top=TOP,
+        bottom=HEIGHT - BOTTOM,
+    )
+    confidence = max((row.number.confidence for row in table.rows if row.rank is not None), default=0.95)
+    bars = f"Bars are {confidence:.0%} intervals; filled circles are on the front."
+    return {"svg": Markup(svg), "words": words, "bars": bars}  # noqa: S704 - autoescaped by the template
+
+
+def _resource(name: str) -> str:
+    return files("spvmia_plugin.leaderboard").joinpath(name).read_text(encoding="utf-8")
+
+
+def _csp_hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
