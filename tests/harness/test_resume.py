@@ -1,0 +1,219 @@
+"""Interrupted in any stage, the same audit continues to the same bits and does at most one batch or interval twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.plugins import load_registry
+from spvmia_plugin.records import AuditData, Document, Record
+from spvmia_plugin.scoring.hf_backend import HFBackend
+from spvmia_plugin.store import Store
+from spvmia_plugin.training import TrainSettings
+from tests.harness.conftest import write_jsonl
+from tests.harness.recorder import STAGES, Pass, read_log, record, repeated, units
+from tests.scoring.models import harness_lm
+from tests.tiny import tiny_texts
+
+REGISTRY = load_registry(entry_points=False)
+TASKS = ("spv", "spv_ez", "min_k_pp", "lowercase", "rmia")
+OPTIONS = {
+    "mia_block_size": 0,
+    "mia_self_prompts": 70,
+    "mia_reference_lr": 1e-3,
+    "mia_reference_epochs": 1.0,
+    "mia_lora_rank": 4,
+    "mia_perturbation": "causal",
+    "mia_perturbations": 2,
+}
+TEXTS = tiny_texts(40, seed=7, words=(50, 80))
+PROMPTS = tiny_texts(20, seed=8, words=(20, 30))
+"""Enough for several batches in every stage: of 2048 tokens, and in self-prompting of 64 texts."""
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def audit(models, monkeypatch):
+    """One audit in this process: `audit(store, dies_in, at)` gives the results and the passes."""
+    records = [Record(f"f:{i}", text, i % 2 == 0, f"f:{i}") for i, text in enumerate(TEXTS[:18])]
+    prompts = tuple(Document(f"p:{i}", text) for i, text in enumerate(PROMPTS))
+    data = AuditData(tuple(records), prompts, (), "declared", "f" * 8, "made", 0)
+    config = AuditConfig.from_metadata(OPTIONS, REGISTRY.attack_options)
+    attacks = {f"{name}_mia_custom": REGISTRY.attack(name, config) for name in TASKS}
+
+    def run(folder, dies_in=None, at=0):
+        passes: list[Pass] = []
+
+        def keep(each):
+            passes.append(each)
+            if dies_in == each.stage and units(passes)[dies_in].total() > at:
+                raise Killed
+
+        backend = HFBackend(harness_lm(models, "lora", dtype="bfloat16"), config, str(models / "base"))
+        with monkeypatch.context() as patch:
+            record(keep, patch.setattr)
+            with Store(folder) as store:
+                try:
+                    audit = Audit(data, config, attacks, records, records)
+                    return Run(audit, backend, REGISTRY, store).execute().results, passes
+                except Killed:
+                    return None, passes
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Results and passes of the run that was never interrupted, once for all tests."""
+    return {}
+
+
+@pytest.mark.parametrize(("stage", "at"), [("self-prompt", 1), ("training", 14), ("paraphrase", 1), ("scoring", 9)])
+def test_interrupted_in_any_stage(audit, whole, tmp_path, stage, at):
+    if not whole:
+        whole["results"], whole["passes"] = audit(tmp_path / "whole")
+        assert all(batches.total() > 1 for batches in units(whole["passes"]).values())
+    nothing, first = audit(tmp_path / "killed", stage, at)
+    assert nothing is None
+    results, second = audit(tmp_path / "killed")
+    assert results == whole["results"]
+    twice = repeated(whole["passes"], [*first, *second])
+    assert twice.pop(stage) <= (5 if stage == "training" else 1)  # steps since the checkpoint after step 10
+    assert set(twice.values()) == {0}
+
+
+def test_a_damaged_entry_is_recomputed_in_the_batch_it_came_from(audit, whole, tmp_path):
+    """So that it has its bits again, in a precision where other batches give others."""
+    if not whole:
+        whole["results"], whole["passes"] = audit(tmp_path / "whole")
+    results, _ = audit(tmp_path / "store")
+    with Store(tmp_path / "store") as store:
+        lost = "DELETE FROM entries WHERE kind = ? AND id % 7 = 3"
+        for kind in ("signals", "neighbours"):
+            store._entries.database.write(lambda connection, kind=kind: connection.execute(lost, (kind,)))
+    again, passes = audit(tmp_path / "store")
+    assert again == results == whole["results"]
+    assert 0 < len(passes) < len(whole["passes"])
+
+
+def read_results(folder):
+    """Metrics, and the scores as they stand in the samples files, of a run of lm_eval."""
+    (path,) = Path(folder).rglob("results_*.json")
+    metrics = json.loads(path.read_text())["results"]
+    scores = {}
+    for path in Path(folder).rglob("samples_*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        scores[path.name.rpartition("_")[0]] = {row["doc"]["id"]: row["resps"] for row in rows}
+    assert len(scores) == len(TASKS)
+    return metrics, scores
+
+
+class Runs:
+    """Runs of `spvmia run`, each in a process of its own that may be killed."""
+
+    def __init__(self, folder, arguments):
+        self._folder, self._arguments = folder, arguments
+        self._count = itertools.count()
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.harness.recorder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._server.stdin.close()
+        self._server.wait(timeout=600)
+        self._server.stdout.close()
+
+    def run(self, cache, kill_at=None, delay=0.0):
+        """Exit status, results, passes with the second each was seen, of one run, killed after its n-th pass or not."""
+        place = self._folder / f"run{next(self._count)}"
+        place.mkdir()
+        log = place / "log"
+        log.touch()
+        order = {"arguments": self._arguments(cache, place / "out"), "log": str(log), "said": str(place / "said")}
+        print(json.dumps(order), file=self._server.stdin, flush=True)
+        child = int(self._server.stdout.readline())
+        if kill_at is not None:
+            with log.open() as lines:
+                for _ in range(kill_at):
+                    while not lines.readline().endswith("\n"):
+                        time.sleep(0.0005)
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+        status = int(self._server.stdout.readline())
+        said = (place / "said").read_text()
+        assert status == (0 if kill_at is None else -signal.SIGKILL), said
+        return read_results(place / "out") if status == 0 else None, read_log(log)
+
+
+MORE = {"mia_self_prompts": 200, "mia_perturbations": 3}
+
+
+def moments(passes, draw, per_stage):
+    """(stage, pass to kill after, delay in seconds), so that every stage is hit as often."""
+    found = []
+    for stage in STAGES:
+        places = [i + 1 for i, each in enumerate(passes) if each.stage == stage]
+        found += [(stage, draw.choice(places), draw.uniform(0, 0.02)) for _ in range(per_stage)]
+    draw.shuffle(found)
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_20_random_moments_it_ends_with_the_same_bits(base, adapter, tmp_path):
+    """`kill -9` over all stages of a 40-record audit through the command line, in bfloat16."""
+    files = {
+        "mia_members": write_jsonl(tmp_path / "members.jsonl", TEXTS[:20]),
+        "mia_nonmembers": write_jsonl(tmp_path / "nonmembers.jsonl", TEXTS[20:40]),
+        "mia_prompts": write_jsonl(tmp_path / "prompts.jsonl", PROMPTS),
+    }
+
+    def arguments(cache, output):
+        metadata = json.dumps({**OPTIONS, **MORE, **files, "mia_cache_dir": str(cache)})
+        model = ["--model", "hf", "--model_args", f"pretrained={base},peft={adapter},dtype=bfloat16"]
+        tasks = ["--tasks", ",".join(f"{name}_mia_custom" for name in TASKS), "--device", "cpu", "--batch_size", "8"]
+        return [*model, *tasks, "--metadata", metadata, "--output_path", str(output), "--log_samples"]
+
+    draw = random.Random(5)
+    interval = TrainSettings(1.0, 1e-3, 4).checkpoint_interval(MORE["mia_self_prompts"])
+    hit: Counter[str] = Counter()
+    twice: list[dict[str, int]] = []
+    with Runs(tmp_path, arguments) as runs:
+        expected, whole = runs.run(tmp_path / "whole")
+        for number, (_, kill_at, delay) in enumerate(moments(whole, draw, 5)):
+            cache = tmp_path / f"cache{number}"
+            _, first = runs.run(cache, kill_at, delay)
+            results, second = runs.run(cache)
+            assert results == expected
+            hit[first[-1].stage] += 1
+            twice.append(repeated(whole, [*first, *second]))
+            assert twice[-1].pop("training") <= interval
+            assert sum(twice[-1].values()) <= 1
+    assert set(hit) == set(STAGES)
+    print(dict(hit), twice)
