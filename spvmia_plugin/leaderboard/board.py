@@ -194,7 +194,8 @@ def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
     number = counted(audit, options.attack, options.metric)
     counting = task_of(audit, number.attack) if number.attack else None
     further = {title: of_attack(counting, metric) for metric, title in _FURTHER.items() if metric != options.metric}
-    further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), "auroc")
+    if (options.attack, options.metric) != ("spv", "auroc"):
+        further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), "auroc")
     further["blind baseline, AUROC"] = _blind(audit)
     return Row(
         entrant=entrant,

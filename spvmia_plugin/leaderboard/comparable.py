@@ -50,7 +50,7 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         "block size": str(data.get("block_size")),
         "members and non-members": f"{record['n']['members']} and {record['n']['nonmembers']}",
         "membership": str(record["membership"]),
-        **({"fine-tuning": recipe(audit)} if compare == "models" else {"base model": base_model(audit)}),
+        **(_recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
         **{name: _text(value) for name, value in settings.items() if name not in _FREE_SETTINGS},
         **{f"attack {task.attack}": _text(_hyper_parameters(task)) for task in attacks},
         "spvmia-plugin": str(record.get("versions", {}).get("spvmia-plugin")),
@@ -91,18 +91,27 @@ def grouped(items: Iterable[Any], key: Callable[[Any], Conditions]) -> list[tupl
 
 def recipe(audit: Audit) -> str:
     """How the target was fine-tuned, in words."""
+    prefix = "fine-tuning "
+    parts = (f"{name.removeprefix(prefix)} {value}" for name, value in _recipe(audit).items() if name != prefix.strip())
+    return ", ".join([_recipe(audit)["fine-tuning"], *parts])
+
+
+def _recipe(audit: Audit) -> dict[str, str]:
     told = audit.record["data"].get("finetune")
     models = audit.record.get("models", {})
     weights = [models.get(role, {}).get("weights") for role in ("target", "base")]
     if weights[0] and weights[0] == weights[1]:
-        return UNTRAINED
+        return {"fine-tuning": UNTRAINED}
     if not isinstance(told, Mapping):
-        return UNKNOWN_RECIPE
+        return {"fine-tuning": UNKNOWN_RECIPE}
     values = {name: value for name, value in told.items() if name not in _NOT_RECIPE and value is not None}
     lora = values.get("method") == "lora"
     kept = {name: value for name, value in values.items() if lora or not name.startswith("lora_")}
-    method = str(kept.pop("method", "fine-tuning"))
-    return ", ".join([method, *(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in kept.items())])
+    method = str(kept.pop("method", "of an unnamed method"))
+    return {
+        "fine-tuning": method,
+        **{f"fine-tuning {name.replace('_', ' ')}": _plain(value) for name, value in kept.items()},
+    }
 
 
 def base_model(audit: Audit) -> str:

@@ -121,10 +121,10 @@ def _names(groups: Mapping[str, Sequence[tuple[HarnessRun, str | None]]]) -> dic
 
 
 def _shortest(name: str, names: Iterable[str]) -> str:
-    """The last parts of a path, as many as no other model shares; a hub id as it is."""
+    """The last parts of a path, as many as no other model shares; a hub id or a folder's short name as it is."""
     parts = PurePath(name).parts
     others = [PurePath(other).parts for other in names if other != name]
-    if not PurePath(name).is_absolute() and len(parts) <= 2:
+    if not PurePath(name).is_absolute() and not name.startswith((".", "~")):
         return name
     for length in range(1, len(parts) + 1):
         if all(other[-length:] != parts[-length:] for other in others):

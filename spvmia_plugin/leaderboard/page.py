@@ -12,8 +12,8 @@ from spvmia_plugin.leaderboard.board import Board, Options, Table
 from spvmia_plugin.leaderboard.estimate import METRICS
 from spvmia_plugin.leaderboard.figure import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from spvmia_plugin.leaderboard.pareto import Point, in_words
-from spvmia_plugin.leaderboard.plain import shown
 from spvmia_plugin.leaderboard.view import lead, models, reading, table_view
+from spvmia_plugin.shown import shown
 
 
 def to_html(board: Board) -> str:

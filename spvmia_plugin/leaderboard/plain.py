@@ -1,27 +1,14 @@
-"""Names that come from other people, made safe to show: no control characters, nothing that turns the text around."""
+"""Names that come from other people, made safe for Markdown and for spreadsheets."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from spvmia_plugin.shown import shown
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$]|(?<=:)/(?=/)|(?<=\bwww)\.)")
 """What means something in the middle of a line, and the two ways in which a bare address becomes a link."""
 _FORMULA = ("=", "+", "-", "@")
-_HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
-"""Unicode categories without a glyph of their own: controls, bidirectional overrides, line separators, surrogates."""
-
-
-def shown(text: str) -> str:
-    """The text with every character that has no glyph written as its escape, `\\u202e`."""
-    return "".join(
-        _escape(character) if unicodedata.category(character) in _HIDDEN else character for character in text
-    )
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def markdown(text: str) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.columns import Column
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
-from spvmia_plugin.leaderboard.plain import shown
 from spvmia_plugin.results.model import Capability
+from spvmia_plugin.shown import shown
 
 MISSING = "–"
 """Printed for what is not resolved."""
@@ -120,7 +120,12 @@ def reading(board: Board) -> list[str]:
         "The strongest attack is the one with the largest AUROC; its interval allows for having been chosen among "
         "several, so it is wider than that of an attack fixed beforehand."
     )
+    apart = (
+        "Audits that differ in what matters are in tables of their own. --compare recipes puts different fine-tunings "
+        "of one base model side by side, --attack NAME asks of one attack alone that it ran alike."
+    )
     return [
+        *([apart] if len(board.tables) > 1 else []),
         *([strongest] if board.options.attack == STRONGEST else []),
         "The second rank is the range that the intervals leave open: models whose intervals overlap may change places.",
         "TPR at 1 % FPR is the share of training records an outsider picks out while wrongly accusing at most 1 in 100 "

@@ -1,0 +1,91 @@
+"""What all exports share: whose number it is, under which protocol, and what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.leaderboard.comparable import conditions, digest
+from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+
+LOCAL_DEVELOPER = "local"
+"""Namespace of a model that lies in a folder and has no hub id."""
+
+_ABOUT_MISSING = {"too_few_nonmembers_1pct", "too_few_nonmembers_0.1pct"}
+"""Warnings about a metric that is NaN, and so not exported."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the results do not know and a format wants.
+
+    Attributes:
+        model_id: hub id of the model, "org/name"; None for the harness's name.
+        organization: who ran the audit.
+        evaluator: their relation to the model's developer: first_party, third_party, collaborative or other.
+        benchmark: the Hub's data set that hosts the leaderboard.
+        instances: whether to write a line for each record: its id, its label and its score, never its text.
+    """
+
+    model_id: str | None = None
+    organization: str = "unknown"
+    evaluator: str = "first_party"
+    benchmark: str | None = None
+    instances: bool = False
+
+
+def model_id(run: HarnessRun, options: ExportOptions) -> str:
+    """The model as "org/name": a folder's last name under `local` unless the user says better.
+
+    Raises:
+        SpvmiaError: `--model-id` is no such id.
+    """
+    if options.model_id is not None:
+        if not _HUB_ID.fullmatch(options.model_id):
+            raise SpvmiaError(f"--model-id: expected ORG/NAME as on the Hub, got {options.model_id!r}; name both parts")
+        return options.model_id
+    if _HUB_ID.fullmatch(run.model) and not _is_local(run):
+        return run.model
+    name = re.sub(r"[^\w.-]+", "-", Path(run.model).name, flags=re.ASCII).strip("-.") or "model"
+    return f"{LOCAL_DEVELOPER}/{name}"
+
+
+def _is_local(run: HarnessRun) -> bool:
+    """Whether the model came from a folder: `org/name` may be one. Weights of the hub are known by their commit."""
+    weights = [w for audit in run.audits for w in audit.record.get("models", {}).get("target", {}).get("weights", [])]
+    return bool(weights) and "hub" not in weights[-1]
+
+
+def protocol_digits(audit: Audit, task: TaskResult) -> str:
+    """Digits that two results share exactly if a leaderboard may compare them."""
+    return digest(conditions(audit, [task], "models", "fingerprint"))
+
+
+def warnings(task: TaskResult) -> list[str]:
+    """Findings that say the exported numbers should not be used as they are, in words."""
+    return [str(finding["message"]) for finding in _findings(task) if _is_warning(finding)]
+
+
+def notes(task: TaskResult) -> list[str]:
+    """Findings that should be known, and why a metric is left out."""
+    return [str(finding["message"]) for finding in _findings(task) if not _is_warning(finding)]
+
+
+def _findings(task: TaskResult) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = task.record.get("preconditions", [])
+    return found
+
+
+def _is_warning(finding: Mapping[str, Any]) -> bool:
+    return finding["severity"] == "warning" and finding["code"] not in _ABOUT_MISSING
+
+
+def source_name(audit: Audit) -> str:
+    """Where the audited records come from, without the folders above."""
+    return Path(str(audit.record["data"].get("source") or audit.dataset)).name

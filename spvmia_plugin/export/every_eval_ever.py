@@ -1,0 +1,238 @@
+"""Every Eval Ever 0.3.0 (github.com/evaleval/every_eval_ever): one record an audit, in the layout of its datastore."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from spvmia_plugin import __version__
+from spvmia_plugin.export.common import (
+    LOCAL_DEVELOPER,
+    ExportOptions,
+    model_id,
+    notes,
+    protocol_digits,
+    source_name,
+    warnings,
+)
+from spvmia_plugin.export.metric import Value, left_out, values
+from spvmia_plugin.results.model import Audit, HarnessRun, ScoredRecord, TaskResult
+
+SCHEMA_VERSION = "0.3.0"
+_LOCAL_BACKENDS = {"hf", "hf-auto", "hf-multimodal", "vllm", "sglang", "mamba_ssm", "steered"}
+_WITHHELD = "(text withheld: it is private)"
+
+
+def to_every_eval_ever(run: HarnessRun, options: ExportOptions) -> dict[str, str]:
+    """The files of a run: aggregate records, and instance-level ones if they are asked for.
+
+    Returns:
+        Path below the output folder -> content. The same results have the same paths.
+    """
+    files: dict[str, str] = {}
+    for audit in run.audits:
+        files.update(_files(run, audit, options))
+    return files
+
+
+def _files(run: HarnessRun, audit: Audit, options: ExportOptions) -> Iterator[tuple[str, str]]:
+    model = model_id(run, options)
+    collection = f"spvmia_{_plain(audit.dataset)}" + ("_canaries" if audit.tasks[0].is_canary_audit else "")
+    evaluation_id = f"{collection}/{model}/{run.date!r}"
+    digest = hashlib.sha256(json.dumps([evaluation_id, protocol_digits(audit, audit.tasks[0])]).encode()).digest()
+    folder = f"data/{collection}/{model}"
+    stem = str(uuid.UUID(bytes=digest[:16], version=4))
+    record = _record(run, audit, options, evaluation_id)
+    if options.instances and audit.has_samples:
+        rows = list(_instances(audit, evaluation_id, model))
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        path = f"{folder}/{stem}_samples.jsonl"
+        record["detailed_evaluation_results"] = {
+            "format": "jsonl",
+            "file_path": path,
+            "hash_algorithm": "sha256",
+            "checksum": hashlib.sha256(text.encode()).hexdigest(),
+            "total_rows": len(rows),
+        }
+        yield path, text
+    yield f"{folder}/{stem}.json", json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+
+def _record(run: HarnessRun, audit: Audit, options: ExportOptions, evaluation_id: str) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evaluation_id": evaluation_id,
+        "evaluation_timestamp": repr(run.date),
+        "retrieved_timestamp": repr(time.time()),
+        "source_metadata": {
+            "source_name": "spvmia-plugin",
+            "source_type": "evaluation_run",
+            "source_organization_name": options.organization,
+            "evaluator_relationship": options.evaluator,
+        },
+        "eval_library": {
+            "name": "lm_eval",
+            "version": run.versions.get("lm_eval_version", "unknown"),
+            "additional_details": {"plugin": f"spvmia-plugin {__version__}", **_strings(audit.record["versions"])},
+        },
+        "model_info": _model_info(run, audit, options),
+        "evaluation_results": [result for task in audit.tasks for result in _results(run, audit, task)],
+    }
+
+
+def _model_info(run: HarnessRun, audit: Audit, options: ExportOptions) -> dict[str, Any]:
+    model = model_id(run, options)
+    backend = str(run.config.get("model"))
+    is_local = backend in _LOCAL_BACKENDS
+    weights = audit.record.get("models", {}).get("target", {}).get("weights")
+    details = {
+        "deployment_type": "self_deployed" if is_local else "unknown",
+        "model_availability": "unknown",
+        "lm_eval_model": backend,
+        "dtype": str(run.config.get("model_dtype")),
+        **({"weights": json.dumps(weights, sort_keys=True)} if weights else {}),
+    }
+    engine = {"name": "transformers", "version": run.versions.get("transformers_version", "unknown")}
+    return {
+        "name": model.partition("/")[2] if model.startswith(f"{LOCAL_DEVELOPER}/") else model,
+        "id": model,
+        "developer": model.partition("/")[0],
+        **({"inference_engine": engine} if backend.startswith("hf") else {}),
+        "additional_details": details,
+    }
+
+
+def evaluation_name(audit: Audit, task: TaskResult) -> str:
+    """Namespaced by protocol: equal for two results exactly if they may be compared."""
+    return f"spvmia.{_plain(audit.dataset)}.{_plain(task.attack)}.{protocol_digits(audit, task)}"
+
+
+def _results(run: HarnessRun, audit: Audit, task: TaskResult) -> Iterator[dict[str, Any]]:
+    name = evaluation_name(audit, task)
+    for value in values(task):
+        if math.isnan(value.value):
+            continue
+        yield {
+            "evaluation_result_id": f"{name}.{value.metric.key}",
+            "evaluation_name": name,
+            "source_data": _source_data(audit),
+            "evaluation_timestamp": repr(run.date),
+            "metric_config": _metric_config(value),
+            "score_details": _score_details(task, value),
+            "generation_config": {"additional_details": _strings(audit.record["settings"], without_places=True)},
+        }
+
+
+def _source_data(audit: Audit) -> dict[str, Any]:
+    data = audit.record["data"]
+    return {
+        "dataset_name": source_name(audit),
+        "source_type": "other",
+        "additional_details": _strings(
+            {
+                "fingerprint": data["fingerprint"],
+                "block_size": data["block_size"],
+                "split": data.get("split"),
+                "protocol": data.get("protocol"),
+                "fine_tuning": data.get("finetune"),
+                "membership": audit.record["membership"],
+                "n": audit.record["n"],
+            }
+        ),
+    }
+
+
+def _metric_config(value: Value) -> dict[str, Any]:
+    metric = value.metric
+    return {
+        "evaluation_description": metric.description,
+        "metric_id": metric.id,
+        "metric_name": metric.name,
+        "metric_kind": metric.kind,
+        "metric_unit": "proportion" if math.isfinite(metric.maximum) else "nats",
+        **({"metric_parameters": dict(metric.parameters)} if metric.parameters else {}),
+        "lower_is_better": metric.lower_is_better,
+        "score_type": "continuous",
+        "min_score": 0,
+        "max_score": metric.maximum if math.isfinite(metric.maximum) else "Infinity",
+    }
+
+
+def _score_details(task: TaskResult, value: Value) -> dict[str, Any]:
+    record = task.record
+    uncertainty: dict[str, Any] = {"num_samples": record["n"]["scored"]}
+    if math.isfinite(value.stderr):
+        method = "analytic" if value.metric.key == "auroc" else "bootstrap"
+        uncertainty["standard_error"] = {"value": value.stderr, "method": method}
+    if math.isfinite(value.low) and math.isfinite(value.high):
+        uncertainty["confidence_interval"] = {
+            "lower": value.low,
+            "upper": value.high,
+            "confidence_level": record["metrics"]["confidence"],
+            "method": value.metric.interval or "permutation of the documents' labels",
+        }
+    details = {
+        "attack": record["attack"],
+        "n": record["n"],
+        "unscored": record["unscored"],
+        "warnings": warnings(task),
+        "notes": notes(task),
+        **({"realised_fpr": value.details["realised_fpr"]} if "realised_fpr" in value.details else {}),
+        **({"left_out": left_out(task)} if value.metric.key == "auroc" and left_out(task) else {}),
+    }
+    return {"score": value.value, "uncertainty": uncertainty, "details": _strings(details)}
+
+
+def _instances(audit: Audit, evaluation_id: str, model: str) -> Iterator[dict[str, Any]]:
+    """A line for each scored record of each attack: ids, labels and scores, nothing that was or describes a text."""
+    for task in audit.tasks:
+        threshold = task.record["metrics"]["tpr_at_1pct_fpr"].get("threshold")
+        for record in task.records:
+            if record.score is not None and not math.isnan(task.metrics.get("auroc", math.nan)):
+                yield _instance(audit, task, record, threshold) | {"evaluation_id": evaluation_id, "model_id": model}
+
+
+def _instance(audit: Audit, task: TaskResult, record: ScoredRecord, threshold: float | None) -> dict[str, Any]:
+    name = evaluation_name(audit, task)
+    label = "member" if record.is_member else "nonmember"
+    guessed = threshold is not None and record.score is not None and record.score >= threshold
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evaluation_name": name,
+        "evaluation_result_id": f"{name}.auroc",
+        "sample_id": record.id,
+        "interaction_type": "single_turn",
+        "input": {"raw": _WITHHELD, "reference": [label]},
+        "output": {"raw": [repr(record.score)]},
+        "answer_attribution": [
+            {
+                "turn_idx": 0,
+                "source": "output.raw",
+                "extracted_value": "member" if guessed else "nonmember",
+                "extraction_method": "score at or above the threshold of 1 % FPR",
+                "is_terminal": True,
+            }
+        ],
+        "evaluation": {"score": record.score, "is_correct": guessed == record.is_member},
+        "metadata": {"document": record.cluster},
+    }
+
+
+def _strings(values: Mapping[str, Any], *, without_places: bool = False) -> dict[str, str]:
+    """A mapping to strings, as the schema wants it; None left out, and on request what may be a path of the user's."""
+    places = {"members", "nonmembers", "prompts", "candidate", "manifest", "dataset_path", "cache_dir", "base_model"}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in values.items()
+        if value is not None and not (without_places and key.removeprefix("mia_") in places)
+    }
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name, flags=re.ASCII)
