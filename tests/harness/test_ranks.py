@@ -1,0 +1,159 @@
+"""Two processes against one: the same numbers, one reference, and nobody waits for a process that has failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.ranks import meet
+from spvmia_plugin.protocols import Cost
+
+from .conftest import TASKS
+
+ALL = "mia_custom"
+
+
+def launch(order, place):
+    """Two processes; their exit statuses, and what they said on stderr."""
+    (place / "order.json").write_text(json.dumps(order))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.harness.worker", str(place / "order.json")],
+            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [worker.communicate(timeout=600)[1] for worker in workers]
+    return [worker.returncode for worker in workers], said
+
+
+def scores(result, task):
+    return {row["doc"]["id"]: json.loads(row["resps"][0][0]) for row in result["samples"][task]}
+
+
+def assert_same(one, two, tolerance):
+    assert set(one["samples"]) == set(two["samples"])
+    for task in one["samples"]:
+        alone, shared = scores(one, task), scores(two, task)
+        assert set(alone) == set(shared), task
+        for key, expected in alone.items():
+            for name, value in expected.items():
+                assert shared[key][name] == (pytest.approx(value, abs=tolerance) if isinstance(value, float) else value)
+        for name, value in one["results"][task].items():
+            if isinstance(value, float):
+                assert two["results"][task][name] == pytest.approx(value, abs=2e-2, nan_ok=True), (task, name)
+
+
+@pytest.mark.slow
+def test_two_processes_against_one(evaluate, base, adapter, options, tmp_path):
+    """All attacks; a number of records that does not divide by two; a limit; one store for both, empty at first."""
+    model = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", "device": "cpu", "batch_size": 8}
+    places = {"pretrained": str(base), "peft": str(adapter)}
+    metadata = {**options, **places, "mia_max_samples": 39, "mia_cache_dir": str(tmp_path / "two")}
+    audits = [
+        {"tasks": [ALL], "metadata": metadata, "output": str(tmp_path / "all")},
+        {"tasks": [ALL], "metadata": metadata, "output": str(tmp_path / "limit"), "limit": 9},
+    ]
+    status, said = launch({"model": model, "audits": audits}, tmp_path)
+    assert status == [0, 0], said
+    single = {**options, "mia_max_samples": 39, "mia_cache_dir": str(tmp_path / "one")}
+    for name, limit in (("all", None), ("limit", 9)):
+        ranks = [json.loads((tmp_path / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
+        alone = evaluate([ALL], single, limit=limit)
+        assert_same(alone, ranks[0], 1e-5)
+        assert "samples" not in ranks[1]
+        assert len(ranks[0]["samples"]["spv_mia_custom"]) == (limit or 78)
+        trained = [rank["calls"]["trained"] for rank in ranks]
+        assert sorted(trained) == ([0, 1] if limit is None else [0, 0])  # the other waited, and loaded it
+        assert sorted(rank["calls"]["generated"] for rank in ranks) == sorted(trained)
+        together, by_itself = (audit_of(result) for result in (ranks[0], alone))
+        assert together["stages"]["paraphrases"] == pytest.approx(by_itself["stages"]["paraphrases"])
+        assert together["stages"]["reference"]["trained"] is (limit is None)
+    cost, expected = audit_of(ranks[0])["cost"], by_itself["cost"]
+    assert {name: stage["forward_tokens"] for name, stage in cost.items()} == dict.fromkeys(cost, 0)  # all was stored
+    assert sum(stage["forward_tokens"] for stage in expected.values()) == 0
+    assert "process" not in said[1]
+    assert said[0].count("stage ") == 2  # one plan an audit, shown by one process
+    assert said[1].count("stage ") == 0
+
+
+def audit_of(result):
+    return result["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_stops_the_other_with_a_clear_line(base, adapter, options, tmp_path):
+    model = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", "device": "cpu", "batch_size": 8}
+    metadata = {**options, "pretrained": str(base), "peft": str(adapter), "mia_cache_dir": str(tmp_path / "store")}
+    audit = {"tasks": ["loss_mia_custom"], "metadata": metadata, "output": str(tmp_path / "out"), "fails": 1}
+    status, said = launch({"model": model, "audits": [audit]}, tmp_path)
+    assert status == [1, 1]
+    assert "mia_cache_dir: expected room, got none" in said[1]
+    assert "several processes: expected all 2 to finish, got a broken connection: another one has failed" in said[0]
+
+
+def share(rank, tokens, trained, note, rate):
+    paraphrases = {"kind": "causal", "records": 2, "records_without": 0, "texts": 8, "mask_rate": rate}
+    return Outcome(
+        stages={"scoring: target": Cost(forward_tokens=tokens, seconds=rank + 1.0)},
+        notes=["noted by all", note],
+        details={"reference": {"trained": trained}, "paraphrases": paraphrases},
+    )
+
+
+def test_rank_0_knows_what_all_did():
+    outcomes = [share(0, 10, False, "rank 0", 0.1), share(1, 20, True, "rank 1", 0.2)]
+    others = [[(o.stages, o.notes, o.details)] for o in outcomes]
+    lm = SimpleNamespace(rank=0, world_size=2, gather_object=lambda mine: [mine, others[1]], barrier=lambda: None)
+    meet(lm, outcomes[:1])
+    merged = outcomes[0]
+    assert merged.stages == {"scoring: target": Cost(forward_tokens=30, seconds=2.0)}
+    assert merged.notes == ["noted by all", "rank 0", "rank 1"]
+    assert merged.details["reference"] == {"trained": True}
+    assert merged.details["paraphrases"]["records"] == 4
+    assert merged.details["paraphrases"]["texts"] == 16
+    assert merged.details["paraphrases"]["mask_rate"] == pytest.approx(0.15)
+
+
+def test_one_process_meets_nobody():
+    outcome = share(0, 10, False, "x", None)
+    meet(SimpleNamespace(rank=0, world_size=1), [outcome])
+    assert outcome.stages["scoring: target"].forward_tokens == 10
+
+
+def test_a_broken_connection_is_told():
+    def gone(_):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:21")
+
+    with pytest.raises(SpvmiaError, match="another one has failed"):
+        meet(SimpleNamespace(rank=0, world_size=2, gather_object=gone), [])
+
+
+def test_more_processes_than_records_are_refused_by_every_process(options, tmp_path, base):
+    from lm_eval.tasks import TaskManager
+
+    metadata = {**options, "pretrained": str(base), "mia_cache_dir": str(tmp_path)}
+    manager = TaskManager(metadata=metadata, include_path=str(TASKS), include_defaults=False)
+    task = manager.load(["loss_mia_custom"])["tasks"]["loss_mia_custom"]
+    for rank in range(4):
+        with pytest.raises(SpvmiaError, match="--limit: expected at least one record for each of 4 processes, got 3"):
+            task.build_all_requests(limit=3, rank=rank, world_size=4)
+        task.build_all_requests(limit=5, rank=rank, world_size=4)
+        assert len(task.audited) == 5
+        assert len(task.instances) == (2 if rank == 0 else 1)
