@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timezone
+from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export.common import ExportOptions, protocol_digits, warnings
@@ -42,7 +43,7 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> dict[str, str]:
     return {PATH: yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=False, width=120)}
 
 
-def _entry(run: HarnessRun, audit: Audit, task: TaskResult, benchmark: str) -> object | None:
+def _entry(run: HarnessRun, audit: Audit, task: TaskResult, benchmark: str) -> Any:
     from huggingface_hub import EvalResultEntry
 
     value = task.metrics.get(VALUE, math.nan)
