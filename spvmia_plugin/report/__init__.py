@@ -1,1 +1,1 @@
-"""What people read: reports and leaderboards."""
+"""The report: what a run found, for people (one HTML page), for papers (figures) and for machines (JSON)."""

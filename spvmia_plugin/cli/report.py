@@ -1,0 +1,107 @@
+"""`spvmia report`: what an audit found, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from spvmia_plugin.results import HarnessRun
+
+NAME = "report.html"
+
+
+def report(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="lm_eval's --output_path, or one results_*.json in it.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The page; default: report.html in RESULTS.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="Also write every figure as PNG and SVG.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything unrounded as JSON; a page only with --output.")
+    ] = False,
+) -> None:
+    """Write a page that says what an outsider can and cannot tell: one HTML file that loads nothing.
+
+    The newest run with a privacy task is reported. It needs nothing but the results and samples files that
+    `lm_eval --output_path results --log_samples` wrote.
+
+    Examples:
+
+    spvmia report results
+
+    spvmia report results --output audit.html --figures figures
+
+    spvmia report results --json
+    """
+    from spvmia_plugin.results import read_latest
+
+    run = read_latest(results)
+    page = output or (None if as_json else (results if results.is_dir() else results.parent) / NAME)
+    written = [_write_page(run, page)] if page else []
+    if figures:
+        written += _write_figures(run, figures)
+    if as_json:
+        _print_json(run)
+        return
+    _tell(run, written)
+
+
+def _write_page(run: HarnessRun, page: Path) -> Path:
+    from spvmia_plugin.data.private import write_private
+    from spvmia_plugin.errors import SpvmiaError
+    from spvmia_plugin.report.html import render
+
+    if page.is_dir():
+        raise SpvmiaError(f"--output: expected a file, got the folder {page}; name a file in it, such as {page / NAME}")
+    content = render(run).encode("utf-8")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_private(page, content)  # it names records, and shows their texts where the run logged them
+    except OSError as error:
+        raise SpvmiaError(f"--output: cannot write {page} ({error.strerror}); name another file") from error
+    return page
+
+
+def _write_figures(run: HarnessRun, folder: Path) -> list[Path]:
+    from spvmia_plugin.errors import SpvmiaError
+    from spvmia_plugin.report.figures import pictures, save
+
+    names = [audit.dataset for audit in run.audits]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, audit in enumerate(run.audits, 1):
+            save(
+                pictures(audit),
+                folder,
+                names[number - 1] if names.count(audit.dataset) == 1 else f"{number}-{audit.dataset}",
+            )
+    except OSError as error:
+        raise SpvmiaError(f"--figures: cannot write to {folder} ({error.strerror}); name another folder") from error
+    return [folder]
+
+
+def _print_json(run: HarnessRun) -> None:
+    import json
+
+    from spvmia_plugin.report.facts import report_facts
+
+    typer.echo(json.dumps(report_facts(run), allow_nan=False, indent=2))
+
+
+def _tell(run: HarnessRun, written: list[Path]) -> None:
+    from spvmia_plugin.report.verdict import judge
+    from spvmia_plugin.shown import shown
+
+    for audit in run.audits:
+        verdict = judge(audit)
+        doubt = " Provisional: see the failed conditions in the report." if verdict.provisional else ""
+        typer.echo(f"{shown(audit.dataset)}: {verdict.headline}{doubt}")
+    for path in written:
+        typer.echo(shown(str(path)))

@@ -1,0 +1,196 @@
+"""The verdict in words: what an outsider can and cannot tell, and how sure that is. Evidence, never proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spvmia_plugin.report.attacks import title
+from spvmia_plugin.report.numbers import Number, Text, audited, metric
+from spvmia_plugin.results import Audit, TaskResult
+
+Level = Literal["evidence", "none_found", "reversed", "unresolved"]
+
+LIMITS_ONE_NUMBER = ("too_few_nonmembers_1pct", "too_few_nonmembers_0.1pct")
+"""Failed preconditions that leave a number NaN and all others as they are."""
+MARKED, CLEAR = 0.8, 0.6
+"""Lower ends of the interval from which the headline says "often", and from which it says "clearly"."""
+
+ENOUGH_NONMEMBERS = 370
+"""Below so many the lower limit of the TPR at 1 % FPR is always 0: no non-member lies surely above the threshold."""
+
+MEMBERSHIP: Mapping[str, str] = {
+    "manifest": "Who is a member is known from the manifest that was written when the model was fine-tuned.",
+    "declared": "Who is a member is what the given files declare; if they are wrong, so are the numbers.",
+    "assumed": "Who is a member is only assumed: a public data set, and a model that nobody vouches for.",
+}
+
+CANNOT_SHOW = (
+    "These are statistics about the audited records as a group. A high score is never proof that one record was used "
+    "for training, and a low one does not make a record safe. The outsider is taken to see the probabilities that the "
+    "model gives to each token of a text. Other attacks, other records or another training run may tell more."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the audit says.
+
+    Attributes:
+        level: "evidence" that members can be told apart, "none_found", "reversed" (members score lower), or
+            "unresolved".
+        headline: one sentence.
+        sentences: the strongest attack, and how many records can be picked out, each with its uncertainty.
+        provisional: failed preconditions that the verdict depends on.
+        membership: how it is known.
+    """
+
+    level: Level
+    headline: str
+    sentences: tuple[Text, ...]
+    provisional: int
+    membership: str
+
+
+def judge(audit: Audit) -> Verdict:
+    """Put an audit's result into words."""
+    warnings = [finding for finding in audit.record["preconditions"] if finding["severity"] == "warning"]
+    doubts = sum(finding["code"] not in LIMITS_ONE_NUMBER for finding in warnings)
+    level = _level(audit)
+    sentences = [_of_pairs(audit, level)]
+    best = strongest_task(audit)
+    if level != "unresolved" and best is not None:
+        sentences.append(picked_out(best, audit.record["membership"]))
+        if (other := _better_at_low_fpr(audit, best)) is not None:
+            sentences.append(_other_attack(other))
+    known = MEMBERSHIP.get(str(audit.record["membership"]), "How membership is known was not recorded.")
+    return Verdict(level, _headline(audit, level), tuple(sentences), doubts, known)
+
+
+def strongest_task(audit: Audit) -> TaskResult | None:
+    """The task of the strongest attack."""
+    name = audit.strongest.name if audit.strongest else None
+    return next((task for task in audit.model_attacks if task.attack == name), None)
+
+
+def _level(audit: Audit) -> Level:
+    found = audit.strongest
+    if found is None or found.name is None or math.isnan(found.interval[0]):
+        return "unresolved"
+    low, high = found.interval
+    return "evidence" if low > 0.5 else "reversed" if high < 0.5 else "none_found"
+
+
+def _headline(audit: Audit, level: Level) -> str:
+    if level == "unresolved":
+        return "These data cannot say whether an outsider can tell training records from others."
+    if level == "none_found":
+        return "These attacks found no evidence that an outsider can tell training records from others."
+    if level == "reversed":
+        return "Training records score lower than others. That points at the data, or at swapped labels."
+    low = audit.strongest.interval[0] if audit.strongest else math.nan
+    if low >= MARKED:
+        return "An outsider can often tell which records this model was trained on."
+    if low >= CLEAR:
+        return "An outsider can tell training records from others, clearly better than by chance."
+    return "An outsider can tell training records from others a little better than by chance."
+
+
+def _of_pairs(audit: Audit, level: Level) -> Text:
+    """The AUROC as what it is: how often the record of a pair is named that was trained on."""
+    found = audit.strongest
+    if found is None or found.name is None or level == "unresolved":
+        reason = found.reason if found and found.reason else "the run kept no scores of records"
+        return (f"Nothing can be concluded: {reason}.",)
+    auroc, low, high = strongest_numbers(audit, "per_hundred")
+    which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    text: Text = (
+        f"Shown one training record and one other, {which} ({title(found.name)}) names the training record about ",
+        *(auroc, " times in 100 (", low, " to ", high, "). Guessing gets 50"),
+    )
+    if level == "none_found":
+        within = ", which lies within that range. This is no finding of safety: up to "
+        return (*text, within, high, " times in 100 cannot be ruled out with these records.")
+    return (*text, ".")
+
+
+def ranges(audit: Audit) -> str:
+    """What the ranges behind the numbers mean."""
+    found = audit.strongest
+    if found is None or found.name is None:
+        return ""
+    chosen = f"; the first allows for having chosen the strongest of {found.n_attacks}" if found.n_attacks > 1 else ""
+    return f"In brackets: the range that the true value lies in with {100 * found.confidence:g} % confidence{chosen}."
+
+
+def strongest_numbers(audit: Audit, style: str) -> tuple[Number, Number, Number]:
+    """AUROC of the strongest attack and both ends of its simultaneous interval."""
+    found = audit.strongest
+    recorded = bool(audit.record.get("strongest"))
+    if found is None or recorded:
+        first = audit.tasks[0]
+        low, high = (audited(first, "strongest", "interval", end, style=style) for end in (0, 1))
+        return audited(first, "strongest", "auroc", style=style), low, high
+    task = strongest_task(audit)
+    auroc = metric(task, "auroc", style) if task else Number(found.auroc, style, "computed/strongest/auroc")
+    low, high = (Number(found.interval[end], style, f"computed/strongest/interval/{end}") for end in (0, 1))
+    return auroc, low, high
+
+
+def picked_out(task: TaskResult, membership: object = "manifest") -> Text:
+    """The TPR at 1 % FPR in words."""
+    reason = _lookup(task.record, "metrics", "tpr_at_1pct_fpr", "reason")
+    tpr, low, high = tpr_numbers(task, "per_hundred")
+    if tpr.value is None or math.isnan(tpr.value):
+        return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {reason}.",)
+    supposed = "supposed training records" if membership == "assumed" else "training records"
+    return (
+        f"Of 100 {supposed}, it can pick out about ",
+        *(tpr, " (", low, " to ", high, ") while wrongly accusing 1 in 100 others. Guessing picks out 1."),
+        *_few_others(task, low.value),
+    )
+
+
+def _few_others(task: TaskResult, low: float | None) -> Text:
+    """Why the range reaches down to 0 whatever the estimate: the threshold rests on too few non-members."""
+    others = audited(task, "metrics", "n_nonmembers", style="count")
+    if low != 0 or others.value is None or others.value >= ENOUGH_NONMEMBERS:
+        return ()
+    return (
+        " The range reaches 0 because only ",
+        others,
+        f" others were audited; from {ENOUGH_NONMEMBERS} on it need not.",
+    )
+
+
+def tpr_numbers(task: TaskResult, style: str) -> tuple[Number, Number, Number]:
+    """TPR at 1 % FPR and both ends of its interval."""
+    low, high = (audited(task, "metrics", "tpr_at_1pct_fpr", "interval", end, style=style) for end in (0, 1))
+    return metric(task, "tpr_at_1pct_fpr", style), low, high
+
+
+def _better_at_low_fpr(audit: Audit, best: TaskResult) -> TaskResult | None:
+    """Another attack that picks out more at 1 % FPR than the one with the largest AUROC."""
+
+    def tpr(task: TaskResult) -> float:
+        value = task.metrics.get("tpr_at_1pct_fpr", math.nan)
+        return -1.0 if math.isnan(value) else value
+
+    other = max(audit.model_attacks, key=tpr)
+    return other if tpr(other) > tpr(best) >= 0 else None
+
+
+def _other_attack(task: TaskResult) -> Text:
+    tpr, low, high = tpr_numbers(task, "per_hundred")
+    return (
+        f"Another attack, {title(task.attack)}, picks out most at that rate: about ",
+        *(tpr, " (", low, " to ", high, "). It was chosen for that, so its number is too high on average."),
+    )
+
+
+def _lookup(record: Mapping[str, Any], *path: str) -> Any:
+    for step in path:
+        record = record.get(step) or {}
+    return record or "no reason was recorded"
