@@ -65,14 +65,15 @@ def entrants(runs: Iterable[tuple[HarnessRun, str | None]]) -> list[Entrant]:
     Raises:
         SpvmiaError: two results of one model contradict each other, or a model has two names.
     """
-    named = list({run.path.resolve(): (run, name) for run, name in runs}.values())
+    named = list({(run.path.resolve(), name): (run, name) for run, name in runs}.values())
     groups: dict[str, list[tuple[HarnessRun, str | None]]] = {}
     by_arguments = _known_arguments(run for run, _ in named)
     for run, name in named:
         key = _identity(run) or by_arguments.get(_arguments(run)) or f"arguments {_arguments(run)}"
         groups.setdefault(key, []).append((run, name))
     names = _names(groups)
-    return [_entrant(names[key], [run for run, _ in group]) for key, group in groups.items()]
+    once = {key: {run.path.resolve(): run for run, _ in group}.values() for key, group in groups.items()}
+    return [_entrant(names[key], list(found)) for key, found in once.items()]
 
 
 def _identity(run: HarnessRun) -> str | None:

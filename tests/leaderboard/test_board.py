@@ -1,0 +1,315 @@
+"""Which audits share a table, who is ranked, and how runs of one model find each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.leaderboard import Board, Options, build_board
+from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.metrics.finding import Finding
+from spvmia_plugin.results import read_runs
+from tests.leaderboard.models import ATTACKS, DUPLICATES, RECIPE, TOO_FEW, audit_of, audited, model, three_models
+from tests.results.builders import fake_records
+
+
+def board_of(*places: Path | str, **options: str) -> Board:
+    return build_board([Source.parse(str(place)) for place in places], Options(**options))  # type: ignore[arg-type]
+
+
+def names(board: Board) -> list[list[str]]:
+    return [[row.entrant.name for row in table.rows] for table in board.tables]
+
+
+def test_models_are_ranked_by_the_strongest_attack(tmp_path: Path) -> None:
+    (table,) = board_of(three_models(tmp_path)).tables
+    assert [(row.rank, row.entrant.name) for row in table.rows] == [
+        (1, "org/private"),
+        (2, "org/neither"),
+        (3, "org/capable"),
+    ]
+    assert [row.number.attack for row in table.rows] == ["spv"] * 3
+    assert [row.number.chosen_among for row in table.rows] == [2] * 3
+    aurocs = [row.number.value for row in table.rows]
+    assert aurocs == sorted(aurocs)
+    assert all(row.number.low < row.number.value < row.number.high for row in table.rows)
+
+
+def test_the_interval_of_the_strongest_allows_for_the_choice(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited())
+    row = board_of(tmp_path).tables[0].rows[0]
+    pointwise = row.audit.tasks[0].record["metrics"]["auroc_interval"]
+    assert row.number.low < pointwise[0]
+    assert row.number.high > pointwise[1]
+
+
+def test_one_attack_can_be_named(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited())
+    row = board_of(tmp_path, attack="loss", metric="tpr_at_1pct_fpr").tables[0].rows[0]
+    task = next(task for task in row.audit.tasks if task.attack == "loss")
+    assert (row.number.attack, row.number.value) == ("loss", task.metrics["tpr_at_1pct_fpr"])
+    assert [row.number.low, row.number.high] == task.record["metrics"]["tpr_at_1pct_fpr"]["interval"]
+
+
+@pytest.mark.parametrize(
+    ("finding", "metric", "is_ranked"),
+    [
+        (DUPLICATES, "auroc", False),
+        (TOO_FEW, "auroc", True),
+        (TOO_FEW, "tpr_at_0.1pct_fpr", False),
+        (Finding("too_few_nonmembers_1pct", "warning", "too few", {}), "tpr_at_1pct_fpr", False),
+        (Finding("candidate_overlaps_audited", "warning", "overlap", {}), "auroc", True),
+        (Finding("of_a_later_version", "warning", "something new", {}), "auroc", False),
+        (Finding("of_a_later_version", "note", "something new", {}), "auroc", True),
+    ],
+)
+def test_failed_preconditions_are_marked_and_not_ranked(
+    tmp_path: Path, finding: Finding, metric: str, is_ranked: bool
+) -> None:
+    model(tmp_path / "good", "org/good", audited(weights="good"))
+    model(tmp_path / "other", "org/other", audited(weights="other", findings=[finding]))
+    rows = {row.entrant.name: row for row in board_of(tmp_path, metric=metric).tables[0].rows}
+    assert (rows["org/other"].rank is not None) is is_ranked
+    told = rows["org/other"].remarks if is_ranked else rows["org/other"].why_not_ranked
+    assert finding.message in told
+
+
+def test_an_overlap_of_candidates_counts_where_their_attack_counts(tmp_path: Path) -> None:
+    overlap = Finding("candidate_overlaps_audited", "warning", "the candidates overlap", {})
+    model(tmp_path, "org/one", audited({"lira_candidate": 2.0, "loss": 0.1}, findings=[overlap]))
+    assert board_of(tmp_path).tables[0].rows[0].why_not_ranked == ["the candidates overlap"]
+    assert board_of(tmp_path, attack="loss").tables[0].rows[0].rank == 1
+
+
+def test_many_records_without_a_score_are_marked(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited(unscored_every=10))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.rank is None
+    assert row.why_not_ranked == ["spv has no score for 16 of 160 records"]
+
+
+def test_members_that_score_lower_are_no_privacy(tmp_path: Path) -> None:
+    model(tmp_path, "org/swapped", audited({"loss": -2.0}))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.rank is None
+    assert "swapped labels" in row.why_not_ranked[0]
+
+
+def test_without_samples_a_recorded_strongest_attack_is_enough(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited(), with_samples=False)
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert (row.rank, row.number.attack, row.number.chosen_among) == (1, "spv", 3)
+
+
+def test_without_samples_and_record_there_is_no_interval(tmp_path: Path) -> None:
+    tasks = audited()
+    for task in tasks:
+        del audit_of(task)["strongest"]
+    model(tmp_path, "org/one", tasks, with_samples=False)
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.rank is None
+    assert "--log_samples" in row.why_not_ranked[0]
+    assert board_of(tmp_path, attack="spv").tables[0].rows[0].rank == 1
+
+
+DIFFERENT = {
+    "the data": ({"fingerprint": "b" * 64}, "data ("),
+    "a setting": ({"settings": {"mia_self_prompts": 7}}, "mia_self_prompts (7 here, 10000 there)"),
+    "an attack's setting": ({"settings": {"mia_spv_variant": "released"}}, "attack spv"),
+    "the recipe": ({"recipe": {**RECIPE, "epochs": 9.0}}, "fine-tuning epochs (9 here, 3 there)"),
+    "the attacks": ({"strengths": {**ATTACKS, "zlib": 0.1}}, "attack zlib (only here)"),
+    "the records": ({"records": fake_records(50, 100)}, "members and non-members"),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_audits_that_differ_do_not_share_a_table(tmp_path: Path, what: str) -> None:
+    options, words = DIFFERENT[what]
+    model(tmp_path / "1", "org/one", audited(weights="one"))
+    model(tmp_path / "2", "org/two", audited(weights="two"))
+    model(tmp_path / "3", "org/three", audited(weights="three", **options))  # type: ignore[arg-type]
+    board = board_of(tmp_path)
+    assert names(board)[1] == ["org/three"]
+    assert sorted(names(board)[0]) == ["org/one", "org/two"]
+    assert words in board.tables[1].differs
+    assert board.tables[0].differs == ""
+
+
+def test_another_version_of_the_plugin_does_not_share_a_table(tmp_path: Path) -> None:
+    old = audited(weights="old")
+    for task in old:
+        audit_of(task)["versions"]["spvmia-plugin"] = "0.0.9"
+    model(tmp_path / "1", "org/one", audited(weights="one"))
+    model(tmp_path / "2", "org/old", old)
+    board = board_of(tmp_path)
+    assert len(board.tables) == 2
+    assert "spvmia-plugin (0.0.9 here" in board.tables[1].differs
+
+
+@pytest.mark.parametrize("setting", [{"mia_seed": 3}, {"mia_preset": "paper"}, {"mia_cache_dir": "/elsewhere"}])
+def test_what_does_not_change_the_protocol_may_differ(tmp_path: Path, setting: dict[str, object]) -> None:
+    model(tmp_path / "1", "org/one", audited(weights="one"))
+    model(tmp_path / "2", "org/two", audited(weights="two", settings=setting))
+    assert len(board_of(tmp_path).tables) == 1
+
+
+def test_one_attack_alone_asks_nothing_of_the_others(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/one", audited(weights="one"))
+    model(tmp_path / "2", "org/two", audited({"spv": 1.0}, weights="two"))
+    assert len(board_of(tmp_path).tables) == 2
+    assert len(board_of(tmp_path, attack="spv").tables) == 1
+
+
+def test_recipes_of_one_base_can_be_set_side_by_side(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/light", audited(weights="light"))
+    model(tmp_path / "2", "org/heavy", audited(weights="heavy", recipe={**RECIPE, "epochs": 30.0}))
+    model(tmp_path / "3", "org/base", audited({"spv": 0.0, "loss": 0.0, "lira_base": 0.1}, weights="base"))
+    model(tmp_path / "4", "org/of-another-base", audited(weights="x", base="another"))
+    board = board_of(tmp_path, compare="recipes")
+    assert [len(table.rows) for table in board.tables] == [3, 1]
+    recipes = {row.entrant.name: row.recipe for row in board.tables[0].rows}
+    assert recipes["org/heavy"] == "lora, epochs 30, lr 0.0002, lora rank 16"
+    assert recipes["org/base"] == "none: the model before fine-tuning"
+    assert len(board_of(tmp_path).tables) > 2
+
+
+def test_data_of_another_key_can_be_recognised_by_ids(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/one", audited(weights="one"))
+    model(tmp_path / "2", "org/two", audited(weights="two", fingerprint="c" * 64))
+    model(tmp_path / "3", "org/three", audited(weights="three", records=fake_records(60, 100, files=["other.jsonl"])))
+    assert [len(table.rows) for table in board_of(tmp_path, same_data="ids").tables] == [2, 1]
+
+
+def test_runs_of_the_same_weights_are_one_model(tmp_path: Path) -> None:
+    model(tmp_path / "1", "./runs/a", audited({"spv": 1.0}), acc=None, model_args={"pretrained": "x"})
+    model(tmp_path / "2", "./elsewhere/b", audited({"loss": 0.3}), acc=None, day=1)
+    model(tmp_path / "3", "./elsewhere/b", acc=0.6, day=2)
+    (table,) = board_of(tmp_path).tables
+    (row,) = table.rows
+    assert [task.attack for task in row.audit.tasks] == ["spv", "loss"]
+    assert row.number.chosen_among == 2
+    assert [score.value for score in row.capabilities.values()] == [0.6]
+
+
+def test_a_strongest_attack_over_two_runs_is_chosen_anew(tmp_path: Path) -> None:
+    model(tmp_path / "apart", "org/a", audited({"loss": 0.3}), acc=None)
+    model(tmp_path / "apart", "org/a", audited({"spv": 1.0}), acc=None, day=1)
+    (row,) = board_of(tmp_path / "apart").tables[0].rows
+    assert (row.number.attack, row.number.chosen_among, row.rank) == ("spv", 2, 1)
+
+
+def test_capability_runs_find_their_model_by_its_arguments(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/a", audited(weights="a"), acc=None)
+    model(tmp_path / "2", "org/a", acc=0.6, day=1)
+    model(tmp_path / "3", "org/never-audited", acc=0.9)
+    board = board_of(tmp_path)
+    assert names(board) == [["org/a"]]
+    assert [score.value for score in board.tables[0].rows[0].capabilities.values()] == [0.6]
+    assert [entrant.name for entrant in board.not_audited] == ["org/never-audited"]
+
+
+def test_the_same_file_named_twice_counts_once(tmp_path: Path) -> None:
+    path = model(tmp_path, "org/a", audited())
+    assert names(board_of(tmp_path, path)) == [["org/a"]]
+
+
+def test_results_that_contradict_each_other_are_an_error(tmp_path: Path) -> None:
+    one = model(tmp_path / "1", "org/a", audited({"spv": 1.0}))
+    two = model(tmp_path / "2", "org/a", audited({"spv": 1.5}), day=1)
+    with pytest.raises(SpvmiaError, match="one result of spv_mia_custom") as raised:
+        board_of(tmp_path)
+    assert str(one) in str(raised.value)
+    assert str(two) in str(raised.value)
+
+
+def test_capability_scores_that_contradict_each_other_are_an_error(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/a", audited(), acc=0.5)
+    model(tmp_path / "2", "org/a", acc=0.6)
+    with pytest.raises(SpvmiaError, match=r"one result of arc_easy \(acc\)"):
+        board_of(tmp_path)
+
+
+def test_an_overwritten_folder_is_an_error(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/a", audited(weights="first"))
+    model(tmp_path / "2", "org/a", audited(weights="second"), day=1)
+    with pytest.raises(SpvmiaError, match="one model behind the same model_args"):
+        board_of(tmp_path)
+
+
+def test_capability_scores_over_other_samples_have_their_own_column(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/a", audited(weights="a"))
+    limited = model(tmp_path / "2", "org/b", audited(weights="b"))
+    raw = json.loads(limited.read_text())
+    raw["n-samples"]["arc_easy"]["effective"] = 10
+    limited.write_text(json.dumps(raw))
+    (table,) = board_of(tmp_path).tables
+    titles = sorted(column.title for column in table.columns)
+    assert titles == [f"arc_easy, acc ({n} samples, 0 examples, version 1.0)" for n in (10, 100)]
+    assert table.picture is None
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
+    model(tmp_path / "1", "/home/me/runs/light/adapter", audited(weights="a"))
+    model(tmp_path / "2", "/home/me/runs/heavy/adapter", audited(weights="b"))
+    model(tmp_path / "3", "org/hub-id", audited(weights="c"))
+    (found,) = names(board_of(tmp_path))
+    assert sorted(found) == ["heavy/adapter", "light/adapter", "org/hub-id"]
+
+
+def test_a_model_can_be_given_a_name(tmp_path: Path) -> None:
+    model(tmp_path / "a=b", "org/a", audited(weights="a"))
+    model(tmp_path / "two", "org/b", audited(weights="b"))
+    (found,) = names(board_of(f"mine={tmp_path / 'two'}", tmp_path / "a=b"))
+    assert sorted(found) == ["mine", "org/a"]
+    with pytest.raises(SpvmiaError, match="one name for one model"):
+        board_of(f"mine={tmp_path / 'two'}", f"yours={tmp_path / 'two'}".replace("two", "./two"), tmp_path / "a=b")
+
+
+def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/a", audited(weights="a"))
+    model(tmp_path / "2", "org/b", audited(weights="b"))
+    (found,) = names(board_of(f"same={tmp_path / '1'}", f"same={tmp_path / '2'}"))
+    assert len(set(found)) == 2
+    assert all(name.startswith("same #") for name in found)
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/a", acc=0.5)
+    with pytest.raises(SpvmiaError, match="expected lm_eval runs with a privacy task"):
+        board_of(tmp_path)
+    with pytest.raises(SpvmiaError, match="name both"):
+        board_of("=x")
+    model(tmp_path / "2", "org/b", audited())
+    with pytest.raises(SpvmiaError, match="did you mean 'loss'"):
+        board_of(tmp_path, attack="los")
+    with pytest.raises(SpvmiaError, match="arc_easy, acc"):
+        board_of(tmp_path, capability="mmlu")
+
+
+def test_the_blind_baseline_is_no_attack_on_the_model(tmp_path: Path) -> None:
+    model(tmp_path, "org/a", audited({"bag_of_words": 3.0, "loss": 0.3}))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert (row.number.attack, row.number.chosen_among) == ("loss", 1)
+    with pytest.raises(SpvmiaError, match="--attack"):
+        board_of(tmp_path, attack="bag_of_words")
+
+
+def test_a_canary_audit_has_a_table_of_its_own(tmp_path: Path) -> None:
+    canary = audited({"spv": 1.0}, canary=True)
+    model(tmp_path, "org/a", audited({"spv": 1.0}), canary)
+    board = board_of(tmp_path)
+    assert len(board.tables) == 2
+    assert "audit (canaries here, records there)" in board.tables[1].differs
+
+
+def test_nothing_of_a_result_is_changed(tmp_path: Path) -> None:
+    path = model(tmp_path, "org/a", audited())
+    before = path.read_bytes()
+    row = board_of(tmp_path).tables[0].rows[0]
+    (run,) = read_runs(path)
+    assert dataclasses.astuple(row.audit.tasks[0])[:3] == dataclasses.astuple(run.audits[0].tasks[0])[:3]
+    assert path.read_bytes() == before
