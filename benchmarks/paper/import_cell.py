@@ -48,20 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = read_summaries(options.results).get(cell)
     summary = summarise_audit(options.output_path, options.target, audit_shown(cell))
     check_same_audit(cell, summary["audits"][-1]["settings"])
+    if options.work is not None:
+        link_all(cell, options.target, options.output_path, options.work)
+    if known is not None and set(summary["attacks"]) <= set(known["attacks"]):
+        print(f"{cell.name}: nothing new")
+        return
     words = finetune_words(
         "$MODEL", f"${cell.data.upper()}", Path(f"$WORK/targets/{cell.target}"), cell.finetune_options()
     )
     summary["finetune"] = finetune_record(options.target, " ".join(words))
-    if known is not None and set(summary["attacks"]) - set(known["attacks"]):
-        summary = merge(known, summary)
-    elif known is not None:
-        print(f"{cell.name}: nothing new")
-        return
-    path = write_summary(cell, {**summary, "imported": True}, options.results)
+    summary = {**(merge(known, summary) if known is not None else summary), "imported": True}
+    path = write_summary(cell, summary, options.results)
     missing = ", ".join(missing_attacks(cell, summary)) or "none"
     print(f"{path}: {len(summary['attacks'])} attacks; missing: {missing}")
-    if options.work is not None:
-        link(options.target, options.work / "targets" / cell.target)
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -117,11 +116,17 @@ def audit_shown(cell: Cell) -> str:
     )
 
 
-def link(target: Path, place: Path) -> None:
-    """Let `run.py` find the target where it would have made it."""
+def link_all(cell: Cell, target: Path, results: Path, work: Path) -> None:
+    """Let `run.py` and `combine.py` find the target and the results where they would have put them."""
+    link(target, work / "targets" / cell.target)
+    for file in results.rglob("*.json*"):
+        link(file, work / "results" / cell.name / "imported" / file.name)
+
+
+def link(original: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
-        place.symlink_to(target.absolute(), target_is_directory=True)
+        place.symlink_to(original.absolute())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ ATTACKS = (
 BLIND = "bag_of_words"
 CALIBRATED = ("spv", "spv_ez", "spv_wbc")
 PARAPHRASED = ("spv", "neighbour", "detectgpt")
+CORE = ("spv", "spv_ez", "spv_wbc", "loss", "min_k_pp", "lira_base", "ez", "wbc")
+"""What is worth its time where every setting needs a target of its own."""
 MAIN_ATTACKS = ("spv", "spv_ez", "spv_wbc", "loss", "neighbour", "min_k_pp", "lira_base", "lira_candidate", "ez", "wbc")
 """The lines of the figures."""
 
@@ -225,7 +227,7 @@ ABLATIONS = {
     "reference_rank": Ablation("Rank of the reference", CALIBRATED, "16", _audit("mia_lora_rank", 4, 8, 16, 32, 64)),
     "method": Ablation(
         "How the target was fine-tuned",
-        ATTACKS,
+        CORE,
         "lora",
         {
             "lora": Change(),
@@ -237,7 +239,7 @@ ABLATIONS = {
     ),
     "quantisation": Ablation(
         "Weights of the audited model in fewer bits",
-        ATTACKS,
+        CORE,
         "bfloat16",
         {
             "bfloat16": Change(),
@@ -247,7 +249,7 @@ ABLATIONS = {
     ),
     "times_seen": Ablation(
         "How often each member was seen",
-        ATTACKS,
+        CORE,
         "3",
         {str(n): Change(finetune={"epochs": n}) for n in (1, 2, 3, 4, 6, 8, 10)},
     ),

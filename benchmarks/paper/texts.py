@@ -51,8 +51,8 @@ def prompt_texts(kind: str, tokenizer: Any, block: int, n: int, other: Sequence[
     """Documents to prompt with that are not of the members' data.
 
     Args:
-        kind: `other`: beginnings of documents of another data set; `irrelevant`: made-up word salad; `none`: the
-            model's own separator, so that with one prompt token the model writes from nothing.
+        kind: `other`: beginnings of documents of another data set; `irrelevant`: made-up word salad; `none`: "The",
+            which with one prompt token is as little as a model can be given to begin with.
         tokenizer: the target's.
         block: tokens of a document.
         n: how many.
@@ -63,8 +63,7 @@ def prompt_texts(kind: str, tokenizer: Any, block: int, n: int, other: Sequence[
     salad = [Document(str(i), text) for i, text in enumerate(made_up_texts(n, words=2 * block))]
     documents = cut_documents(list(other) if kind == "other" else salad, fast_tokenize(tokenizer), block)
     texts = [document.text for document in documents if len(tokenizer(document.text)["input_ids"]) >= block][:n]
-    separator = tokenizer.bos_token or tokenizer.eos_token
-    return [separator + text for text in texts] if kind == "none" else texts
+    return [f"The {text}" for text in texts] if kind == "none" else texts
 
 
 def bare_copy(target: Path, folder: Path) -> Path:

@@ -1,0 +1,279 @@
+"""The Markdown of docs/results.md that is made from the summaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.paper.aggregate import Group, Mean, difference, group_key, groups, rates_of, total_seconds
+from benchmarks.paper.cells import MAIN, Cell, missing_attacks
+from benchmarks.paper.settings import ABLATIONS, ATTACKS, BASELINES, BLIND, PROTOCOLS
+from benchmarks.paper.summary import DERIVED
+
+Summaries = Mapping[Cell, Mapping[str, Any]]
+SEEDS = (0, 1, 2)
+WANTED_DATA = ("ag_news", "wikitext")
+NO_REFERENCE = ("loss", "neighbour", "detectgpt", "min_k", "min_k_pp", "lira_base")
+"""What `spv` should beat: the baselines that see no reference data."""
+TPR = "tpr_at_1pct_fpr"
+_NOT_MEASURED = "not measured"
+
+
+def main_tables(summaries: Summaries) -> str:
+    """A table for each data set and strength."""
+    found = groups(summaries)
+    parts = [_main_table(group, summaries) for group in found.values() if group.cell.ablation == MAIN]
+    return "\n\n".join(parts) if parts else "No main cell has run yet."
+
+
+def _main_table(group: Group, summaries: Summaries) -> str:
+    cell = group.cell
+    loss = group.mean("loss", "auroc")
+    heading = f"### {cell.data}, {cell.strength} ({_finetuning(cell)}): the loss attack is at {_plain(loss)}"
+    seeds = ", ".join(map(str, group.seeds))
+    rates = rates_of(summaries, cell)
+    rows = [
+        (
+            f"`{attack}`",
+            shown(auroc := group.mean(attack, "auroc")),
+            _each(auroc),
+            shown(group.mean(attack, TPR)),
+            shown(group.mean(attack, "tpr_at_0.1pct_fpr")),
+            f"{len(auroc.values)} x {group.records(attack)}",
+            _seconds(group.seconds(attack, rates)),
+        )
+        for attack in ATTACKS
+        if group.entries(attack)
+    ]
+    absent = [attack for attack in ATTACKS if not group.entries(attack)]
+    header = ("attack", "AUROC", "each seed", "TPR at 1 % FPR", "TPR at 0.1 % FPR", "n", "seconds alone")
+    notes = [f"Base {cell.base}, protocol `{cell.protocol}`, {cell.method}; seeds {seeds}."]
+    notes += [f"Not run yet: {', '.join(absent)}."] if absent else []
+    return "\n\n".join([heading, " ".join(notes), table(header, rows)])
+
+
+def _finetuning(cell: Cell) -> str:
+    return f"{cell.finetune_options()['epochs']} epochs"
+
+
+def ablation_tables(summaries: Summaries) -> str:
+    """A table for each ablation and main cell it was made on."""
+    found = groups(summaries)
+    parts = [_variation(found)]
+    for name, ablation in ABLATIONS.items():
+        mains = {group_key(g.cell.main): g.cell.main for g in found.values() if g.cell.ablation == name}
+        parts.append(f"### {ablation.question}")
+        if not mains:
+            parts.append(f"Not run yet: `--ablation {name}`.")
+        parts += [_ablation_table(name, cell, found) for cell in mains.values()]
+        unable = [f"{setting}: {change.not_run}" for setting, change in ablation.settings.items() if change.not_run]
+        parts += [f"Never run: {'; '.join(unable)}."] if unable else []
+    return "\n\n".join(parts)
+
+
+def _ablation_table(name: str, main: Cell, found: Mapping[tuple[str, ...], Group]) -> str:
+    ablation = ABLATIONS[name]
+    attacks = [a for a in ablation.attacks if a in ("spv", "spv_ez", "spv_wbc", "neighbour", "detectgpt", "loss")]
+    rows, missing = [], []
+    for setting, change in ablation.settings.items():
+        cell = main if setting == ablation.default else Cell(*group_key(main)[:5], name, setting, main.seed)
+        group = found.get(group_key(cell))
+        if group is None:
+            missing += [] if change.not_run else [setting]
+            continue
+        own = f"{setting} (the main cell)" if setting == ablation.default else setting
+        rows.append((own, *(_both(group, attack) for attack in attacks), str(len(group.seeds)), _n(group, attacks)))
+    header = ("setting", *(f"`{attack}`" for attack in attacks), "seeds", "n a seed")
+    note = f"On {main.data}, {main.strength}: AUROC; TPR at 1 % FPR." + (
+        f" Not run yet: {', '.join(missing)}." if missing else ""
+    )
+    return f"{note}\n\n{table(header, rows)}"
+
+
+def _n(group: Group, attacks: Sequence[str]) -> str:
+    return next((group.records(attack) for attack in attacks if group.entries(attack)), "")
+
+
+def _variation(found: Mapping[tuple[str, ...], Group]) -> str:
+    """What the probabilistic variation adds to the calibrated difference: from the samples of every cell."""
+    names = ("spv", *DERIVED)
+    rows = [
+        (f"{g.cell.data}, {g.cell.strength}", *(_both(g, name) for name in names), str(len(g.seeds)), g.records("spv"))
+        for g in found.values()
+        if g.cell.ablation == MAIN and g.entries("spv")
+    ]
+    note = (
+        "AUROC; TPR at 1 % FPR. The same records, target and reference, the paraphrases left out: the difference of "
+        "the two probabilities, of their logarithms, and the ratio of the two losses."
+    )
+    header = ("cell", "`spv`", *(name.removeprefix("spv ") for name in DERIVED), "seeds", "n a seed")
+    return f"### Without probabilistic variation\n\n{note}\n\n{table(header, rows)}"
+
+
+def claims(summaries: Summaries, strength: str = "medium", protocol: str = "cpu") -> str:
+    """What was claimed, what was measured, and whether it holds."""
+    found = [
+        g
+        for g in groups(summaries).values()
+        if (g.cell.ablation, g.cell.strength, g.cell.protocol, g.cell.method) == (MAIN, strength, protocol, "lora")
+    ]
+    rows = [row for group in found for row in _beats(group)]
+    rows += [_best_auroc(found), _best_tpr(found)]
+    absent = [name for name in WANTED_DATA if name not in {group.cell.data for group in found}]
+    note = f"Strength `{strength}`. " + (f"No cells yet of {', '.join(absent)}." if absent else "")
+    return f"{note}\n\n{table(('claim', 'measured', 'holds'), rows)}"
+
+
+def _beats(group: Group) -> Iterable[tuple[str, str, str]]:
+    """A row for each baseline; every seed in which both ran."""
+    for baseline in NO_REFERENCE:
+        claim = f"{group.cell.data}: `spv` above `{baseline}` in mean AUROC"
+        pairs = zip(group.values("spv", "auroc"), group.values(baseline, "auroc"), strict=True)
+        known = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        if not known:
+            yield claim, _NOT_MEASURED, ""
+            continue
+        gain = difference([ours for ours, _ in known], [theirs for _, theirs in known])
+        yield claim, f"{_signed(gain)}, {len(known)} seeds, n {group.records(baseline)}", _verdict(gain)
+
+
+def _verdict(gain: Mean) -> str:
+    if math.isnan(gain.low):
+        return "one seed only"
+    if gain.low > 0:
+        return "yes"
+    return "no" if gain.high < 0 else ("in the mean, the interval touches 0" if gain.value > 0 else "no")
+
+
+def _best_auroc(found: Sequence[Group]) -> tuple[str, str, str]:
+    """The attack with the largest mean over the data sets."""
+    claim = "the best attack's mean AUROC over the data sets is at least 0.92"
+    best = _best(found, [a for a in ATTACKS if a != BLIND], "auroc")
+    if best is None:
+        return claim, _NOT_MEASURED, ""
+    return claim, f"`{best[0]}` {best[1]:.3f}", "yes" if best[1] >= 0.92 else "no"
+
+
+def _best_tpr(found: Sequence[Group]) -> tuple[str, str, str]:
+    claim = "its TPR at 1 % FPR is at least twice the best paper baseline's"
+    ours = _best(found, [a for a in ATTACKS if a not in BASELINES and a != BLIND], TPR)
+    theirs = _best(found, BASELINES, TPR)
+    if ours is None or theirs is None:
+        return claim, _NOT_MEASURED, ""
+    absent = [name for name in BASELINES if any(not group.entries(name) for group in found)]
+    note = f" (not run yet: {', '.join(absent)})" if absent else ""
+    measured = f"`{ours[0]}` {ours[1]:.3f} against `{theirs[0]}` {theirs[1]:.3f}{note}"
+    return claim, measured, "yes" if ours[1] >= 2 * theirs[1] else "no"
+
+
+def _best(found: Sequence[Group], attacks: Iterable[str], metric: str) -> tuple[str, float] | None:
+    """The attack with the largest unweighted mean over all groups, and that mean."""
+    means = {attack: [group.mean(attack, metric).value for group in found] for attack in attacks}
+    known = {a: sum(v) / len(v) for a, v in means.items() if v and all(map(math.isfinite, v))}
+    return max(known.items(), key=lambda item: item[1]) if known else None
+
+
+def coverage(summaries: Summaries) -> str:
+    """Which cells are there, and what is missing of the plan."""
+    bases = sorted({(cell.base, cell.protocol, cell.method) for cell in summaries if cell.ablation == MAIN})
+    rows = []
+    for base, protocol, method in bases:
+        data = sorted({*WANTED_DATA, *(c.data for c in summaries if (c.base, c.protocol) == (base, protocol))})
+        for name in data:
+            for strength in PROTOCOLS[protocol].strengths:
+                cells = [Cell(name, base, protocol, method, strength, seed=seed) for seed in SEEDS]
+                rows.append((f"{base}, {name}, {strength}", *(_state(cell, summaries) for cell in cells)))
+    spent = total_seconds(summaries.values())
+    machine_hours = f"Fine-tuning and audits of all cells together took {spent / 3600:.1f} hours (what came from the "
+    machine_hours += "store is not counted twice)."
+    return f"{table(('cell', *(f'seed {seed}' for seed in SEEDS)), rows)}\n\n{machine_hours}"
+
+
+def _state(cell: Cell, summaries: Summaries) -> str:
+    if cell not in summaries:
+        return "missing"
+    absent = missing_attacks(cell, summaries[cell])
+    return f"{len(ATTACKS) - len(absent)} of {len(ATTACKS)} attacks" if absent else "complete"
+
+
+def commands(summaries: Summaries) -> str:
+    """The exact commands of one cell of each kind, and the versions they ran with."""
+    shown_cells: dict[tuple[str, str, str], Cell] = {}
+    for cell in sorted(summaries):
+        shown_cells.setdefault((cell.protocol, cell.base, cell.ablation), cell)
+    parts = []
+    for cell in shown_cells.values():
+        summary = summaries[cell]
+        lines = [(summary.get("finetune") or {}).get("command", ""), *(a["command"] for a in summary["audits"])]
+        body = "\n".join(line for line in lines if line)
+        parts.append(f"`{cell.name}`:\n\n<!-- not run: the folders are those of one machine -->\n```bash\n{body}\n```")
+    versions = sorted({_versions(audit["versions"]) for s in summaries.values() for audit in s["audits"]})
+    return "\n\n".join([*parts, "Versions: " + "; ".join(versions) + "."]) if parts else "None yet."
+
+
+def _versions(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
+def combination_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """What a combination fitted on a shadow adds, cell by cell."""
+    if not found:
+        return "Not run yet: `benchmarks/paper/combine.py`."
+    rows = [
+        (
+            f"{one['cell']['data']}, {one['cell']['strength']}, seed {one['cell']['seed']}, {one['shadow']}",
+            _of_json(one["combination"]),
+            f"`{one['best_single']['attack']}` {_of_json(one['best_single'])}",
+            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*_gain(one["gain"]["auroc"])),
+            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*_gain(one["gain"][TPR])),
+            str(one["n"]),
+        )
+        for one in found
+    ]
+    header = ("cell, shadow", "combination: AUROC; TPR at 1 %", "best single", "gain in AUROC", "gain in TPR", "n")
+    return table(header, rows)
+
+
+def _gain(gain: Mapping[str, Any]) -> tuple[float, float, float]:
+    return gain["value"], *gain["interval"]
+
+
+def _of_json(entry: Mapping[str, Any]) -> str:
+    auroc, tpr = entry["metrics"]["auroc"], entry["metrics"][TPR]["value"]
+    return f"{auroc:.3f}; {'not resolved' if tpr is None else f'{tpr:.3f}'}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def shown(value: Mean) -> str:
+    """`0.825 [0.785, 0.858]`."""
+    if math.isnan(value.value):
+        return "not resolved"
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _plain(value: Mean) -> str:
+    return "an AUROC not measured yet" if math.isnan(value.value) else f"AUROC {value.value:.3f}"
+
+
+def _each(value: Mean) -> str:
+    return ", ".join(f"{v:.3f}" for v in value.values)
+
+
+def _both(group: Group, attack: str) -> str:
+    auroc, tpr = group.mean(attack, "auroc"), group.mean(attack, TPR)
+    return f"{shown(auroc)}; {shown(tpr)}" if group.entries(attack) else ""
+
+
+def _signed(value: Mean) -> str:
+    interval = "" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]"
+    return f"{value.value:+.3f}{interval}"
+
+
+def _seconds(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.0f}"
