@@ -21,7 +21,7 @@ def to_html(board: Board) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("spvmia_plugin.leaderboard", ""),
+        loader=PackageLoader("spvmia_plugin.leaderboard", "page_files"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -35,7 +35,7 @@ def to_html(board: Board) -> str:
         remarks = [{"name": row.name, "reasons": row.remarks} for row in view.rows if row.remarks]
         tables.append({**told, **picture, "conditions": view.conditions, "remarks": remarks})
     style, script = _resource("board.css"), _resource("board.js")
-    html: str = environment.get_template("board.html.j2").render(
+    html: str = environment.get_template("board.html").render(
         version=__version__,
         style=style,
         script=script,
@@ -61,7 +61,7 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
     points = [Point(shown(point.name), point.capability, point.privacy) for point in table.points]
     sign = 1 if table.picture.higher_is_better else -1
     words = in_words(points)
-    svg = environment.get_template("front.svg.j2").render(
+    svg = environment.get_template("front.svg").render(
         id=name,
         figure=draw(points, sign, 0.5 if options.metric == "auroc" else 0.0),
         words=words,
@@ -80,7 +80,7 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
 
 
 def _resource(name: str) -> str:
-    return files("spvmia_plugin.leaderboard").joinpath(name).read_text(encoding="utf-8")
+    return (files("spvmia_plugin.leaderboard") / "page_files" / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(content: str) -> str:
