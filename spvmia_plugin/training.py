@@ -257,6 +257,7 @@ def _single_process(device: torch.device) -> Iterator[None]:
             if name in _LAUNCH_VARIABLES or name.startswith(_LAUNCH_PREFIXES):
                 del os.environ[name]
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        logging.set_verbosity_error()  # it warns of a process group that is there and not used: on purpose
         yield
     finally:
         os.environ.clear()

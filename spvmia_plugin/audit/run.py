@@ -236,7 +236,8 @@ class Run:
         stages = planner.references(audit.data, self._calibration, self.roles)
         if self._perturbation is not None:
             stages.append(planner.paraphrases(self._perturbation))
-        works = [self._work(role, planner, inputs) for role in sorted(self.roles)]
+        scored = [role for role in sorted(self.roles) if self._model_of(role) is not None]
+        works = [self._work(role, planner, inputs) for role in scored]
         stages += [planner.scoring(work, self._scorer) for work in works]
         rate = self._measure(works) if any(stage.tokens for stage in stages) else None
         title = f"spvmia: {len(audit.records):,} records of {audit.data.source}, {len(audit.attacks)} attacks"

@@ -104,6 +104,11 @@ def test_a_resumed_run_plans_the_rest_exactly(tmp_path, capsys, role):
     assert outcome.results == expected.results
 
 
+def test_what_cannot_be_scored_is_not_planned(tmp_path, capsys):
+    run(tmp_path, NAMES, data=dataclasses.replace(DATA, candidate=()), quiet=False)
+    assert not any("candidate" in stage for stage in planned(capsys.readouterr().err))
+
+
 def test_embedding_noise_costs_nothing_to_make(tmp_path, capsys):
     stages, _, _ = table(tmp_path, capsys, ["spv"], mia_perturbation="embedding")
     assert stages["paraphrases (embedding)"][1] == 0

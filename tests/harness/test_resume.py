@@ -116,6 +116,24 @@ def test_a_damaged_entry_is_recomputed_in_the_batch_it_came_from(audit, whole, t
     assert 0 < len(passes) < len(whole["passes"])
 
 
+def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, monkeypatch):
+    """All attacks through the harness: no forward pass, no sampling, no training; the same numbers."""
+    from transformers import LlamaForCausalLM
+
+    metadata = {**options, "mia_cache_dir": str(tmp_path)}
+    first = evaluate(["mia_custom"], metadata)
+
+    def refuse(*_, **__):
+        raise AssertionError("a forward pass in a run that has everything")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", refuse)
+    second = evaluate(["mia_custom"], metadata)
+    for task, rows in first["samples"].items():
+        assert [row["resps"] for row in second["samples"][task]] == [row["resps"] for row in rows]
+    cost = second["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["cost"]
+    assert {stage["batches"] + stage["training_tokens"] for stage in cost.values()} == {0}
+
+
 def read_results(folder):
     """Metrics, and the scores as they stand in the samples files, of a run of lm_eval."""
     (path,) = Path(folder).rglob("results_*.json")
