@@ -175,7 +175,7 @@ class RoleModels:
         host = self.host()
         try:
             host.load(role.value, path)
-        except (OSError, ValueError, RuntimeError, KeyError, UserWarning) as error:
+        except Exception as error:  # files, formats, a pickle that is refused: each library has its own
             raise unavailable(_OPTIONS[role], path, "an adapter that fits the base model", error) from None
 
     def _load_wrapped(self, option: str, path: str) -> Any:
@@ -189,7 +189,7 @@ class RoleModels:
         try:
             with isolated_rng(0), quiet_libraries():
                 return PeftModel.from_pretrained(base, path).eval()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # see _load_adapter
             raise unavailable(option, path, "an adapter that fits the base model", error) from None
 
     def _load(self, option: str, name: str) -> Any:
@@ -204,7 +204,7 @@ class RoleModels:
         try:
             with isolated_rng(0), quiet_libraries():
                 model = AutoModelForCausalLM.from_pretrained(name, **settings)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # see _load_adapter
             raise unavailable(option, name, "a causal language model", error) from None
         if "device_map" not in settings:
             model.to(inner.device)
