@@ -1,0 +1,233 @@
+"""Four formats, one board: the numbers are the results file's to the last digit, and no name does anything."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from spvmia_plugin.leaderboard import Board, Options, build_board
+from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.leaderboard.machine import to_csv, to_json
+from spvmia_plugin.leaderboard.markdown import to_markdown
+from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.leaderboard.plain import csv_text, markdown
+from spvmia_plugin.leaderboard.terminal import show_board
+from tests.hostile import ALERT, NAMES, NASTY, control_characters
+from tests.leaderboard.models import DUPLICATES, audited, model, three_models
+
+HEADINGS = {
+    "strongest attack, AUROC": ("auroc", "strongest"),
+    "TPR at 1 % FPR": ("tpr_at_1pct_fpr", "spv"),
+    "privacy score": ("privacy_score", "spv"),
+    "SPV-MIA, AUROC": ("auroc", "spv"),
+}
+
+
+def board_of(folder: Path, **options: Any) -> Board:
+    return build_board([Source(folder)], Options(**options))
+
+
+def terminal(board: Board, width: int = 240) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    show_board(board, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def truth(folder: Path) -> dict[str, dict[str, Any]]:
+    """By model: what its results file says, read without the package."""
+    found = {}
+    for path in folder.rglob("results_*.json"):
+        raw = json.loads(path.read_text())
+        found[raw["model_name"]] = raw
+    return found
+
+
+def told(raw: dict[str, Any], heading: str) -> tuple[float, float, float]:
+    """Value and interval of a column, from the results file."""
+    metric, attack = HEADINGS[heading]
+    row, audit = raw["results"]["spv_mia_custom"], raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]
+    if attack == "strongest":
+        assert audit["strongest"]["name"] == "spv"
+        return audit["strongest"]["auroc"], *audit["strongest"]["interval"]
+    found = audit["metrics"].get(metric)
+    interval = found["interval"] if isinstance(found, dict) else audit["metrics"].get(f"{metric}_interval")
+    return row[f"{metric},none"], *(interval or (math.nan, math.nan))
+
+
+def cases(folder: Path) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
+    for name, raw in truth(folder).items():
+        for heading in HEADINGS:
+            yield name, heading, told(raw, heading)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return three_models(tmp_path_factory.mktemp("three"))
+
+
+def test_json_holds_the_results_file_s_numbers(folder: Path) -> None:
+    (table,) = json.loads(to_json(board_of(folder)), parse_constant=lambda word: pytest.fail(word))["tables"]
+    rows = {row["model"]: row for row in table["rows"]}
+    for name, heading, (value, low, high) in cases(folder):
+        found = rows[name]["number"] if heading.startswith("strongest") else rows[name]["further"][heading]
+        assert found["value"] == value
+        assert found["interval"] == [None if math.isnan(end) else end for end in (low, high)]
+    for name, raw in truth(folder).items():
+        (capability,) = rows[name]["capabilities"]
+        assert capability["value"] == raw["results"]["arc_easy"]["acc,none"]
+        assert capability["stderr"] == raw["results"]["arc_easy"]["acc_stderr,none"]
+
+
+def test_csv_holds_the_results_file_s_numbers(folder: Path) -> None:
+    text = to_csv(board_of(folder))
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(text))}
+    for name, heading, numbers in cases(folder):
+        for title, number in zip((heading, f"{heading}, low", f"{heading}, high"), numbers, strict=True):
+            assert rows[name][title] == ("" if math.isnan(number) else repr(number))
+    for name, raw in truth(folder).items():
+        assert float(rows[name]["arc_easy, acc"]) == raw["results"]["arc_easy"]["acc,none"]
+    assert [row["rank"] for row in csv.DictReader(io.StringIO(text))] == ["1", "2", "3"]
+
+
+def markdown_cells(text: str) -> dict[str, dict[str, str]]:
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    heads = [head.strip().partition(" (")[0].replace("\\", "") for head in lines[0]]
+    return {cells[1].strip(): dict(zip(heads, map(str.strip, cells), strict=True)) for cells in lines[2:]}
+
+
+def html_cells(text: str) -> dict[str, dict[str, str]]:
+    heads = [
+        html.unescape(head) for head in re.findall(r'<th scope="col".*?<button type="button">(.*?)</button>', text)
+    ]
+    rows = {}
+    for row in re.findall(r"<tr>(.*?)</tr>", text.partition("<tbody>")[2], re.S):
+        cells = re.findall(r"<t[dh] .*?>(.*?)</t[dh]>", row, re.S)
+        plain = [html.unescape(re.sub("<.*?>", " ", cell)).strip() for cell in cells]
+        rows[plain[1]] = dict(zip(heads, plain, strict=True))
+    return rows
+
+
+@pytest.mark.parametrize("form", [to_markdown, to_html])
+def test_people_read_the_results_file_s_numbers_rounded(folder: Path, form: Any) -> None:
+    text = form(board_of(folder))
+    rows = markdown_cells(text) if form is to_markdown else html_cells(text)
+    for name, heading, numbers in cases(folder):
+        printed = re.findall(r"\d\.\d+", rows[name][heading])
+        assert printed == [f"{number:.3f}" for number in numbers if not math.isnan(number)]
+    for name, raw in truth(folder).items():
+        row = raw["results"]["arc_easy"]
+        expected = [f"{row['acc,none']:.3f}", f"{row['acc_stderr,none']:.3f}"]
+        assert re.findall(r"\d\.\d+", rows[name]["arc_easy, acc"]) == expected
+
+
+def test_the_terminal_shows_the_same_cells(folder: Path) -> None:
+    text = terminal(board_of(folder))
+    for _, _, numbers in cases(folder):
+        assert all(f"{number:.3f}" in text for number in numbers if not math.isnan(number))
+    assert "On the front" in text
+
+
+def test_marked_rows_say_why_in_every_format(tmp_path: Path) -> None:
+    model(tmp_path, "org/good", audited(weights="good"))
+    model(tmp_path, "org/bad", audited(weights="bad", findings=[DUPLICATES]))
+    board = board_of(tmp_path)
+    reason = DUPLICATES.message
+    assert f"org/bad: {reason}" in to_markdown(board)
+    assert "org/bad (not ranked)" in to_markdown(board)
+    assert reason in html.unescape(to_html(board))
+    assert 'href="#why-1-2"' in to_html(board)
+    assert 'id="why-1-2"' in to_html(board)
+    rows = list(csv.DictReader(io.StringIO(to_csv(board))))
+    assert [(row["rank"], row["not_ranked_because"]) for row in rows] == [("1", ""), ("", reason)]
+    bad = json.loads(to_json(board))["tables"][0]["rows"][1]
+    assert (bad["rank"], bad["not_ranked_because"]) == (None, [reason])
+    assert f"Not ranked: org/bad: {reason}" in terminal(board)
+
+
+def test_what_differs_is_said_in_every_format(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited(weights="one"))
+    model(tmp_path, "org/two", audited(weights="two", settings={"mia_self_prompts": 7}))
+    board = board_of(tmp_path)
+    words = "mia_self_prompts (7 here, 10000 there)"
+    assert all(words in text for text in (terminal(board), html.unescape(to_html(board))))
+    assert words in to_markdown(board).replace("\\", "")
+    assert json.loads(to_json(board))["tables"][1]["differs_from_first"] == words
+
+
+def parsed(page: str) -> list[tuple[str, list[str]]]:
+    """Every element of a page with the names of its attributes."""
+    found = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.append((tag, [name for name, _ in attrs]))
+
+    Parser().feed(page)
+    return found
+
+
+HOSTILE = [*NASTY, *NAMES, "=cmd|' /C calc'!A0", "www.example.com", "https://example.com/x", "a|b|c", ""]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_only_text(tmp_path: Path, name: str) -> None:
+    model(tmp_path, "org/one", audited(weights="one"))
+    model(tmp_path, "org/two", audited(weights="two", findings=[DUPLICATES]))
+    sources = [Source(path.parent, name + path.parent.name) for path in tmp_path.rglob("results_*.json")]
+    board = build_board(sources, Options())
+    page = to_html(board)
+    elements = parsed(page)
+    assert [tag for tag, _ in elements].count("script") == 1
+    assert {tag for tag, _ in elements}.isdisjoint({"img", "iframe", "object", "form", "base"})
+    assert not [name for _, names in elements for name in names if name.startswith("on") or ALERT in name]
+    text = to_markdown(board)
+    widths = {len(re.split(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert "<" not in re.sub(r"\\.", "", text)
+    assert not re.search(r"https?://|www\.", text)
+    for form in (page, text, to_csv(board).replace("\r\n", "\n"), terminal(board)):
+        assert control_characters(form) == []
+    rows = list(csv.reader(io.StringIO(to_csv(board))))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert not [cell for row in rows for cell in row if cell.lstrip().startswith(("=", "+", "-", "@"))]
+    models = {row["model"] for row in json.loads(to_json(board))["tables"][0]["rows"]}
+    assert models == {source.name for source in sources}
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1+1", "'=1+1"), ("@a", "'@a"), (" -2", "' -2"), ("\t=1", "'\\x09=1"), ("a=b", "a=b"), ("", "")],
+)
+def test_text_never_starts_a_formula(text: str, cell: str) -> None:
+    assert csv_text(text).replace("'\\x09", "'\\x09") == cell or csv_text(text) == cell.removeprefix("'")
+    assert not csv_text(text).lstrip().startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_numbers_stay_numbers_in_csv(folder: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(board_of(folder)))))
+    assert all(not math.isnan(float(row["strongest attack, AUROC"])) for row in rows)
+    assert "nan" not in to_csv(board_of(folder)).lower()
+
+
+def test_markdown_shows_markup_as_it_is() -> None:
+    assert markdown("a|b *c* _d_ [e](f) <g> `h`") == r"a\|b \*c\* \_d\_ \[e\](f) \<g\> \`h\`"
+
+
+def test_json_is_strict_where_numbers_are_missing(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited({"spv": 1.0, "lira_candidate": None}), acc=None)
+    text = to_json(board_of(tmp_path, attack="lira_candidate"))
+    (row,) = json.loads(text, parse_constant=lambda word: pytest.fail(word))["tables"][0]["rows"]
+    assert row["number"]["value"] is None
+    assert row["rank"] is None
+    assert row["number"]["reason"]
