@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spvmia_plugin.shown import shown
-
 from spvmia_plugin.audit.calibrate import SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.audit.scorer import Scorer
@@ -16,6 +14,7 @@ from spvmia_plugin.audit.sweep import Sweep
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Neighbours, Perturbation
 from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import Role, View
 
 GENERATION_FACTOR = 6.0

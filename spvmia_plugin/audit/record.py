@@ -21,7 +21,7 @@ from spvmia_plugin.records import AuditData
 FORMAT = 1
 """Version of this record's layout."""
 
-PACKAGES = ("lm_eval", "torch", "transformers", "peft", "numpy", "scikit-learn")
+PACKAGES = ("lm_eval", "torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn")
 
 EPSILON_REASON = (
     "membership was not randomised: scores of one training run are not independent, so a per-record bound would not "

@@ -23,6 +23,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
 from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store import Store
 
@@ -240,7 +241,7 @@ class Run:
         works = [self._work(role, planner, inputs) for role in scored]
         stages += [planner.scoring(work, self._scorer) for work in works]
         rate = self._measure(works) if any(stage.tokens for stage in stages) else None
-        title = f"spvmia: {len(audit.records):,} records of {audit.data.source}, {len(audit.attacks)} attacks"
+        title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}, {len(audit.attacks)} attacks"
         show(render(title, stages, rate))
 
     def _stored_neighbours(self) -> dict[str, Neighbours]:

@@ -81,12 +81,13 @@ class Scenario:
         self.options = {**options, "mia_cache_dir": str(folder / "cache")}
         self.texts = {name: read_jsonl(options[f"mia_{name}"]) for name in ("members", "nonmembers", "prompts")}
 
-    def run(self, tasks=("loss_mia_custom",), files=True, **extra):
+    def run(self, tasks=("loss_mia_custom",), files=True, model_args=None, **extra):
         written = {
             f"mia_{name}": write_jsonl(self.folder / f"{name}.jsonl", texts) for name, texts in self.texts.items()
         }
         self.capsys.readouterr()
-        result = self.evaluate(list(tasks), {**self.options, **(written if files else {}), **extra})
+        options = {**self.options, **(written if files else {}), **extra}
+        result = self.evaluate(list(tasks), options, model_args=model_args)
         self.before_work = self.capsys.readouterr().err.partition(WORK)[0]
         return result
 
@@ -204,3 +205,26 @@ def test_records_that_the_target_cuts_otherwise(scenario, tmp_path, monkeypatch)
     assert details["count"] == details["members"] + details["nonmembers"] > 100
     assert details["block_size"] == 24
     assert "AUROC comes out too low" in found["message"]
+
+
+def test_a_result_carries_what_identifies_its_audit(scenario):
+    """Weights, data, settings, versions, seed: what changes one of them changes the record, and nothing else does."""
+    one, same = (audit_of(scenario.run(), "loss_mia_custom") for _ in range(2))
+    for name in ("models", "data", "settings", "seed", "versions", "attack", "membership"):
+        assert one[name] == same[name], name
+        assert one[name] not in ({}, None), name
+    assert len(one["models"]["target"]["weights"]) == 2, "of the base and of the adapter"
+    assert len(one["data"]["fingerprint"]) == 64
+    assert {"lm_eval", "torch", "transformers", "peft", "numpy", "scipy", "spvmia-plugin", "python"} <= set(
+        one["versions"]
+    )
+    assert one["settings"]["mia_perturbation"] == "causal"
+    plain = scenario.run(model_args={"peft": None})
+    assert audit_of(plain, "loss_mia_custom")["models"]["target"]["weights"] != one["models"]["target"]["weights"]
+    scenario.texts["members"][0] += " more"
+    changed = audit_of(scenario.run(), "loss_mia_custom")
+    assert changed["data"]["fingerprint"] != one["data"]["fingerprint"]
+    assert changed["models"] == one["models"]
+    seeded = audit_of(scenario.run(mia_seed=3), "loss_mia_custom")
+    assert (seeded["seed"], one["seed"]) == (3, 0)
+    assert seeded["data"]["fingerprint"] == changed["data"]["fingerprint"]
