@@ -180,11 +180,19 @@ def parsed(page: str) -> list[tuple[str, list[str]]]:
 HOSTILE = [*NASTY, *NAMES, "=cmd|' /C calc'!A0", "www.example.com", "https://example.com/x", "a|b|c", ""]
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One model that is ranked, one that is not."""
+    folder = tmp_path_factory.mktemp("pair")
+    return [
+        model(folder, "org/one", audited(weights="one")).parent,
+        model(folder, "org/two", audited(weights="two", findings=[DUPLICATES])).parent,
+    ]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_only_text(tmp_path: Path, name: str) -> None:
-    model(tmp_path, "org/one", audited(weights="one"))
-    model(tmp_path, "org/two", audited(weights="two", findings=[DUPLICATES]))
-    sources = [Source(path.parent, name + path.parent.name) for path in tmp_path.rglob("results_*.json")]
+def test_a_hostile_name_is_only_text(pair: list[Path], name: str) -> None:
+    sources = [Source(place, name + place.name) for place in pair]
     board = build_board(sources, Options())
     page = to_html(board)
     elements = parsed(page)

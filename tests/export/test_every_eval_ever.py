@@ -1,0 +1,259 @@
+"""Every Eval Ever: valid against the published schemas, the harness's numbers to the last digit, ids and no text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.export import ExportOptions, export_run
+from spvmia_plugin.results import read_latest
+from tests.hostile import NASTY
+from tests.leaderboard.models import DUPLICATES, audited, model
+from tests.results.builders import fake_records
+
+SCHEMAS = Path(__file__).parent / "schemas"
+LOWER = {"auroc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "asr", "blind_auroc", "epsilon_lb"}
+BLIND = {"spv": 1.6, "bag_of_words": 0.1, "lira_candidate": None}
+
+
+def schema(name: str) -> jsonschema.Draft7Validator:
+    found = json.loads((SCHEMAS / name).read_text(encoding="utf-8"))
+    assert found["version"] == "0.3.0"
+    return jsonschema.Draft7Validator(found)
+
+
+AGGREGATE, INSTANCE = schema("eval.schema.json"), schema("instance_level_eval.schema.json")
+
+
+def strict(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def exported(folder: Path, results: Path, **options: Any) -> list[Path]:
+    return export_run(read_latest(results), "every-eval-ever", folder / "out", ExportOptions(**options))
+
+
+def record_of(paths: list[Path]) -> dict[str, Any]:
+    (path,) = (path for path in paths if path.suffix == ".json")
+    found = strict(path.read_text(encoding="utf-8"))
+    AGGREGATE.validate(found)
+    return found  # type: ignore[no-any-return]
+
+
+def test_every_number_is_the_results_file_s(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited(BLIND))
+    raw = json.loads(results.read_text())
+    record = record_of(exported(tmp_path, results))
+    found = {
+        (json.loads(result["score_details"]["details"]["attack"])["name"], result["evaluation_result_id"]): result
+        for result in record["evaluation_results"]
+    }
+    expected = 0
+    for task, row in raw["results"].items():
+        if task == "arc_easy":
+            continue
+        audit = raw["configs"][task]["metadata"]["mia_audit"]
+        for key in (*LOWER, "privacy_score"):
+            value = row[f"{key},none"]
+            if math.isnan(value):
+                continue
+            expected += 1
+            (result,) = (
+                r for (name, i), r in found.items() if name == audit["attack"]["name"] and i.endswith(f".{key}")
+            )
+            details = result["score_details"]
+            assert details["score"] == value
+            assert result["metric_config"]["lower_is_better"] is (key in LOWER)
+            stderr = row[f"{key}_stderr,none"]
+            if isinstance(stderr, float) and not math.isnan(stderr):
+                assert details["uncertainty"]["standard_error"]["value"] == stderr
+            if key == "auroc":
+                assert result["metric_config"]["metric_id"] == "auroc"
+                interval = details["uncertainty"]["confidence_interval"]
+                assert [interval["lower"], interval["upper"]] == audit["metrics"]["auroc_interval"]
+                assert interval["confidence_level"] == 0.95
+            if key == "blind_auroc":
+                interval = details["uncertainty"]["confidence_interval"]
+                assert [interval["lower"], interval["upper"]] == [audit["blind"]["low"], audit["blind"]["high"]]
+    assert expected == len(found)
+    assert expected >= 10
+
+
+def test_ids_are_namespaced_by_protocol(tmp_path: Path) -> None:
+    def names(place: str, **options: Any) -> set[str]:
+        results = model(tmp_path / place, "org/one", audited({"spv": 1.0}, weights=place, **options))
+        return {
+            result["evaluation_name"] for result in record_of(exported(tmp_path / place, results))["evaluation_results"]
+        }
+
+    (first,) = names("first")
+    assert re.fullmatch(r"spvmia\.custom\.spv\.[0-9a-f]{12}", first)
+    assert names("second") == {first}
+    assert names("third", settings={"mia_self_prompts": 7}) != {first}
+    assert names("fourth", fingerprint="b" * 64) != {first}
+
+
+def test_metric_ids_are_canonical_or_ours(tmp_path: Path) -> None:
+    record = record_of(exported(tmp_path, model(tmp_path, "org/one", audited())))
+    ids = {result["metric_config"]["metric_id"] for result in record["evaluation_results"]}
+    assert {name for name in ids if not name.startswith("spvmia.")} == {"auroc"}
+    for result in record["evaluation_results"]:
+        low, high = result["metric_config"]["min_score"], result["metric_config"]["max_score"]
+        assert low <= result["score_details"]["score"] <= (math.inf if high == "Infinity" else high)
+
+
+def test_warnings_travel_with_every_number(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=[DUPLICATES]))
+    record = record_of(exported(tmp_path, results))
+    told = [json.loads(result["score_details"]["details"]["warnings"]) for result in record["evaluation_results"]]
+    assert told == [[DUPLICATES.message]] * len(told)
+    assert told
+
+
+def test_what_has_no_number_is_left_out_and_told(tmp_path: Path) -> None:
+    record = record_of(exported(tmp_path, model(tmp_path, "org/one", audited({"spv": 1.0}))))
+    ids = [result["evaluation_result_id"].split(".")[-1] for result in record["evaluation_results"]]
+    assert "epsilon_lb" not in ids
+    auroc = next(result for result in record["evaluation_results"] if result["metric_config"]["metric_id"] == "auroc")
+    reasons = json.loads(auroc["score_details"]["details"]["left_out"])
+    assert "not randomised" in reasons["epsilon_lb"]
+    assert "1000" in reasons["tpr_at_0.1pct_fpr"]
+
+
+def test_canaries_have_a_bound_and_a_record_of_their_own(tmp_path: Path) -> None:
+    canary = audited({"spv": 2.0}, canary=True, records=fake_records(200, 200))
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}), canary)
+    paths = exported(tmp_path, results)
+    records = [strict(path.read_text()) for path in paths]
+    for record in records:
+        AGGREGATE.validate(record)
+    assert sorted(path.relative_to(tmp_path / "out").parts[1] for path in paths) == [
+        "spvmia_custom",
+        "spvmia_custom_canaries",
+    ]
+    bounds = [
+        r for record in records for r in record["evaluation_results"] if r["metric_config"]["metric_kind"] == "epsilon"
+    ]
+    raw = json.loads(results.read_text())
+    assert [bound["score_details"]["score"] for bound in bounds] == [
+        raw["results"]["canary_audit_custom"]["epsilon_lb,none"]
+    ]
+    assert bounds[0]["metric_config"]["max_score"] == "Infinity"
+
+
+def test_the_same_results_have_the_same_path(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    first = exported(tmp_path, results)
+    assert exported(tmp_path, results) == first
+    (path,) = first
+    assert re.fullmatch(
+        r"data/spvmia_custom/local/one/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.json",
+        path.relative_to(tmp_path / "out").as_posix(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("/home/me/runs/adapter", None, "local/adapter"),
+        ("org/folder", None, "local/folder"),
+        ("/home/me/runs/adapter", "acme/support-7b", "acme/support-7b"),
+        (f"/tmp/{NASTY[0].replace('/', '')}", None, None),
+        ("..", None, "local/model"),
+    ],
+)
+def test_a_folder_is_not_taken_for_a_hub_id(tmp_path: Path, name: str, given: str | None, expected: str | None) -> None:
+    results = model(tmp_path, "placeholder", audited({"spv": 1.0}))
+    raw = json.loads(results.read_text())
+    results.write_text(json.dumps({**raw, "model_name": name}))
+    (path,) = exported(tmp_path, results, model_id=given)
+    record = record_of([path])
+    found = record["model_info"]["id"]
+    assert found == expected or (expected is None and re.fullmatch(r"local/[\w.-]+", found))
+    assert path.relative_to(tmp_path / "out").as_posix().startswith(f"data/spvmia_custom/{found}/")
+    assert len(path.relative_to(tmp_path / "out").parts) == 5
+
+
+def test_a_model_of_the_hub_keeps_its_id(tmp_path: Path) -> None:
+    tasks = audited({"spv": 1.0})
+    for task in tasks:
+        audit = task.config["metadata"]["mia_audit"]  # type: ignore[index]
+        audit["models"]["target"]["weights"] = [{"hub": "org/one", "commit": "abc"}]
+    record = record_of(exported(tmp_path, model(tmp_path, "org/one", tasks)))
+    assert record["model_info"]["id"] == "org/one"
+
+
+def test_a_bad_id_is_an_error(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    for bad in ("one", "a/b/c", "../x", "a/"):
+        with pytest.raises(SpvmiaError, match="--model-id"):
+            exported(tmp_path, results, model_id=bad)
+
+
+def test_instances_hold_ids_and_no_text(tmp_path: Path) -> None:
+    records = fake_records(60, 100)
+    tasks = audited({"spv": 1.0, "loss": 0.2}, records=records, settings={"mia_log_text": True}, unscored_every=40)
+    results = model(tmp_path, "org/one", tasks)
+    assert exported(tmp_path / "plain", results)[0].suffix == ".json"
+    paths = exported(tmp_path, results, instances=True)
+    record = record_of(paths)
+    (samples,) = (path for path in paths if path.suffix == ".jsonl")
+    detail = record["detailed_evaluation_results"]
+    text = samples.read_text(encoding="utf-8")
+    rows = [strict(line) for line in text.splitlines()]
+    for row in rows:
+        INSTANCE.validate(row)
+        assert (row["evaluation_id"], row["model_id"]) == (record["evaluation_id"], record["model_info"]["id"])
+    assert detail["file_path"] == samples.relative_to(tmp_path / "out").as_posix()
+    assert detail["checksum"] == hashlib.sha256(samples.read_bytes()).hexdigest()
+    assert detail["total_rows"] == len(rows) == 2 * (160 - 4)
+    assert not [one for one in records if one.text in text]
+    results_ids = {result["evaluation_result_id"] for result in record["evaluation_results"]}
+    assert {row["evaluation_result_id"] for row in rows} <= results_ids
+    (run,) = [read_latest(results)]
+    by_id = {one.id: one for one in run.audits[0].tasks[0].records}
+    mine = [row for row in rows if ".spv." in row["evaluation_result_id"]]
+    assert all(row["evaluation"]["score"] == by_id[row["sample_id"]].score for row in mine)
+    assert all(
+        row["input"]["reference"] == ["member" if by_id[row["sample_id"]].is_member else "nonmember"] for row in mine
+    )
+
+
+def test_hostile_ids_survive_as_text(tmp_path: Path) -> None:
+    files = [name.replace(":", "").replace("#", "") for name in NASTY[:6]]
+    records = fake_records(60, 100, files=files)
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, records=records))
+    paths = exported(tmp_path, results, instances=True)
+    record_of(paths)
+    (samples,) = (path for path in paths if path.suffix == ".jsonl")
+    rows = [strict(line) for line in samples.read_text(encoding="utf-8").split("\n") if line]
+    assert {row["sample_id"] for row in rows} == {record.id for record in records}
+
+
+def test_paths_of_the_user_stay_at_home(tmp_path: Path) -> None:
+    secret = "/home/somebody/private"
+    tasks = audited({"spv": 1.0}, settings={"mia_cache_dir": f"{secret}/cache", "mia_base_model": f"{secret}/base"})
+    results = model(tmp_path, f"{secret}/adapter", tasks)
+    (path,) = exported(tmp_path, results)
+    assert secret not in path.read_text()
+
+
+def test_the_package_of_every_eval_ever_takes_it_and_gives_it_back(tmp_path: Path) -> None:
+    types = pytest.importorskip("every_eval_ever.eval_types", reason="needs every-eval-ever, which needs Python 3.12")
+    results = model(tmp_path, "org/one", audited(BLIND))
+    record = record_of(exported(tmp_path, results))
+    parsed = types.EvaluationLog.model_validate(record)
+    again = json.loads(parsed.model_dump_json(exclude_none=True))
+    AGGREGATE.validate(again)
+    assert types.EvaluationLog.model_validate(again) == parsed
+    assert [r["score_details"] for r in again["evaluation_results"]] == [
+        r["score_details"] for r in record["evaluation_results"]
+    ]

@@ -1,0 +1,143 @@
+"""The Hub's formats, read back by huggingface_hub's own classes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.export import ExportOptions, export_run
+from spvmia_plugin.results import read_latest
+from tests.hostile import NASTY
+from tests.leaderboard.models import DUPLICATES, audited, model
+
+ATTACKS = {"spv": 1.6, "loss": 0.3, "lira_candidate": None}
+
+
+def exported(folder: Path, results: Path, to: str, **options: Any) -> Path:
+    (path,) = export_run(read_latest(results), to, folder / "out", ExportOptions(**options))
+    return path
+
+
+def rows(results: Path) -> dict[str, dict[str, Any]]:
+    raw = json.loads(results.read_text())
+    return {name: row for name, row in raw["results"].items() if name != "arc_easy"}
+
+
+def hub_entries(path: Path) -> list[dict[str, Any]]:
+    """The file, held against huggingface/hub-docs/eval_results.yaml: which keys there are and what they hold."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(found, list)
+    for entry in found:
+        assert set(entry) <= {"dataset", "value", "verifyToken", "date", "source", "evaluation_framework", "notes"}
+        assert set(entry["dataset"]) <= {"id", "task_id", "revision"}
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", entry["dataset"]["id"])
+        assert entry["dataset"]["task_id"]
+        assert isinstance(entry["value"], (int, float))
+        assert isinstance(entry["notes"], str)
+        assert datetime.fromisoformat(entry["date"].replace("Z", "+00:00")).tzinfo is not None
+    return found
+
+
+def test_hub_results_hold_the_privacy_score_of_each_attack(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited(ATTACKS))
+    path = exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy")
+    assert path == tmp_path / "out" / ".eval_results" / "spvmia.yaml"
+    found = {entry["dataset"]["task_id"]: entry for entry in hub_entries(path)}
+    assert set(found) == {"spv_mia_custom", "loss_mia_custom"}
+    for task, entry in found.items():
+        row = rows(results)[task]
+        assert entry["dataset"]["id"] == "acme/privacy"
+        assert entry["value"] == row["privacy_score,none"]
+        assert f"AUROC {row['auroc,none']!r}" in entry["notes"]
+
+
+def test_huggingface_hub_reads_hub_results_back(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited(ATTACKS))
+    found = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    entries = parse_eval_result_entries(found)
+    assert all(isinstance(entry, EvalResultEntry) for entry in entries)
+    assert eval_result_entries_to_yaml(entries) == found
+
+
+def test_hub_results_begin_their_notes_with_the_warnings(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=[DUPLICATES]))
+    (entry,) = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    assert entry["notes"].startswith(f"WARNING: {DUPLICATES.message}; ")
+
+
+@pytest.mark.parametrize("benchmark", [None, "privacy", "a/b/c"])
+def test_hub_results_need_a_benchmark(tmp_path: Path, benchmark: str | None) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    with pytest.raises(SpvmiaError, match="--benchmark: expected the Hub's data set"):
+        exported(tmp_path, results, "hf-eval-results", benchmark=benchmark)
+
+
+def test_a_model_index_round_trips_through_the_model_card(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited(ATTACKS))
+    path = exported(tmp_path, results, "model-index", model_id="acme/support")
+    card = ModelCard.load(path)
+    assert card.data.model_name == "support"
+    found = {(result.dataset_config, result.metric_type): result for result in card.data.eval_results}
+    assert len(found) == len(card.data.eval_results)
+    again = ModelCard(f"---\n{card.data.to_yaml()}\n---\n")
+    assert again.data.eval_results == card.data.eval_results
+    expected = {
+        (task, {"auroc": "roc_auc"}.get(key, key)): row[f"{key},none"]
+        for task, row in rows(results).items()
+        for key in (
+            "auroc",
+            "tpr_at_1pct_fpr",
+            "tpr_at_0.1pct_fpr",
+            "asr",
+            "blind_auroc",
+            "epsilon_lb",
+            "privacy_score",
+        )
+        if not math.isnan(row[f"{key},none"])
+    }
+    assert {(config.rpartition("-")[0], metric): r.metric_value for (config, metric), r in found.items()} == expected
+
+
+def test_a_model_index_holds_the_interval(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    card = ModelCard.load(exported(tmp_path, results, "model-index"))
+    audit = read_latest(results).audits[0]
+    (auroc,) = (result for result in card.data.eval_results if result.metric_type == "roc_auc")
+    assert auroc.metric_args["interval"] == audit.record["metrics"]["auroc_interval"]
+    assert auroc.metric_args["lower_is_better"] is True
+
+
+def test_a_model_index_is_refused_where_a_precondition_failed(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=[DUPLICATES]))
+    with pytest.raises(SpvmiaError, match="without its warnings") as raised:
+        exported(tmp_path, results, "model-index")
+    assert DUPLICATES.message in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["hf-eval-results", "model-index"])
+def test_without_a_number_there_is_nothing_to_export(tmp_path: Path, to: str) -> None:
+    tasks = audited({"lira_candidate": None}, blind=None)
+    results = model(tmp_path, "org/one", tasks)
+    with pytest.raises(SpvmiaError, match="RESULTS: expected an audit"):
+        exported(tmp_path, results, to, benchmark="acme/privacy")
+
+
+@pytest.mark.parametrize("source", NASTY[:10])
+def test_a_hostile_source_stays_a_value(tmp_path: Path, source: str) -> None:
+    tasks = audited({"spv": 1.0})
+    for task in tasks:
+        task.config["metadata"]["mia_audit"]["data"]["source"] = f"x\n---\n{source}"  # type: ignore[index]
+    results = model(tmp_path, "org/one", tasks)
+    card = ModelCard.load(exported(tmp_path, results, "model-index"))
+    assert {key for key in card.data.to_dict()} == {"model-index"}
+    assert card.text.strip() == ""

@@ -1,0 +1,140 @@
+"""The leaderboard's page in a browser: nothing is loaded, sorting works by mouse, keyboard and screen reader."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spvmia_plugin.leaderboard import Options, build_board, write_board
+from spvmia_plugin.leaderboard.entrants import Source
+from tests.browser import opened, serious
+from tests.hostile import NASTY
+from tests.leaderboard.models import DUPLICATES, RECIPE, audited, model, three_models
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three ranked models, one marked, one in a table of its own, one without an audit; two of them with bad names."""
+    folder = three_models(tmp_path_factory.mktemp("board"))
+    marked = model(folder / "m", "org/marked", audited({"spv": 0.5, "loss": 0.1}, weights="m", findings=[DUPLICATES]))
+    model(folder, "org/other", audited(weights="o", recipe={**RECIPE, "epochs": 9.0}))
+    model(folder, NASTY[0].replace("/", "_"), acc=0.2)
+    sources = [Source(path) for path in folder.rglob("results_*.json") if path != marked]
+    board = build_board([*sources, Source(marked, f"{NASTY[0]} {NASTY[7]}")], Options())
+    output = folder / "board.html"
+    write_board(board, output)
+    return output
+
+
+def column(page: Any, number: int, table: int = 1) -> list[str]:
+    cells = page.locator(f"section:nth-of-type({table}) tbody tr > :nth-child({number})")
+    return [text.split("\n")[0].split(" ")[0] for text in cells.all_inner_texts()]
+
+
+def test_the_policy_names_the_style_and_the_script(page_file: Path) -> None:
+    text = page_file.read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'")
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "style=" not in text
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_it_loads_nothing_and_complains_of_nothing(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    found = opened(browser, page_file, width=width, scheme=scheme)
+    assert found.complaints == []
+    assert found.requests == [page_file.as_uri()]
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert found.page.title() == "Capability and privacy of 5 models"
+    assert found.page.locator("img, iframe, object").count() == 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_axe_finds_nothing_serious(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    found = opened(browser, page_file, width=width, scheme=scheme)
+    for details in found.page.locator("details").all():
+        details.locator("summary").click()
+    assert serious(found.page) == []
+
+
+def test_sorting_by_mouse(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file).page
+    assert column(page, 1) == ["1", "2", "3", "–"]
+    heading = page.locator("section:nth-of-type(1) th[scope=col]").nth(2)
+    assert heading.get_attribute("aria-sort") is None
+    heading.get_by_role("button").click()
+    ascending = column(page, 3)
+    assert [float(value) for value in ascending] == sorted(float(value) for value in ascending)
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.get_by_role("button").click()
+    assert column(page, 3) == ascending[::-1]
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert page.locator("[aria-sort]").count() == 2  # one in each table
+
+
+def test_a_capability_is_sorted_best_first_and_says_so(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file).page
+    page.locator("section:nth-of-type(1)").get_by_role("button", name="arc_easy, acc").click()
+    values = [float(value) for value in column(page, 8)]
+    assert values == sorted(values, reverse=True)
+    assert page.locator("#says-1").inner_text() == "Sorted by arc_easy, acc, descending."
+
+
+def test_missing_values_come_last_in_either_direction(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file).page
+    button = page.locator("section:nth-of-type(1)").get_by_role("button", name="rank")
+    button.click()
+    assert column(page, 1) == ["3", "2", "1", "–"]
+    button.click()
+    assert column(page, 1) == ["1", "2", "3", "–"]
+
+
+def test_sorting_by_keyboard(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file).page
+    page.locator("section:nth-of-type(1)").get_by_role("button", name="model").focus()
+    page.keyboard.press("Enter")
+    names = column(page, 2)
+    assert names[1:] == ["org/capable", "org/neither", "org/private"]
+    page.keyboard.press("Space")
+    assert column(page, 2) == names[::-1]
+
+
+def test_everything_can_be_reached_by_tab(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file).page
+    wanted = page.locator("button:visible, a[href], summary, [tabindex='0']").count()
+    page.evaluate("window.reached = new Set(); addEventListener('focusin', event => reached.add(event.target))")
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+    assert page.evaluate("reached.size") == wanted
+
+
+def test_a_marked_row_leads_to_its_reason(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file).page
+    page.get_by_role("link", name="not ranked: why?").click()
+    assert DUPLICATES.message in page.locator(":target").inner_text()
+
+
+def test_the_theme_can_be_changed(browser: Any, page_file: Path) -> None:
+    page = opened(browser, page_file, scheme="dark").page
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(paper)
+    page.get_by_role("button", name="Light theme").click()
+    assert page.evaluate(paper) != dark
+    page.get_by_role("button", name="Dark theme").click()
+    assert page.evaluate(paper) == dark
+
+
+def test_it_can_be_read_without_scripts(browser: Any, page_file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.locator("section:nth-of-type(1) tbody tr").count() == 4
+    assert page.locator(".theme").is_hidden()
