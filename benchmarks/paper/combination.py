@@ -116,7 +116,7 @@ def fit(shadow: Scored, attacks: Sequence[str], normalisation: str = "z") -> Fit
     return Fitted(tuple(attacks), weights, normalisation, float(search.best_params_["C"]))
 
 
-def compare(fitted: Fitted, target: Scored, *, seed: int = 0) -> dict[str, Any]:
+def compare(fitted: Fitted, target: Scored, *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """The combination on a target against the best single attack, which is chosen with the target's labels.
 
     Returns:
@@ -133,7 +133,7 @@ def compare(fitted: Fitted, target: Scored, *, seed: int = 0) -> dict[str, Any]:
     return {
         "combination": {"metrics": metrics["combination"], **_weights(fitted)},
         "best_single": {"attack": best, "metrics": metrics["best"]},
-        "gain": gains(combined, single[best], target, seed),
+        "gain": gains(combined, single[best], target, seed, resamples),
         "n": len(target.labels),
     }
 
@@ -149,7 +149,7 @@ def _weights(fitted: Fitted) -> dict[str, Any]:
     return {"weights": weights, "normalisation": fitted.normalisation, "strength": fitted.strength}
 
 
-def gains(ours: Floats, theirs: Floats, target: Scored, seed: int) -> dict[str, Any]:
+def gains(ours: Floats, theirs: Floats, target: Scored, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Differences of two scores on the same records, with percentile intervals of a bootstrap over documents."""
     measures = {"auroc": auroc, "tpr_at_1pct_fpr": _tpr}
     codes = cluster_codes(target.clusters, len(target.labels))
@@ -157,7 +157,7 @@ def gains(ours: Floats, theirs: Floats, target: Scored, seed: int) -> dict[str, 
     by_document = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         picks = rng.integers(len(by_document), size=len(by_document))
         rows = np.concatenate([by_document[pick] for pick in picks])
         labels = target.labels[rows]

@@ -84,7 +84,7 @@ def _one(cell: Cell, place: Place, options: argparse.Namespace) -> None:
     attacks = [name for name in USED if name in known.scores and name in audited.scores]
     fitted = fit(known, attacks, options.normalise)
     found = compare(fitted, audited, seed=cell.seed)
-    held_back = compare(fitted, known, seed=cell.seed)["combination"]["metrics"]["auroc"]
+    held_back = compare(fitted, known, seed=cell.seed, resamples=1)["combination"]["metrics"]["auroc"]
     shown = [place.shown(line) for line in words]
     result = {"cell": asdict(cell), "shadow": options.shadow, **found, "auroc_on_shadow": held_back, "commands": shown}
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +146,7 @@ class Shadow:
         """The target's own texts, from the prompts of its manifest."""
         from lm_eval.models.huggingface import HFLM
 
+        from spvmia_plugin.libraries import quiet_libraries
         from spvmia_plugin.records import Document
         from spvmia_plugin.reference.self_prompt import self_prompt
         from spvmia_plugin.scoring.hf_backend import HFBackend
@@ -155,9 +156,10 @@ class Shadow:
         settings = {**self._cell.audit_options(), "mia_self_prompts": n, "mia_seed": self._cell.seed + 1000}
         block = int(str(self._cell.finetune_options()["block-size"]))
         config = AuditConfig.from_metadata({**settings, "mia_block_size": block})
-        lm = HFLM(pretrained=self._model, peft=str(self._audited), device=self._place.device, batch_size=16)
         documents = [Document(entry.id, text) for entry, text in prompts]
-        return [text for text in self_prompt(HFBackend(lm, config), documents, config) if text]
+        with quiet_libraries():
+            lm = HFLM(pretrained=self._model, peft=str(self._audited), device=self._place.device, batch_size=16)
+            return [text for text in self_prompt(HFBackend(lm, config), documents, config) if text]
 
 
 def read_scores(results: Path, target: Path) -> Scored:

@@ -14,6 +14,10 @@ from spvmia_plugin.errors import SpvmiaError
 
 Summaries = Mapping[Cell, Mapping[str, Any]]
 
+LABEL_GAP = 0.019
+"""Between two labels, in AUROC."""
+LOWEST = 0.4
+"""Of the axis: below lie only ends of intervals."""
 _NAMES = {"strength": "auroc_by_strength.svg", "cost": "auroc_by_cost.svg"}
 
 
@@ -61,6 +65,7 @@ def _panels(pyplot: Any, mains: list[Group]) -> tuple[Any, dict[str, Any]]:
     for name, axis in panels.items():
         axis.set_title(name)
         axis.axhline(0.5, color="grey", linewidth=0.8)
+        axis.set_ylim(LOWEST, 1.01)
     axes[0][0].set_ylabel("AUROC (mean over seeds, 95 % interval)")
     return figure, panels
 
@@ -92,15 +97,28 @@ def _by_cost(pyplot: Any, mains: list[Group], summaries: Summaries) -> Any:
         own = [group for group in mains if _panel(group) == name]
         group = next((g for g in own if g.cell.strength == "medium"), own[0])
         rates = rates_of(summaries, group.cell)
-        for number, attack in enumerate(attack for attack in ATTACKS if attack != BLIND):
-            seconds, mean = group.seconds(attack, rates), group.mean(attack, "auroc")
-            if math.isfinite(seconds) and math.isfinite(mean.value):
-                reach = [[mean.value - mean.low], [mean.high - mean.value]]
-                axis.errorbar([seconds], [mean.value], yerr=reach, marker="o", capsize=2, color=f"C{number % 10}")
-                axis.annotate(attack, (seconds, mean.value), textcoords="offset points", xytext=(4, 3), fontsize=7)
+        points = {a: (group.seconds(a, rates), group.mean(a, "auroc")) for a in ATTACKS if a != BLIND}
+        known = {a: p for a, p in points.items() if math.isfinite(p[0]) and math.isfinite(p[1].value)}
+        for number, (seconds, mean) in enumerate(known.values()):
+            reach = [[mean.value - mean.low], [mean.high - mean.value]]
+            axis.errorbar([seconds], [mean.value], yerr=reach, marker="o", capsize=2, color=f"C{number % 10}")
+        for attack, (x, y) in _label_places({a: (p[0], p[1].value) for a, p in known.items()}).items():
+            axis.annotate(attack, (x * 1.06, y), fontsize=7, va="center")
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.xaxis.set_minor_formatter("")
+        axis.margins(x=0.25)
         axis.set_xlabel(f"seconds of the attack alone, strength {group.cell.strength}")
     return figure
+
+
+def _label_places(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Where labels stand so that those of one cost don't lie on each other: pushed upwards, in order."""
+    placed: dict[str, tuple[float, float]] = {}
+    for name, (x, y) in sorted(points.items(), key=lambda item: item[1]):
+        beside = [py for px, py in placed.values() if abs(math.log(px / x)) < 0.3]
+        placed[name] = (x, max([y, *(py + LABEL_GAP for py in beside if py + LABEL_GAP > y)]))
+    return placed
 
 
 def _legend(figure: Any, panels: Mapping[str, Any]) -> None:
