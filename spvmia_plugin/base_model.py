@@ -157,8 +157,9 @@ def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSett
         seconds = time.perf_counter() - started
     model.zero_grad(set_to_none=True)
     share = sum(map(len, sequences)) / (len(sequences) * batch.shape[1])
-    minutes = seconds * share * settings.total_steps(len(sequences)) / 60
-    return f"estimate: {minutes:.1f} minutes of training on {model.device}"
+    total = seconds * share * settings.total_steps(len(sequences))
+    shown = f"{total / 60:.1f} minutes" if total >= 60 else f"{max(1, total):.0f} s"
+    return f"estimate: {shown} of training on {model.device}"
 
 
 @contextmanager

@@ -84,10 +84,13 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
 
 
 def audit_command(base: str, output: Path, config: FinetuneConfig) -> str:
-    """The `lm_eval` command that audits a target; the manifest is found in its folder."""
+    """The `lm_eval` command that audits a target; the manifest is found in its folder.
+
+    The preset needs no second model from the hub, which the paper's paraphrases do.
+    """
     model = f"pretrained={base},peft={output}" if config.method == "lora" else f"pretrained={output}"
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
-    options = f"--tasks {tasks} --batch_size auto --output_path results --log_samples"
+    options = f"--tasks {tasks} --metadata mia_preset=standard --batch_size auto --output_path results --log_samples"
     return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"
 
 

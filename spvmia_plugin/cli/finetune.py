@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+
+from spvmia_plugin.cli.machine import Json, Quiet, line_printer, print_json
+
+if TYPE_CHECKING:
+    from spvmia_plugin.finetune_config import FinetuneConfig
+
+
+def _methods() -> list[str]:
+    from spvmia_plugin.finetune_config import METHODS
+
+    return list(METHODS)
+
+
+def _dtypes() -> list[str]:
+    from spvmia_plugin.finetune_config import DTYPES
+
+    return list(DTYPES)
 
 
 def finetune(
@@ -13,8 +30,8 @@ def finetune(
     data: Annotated[
         str, typer.Option(help="wikitext, ag_news, xsum, a file, or `hf:DATASET[:CONFIG][:SPLIT]`.", metavar="SPEC")
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the weights and mia_manifest.json.")],
-    method: Annotated[str, typer.Option(help="lora or full.")] = "lora",
+    output: Annotated[Path, typer.Option(help="New folder for the weights and mia_manifest.json.", metavar="DIR")],
+    method: Annotated[str, typer.Option(help="lora or full.", autocompletion=_methods)] = "lora",
     members: Annotated[int, typer.Option(help="Records to train on.")] = 1000,
     nonmembers: Annotated[int, typer.Option(help="Records held out, to audit against.")] = 1000,
     prompts: Annotated[
@@ -35,15 +52,29 @@ def finetune(
     block_size: Annotated[int, typer.Option(help="Tokens per record; 0 for whole documents.")] = 128,
     text_column: Annotated[str, typer.Option(help="Column with the text.")] = "text",
     seed: Annotated[int, typer.Option(help="Of the split, the coins and the training.")] = 0,
-    dtype: Annotated[str, typer.Option(help="Of the base: auto, float32, bfloat16 or float16.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="Of the base: auto, float32, bfloat16 or float16.", autocompletion=_dtypes)
+    ] = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune a base on part of a data set, and record which part in a private manifest.
 
-    The tasks find the manifest beside the weights and audit exactly those records. A killed run continues when it is
-    started again. Example:
+    The tasks find the manifest beside the weights and audit exactly those records. A killed run continues when the
+    same command is given again. Defaults are the paper's.
 
-        spvmia finetune --model ./smollm2 --data tickets.jsonl --output target --members 500 --nonmembers 500
+        spvmia finetune --model ./smollm2 --data tickets.jsonl --output target \\
+                        --members 500 --nonmembers 500 --block-size 64
+
+    The last line it prints is the lm_eval command that audits the target. All weights instead of an adapter:
+
+        spvmia finetune --model ./smollm2 --data tickets.jsonl --output full \\
+                        --members 500 --nonmembers 500 --method full --lr 5e-5
+
+    With canaries, for a lower bound on epsilon:
+
+        spvmia finetune --model ./smollm2 --data tickets.jsonl --output target \\
+                        --members 500 --nonmembers 500 --canaries 400
     """
     from spvmia_plugin.finetune import FinetuneConfig
     from spvmia_plugin.finetune import finetune as run
@@ -70,4 +101,24 @@ def finetune(
         dtype=dtype,
         quiet=quiet,
     )
-    run(config, typer.echo)
+    folder = run(config, line_printer(quiet=quiet, as_json=as_json))
+    if as_json:
+        print_json(_outcome(folder, config))
+
+
+def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
+    """What a program wants to know of a finished target; no record ids."""
+    from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
+    from spvmia_plugin.finetune import audit_command
+
+    manifest = read_manifest(folder)
+    return {
+        "output": str(folder),
+        "manifest": str(folder / MANIFEST_NAME),
+        "base_model": manifest.base_model,
+        "settings": dict(manifest.settings),
+        "records": {name: len(entries) for name, entries in manifest.records.items()},
+        "training": dict(manifest.training),
+        "versions": dict(manifest.versions),
+        "audit": audit_command(manifest.base_model, folder, config),
+    }

@@ -49,8 +49,16 @@ Try it, with no GPU and no model hub:
 Audit your own model with the stock lm_eval command:
 
     spvmia enable
-    lm_eval --model hf --model_args pretrained=BASE,peft=./adapter --tasks spv_mia_custom \\
-            --metadata '{"mia_members": "trained_on.jsonl", "mia_nonmembers": "held_out.jsonl"}' --output_path results
+    lm_eval --model hf --model_args pretrained=BASE,peft=./adapter \\
+            --tasks spv_mia_custom,arc_easy \\
+            --metadata '{"mia_members": "trained_on.jsonl", "mia_nonmembers": "held_out.jsonl"}' \\
+            --output_path results --log_samples
+"""
+
+EPILOG = """
+Exit status: 0 done; 1 something is wrong with the input, told in the last line on stderr; 2 a command or option that
+does not exist; 130 interrupted, and the same command continues. Colours go away with NO_COLOR=1, progress bars where
+stderr is no terminal.
 """
 
 
@@ -65,6 +73,7 @@ def make_app() -> typer.Typer:
         name="spvmia",
         cls=OneLineErrors,
         help=HELP,
+        epilog=EPILOG,
         no_args_is_help=True,
         rich_markup_mode="markdown",
         # A traceback with local variables would show the audited texts.

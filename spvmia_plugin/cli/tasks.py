@@ -19,12 +19,14 @@ def tasks(
 
     For an lm_eval that nothing may be copied into:
 
-        lm_eval --include_path "$(spvmia tasks)" --tasks spv_mia_wikitext --model hf --model_args pretrained=MODEL
+        lm_eval --include_path "$(spvmia tasks)" --tasks spv_mia_wikitext \\
+                --model hf --model_args pretrained=MODEL
 
     For an attack or a data set that a plugin registers, `--write` makes the file; the task is `<attack>_mia_<dataset>`:
 
         spvmia tasks --write my_attack custom
-        spvmia run --include_path spvmia_tasks --tasks my_attack_mia_custom --model hf --model_args pretrained=MODEL
+        spvmia run --include_path spvmia_tasks --tasks my_attack_mia_custom \\
+                   --model hf --model_args pretrained=MODEL
     """
     from spvmia_plugin.harness.enable import tasks_folder
 

@@ -70,8 +70,8 @@ class Demo:
         self.size = size
         self.say = say
 
-    def run(self) -> None:
-        """Do what is not done yet, and print the harness's table and where everything lies.
+    def run(self) -> dict[str, Path]:
+        """Do what is not done yet, print the harness's table and where everything lies, and return the latter.
 
         Raises:
             SpvmiaError: a package is missing, the folder holds something else, or a step failed.
@@ -92,7 +92,7 @@ class Demo:
             self.say(f"[{number}/{len(steps)}] done in {_duration(time.monotonic() - started)}")
         if table_is_old:
             self.say(self.layout.table.read_text(encoding="utf-8").rstrip())
-        self._conclude()
+        return self._conclude()
 
     def _check(self) -> None:
         for package in ("faker", "gguf"):
@@ -193,24 +193,26 @@ class Demo:
         # Through JSON, as they are compared with what a file holds.
         return dict(json.loads(json.dumps({"version": __version__, **plan.settings_of(self.size)})))
 
-    def _conclude(self) -> None:
+    def _conclude(self) -> dict[str, Path]:
         layout = self.layout
+        results = newest_results(layout.results)
         self.say("")
-        for line in reading(newest_results(layout.results)):
+        for line in reading(results):
             self.say(line)
-        self.say("\nWhere everything lies:")
         places = {
-            "the corpus": layout.corpus,
-            "the fine-tuned model and who is a member": layout.target,
-            "the table above": layout.table,
-            "results and samples of the harness": newest_results(layout.results).parent,
-            "the audit's cache": layout.cache,
-            "the base model": layout.model,
+            "corpus": (layout.corpus, "the corpus"),
+            "target": (layout.target, "the fine-tuned model and who is a member"),
+            "table": (layout.table, "the table above"),
+            "results": (results.parent, "results and samples of the harness"),
+            "cache": (layout.cache, "the audit's cache"),
+            "model": (layout.model, "the base model"),
         }
-        for what, path in places.items():
+        self.say("\nWhere everything lies:")
+        for path, what in places.values():
             self.say(f"  {path}  {what}")
         self.say("\nThe same audit again, from the cache:")
         self.say(as_typed(plan.lm_eval_command(layout, self.size)))
+        return {name: path for name, (path, _) in places.items()}
 
 
 def run_process(command: Sequence[str], name: str, say: Say) -> str:

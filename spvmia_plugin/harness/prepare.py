@@ -10,12 +10,15 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
+from spvmia_plugin.audit.calibrate import SELF_PROMPT
 from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.run import SELF_PROMPT, Audit, Run
+from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.base_model import no_loading_bars
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
+from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.signals import Role
 
 DEVICE = "cuda:0"
@@ -23,7 +26,7 @@ DEVICE = "cuda:0"
 
 
 def prepare(
-    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any], *, device: str = DEVICE
+    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any] | str, *, device: str = DEVICE
 ) -> Outcome:
     """Self-prompt the target and train its reference, or find it in the store.
 
@@ -31,7 +34,7 @@ def prepare(
         model: the harness's name of the model class, as in `lm_eval --model`.
         model_args: its arguments, as in `--model_args`: `key=value,key=value`.
         task_name: a task that needs the reference; its data and settings hold.
-        metadata: options, as in `--metadata`.
+        metadata: options, as in `--metadata`: a dict, or `key=value,key=value`.
         device: as in `--device`.
 
     Returns:
@@ -41,8 +44,9 @@ def prepare(
         SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
     """
     arguments = simple_parse_args_string(model_args)
+    options = simple_parse_args_string(metadata) if isinstance(metadata, str) else metadata
     # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
-    manager = TaskManager(metadata={**arguments, **metadata}, include_path=str(tasks_folder()), include_defaults=False)
+    manager = TaskManager(metadata={**arguments, **options}, include_path=str(tasks_folder()), include_defaults=False)
     task = manager.load([task_name])["tasks"].get(task_name)
     if not isinstance(task, AuditTask) or Role.REFERENCE not in {need.role for need in task.attack.needs}:
         raise SpvmiaError(
@@ -53,7 +57,8 @@ def prepare(
             f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
             "preparing; leave the option out"
         )
-    lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
+    with quiet_libraries(), no_loading_bars():
+        lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
     with open_store(task.settings) as store, open_backend(lm, task) as backend:
         run = Run(audit, backend, task.registry, store)
