@@ -1,0 +1,179 @@
+"""The report as JSON, and the command to repeat a run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import stat
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.metrics.intervals import tpr_interval
+from spvmia_plugin.report.curves import band_rates, curve
+from spvmia_plugin.report.repeat import command, typed, without_secrets
+from spvmia_plugin.results import read_latest
+from tests.results.builders import fake_audit, fake_records, write_run
+
+
+def run_cli(*arguments: object):
+    return CliRunner().invoke(make_app(), ["report", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def facts(plain_run):
+    result = run_cli(plain_run.folder, "--json")
+    assert result.exit_code == 0, result.output
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+def test_json_is_unrounded(plain_run, facts):
+    [audit] = facts["audits"]
+    for attack in audit["attacks"]:
+        row = plain_run.raw["results"][attack["task"]]
+        for name, value in attack["results"].items():
+            written = row[f"{name},none"]
+            resolved = isinstance(written, float) and not np.isnan(written)
+            assert value == (written if resolved else None)
+    assert (
+        audit["strongest"]["interval"]
+        == plain_run.raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["strongest"]["interval"]
+    )
+
+
+def test_json_has_everything(facts):
+    [audit] = facts["audits"]
+    assert audit["verdict"]["level"] == "evidence"
+    assert [attack["attack"]["name"] for attack in audit["attacks"]] == ["spv", "lira_base", "loss", "lira_candidate"]
+    assert audit["blind_baseline"]["task"] == "bag_of_words_mia_custom"
+    assert len(audit["exposure"]) == 150
+    assert set(audit["exposure"][0]["attacks"]) <= {"spv", "lira_base", "loss"}
+    assert audit["cost"]["scoring: target"]["forward_tokens"] == 183013
+    assert audit["attacks"][0]["rests_on"] == ["reference", "paraphrases", "scoring: target", "scoring: reference"]
+    assert audit["settings"]["mia_preset"] == "quick"
+    assert facts["capabilities"][0]["value"] == 0.5123456
+    assert facts["command"][:2] == ["lm_eval", "run"]
+
+
+def test_json_alone_writes_no_page(plain_run, tmp_path, facts):
+    assert not (plain_run.folder / "report.html").exists()
+    both = run_cli(plain_run.folder, "--json", "--output", tmp_path / "new" / "page.html")
+    assert json.loads(both.stdout) == facts
+    assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == plain_run.page
+
+
+def test_the_page_lies_in_the_results_folder_and_is_private(tmp_path, undrawn):
+    path = write_run(tmp_path, [fake_audit({"loss": 1.0}, findings=())])
+    result = run_cli(tmp_path)
+    page = tmp_path / "report.html"
+    assert result.stdout.splitlines()[-1] == str(page)
+    assert "An outsider can tell" in result.stdout
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    assert run_cli(path).stdout.splitlines()[-1] == str(path.parent / "report.html")
+
+
+def test_figures_are_written_as_png_and_svg(tmp_path):
+    write_run(tmp_path, [fake_audit({"spv": 1.0}, findings=())])
+    result = run_cli(tmp_path, "--json", "--figures", tmp_path / "figures")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    kinds = ["cost", "ranking", "roc-linear", "roc-log", "scatter-spv", "scores-spv"]
+    assert names == [f"custom-{kind}.{suffix}" for kind in kinds for suffix in ("png", "svg")]
+    assert all((tmp_path / "figures" / name).read_bytes()[:4] == b"\x89PNG" for name in names if name.endswith("png"))
+    svgs = [(tmp_path / "figures" / name).read_text() for name in names if name.endswith("svg")]
+    assert all("<metadata>" not in svg or "date" not in svg for svg in svgs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda place: [place / "absent"], "RESULTS: expected"),
+        (lambda place: [place, "--output", place], "--output: expected a file, got the folder"),
+        (lambda place: [place, "--output", place / "file" / "x.html"], "--output: cannot write"),
+        (lambda place: [place, "--figures", place / "file"], "--figures: cannot write"),
+    ],
+)
+def test_errors_are_one_line(plain_run, tmp_path, arguments, message):
+    write_run(tmp_path, [fake_audit({"loss": None}, findings=())])
+    (tmp_path / "file").write_text("")
+    result = run_cli(*arguments(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_command_repeats_the_run(tmp_path):
+    settings = {"mia_preset": "quick", "mia_members": "a file's.jsonl"}
+    audit = fake_audit({"spv": 1.0, "loss": 0.0}, findings=(), settings=settings)
+    write_run(
+        tmp_path,
+        [audit],
+        model_args={"pretrained": "./my base", "token": "hf_abcdefghijklmnopqrstuvw", "add_bos_token": True},
+        config={"limit": 50.0, "device": "cuda:0", "random_seed": 3},
+    )
+    words = command(read_latest(tmp_path))
+    options = dict(zip(words[2::2], words[3::2], strict=False))
+    assert options["--model"] == "hf"
+    assert options["--model_args"] == "pretrained=./my base,token=***,add_bos_token=True"
+    assert options["--tasks"] == "spv_mia_custom,loss_mia_custom"
+    assert json.loads(options["--metadata"]) == settings
+    assert options["--limit"] == "50"
+    assert options["--seed"] == "3,1234,1234,1234"
+    assert words[-1] == "--log_samples"
+    assert shlex.split(typed(words).replace("\\\n", " ")) == words
+
+
+def test_lm_eval_reads_the_command_back(plain_run):
+    from lm_eval.__main__ import HarnessCLI
+
+    words = command(plain_run.run)
+    options = HarnessCLI()._subparsers.choices["run"].parse_args(words[2:])
+    assert options.model_args == {"pretrained": "./base", "peft": "./adapter"}
+    assert options.metadata == {"mia_preset": "quick", "mia_cache_dir": "./a folder/cache"}
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        ({"token": "abc"}, {"token": "***"}),
+        ({"hf_token": "abc", "api_key": "x", "header": {"Authorization": "y"}}, None),
+        ({"add_bos_token": True, "tokenizer": "t", "prefix_token_id": 3}, "same"),
+        ("pretrained=a,token=b", "pretrained=a,token=***"),
+        (["https://user:pass@host/x"], ["https://***host/x"]),
+        ({"note": "use hf_abcdefghijklmnopqrstuvw here"}, {"note": "use *** here"}),
+        ({"mia_prompt_tokens": 16, "pad_token": None}, "same"),
+    ],
+)
+def test_credentials_are_left_out(value, clean):
+    expected = value if clean == "same" else dict.fromkeys(value, "***") if clean is None else clean
+    assert without_secrets(value) == expected
+
+
+def test_the_band_at_one_percent_is_the_reported_interval(tmp_path):
+    write_run(tmp_path, [fake_audit({"spv": 1.5}, records=fake_records(200, 200, blocks=2), findings=())])
+    [audit] = read_latest(tmp_path).audits
+    found = curve(audit, audit.tasks[0])
+    place = int(np.flatnonzero(found.band_fpr == 0.01)[0])
+    assert [found.low[place], found.high[place]] == audit.record["metrics"]["tpr_at_1pct_fpr"]["interval"]
+    rate = float(found.band_fpr[-5])
+    codes = np.unique(audit.clusters(), return_inverse=True)[1]
+    expected = tpr_interval(audit.scores(audit.tasks[0]), audit.labels(), codes, rate, 0.95)
+    assert (found.low[-5], found.high[-5]) == pytest.approx(expected)
+
+
+def test_band_rates_can_be_attained_and_are_few():
+    for n in (1, 2, 60, 100, 5000):
+        rates = band_rates(n)
+        assert rates == sorted(set(rates))
+        assert len(rates) <= 30
+        assert rates[0] == 1 / n
+        assert all(0 < rate <= 1 for rate in rates)
+    assert 0.01 in band_rates(100)
+    assert 0.001 in band_rates(1000)
+    assert 0.01 not in band_rates(99)

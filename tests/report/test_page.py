@@ -1,0 +1,173 @@
+"""The page as markup: it loads nothing, runs only what it names, and is built for keyboards and screen readers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import math
+import re
+import shlex
+
+import pytest
+
+from spvmia_plugin.metrics.finding import Finding
+from spvmia_plugin.report.html import embedded, render
+from spvmia_plugin.report.repeat import typed
+from spvmia_plugin.results import read_latest
+from tests.hostile import ALERT, NAMES, NASTY, control_characters
+from tests.report.conftest import reported
+from tests.report.pages import Page
+from tests.results.builders import WARNING, fake_audit, fake_records, write_run
+
+
+@pytest.fixture(scope="module")
+def page(plain_run) -> Page:
+    return Page(plain_run.page)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory) -> str:
+    nasty = " ".join(NASTY)
+    audit = fake_audit(
+        {"spv": 1.0},
+        records=fake_records(60, 60, files=NAMES, texts=NASTY),
+        findings=[Finding("x", "warning", nasty), Finding("y", "note", nasty)],
+        settings={"mia_log_text": True, "mia_cache_dir": nasty},
+        provenance={"manifest": nasty, NASTY[0]: {NASTY[1]: [nasty]}},
+    )
+    folder = tmp_path_factory.mktemp("hostile")
+    return reported(folder, audit, model="a<script>b", capabilities={NASTY[0]: {NASTY[1]: 0.5}}).page
+
+
+def test_it_loads_nothing(page):
+    loading = [found for found in page.attributes if found[1] in ("src", "srcset", "action", "poster", "background")]
+    assert loading == []
+    references = {value for _, name, value in page.attributes if name in ("href", "xlink:href")}
+    assert all(value.startswith("#") or value == "data:," for value in references)
+    assert not re.search(r"@import|url\((?!#)", "".join(page.styles))
+    assert [value for tag, name, value in page.attributes if name == "style" or name.startswith("on")] == []
+
+
+def test_the_policy_names_its_script_and_style_and_nothing_else(page):
+    policy = next(value for tag, name, value in page.attributes if name == "content" and "default-src" in value)
+    directives = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert directives["default-src"] == "'none'"
+    assert directives["img-src"] == "data:"
+    for name, parts in (("script-src", page.scripts), ("style-src", page.styles)):
+        [part] = parts
+        digest = base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
+        assert directives[name] == f"'sha256-{digest}'"
+
+
+def test_headings_go_down_one_level_at_a_time(page):
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_ids_are_unique_and_every_reference_has_its_end(page):
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    wanted = {value for _, name, value in page.attributes if name in ("aria-labelledby", "for")}
+    wanted |= {value[1:] for _, name, value in page.attributes if name == "href" and value.startswith("#")}
+    wanted |= {found for _, _, value in page.attributes for found in re.findall(r"url\(#([^)]+)\)", value)}
+    assert wanted <= set(ids)
+
+
+def test_pictures_say_what_they_show(page):
+    pictures = re.findall(r"<svg [^>]*>", page.html)
+    assert len(pictures) >= 8
+    assert all('role="img"' in picture and re.search(r'aria-label="[^"]{20,}"', picture) for picture in pictures)
+
+
+def test_tables_have_captions_and_heads(page):
+    tables = re.findall(r"<table.*?</table>", page.html, re.S)
+    assert len(tables) >= 5
+    assert all("<caption>" in table and 'scope="col"' in table and 'scope="row"' in table for table in tables[:1])
+    assert all("<caption>" in table and 'scope="col"' in table for table in tables)
+
+
+def test_failed_preconditions_stand_before_the_verdict(page, plain_run):
+    assert page.text.index(WARNING.message) < page.text.index(page.headings[1][1])
+    assert "Provisional verdict" in page.text
+
+
+def test_the_page_tells_what_the_run_had(page):
+    for words in ("arc_easy", "mia_preset", "quick", "LiRA, candidate reference: 310 records", "Bag of words"):
+        assert words in page.text
+    assert "fewer than 8 tokens" in page.text
+
+
+def test_the_same_run_gives_the_same_page(plain_run):
+    assert render(plain_run.run) == plain_run.page
+
+
+def test_hostile_words_stay_words(hostile_page):
+    page = Page(hostile_page)
+    assert len(page.scripts) == len(page.styles) == len(page.data) == 1
+    assert ALERT not in page.scripts[0]
+    assert all(ALERT not in name for _, name, _ in page.attributes)
+    harmless = {"aria-label", "data-source", "value"}
+    assert {name for _, name, value in page.attributes if ALERT in value} <= harmless
+    assert control_characters(hostile_page) == []
+    # Rows that stand in the page and those in its data are the same words.
+    assert page.data[0]["texts"][0] in page.text
+
+
+def test_hostile_names_are_told_apart(hostile_page):
+    [data] = Page(hostile_page).data
+    assert len(set(data["ids"])) == 60
+    assert any("\\x1b[31mred.jsonl" in record for record in data["ids"])
+
+
+def test_embedded_json_ends_no_script():
+    text = embedded({"a": "</script><!-- & \u2028\u2029\x00\ud800"})
+    assert not set("<>&\u2028\u2029\x00") & set(text)
+    assert text.isascii()
+
+
+def test_texts_show_only_where_the_run_logged_them(plain_run, hostile_page):
+    assert Page(plain_run.page).data[0]["texts"] is None
+    assert "ticket " not in plain_run.page
+    assert Page(hostile_page).data[0]["texts"]
+
+
+def test_two_audits_are_two_sections(tmp_path, undrawn):
+    first = fake_audit({"spv": 2.0}, findings=())
+    second = fake_audit({"loss": 0.0}, dataset="xsum", fingerprint="other", findings=())
+    page = Page(reported(tmp_path, first, second).page)
+    assert [level for level, _ in page.headings].count(2) == 2
+    assert len(page.data) == 2
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_run_without_samples_still_has_a_verdict(tmp_path, undrawn):
+    write_run(tmp_path, [fake_audit({"spv": 2.0, "loss": 0.1}, findings=())], with_samples=False)
+    page = Page(render(read_latest(tmp_path)))
+    assert "An outsider can" in page.headings[1][1]
+    assert page.data == []
+    assert "Most exposed records" not in page.text
+    assert "--log_samples" in page.text
+
+
+def test_a_run_in_which_nothing_was_scored_says_so(tmp_path, undrawn):
+    page = Page(reported(tmp_path, fake_audit({"lira_candidate": None}, findings=())).page)
+    assert "cannot say" in page.headings[1][1]
+    assert "no attack has scores of both classes" in page.text
+
+
+def test_a_canary_audit_tells_its_bound(tmp_path, undrawn):
+    audit = fake_audit({"spv": 2.0}, canary=True, findings=(), records=fake_records(100, 100))
+    found = reported(tmp_path, audit)
+    page = Page(found.page)
+    bound = found.raw["results"]["canary_audit_custom"]["epsilon_lb,none"]
+    assert not math.isnan(bound)
+    assert f"not differentially private for any epsilon below {bound:.3f}" in page.text
+
+
+def test_a_command_survives_the_shell():
+    words = ["lm_eval", "run", "--model_args", "pretrained=a b,peft='x'", "--metadata", '{"a": "$(rm) `x`"}']
+    assert shlex.split(typed(words).replace("\\\n", " ")) == words
