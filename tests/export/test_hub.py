@@ -139,5 +139,5 @@ def test_a_hostile_source_stays_a_value(tmp_path: Path, source: str) -> None:
         task.config["metadata"]["mia_audit"]["data"]["source"] = f"x\n---\n{source}"  # type: ignore[index]
     results = model(tmp_path, "org/one", tasks)
     card = ModelCard.load(exported(tmp_path, results, "model-index"))
-    assert {key for key in card.data.to_dict()} == {"model-index"}
+    assert set(card.data.to_dict()) == {"model-index"}
     assert card.text.strip() == ""
