@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from spvmia_plugin.cli.machine import Json, Quiet, line_printer, print_json
+
 
 class Format(str, Enum):
     """What to export to."""
@@ -47,7 +49,8 @@ def export(
         bool,
         typer.Option("--instances", help="every-eval-ever: also ids, labels and scores. They NAME training records."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not name the files written.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the newest audit of a results folder in a format that others read.
 
@@ -61,6 +64,9 @@ def export(
     from spvmia_plugin.results import read_latest
 
     options = ExportOptions(model_id, organization, evaluator.value, benchmark, instances)
-    for path in export_run(read_latest(results), to.value, output, options):
-        if not quiet:
-            typer.echo(path)
+    say = line_printer(quiet=quiet, as_json=as_json)
+    files = export_run(read_latest(results), to.value, output, options)
+    for path in files:
+        say(str(path))
+    if as_json:
+        print_json({"format": to.value, "files": [str(path) for path in files]})

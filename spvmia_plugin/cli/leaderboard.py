@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from spvmia_plugin.cli.machine import Quiet, line_printer
+
 
 class Metric(str, Enum):
     """What models are ranked by."""
@@ -53,7 +55,8 @@ def leaderboard(
     capability: Annotated[
         str | None, typer.Option("--capability", help="Task of the picture's capability axis, for example arc_easy.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing about the file written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the board as JSON, unrounded.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Set models side by side: what they can do, and how much they give away of their training data.
 
@@ -66,18 +69,22 @@ def leaderboard(
     """
     from spvmia_plugin.leaderboard import Options, build_board, write_board
     from spvmia_plugin.leaderboard.entrants import Source
+    from spvmia_plugin.leaderboard.machine import to_json
     from spvmia_plugin.leaderboard.write import check_output
 
     if output is not None:
         check_output(output)
     options = Options(attack, metric.value, compare.value, same_data.value, capability)
     board = build_board([Source.parse(argument) for argument in results], options)
+    if as_json:
+        typer.echo(to_json(board), nl=False)
     if output is None:
-        _print(board)
+        if not (as_json or quiet):
+            _print(board)
         return
     write_board(board, output)
-    if not quiet:
-        typer.echo(f"{output}: {sum(len(table.rows) for table in board.tables)} rows in {len(board.tables)} tables")
+    rows = sum(len(table.rows) for table in board.tables)
+    line_printer(quiet=quiet, as_json=as_json)(f"{output}: {rows} rows in {len(board.tables)} tables")
 
 
 def _print(board: Any) -> None:

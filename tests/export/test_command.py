@@ -33,6 +33,14 @@ def test_export_names_the_files_it_wrote(results: Path, tmp_path: Path, to: str)
     assert (quiet.exit_code, quiet.stdout) == (0, "")
 
 
+def test_programs_get_json_alone(results: Path, tmp_path: Path) -> None:
+    found = spvmia("export", results, "--to", "model-index", "--output", tmp_path / "out", "--json")
+    assert json.loads(found.stdout) == {"format": "model-index", "files": [str(tmp_path / "out" / "model-index.md")]}
+    board = spvmia("leaderboard", results, "--json", "--output", tmp_path / "board.json")
+    assert json.loads(board.stdout) == json.loads((tmp_path / "board.json").read_text())
+    assert spvmia("leaderboard", results, "--quiet").stdout == ""
+
+
 def test_export_refuses_in_one_line(results: Path, tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.write_text("")
