@@ -54,4 +54,4 @@ audit full pretrained=full full/mia_manifest.json
 # 4. What people read.
 spvmia report results/lora-heavy --output report.html
 spvmia leaderboard base=results/base lora-light=results/lora-light lora-heavy=results/lora-heavy full=results/full \
-    --output leaderboard.html
+    --compare recipes --capability demo_department --output leaderboard.html

@@ -7,8 +7,10 @@ bfloat16 safetensors, so that every tool that takes a model folder takes this on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -124,7 +126,9 @@ def convert(gguf: Path, output: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    # transformers draws a bar of its own for this, on a log file too, and has no switch for it.
+    with contextlib.redirect_stderr(io.StringIO()):
+        packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     config = packed.config
     for mark in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, mark):

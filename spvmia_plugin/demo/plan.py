@@ -118,6 +118,16 @@ class Layout:
         return self.root / "lm_eval.txt"
 
     @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.root / "report.html"
+
+    @property
+    def report(self) -> Path:
+        """The page that says what it means."""
+        return self.root / "report.html"
+
+    @property
     def progress(self) -> Path:
         """Which steps are finished, and with which settings."""
         return self.root / "steps.json"
@@ -157,6 +167,16 @@ def lm_eval_command(layout: Layout, size: Size) -> list[str]:
         *("--output_path", str(layout.results)),
         "--log_samples",
     ]
+
+
+def report_command(layout: Layout) -> list[str]:
+    """The command that writes the page for people."""
+    return ["spvmia", "report", str(layout.results), "--output", str(layout.report)]
+
+
+def report_command(layout: Layout) -> list[str]:
+    """The command that writes the report."""
+    return ["spvmia", "report", str(layout.results), "--output", str(layout.report)]
 
 
 def as_process(command: list[str]) -> list[str]:

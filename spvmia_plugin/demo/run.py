@@ -121,6 +121,8 @@ class Demo:
             Step("corpus", f"a made-up private corpus of {size.tickets} support tickets", 0, self._make_corpus),
             Step("target", f"fine-tune on {size.members} of them, the members (LoRA)", target, self._finetune),
             Step("audit", f"lm_eval: {len(plan.ATTACKS)} attacks and one capability task", audit, self._evaluate),
+            Step("report", "a page that says what it means", 0, self._report),
+            Step("report", "a page for people", 0, self._report),
         ]
 
     def _announce(self, steps: Sequence[Step], done: Sequence[str]) -> None:
@@ -163,6 +165,12 @@ class Demo:
         printed = self._command(plan.lm_eval_command(self.layout, self.size))
         write_private(self.layout.table, printed.encode())
 
+    def _report(self) -> None:
+        self._command(plan.report_command(self.layout))
+
+    def _report(self) -> None:
+        self._command(plan.report_command(self.layout))
+
     def _command(self, command: list[str]) -> str:
         """Run a command, pass on what it prints, and return that."""
         self.say(f"$ {shlex.join(command)}")
@@ -177,7 +185,8 @@ class Demo:
         if marks.get("settings") != self._settings():
             self._forget()
             return ["model"] if is_complete(self.layout.model) else []
-        done = [str(name) for name in marks["done"] if name != "model"]
+        gone = {"model"} if self.layout.report.is_file() else {"model", "report"}
+        done = [str(name) for name in marks["done"] if name not in gone]
         return ["model", *done] if is_complete(self.layout.model) else done
 
     def _forget(self) -> None:
@@ -200,9 +209,11 @@ class Demo:
         for line in reading(results):
             self.say(line)
         places = {
+            "report": (layout.report, "the report: open it in a browser"),
             "corpus": (layout.corpus, "the corpus"),
             "target": (layout.target, "the fine-tuned model and who is a member"),
             "table": (layout.table, "the table above"),
+            "report": (layout.report, "the report"),
             "results": (results.parent, "results and samples of the harness"),
             "cache": (layout.cache, "the audit's cache"),
             "model": (layout.model, "the base model"),
@@ -212,6 +223,7 @@ class Demo:
             self.say(f"  {path}  {what}")
         self.say("\nThe same audit again, from the cache:")
         self.say(as_typed(plan.lm_eval_command(layout, self.size)))
+        self.say(f"\nOpen the report in a browser: {layout.report.resolve().as_uri()}")
         return {name: path for name, (path, _) in places.items()}
 
 

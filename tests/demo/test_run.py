@@ -33,6 +33,8 @@ def commands(monkeypatch, tmp_path):
             layout.model.mkdir(parents=True)
         elif name == "spvmia finetune":
             layout.target.mkdir()
+        elif name == "spvmia report":
+            layout.report.touch()
         else:
             scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(plan.ATTACKS)}
             layout.results.mkdir(exist_ok=True)
@@ -45,18 +47,19 @@ def commands(monkeypatch, tmp_path):
     return ran, failing, layout
 
 
-ALL = ["spvmia demo-model", "spvmia finetune", "lm_eval run"]
+ALL = ["spvmia demo-model", "spvmia finetune", "lm_eval run", "spvmia report"]
 
 
 def test_a_demo_runs_every_step_and_says_where_things_lie(commands):
     ran, _, layout = commands
     said = []
-    Demo(layout.root, SIZE, said.append).run()
+    places = Demo(layout.root, SIZE, said.append).run()
     assert ran == ALL
+    assert all(path.exists() for path in places.values() if path != layout.cache)
     text = "\n".join(said)
     assert said[0].startswith("About 6 minutes")
     assert text.count("output of lm_eval run") == 1
-    assert all(str(path) in text for path in (layout.corpus, layout.target, layout.results, layout.model))
+    assert all(str(path) in text for path in (layout.corpus, layout.target, layout.report, layout.model))
     assert stat.S_IMODE(layout.root.stat().st_mode) == 0o700
     assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 10
     assert (layout.tasks / f"{TASK}.yaml").is_file()
@@ -94,7 +97,7 @@ def test_a_target_that_was_finished_but_not_marked_is_kept(commands):
     (layout.target / "mia_manifest.json").write_text("{}")
     ran.clear()
     Demo(layout.root, SIZE, print).run()
-    assert ran == ["lm_eval run"]
+    assert ran == ["lm_eval run", "spvmia report"]
 
 
 def test_another_size_is_another_demo_with_the_same_model(commands):
