@@ -119,11 +119,6 @@ class Layout:
 
     @property
     def report(self) -> Path:
-        """The page for people."""
-        return self.root / "report.html"
-
-    @property
-    def report(self) -> Path:
         """The page that says what it means."""
         return self.root / "report.html"
 
@@ -167,11 +162,6 @@ def lm_eval_command(layout: Layout, size: Size) -> list[str]:
         *("--output_path", str(layout.results)),
         "--log_samples",
     ]
-
-
-def report_command(layout: Layout) -> list[str]:
-    """The command that writes the page for people."""
-    return ["spvmia", "report", str(layout.results), "--output", str(layout.report)]
 
 
 def report_command(layout: Layout) -> list[str]:

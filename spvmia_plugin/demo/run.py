@@ -122,7 +122,6 @@ class Demo:
             Step("target", f"fine-tune on {size.members} of them, the members (LoRA)", target, self._finetune),
             Step("audit", f"lm_eval: {len(plan.ATTACKS)} attacks and one capability task", audit, self._evaluate),
             Step("report", "a page that says what it means", 0, self._report),
-            Step("report", "a page for people", 0, self._report),
         ]
 
     def _announce(self, steps: Sequence[Step], done: Sequence[str]) -> None:
@@ -168,9 +167,6 @@ class Demo:
     def _report(self) -> None:
         self._command(plan.report_command(self.layout))
 
-    def _report(self) -> None:
-        self._command(plan.report_command(self.layout))
-
     def _command(self, command: list[str]) -> str:
         """Run a command, pass on what it prints, and return that."""
         self.say(f"$ {shlex.join(command)}")
@@ -209,7 +205,6 @@ class Demo:
         for line in reading(results):
             self.say(line)
         places = {
-            "report": (layout.report, "the report: open it in a browser"),
             "corpus": (layout.corpus, "the corpus"),
             "target": (layout.target, "the fine-tuned model and who is a member"),
             "table": (layout.table, "the table above"),
