@@ -12,6 +12,7 @@ import numpy as np
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
+from spvmia_plugin.audit.memory import FittingBatches
 from spvmia_plugin.audit.needs import check_features, reference_role, union_of_needs
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.paraphrase import describe, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
@@ -72,6 +73,7 @@ class Run:
         self._calibration = Calibration(audit.data, audit.config, backend, registry, store)
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
+        self._batches = FittingBatches(backend, store)
 
     @property
     def roles(self) -> set[Role]:
@@ -95,6 +97,7 @@ class Run:
         signals = self._score(inputs, neighbours)
         self._attack(signals)
         self.outcome.models = self._identities()
+        self._batches.forget()
         return self.outcome
 
     def check(self) -> None:
@@ -107,6 +110,8 @@ class Run:
             self.backend.require({Role.BASE})
         if self._trains():
             self.backend.check_training()
+        if self.roles:
+            self._batches.recall()
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""

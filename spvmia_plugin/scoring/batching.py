@@ -45,10 +45,16 @@ def plan_batches(lengths: Sequence[int], budget: int, max_rows: int | None = Non
 
 
 class BatchRunner:
-    """Runs planned batches whole; once memory has run out, in parts of at most the tokens that fitted."""
+    """Runs planned batches whole; once memory has run out, in parts of at most the tokens that fitted.
+
+    Attributes:
+        limit: these tokens, with padding; None while memory has never run out.
+        on_limit: called when `limit` has changed.
+    """
 
     def __init__(self) -> None:
-        self.limit: int | None = None  # padded tokens, found by running out of memory; remembered
+        self.limit: int | None = None
+        self.on_limit: Callable[[], None] | None = None
 
     def run(self, batches: Sequence[Batch], work: Callable[[Batch], None]) -> None:
         """Call `work` on every batch in turn, or on its consecutive parts.
@@ -61,8 +67,10 @@ class BatchRunner:
         at = _Position()
 
         def attempt(limit: int) -> None:
-            if limit < largest:
+            if limit < largest and limit != self.limit:
                 self.limit = limit
+                if self.on_limit is not None:
+                    self.on_limit()
             while at.batch < len(batches):
                 batch = batches[at.batch]
                 rows = max(1, limit // batch.width)

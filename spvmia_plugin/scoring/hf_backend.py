@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,6 +89,17 @@ class HFBackend:
     def require(self, roles: Iterable[Role]) -> None:
         """See `Backend.require`."""
         self._roles.require(roles)
+
+    def remember_limits(self, known: Mapping[str, int], keep: Callable[[dict[str, int]], None]) -> None:
+        """Begin with the batch sizes that fitted in a run that was killed: a resumed one then has the same batches.
+
+        Args:
+            known: what `keep` was called with last; empty if nothing is known.
+            keep: called with all sizes found so far whenever memory has run out.
+        """
+        for name, runner in self._runners.items():
+            runner.limit = known.get(name)
+            runner.on_limit = lambda: keep({n: r.limit for n, r in self._runners.items() if r.limit is not None})
 
     def score(
         self,

@@ -201,6 +201,8 @@ class RoleModels:
         settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": self._trusted}
         if getattr(inner, "is_loaded_in_4bit", False) or getattr(inner, "is_loaded_in_8bit", False):
             settings |= {"quantization_config": inner.config.quantization_config, "device_map": {"": inner.device}}
+        if len(set(getattr(inner, "hf_device_map", {}).values())) > 1:  # `parallelize=True`: one device is too small
+            settings["device_map"] = "auto"
         try:
             with isolated_rng(0), quiet_libraries():
                 model = AutoModelForCausalLM.from_pretrained(name, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -114,6 +115,41 @@ def test_a_damaged_entry_is_recomputed_in_the_batch_it_came_from(audit, whole, t
     again, passes = audit(tmp_path / "store")
     assert again == results == whole["results"]
     assert 0 < len(passes) < len(whole["passes"])
+
+
+@pytest.mark.slow
+def test_batches_that_ran_out_of_memory_are_halved_alike_in_the_resumed_run(audit, tmp_path, monkeypatch):
+    """Even where there is more memory by then."""
+    from transformers import LlamaForCausalLM
+
+    forward = LlamaForCausalLM.forward
+
+    @functools.wraps(forward)
+    def small(self, *args, **kwargs):
+        if kwargs["input_ids"].numel() > 900 and not self.training:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", small)
+    expected, passes = audit(tmp_path / "whole")
+    nothing, first = audit(tmp_path / "killed", "scoring", 12)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    results, second = audit(tmp_path / "killed")
+    assert nothing is None
+    assert results == expected
+    assert sum(repeated(passes, [*first, *second]).values()) <= 1
+    largest = max(each.rows * each.width for each in second if each.stage == "scoring")
+    assert largest <= 1024
+    again, _ = audit(tmp_path / "killed")
+    assert again == expected
+    with Store(tmp_path / "killed") as store:
+        assert [value for value in read_json(store) if isinstance(value, dict)] == [{}]  # forgotten at the end
+
+
+def read_json(store):
+    query = "SELECT value FROM entries WHERE kind = 'json'"
+    rows = store._entries.database.read(lambda connection: connection.execute(query).fetchall())
+    return [json.loads(value) for (value,) in rows]
 
 
 def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""Batch sizes that fitted into memory, kept while an audit is unfinished: a killed one resumes with its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spvmia_plugin.protocols import Backend
+from spvmia_plugin.signals import Role
+from spvmia_plugin.store import Store
+
+
+class FittingBatches:
+    """What a backend has found out about memory. Backends without `remember_limits` find it out again.
+
+    Args:
+        backend: finds it out.
+        store: keeps it.
+    """
+
+    def __init__(self, backend: Backend, store: Store) -> None:
+        self._backend = backend
+        self._store = store
+        self._key: str | None = None
+
+    def recall(self) -> None:
+        """Begin with the sizes of a run that was not finished, and have new ones kept at once."""
+        remember = getattr(self._backend, "remember_limits", None)
+        if remember is None:
+            return
+        self._key = self._store.key(
+            "batch_limits", target=self._backend.identity(Role.TARGET), device=str(self._backend.device)
+        )
+        known: Mapping[str, int] = self._store.json.get([self._key]).get(self._key, {})
+        remember(known, self._keep)
+
+    def forget(self) -> None:
+        """The run is finished: the next one, beside fewer other processes perhaps, tries whole batches again."""
+        if self._key is not None and self._store.json.get([self._key]).get(self._key):
+            self._keep({})
+
+    def _keep(self, limits: dict[str, int]) -> None:
+        if self._key is not None:
+            self._store.json.put({self._key: limits})
