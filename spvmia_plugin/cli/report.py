@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from spvmia_plugin.cli.machine import Quiet, line_printer
 
 if TYPE_CHECKING:
     from spvmia_plugin.results import HarnessRun
@@ -26,19 +29,18 @@ def report(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything unrounded as JSON; a page only with --output.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a page that says what an outsider can and cannot tell: one HTML file that loads nothing.
 
     The newest run with a privacy task is reported. It needs nothing but the results and samples files that
     `lm_eval --output_path results --log_samples` wrote.
 
-    Examples:
-
+    ```
     spvmia report results
-
     spvmia report results --output audit.html --figures figures
-
     spvmia report results --json
+    ```
     """
     from spvmia_plugin.results import read_latest
 
@@ -47,10 +49,9 @@ def report(
     written = [_write_page(run, page)] if page else []
     if figures:
         written += _write_figures(run, figures)
+    _tell(run, written, line_printer(quiet=quiet, as_json=as_json))
     if as_json:
         _print_json(run)
-        return
-    _tell(run, written)
 
 
 def _write_page(run: HarnessRun, page: Path) -> Path:
@@ -95,13 +96,13 @@ def _print_json(run: HarnessRun) -> None:
     typer.echo(json.dumps(report_facts(run), allow_nan=False, indent=2))
 
 
-def _tell(run: HarnessRun, written: list[Path]) -> None:
+def _tell(run: HarnessRun, written: list[Path], say: Callable[[str], None]) -> None:
     from spvmia_plugin.report.verdict import judge
     from spvmia_plugin.shown import shown
 
     for audit in run.audits:
         verdict = judge(audit)
         doubt = " Provisional: see the failed conditions in the report." if verdict.provisional else ""
-        typer.echo(f"{shown(audit.dataset)}: {verdict.headline}{doubt}")
+        say(f"{shown(audit.dataset)}: {verdict.headline}{doubt}")
     for path in written:
-        typer.echo(shown(str(path)))
+        say(shown(str(path)))
