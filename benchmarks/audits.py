@@ -1,4 +1,4 @@
-"""Whole audits in this process, with a clock on every stage: what released_algorithm, memory and growth have in common."""
+"""Whole audits in this process, with a clock on every stage: for released_algorithm, memory and growth."""
 
 from __future__ import annotations
 

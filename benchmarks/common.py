@@ -121,12 +121,13 @@ def lora_target(model: Path, folder: Path, *, rank: int = 64, alpha: int = 16) -
     return folder
 
 
-_WORDS = """
+_WORD_LIST = """
 the a an order ticket letter was lost found sent to from Anna Boris Chloe Daniel in Paris Rome Oslo on Monday Friday
 because rain snow delay engine broke and we will refund replace repair it soon please call number about account
 invoice street garden river mountain winter summer never always maybe seven twelve forty red blue quiet question
 morning evening between under before after message window market station doctor teacher story answer
-""".split()
+"""
+_WORDS = _WORD_LIST.split()
 
 
 def made_up_texts(n: int, *, seed: int = 0, words: int = 150) -> list[str]:

@@ -4,8 +4,8 @@
 
 Each side runs in a fresh process that loads the target, audits it, and is sampled all the while. What is told is the
 peak of its resident memory in a stage less what it held with the model loaded and used once. The limit of an audit is
-one batch of logits, the reference adapter with its optimiser state, and 1 GB. Whether there is a second copy of the base
-is seen in the tensors that are alive when a stage begins: all of them together against the model's own.
+one batch of logits, the reference adapter with its optimiser state, and 1 GB. Whether there is a second copy of the
+base is seen in the tensors that are alive when a stage begins: all of them together against the model's own.
 """
 
 from __future__ import annotations

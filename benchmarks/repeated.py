@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 def read_options(arguments: list[str] | None) -> Any:
     parser = common.parser(__doc__, rounds=5)
-    parser.add_argument("--records", type=int, help="audited records (20)")
+    parser.add_argument("--records", type=int, help="members, and non-members (20)")
     parser.add_argument("--tokens", type=int, help="tokens of a record (64)")
     options = parser.parse_args(arguments)
     options.records = options.records or 20
@@ -91,9 +91,9 @@ def audit_arguments(options: Any, model: Path, work: Path) -> list[str]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    lengths = [options.tokens] * 2 * options.records
+    lengths = [options.tokens] * 3 * options.records  # members, non-members, and what prompts are taken from
     texts = common.cut_texts(tokenizer.encode, tokenizer.decode, lengths, options.texts)
-    files = {"mia_members": texts[: options.records // 2], "mia_nonmembers": texts[options.records // 2 :]}
+    files = {"mia_members": texts[: options.records], "mia_nonmembers": texts[options.records :]}
     metadata: dict[str, object] = {
         "mia_block_size": 0,
         "mia_perturbation": "causal",

@@ -180,7 +180,7 @@ class _Decoder:
         self._texts = [self._texts[row] for row in rows]
         self._mask = self._mask[rows]
         if self._cache is not None:
-            self._cache.batch_select_indices(torch.tensor(rows, device=self._model.device))
+            self._cache.batch_select_indices(torch.tensor(rows))  # on the CPU: layers may lie on several devices
 
     def _where(self, width: int) -> dict[str, torch.Tensor]:
         """Mask and positions; none for rows of one length, which need neither."""

@@ -78,24 +78,30 @@ class HeadlessModel:
     def _probe(self) -> tuple[int, bool, torch.device]:
         """Size and device of the logits, and whether the output layer's product is what the model returns, bit for bit.
 
-        A model split over several devices has its output layer on another one than its embeddings.
+        A model split over several devices has its output layer on another one than its embeddings, and hands its
+        logits back on the first: statistics are computed where the output layer is.
         """
         ids = torch.arange(PROBE_SHAPE[0] * PROBE_SHAPE[1], device=self.device).view(PROBE_SHAPE)
         with self.precision():
             expected, _ = _plain(self.model, {"input_ids": ids, "use_cache": False})
-            return expected.shape[-1], self._is_exact(ids, expected), expected.device
+            made_on = self._exact_on(ids, expected)
+        return expected.shape[-1], made_on is not None, made_on or expected.device
 
-    def _is_exact(self, ids: torch.Tensor, expected: torch.Tensor) -> bool:
+    def _exact_on(self, ids: torch.Tensor, expected: torch.Tensor) -> torch.device | None:
+        """Where the output layer gives what the model returns; None if it gives something else."""
         if getattr(self.model, "get_output_embeddings", None) is None:
-            return False
+            return None
         head = self.model.get_output_embeddings()
         if not isinstance(head, torch.nn.Module):
-            return False
+            return None
         try:
             rows, _ = _hidden(self.model, {"input_ids": ids, "use_cache": False})
         except (RuntimeError, TypeError, IndexError):
-            return False  # the model looks at its logits: the stub will not do
-        return bool(rows.shape[:2] == expected.shape[:2] and torch.equal(head(rows).to(expected), expected))
+            return None  # the model looks at its logits: the stub will not do
+        if rows.shape[:2] != expected.shape[:2]:
+            return None
+        made = head(rows)
+        return made.device if torch.equal(made.to(expected), expected) else None
 
 
 def _plain(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:

@@ -77,7 +77,7 @@ class ScoringPass:
         return Context(output.rows[0, -1:], output.cache)
 
     def _statistics(self, rows: list[torch.Tensor], pieces: Sequence[Piece], moments: bool) -> Statistics:
-        targets = torch.tensor([t for p in pieces for t in p.targets], device=self._model.device)
+        targets = torch.tensor([t for p in pieces for t in p.targets], device=rows[0].device)
         return token_statistics(torch.cat(rows), targets, self._model.logits, vocab=self._model.vocab, moments=moments)
 
     def _inputs(self, pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
@@ -96,6 +96,7 @@ class ScoringPass:
         with self._model.precision():
             embeddings = embed(ids)
         std = self._std(embed)
+        noise = torch.zeros(embeddings.shape, dtype=embeddings.dtype)  # one transfer to the device for all rows
         drawn: dict[tuple[int, int], torch.Tensor] = {}
         for i, piece in enumerate(pieces):
             if piece.noise is None:
@@ -107,10 +108,8 @@ class ScoringPass:
             if key not in drawn:
                 generator = torch.Generator().manual_seed(piece.noise.seed)
                 drawn[key] = torch.randn(start + rows, embeddings.shape[-1], generator=generator)
-            z = drawn[key][start:].to(embeddings.device)
-            row = embeddings[i, first : first + rows]
-            row += (z * (piece.noise.sign * piece.noise.scale * std)).to(row.dtype)
-        return embeddings
+            noise[i, first : first + rows] = drawn[key][start:] * (piece.noise.sign * piece.noise.scale * std)
+        return embeddings + noise.to(embeddings.device)
 
     def _std(self, embed: Any) -> float:
         """Standard deviation of the embeddings as the model reads them (some scale what is in the matrix)."""

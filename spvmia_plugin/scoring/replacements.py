@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,8 +48,9 @@ class Replacer:
         def work(batch: Batch) -> None:
             rows = [active[k] for k in batch.rows]
             hidden = self._model.forward(input_ids=self._inputs([sequences[i] for i in rows])).rows
-            for i, states in zip(rows, hidden, strict=True):
-                drawn[i] = self._text(states, sequences[i], positions[i], seeds[i])
+            wanted = [_Wanted.of(sequences[i], positions[i], seeds[i]) for i in rows]
+            for i, found in zip(rows, self._draw(hidden, wanted), strict=True):
+                drawn[i] = np.split(found, np.cumsum([len(draw) for draw in positions[i]])[:-1])
             self._cost.batches += 1
             self._cost.forward_tokens += sum(len(sequences[i]) for i in rows)
 
@@ -63,36 +65,59 @@ class Replacer:
         rows = [[self._tokens.prefix_id, *ids[:-1], *[pad] * (width - len(ids))] for ids in sequences]
         return torch.tensor(rows, device=self._model.device)
 
-    def _text(
-        self, states: torch.Tensor, token_ids: TokenIds, positions: Positions, seed: int
-    ) -> list[NDArray[np.int64]]:
-        """All draws of one text. Its stream of uniforms runs through the draws in order."""
+    def _draw(self, hidden: torch.Tensor, wanted: Sequence[_Wanted]) -> list[NDArray[np.int64]]:
+        """All draws of every text of a batch, in one transfer from the device.
+
+        Args:
+            hidden: (B, W, d) final hidden states.
+            wanted: what to draw for each row.
+        """
+        states = torch.cat([row[w.positions.to(row.device)] for row, w in zip(hidden, wanted, strict=True)])  # (n, d)
+        original = torch.cat([w.original for w in wanted]).to(states.device)  # (n,)
+        width = max(w.u.shape[1] for w in wanted)
+        u = torch.cat([torch.nn.functional.pad(w.u, (0, width - w.u.shape[1])) for w in wanted])
+        u = u.to(torch.float32 if states.device.type == "mps" else torch.float64).to(states.device)  # (n, K)
+        parts = []
+        for rows in torch.arange(len(states)).split(rows_per_product(self._model.vocab, states)):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            logits = self._model.logits(states[part]).float()
+            weights = logits.scatter(-1, original[part, None], float("-inf")).softmax(-1)
+            parts.append(inverse_cdf(weights, u[part]))
+        drawn = torch.cat(parts).cpu().numpy()
+        ends = np.cumsum([len(w.positions) for w in wanted])[:-1]
+        return [part[w.row, w.slot] for part, w in zip(np.split(drawn, ends), wanted, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The draws of one text, put in a table: a row for each distinct position, drawn from at most K times.
+
+    Its stream of uniforms runs through the draws in order.
+
+    Attributes:
+        positions: (m,) the distinct positions.
+        original: (m,) the tokens that stand there.
+        u: (m, K) uniforms, filled from the left.
+        row: (k,) the table's row of each draw.
+        slot: (k,) its column.
+    """
+
+    positions: torch.Tensor
+    original: torch.Tensor
+    u: torch.Tensor
+    row: NDArray[np.int64]
+    slot: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, token_ids: TokenIds, positions: Positions, seed: int) -> _Wanted:
+        """Sort the draws of one text by position."""
         where = np.concatenate(positions)
-        stream = uniforms(seed, len(where))
-        distinct, row_of = np.unique(where, return_inverse=True)
-        found = np.empty(len(where), np.int64)
-        step = rows_per_product(self._model.vocab, states)
-        for start in range(0, len(distinct), step):
-            chunk = distinct[start : start + step]
-            logits = self._model.logits(states[torch.from_numpy(chunk).to(states.device)]).float()
-            original = torch.tensor([token_ids[p] for p in chunk], device=logits.device)
-            weights = logits.scatter(-1, original[:, None], float("-inf")).softmax(-1)
-            here = np.flatnonzero((row_of >= start) & (row_of < start + len(chunk)))
-            found[here] = _per_row(weights, row_of[here] - start, stream[here])
-        ends = np.cumsum([len(draw) for draw in positions])[:-1]
-        return np.split(found, ends)
-
-
-def _per_row(weights: torch.Tensor, rows: NDArray[np.int64], stream: NDArray[np.float64]) -> NDArray[np.int64]:
-    """One draw per entry of `rows`; rows drawn from several times share their cumulative sum."""
-    order = np.argsort(rows, kind="stable")
-    counts = np.bincount(rows, minlength=len(weights))
-    width = int(counts.max())
-    slot = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    u = np.zeros((len(weights), width))
-    u[rows[order], slot] = stream[order]
-    wide = torch.float32 if weights.device.type == "mps" else torch.float64
-    drawn = inverse_cdf(weights, torch.from_numpy(u).to(wide).to(weights.device)).cpu().numpy()
-    result = np.empty(len(rows), np.int64)
-    result[order] = drawn[rows[order], slot]
-    return result
+        distinct, row = np.unique(where, return_inverse=True)
+        order = np.argsort(row, kind="stable")
+        counts = np.bincount(row, minlength=len(distinct))
+        slot = np.empty(len(row), np.int64)
+        slot[order] = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        u = np.zeros((len(distinct), int(counts.max())))
+        u[row, slot] = uniforms(seed, len(where))
+        original = torch.tensor([token_ids[p] for p in distinct])
+        return cls(torch.from_numpy(distinct), original, torch.from_numpy(u), row, slot)
