@@ -62,9 +62,10 @@ def _is_local(run: HarnessRun) -> bool:
     return bool(weights) and "hub" not in weights[-1]
 
 
-def protocol_digits(audit: Audit, task: TaskResult) -> str:
-    """Digits that two results share exactly if a leaderboard may compare them."""
-    return digest(conditions(audit, [task], "models", "fingerprint"))
+def protocol_digits(audit: Audit, *tasks: TaskResult) -> str:
+    """Digits that two results of these attacks share exactly if a leaderboard may compare them."""
+    ordered = sorted(tasks, key=lambda task: task.attack)
+    return digest(conditions(audit, ordered, "models", "fingerprint"))
 
 
 def warnings(task: TaskResult) -> list[str]:

@@ -21,7 +21,7 @@ from spvmia_plugin.export.common import (
     source_name,
     warnings,
 )
-from spvmia_plugin.export.metric import Value, left_out, values
+from spvmia_plugin.export.metric import AUROC, Value, left_out, values
 from spvmia_plugin.results.model import Audit, HarnessRun, ScoredRecord, TaskResult
 
 SCHEMA_VERSION = "0.3.0"
@@ -82,7 +82,10 @@ def _record(run: HarnessRun, audit: Audit, options: ExportOptions, evaluation_id
             "additional_details": {"plugin": f"spvmia-plugin {__version__}", **_strings(audit.record["versions"])},
         },
         "model_info": _model_info(run, audit, options),
-        "evaluation_results": [result for task in audit.tasks for result in _results(run, audit, task)],
+        "evaluation_results": [
+            *(result for task in audit.tasks for result in _results(run, audit, task)),
+            *_strongest(run, audit),
+        ],
     }
 
 
@@ -113,20 +116,40 @@ def evaluation_name(audit: Audit, task: TaskResult) -> str:
     return f"spvmia.{_plain(audit.dataset)}.{_plain(task.attack)}.{protocol_digits(audit, task)}"
 
 
+def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
+    """The largest AUROC of several attacks, with the interval that allows for having been chosen."""
+    found = audit.strongest
+    if found is None or found.name is None or found.n_attacks < 2:
+        return
+    task = next(task for task in audit.tasks if task.attack == found.name)
+    name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"
+    value = Value(AUROC, found.auroc, math.nan, *found.interval, {})
+    result = _result(run, audit, task, value, name)
+    uncertainty = result["score_details"]["uncertainty"]
+    if "confidence_interval" in uncertainty:
+        method = f"simultaneous over {found.n_attacks} attacks (max statistic of DeLong's components by document)"
+        uncertainty["confidence_interval"] |= {"confidence_level": found.confidence, "method": method}
+    result["score_details"]["details"]["chosen_among"] = str(found.n_attacks)
+    yield result
+
+
 def _results(run: HarnessRun, audit: Audit, task: TaskResult) -> Iterator[dict[str, Any]]:
     name = evaluation_name(audit, task)
     for value in values(task):
-        if math.isnan(value.value):
-            continue
-        yield {
-            "evaluation_result_id": f"{name}.{value.metric.key}",
-            "evaluation_name": name,
-            "source_data": _source_data(audit),
-            "evaluation_timestamp": repr(run.date),
-            "metric_config": _metric_config(value),
-            "score_details": _score_details(task, value),
-            "generation_config": {"additional_details": _strings(audit.record["settings"], without_places=True)},
-        }
+        if not math.isnan(value.value):
+            yield _result(run, audit, task, value, name)
+
+
+def _result(run: HarnessRun, audit: Audit, task: TaskResult, value: Value, name: str) -> dict[str, Any]:
+    return {
+        "evaluation_result_id": f"{name}.{value.metric.key}",
+        "evaluation_name": name,
+        "source_data": _source_data(audit),
+        "evaluation_timestamp": repr(run.date),
+        "metric_config": _metric_config(value),
+        "score_details": _score_details(task, value),
+        "generation_config": {"additional_details": _strings(audit.record["settings"], without_places=True)},
+    }
 
 
 def _source_data(audit: Audit) -> dict[str, Any]:

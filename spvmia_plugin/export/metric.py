@@ -40,16 +40,18 @@ class Metric:
 _TPR = "largest share of members above a threshold that at most {share} of the non-members exceed"
 _TPR_INTERVAL = "two-sided, the threshold being estimated as well"
 
+AUROC = Metric(
+    "auroc",
+    "auroc",
+    "AUROC",
+    "auroc",
+    "probability that the attack scores a training record above a held-out one; 0.5 is what guessing reaches",
+    lower_is_better=True,
+    interval="DeLong, summed within documents, logit-transformed",
+)
+
 METRICS = (
-    Metric(
-        "auroc",
-        "auroc",
-        "AUROC",
-        "auroc",
-        "probability that the attack scores a training record above a held-out one; 0.5 is what guessing reaches",
-        lower_is_better=True,
-        interval="DeLong, summed within documents, logit-transformed",
-    ),
+    AUROC,
     Metric(
         "tpr_at_1pct_fpr",
         "spvmia.tpr_at_1pct_fpr",

@@ -55,6 +55,7 @@ def test_every_number_is_the_results_file_s(tmp_path: Path) -> None:
     found = {
         (json.loads(result["score_details"]["details"]["attack"])["name"], result["evaluation_result_id"]): result
         for result in record["evaluation_results"]
+        if ".strongest." not in result["evaluation_name"]
     }
     expected = 0
     for task, row in raw["results"].items():
@@ -85,6 +86,21 @@ def test_every_number_is_the_results_file_s(tmp_path: Path) -> None:
                 assert [interval["lower"], interval["upper"]] == [audit["blind"]["low"], audit["blind"]["high"]]
     assert expected == len(found)
     assert expected >= 10
+
+
+def test_the_strongest_attack_has_its_simultaneous_interval(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.6, "loss": 0.2, "bag_of_words": 3.0}))
+    told = json.loads(results.read_text())["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["strongest"]
+    record = record_of(exported(tmp_path, results))
+    (found,) = (one for one in record["evaluation_results"] if ".strongest." in one["evaluation_name"])
+    interval = found["score_details"]["uncertainty"]["confidence_interval"]
+    assert found["metric_config"]["metric_id"] == "auroc"
+    assert found["score_details"]["score"] == told["auroc"]
+    assert [interval["lower"], interval["upper"]] == told["interval"]
+    assert interval["method"].startswith("simultaneous over 2 attacks")
+    assert json.loads(found["score_details"]["details"]["attack"])["name"] == told["name"] == "spv"
+    ids = [one["evaluation_result_id"] for one in record["evaluation_results"]]
+    assert len(set(ids)) == len(ids)
 
 
 def test_ids_are_namespaced_by_protocol(tmp_path: Path) -> None:
