@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-
-from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
+from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
+from spvmia_plugin.audit.judge import judge
 from spvmia_plugin.audit.memory import FittingBatches
-from spvmia_plugin.audit.needs import check_features, reference_role, union_of_needs
-from spvmia_plugin.audit.outcome import Outcome, RecordResult
+from spvmia_plugin.audit.needs import check_features, union_of_needs
+from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.paraphrase import describe, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
 from spvmia_plugin.audit.plan import Planner, Scoring, render, show
 from spvmia_plugin.audit.scorer import Scorer
@@ -25,7 +24,7 @@ from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.shown import shown
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store import Store
 
 
@@ -95,7 +94,8 @@ class Run:
         self.calibrate()
         neighbours = self._paraphrase()
         signals = self._score(inputs, neighbours)
-        self._attack(signals)
+        for name, attack in self.audit.attacks.items():
+            self.outcome.results[name] = judge(attack, signals, self.audit.audited, self.audit.config.seed)
         self.outcome.models = self._identities()
         self._batches.forget()
         return self.outcome
@@ -195,30 +195,6 @@ class Run:
     def _population(self, inputs: Inputs) -> list[ScoreInput]:
         return inputs.population() if any(view is View.POPULATION for _, view in self._needs) else []
 
-    def _attack(self, signals: Mapping[str, RecordSignals]) -> None:
-        for key, attack in self.audit.attacks.items():
-            if isinstance(attack, BlindAttack):
-                scores = self._blind_scores(attack)
-            else:
-                values = attack.score_many(list(signals.values()))
-                scores = dict(zip(signals, values, strict=True))
-            role = reference_role(attack)
-            self.outcome.results[key] = {
-                record_id: RecordResult.of(value, **_means(signals[record_id], role))
-                for record_id, value in scores.items()
-            }
-
-    def _blind_scores(self, attack: BlindAttack) -> dict[str, float | Unscored]:
-        audited = self.audit.audited
-        values = attack.score_all(
-            [record.text for record in audited],
-            np.array([record.is_member for record in audited], dtype=bool),
-            [record.cluster for record in audited],
-            self.audit.config.seed,
-        )
-        mine = {record.id for record in self.audit.records}
-        return {record.id: value for record, value in zip(audited, values, strict=True) if record.id in mine}
-
     def _note_shots(self, inputs: Inputs) -> None:
         if self._shots():
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
@@ -281,17 +257,6 @@ class Run:
             spent += _difference(self.backend.cost(role), earlier)
         spent.seconds = time.perf_counter() - started
         self.outcome.stages[name] = spent
-
-
-def _means(signals: RecordSignals, role: Role | None) -> dict[str, float | int | None]:
-    """n_tokens, target and reference of the samples file."""
-    target = signals.tokens.get((Role.TARGET, View.TEXT))
-    reference = signals.tokens.get((role, View.TEXT)) if role else None
-    return {
-        "n_tokens": len(target) if target is not None else None,
-        "target": mean_logprob(target) if target is not None and len(target) else None,
-        "reference": mean_logprob(reference) if reference is not None and len(reference) else None,
-    }
 
 
 def _difference(after: Cost, before: Cost) -> Cost:
