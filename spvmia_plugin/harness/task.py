@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
-import numpy as np
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
-from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
@@ -27,54 +24,14 @@ from spvmia_plugin.harness.groups import install_group_means
 from spvmia_plugin.harness.item import Item
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
+from spvmia_plugin.harness.shared import SHARED, SharedData
 from spvmia_plugin.harness.tokenizer import load_tokenizer
-from spvmia_plugin.metrics.blind import BlindInterval, blind_interval
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import Registry, load_registry
-from spvmia_plugin.preconditions import Finding, check_preconditions, warnings_first
+from spvmia_plugin.preconditions import Finding, warnings_first
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.scoring.identity import same_model
-
-
-class SharedData:
-    """One audit's data with what is computed on it once for all tasks of a run: findings and the blind baseline."""
-
-    def __init__(self, data: AuditData, seed: int) -> None:
-        self.data = data
-        self._seed = seed
-        self._by_id = {record.id: record for record in data.records}
-        self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
-        self._findings: dict[tuple[str, ...], list[Finding]] = {}
-
-    def record(self, record_id: str) -> Record:
-        """The record with this id."""
-        return self._by_id[record_id]
-
-    def blind(self, record_ids: Sequence[str]) -> BlindInterval | None:
-        """The blind baseline on these records, computed once however many tasks ask; None if too few to fold."""
-        key = tuple(sorted(record_ids))
-        if key not in self._blind:
-            records = [self._by_id[record_id] for record_id in key]
-            labels = np.array([record.is_member for record in records], dtype=bool)
-            texts, clusters = [record.text for record in records], [record.cluster for record in records]
-            self._blind[key] = blind_interval(BagOfWords(), texts, labels, clusters, self._seed)
-        return self._blind[key]
-
-    def findings(self, record_ids: Sequence[str]) -> list[Finding]:
-        """What limits the numbers, the data's own give-away first; known before any model runs."""
-        key = tuple(sorted(record_ids))
-        if key not in self._findings:
-            audited = dataclasses.replace(self.data, records=tuple(self._by_id[record_id] for record_id in key))
-            blind = self.blind(record_ids)
-            of_blind = blind.finding() if blind else None
-            self._findings[key] = [*([of_blind] if of_blind else []), *check_preconditions(audited)]
-        return self._findings[key]
-
-
-_SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
-"""Data that living tasks hold. The harness builds tasks one by one and gives them no common ground; an entry goes
-with the last task that uses it."""
 
 
 class AuditTask(Task):  # type: ignore[misc]
@@ -134,13 +91,13 @@ class AuditTask(Task):  # type: ignore[misc]
         places = [str(metadata[key]) for key in ("peft", "pretrained") if metadata.get(key)]
         settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
         tokenizer = [str(metadata.get(name)) for name in ("tokenizer", "revision", "gguf_file", "trust_remote_code")]
-        key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
-        shared = _SHARED.get(key)
+        self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
+        shared = SHARED.get(key)
         if shared is None:
             data = self._read_data(metadata, [Path(place) for place in places])
             _check_base(data, self.settings, metadata)
             shared = SharedData(data, self.settings.seed)
-            _SHARED[key] = shared
+            SHARED[key] = shared
         return shared
 
     def _read_data(self, metadata: Mapping[str, Any], target_dirs: list[Path]) -> AuditData:
@@ -188,6 +145,7 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def build_all_requests(self, *, limit: int | None = None, samples: list[int] | None = None, **options: Any) -> None:
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
+        SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
         self._summary, self._canaries, self._results = None, None, {}
         self.outcome, self.comparison = Outcome(), None

@@ -1,0 +1,54 @@
+"""One audit's data, read once for all tasks of a run, with what is computed on it once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.metrics.blind import BlindInterval, blind_interval
+from spvmia_plugin.preconditions import Finding, check_preconditions
+from spvmia_plugin.records import AuditData, Record
+
+
+class SharedData:
+    """One audit's data with what is computed on it once for all tasks of a run: findings and the blind baseline."""
+
+    def __init__(self, data: AuditData, seed: int) -> None:
+        self.data = data
+        self._seed = seed
+        self._by_id = {record.id: record for record in data.records}
+        self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
+        self._findings: dict[tuple[str, ...], list[Finding]] = {}
+
+    def record(self, record_id: str) -> Record:
+        """The record with this id."""
+        return self._by_id[record_id]
+
+    def blind(self, record_ids: Sequence[str]) -> BlindInterval | None:
+        """The blind baseline on these records, computed once however many tasks ask; None if too few to fold."""
+        key = tuple(sorted(record_ids))
+        if key not in self._blind:
+            records = [self._by_id[record_id] for record_id in key]
+            labels = np.array([record.is_member for record in records], dtype=bool)
+            texts, clusters = [record.text for record in records], [record.cluster for record in records]
+            self._blind[key] = blind_interval(BagOfWords(), texts, labels, clusters, self._seed)
+        return self._blind[key]
+
+    def findings(self, record_ids: Sequence[str]) -> list[Finding]:
+        """What limits the numbers, the data's own give-away first; known before any model runs."""
+        key = tuple(sorted(record_ids))
+        if key not in self._findings:
+            audited = dataclasses.replace(self.data, records=tuple(self._by_id[record_id] for record_id in key))
+            blind = self.blind(record_ids)
+            of_blind = blind.finding() if blind else None
+            self._findings[key] = [*([of_blind] if of_blind else []), *check_preconditions(audited)]
+        return self._findings[key]
+
+
+SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
+"""Data of the run that is being built. The harness builds tasks one by one and gives them no common ground; when it
+asks for their requests all are there, and the entry goes: a later run in this process reads the files anew."""
