@@ -246,6 +246,7 @@ def _point(row: Row, column: Column, metric: str) -> Point:
         row.entrant.name,
         (sign * score.value, sign * score.value - reach, sign * score.value + reach),
         (-value, -worst, -best),
+        row.rank,
     )
 
 

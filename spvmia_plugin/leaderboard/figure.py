@@ -77,8 +77,7 @@ def draw(points: Sequence[Point], x_sign: int, y_offset: float) -> Figure:
     marks = []
     for point, place in zip(points, places(points), strict=True):
         x, y = x_axis.at(point.capability[0]), y_axis.at(point.privacy[0])
-        label = point.name if len(point.name) <= _LABEL_LENGTH else f"{point.name[: _LABEL_LENGTH - 1]}…"
-        label_x, label_y, anchor = _free_spot(x, y, label, taken)
+        label, label_x, label_y, anchor = _labelled(x, y, point, taken)
         marks.append(
             Mark(
                 point.name,
@@ -126,22 +125,31 @@ def _around(x: float, y: float) -> Box:
     return x - 6, y - 6, x + 6, y + 6
 
 
-def _free_spot(x: float, y: float, label: str, taken: list[Box]) -> tuple[float, float, str]:
-    """The first of a few places around the point where the label overlaps nothing; it is then taken."""
-    width = _CHARACTER * len(label)
+def _labelled(x: float, y: float, point: Point, taken: list[Box]) -> tuple[str, float, float, str]:
+    """The name where it has room, else the rank, else nothing: the table holds all of them."""
+    name = point.name if len(point.name) <= _LABEL_LENGTH else f"{point.name[: _LABEL_LENGTH - 1]}…"
+    for label in (name, "" if point.rank is None else str(point.rank)):
+        spot = _free_spot(x, y, _CHARACTER * len(label), taken)
+        if spot is not None:
+            return label, *spot
+    return "", x, y, "start"
+
+
+def _free_spot(x: float, y: float, width: float, taken: list[Box]) -> tuple[float, float, str] | None:
+    """The first of a few places around the point where a label overlaps nothing; it is then taken."""
     diagonal = _GAP * 0.8
     spots = [
         (x + diagonal, y - diagonal, "start"),
         (x - diagonal, y - diagonal, "end"),
         (x + diagonal, y + diagonal + _LINE * 0.7, "start"),
         (x - diagonal, y + diagonal + _LINE * 0.7, "end"),
-        *((x + diagonal, y - diagonal - k * _LINE, "start") for k in (1, 2, 3)),
-        *((x - diagonal, y + diagonal + k * _LINE, "end") for k in (2, 3)),
     ]
-    free = [(spot, box) for spot in spots if _fits(box := _label_box(spot, width), taken)]
-    spot, box = free[0] if free else (spots[0], _label_box(spots[0], width))
-    taken.append(box)
-    return round(spot[0], 2), round(spot[1], 2), spot[2]
+    for spot in spots:
+        box = _label_box(spot, width)
+        if _fits(box, taken):
+            taken.append(box)
+            return round(spot[0], 2), round(spot[1], 2), spot[2]
+    return None
 
 
 def _label_box(spot: tuple[float, float, str], width: float) -> Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +12,7 @@ from spvmia_plugin import __version__
 from spvmia_plugin.leaderboard.board import Board, Options, Table
 from spvmia_plugin.leaderboard.estimate import METRICS
 from spvmia_plugin.leaderboard.figure import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
-from spvmia_plugin.leaderboard.pareto import Point, in_words
+from spvmia_plugin.leaderboard.pareto import in_words
 from spvmia_plugin.leaderboard.view import lead, models, reading, table_view
 from spvmia_plugin.shown import shown
 
@@ -58,7 +59,7 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
             "svg": None,
             "no_picture": "No picture: fewer than two ranked models have a capability score in common.",
         }
-    points = [Point(shown(point.name), point.capability, point.privacy) for point in table.points]
+    points = [replace(point, name=shown(point.name)) for point in table.points]
     sign = 1 if table.picture.higher_is_better else -1
     words = in_words(points)
     svg = environment.get_template("front.svg").render(
@@ -75,7 +76,9 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
         bottom=HEIGHT - BOTTOM,
     )
     confidence = max((row.number.confidence for row in table.rows if row.rank is not None), default=0.95)
-    bars = f"Bars are {confidence:.0%} intervals; filled circles are on the front."
+    bars = (
+        f"Bars are {confidence:.0%} intervals, filled circles are on the front, a number in place of a name is a rank."
+    )
     return {"svg": svg, "words": words, "bars": bars}
 
 

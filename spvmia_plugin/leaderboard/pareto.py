@@ -17,11 +17,13 @@ class Point:
         name: the model.
         capability: value, lower end, upper end.
         privacy: value, lower end, upper end.
+        rank: stands for the name where that has no room.
     """
 
     name: str
     capability: tuple[float, float, float]
     privacy: tuple[float, float, float]
+    rank: int | None = None
 
 
 def places(points: Sequence[Point]) -> list[Place]:

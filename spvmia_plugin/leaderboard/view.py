@@ -175,7 +175,11 @@ def _rank(row: Row) -> Cell:
 def _number(estimate: Estimate, whose: str = "") -> Cell:
     if math.isnan(estimate.value):
         return Cell(MISSING)
-    interval = "" if math.isnan(estimate.low) else f"{printed(estimate.low)} to {printed(estimate.high)}"
+    interval = (
+        ""
+        if math.isnan(estimate.low)
+        else f"{printed(estimate.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{printed(estimate.high)}"
+    )
     note = ", ".join(part for part in (interval, whose) if part)
     return Cell(printed(estimate.value), note, repr(estimate.value))
 

@@ -114,3 +114,12 @@ def test_labels_do_not_overlap_where_there_is_room() -> None:
     figure = draw([Point("first", same, same), Point("second", same, same), Point("third", same, same)], 1, 0.0)
     spots = {(mark.label_x, mark.label_y, mark.anchor) for mark in figure.marks}
     assert len(spots) == 3
+
+
+def test_without_room_the_rank_stands_for_the_name() -> None:
+    points = [Point("a rather long name", (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), rank) for rank in range(1, 9)]
+    labels = [mark.label for mark in draw(points, 1, 0.0).marks]
+    assert labels[0] == "a rather long name"
+    assert set(labels[1:]) <= {"a rather long name", *(str(rank) for rank in range(2, 9)), ""}
+    assert labels.count("a rather long name") <= 4
+    assert len([label for label in labels if label]) < len(labels)
