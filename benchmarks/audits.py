@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.scoring.hf_backend import HFBackend
@@ -63,7 +64,8 @@ class Stages:
 def load_lm(model: Path, adapter: Path | None, dtype: str, device: str, **more: Any) -> HFLM:
     """The harness's LM, as `lm_eval --model hf` makes it."""
     peft = {"peft": str(adapter)} if adapter is not None else {}
-    return HFLM(pretrained=str(model), dtype=dtype, device=device, **peft, **more)
+    with quiet_libraries():
+        return HFLM(pretrained=str(model), dtype=dtype, device=device, **peft, **more)
 
 
 def make_data(backend: HFBackend, records: int, prompts: int, tokens: int, source: Path | None) -> AuditData:

@@ -109,8 +109,10 @@ def lora_target(model: Path, folder: Path, *, rank: int = 64, alpha: int = 16) -
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+    from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.rng import isolated_rng
+
+    with isolated_rng(1), quiet_libraries():
         view = get_peft_model(
             AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM")
         )

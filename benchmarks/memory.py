@@ -16,7 +16,6 @@ import multiprocessing
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ import released
 from audits import Stages, audit, load_lm
 from common import Ratio, Report
 from released_algorithm import PARAPHRASES, PROMPT_TOKENS, prepare
+
+from spvmia_plugin.libraries import quiet_libraries
 
 MB = 2**20
 OURS, THEIRS = "ours", "released"
@@ -93,9 +94,7 @@ def tensor_bytes() -> int:
     import torch
 
     gc.collect()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # looking at what a library has deprecated is no use of it
-        found = [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
+    found = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
     storages = {s.data_ptr(): s.nbytes() for tensor in found if (s := tensor.untyped_storage()).nbytes()}
     return sum(storages.values())
 
@@ -166,7 +165,8 @@ def _released(options: Any, model: Path, adapter: Path, folder: Path, peaks: Pea
     peaks.enter("training")
     base = AutoModelForCausalLM.from_pretrained(model, dtype=options.dtype).to(options.device)
     training = written * (options.members // 2)
-    reference, _ = released.train(base, tokenizer, training, texts[:2], options.tokens, folder / "checkpoints")
+    with quiet_libraries():
+        reference, _ = released.train(base, tokenizer, training, texts[:2], options.tokens, folder / "checkpoints")
     peaks.enter("scoring")
     released.score(lm.model, reference, records[:2], [[ids] * PARAPHRASES for ids in records[:2]])
     peaks.finish()
