@@ -25,10 +25,10 @@ def target(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("canaries")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "xdg"))
-        data = write_jsonl(folder / "data.jsonl", tiny_texts(260, seed=41, words=(12, 16)))
+        data = write_jsonl(folder / "data.jsonl", tiny_texts(260, seed=41, words=(8, 12)))
         config = FinetuneConfig(
             model=str(base), data=data, output=folder / "target", method="full", members=20, nonmembers=20, prompts=20,
-            canaries=M, block_size=0, epochs=40, lr=1e-2, batch_size=16, quiet=True,
+            canaries=M, block_size=0, epochs=25, lr=2e-2, batch_size=16, quiet=True,
         )  # fmt: skip
         return finetune(config)
 
