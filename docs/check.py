@@ -1,4 +1,7 @@
-"""Checks README.md and docs/: every command against the real parsers, every Python block by running it, every link.
+"""Checks README.md, docs/ and the commands' own help.
+
+Every command against the real parsers, every Python block by running it, every link, every error message of
+docs/troubleshooting.md against the sources.
 
     python docs/check.py
 
@@ -7,14 +10,16 @@ A block that can't be run or parsed is marked in the line before it, with the re
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import io
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +48,8 @@ _FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^(?P<fence>`{3,})(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=fence)\s*$",
     re.S | re.M,
 )
+_HOLE = "\0"
+"""What stands in a message's text for a value."""
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
 
@@ -113,6 +120,10 @@ class Parsers:
         if program in ("lm_eval", "lm-eval"):
             return self.check_harness(arguments)
         return None if program in OTHERS else f"unknown program {program!r}"
+
+    def help_blocks(self) -> Iterator[Block]:
+        """The examples in the help of every command: what its docstring indents or fences."""
+        yield from _help_blocks(self.ours, "spvmia")
 
     def check_ours(self, arguments: Sequence[str]) -> str | None:
         """Check a `spvmia` command line: names of commands and options, and which options take a value."""
@@ -190,13 +201,62 @@ def check_block(block: Block, check_command: Callable[[Sequence[str]], str | Non
     return [f"{block.place}: {problem}" for problem in found if problem]
 
 
+def _help_blocks(command: Any, name: str) -> Iterator[Block]:
+    text = inspect.cleandoc(command.help or "")
+    lines = [line.strip() if line.startswith(("    ", "spvmia ", "lm_eval ")) else "" for line in text.splitlines()]
+    yield Block(f"{name} --help", "bash", "\n".join(lines).strip() + "\n", None)
+    for child, subcommand in getattr(command, "commands", {}).items():
+        yield from _help_blocks(subcommand, f"{name} {child}")
+
+
 def broken_links(text: str, page: Path) -> list[str]:
-    """Links of a page to files that are not there."""
+    """Links of a page to files that are not there; mkdocs checks the headings."""
     targets = (found["target"].partition("#")[0] for found in _LINK.finditer(_FENCE.sub("", text)))
     missing = [
         t for t in targets if t and "://" not in t and not t.startswith("mailto:") and not (page.parent / t).exists()
     ]
     return [f"{page.name}: no file {target!r} to link to" for target in missing]
+
+
+def messages(text: str) -> list[str]:
+    """The messages that a page quotes: code in the first cell of a table under the heading `message`."""
+    quoted, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        inside = line.startswith("|") and (inside or cells[0] == "message")
+        if inside and (found := re.match(r"`([^`]+)`", cells[0])):
+            quoted.append(found[1])
+    return quoted
+
+
+def templates(sources: Iterable[str]) -> set[str]:
+    """Every string in the sources, values inside f-strings as holes."""
+    found = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(str(p.value) if isinstance(p, ast.Constant) else _HOLE for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def is_said(message: str, known: Iterable[str]) -> bool:
+    """Whether one known string holds all fixed parts of a message, in order, `...` standing for anything."""
+    parts = [re.escape(part) for part in message.split("...") if part.strip(" :,;")]
+    pattern = re.compile(".*".join(parts), re.S)
+    return bool(parts) and any(pattern.search(string) for string in known)
+
+
+def unsaid(text: str) -> list[str]:
+    """Messages quoted on a page that neither our sources nor lm_eval's hold."""
+    import lm_eval
+
+    import spvmia_plugin
+
+    folders = [Path(spvmia_plugin.__file__).parent, Path(lm_eval.__file__).parent / "config"]
+    known = templates(path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py"))
+    return [message for message in messages(text) if not is_said(message, known)]
 
 
 def main() -> int:
@@ -207,10 +267,14 @@ def main() -> int:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         problems += broken_links(text, page)
+        problems += [f"{page.name}: no such message in the sources: {message}" for message in unsaid(text)]
         for block in blocks(text, str(page.relative_to(ROOT))):
             checked += 1
             excused += block.excuse is not None
             problems += check_block(block, parsers.check)
+    for block in parsers.help_blocks():
+        checked += 1
+        problems += check_block(block, parsers.check)
     print("\n".join(problems) or f"{checked} blocks checked, {excused} of them marked as not run")
     return 1 if problems else 0
 

@@ -99,3 +99,61 @@ def test_links_lead_somewhere(check: Any, tmp_path: Path) -> None:
     (tmp_path / "there.md").touch()
     text = "[a](there.md#x) [b](https://x.org) [c](#here) [d](gone.md)\n```\n[e](code.md)\n```\n"
     assert check.broken_links(text, tmp_path / "page.md") == ["page.md: no file 'gone.md' to link to"]
+
+
+TABLE = """
+| message | what to do |
+|---|---|
+| `a: expected ..., got ...` (x) | b |
+| c | d |
+
+| other | e |
+| `f` | g |
+"""
+
+
+def test_quoted_messages_are_those_of_tables_of_messages(check: Any) -> None:
+    assert check.messages(TABLE) == ["a: expected ..., got ..."]
+
+
+SOURCE = """
+raise ValueError(f"{option}: expected {what}, got {value!r}; do "
+                 f"{'this' if x else 'that'}")
+line = "one line"
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("...: expected ..., got ...; do ...", True),
+        ("expected ..., got", True),
+        ("one line", True),
+        ("got ..., expected ...", False),
+        ("expected ... one line", False),
+        ("expected ..., gets ...", False),
+        ("...", False),
+    ],
+)
+def test_a_message_is_in_the_sources_if_one_string_holds_its_fixed_parts(check: Any, message: str, said: bool) -> None:
+    assert check.is_said(message, check.templates([SOURCE])) is said
+
+
+def test_a_message_that_nothing_says_is_found(check: Any) -> None:
+    assert check.unsaid(TABLE.replace("a: expected", "mia_cache_dir: hoped for")) == [
+        "mia_cache_dir: hoped for ..., got ..."
+    ]
+
+
+def test_the_quoted_messages_are_the_ones_the_code_says(check: Any) -> None:
+    page = (CHECK.parent / "troubleshooting.md").read_text(encoding="utf-8")
+    assert len(check.messages(page)) > 30
+    assert check.unsaid(page) == []
+
+
+def test_the_help_of_every_command_has_examples_that_parse(check: Any, parsers: Any) -> None:
+    blocks = list(parsers.help_blocks())
+    assert {"spvmia --help", "spvmia finetune --help", "spvmia cache clear --help"} <= {block.place for block in blocks}
+    assert [problem for block in blocks for problem in check.check_block(block, parsers.check)] == []
+    without = {block.place for block in blocks if not list(check.commands(block.body))}
+    assert without <= {"spvmia cache --help"}

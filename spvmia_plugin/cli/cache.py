@@ -17,7 +17,7 @@ cache = typer.Typer(
     name="cache",
     help="Show, verify or clear the store of self-prompts, references, paraphrases and token signals.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
 
 CacheDir = Annotated[
@@ -31,7 +31,10 @@ def show(
     cache_dir: CacheDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it by machine.")] = False,
 ) -> None:
-    """Show where the store lies and what it holds."""
+    """Show where the store lies and what it holds.
+
+    spvmia cache show --json
+    """
     with _store(cache_dir) as store:
         summary = store.summary()
     if as_json:
@@ -45,7 +48,10 @@ def show(
 
 @cache.command()
 def verify(cache_dir: CacheDir = None) -> None:
-    """Check the checksum of everything; what is damaged is removed and will be computed again."""
+    """Check the checksum of everything; what is damaged is removed and will be computed again.
+
+    spvmia cache verify --cache-dir ./audit-cache
+    """
     with _store(cache_dir) as store:
         report = store.verify()
     for kind, count in report.checked.items():
@@ -65,7 +71,12 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Remove everything, or one kind. References take the longest to build again."""
+    """Remove everything, or one kind. References take the longest to build again.
+
+    Text that the target generated, and nothing else:
+
+        spvmia cache clear --kind self_prompts --yes
+    """
     with _store(cache_dir) as store:
         _check_kind(kind)
         if not yes:
