@@ -92,10 +92,20 @@ class Scorer:
         model = json.dumps(identity, sort_keys=True)
         for item in inputs:
             if (model, item) not in self._names:
-                self._names[model, item] = self._store.key(
-                    "signals", model=identity, max_length=self._backend.max_length, input=_json(item)
-                )
+                self._names[model, item] = signals_key(self._store, identity, self._backend.max_length, item)
         return [self._names[model, item] for item in inputs]
+
+
+def signals_key(store: Store, identity: Mapping[str, object], max_length: int, item: ScoreInput) -> str:
+    """The name in the store of a sequence's token signals under a model.
+
+    Args:
+        store: whose secret makes the name.
+        identity: `Backend.identity` of the model, as `mia_audit` has it under `models`.
+        max_length: the context that the sequence was scored in.
+        item: the sequence.
+    """
+    return store.key("signals", model=identity, max_length=max_length, input=_json(item))
 
 
 def _json(item: ScoreInput) -> list[object]:

@@ -11,6 +11,7 @@ import typer
 from spvmia_plugin.cli.machine import Quiet, line_printer
 
 if TYPE_CHECKING:
+    from spvmia_plugin.report.tokens import TokenView
     from spvmia_plugin.results import HarnessRun
 
 NAME = "report.html"
@@ -26,6 +27,10 @@ def report(
     figures: Annotated[
         Path | None, typer.Option("--figures", metavar="DIR", help="Also write every figure as PNG and SVG.")
     ] = None,
+    record: Annotated[
+        list[str] | None,
+        typer.Option("--record", metavar="ID", help="Show this record token by token, its TEXT included; repeatable."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything unrounded as JSON; a page only with --output.")
     ] = False,
@@ -39,29 +44,43 @@ def report(
     ```
     spvmia report results
     spvmia report results --output audit.html --figures figures
+    spvmia report results --record support.jsonl:214
     spvmia report results --json
     ```
     """
     from spvmia_plugin.results import read_latest
 
     run = read_latest(results)
+    tokens = _tokens(run, record or [])
     page = output or (None if as_json else (results if results.is_dir() else results.parent) / NAME)
-    written = [_write_page(run, page)] if page else []
+    written = [_write_page(run, page, tokens)] if page else []
     if figures:
         written += _write_figures(run, figures)
     _tell(run, written, line_printer(quiet=quiet, as_json=as_json))
     if as_json:
-        _print_json(run)
+        _print_json(run, tokens)
 
 
-def _write_page(run: HarnessRun, page: Path) -> Path:
+def _tokens(run: HarnessRun, record_ids: list[str]) -> list[list[TokenView]]:
+    """For each audit those of the chosen records that it has, token by token; its error for what no audit has."""
+    from spvmia_plugin.report.tokens import token_views
+
+    known = [{found.id for found in audit.records} for audit in run.audits]
+    unknown = [record_id for record_id in record_ids if not any(record_id in ids for ids in known)]
+    return [
+        token_views(run, audit, [record_id for record_id in record_ids if record_id in ids] + unknown)
+        for audit, ids in zip(run.audits, known, strict=True)
+    ]
+
+
+def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]]) -> Path:
     from spvmia_plugin.data.private import write_private
     from spvmia_plugin.errors import SpvmiaError
     from spvmia_plugin.report.html import render
 
     if page.is_dir():
         raise SpvmiaError(f"--output: expected a file, got the folder {page}; name a file in it, such as {page / NAME}")
-    content = render(run).encode("utf-8")
+    content = render(run, tokens).encode("utf-8")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_private(page, content)  # it names records, and shows their texts where the run logged them
@@ -88,12 +107,12 @@ def _write_figures(run: HarnessRun, folder: Path) -> list[Path]:
     return [folder]
 
 
-def _print_json(run: HarnessRun) -> None:
+def _print_json(run: HarnessRun, tokens: list[list[TokenView]]) -> None:
     import json
 
     from spvmia_plugin.report.facts import report_facts
 
-    typer.echo(json.dumps(report_facts(run), allow_nan=False, indent=2))
+    typer.echo(json.dumps(report_facts(run, tokens), allow_nan=False, indent=2))
 
 
 def _tell(run: HarnessRun, written: list[Path], say: Callable[[str], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spvmia_plugin import __version__
@@ -12,6 +12,7 @@ from spvmia_plugin.metrics.exposure import MemberExposure, exposure
 from spvmia_plugin.report import repeat
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.numbers import plain
+from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 
@@ -22,15 +23,23 @@ _SHARED = ("membership", "n", "preconditions", "notes", "cost", "stages", "model
 """Entries of `mia_audit` that all attacks of an audit share, told once."""
 
 
-def report_facts(run: HarnessRun) -> dict[str, Any]:
-    """All that the report tells about a run; None for what is not resolved."""
+def report_facts(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> dict[str, Any]:
+    """All that the report tells about a run; None for what is not resolved.
+
+    Args:
+        run: the run.
+        tokens: for each audit, records to tell token by token.
+    """
     facts = {
         "format": FORMAT,
         "spvmia_version": __version__,
         "model": run.model,
         "date": run.date,
         "results_file": run.path.name,
-        "audits": [audit_facts(audit) for audit in run.audits],
+        "audits": [
+            {**audit_facts(audit), "tokens": [found.to_json() for found in (tokens[number] if tokens else ())]}
+            for number, audit in enumerate(run.audits)
+        ],
         "capabilities": [
             {
                 "task": found.task,

@@ -15,6 +15,7 @@ from spvmia_plugin.report import draw, repeat
 from spvmia_plugin.report.figures import Picture, Pictures, pictures
 from spvmia_plugin.report.inline import inline
 from spvmia_plugin.report.numbers import MISSING, Number, Text
+from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.view import FIRST_ROWS, AuditView, view
 from spvmia_plugin.results import HarnessRun
 from spvmia_plugin.shown import shown
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def render(run: HarnessRun) -> str:
-    """The report of a run as one HTML page."""
+def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
+    """The report of a run as one HTML page.
+
+    Args:
+        run: the run.
+        tokens: for each audit, records to show token by token.
+    """
     environment = _environment()
     style, script = _resource("report.css"), _resource("report.js")
     page: str = environment.get_template("report.html").render(
@@ -36,7 +42,10 @@ def render(run: HarnessRun) -> str:
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         versions={shown(key): shown(value) for key, value in run.versions.items()},
         spvmia_version=__version__,
-        parts=[_part(view(audit), pictures(audit), number) for number, audit in enumerate(run.audits)],
+        parts=[
+            _part(view(audit, tokens[number] if tokens else ()), pictures(audit), number)
+            for number, audit in enumerate(run.audits)
+        ],
         results_file=shown(run.path.name),
         capabilities=[
             {

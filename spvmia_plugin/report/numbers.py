@@ -30,6 +30,7 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "percent": share_percent,
     "count": lambda value: f"{value:,.0f}",
     "seconds": lambda value: f"{value:,.1f}",
+    "nats": lambda value: f"{value:.2f}",
     "score": lambda value: f"{value:.4g}",
 }
 """How a value is printed, by what it is."""

@@ -15,6 +15,7 @@ from spvmia_plugin.report import repeat
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.facts import exposed
 from spvmia_plugin.report.numbers import STYLES, Number, Text, audited, metric
+from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import (
     CANNOT_SHOW,
     LIMITS_ONE_NUMBER,
@@ -28,6 +29,8 @@ from spvmia_plugin.report.verdict import (
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.shown import shown
 
+SHADES = (0.5, 1.5, 3.0)
+"""Nats from which on a token has the next darker shade."""
 FIRST_ROWS = 25
 """Rows of the exposure table that stand in the page itself, for readers without scripts and for print."""
 
@@ -69,6 +72,17 @@ class Hundred:
 
 
 @dataclass(frozen=True)
+class Tokenwise:
+    """One record token by token: each with its three numbers and how far target and reference part, from -3 to 3."""
+
+    id: str
+    is_member: bool
+    reference: str | None
+    rows: Sequence[tuple[str, Number, Number, Number, int]]
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class AuditView:
     """One audit's part of the page; see the template for where each goes."""
 
@@ -87,12 +101,18 @@ class AuditView:
     cost: Sequence[tuple[str, Sequence[Number]]]
     members: Sequence[MemberExposure]
     table: dict[str, Any]
+    tokens: Sequence[Tokenwise]
     settings: Sequence[tuple[str, str]]
     provenance: Sequence[tuple[str, str]]
 
 
-def view(audit: Audit) -> AuditView:
-    """Everything the page shows of an audit but the figures."""
+def view(audit: Audit, tokens: Sequence[TokenView] = ()) -> AuditView:
+    """Everything the page shows of an audit but the figures.
+
+    Args:
+        audit: the audit.
+        tokens: records to show token by token.
+    """
     record = audit.record
     verdict = judge(audit)
     findings = record["preconditions"]
@@ -114,6 +134,7 @@ def view(audit: Audit) -> AuditView:
         cost=_cost(audit.tasks[0]),
         members=members,
         table=_table(audit, members),
+        tokens=[_tokenwise(found) for found in tokens],
         settings=_flat(repeat.without_secrets(record["settings"])),
         provenance=_flat(repeat.without_secrets(_provenance(record))),
     )
@@ -270,6 +291,30 @@ def _columns(audit: Audit, task: TaskResult, members: Sequence[MemberExposure]) 
         "rank": [None if one is None else one.rank for one in found],
         "higher": [None if count is None else round(count) for count in higher],
     }
+
+
+def _tokenwise(found: TokenView) -> Tokenwise:
+    rows = []
+    for place, token in enumerate(found.tokens):
+        source = f"computed/{found.record_id}/{place}"
+        numbers = [
+            Number(value, "nats", f"{source}/{name}")
+            for name, value in (
+                ("target", token.target),
+                ("reference", token.reference),
+                ("difference", token.difference),
+            )
+        ]
+        rows.append((token.text, numbers[0], numbers[1], numbers[2], _step(token.difference)))
+    return Tokenwise(shown(found.record_id), found.is_member, found.reference, rows, found.reason)
+
+
+def _step(difference: float | None) -> int:
+    """A difference of log-probabilities in nats as one of seven shades."""
+    if difference is None:
+        return 0
+    size = sum(abs(difference) >= limit for limit in SHADES)
+    return size if difference > 0 else -size
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:

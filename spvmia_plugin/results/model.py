@@ -196,6 +196,7 @@ class HarnessRun:
         versions: lm_eval and transformers, from the harness.
         audits: the privacy audits.
         capabilities: every other task's metrics.
+        max_length: the model's context in the harness, None where the file does not say.
     """
 
     path: Path
@@ -205,3 +206,4 @@ class HarnessRun:
     versions: Mapping[str, str]
     audits: Sequence[Audit]
     capabilities: Sequence[Capability]
+    max_length: int | None = None

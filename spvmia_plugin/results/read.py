@@ -76,6 +76,7 @@ def _read_run(path: Path) -> HarnessRun:
         versions={key: str(raw[key]) for key in ("lm_eval_version", "transformers_version") if raw.get(key)},
         audits=_grouped(tasks),
         capabilities=list(_capabilities(raw)),
+        max_length=length if isinstance(length := raw.get("max_length"), int) else None,
     )
 
 

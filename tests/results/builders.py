@@ -192,7 +192,7 @@ def write_run(
             "random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234, **(config or {}),
         },
         "git_hash": None, "date": date.timestamp(), "transformers_version": "5.23.0", "lm_eval_version": "0.4.13",
-        "model_source": "hf", "model_name": model, "model_name_sanitized": model.replace("/", "__"),
+        "max_length": 8192, "model_source": "hf", "model_name": model, "model_name_sanitized": model.replace("/", "__"),
         "total_evaluation_time_seconds": "342.13",
     }  # fmt: skip
     results = place / f"results_{stamp}.json"
@@ -255,7 +255,16 @@ def _outcome() -> Outcome:
         notes=["3 records are longer than the model's context and were scored in windows"],
         details={"reference": {"kind": "self_prompt", "self_prompts": 250}, "paraphrases": {"kind": "causal"}},
         models={
-            "target": {"backend": "hf", "dtype": "bfloat16", "weights": [{"files": {"model.safetensors": "7ef9" * 16}}]}
+            "target": {
+                "backend": "hf",
+                "dtype": "bfloat16",
+                "weights": [{"files": {"model.safetensors": "7ef9" * 16}}],
+            },
+            "reference": {
+                "backend": "hf",
+                "dtype": "bfloat16",
+                "weights": [{"files": {"adapter.safetensors": "8de2"}}],
+            },
         },
     )
 
