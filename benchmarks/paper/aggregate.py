@@ -60,6 +60,15 @@ def point(metrics: Mapping[str, Any], metric: str) -> Point:
     return Point(_number(value), _number(stderr), _number(interval[0]), _number(interval[1]))
 
 
+def averaged(points: Sequence[Point]) -> Point:
+    """The unweighted mean of independent cells, such as the data sets of one seed."""
+    n = len(points)
+    value = statistics.fmean(p.value for p in points)
+    stderr = math.sqrt(sum(p.stderr**2 for p in points)) / n
+    reach = math.sqrt(sum((p.high - p.low) ** 2 for p in points)) / (2 * n)
+    return Point(value, stderr, max(0.0, value - reach), min(1.0, value + reach))
+
+
 def mean(points: Sequence[Point]) -> Mean:
     """Mean of the cells of several seeds, each with its own split, target and audit.
 

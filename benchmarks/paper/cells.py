@@ -66,10 +66,10 @@ class Cell:
     @property
     def target(self) -> str:
         """Name of its target: cells that fine-tune alike share one."""
-        change = self.change
-        changed = "".join(f"__{key}-{value}" for key, value in sorted(change.finetune.items()))
-        parts = [self.data, self.base, self.protocol, self.method, self.strength, f"seed{self.seed}"]
-        return _safe("__".join(parts) + (f"__{change.peft}" if change.peft else "") + changed)
+        options = self.finetune_options()
+        method = self.change.peft or options["method"]
+        how = (f"{method}", f"epochs-{options['epochs']}", f"lr-{options['lr']}", f"seed{self.seed}")
+        return "__".join(map(_safe, (self.data, self.base, self.protocol, *how)))
 
     def finetune_options(self) -> dict[str, object]:
         """Options of `spvmia finetune`: the protocol's, the strength's, the ablation's."""

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.paper import tables
+from benchmarks.paper import claims, tables
 from benchmarks.paper.cells import RESULTS, Cell, read_summaries
 from benchmarks.paper.figures import draw
 from spvmia_plugin.errors import SpvmiaError
@@ -27,7 +27,7 @@ Summaries = Mapping[Cell, Mapping[str, Any]]
 
 SECTIONS: Mapping[str, Callable[[Summaries], str]] = {
     "coverage": tables.coverage,
-    "claims": tables.claims,
+    "claims": claims.claims,
     "main": tables.main_tables,
     "ablations": tables.ablation_tables,
     "commands": tables.commands,

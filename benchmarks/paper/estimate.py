@@ -72,7 +72,8 @@ def seconds_needed(
     settings = {**cell.audit_options(), "mia_block_size": block}
     prompts = int(str(options["prompts"]))
     needs = [tokens_alone(attack, settings, records, prompts) for attack in attacks]
-    reuse = has_target and has_main and (cell.ablation == MAIN or set(cell.change.audit) <= set(SCORING_OPTIONS))
+    audited = has_target and has_main and cell.target == cell.main.target
+    reuse = audited and (cell.ablation == MAIN or _leaves_reference(cell))
     if not reuse:
         # `lira_candidate` trains a second reference beside the self-prompted one.
         trained = {need["trained"] for need in needs if need["trained"]}
@@ -81,10 +82,20 @@ def seconds_needed(
         parts.append((max((need["written"] for need in needs), default=0), rates.generate))
     elif cell.ablation == MAIN and "lira_candidate" in attacks:
         parts.append((max(need["trained"] for need in needs), rates.train))
-    parts.append((_scored(attacks, needs, records, reuse=reuse, cell=cell), rates.score))
+    # With the same target and paraphrases, only the reference's side is new.
+    paraphrases = 0 if {"spv"} - set(attacks) else 2 * config.perturbations
+    same_texts = audited and cell.ablation != MAIN and not set(cell.change.audit) & set(SCORING_OPTIONS)
+    scored = _scored(attacks, needs, records, reuse=reuse, cell=cell)
+    parts.append(((1 + paraphrases) * records if same_texts else scored, rates.score))
     if any(rate is None for tokens, rate in parts if tokens):
         return None
     return START_SECONDS + sum(tokens * float(rate or 0.0) for tokens, rate in parts)
+
+
+def _leaves_reference(cell: Cell) -> bool:
+    """Whether the reference is the main cell's."""
+    change = cell.change
+    return not (change.prompts or change.reference) and set(change.audit) <= set(SCORING_OPTIONS)
 
 
 def _scored(

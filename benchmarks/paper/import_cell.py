@@ -10,6 +10,7 @@ the same `--work` and the store of that run as `--cache` computes the missing at
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     check_same_recipe(cell, options.target)
     known = read_summaries(options.results).get(cell)
-    summary = summarise_audit(options.output_path, options.target, audit_shown(cell))
+    summary = summarise_audit(options.output_path, options.target, "")
+    summary["audits"][-1]["command"] = audit_shown(cell, list(summary["attacks"]))
     check_same_audit(cell, summary["audits"][-1]["settings"])
     if options.work is not None:
         link_all(cell, options.target, options.output_path, options.work)
@@ -107,12 +109,13 @@ def check_same_audit(cell: Cell, settings: dict[str, object]) -> None:
             )
 
 
-def audit_shown(cell: Cell) -> str:
+def audit_shown(cell: Cell, attacks: Sequence[str]) -> str:
     """The command of an imported audit, as the cell's options give it."""
-    pairs = ", ".join(f'"{key}": {value!r}' for key, value in cell.audit_options().items()).replace("'", '"')
+    metadata = cell.audit_options() | {"mia_cache_dir": "$CACHE"}
     return (
-        f"spvmia run --model hf --model_args pretrained=$MODEL,peft=$WORK/targets/{cell.target} --device cpu "
-        f"--tasks ... --metadata '{{{pairs}}}' --output_path $WORK/results/{cell.name} --log_samples"
+        f"spvmia run --model hf --model_args pretrained=$MODEL,peft=$WORK/targets/{cell.target} --device cpu --tasks "
+        f"{','.join(f'{attack}_mia_custom' for attack in attacks)} --metadata '{json.dumps(metadata)}' "
+        f"--output_path $WORK/results/{cell.name} --log_samples"
     )
 
 

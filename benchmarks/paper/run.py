@@ -219,7 +219,7 @@ def work_off(tasks: Sequence[Task], place: Place, results: Path, budget: float |
             print(f"stopped before {task.cell.name}: {shown(seconds)} needed, {shown(max(left, 0))} of the budget left")
             break
         try:
-            with FileLock(place.work / "locks" / task.cell.main.target, timeout=0):
+            with FileLock(place.work / "locks" / task.cell.target, timeout=0):
                 _run(task, place, results)
         except Timeout:
             print(f"{task.cell.name}: another process works on its target; left to it")

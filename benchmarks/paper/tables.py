@@ -6,18 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.paper.aggregate import Group, Mean, difference, group_key, groups, rates_of, total_seconds
+from benchmarks.paper.aggregate import (
+    Group,
+    Mean,
+    group_key,
+    groups,
+    rates_of,
+    total_seconds,
+)
 from benchmarks.paper.cells import MAIN, Cell, missing_attacks
-from benchmarks.paper.settings import ABLATIONS, ATTACKS, BASELINES, BLIND, PROTOCOLS
+from benchmarks.paper.settings import ABLATIONS, ATTACKS, PROTOCOLS
 from benchmarks.paper.summary import DERIVED
 
 Summaries = Mapping[Cell, Mapping[str, Any]]
 SEEDS = (0, 1, 2)
 WANTED_DATA = ("ag_news", "wikitext")
-NO_REFERENCE = ("loss", "neighbour", "detectgpt", "min_k", "min_k_pp", "lira_base")
-"""What `spv` should beat: the baselines that see no reference data."""
 TPR = "tpr_at_1pct_fpr"
-_NOT_MEASURED = "not measured"
 
 
 def main_tables(summaries: Summaries) -> str:
@@ -109,69 +113,6 @@ def _variation(found: Mapping[tuple[str, ...], Group]) -> str:
     )
     header = ("cell", "`spv`", *(name.removeprefix("spv ") for name in DERIVED), "seeds", "n a seed")
     return f"### Without probabilistic variation\n\n{note}\n\n{table(header, rows)}"
-
-
-def claims(summaries: Summaries, strength: str = "medium", protocol: str = "cpu") -> str:
-    """What was claimed, what was measured, and whether it holds."""
-    found = [
-        g
-        for g in groups(summaries).values()
-        if (g.cell.ablation, g.cell.strength, g.cell.protocol, g.cell.method) == (MAIN, strength, protocol, "lora")
-    ]
-    rows = [row for group in found for row in _beats(group)]
-    rows += [_best_auroc(found), _best_tpr(found)]
-    absent = [name for name in WANTED_DATA if name not in {group.cell.data for group in found}]
-    note = f"Strength `{strength}`. " + (f"No cells yet of {', '.join(absent)}." if absent else "")
-    return f"{note}\n\n{table(('claim', 'measured', 'holds'), rows)}"
-
-
-def _beats(group: Group) -> Iterable[tuple[str, str, str]]:
-    """A row for each baseline; every seed in which both ran."""
-    for baseline in NO_REFERENCE:
-        claim = f"{group.cell.data}: `spv` above `{baseline}` in mean AUROC"
-        pairs = zip(group.values("spv", "auroc"), group.values(baseline, "auroc"), strict=True)
-        known = [pair for pair in pairs if all(map(math.isfinite, pair))]
-        if not known:
-            yield claim, _NOT_MEASURED, ""
-            continue
-        gain = difference([ours for ours, _ in known], [theirs for _, theirs in known])
-        yield claim, f"{_signed(gain)}, {len(known)} seeds, n {group.records(baseline)}", _verdict(gain)
-
-
-def _verdict(gain: Mean) -> str:
-    if math.isnan(gain.low):
-        return "one seed only"
-    if gain.low > 0:
-        return "yes"
-    return "no" if gain.high < 0 else ("in the mean, the interval touches 0" if gain.value > 0 else "no")
-
-
-def _best_auroc(found: Sequence[Group]) -> tuple[str, str, str]:
-    """The attack with the largest mean over the data sets."""
-    claim = "the best attack's mean AUROC over the data sets is at least 0.92"
-    best = _best(found, [a for a in ATTACKS if a != BLIND], "auroc")
-    if best is None:
-        return claim, _NOT_MEASURED, ""
-    return claim, f"`{best[0]}` {best[1]:.3f}", "yes" if best[1] >= 0.92 else "no"
-
-
-def _best_tpr(found: Sequence[Group]) -> tuple[str, str, str]:
-    claim = "its TPR at 1 % FPR is at least twice the best paper baseline's"
-    ours = _best(found, [a for a in ATTACKS if a not in BASELINES and a != BLIND], TPR)
-    theirs = _best(found, BASELINES, TPR)
-    if ours is None or theirs is None:
-        return claim, _NOT_MEASURED, ""
-    absent = [name for name in BASELINES if any(not group.entries(name) for group in found)]
-    note = f" (not run yet: {', '.join(absent)})" if absent else ""
-    measured = f"`{ours[0]}` {ours[1]:.3f} against `{theirs[0]}` {theirs[1]:.3f}{note}"
-    return claim, measured, "yes" if ours[1] >= 2 * theirs[1] else "no"
-
-
-def _best(found: Sequence[Group], attacks: Iterable[str], metric: str) -> tuple[str, float] | None:
-    """The attack with the largest unweighted mean over all groups, and that mean."""
-    means = {attack: [group.mean(attack, metric).value for group in found] for attack in attacks}
-    known = {a: sum(v) / len(v) for a, v in means.items() if v and all(map(math.isfinite, v))}
-    return max(known.items(), key=lambda item: item[1]) if known else None
 
 
 def coverage(summaries: Summaries) -> str:
@@ -268,11 +209,6 @@ def _each(value: Mean) -> str:
 def _both(group: Group, attack: str) -> str:
     auroc, tpr = group.mean(attack, "auroc"), group.mean(attack, TPR)
     return f"{shown(auroc)}; {shown(tpr)}" if group.entries(attack) else ""
-
-
-def _signed(value: Mean) -> str:
-    interval = "" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]"
-    return f"{value.value:+.3f}{interval}"
 
 
 def _seconds(value: float) -> str:
