@@ -110,7 +110,9 @@ def save_adapter(view: Any, name: str, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(view, adapter_name=_PREFIX + name, save_embedding_layers=False)
+    # Not the state of the whole model: asked for it, bitsandbytes repacks the weights, on CPUs to other numbers.
+    own = {key: value for key, value in view.named_parameters() if f".{_PREFIX}{name}." in key}
+    weights = get_peft_model_state_dict(view, own, adapter_name=_PREFIX + name, save_embedding_layers=False)
     save_file(
         {key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / "adapter_model.safetensors"
     )

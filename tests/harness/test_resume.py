@@ -267,7 +267,7 @@ def test_killed_at_20_random_moments_it_ends_with_the_same_bits(base, adapter, t
             assert results == expected
             hit[first[-1].stage] += 1
             twice.append(repeated(whole, [*first, *second]))
-            assert twice[-1].pop("training") <= interval
-            assert sum(twice[-1].values()) <= 1
+            assert twice[-1]["training"] <= interval
+            assert sum(twice[-1].values()) - twice[-1]["training"] <= 1
     assert set(hit) == set(STAGES)
     print(dict(hit), twice)
