@@ -81,7 +81,7 @@ def _part(shown_audit: AuditView, drawn: Pictures, number: int) -> dict[str, Any
     return {
         "view": shown_audit,
         "number": number,
-        "dataset": shown(shown_audit.audit.dataset),
+        "dataset": shown(shown_audit.audit.dataset) + (", canaries" if shown_audit.epsilon else ""),
         "data": _markup(embedded(shown_audit.table)),
         "ranking": inlined([drawn.ranking]),
         "roc": inlined(drawn.roc),

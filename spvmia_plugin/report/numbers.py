@@ -31,7 +31,7 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "count": lambda value: f"{value:,.0f}",
     "seconds": lambda value: f"{value:,.1f}",
     "nats": lambda value: f"{value:.2f}",
-    "score": lambda value: f"{value:.4g}",
+    "score": lambda value: f"{value:#.4g}".removesuffix("."),
 }
 """How a value is printed, by what it is."""
 

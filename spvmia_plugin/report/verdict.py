@@ -15,6 +15,8 @@ Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 
 LIMITS_ONE_NUMBER = ("too_few_nonmembers_1pct", "too_few_nonmembers_0.1pct")
 """Failed preconditions that leave a number NaN and all others as they are."""
+GUESSING = 0.01
+"""TPR of guessing at 1 % FPR."""
 MARKED, CLEAR = 0.8, 0.6
 """Lower ends of the interval from which the headline says "often", and from which it says "clearly"."""
 
@@ -66,7 +68,7 @@ def judge(audit: Audit) -> Verdict:
         if (other := _better_at_low_fpr(audit, best)) is not None:
             sentences.append(_other_attack(other))
     known = MEMBERSHIP.get(str(audit.record["membership"]), "How membership is known was not recorded.")
-    return Verdict(level, _headline(audit, level), tuple(sentences), doubts, known)
+    return Verdict(level, _headline(audit, level, doubts > 0), tuple(sentences), doubts, known)
 
 
 def strongest_task(audit: Audit) -> TaskResult | None:
@@ -83,19 +85,24 @@ def _level(audit: Audit) -> Level:
     return "evidence" if low > 0.5 else "reversed" if high < 0.5 else "none_found"
 
 
-def _headline(audit: Audit, level: Level) -> str:
+def _headline(audit: Audit, level: Level, provisional: bool) -> str:
     if level == "unresolved":
         return "These data cannot say whether an outsider can tell training records from others."
-    if level == "none_found":
-        return "These attacks found no evidence that an outsider can tell training records from others."
     if level == "reversed":
         return "Training records score lower than others. That points at the data, or at swapped labels."
-    low = audit.strongest.interval[0] if audit.strongest else math.nan
+    said = "these attacks found no evidence that an outsider can tell training records from others."
+    if level == "evidence":
+        said = _strength(audit.strongest.interval[0] if audit.strongest else math.nan)
+    return f"Provisionally, {said}" if provisional else said[0].upper() + said[1:]
+
+
+def _strength(low: float) -> str:
+    """How well an outsider can tell, by the lower end of the strongest attack's interval."""
     if low >= MARKED:
-        return "An outsider can often tell which records this model was trained on."
+        return "an outsider can often tell which records this model was trained on."
     if low >= CLEAR:
-        return "An outsider can tell training records from others, clearly better than by chance."
-    return "An outsider can tell training records from others a little better than by chance."
+        return "an outsider can tell training records from others, clearly better than by chance."
+    return "an outsider can tell training records from others a little better than by chance."
 
 
 def _of_pairs(audit: Audit, level: Level) -> Text:
@@ -148,7 +155,9 @@ def picked_out(task: TaskResult, membership: object = "manifest") -> Text:
     supposed = "supposed training records" if membership == "assumed" else "training records"
     return (
         f"Of 100 {supposed}, it can pick out about ",
-        *(tpr, " (", low, " to ", high, ") while wrongly accusing 1 in 100 others. Guessing picks out 1."),
+        *(tpr, " (", low, " to ", high, ") while wrongly accusing 1 in 100 others. Guessing picks out 1"),
+        *((", which lies within that range",) if (low.value or 0.0) <= GUESSING <= (high.value or 0.0) else ()),
+        ".",
         *_few_others(task, low.value),
     )
 

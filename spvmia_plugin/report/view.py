@@ -31,6 +31,8 @@ from spvmia_plugin.shown import shown
 
 SHADES = (0.5, 1.5, 3.0)
 """Nats from which on a token has the next darker shade."""
+MAX_TEXT = 600
+"""Characters of a record in the table."""
 FIRST_ROWS = 25
 """Rows of the exposure table that stand in the page itself, for readers without scripts and for print."""
 
@@ -268,12 +270,18 @@ def _table(audit: Audit, members: Sequence[MemberExposure]) -> dict[str, Any]:
     lowest = [None if place is None else attacks[place]["higher"][row] for row, place in enumerate(best)]
     return {
         "ids": [shown(member.id) for member in members],
-        "texts": [shown(texts.get(member.id, "")) for member in members] if texts else None,
+        "texts": [_excerpt(texts.get(member.id) or "") for member in members] if texts else None,
         "lowest": lowest,
         "zero": [int(count == 0) for count in lowest],
         "best": best,
         "attacks": attacks,
     }
+
+
+def _excerpt(text: str) -> str:
+    """A text safe to show, and short enough for a cell."""
+    rest = len(text) - MAX_TEXT
+    return shown(text) if rest <= 0 else f"{shown(text[:MAX_TEXT])} … ({rest:,} more characters)"
 
 
 def _columns(audit: Audit, task: TaskResult, members: Sequence[MemberExposure]) -> dict[str, Any]:

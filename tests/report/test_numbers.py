@@ -127,6 +127,14 @@ def test_of_a_hundred(value, printed):
     assert per_hundred(value) == printed
 
 
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [(0.89, "0.8900"), (-3.0432, "-3.043"), (12345.6, "1.235e+04"), (1234.4, "1234"), (0.0, "0.000")],
+)
+def test_scores_have_four_digits(value, printed):
+    assert str(Number(value, "score", "")) == printed
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_what_is_not_resolved_is_a_dash(value):
     assert str(Number(value, "share", "")) == "–"

@@ -134,6 +134,13 @@ def test_texts_show_only_where_the_run_logged_them(plain_run, hostile_page):
     assert Page(hostile_page).data[0]["texts"]
 
 
+def test_long_texts_are_cut_in_the_table(tmp_path, undrawn):
+    records = fake_records(30, 30, texts=["x" * 100_000, "short"])
+    audit = fake_audit({"spv": 1.0}, records=records, findings=(), settings={"mia_log_text": True})
+    page = Page(reported(tmp_path, audit).page)
+    assert {len(text) for text in page.data[0]["texts"]} == {5, 600 + len(" … (99,400 more characters)")}
+
+
 def test_two_audits_are_two_sections(tmp_path, undrawn):
     first = fake_audit({"spv": 2.0}, findings=())
     second = fake_audit({"loss": 0.0}, dataset="xsum", fingerprint="other", findings=())

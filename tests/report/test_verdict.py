@@ -78,6 +78,12 @@ def test_few_others_explain_a_range_that_reaches_zero(tmp_path):
     assert "because only 150 others were audited; from 370 on" in plain(verdict.sentences[1])
 
 
+def test_guessing_within_the_range_is_said(tmp_path):
+    for strength, within in ((0.0, True), (3.0, False)):
+        verdict = judged(tmp_path / str(strength), {"spv": strength}, records=fake_records(500, 500))
+        assert ("Guessing picks out 1, which lies within that range." in plain(verdict.sentences[1])) == within
+
+
 def test_too_few_others_for_one_percent_are_told(tmp_path):
     verdict = judged(tmp_path, {"spv": 2.0}, records=fake_records(60, 60))
     assert "cannot be told: 60 non-members cannot resolve an FPR of 1 %" in plain(verdict.sentences[1])
@@ -92,10 +98,14 @@ def test_another_attack_that_picks_out_more_is_named(tmp_path):
     assert "too high on average" in text
 
 
-def test_what_the_verdict_depends_on_is_counted(tmp_path):
+def test_what_the_verdict_depends_on_makes_it_provisional(tmp_path):
     limits = replace(WARNING, code="too_few_nonmembers_0.1pct")
-    assert judged(tmp_path / "a", {"spv": 1.0}, findings=[WARNING, limits]).provisional == 1
-    assert judged(tmp_path / "b", {"spv": 1.0}, findings=[limits]).provisional == 0
+    doubtful = judged(tmp_path / "a", {"spv": 1.0}, findings=[WARNING, limits])
+    assert doubtful.provisional == 1
+    assert doubtful.headline.startswith("Provisionally, an outsider")
+    sound = judged(tmp_path / "b", {"spv": 1.0}, findings=[limits])
+    assert sound.provisional == 0
+    assert sound.headline.startswith("An outsider")
 
 
 @pytest.mark.parametrize(
