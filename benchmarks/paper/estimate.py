@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.paper.cells import MAIN, Cell
-from benchmarks.paper.settings import PARAPHRASED
-from benchmarks.paper.summary import tokens_alone
+from benchmarks.paper.summary import tokens_together
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.signals import Role
 
 START_SECONDS = 40.0
 """Of starting the two commands: imports, loading the model, the record of the results."""
@@ -57,8 +57,8 @@ def seconds_needed(
         attacks: those still to be run.
         rates: of `measured_rates`.
         has_target: its target is there.
-        has_main: the main cell was audited with this store, so that what a change leaves as it was is not computed
-            again.
+        has_main: the main cell was audited with this store by all attacks, so that what a change leaves as it was is
+            not computed again.
         members: `--members`, where it replaces the protocol's.
     """
     options = cell.finetune_options()
@@ -66,27 +66,22 @@ def seconds_needed(
     block = int(str(options["block-size"]))
     config = AuditConfig.from_metadata(cell.audit_options())
     records = (min(n, config.max_samples) + min(int(str(options["nonmembers"])), config.max_samples)) * block
-    parts: list[tuple[float, float | None]] = []
-    if not has_target:
-        parts.append((n * block * float(str(options["epochs"])), rates.finetune))
-    settings = {**cell.audit_options(), "mia_block_size": block}
-    prompts = int(str(options["prompts"]))
-    needs = [tokens_alone(attack, settings, records, prompts) for attack in attacks]
-    audited = has_target and has_main and cell.target == cell.main.target
-    reuse = audited and (cell.ablation == MAIN or _leaves_reference(cell))
-    if not reuse:
-        # `lira_candidate` trains a second reference beside the self-prompted one.
-        trained = {need["trained"] for need in needs if need["trained"]}
-        twice = "lira_candidate" in attacks and any(need["written"] for need in needs)
-        parts.append((sum(trained) * (2 if twice and len(trained) == 1 else 1), rates.train))
-        parts.append((max((need["written"] for need in needs), default=0), rates.generate))
-    elif cell.ablation == MAIN and "lira_candidate" in attacks:
-        parts.append((max(need["trained"] for need in needs), rates.train))
-    # With the same target and paraphrases, only the reference's side is new.
-    paraphrases = 0 if {"spv"} - set(attacks) else 2 * config.perturbations
-    same_texts = audited and cell.ablation != MAIN and not set(cell.change.audit) & set(SCORING_OPTIONS)
-    scored = _scored(attacks, needs, records, reuse=reuse, cell=cell)
-    parts.append(((1 + paraphrases) * records if same_texts else scored, rates.score))
+    audited = has_main and cell.target == cell.main.target
+    leaves_paraphrases = not set(cell.change.audit) & set(SCORING_OPTIONS)
+    need = tokens_together(
+        attacks,
+        {**cell.audit_options(), "mia_block_size": block},
+        records,
+        int(str(options["prompts"])),
+        stored=(Role.TARGET,) if audited and leaves_paraphrases and cell.ablation != MAIN else (),
+        has_reference=audited and _leaves_reference(cell),
+    )
+    parts = [
+        (0.0 if has_target else n * block * float(str(options["epochs"])), rates.finetune),
+        (need["scored"], rates.score),
+        (need["written"], rates.generate),
+        (need["trained"], rates.train),
+    ]
     if any(rate is None for tokens, rate in parts if tokens):
         return None
     return START_SECONDS + sum(tokens * float(rate or 0.0) for tokens, rate in parts)
@@ -96,20 +91,6 @@ def _leaves_reference(cell: Cell) -> bool:
     """Whether the reference is the main cell's."""
     change = cell.change
     return not (change.prompts or change.reference) and set(change.audit) <= set(SCORING_OPTIONS)
-
-
-def _scored(
-    attacks: Sequence[str], needs: Sequence[Mapping[str, int]], records: int, *, reuse: bool, cell: Cell
-) -> float:
-    """Tokens to score: every text once for all attacks; roughly, as the paraphrases dominate."""
-    if not attacks:
-        return 0.0
-    largest = max(need["scored"] for need in needs)
-    if reuse and cell.ablation == MAIN and not set(attacks) & set(PARAPHRASED):
-        return largest + records
-    others = {"recall", "rmia", "lowercase"} & set(attacks)
-    extra = sum(need["scored"] for name, need in zip(attacks, needs, strict=True) if name in others)
-    return largest + extra + records
 
 
 def _median(values: Iterable[float]) -> float | None:

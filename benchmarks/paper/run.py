@@ -26,8 +26,8 @@ from benchmarks.paper import cells as store
 from benchmarks.paper.cells import Cell, ablation_cells, missing_attacks, read_summaries, shard, summary_path
 from benchmarks.paper.commands import Place
 from benchmarks.paper.estimate import measured_rates, seconds_needed, shown
-from benchmarks.paper.settings import ABLATIONS, PROTOCOLS
-from benchmarks.paper.steps import Steps
+from benchmarks.paper.settings import ABLATIONS, ATTACKS, PROTOCOLS
+from benchmarks.paper.steps import ALL, Steps
 from benchmarks.paper.summary import merge
 from spvmia_plugin.data.manifest import MANIFEST_NAME
 from spvmia_plugin.errors import SpvmiaError
@@ -170,17 +170,23 @@ def plan(cells: Sequence[Cell], summaries: Mapping[Cell, Mapping[str, Any]], pla
                 attacks,
                 rates,
                 has_target=target_there or cell.target in targets,
-                has_main=cell.main in mains or (cell.main in summaries and _has_target(cell.main, place)),
+                has_main=cell.main in mains or _was_audited(cell.main, place),
                 members=place.overrides.get("members"),  # type: ignore[arg-type]
             )
             tasks.append(Task(cell, attacks, seconds, _blocked(cell, place)))
             targets.add(cell.target)
-            mains.add(cell)
+            if len(attacks) == len(ATTACKS):
+                mains.add(cell)
     return tasks
 
 
 def _has_target(cell: Cell, place: Place) -> bool:
     return (place.work / "targets" / cell.target / MANIFEST_NAME).is_file()
+
+
+def _was_audited(cell: Cell, place: Place) -> bool:
+    """Whether all attacks ran here in one go: an imported cell was audited with another store, maybe by other code."""
+    return any((place.work / "results" / cell.name / ALL).glob("**/results_*.json"))
 
 
 def _blocked(cell: Cell, place: Place) -> str:

@@ -19,6 +19,10 @@ CANDIDATE_SHARE = 2
 """Candidate documents are chosen to hold so many times the tokens of the self-prompts: packing leaves some out."""
 
 
+ALL = "all"
+"""Folder of the results of a run with all attacks of a cell; any other is named after its attacks."""
+
+
 class Steps:
     """Runs one cell.
 
@@ -89,7 +93,7 @@ class Steps:
         is_adapter = self.cell.finetune_options()["method"] == "lora" or change.peft
         model_args = f"pretrained={self.model},peft={target}" if is_adapter else f"pretrained={target}"
         model_args += f",{change.model_args}" if change.model_args else ""
-        tag = "all" if set(attacks) == set(self.cell.attacks) else "-".join(sorted(attacks))[:80]
+        tag = ALL if set(attacks) == set(self.cell.attacks) else "-".join(sorted(attacks))[:80]
         output = self.place.work.absolute() / "results" / self.cell.name / tag
         return audit_words(model_args, attacks, metadata, output, self.place), output
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,21 +156,44 @@ def tokens_alone(attack: str, settings: Mapping[str, Any], tokens: int, prompts:
         tokens: of all audited records.
         prompts: held-out documents, the population of RMIA.
     """
+    return tokens_together([attack], settings, tokens, prompts)
+
+
+def tokens_together(
+    attacks: Sequence[str],
+    settings: Mapping[str, Any],
+    tokens: int,
+    prompts: int,
+    *,
+    stored: Collection[Role] = (),
+    has_reference: bool = False,
+) -> dict[str, int]:
+    """The same for several attacks in one run, each text scored once under each model.
+
+    Args:
+        attacks: their names.
+        settings: all `mia_*` options of the audit.
+        tokens: of all audited records.
+        prompts: held-out documents, the population of RMIA.
+        stored: models whose scores are in the store, and the paraphrases with them.
+        has_reference: whether the self-prompted reference is there.
+    """
     registry = load_registry()
     given = {key: value for key, value in settings.items() if value is not None}
     config = AuditConfig.from_metadata(given, registry.attack_options)
-    needs = registry.attack(attack, config).needs
+    needs = {(need.role, need.view) for attack in attacks for need in registry.attack(attack, config).needs}
+    pairs = {(role, view) for role, view in needs if role not in stored}
     block, texts = config.block_size or 64, 2 * config.perturbations
     shots = int(config.attack_options.get("mia_recall_shots", 7))
     of_view = {View.NEIGHBOURS: texts * tokens, View.PREFIXED: (1 + shots) * tokens, View.POPULATION: prompts * block}
-    pairs = {(need.role, need.view) for need in needs}
     scored = sum(of_view.get(view, tokens) for _, view in pairs)
-    if any(view is View.NEIGHBOURS for _, view in pairs) and config.perturbation == "causal":
+    if not stored and any(view is View.NEIGHBOURS for _, view in pairs) and config.perturbation == "causal":
         scored += tokens  # one pass of the base draws all paraphrases
     roles = {role for role, _ in pairs}
-    trains = [Role.CANDIDATE in roles, Role.REFERENCE in roles and config.reference == "self_prompt"]
-    trained = round(sum(trains) * config.self_prompts * config.reference_epochs * block)
-    written = config.self_prompts * max(block - config.prompt_tokens, 0) if trains[1] else 0
+    self_prompts = Role.REFERENCE in roles and config.reference == "self_prompt" and not has_reference
+    references = (Role.CANDIDATE in roles) + self_prompts
+    trained = round(references * config.self_prompts * config.reference_epochs * block)
+    written = config.self_prompts * max(block - config.prompt_tokens, 0) if self_prompts else 0
     return {"scored": scored, "written": written, "trained": trained}
 
 

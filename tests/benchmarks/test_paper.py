@@ -156,10 +156,25 @@ def test_the_estimate_is_tokens_times_measured_seconds():
     assert rates == Rates(finetune=0.01, **RATES)
     need = seconds_needed(MEDIUM, ["loss"], rates, has_target=False, has_main=False)
     finetuning, scoring = 250 * 64 * 3 * 0.01, 500 * 64 * 1e-3
-    assert need == pytest.approx(START_SECONDS + finetuning + 2 * scoring)
+    assert need == pytest.approx(START_SECONDS + finetuning + scoring)
     assert seconds_needed(MEDIUM, ["loss"], rates, has_target=True, has_main=False) == pytest.approx(need - finetuning)
     assert measured_rates({MEDIUM: summary()}, "another", "cpu") == Rates(None, None, None, None)
     assert seconds_needed(MEDIUM, ["spv"], Rates(None, *RATES.values()), has_target=False, has_main=False) is None
+
+
+def test_an_ablation_pays_for_what_it_changes():
+    rates, text = Rates(0.01, **RATES), 500 * 64 * 1e-3
+    writing, training = 250 * 48 * 1e-2, 250 * 3 * 64 * 4e-3
+
+    def seconds(name, setting, *, has_main=True):
+        cell = dataclasses.replace(MEDIUM, ablation=name, setting=setting)
+        attacks = cell.attacks
+        return seconds_needed(cell, attacks, rates, has_target=True, has_main=has_main) - START_SECONDS
+
+    both_sides = (1 + 2 * 5) * text * 2 + text  # 5 pairs under target and reference, and the pass that draws them
+    assert seconds("pairs", "5") == pytest.approx(both_sides)
+    assert seconds("reference_rank", "8") == pytest.approx((1 + 4) * text + writing + training)
+    assert seconds("pairs", "5", has_main=False) == pytest.approx(both_sides + writing + training)
 
 
 def test_tokens_of_an_attack_alone():
