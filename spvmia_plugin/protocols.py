@@ -222,9 +222,9 @@ class Backend(Protocol):
     def train_reference(self, texts: Sequence[str], output_dir: Path) -> dict[str, object]:
         """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
 
-        Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`; the last
-        one may stay there as `checkpoint*`, and the store removes it. Returns a JSON-ready record: losses, tokens,
-        seconds.
+        Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`; the
+        last one may stay there as `checkpoint*`, and the store removes it. Returns a JSON-ready record: losses,
+        tokens, seconds.
         """
         ...
 

@@ -133,6 +133,24 @@ def test_another_target_loads_its_base_once(models, monkeypatch, tmp_path):
     assert calls == [str(models / "base")]
 
 
+def test_the_base_of_a_target_that_is_split_over_devices_is_split_too(models, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    load, asked = AutoModelForCausalLM.from_pretrained, []
+
+    def noted(name, *, device_map=None, **settings):
+        asked.append(device_map)
+        return load(name, **settings)
+
+    for devices, expected in (({"model": 0, "lm_head": 1}, "auto"), ({"": "cpu"}, None)):
+        lm, backend = make(models, "full")
+        monkeypatch.setattr(lm.model, "hf_device_map", devices, raising=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
+            total(backend, Role.BASE)
+        assert asked.pop() == expected
+
+
 def test_training_is_reproducible_and_follows_the_seed(models, tmp_path):
     weights = {}
     for name, kind, seed in (("a", "lora", 0), ("b", "lora", 0), ("c", "lora", 1), ("d", "full", 0)):
