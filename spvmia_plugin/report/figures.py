@@ -15,6 +15,7 @@ from spvmia_plugin.metrics.arrays import Floats
 from spvmia_plugin.report import draw
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.curves import Curve, curve
+from spvmia_plugin.report.numbers import STYLES
 from spvmia_plugin.results import Audit, TaskResult
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -126,9 +127,8 @@ def _scores(audit: Audit, number: int, task: TaskResult) -> Picture:
     values, labels = audit.scores(task), audit.labels()
     known = np.isfinite(values)
     members, others = values[known & labels], values[known & ~labels]
-    medians = (
-        f"Half of the members score above {np.median(members):.4g}, half of the others above {np.median(others):.4g}."
-    )
+    of_members, of_others = (STYLES["score"](float(np.median(scores))) for scores in (members, others))
+    medians = f"Half of the members score above {of_members}, half of the others above {of_others}."
     return Picture(
         name=f"scores-{task.attack}",
         attacks=(number,),

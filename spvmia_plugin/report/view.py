@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from spvmia_plugin.metrics.exposure import MemberExposure
 from spvmia_plugin.report import repeat
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.facts import exposed
-from spvmia_plugin.report.numbers import STYLES, Number, Text, audited, metric
+from spvmia_plugin.report.numbers import Number, Text, audited, metric
+from spvmia_plugin.report.table import exposure_table
 from spvmia_plugin.report.tokens import TokenView
+from spvmia_plugin.report.tokenwise import Tokenwise, tokenwise
 from spvmia_plugin.report.verdict import (
     CANNOT_SHOW,
     LIMITS_ONE_NUMBER,
@@ -29,10 +29,6 @@ from spvmia_plugin.report.verdict import (
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.shown import shown
 
-SHADES = (0.5, 1.5, 3.0)
-"""Nats from which on a token has the next darker shade."""
-MAX_TEXT = 600
-"""Characters of a record in the table."""
 FIRST_ROWS = 25
 """Rows of the exposure table that stand in the page itself, for readers without scripts and for print."""
 
@@ -71,17 +67,6 @@ class Hundred:
     dots: Sequence[Dot]
     kinds: frozenset[str]
     alt: str
-
-
-@dataclass(frozen=True)
-class Tokenwise:
-    """One record token by token: each with its three numbers and how far target and reference part, from -3 to 3."""
-
-    id: str
-    is_member: bool
-    reference: str | None
-    rows: Sequence[tuple[str, Number, Number, Number, int]]
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -135,8 +120,8 @@ def view(audit: Audit, tokens: Sequence[TokenView] = ()) -> AuditView:
         blind=_blind(audit),
         cost=_cost(audit.tasks[0]),
         members=members,
-        table=_table(audit, members),
-        tokens=[_tokenwise(found) for found in tokens],
+        table=exposure_table(audit, members),
+        tokens=[tokenwise(found) for found in tokens],
         settings=_flat(repeat.without_secrets(record["settings"])),
         provenance=_flat(repeat.without_secrets(_provenance(record))),
     )
@@ -258,71 +243,6 @@ def _cost(task: TaskResult) -> list[tuple[str, Sequence[Number]]]:
         (shown(stage), [audited(task, "cost", stage, key, style=style) for key, style in kinds])
         for stage in task.record.get("cost", {})
     ]
-
-
-def _table(audit: Audit, members: Sequence[MemberExposure]) -> dict[str, Any]:
-    """The exposure table by column, with numbers as they are printed."""
-    texts = {record.id: record.text for record in audit.records if record.text is not None}
-    tasks = [task for task in ranked(audit) if any(task.attack in member.attacks for member in members)]
-    places = {task.attack: place for place, task in enumerate(tasks)}
-    attacks = [_columns(audit, task, members) for task in tasks]
-    best = [places.get(member.lowest_share_attack or "") for member in members]
-    lowest = [None if place is None else attacks[place]["higher"][row] for row, place in enumerate(best)]
-    return {
-        "ids": [shown(member.id) for member in members],
-        "texts": [_excerpt(texts.get(member.id) or "") for member in members] if texts else None,
-        "lowest": lowest,
-        "zero": [int(count == 0) for count in lowest],
-        "best": best,
-        "attacks": attacks,
-    }
-
-
-def _excerpt(text: str) -> str:
-    """A text safe to show, and short enough for a cell."""
-    rest = len(text) - MAX_TEXT
-    return shown(text) if rest <= 0 else f"{shown(text[:MAX_TEXT])} … ({rest:,} more characters)"
-
-
-def _columns(audit: Audit, task: TaskResult, members: Sequence[MemberExposure]) -> dict[str, Any]:
-    """One attack's columns: score as it is printed, rank among all scored, and how many others score as high."""
-    found = [member.attacks.get(task.attack) for member in members]
-    scored = ~np.isnan(audit.scores(task))
-    others = int((scored & ~audit.labels()).sum())
-    higher = [None if one is None or one.nonmember_share is None else one.nonmember_share * others for one in found]
-    return {
-        "name": task.attack,
-        "title": title(task.attack),
-        "scored": int(scored.sum()),
-        "others": others,
-        "score": [None if one is None else STYLES["score"](one.score) for one in found],
-        "rank": [None if one is None else one.rank for one in found],
-        "higher": [None if count is None else round(count) for count in higher],
-    }
-
-
-def _tokenwise(found: TokenView) -> Tokenwise:
-    rows = []
-    for place, token in enumerate(found.tokens):
-        source = f"computed/{found.record_id}/{place}"
-        numbers = [
-            Number(value, "nats", f"{source}/{name}")
-            for name, value in (
-                ("target", token.target),
-                ("reference", token.reference),
-                ("difference", token.difference),
-            )
-        ]
-        rows.append((token.text, numbers[0], numbers[1], numbers[2], _step(token.difference)))
-    return Tokenwise(shown(found.record_id), found.is_member, found.reference, rows, found.reason)
-
-
-def _step(difference: float | None) -> int:
-    """A difference of log-probabilities in nats as one of seven shades."""
-    if difference is None:
-        return 0
-    size = sum(abs(difference) >= limit for limit in SHADES)
-    return size if difference > 0 else -size
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
