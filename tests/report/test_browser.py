@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from spvmia_plugin.report.html import render
+from spvmia_plugin.report.tokens import Token, TokenView
 from spvmia_plugin.results import read_latest
-from tests.hostile import ALERT, NAMES, hostile_texts
+from spvmia_plugin.shown import shown
+from tests.hostile import ALERT, NAMES, NASTY, hostile_texts
 from tests.results.builders import WARNING, fake_audit, fake_records, write_run
 
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -42,7 +44,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def plain_file(plain_run, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "plain.html"
-    path.write_text(plain_run.page, encoding="utf-8")
+    words = zip(NASTY, (-1.0, -0.2, 2.0, 0.0, 4.0), strict=False)
+    tokens = tuple(Token(shown(word), -1.0, -1.0 - difference) for word, difference in words)
+    views = [TokenView("a.jsonl:1", True, "reference", tokens), TokenView("a.jsonl:2", False, reason="not there")]
+    path.write_text(render(plain_run.run, [views]), encoding="utf-8")
     return path
 
 
@@ -267,7 +272,7 @@ def test_accessibility(browser, plain_file, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     opened = Opened(browser, plain_file, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    opened.page.locator("details").first.evaluate("e => { e.open = true; }")
+    opened.page.locator("details").evaluate_all("all => all.forEach((e) => { e.open = true; })")
     opened.page.locator(".records .open").first.click()
     found = Axe().run(opened.page).response["violations"]
     assert [(v["id"], v["impact"], [n["html"][:100] for n in v["nodes"][:3]]) for v in found] == []
