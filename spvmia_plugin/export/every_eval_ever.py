@@ -22,6 +22,7 @@ from spvmia_plugin.export.common import (
     warnings,
 )
 from spvmia_plugin.export.metric import AUROC, Value, left_out, values
+from spvmia_plugin.leaderboard.estimate import strongest_of
 from spvmia_plugin.results.model import Audit, HarnessRun, ScoredRecord, TaskResult
 
 SCHEMA_VERSION = "0.3.0"
@@ -118,8 +119,8 @@ def evaluation_name(audit: Audit, task: TaskResult) -> str:
 
 def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
     """The largest AUROC of several attacks, with the interval that allows for having been chosen."""
-    found = audit.strongest
-    if found is None or found.name is None or found.n_attacks < 2:
+    found = strongest_of(audit)
+    if found is None or found.name is None or math.isnan(found.auroc) or found.n_attacks < 2:
         return
     task = next(task for task in audit.tasks if task.attack == found.name)
     name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from spvmia_plugin.metrics.strongest import Strongest
 from spvmia_plugin.results.model import Audit, TaskResult
 
 STRONGEST = "strongest"
@@ -74,7 +75,7 @@ def of_strongest(audit: Audit) -> Estimate:
     attacks = audit.model_attacks
     if len(attacks) == 1:
         return of_attack(attacks[0], "auroc")
-    found = audit.strongest
+    found = strongest_of(audit)
     if found is None:
         return Estimate(reason=NO_SAMPLES if attacks else "no attack on the model was run")
     return Estimate(
@@ -86,6 +87,18 @@ def of_strongest(audit: Audit) -> Estimate:
         chosen_among=found.n_attacks,
         reason=found.reason if math.isnan(found.auroc) else None,
     )
+
+
+def strongest_of(audit: Audit) -> Strongest | None:
+    """The strongest attack as the run recorded it, or chosen anew where it was chosen among other attacks too.
+
+    A run compares all attacks on its data; those that ran under other settings make another audit.
+    """
+    found, names = audit.strongest, {task.attack for task in audit.model_attacks}
+    if found is None or (found.n_attacks <= len(names) and found.name in (None, *names)):
+        return found
+    alone = [replace(task, record={**task.record, "strongest": {}}) for task in audit.tasks]
+    return Audit(tuple(alone)).strongest
 
 
 def counted(audit: Audit, attack: str, metric: str) -> Estimate:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.results.check import check_record, check_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, ScoredRecord, TaskResult
 
 _RESULTS, _SAMPLES = "results_", "samples_"
@@ -63,6 +64,7 @@ def _read_run(path: Path) -> HarnessRun:
         or not isinstance(raw.get("configs"), dict)
     ):
         raise SpvmiaError(f"RESULTS: expected a results file of lm_eval, got {path} without 'results' and 'configs'")
+    check_results(raw, path)
     tasks = [
         _task(path, name, row, raw["configs"][name]["metadata"])
         for name, row in raw["results"].items()
@@ -87,8 +89,9 @@ def _has_audit(config: object) -> bool:
 
 def _task(path: Path, name: str, row: Mapping[str, Any], metadata: Mapping[str, Any]) -> TaskResult:
     record = metadata["mia_audit"]
+    check_record(record, path, name)
     metrics = {key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS}
-    clusters = record.get("data", {}).get("clusters", {})
+    clusters = record["data"].get("clusters") or {}
     records = tuple(_records(_samples_file(path, name), clusters))
     options = {key: value for key, value in metadata.items() if key.startswith("mia_") and key != "mia_audit"}
     return TaskResult(name, str(metadata.get("spvmia_dataset", "custom")), metrics, record, records, options)
@@ -143,13 +146,15 @@ def _capabilities(raw: Mapping[str, Any]) -> Iterator[Capability]:
         count = ((raw.get("n-samples") or {}).get(name) or {}).get("effective")
         version, fewshot = ((raw.get(key) or {}).get(name) for key in ("versions", "n-shot"))
         told = None if version is None else str(version)
+        count, fewshot = (value if isinstance(value, int) else None for value in (count, fewshot))
         for key, value in row.items():
             metric, _, filtered = key.partition(",")
             if key in _NOT_METRICS or metric.endswith("_stderr") or math.isnan(_number(value)):
                 continue
             stderr = _number(row.get(f"{metric}_stderr,{filtered}"))
+            direction = better.get(metric) if isinstance(better.get(metric), bool) else None
             shown = metric if filtered in ("", "none") else key
-            yield Capability(name, shown, _number(value), stderr, better.get(metric), count, told, fewshot)
+            yield Capability(name, shown, _number(value), stderr, direction, count, told, fewshot)
 
 
 def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) -> bool:
@@ -159,8 +164,8 @@ def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) ->
 
 
 def _number(value: object) -> float:
-    """A metric's value; "N/A", None and whatever is no number are NaN."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    """A metric's value; "N/A", None and whatever is no finite number are NaN."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
 
 
 def _load_json(path: Path) -> Any:

@@ -1,0 +1,87 @@
+"""Results files of other people: what is not as lm_eval and the plugin write it is one line, never a traceback."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.export import FORMATS as EXPORTS
+from spvmia_plugin.export import ExportOptions
+from spvmia_plugin.leaderboard import FORMATS, Options, build_board
+from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.results import read_latest, read_runs
+from tests.leaderboard.models import audited, model
+
+AUDIT = ("configs", "spv_mia_custom", "metadata", "mia_audit")
+REFUSED = {
+    "another layout": ((*AUDIT, "format"), 2, "format 1, got 2"),
+    "no numbers": ((*AUDIT, "metrics"), None, "a mapping as metrics"),
+    "a number in words": ((*AUDIT, "metrics", "auroc"), "0.5", "a finite number or null as metrics.auroc"),
+    "no interval": ((*AUDIT, "metrics", "auroc_interval"), [0.1], "2 values as metrics.auroc_interval"),
+    "infinity": ((*AUDIT, "metrics", "confidence"), float("inf"), "a finite number as metrics.confidence"),
+    "infinity further down": ((*AUDIT, "cost"), {"a": [{"b": float("nan")}]}, "expected finite numbers"),
+    "a fraction of a record": ((*AUDIT, "n", "members"), 1.5, "a count as n.members"),
+    "findings that are none": ((*AUDIT, "preconditions"), ["x"], "a mapping as preconditions"),
+    "half a strongest attack": ((*AUDIT, "strongest"), {"name": "spv"}, "expected strongest.auroc"),
+    "weights that are none": ((*AUDIT, "models", "target", "weights"), "x", "models.target.weights"),
+    "documents that are none": ((*AUDIT, "data", "clusters"), [1], "data.clusters"),
+    "a row that is none": (("results", "arc_easy"), 3, "a mapping for each task"),
+    "a date in words": (("date",), "yesterday", "a finite number as 'date'"),
+    "samples that are none": (("n-samples", "arc_easy"), 3, "mappings by task as 'n-samples'"),
+    "a group of itself": (("group_subtasks",), {"a": ["b"], "b": ["a"]}, "do not hold themselves, got 'a'"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    path = model(tmp_path_factory.mktemp("run"), "org/one", audited({"spv": 1.0, "loss": 0.2}))
+    return path, json.loads(path.read_text(encoding="utf-8"))
+
+
+def changed(raw: dict[str, Any], place: tuple[str, ...], value: object) -> dict[str, Any]:
+    result = copy.deepcopy(raw)
+    part: Any = result
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    return result
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_as_it_is_written_is_refused(written: tuple[Path, dict[str, Any]], what: str) -> None:
+    path, raw = written
+    place, value, words = REFUSED[what]
+    path.write_text(json.dumps(changed(raw, place, value)), encoding="utf-8")
+    with pytest.raises(SpvmiaError) as raised:
+        read_runs(path)
+    assert str(path) in str(raised.value)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((*AUDIT, "blind"), {}),
+        ((*AUDIT, "strongest"), {}),
+        ((*AUDIT, "strongest", "auroc"), None),
+        ((*AUDIT, "models"), {}),
+        ((*AUDIT, "settings", "mia_self_prompts"), 3),  # the tasks are then two audits
+        (("results", "spv_mia_custom", "auroc,none"), float("inf")),
+        (("n-samples", "arc_easy", "effective"), [1]),
+        (("higher_is_better", "arc_easy", "acc"), "yes"),
+        (("higher_is_better",), None),
+    ],
+)
+def test_what_may_be_missing_is_missed_by_nothing(
+    written: tuple[Path, dict[str, Any]], place: tuple[str, ...], value: object
+) -> None:
+    path, raw = written
+    path.write_text(json.dumps(changed(raw, place, value)), encoding="utf-8")
+    board = build_board([Source(path)], Options())
+    assert all(write(board) for write in FORMATS.values())
+    assert all(write(read_latest(path), ExportOptions(benchmark="a/b", instances=True)) for write in EXPORTS.values())
