@@ -10,7 +10,7 @@ def enable() -> None:
     and changes nothing else there. Run it again after an upgrade; `spvmia disable` takes the folder away. Then:
 
         lm_eval ls tasks | grep mia
-        lm_eval --model hf --model_args pretrained=BASE,peft=./adapter \\
+        lm_eval --model hf --model_args pretrained=BASE,peft=adapter \\
                 --tasks spv_mia_custom,loss_mia_custom --output_path results
     """
     from spvmia_plugin.harness.enable import enable as put_tasks

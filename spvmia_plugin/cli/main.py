@@ -49,7 +49,7 @@ Try it, with no GPU and no model hub:
 Audit your own model with the stock lm_eval command:
 
     spvmia enable
-    lm_eval --model hf --model_args pretrained=BASE,peft=./adapter \\
+    lm_eval --model hf --model_args pretrained=BASE,peft=adapter \\
             --tasks spv_mia_custom,arc_easy \\
             --metadata '{"mia_members": "trained_on.jsonl", "mia_nonmembers": "held_out.jsonl"}' \\
             --output_path results --log_samples

@@ -29,7 +29,7 @@ def prepare(
 
     Sampling from the target and training the reference take most of an audit's time, and can be done where the GPU is.
 
-        spvmia prepare --model_args pretrained=./smollm2,peft=./target \\
+        spvmia prepare --model_args pretrained=./smollm2,peft=target \\
                        --metadata '{"mia_preset": "quick"}'
 
     Interrupted, it continues when the same command is given again.

@@ -10,7 +10,7 @@ def run(context: typer.Context) -> None:
 
     Needs no `spvmia enable`, and does no harm after it. Your own `--include_path` is kept.
 
-        spvmia run --model hf --model_args pretrained=BASE,peft=./adapter \\
+        spvmia run --model hf --model_args pretrained=BASE,peft=adapter \\
                    --tasks spv_mia_custom,arc_easy --batch_size auto \\
                    --output_path results --log_samples
 
