@@ -303,23 +303,26 @@ def test_hostile_records_are_shown_and_run_nothing(hostile):
     assert page.locator("tr.more").count() == 1
 
 
-def test_ten_thousand_records_open_in_a_second(browser, hostile_file):
-    """The best of three: the machine does other things as well."""
-    times = []
-    for _ in range(3):
-        opened = Opened(browser, hostile_file)
-        timing = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
-        times.append(opened.page.evaluate(timing))
-        opened.close()
-    assert min(times) < 1000
+def test_ten_thousand_records_open_and_sort_in_a_second(browser, hostile_file):
+    """Of processor time of the page's thread: other processes share the machine."""
+    opened = Opened(browser, hostile_file)
+    session = opened.context.new_cdp_session(opened.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
+    def spent() -> float:
+        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+        return float(metrics["TaskDuration"])
 
-def test_sorting_ten_thousand_records_is_not_felt(hostile):
-    took = hostile.page.evaluate(
-        """() => { const button = document.querySelector('.records th[data-sort=score] button');
-        const start = performance.now(); button.click(); return performance.now() - start; }"""
-    )
-    assert took < 1000
+    before = spent()
+    opened.page.reload()
+    loaded = spent()
+    opened.page.locator(".records th[data-sort=score] button").click()
+    scores = opened.page.locator(".records tbody td:last-child").all_inner_texts()
+    assert [float(text) for text in scores] == sorted(map(float, scores), reverse=True)
+    sorted_at = spent()
+    opened.close()
+    assert 0.01 < loaded - before < 1
+    assert sorted_at - loaded < 1
 
 
 def test_saved_tables_start_no_formula(hostile, tmp_path):
