@@ -166,8 +166,8 @@ def combination_table(found: Sequence[Mapping[str, Any]]) -> str:
             f"{one['cell']['data']}, {one['cell']['strength']}, seed {one['cell']['seed']}, {one['shadow']}",
             _of_json(one["combination"]),
             f"`{one['best_single']['attack']}` {_of_json(one['best_single'])}",
-            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*_gain(one["gain"]["auroc"])),
-            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*_gain(one["gain"][TPR])),
+            _gain(one, "auroc"),
+            _gain(one, TPR),
             str(one["n"]),
         )
         for one in found
@@ -176,8 +176,11 @@ def combination_table(found: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
-def _gain(gain: Mapping[str, Any]) -> tuple[float, float, float]:
-    return gain["value"], *gain["interval"]
+def _gain(one: Mapping[str, Any], metric: str) -> str:
+    if metric == TPR and one["combination"]["metrics"][TPR]["value"] is None:
+        return "not resolved"
+    gain = one["gain"][metric]
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain["value"], *gain["interval"])
 
 
 def _of_json(entry: Mapping[str, Any]) -> str:

@@ -566,6 +566,19 @@ def test_two_independent_signals_beat_the_better_one():
     assert found["n"] == 400
 
 
+@pytest.mark.parametrize(("n", "resolved"), [(200, True), (40, False)])
+def test_the_table_of_combinations_prints_what_the_records_resolve(n, resolved):
+    found = compare(fit(scored(0, gaps=GAPS), tuple(GAPS)), scored(1, gaps=GAPS, n=n), resamples=20)
+    one = {"cell": dataclasses.asdict(MEDIUM), "shadow": "held_out", **found}
+    row = cells_of(tables.combination_table([one]).splitlines()[-1])
+    assert row[0] == "ag_news, medium, seed 0, held_out"
+    assert row[1].startswith(f"{found['combination']['metrics']['auroc']:.3f}; ")
+    assert row[3].startswith(f"{found['gain']['auroc']['value']:+.3f} [")
+    shown = f"{found['gain']['tpr_at_1pct_fpr']['value']:+.3f} [" if resolved else "not resolved"
+    assert row[4].startswith(shown)
+    assert row[5] == str(2 * n)
+
+
 def test_where_there_is_nothing_to_learn_nothing_is_gained():
     nothing = dict.fromkeys(GAPS, 0.0)
     shadow = scored(0, gaps=nothing)
