@@ -59,7 +59,7 @@ class Row:
         number: what it is ranked by.
         further: further numbers by heading.
         capabilities: by column key.
-        recipe: how it was fine-tuned.
+        recipe: how it was fine-tuned, by setting.
         why_not_ranked: reasons in words; empty where it is ranked.
         remarks: what else limits its numbers.
         rank: 1 for the most private; None where it is not ranked.
@@ -71,7 +71,7 @@ class Row:
     number: Estimate
     further: Mapping[str, Estimate]
     capabilities: Mapping[Key, Capability]
-    recipe: str
+    recipe: Conditions
     why_not_ranked: Sequence[str]
     remarks: Sequence[str]
     rank: int | None = None

@@ -25,6 +25,8 @@ _FREE_SETTINGS = frozenset(
 )
 _NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_size", "text_column", "seed", "dtype"})
 """Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
+_METHOD = "fine-tuning"
+"""Name of the condition that holds the method; those of its settings begin with it."""
 _NOT_MODEL = frozenset({"backend", "tokenizer"})
 
 UNKNOWN_RECIPE = "not known: there is no manifest of spvmia finetune"
@@ -50,7 +52,7 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         "block size": str(data.get("block_size")),
         "members and non-members": f"{record['n']['members']} and {record['n']['nonmembers']}",
         "membership": str(record["membership"]),
-        **(_recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
+        **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
         **{name: _text(value) for name, value in settings.items() if name not in _FREE_SETTINGS},
         **{f"attack {task.attack}": _text(_hyper_parameters(task)) for task in attacks},
         "spvmia-plugin": str(record.get("versions", {}).get("spvmia-plugin")),
@@ -89,28 +91,38 @@ def grouped(items: Iterable[Any], key: Callable[[Any], Conditions]) -> list[tupl
     return sorted(groups.values(), key=lambda group: -len(group[1]))
 
 
-def recipe(audit: Audit) -> str:
-    """How the target was fine-tuned, in words."""
-    prefix = "fine-tuning "
-    parts = (f"{name.removeprefix(prefix)} {value}" for name, value in _recipe(audit).items() if name != prefix.strip())
-    return ", ".join([_recipe(audit)["fine-tuning"], *parts])
+def recipe_words(recipe: Conditions, common: Conditions | None = None) -> str:
+    """How a target was fine-tuned, in words; what all rows have in common may be left out."""
+    told = {name: value for name, value in recipe.items() if name == _METHOD or (common or {}).get(name) != value}
+    parts = (f"{name.removeprefix(_METHOD).strip()} {value}" for name, value in told.items() if name != _METHOD)
+    return ", ".join([recipe[_METHOD], *parts])
 
 
-def _recipe(audit: Audit) -> dict[str, str]:
+def common_recipe(recipes: Sequence[Conditions]) -> Conditions:
+    """The settings that have one value wherever they apply (the rank of adapters says nothing of full fine-tuning)."""
+    found: dict[str, set[str]] = {}
+    for settings in recipes:
+        for name, value in settings.items():
+            found.setdefault(name, set()).add(value)
+    return {name: values.pop() for name, values in found.items() if len(values) == 1 and name != _METHOD}
+
+
+def recipe(audit: Audit) -> dict[str, str]:
+    """How the target was fine-tuned: the method, and the settings that apply to it."""
     told = audit.record["data"].get("finetune")
     models = audit.record.get("models", {})
     weights = [models.get(role, {}).get("weights") for role in ("target", "base")]
     if weights[0] and weights[0] == weights[1]:
-        return {"fine-tuning": UNTRAINED}
+        return {_METHOD: UNTRAINED}
     if not isinstance(told, Mapping):
-        return {"fine-tuning": UNKNOWN_RECIPE}
+        return {_METHOD: UNKNOWN_RECIPE}
     values = {name: value for name, value in told.items() if name not in _NOT_RECIPE and value is not None}
     lora = values.get("method") == "lora"
     kept = {name: value for name, value in values.items() if lora or not name.startswith("lora_")}
     method = str(kept.pop("method", "of an unnamed method"))
     return {
-        "fine-tuning": method,
-        **{f"fine-tuning {name.replace('_', ' ')}": _plain(value) for name, value in kept.items()},
+        _METHOD: method,
+        **{f"{_METHOD} {name.replace('_', ' ')}": _plain(value) for name, value in kept.items()},
     }
 
 

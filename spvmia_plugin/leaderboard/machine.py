@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from spvmia_plugin import __version__
 from spvmia_plugin.leaderboard.board import Board, Row, Table
+from spvmia_plugin.leaderboard.comparable import recipe_words
 from spvmia_plugin.leaderboard.estimate import Estimate
 from spvmia_plugin.leaderboard.pareto import places
 from spvmia_plugin.leaderboard.plain import csv_text
@@ -78,7 +79,7 @@ def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[
             yield f"{column.title}, stderr", score.stderr
     yield "members", row.audit.record["n"]["members"]
     yield "nonmembers", row.audit.record["n"]["nonmembers"]
-    yield "fine-tuning", row.recipe
+    yield "fine-tuning", recipe_words(row.recipe)
     yield "limits", "; ".join(row.remarks)
 
 
@@ -109,7 +110,7 @@ def _row(row: Row) -> dict[str, object]:
         "number": _estimate(row.number),
         "further": {title: _estimate(estimate) for title, estimate in row.further.items()},
         "capabilities": [_capability(score) for score in row.capabilities.values()],
-        "recipe": row.recipe,
+        "recipe": recipe_words(row.recipe),
         "n": row.audit.record["n"],
         "membership": row.audit.record["membership"],
         "files": [path.name for path in row.entrant.files],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.columns import Column
+from spvmia_plugin.leaderboard.comparable import common_recipe, recipe_words
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.shown import shown
@@ -83,7 +84,9 @@ def printed(value: float) -> str:
 
 def table_view(table: Table, options: Options) -> TableView:
     """Headings and cells of one table."""
-    with_recipe = len({row.recipe for row in table.rows}) > 1
+    recipes = [row.recipe for row in table.rows]
+    common = common_recipe(recipes)
+    with_recipe = any(recipe != recipes[0] for recipe in recipes)
     headings = [
         Heading("rank", "", "rank"),
         Heading("model", "", "model"),
@@ -92,8 +95,11 @@ def table_view(table: Table, options: Options) -> TableView:
         *(Heading(title, _direction(title), "number", _first(title)) for title in table.rows[0].further),
         *(_capability_heading(column) for column in table.columns),
     ]
-    rows = [_row(number, row, table, with_recipe) for number, row in enumerate(table.rows, 1)]
-    conditions = [(shown(name), shown(value)) for name, value in table.conditions.items()]
+    told = [shown(recipe_words(recipe, common)) if with_recipe else None for recipe in recipes]
+    rows = [
+        _row(number, row, table, words) for number, (row, words) in enumerate(zip(table.rows, told, strict=True), 1)
+    ]
+    conditions = [(shown(name), shown(value)) for name, value in {**table.conditions, **common}.items()]
     return TableView(shown(table.title), shown(table.differs), _caption(table), headings, rows, conditions)
 
 
@@ -148,12 +154,12 @@ def _caption(table: Table) -> str:
     return f"{ranked} ranked.{left} Audited: {record['members']} members and {record['nonmembers']} non-members."
 
 
-def _row(number: int, row: Row, table: Table, with_recipe: bool) -> RowView:
+def _row(number: int, row: Row, table: Table, recipe: str | None) -> RowView:
     name = shown(row.entrant.name)
     cells = [
         _rank(row),
         Cell(name, sort=name, kind="model"),
-        *([Cell(shown(row.recipe), sort=shown(row.recipe), kind="words")] if with_recipe else []),
+        *([] if recipe is None else [Cell(recipe, sort=recipe, kind="words")]),
         _number(row.number, _whose(row.number)),
         *(_number(estimate) for estimate in row.further.values()),
         *(_capability(row.capabilities.get(column.key)) for column in table.columns),

@@ -10,7 +10,9 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard import Board, Options, build_board
+from spvmia_plugin.leaderboard.comparable import recipe_words
 from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.leaderboard.view import table_view
 from spvmia_plugin.metrics.finding import Finding
 from spvmia_plugin.results import read_runs
 from tests.leaderboard.models import ATTACKS, DUPLICATES, RECIPE, TOO_FEW, audit_of, audited, model, three_models
@@ -172,8 +174,12 @@ def test_recipes_of_one_base_can_be_set_side_by_side(tmp_path: Path) -> None:
     board = board_of(tmp_path, compare="recipes")
     assert [len(table.rows) for table in board.tables] == [3, 1]
     recipes = {row.entrant.name: row.recipe for row in board.tables[0].rows}
-    assert recipes["org/heavy"] == "lora, epochs 30, lr 0.0002, lora rank 16"
-    assert recipes["org/base"] == "none: the model before fine-tuning"
+    assert recipe_words(recipes["org/heavy"]) == "lora, epochs 30, lr 0.0002, lora rank 16"
+    assert recipe_words(recipes["org/base"]) == "none: the model before fine-tuning"
+    view = table_view(board.tables[0], board.options)
+    told = {row.name: row.cells[2].text for row in view.rows}
+    assert told["org/heavy"] == "lora, epochs 30"  # what all have in common is told once, below the table
+    assert ("fine-tuning lr", "0.0002") in view.conditions
     assert len(board_of(tmp_path).tables) > 2
 
 
