@@ -50,7 +50,7 @@ class BaseModel:
         try:
             model_config = AutoConfig.from_pretrained(name)
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # tokenizers raises nothing more special for a damaged file
             raise SpvmiaError(
                 f"--model: no model with a tokenizer could be loaded from {config.model!r} ({type(error).__name__}); "
                 "name a local folder, or a hub id if the hub can be reached"
@@ -101,10 +101,10 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
     dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
     try:
         model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # files, formats, a pickle that is refused: each library has its own
         raise SpvmiaError(
             f"--model: no causal language model could be loaded from {config.model!r} ({type(error).__name__}); "
-            "name a folder with config.json and weights"
+            "name a folder with config.json and weights as safetensors"
         ) from error
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None and not quantizer.is_trainable:

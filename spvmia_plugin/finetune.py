@@ -254,6 +254,7 @@ def _train_and_save(
     output: Path,
     tell: Say,
 ) -> dict[str, object]:
+    from spvmia_plugin.checkpoints import writing
     from spvmia_plugin.libraries import quiet_libraries
     from spvmia_plugin.rng import isolated_rng
     from spvmia_plugin.training import train
@@ -265,8 +266,9 @@ def _train_and_save(
         record = train(
             model, sequences, settings, work, pad_token_id=base.pad_token_id, description="fine-tuning the target"
         )
-        model.save_pretrained(output)
-        if config.method == "full":
-            base.tokenizer.save_pretrained(output)
+        with writing(output):
+            model.save_pretrained(output)
+            if config.method == "full":
+                base.tokenizer.save_pretrained(output)
     shutil.rmtree(work)
     return record

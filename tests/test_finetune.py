@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,9 @@ def test_no_such_model(options: dict[str, Any], tmp_path: Path) -> None:
     assert not options["output"].exists()
     (tmp_path / "empty").mkdir()
     assert refused(options, model=str(tmp_path / "empty")).startswith("--model: no model with a tokenizer")
+    shutil.copytree(options["model"], tmp_path / "damaged")
+    (tmp_path / "damaged" / "tokenizer.json").write_text('{"truncated": ')
+    assert refused(options, model=str(tmp_path / "damaged")).startswith("--model: no model with a tokenizer")
 
 
 def test_a_model_without_weights(options: dict[str, Any], base: Path, tmp_path: Path) -> None:
@@ -258,6 +263,16 @@ def test_a_model_without_weights(options: dict[str, Any], base: Path, tmp_path: 
             (tmp_path / "bare").mkdir(exist_ok=True)
             (tmp_path / "bare" / path.name).write_bytes(path.read_bytes())
     message = refused(options, model=str(tmp_path / "bare"))
+    assert message.startswith("--model: no causal language model could be loaded from")
+
+
+def test_weights_that_would_run_code(options: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    """A pickle of more than tensors is refused by torch with an error of its own, which is told in one line."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"w": Path("x")}, file, protocol=2)
+    message = refused(options, model=str(folder))
     assert message.startswith("--model: no causal language model could be loaded from")
 
 

@@ -78,7 +78,7 @@ class Tokens:
 
         try:
             other = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # tokenizers raises nothing more special for a damaged file
             raise unavailable(option, name, "a tokenizer", error) from None
         ours, theirs = dict(self.tokenizer.get_vocab()), other.get_vocab()
         if self.tokenizer.pad_token not in theirs:
