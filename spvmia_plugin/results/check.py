@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -13,7 +14,10 @@ FORMAT = 1
 """Layout of `mia_audit` that this version reads."""
 
 _NUMBER, _COUNT, _TEXT, _TEXTS, _ANY = "a finite number", "a count", "a text", "a list of texts", "a mapping"
-_MAYBE_NUMBER, _MAYBE_TEXT = "a finite number or null", "a text or null"
+_MAYBE_NUMBER, _MAYBE_TEXT, _MAYBE_COUNT = "a finite number or null", "a text or null", "a count or null"
+_FLAG = "true or false"
+_LARGEST = sys.float_info.max
+"""JSON's whole numbers have no end, and Python reads them."""
 _MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtasks": False} | {
     "higher_is_better": True,
     "n-samples": True,
@@ -50,6 +54,22 @@ _SHAPE: Mapping[str, Any] = {
     "seed": _COUNT,
     "versions": {"spvmia-plugin": _TEXT},
 }
+_SAMPLE: Mapping[str, Any] = {
+    "id": _TEXT,
+    "is_member": _FLAG,
+    "text": _MAYBE_TEXT,
+    "score": _MAYBE_NUMBER,
+    "reason": _MAYBE_TEXT,
+    "n_tokens": _MAYBE_COUNT,
+    "target": _MAYBE_NUMBER,
+    "reference": _MAYBE_NUMBER,
+}
+"""What is read of a line of a samples file, its document and its result together."""
+
+
+def is_sample(values: Mapping[str, Any]) -> bool:
+    """Whether what was read of a record is of the types that it is read as."""
+    return _problem(values, _SAMPLE) is None
 
 
 def check_results(raw: Mapping[str, Any], path: Path) -> None:
@@ -125,9 +145,11 @@ def _is(value: Any, kind: str) -> bool:
     if kind.endswith(" or null"):
         return value is None or _is(value, kind.removesuffix(" or null"))
     if kind == _NUMBER:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if kind == _COUNT:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if kind == _FLAG:
+        return isinstance(value, bool)
     if kind == _TEXTS:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return isinstance(value, str if kind == _TEXT else Mapping)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.results.check import check_record, check_results
+from spvmia_plugin.results.check import check_record, check_results, is_sample
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, ScoredRecord, TaskResult
 
 _RESULTS, _SAMPLES = "results_", "samples_"
@@ -105,23 +106,25 @@ def _samples_file(path: Path, task: str) -> Path:
 def _records(samples: Path, clusters: Mapping[str, str]) -> Iterator[ScoredRecord]:
     if not samples.exists():
         return
-    with samples.open(encoding="utf-8") as lines:
+    with samples.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                sample = json.loads(line)
-                doc, found = sample["doc"], json.loads(sample["resps"][0][0])
-                yield ScoredRecord(
-                    id=doc["id"],
-                    is_member=doc["is_member"],
-                    cluster=clusters.get(doc["id"], doc["id"].partition("#")[0]),
-                    text=doc.get("text"),
-                    **{key: found[key] for key in ("score", "reason", "n_tokens", "target", "reference")},
-                )
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+                values = _sample(json.loads(line))
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+                values = {}
+            if not is_sample(values):
                 raise SpvmiaError(
                     f"RESULTS: {samples}, line {number}: expected a sample of a privacy task, got something else; "
                     "run lm_eval again with --log_samples"
-                ) from error
+                )
+            yield ScoredRecord(cluster=clusters.get(values["id"], values["id"].partition("#")[0]), **values)
+
+
+def _sample(raw: Any) -> dict[str, Any]:
+    """Document and result of a line of a samples file."""
+    doc, found = raw["doc"], json.loads(raw["resps"][0][0])
+    result = {key: found[key] for key in ("score", "reason", "n_tokens", "target", "reference")}
+    return {"id": doc["id"], "is_member": doc["is_member"], "text": doc.get("text"), **result}
 
 
 def _grouped(tasks: list[TaskResult]) -> list[Audit]:
@@ -165,13 +168,13 @@ def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) ->
 
 def _number(value: object) -> float:
     """A metric's value; "N/A", None and whatever is no finite number are NaN."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else math.nan
 
 
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpvmiaError(
             f"RESULTS: expected a JSON file of lm_eval, got {path}, which cannot be read as one"
         ) from error

@@ -31,6 +31,7 @@ REFUSED = {
     "weights that are none": ((*AUDIT, "models", "target", "weights"), "x", "models.target.weights"),
     "documents that are none": ((*AUDIT, "data", "clusters"), [1], "data.clusters"),
     "a row that is none": (("results", "arc_easy"), 3, "a mapping for each task"),
+    "a number without an end": ((*AUDIT, "metrics", "auroc"), 10**400, "a finite number or null as metrics.auroc"),
     "a date in words": (("date",), "yesterday", "a finite number as 'date'"),
     "samples that are none": (("n-samples", "arc_easy"), 3, "mappings by task as 'n-samples'"),
     "a group of itself": (("group_subtasks",), {"a": ["b"], "b": ["a"]}, "do not hold themselves, got 'a'"),
@@ -72,6 +73,7 @@ def test_what_is_not_as_it_is_written_is_refused(written: tuple[Path, dict[str, 
         ((*AUDIT, "models"), {}),
         ((*AUDIT, "settings", "mia_self_prompts"), 3),  # the tasks are then two audits
         (("results", "spv_mia_custom", "auroc,none"), float("inf")),
+        (("results", "spv_mia_custom", "auroc,none"), 10**400),
         (("n-samples", "arc_easy", "effective"), [1]),
         (("higher_is_better", "arc_easy", "acc"), "yes"),
         (("higher_is_better",), None),
@@ -85,3 +87,40 @@ def test_what_may_be_missing_is_missed_by_nothing(
     board = build_board([Source(path)], Options())
     assert all(write(board) for write in FORMATS.values())
     assert all(write(read_latest(path), ExportOptions(benchmark="a/b", instances=True)) for write in EXPORTS.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("id", 7),
+        ("id", ["a"]),
+        ("is_member", "yes"),
+        ("text", 3),
+        ("score", "0.5"),
+        ("score", float("nan")),
+        ("score", 10**400),
+        ("n_tokens", -1),
+        ("target", True),
+        ("reason", {}),
+    ],
+)
+def test_a_sample_of_another_type_is_refused_without_its_text(tmp_path: Path, key: str, value: object) -> None:
+    path = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    samples = next(path.parent.glob("samples_spv_mia_custom*"))
+    first, *others = samples.read_text(encoding="utf-8").splitlines()
+    sample = json.loads(first)
+    part = sample["doc"] if key in ("id", "is_member", "text") else json.loads(sample["resps"][0][0])
+    part[key] = value
+    if part is not sample["doc"]:
+        sample["resps"][0][0] = json.dumps(part)
+    samples.write_text("\n".join([json.dumps(sample), *others]), encoding="utf-8")
+    with pytest.raises(SpvmiaError, match="line 1: expected a sample of a privacy task, got something else"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe not UTF-8", b"[" * 100_000, b"3", b""])
+def test_a_line_that_is_no_sample_is_refused(tmp_path: Path, line: bytes) -> None:
+    path = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    next(path.parent.glob("samples_spv_mia_custom*")).write_bytes(line + b"\n")
+    with pytest.raises(SpvmiaError, match="line 1: expected a sample"):
+        read_runs(path)
