@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.comparable import conditions, digest
+from spvmia_plugin.results.findings import failed, touches
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 
 LOCAL_DEVELOPER = "local"
 """Namespace of a model that lies in a folder and has no hub id."""
-
-_ABOUT_MISSING = {"too_few_nonmembers_1pct", "too_few_nonmembers_0.1pct"}
-"""Warnings about a metric that is NaN, and so not exported."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -69,22 +65,18 @@ def protocol_digits(audit: Audit, *tasks: TaskResult) -> str:
 
 
 def warnings(task: TaskResult) -> list[str]:
-    """Findings that say the exported numbers should not be used as they are, in words."""
-    return [str(finding["message"]) for finding in _findings(task) if _is_warning(finding)]
+    """Findings that say the exported numbers should not be used as they are, in words.
+
+    A metric that a finding leaves NaN is not exported, and needs no warning.
+    """
+    return [str(finding["message"]) for finding in failed(task) if touches(finding, task.attack, "auroc")]
 
 
 def notes(task: TaskResult) -> list[str]:
     """Findings that should be known, and why a metric is left out."""
-    return [str(finding["message"]) for finding in _findings(task) if not _is_warning(finding)]
-
-
-def _findings(task: TaskResult) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = task.record.get("preconditions", [])
-    return found
-
-
-def _is_warning(finding: Mapping[str, Any]) -> bool:
-    return finding["severity"] == "warning" and finding["code"] not in _ABOUT_MISSING
+    told = warnings(task)
+    messages = (str(finding["message"]) for finding in task.record["preconditions"])
+    return [message for message in messages if message not in told]
 
 
 def source_name(audit: Audit) -> str:

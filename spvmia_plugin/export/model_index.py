@@ -34,7 +34,7 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> dict[str, str]:
 
 
 def _refuse_failed(audit: Audit) -> None:
-    failed = warnings(audit.tasks[0])
+    failed = [message for task in audit.tasks for message in warnings(task)]
     if failed:
         raise SpvmiaError(
             f"--to: expected an audit whose preconditions hold, as a model card shows a number without its warnings; "

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from spvmia_plugin.leaderboard.estimate import METRICS, Estimate, task_of
+from spvmia_plugin.results.findings import failed, touches
 from spvmia_plugin.results.model import Audit
 
 UNSCORED_LIMIT = 0.05
 """An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
-
-_ONE_METRIC = {"too_few_nonmembers_1pct": "tpr_at_1pct_fpr", "too_few_nonmembers_0.1pct": "tpr_at_0.1pct_fpr"}
-"""Findings that touch one metric only."""
-_ONE_ATTACK = {"candidate_overlaps_audited": "lira_candidate"}
-"""Findings that touch one attack only."""
 
 
 def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]:
@@ -24,7 +18,7 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]
     Every finding of severity "warning" disqualifies, those of later versions and of plugins too, but for findings
     that touch another metric or another attack than the one that counts.
     """
-    found = [str(finding["message"]) for finding in _warnings(audit) if _applies(finding, number, metric)]
+    found = [str(finding["message"]) for finding in failed(audit) if touches(finding, number.attack, metric)]
     if math.isnan(number.value):
         found.append(f"{METRICS[metric]}: {number.reason}")
     elif math.isnan(number.low):
@@ -40,17 +34,8 @@ def remarks(audit: Audit, number: Estimate, metric: str) -> list[str]:
     """What limits the row's numbers without keeping it from being ranked."""
     findings = audit.record.get("preconditions", [])
     others = [finding for finding in findings if finding["severity"] != "warning"]
-    elsewhere = [finding for finding in _warnings(audit) if not _applies(finding, number, metric)]
+    elsewhere = [finding for finding in failed(audit) if not touches(finding, number.attack, metric)]
     return [str(finding["message"]) for finding in (*elsewhere, *others)]
-
-
-def _warnings(audit: Audit) -> list[Mapping[str, Any]]:
-    return [finding for finding in audit.record.get("preconditions", []) if finding["severity"] == "warning"]
-
-
-def _applies(finding: Mapping[str, Any], number: Estimate, metric: str) -> bool:
-    code = finding["code"]
-    return _ONE_METRIC.get(code, metric) == metric and _ONE_ATTACK.get(code, number.attack) == number.attack
 
 
 def _unscored(audit: Audit, number: Estimate) -> list[str]:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 from spvmia_plugin.report.attacks import title
 from spvmia_plugin.report.numbers import Number, Text, audited, metric
 from spvmia_plugin.results import Audit, TaskResult
+from spvmia_plugin.results.findings import failed, touches
 
 Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 
-LIMITS_ONE_NUMBER = ("too_few_nonmembers_1pct", "too_few_nonmembers_0.1pct")
-"""Failed preconditions that leave a number NaN and all others as they are."""
 GUESSING = 0.01
 """TPR of guessing at 1 % FPR."""
 MARKED, CLEAR = 0.8, 0.6
@@ -58,8 +57,7 @@ class Verdict:
 
 def judge(audit: Audit) -> Verdict:
     """Put an audit's result into words."""
-    warnings = [finding for finding in audit.record["preconditions"] if finding["severity"] == "warning"]
-    doubts = sum(finding["code"] not in LIMITS_ONE_NUMBER for finding in warnings)
+    doubts = sum(casts_doubt(finding, audit) for finding in failed(audit))
     level = _level(audit)
     sentences = [_of_pairs(audit, level)]
     best = strongest_task(audit)
@@ -69,6 +67,11 @@ def judge(audit: Audit) -> Verdict:
             sentences.append(_other_attack(other))
     known = MEMBERSHIP.get(str(audit.record["membership"]), "How membership is known was not recorded.")
     return Verdict(level, _headline(audit, level, doubts > 0), tuple(sentences), doubts, known)
+
+
+def casts_doubt(finding: Mapping[str, Any], audit: Audit) -> bool:
+    """Whether a failed precondition touches the AUROC of the strongest attack, which the verdict rests on."""
+    return touches(finding, audit.strongest.name if audit.strongest else None, "auroc")
 
 
 def strongest_task(audit: Audit) -> TaskResult | None:

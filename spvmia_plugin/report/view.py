@@ -18,8 +18,8 @@ from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.tokenwise import Tokenwise, tokenwise
 from spvmia_plugin.report.verdict import (
     CANNOT_SHOW,
-    LIMITS_ONE_NUMBER,
     Verdict,
+    casts_doubt,
     judge,
     ranges,
     strongest_numbers,
@@ -27,6 +27,7 @@ from spvmia_plugin.report.verdict import (
     tpr_numbers,
 )
 from spvmia_plugin.results import Audit, TaskResult
+from spvmia_plugin.results.findings import failed
 from spvmia_plugin.shown import shown
 
 FIRST_ROWS = 25
@@ -107,7 +108,7 @@ def view(audit: Audit, tokens: Sequence[TokenView] = ()) -> AuditView:
     return AuditView(
         audit=audit,
         verdict=verdict,
-        warnings=[shown(found["message"]) for found in _warnings_first_doubts(findings)],
+        warnings=[shown(found["message"]) for found in _doubts_first(audit)],
         notes=[shown(found["message"]) for found in findings if found["severity"] != "warning"]
         + [shown(str(note)) for note in record.get("notes", ())],
         ranges=ranges(audit),
@@ -127,10 +128,9 @@ def view(audit: Audit, tokens: Sequence[TokenView] = ()) -> AuditView:
     )
 
 
-def _warnings_first_doubts(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Failed preconditions: those that the verdict depends on before those that leave one number out."""
-    failed = [found for found in findings if found["severity"] == "warning"]
-    return sorted(failed, key=lambda found: found["code"] in LIMITS_ONE_NUMBER)
+def _doubts_first(audit: Audit) -> list[Mapping[str, Any]]:
+    """Failed preconditions: those that the verdict depends on before those that touch other numbers."""
+    return sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
 
 
 def _hundred(audit: Audit) -> Hundred | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def test_hub_results_begin_their_notes_with_the_warnings(tmp_path: Path) -> None
     results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=[DUPLICATES]))
     (entry,) = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
     assert entry["notes"].startswith(f"WARNING: {DUPLICATES.message}; ")
+
+
+def test_a_warning_about_one_attack_stands_at_that_attack(tmp_path: Path) -> None:
+    overlap = replace(DUPLICATES, code="candidate_overlaps_audited")
+    tasks = audited({"spv": 1.0, "lira_candidate": 0.5}, findings=[overlap])
+    results = model(tmp_path, "org/one", tasks)
+    entries = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    warned = {entry["dataset"]["task_id"]: entry["notes"].startswith("WARNING") for entry in entries}
+    assert warned == {"spv_mia_custom": False, "lira_candidate_mia_custom": True}
+    with pytest.raises(SpvmiaError, match="without its warnings"):
+        exported(tmp_path, results, "model-index")
 
 
 @pytest.mark.parametrize("benchmark", [None, "privacy", "a/b/c"])

@@ -108,6 +108,13 @@ def test_what_the_verdict_depends_on_makes_it_provisional(tmp_path):
     assert sound.headline.startswith("An outsider")
 
 
+def test_a_finding_about_one_attack_casts_doubt_where_that_is_the_strongest(tmp_path):
+    overlap = replace(WARNING, code="candidate_overlaps_audited")
+    strengths = {"spv": 1.0, "lira_candidate": 0.1}
+    assert judged(tmp_path / "a", strengths, findings=[overlap]).provisional == 0
+    assert judged(tmp_path / "b", {**strengths, "lira_candidate": 2.0}, findings=[overlap]).provisional == 1
+
+
 @pytest.mark.parametrize(
     ("membership", "words"), [("manifest", "known from"), ("declared", "declare"), ("assumed", "only assumed")]
 )
