@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from spvmia_plugin import __version__
@@ -27,6 +28,11 @@ from spvmia_plugin.results.model import Audit, HarnessRun, ScoredRecord, TaskRes
 
 SCHEMA_VERSION = "0.3.0"
 _LOCAL_BACKENDS = {"hf", "hf-auto", "hf-multimodal", "vllm", "sglang", "mamba_ssm", "steered"}
+_PLACES = frozenset(
+    f"mia_{name}"
+    for name in ("members", "nonmembers", "prompts", "candidate", "manifest", "dataset_path", "cache_dir", "base_model")
+)
+_MODELS = ("mia_reference", "mia_mask_model")
 _WITHHELD = "(text withheld: it is private)"
 
 
@@ -149,7 +155,7 @@ def _result(run: HarnessRun, audit: Audit, task: TaskResult, value: Value, name:
         "evaluation_timestamp": repr(run.date),
         "metric_config": _metric_config(value),
         "score_details": _score_details(task, value),
-        "generation_config": {"additional_details": _strings(audit.record["settings"], without_places=True)},
+        "generation_config": {"additional_details": _strings(_without_places(audit.record["settings"]))},
     }
 
 
@@ -248,13 +254,18 @@ def _instance(audit: Audit, task: TaskResult, record: ScoredRecord, threshold: f
     }
 
 
-def _strings(values: Mapping[str, Any], *, without_places: bool = False) -> dict[str, str]:
-    """A mapping to strings, as the schema wants it; None left out, and on request what may be a path of the user's."""
-    places = {"members", "nonmembers", "prompts", "candidate", "manifest", "dataset_path", "cache_dir", "base_model"}
+def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what is a path of the user's; of a model that may be one or a hub id, the last part."""
+    known = {key: value for key, value in settings.items() if key not in _PLACES}
+    return known | {key: PurePath(known[key]).name for key in _MODELS if isinstance(known.get(key), str)}
+
+
+def _strings(values: Mapping[str, Any]) -> dict[str, str]:
+    """A mapping to strings, as the schema wants it; None left out."""
     return {
         key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in values.items()
-        if value is not None and not (without_places and key.removeprefix("mia_") in places)
+        if value is not None
     }
 
 

@@ -144,7 +144,7 @@ def _ids_digest(audit: Audit) -> str:
     """A hash over ids and labels of the audited records: the same rows of files of the same names."""
     if not audit.has_samples:
         return str(audit.record["data"]["fingerprint"])
-    rows = sorted([record.id, record.is_member] for record in audit.tasks[0].records)
+    rows = sorted([record.id, record.is_member] for record in audit.records)
     return _hashed([audit.record["data"].get("source"), rows])
 
 

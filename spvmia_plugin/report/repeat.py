@@ -36,12 +36,14 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [without_secrets(inner) for inner in value]
     if isinstance(value, str):
-        pairs = [part.split("=", 1) for part in value.split(",")]
-        if all(len(pair) == 2 for pair in pairs):
-            hidden = [(key, HIDDEN if _SECRET_NAME.search(key) else inner) for key, inner in pairs]
-            value = ",".join(f"{key}={inner}" for key, inner in hidden)
-        return _SECRET_VALUE.sub(HIDDEN, value)
+        return _SECRET_VALUE.sub(HIDDEN, ",".join(map(_without_secret, value.split(","))))
     return value
+
+
+def _without_secret(part: str) -> str:
+    """One of the comma-separated parts of a string, its value hidden where it is `name=value` of a credential."""
+    name, equals, _ = part.partition("=")
+    return f"{name}={HIDDEN}" if equals and _SECRET_NAME.search(name.strip()) else part
 
 
 def _is_secret(key: object, value: object) -> bool:

@@ -256,10 +256,13 @@ def test_hostile_ids_survive_as_text(tmp_path: Path) -> None:
 
 def test_paths_of_the_user_stay_at_home(tmp_path: Path) -> None:
     secret = "/home/somebody/private"
-    tasks = audited({"spv": 1.0}, settings={"mia_cache_dir": f"{secret}/cache", "mia_base_model": f"{secret}/base"})
+    places = {"mia_cache_dir": "cache", "mia_base_model": "base", "mia_reference": "ref", "mia_mask_model": "t5"}
+    tasks = audited({"spv": 1.0}, settings={key: f"{secret}/{name}" for key, name in places.items()})
     results = model(tmp_path, f"{secret}/adapter", tasks)
     (path,) = exported(tmp_path, results)
     assert secret not in path.read_text()
+    settings = record_of([path])["evaluation_results"][0]["generation_config"]["additional_details"]
+    assert (settings["mia_reference"], settings["mia_mask_model"]) == ("ref", "t5")
 
 
 def test_the_package_of_every_eval_ever_takes_it_and_gives_it_back(tmp_path: Path) -> None:

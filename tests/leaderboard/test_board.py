@@ -190,6 +190,14 @@ def test_data_of_another_key_can_be_recognised_by_ids(tmp_path: Path) -> None:
     assert [len(table.rows) for table in board_of(tmp_path, same_data="ids").tables] == [2, 1]
 
 
+def test_ids_are_told_apart_by_whichever_attack_has_samples(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        records = fake_records(60, 100, files=[f"{name}.jsonl"])
+        results = model(tmp_path / name, f"org/{name}", audited(weights=name, records=records))
+        next(results.parent.glob("samples_spv_mia*")).unlink()
+    assert [len(table.rows) for table in board_of(tmp_path, same_data="ids").tables] == [1, 1]
+
+
 def test_runs_of_the_same_weights_are_one_model(tmp_path: Path) -> None:
     model(tmp_path / "1", "./runs/a", audited({"spv": 1.0}), acc=None, model_args={"pretrained": "x"})
     model(tmp_path / "2", "./elsewhere/b", audited({"loss": 0.3}), acc=None, day=1)

@@ -145,6 +145,7 @@ def test_lm_eval_reads_the_command_back(plain_run):
         ({"hf_token": "abc", "api_key": "x", "header": {"Authorization": "y"}}, None),
         ({"add_bos_token": True, "tokenizer": "t", "prefix_token_id": 3}, "same"),
         ("pretrained=a,token=b", "pretrained=a,token=***"),
+        ("pretrained=a,b,hf_token=c,d", "pretrained=a,b,hf_token=***,d"),
         (["https://user:pass@host/x"], ["https://***host/x"]),
         ({"note": "use hf_abcdefghijklmnopqrstuvw here"}, {"note": "use *** here"}),
         ({"mia_prompt_tokens": 16, "pad_token": None}, "same"),
