@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
+
+from spvmia_plugin.strict_json import finite
 
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout, and all else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")]
@@ -23,16 +24,7 @@ def line_printer(*, quiet: bool, as_json: bool) -> Callable[[str], None]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; what is not finite becomes null."""
-    print(json.dumps(_standard(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _standard(value: Any) -> Any:
-    """The value with null for the numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _standard(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_standard(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _drop(_: str) -> None:

@@ -16,6 +16,7 @@ from spvmia_plugin.leaderboard.pareto import places
 from spvmia_plugin.leaderboard.plain import csv_text
 from spvmia_plugin.leaderboard.view import number_title
 from spvmia_plugin.results.model import Capability
+from spvmia_plugin.strict_json import finite
 
 FORMAT = 1
 """Version of the JSON's layout."""
@@ -35,7 +36,7 @@ def to_json(board: Board) -> str:
             for entrant in board.not_audited
         ],
     }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def to_csv(board: Board) -> str:
@@ -119,13 +120,13 @@ def _row(row: Row) -> dict[str, object]:
 
 def _estimate(estimate: Estimate) -> dict[str, object]:
     return {
-        "value": _finite(estimate.value),
-        "interval": [_finite(estimate.low), _finite(estimate.high)],
-        "confidence": _finite(estimate.confidence),
-        "stderr": _finite(estimate.stderr),
+        "value": estimate.value,
+        "interval": [estimate.low, estimate.high],
+        "confidence": estimate.confidence,
+        "stderr": estimate.stderr,
         "attack": estimate.attack,
         "chosen_among": estimate.chosen_among,
-        "realised_fpr": _finite(estimate.realised_fpr),
+        "realised_fpr": estimate.realised_fpr,
         "reason": estimate.reason,
     }
 
@@ -134,14 +135,10 @@ def _capability(score: Capability) -> dict[str, object]:
     return {
         "task": score.task,
         "metric": score.metric,
-        "value": _finite(score.value),
-        "stderr": _finite(score.stderr),
+        "value": score.value,
+        "stderr": score.stderr,
         "higher_is_better": score.higher_is_better,
         "n": score.n,
         "version": score.version,
         "fewshot": score.fewshot,
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

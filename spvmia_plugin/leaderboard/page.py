@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import replace
-from importlib.resources import files
 from typing import Any
 
 from spvmia_plugin import __version__
@@ -14,20 +11,13 @@ from spvmia_plugin.leaderboard.estimate import METRICS
 from spvmia_plugin.leaderboard.figure import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from spvmia_plugin.leaderboard.pareto import in_words
 from spvmia_plugin.leaderboard.view import lead, models, reading, table_view
+from spvmia_plugin.page import policy, resource, templates, trusted, with_theme
 from spvmia_plugin.shown import shown
 
 
 def to_html(board: Board) -> str:
     """The whole page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("spvmia_plugin.leaderboard", "page_files"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("spvmia_plugin.leaderboard", "page_files")
     tables = []
     for number, table in enumerate(board.tables, 1):
         view = table_view(table, board.options)
@@ -35,13 +25,13 @@ def to_html(board: Board) -> str:
         told = {name: getattr(view, name) for name in ("title", "differs", "caption", "headings", "rows", "marked")}
         remarks = [{"name": row.name, "reasons": row.remarks} for row in view.rows if row.remarks]
         tables.append({**told, **picture, "conditions": view.conditions, "remarks": remarks})
-    style, script = _resource("board.css"), _resource("board.js")
+    style = resource("spvmia_plugin.leaderboard", "page_files/board.css")
+    script = with_theme(resource("spvmia_plugin.leaderboard", "page_files/board.js"))
     html: str = environment.get_template("board.html").render(
         version=__version__,
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
+        style=trusted(style),
+        script=trusted(script),
+        policy=policy(style, script),
         page={
             "models": models(board),
             "lead": lead(board),
@@ -79,12 +69,4 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
     bars = (
         f"Bars are {confidence:.0%} intervals, filled circles are on the front, a number in place of a name is a rank."
     )
-    return {"svg": svg, "words": words, "bars": bars}
-
-
-def _resource(name: str) -> str:
-    return (files("spvmia_plugin.leaderboard") / "page_files" / name).read_text(encoding="utf-8")
-
-
-def _csp_hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return {"svg": trusted(svg), "words": words, "bars": bars}

@@ -15,6 +15,7 @@ from spvmia_plugin.report.numbers import plain
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
+from spvmia_plugin.strict_json import finite
 
 FORMAT = 1
 """Version of this layout."""
@@ -116,12 +117,3 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]]) -> dict[str, 
         "rests_on": rests_on,
         "seconds_of_what_it_rests_on": stage_seconds(task, rests_on),
     }
-
-
-def finite(value: Any) -> Any:
-    """A JSON value with None for NaN and infinities, which JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

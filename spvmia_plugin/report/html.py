@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin import __version__
+from spvmia_plugin.page import policy, resource, templates, trusted, with_theme
 from spvmia_plugin.report import draw, repeat
 from spvmia_plugin.report.figures import Picture, Pictures, pictures
 from spvmia_plugin.report.inline import inline
@@ -21,7 +19,6 @@ from spvmia_plugin.results import HarnessRun
 from spvmia_plugin.shown import shown
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -34,8 +31,10 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
         run: the run.
         tokens: for each audit, records to show token by token.
     """
-    environment = _environment()
-    style, script = _resource("report.css"), _resource("report.js")
+    environment = templates("spvmia_plugin.report", "page")
+    environment.filters |= {"number": number_html, "sentence": sentence_html}
+    style = resource("spvmia_plugin.report", "page/report.css")
+    script = with_theme(resource("spvmia_plugin.report", "page/report.js"))
     page: str = environment.get_template("report.html").render(
         run=run,
         model=shown(run.model),
@@ -57,9 +56,9 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
             for found in run.capabilities
         ],
         command=shown_lines(repeat.typed(repeat.command(run))),
-        style=_markup(style),
-        script=_markup(script),
-        policy=_policy(style, script),
+        style=trusted(style),
+        script=trusted(script),
+        policy=policy(style, script),
         first_rows=FIRST_ROWS,
     )
     return page
@@ -71,7 +70,7 @@ def _part(shown_audit: AuditView, drawn: Pictures, number: int) -> dict[str, Any
     def inlined(found: Sequence[Picture]) -> list[dict[str, Any]]:
         return [
             {
-                "svg": _markup(inline(draw.svg(picture.draw), f"a{number}-{picture.name}-", picture.alt)),
+                "svg": trusted(inline(draw.svg(picture.draw), f"a{number}-{picture.name}-", picture.alt)),
                 "caption": picture.caption,
                 "attacks": picture.attacks,
             }
@@ -82,27 +81,13 @@ def _part(shown_audit: AuditView, drawn: Pictures, number: int) -> dict[str, Any
         "view": shown_audit,
         "number": number,
         "dataset": shown(shown_audit.audit.dataset) + (", canaries" if shown_audit.epsilon else ""),
-        "data": _markup(embedded(shown_audit.table)),
+        "data": trusted(embedded(shown_audit.table)),
         "ranking": inlined([drawn.ranking]),
         "roc": inlined(drawn.roc),
         "scores": inlined(drawn.scores),
         "scatter": inlined(drawn.scatter),
         "cost": inlined([drawn.cost] if drawn.cost else []),
     }
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("spvmia_plugin.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number_html, "sentence": sentence_html}
-    return environment
 
 
 def number_html(number: Number) -> Markup:
@@ -132,32 +117,3 @@ def embedded(value: Any) -> str:
 def shown_lines(text: str) -> str:
     """`shown`, but for the line ends."""
     return "\n".join(shown(line) for line in text.split("\n"))
-
-
-def _resource(name: str) -> str:
-    return (files("spvmia_plugin.report") / "page" / name).read_text(encoding="utf-8")
-
-
-def _markup(trusted: str) -> Markup:
-    """Our own markup, that is not escaped again."""
-    from markupsafe import Markup
-
-    return Markup(trusted)  # noqa: S704
-
-
-def _policy(style: str, script: str) -> str:
-    """The content security policy: nothing from anywhere, and no script or style but these two."""
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src '{_hash(script)}'",
-            f"style-src '{_hash(style)}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def column(page: Any, number: int, table: int = 1) -> list[str]:
 
 def test_the_policy_names_the_style_and_the_script(page_file: Path) -> None:
     text = page_file.read_text(encoding="utf-8")
-    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    (policy,) = map(html.unescape, re.findall(r'Content-Security-Policy" content="([^"]*)"', text))
     assert policy.startswith("default-src 'none'")
     for tag in ("style", "script"):
         (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)

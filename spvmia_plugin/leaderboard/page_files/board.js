@@ -1,14 +1,4 @@
 "use strict";
-{
-  const root = document.documentElement;
-  const button = document.querySelector(".theme");
-  const dark = () =>
-    (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const name = () => { button.textContent = dark() ? "Light theme" : "Dark theme"; };
-  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); });
-  name();
-  button.hidden = false;
-}
 // Sorts a table by the column whose heading was pressed. Cells without a value come last in either direction.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];

@@ -12,18 +12,6 @@
     return made;
   }
 
-  function theme() {
-    const root = document.documentElement;
-    const button = document.querySelector(".theme");
-    const dark = () =>
-      (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-    const name = () => { button.textContent = dark() ? "Light theme" : "Dark theme"; };
-    button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", name);
-    button.hidden = false;
-    name();
-  }
-
   /* Figures: one attack stands out in the curves, and the pictures about single attacks show that one. */
   function chooser(section) {
     const select = section.querySelector("select.attack");
@@ -238,7 +226,6 @@
     return `"${text.replaceAll('"', '""')}"`;
   }
 
-  theme();
   document.querySelectorAll(".audit").forEach((audit) => {
     chooser(audit);
     audit.querySelectorAll("table.sortable").forEach(sortable);
