@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 REQUIRED = "SPVMIA_REQUIRE_BROWSER"
+FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def browser() -> Iterator[Any]:
         _missing("there is no Chromium: apt-get install chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own refuses to run as root
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+        started = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *sandbox])
         yield started
         started.close()
 

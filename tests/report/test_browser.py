@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,27 +16,7 @@ from spvmia_plugin.shown import shown
 from tests.hostile import ALERT, NAMES, NASTY, hostile_texts
 from tests.results.builders import WARNING, fake_audit, fake_records, write_run
 
-FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 MEMBERS, OTHERS = 9_000, 1_000
-
-if CHROMIUM is None and "SPVMIA_REQUIRE_BROWSER" not in os.environ:
-    pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM is not None, "SPVMIA_REQUIRE_BROWSER is set and there is no Chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=FLAGS, chromium_sandbox=hasattr(os, "geteuid") and os.geteuid() != 0
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
