@@ -130,12 +130,12 @@ def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
         return
     task = next(task for task in audit.tasks if task.attack == found.name)
     name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"
-    value = Value(AUROC, found.auroc, math.nan, *found.interval, {})
+    value = Value(AUROC, found.auroc, math.nan, *found.interval, found.confidence, {})
     result = _result(run, audit, task, value, name)
     uncertainty = result["score_details"]["uncertainty"]
     if "confidence_interval" in uncertainty:
         method = f"simultaneous over {found.n_attacks} attacks (max statistic of DeLong's components by document)"
-        uncertainty["confidence_interval"] |= {"confidence_level": found.confidence, "method": method}
+        uncertainty["confidence_interval"] |= {"method": method}
     result["score_details"]["details"]["chosen_among"] = str(found.n_attacks)
     yield result
 
@@ -204,7 +204,7 @@ def _score_details(task: TaskResult, value: Value) -> dict[str, Any]:
         uncertainty["confidence_interval"] = {
             "lower": value.low,
             "upper": value.high,
-            "confidence_level": record["metrics"]["confidence"],
+            "confidence_level": value.confidence,
             "method": value.metric.interval or "permutation of the documents' labels",
         }
     details = {
@@ -213,6 +213,7 @@ def _score_details(task: TaskResult, value: Value) -> dict[str, Any]:
         "unscored": record["unscored"],
         "warnings": warnings(task),
         "notes": notes(task),
+        **({"bound": record["epsilon_lb"]} if value.metric.key == "epsilon_lb" else {}),
         **({"realised_fpr": value.details["realised_fpr"]} if "realised_fpr" in value.details else {}),
         **({"left_out": left_out(task)} if value.metric.key == "auroc" and left_out(task) else {}),
     }

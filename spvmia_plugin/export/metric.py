@@ -118,6 +118,7 @@ class Value:
     stderr: float
     low: float
     high: float
+    confidence: float
     details: Mapping[str, Any]
 
 
@@ -127,12 +128,12 @@ def values(task: TaskResult) -> Iterator[Value]:
     blind = task.record.get("blind") or {}
     for metric in METRICS:
         details = record.get(metric.key) if isinstance(record.get(metric.key), Mapping) else {}
-        interval = details.get("interval") or record.get(f"{metric.key}_interval")
+        interval, confidence = details.get("interval") or record.get(f"{metric.key}_interval"), record["confidence"]
         if metric.key == "blind_auroc" and blind.get("auroc") is not None:
-            interval = (blind["low"], blind["high"])
+            interval, confidence = (blind["low"], blind["high"]), blind["confidence"]
         low, high = (math.nan if end is None else float(end) for end in interval or (None, None))
         stderr = task.metrics.get(f"{metric.key}_stderr", math.nan)
-        yield Value(metric, task.metrics.get(metric.key, math.nan), stderr, low, high, details)
+        yield Value(metric, task.metrics.get(metric.key, math.nan), stderr, low, high, confidence, details)
 
 
 def left_out(task: TaskResult) -> dict[str, str]:

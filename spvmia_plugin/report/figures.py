@@ -190,7 +190,7 @@ def _cost(tasks: Sequence[TaskResult]) -> Picture | None:
     rows = [
         (title(task.attack), seconds, *_auroc(task))
         for task in tasks
-        if (seconds := stage_seconds(task, stages(task, classes))) and np.isfinite(task.metrics["auroc"])
+        if (seconds := stage_seconds(task, stages(task, classes))) and np.isfinite(_auroc(task)[0])
     ]
     if not rows:
         return None

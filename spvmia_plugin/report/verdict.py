@@ -11,6 +11,7 @@ from spvmia_plugin.report.attacks import title
 from spvmia_plugin.report.numbers import Number, Text, audited, metric
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.findings import failed, touches
+from spvmia_plugin.shown import shown
 
 Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 
@@ -113,7 +114,7 @@ def _of_pairs(audit: Audit, level: Level) -> Text:
     found = audit.strongest
     if found is None or found.name is None or level == "unresolved":
         reason = found.reason if found and found.reason else "the run kept no scores of records"
-        return (f"Nothing can be concluded: {reason}.",)
+        return (f"Nothing can be concluded: {shown(reason)}.",)
     auroc, low, high = strongest_numbers(audit, "per_hundred")
     which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
     text: Text = (
@@ -154,7 +155,7 @@ def picked_out(task: TaskResult, membership: object = "manifest") -> Text:
     reason = _lookup(task.record, "metrics", "tpr_at_1pct_fpr", "reason")
     tpr, low, high = tpr_numbers(task, "per_hundred")
     if tpr.value is None or math.isnan(tpr.value):
-        return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {reason}.",)
+        return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {shown(str(reason))}.",)
     supposed = "supposed training records" if membership == "assumed" else "training records"
     return (
         f"Of 100 {supposed}, it can pick out about ",

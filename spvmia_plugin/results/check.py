@@ -120,7 +120,7 @@ def check_record(record: Mapping[str, Any], path: Path, task: str) -> None:
             f"RESULTS: {path}: {task}: expected mia_audit of format {FORMAT}, got {record.get('format')!r}; use the "
             "version of spvmia-plugin that wrote it"
         )
-    checks = (_shape, _clusters, _findings, _strongest, _models, _not_finite)
+    checks = (_shape, _cost, _clusters, _findings, _strongest, _models, _not_finite)
     problem = next(filter(None, (check(record) for check in checks)), None)
     if problem:
         raise SpvmiaError(f"RESULTS: {path}: {task}: mia_audit: {problem}; run lm_eval again, or leave the file out")
@@ -157,6 +157,12 @@ def _is(value: Any, kind: str) -> bool:
 
 def _shape(record: Mapping[str, Any]) -> str | None:
     return _problem(record, _SHAPE)
+
+
+def _cost(record: Mapping[str, Any]) -> str | None:
+    stages = record["cost"].items()
+    found = (_problem(spent, {"seconds": _NUMBER}, f"cost of {stage}") for stage, spent in stages)
+    return next((problem for problem in found if problem), None)
 
 
 def _clusters(record: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from spvmia_plugin.export import ExportOptions, export_run
 from spvmia_plugin.results import read_latest
 from tests.hostile import NASTY
 from tests.leaderboard.models import DUPLICATES, audited, model
+from tests.results import builders
 from tests.results.builders import fake_records
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -163,6 +165,18 @@ def test_canaries_have_a_bound_and_a_record_of_their_own(tmp_path: Path) -> None
         raw["results"]["canary_audit_custom"]["epsilon_lb,none"]
     ]
     assert bounds[0]["metric_config"]["max_score"] == "Infinity"
+    told = raw["configs"]["canary_audit_custom"]["metadata"]["mia_audit"]["epsilon_lb"]
+    assert json.loads(bounds[0]["score_details"]["details"]["bound"]) == told
+
+
+def test_the_blind_baseline_s_interval_has_its_own_confidence(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, blind=replace(builders.BLIND, confidence=0.9)))
+    found = record_of(exported(tmp_path, results))["evaluation_results"]
+    levels = {
+        r["metric_config"]["metric_name"]: r["score_details"]["uncertainty"].get("confidence_interval") for r in found
+    }
+    assert levels["AUROC of the blind baseline"]["confidence_level"] == 0.9
+    assert levels["AUROC"]["confidence_level"] == 0.95
 
 
 def test_the_same_results_have_the_same_path(tmp_path: Path) -> None:

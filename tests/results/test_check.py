@@ -14,6 +14,7 @@ from spvmia_plugin.export import FORMATS as EXPORTS
 from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import FORMATS, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.results import read_latest, read_runs
 from tests.leaderboard.models import audited, model
 
@@ -24,7 +25,8 @@ REFUSED = {
     "a number in words": ((*AUDIT, "metrics", "auroc"), "0.5", "a finite number or null as metrics.auroc"),
     "no interval": ((*AUDIT, "metrics", "auroc_interval"), [0.1], "2 values as metrics.auroc_interval"),
     "infinity": ((*AUDIT, "metrics", "confidence"), float("inf"), "a finite number as metrics.confidence"),
-    "infinity further down": ((*AUDIT, "cost"), {"a": [{"b": float("nan")}]}, "expected finite numbers"),
+    "infinity further down": ((*AUDIT, "stages"), {"a": [{"b": float("nan")}]}, "expected finite numbers"),
+    "a stage without its seconds": ((*AUDIT, "cost"), {"a": {}}, "expected a finite number as cost of a.seconds"),
     "a fraction of a record": ((*AUDIT, "n", "members"), 1.5, "a count as n.members"),
     "findings that are none": ((*AUDIT, "preconditions"), ["x"], "a mapping as preconditions"),
     "half a strongest attack": ((*AUDIT, "strongest"), {"name": "spv"}, "expected strongest.auroc"),
@@ -87,6 +89,7 @@ def test_what_may_be_missing_is_missed_by_nothing(
     board = build_board([Source(path)], Options())
     assert all(write(board) for write in FORMATS.values())
     assert all(write(read_latest(path), ExportOptions(benchmark="a/b", instances=True)) for write in EXPORTS.values())
+    assert report_facts(read_latest(path))
 
 
 @pytest.mark.parametrize(
