@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Literal
 
 from spvmia_plugin.results.model import Audit, TaskResult
@@ -18,7 +19,8 @@ _FREE_SETTINGS = frozenset(
     f"mia_{name}"
     for name in (
         # Where things lie, and what the fingerprint of the data covers.
-        *("members", "nonmembers", "prompts", "text_column", "manifest", "dataset_path", "max_samples", "base_model"),
+        *("members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path"),
+        *("max_samples", "base_model"),
         *("split", "block_size"),  # conditions of their own
         *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
     )
@@ -141,11 +143,13 @@ def target_identity(audit: Audit) -> str | None:
 
 
 def _ids_digest(audit: Audit) -> str:
-    """A hash over ids and labels of the audited records: the same rows of files of the same names."""
+    """A hash over ids and labels of the audited records and the candidates' file: the same rows, the same names."""
     if not audit.has_samples:
         return str(audit.record["data"]["fingerprint"])
     rows = sorted([record.id, record.is_member] for record in audit.records)
-    return _hashed([audit.record["data"].get("source"), rows])
+    candidate = audit.record["settings"].get("mia_candidate")
+    names = [audit.record["data"].get("source"), PurePath(str(candidate)).name if candidate else None]
+    return _hashed([*names, rows])
 
 
 def _hyper_parameters(task: TaskResult) -> Mapping[str, Any]:

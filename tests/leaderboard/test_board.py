@@ -190,6 +190,14 @@ def test_data_of_another_key_can_be_recognised_by_ids(tmp_path: Path) -> None:
     assert [len(table.rows) for table in board_of(tmp_path, same_data="ids").tables] == [2, 1]
 
 
+def test_where_the_candidates_lie_is_no_condition(tmp_path: Path) -> None:
+    for name, place in (("one", "/here/c.jsonl"), ("two", "there/c.jsonl"), ("three", "d.jsonl")):
+        model(tmp_path / name, f"org/{name}", audited(weights=name, settings={"mia_candidate": place}))
+    (table,) = board_of(tmp_path).tables  # the fingerprint covers what they hold
+    assert not any("/here" in value for value in table.conditions.values())
+    assert [len(table.rows) for table in board_of(tmp_path, same_data="ids").tables] == [2, 1]
+
+
 def test_ids_are_told_apart_by_whichever_attack_has_samples(tmp_path: Path) -> None:
     for name in ("one", "other"):
         records = fake_records(60, 100, files=[f"{name}.jsonl"])
