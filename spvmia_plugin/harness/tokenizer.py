@@ -22,10 +22,11 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
             "mia_block_size: packing needs the model's tokenizer, got no 'pretrained' in the model's arguments; "
             "pass --metadata '{\"pretrained\": ...}' or set mia_block_size to 0 for whole documents"
         )
-    passed_on = {key: metadata[key] for key in ("revision", "trust_remote_code", "gguf_file") if metadata.get(key)}
+    passed_on = {key: metadata[key] for key in ("revision", "gguf_file") if metadata.get(key)}
+    trusted = metadata.get("trust_remote_code") or False  # without a value, transformers would ask at the terminal
     try:
-        return AutoTokenizer.from_pretrained(name, **passed_on)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
+    except Exception as error:  # tokenizers raises nothing more special for a damaged file
         raise SpvmiaError(
             f"pretrained: no tokenizer could be loaded from {name!r} ({type(error).__name__}); "
             "name a local folder with a tokenizer, or pass tokenizer=... in --model_args"

@@ -111,7 +111,8 @@ class _Lookup:
         self._store = _existing_store(settings.get("mia_cache_dir"))
         arguments = run.config.get("model_args")
         self._arguments = dict(arguments) if isinstance(arguments, Mapping) else {}
-        self._tokenizer = load_tokenizer(self._arguments)
+        # The results file may be somebody else's: it does not decide whose code runs here.
+        self._tokenizer = load_tokenizer({**self._arguments, "trust_remote_code": False})
         self._texts = self._read_texts()
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,28 @@ def test_data_that_changed_are_not_shown(audited, tmp_path):
     [view] = token_views(run, run.audits[0], [record.id])
     assert view.tokens == ()
     assert view.reason
+
+
+def test_a_results_file_runs_no_code(audited, tmp_path):
+    """Its model arguments may name a tokenizer with code of its own, and say that it is to be trusted."""
+    run, record, _ = audited
+    base = tmp_path / "base"
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    (base / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    trusting = replace(run, config={"model_args": {"pretrained": str(base), "trust_remote_code": True}})
+    [view] = token_views(trusting, run.audits[0], [record.id])
+    assert not (tmp_path / "ran").exists()
+    assert view.tokens == ()
+    assert "no tokenizer could be loaded" in view.reason
+
+
+def test_a_damaged_tokenizer_is_said(audited, tmp_path):
+    run, record, _ = audited
+    (tmp_path / "base" / "tokenizer.json").write_text('{"truncated": ')
+    [view] = token_views(run, run.audits[0], [record.id])
+    assert "no tokenizer could be loaded" in view.reason
 
 
 def test_no_store_is_made_for_the_question(audited, tmp_path):
