@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from spvmia_plugin.data.private import write_private
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export.common import ExportOptions
 from spvmia_plugin.export.every_eval_ever import to_every_eval_ever
@@ -35,7 +36,10 @@ def export_run(run: HarnessRun, to: str, output: Path, options: ExportOptions) -
         for name, text in files.items():
             path = output / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode("utf-8"))
+            if path.suffix == ".jsonl":  # ids and labels name training records
+                write_private(path, text.encode("utf-8"))
+            else:
+                path.write_bytes(text.encode("utf-8"))
             written.append(path)
     except OSError as error:
         raise SpvmiaError(

@@ -236,6 +236,7 @@ def test_instances_hold_ids_and_no_text(tmp_path: Path) -> None:
     paths = exported(tmp_path, results, instances=True)
     record = record_of(paths)
     (samples,) = (path for path in paths if path.suffix == ".jsonl")
+    assert samples.stat().st_mode & 0o777 == 0o600
     detail = record["detailed_evaluation_results"]
     text = samples.read_text(encoding="utf-8")
     rows = [strict(line) for line in text.splitlines()]
