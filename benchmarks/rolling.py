@@ -12,6 +12,7 @@ from common import in_turn
 from lm_eval.api.instance import Instance
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+CLEARLY_LONGER = 1.2
 
 
 def rolling(lm: Any, texts: Sequence[str], batch_size: int) -> Callable[[], list[float]]:
@@ -29,8 +30,15 @@ def rolling(lm: Any, texts: Sequence[str], batch_size: int) -> Callable[[], list
 def best_batch_size(
     lm: Any, texts: Sequence[str], *, rounds: int = 2, clock: str = "wall"
 ) -> tuple[int, dict[str, float]]:
-    """The batch size at which the harness is fastest on these texts, and its seconds at each that was tried."""
-    tried = {str(size): rolling(lm, texts, size) for size in CANDIDATES if size <= len(texts)}
-    seconds = in_turn(tried, rounds, warm_up=False).seconds(clock)
-    medians = {size: statistics.median(rounds_) for size, rounds_ in seconds.items()}
+    """The batch size at which the harness is fastest on these texts, and its seconds at each that was tried.
+
+    Larger ones are not tried once two in a row took clearly longer than the best: on texts of mixed lengths the harness
+    pads to the longest, and a batch of 64 then takes minutes and many gigabytes.
+    """
+    medians: dict[str, float] = {}
+    for size in (size for size in CANDIDATES if size <= len(texts)):
+        call = {str(size): rolling(lm, texts, size)}
+        medians[str(size)] = statistics.median(in_turn(call, rounds, warm_up=False).seconds(clock)[str(size)])
+        if all(seconds > CLEARLY_LONGER * min(medians.values()) for seconds in list(medians.values())[-2:]):
+            break
     return int(min(medians, key=lambda size: medians[size])), medians
