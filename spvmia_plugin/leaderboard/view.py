@@ -10,11 +10,9 @@ from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.columns import Column
 from spvmia_plugin.leaderboard.comparable import common_recipe, recipe_words
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
+from spvmia_plugin.page import MISSING
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.shown import shown
-
-MISSING = "–"
-"""Printed for what is not resolved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+MISSING = "–"
+"""Printed for what is not resolved."""
+
 
 def templates(package: str, folder: str) -> Environment:
     """Templates of a package's folder. What they are given is escaped, and what they are not given is an error."""

@@ -8,11 +8,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.page import policy, resource, templates, trusted, with_theme
+from spvmia_plugin.page import MISSING, policy, resource, templates, trusted, with_theme
 from spvmia_plugin.report import draw, repeat
 from spvmia_plugin.report.figures import Picture, Pictures, pictures
 from spvmia_plugin.report.inline import inline
-from spvmia_plugin.report.numbers import MISSING, Number, Text
+from spvmia_plugin.report.numbers import Number, Text
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.view import FIRST_ROWS, AuditView, view
 from spvmia_plugin.results import HarnessRun

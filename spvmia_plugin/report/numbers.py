@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from spvmia_plugin.page import MISSING
 from spvmia_plugin.results import TaskResult
-
-MISSING = "–"
-"""Printed for what is not resolved."""
 
 
 def per_hundred(value: float) -> str:
