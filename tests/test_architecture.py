@@ -133,10 +133,9 @@ def test_modules_stay_readable(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) < 350
     for node in ast.walk(tree(module)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            # A signature is a table, above all that of a command with its options: the body counts.
-            length = int(node.end_lineno or 0) - node.body[0].lineno + 1
+            length = int(node.end_lineno or 0) - node.lineno + 1
             documented = ast.get_docstring(node, clean=False) or ""
-            assert length - documented.count("\n") - 1 <= 50, f"{node.name} in line {node.lineno}"
+            assert length - documented.count("\n") - 1 <= 60, f"{node.name} in line {node.lineno}"
 
 
 @pytest.mark.parametrize("statement", ["import spvmia_plugin", "import spvmia_plugin.cli.main as m; m.make_app()"])

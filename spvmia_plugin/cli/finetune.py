@@ -76,31 +76,13 @@ def finetune(
         spvmia finetune --model ./smollm2 --data tickets.jsonl --output target \\
                         --members 500 --nonmembers 500 --canaries 400
     """
+    # Every option but --json is a field of the same name.
+    options = {name: value for name, value in locals().items() if name != "as_json"}
+
     from spvmia_plugin.finetune import FinetuneConfig
     from spvmia_plugin.finetune import finetune as run
 
-    config = FinetuneConfig(
-        model=model,
-        data=data,
-        output=output,
-        method=method,
-        members=members,
-        nonmembers=nonmembers,
-        prompts=prompts,
-        canaries=canaries,
-        epochs=epochs,
-        lr=lr,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        lora_targets=lora_targets,
-        batch_size=batch_size,
-        block_size=block_size,
-        text_column=text_column,
-        seed=seed,
-        dtype=dtype,
-        quiet=quiet,
-    )
+    config = FinetuneConfig(**options)
     folder = run(config, line_printer(quiet=quiet, as_json=as_json))
     if as_json:
         print_json(_outcome(folder, config))
