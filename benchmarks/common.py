@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -154,13 +155,16 @@ def cut_texts(encode: Any, decode: Any, lengths: Sequence[int], source: Path | N
 
         documents = [document.text for document in read_documents(source, "text", option="--texts").documents]
     stream = _tokens(encode, documents)
-    texts = []
-    for length in lengths:
-        ids = [next(stream) for _ in range(length)]
-        while len(encode(text := decode(ids))) != length:  # a cut inside a word may be cut otherwise again
-            ids = [*ids[1:], next(stream)]
-        texts.append(text)
-    return texts
+    return [_cut(encode, decode, length, stream) for length in lengths]
+
+
+def _cut(encode: Any, decode: Any, length: int, stream: Iterator[int]) -> str:
+    """The next text of so many tokens. Where documents meet, and at its ends, a text may be tokenized otherwise."""
+    ids = list(itertools.islice(stream, length))
+    while len(again := encode(text := decode(ids))) != length:
+        ids = again[1 : length + 1]  # as the tokenizer itself reads it: else a seam inside would never fit
+        ids += itertools.islice(stream, length - len(ids))
+    return text
 
 
 def _tokens(encode: Any, documents: Sequence[str]) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -161,6 +162,14 @@ def test_cut_texts_have_the_tokens_asked_for(backend):
     texts = common.cut_texts(backend.encode, backend.decode, lengths, None)
     assert [len(backend.encode(text)) for text in texts] == lengths
     assert len(set(texts)) == len(texts)
+
+
+def test_cut_texts_may_span_documents_whose_seam_is_tokenized_otherwise():
+    def encode(text):  # a blank line and what follows it are one token: at the end of a document they are two or more
+        return re.findall(r"\n\n.|.", text, flags=re.DOTALL)
+
+    texts = common.cut_texts(encode, "".join, [3000, 5, 2000], None)  # a made-up text has about 900 characters
+    assert [len(encode(text)) for text in texts] == [3000, 5, 2000]
 
 
 # The released algorithm is written independently of the package: what it computes text by text is what we compute.
