@@ -21,7 +21,7 @@ from rolling import best_batch_size, rolling
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.scoring.batching import plan_batches, token_budget
+from spvmia_plugin.scoring.batching import plan_passes, token_budget
 from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         backend = HFBackend(lm, AuditConfig())
         texts = common.cut_texts(backend.encode, backend.decode, draw_lengths(options), options.texts)
         inputs = [ScoreInput(tuple(backend.encode(text))) for text in texts]
-        planned = plan_batches([len(item.token_ids) for item in inputs], token_budget(lm.device.type))
+        planned = plan_passes([len(item.token_ids) for item in inputs], token_budget(lm.device.type))
         equal = max(1, round(len(texts) / len(planned)))
         best, tried = best_batch_size(lm, texts, rounds=1, clock=options.clock)
         contestants = {

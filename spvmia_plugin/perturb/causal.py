@@ -60,11 +60,11 @@ class Causal:
         done: Collection[int] = (),
     ) -> list[Neighbours | None]:
         """2N token edits a text, each of max(1, floor(rate * T)) positions; handed on batch by batch of the model."""
-        from spvmia_plugin.scoring.batching import plan_batches, token_budget
+        from spvmia_plugin.scoring.batching import plan_passes, token_budget
 
         tokens = [backend.encode(text.text) for text in texts]
         found: list[Neighbours | None] = [None] * len(texts)
-        for batch in plan_batches([len(of_text) for of_text in tokens], token_budget(device_type(backend.device))):
+        for batch in plan_passes([len(of_text) for of_text in tokens], token_budget(device_type(backend.device))):
             if all(i in done for i in batch.rows):
                 continue
             made = self._of([texts[i].id for i in batch.rows], [tokens[i] for i in batch.rows], backend)

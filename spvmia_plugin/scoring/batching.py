@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from spvmia_plugin.errors import SpvmiaError
 TOKENS_PER_BATCH = {"cpu": 2048}
 """Padded tokens of one batch. More gains nothing on a CPU, and is more to repeat after a kill."""
 TOKENS_PER_BATCH_DEVICE = 2**16
+PADDED_SHARE = 32
+"""One in so many tokens of the budget may be padding: on a CPU, a pass costs about 40 tokens besides its tokens."""
 
 
 def token_budget(device_type: str) -> int:
@@ -28,20 +31,32 @@ class Batch:
     width: int
 
 
-def plan_batches(lengths: Sequence[int], budget: int, max_rows: int | None = None) -> list[Batch]:
+def plan_batches(
+    lengths: Sequence[int], budget: int, max_rows: int | None = None, *, most_padding: int | None = None
+) -> list[Batch]:
     """Group positions into batches of at most `budget` padded tokens, longest first, at least one row each.
 
-    Depends on nothing but its arguments; equal lengths keep their order.
+    A batch ends before the row that would bring its padding above `most_padding`. Depends on nothing but the arguments;
+    equal lengths keep their order.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[Batch] = []
     start = 0
     while start < len(order):
         width = max(1, lengths[order[start]])
-        rows = min(max(1, budget // width), max_rows or len(order))
-        batches.append(Batch(order[start : start + rows], width))
-        start += rows
+        end = start + min(max(1, budget // width), max_rows or len(order))
+        rows = order[start:end]
+        if most_padding is not None:
+            padding = itertools.accumulate(width - lengths[i] for i in rows)
+            rows = rows[: max(1, sum(tokens <= most_padding for tokens in padding))]
+        batches.append(Batch(rows, width))
+        start += len(rows)
     return batches
+
+
+def plan_passes(lengths: Sequence[int], budget: int) -> list[Batch]:
+    """Batches that each are one forward pass: where padding would cost more than another pass, another pass."""
+    return plan_batches(lengths, budget, most_padding=budget // PADDED_SHARE)
 
 
 class BatchRunner:

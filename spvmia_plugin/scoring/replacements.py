@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from spvmia_plugin.protocols import Cost, TokenIds
-from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_batches, token_budget
+from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_passes, token_budget
 from spvmia_plugin.scoring.head import HeadlessModel
 from spvmia_plugin.scoring.sampling import inverse_cdf, uniforms
 from spvmia_plugin.scoring.statistics import rows_per_product
@@ -43,7 +43,7 @@ class Replacer:
         started = time.perf_counter()
         drawn: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64) for _ in draws] for draws in positions]
         active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]
-        planned = plan_batches([len(sequences[i]) for i in active], token_budget(self._model.device.type))
+        planned = plan_passes([len(sequences[i]) for i in active], token_budget(self._model.device.type))
 
         def work(batch: Batch) -> None:
             rows = [active[k] for k in batch.rows]

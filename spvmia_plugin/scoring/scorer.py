@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Cost, OnDone, ScoreInput
-from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_batches, token_budget
+from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_passes, token_budget
 from spvmia_plugin.scoring.head import HeadlessModel
 from spvmia_plugin.scoring.passes import Context, Piece, ScoringPass
 from spvmia_plugin.scoring.statistics import Statistics
@@ -77,7 +77,7 @@ class Scorer:
         units = [unit for owner, item in items for unit in self._units(owner, item, shared, cached is not None)]
         results.expect(units)
         before = len(context) + 1 if cached is not None else 0  # cached tokens that each row takes memory for
-        planned = plan_batches([len(unit.piece.inputs) + before for unit in units], self._budget)
+        planned = plan_passes([len(unit.piece.inputs) + before for unit in units], self._budget)
         planned = [batch for batch in planned if any(units[i].owner in needed for i in batch.rows)]
 
         def work(batch: Batch) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_batches
+from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_batches, plan_passes
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=40)
 
@@ -20,6 +22,22 @@ def test_every_position_once_longest_first_within_budget(lengths, budget, max_ro
         assert batch.width == max(1, *(lengths[i] for i in batch.rows), 0)
         assert len(batch.rows) <= max_rows
         assert len(batch.rows) == 1 or len(batch.rows) * batch.width <= budget
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(0, 60))
+def test_a_batch_ends_before_its_padding_is_too_much(lengths, budget, most):
+    batches = plan_batches(lengths, budget, most_padding=most)
+    assert [lengths[i] for batch in batches for i in batch.rows] == sorted(lengths, reverse=True)
+    for batch, after in itertools.pairwise([*batches, None]):
+        padding = sum(batch.width - lengths[i] for i in batch.rows)
+        assert len(batch.rows) == 1 or padding <= most
+        if after is not None:  # and not earlier
+            one_more = padding + batch.width - lengths[after.rows[0]]
+            assert one_more > most or (len(batch.rows) + 1) * batch.width > budget
+
+
+def test_few_short_texts_do_not_wait_for_a_long_one():
+    assert [list(batch.rows) for batch in plan_passes([512, 8, 512, 500, 9], 2048)] == [[0, 2, 3], [4, 1]]
 
 
 def out_of_memory():
