@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -23,25 +14,11 @@ from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.store import Store
 from spvmia_plugin.training import TrainSettings
-from tests.harness.conftest import write_jsonl
-from tests.harness.recorder import STAGES, Pass, read_log, record, repeated, units
+from tests.harness.kills import OPTIONS, PROMPTS, TASKS, TEXTS, kills
+from tests.harness.recorder import STAGES, Pass, record, repeated, units
 from tests.scoring.models import harness_lm
-from tests.tiny import tiny_texts
 
 REGISTRY = load_registry(entry_points=False)
-TASKS = ("spv", "spv_ez", "min_k_pp", "lowercase", "rmia")
-OPTIONS = {
-    "mia_block_size": 0,
-    "mia_self_prompts": 70,
-    "mia_reference_lr": 1e-3,
-    "mia_reference_epochs": 1.0,
-    "mia_lora_rank": 4,
-    "mia_perturbation": "causal",
-    "mia_perturbations": 2,
-}
-TEXTS = tiny_texts(40, seed=7, words=(50, 80))
-PROMPTS = tiny_texts(20, seed=8, words=(20, 30))
-"""Enough for several batches in every stage: of 2048 tokens, and in self-prompting of 64 texts."""
 
 
 class Killed(Exception):
@@ -170,104 +147,17 @@ def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, mo
     assert {stage["batches"] + stage["training_tokens"] for stage in cost.values()} == {0}
 
 
-def read_results(folder):
-    """Metrics, and the scores as they stand in the samples files, of a run of lm_eval."""
-    (path,) = Path(folder).rglob("results_*.json")
-    metrics = json.loads(path.read_text())["results"]
-    scores = {}
-    for path in Path(folder).rglob("samples_*.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        scores[path.name.rpartition("_")[0]] = {row["doc"]["id"]: row["resps"] for row in rows}
-    assert len(scores) == len(TASKS)
-    return metrics, scores
-
-
-class Runs:
-    """Runs of `spvmia run`, each in a process of its own that may be killed."""
-
-    def __init__(self, folder, arguments):
-        self._folder, self._arguments = folder, arguments
-        self._count = itertools.count()
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.harness.recorder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._server.stdin.close()
-        self._server.wait(timeout=600)
-        self._server.stdout.close()
-
-    def run(self, cache, kill_at=None, delay=0.0):
-        """Exit status, results, passes with the second each was seen, of one run, killed after its n-th pass or not."""
-        place = self._folder / f"run{next(self._count)}"
-        place.mkdir()
-        log = place / "log"
-        log.touch()
-        order = {"arguments": self._arguments(cache, place / "out"), "log": str(log), "said": str(place / "said")}
-        print(json.dumps(order), file=self._server.stdin, flush=True)
-        child = int(self._server.stdout.readline())
-        if kill_at is not None:
-            with log.open() as lines:
-                for _ in range(kill_at):
-                    while not lines.readline().endswith("\n"):
-                        time.sleep(0.0005)
-            time.sleep(delay)
-            os.kill(child, signal.SIGKILL)
-        status = int(self._server.stdout.readline())
-        said = (place / "said").read_text()
-        assert status == (0 if kill_at is None else -signal.SIGKILL), said
-        return read_results(place / "out") if status == 0 else None, read_log(log)
-
-
 MORE = {"mia_self_prompts": 200, "mia_perturbations": 3}
-
-
-def moments(passes, draw, per_stage):
-    """(stage, pass to kill after, delay in seconds), so that every stage is hit as often."""
-    found = []
-    for stage in STAGES:
-        places = [i + 1 for i, each in enumerate(passes) if each.stage == stage]
-        found += [(stage, draw.choice(places), draw.uniform(0, 0.02)) for _ in range(per_stage)]
-    draw.shuffle(found)
-    return found
 
 
 @pytest.mark.slow
 def test_killed_at_20_random_moments_it_ends_with_the_same_bits(base, adapter, tmp_path):
     """`kill -9` over all stages of a 40-record audit through the command line, in bfloat16."""
-    files = {
-        "mia_members": write_jsonl(tmp_path / "members.jsonl", TEXTS[:20]),
-        "mia_nonmembers": write_jsonl(tmp_path / "nonmembers.jsonl", TEXTS[20:40]),
-        "mia_prompts": write_jsonl(tmp_path / "prompts.jsonl", PROMPTS),
-    }
-
-    def arguments(cache, output):
-        metadata = json.dumps({**OPTIONS, **MORE, **files, "mia_cache_dir": str(cache)})
-        model = ["--model", "hf", "--model_args", f"pretrained={base},peft={adapter},dtype=bfloat16"]
-        tasks = ["--tasks", ",".join(f"{name}_mia_custom" for name in TASKS), "--device", "cpu", "--batch_size", "8"]
-        return [*model, *tasks, "--metadata", metadata, "--output_path", str(output), "--log_samples"]
-
-    draw = random.Random(5)
     interval = TrainSettings(1.0, 1e-3, 4).checkpoint_interval(MORE["mia_self_prompts"])
-    hit: Counter[str] = Counter()
-    twice: list[dict[str, int]] = []
-    with Runs(tmp_path, arguments) as runs:
-        expected, whole = runs.run(tmp_path / "whole")
-        for number, (_, kill_at, delay) in enumerate(moments(whole, draw, 5)):
-            cache = tmp_path / f"cache{number}"
-            _, first = runs.run(cache, kill_at, delay)
-            results, second = runs.run(cache)
-            assert results == expected
-            hit[first[-1].stage] += 1
-            twice.append(repeated(whole, [*first, *second]))
-            assert twice[-1]["training"] <= interval
-            assert sum(twice[-1].values()) - twice[-1]["training"] <= 1
-    assert set(hit) == set(STAGES)
-    print(dict(hit), twice)
+    all_kills = list(kills(tmp_path, f"pretrained={base},peft={adapter},dtype=bfloat16", MORE, per_stage=5))
+    assert len(all_kills) == 20
+    for kill in all_kills:
+        assert kill.same
+        assert kill.twice["training"] <= interval
+        assert sum(kill.twice.values()) - kill.twice["training"] <= 1
+    assert {kill.stage for kill in all_kills} == set(STAGES)
