@@ -7,9 +7,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import enabled, tasks_folder
 
+if TYPE_CHECKING:
+    from lm_eval.__main__ import HarnessCLI
+
+_NOT_FOUND = "Tasks not found: "
 _OVERRIDES = "Task '%s' from %s overrides existing task from %s"
 
 
@@ -17,7 +23,7 @@ def launch(arguments: Sequence[str]) -> None:
     """Run lm_eval's command line on `arguments`, its tasks and ours included.
 
     Raises:
-        SpvmiaError: there is no lm_eval; and whatever a task of ours raises.
+        SpvmiaError: there is no lm_eval, or no such task; and whatever a task of ours raises.
     """
     state = enabled()
     from lm_eval.__main__ import HarnessCLI, setup_logging
@@ -32,10 +38,25 @@ def launch(arguments: Sequence[str]) -> None:
         options = command_line.parse_args()
         if getattr(options, "command", None):
             _include(options, str(tasks_folder()), needed=state != "current")
-        command_line.execute(options)
+        _execute(command_line, options)
     finally:
         sys.argv = own_argv
         index_log.removeFilter(_is_news)
+
+
+def _execute(command_line: HarnessCLI, options: argparse.Namespace) -> None:
+    """A misspelt task ends in one line, as our own tasks' errors do, and not in the harness's traceback."""
+    try:
+        command_line.execute(options)
+    except ValueError as error:
+        _, found, missing = str(error).partition(_NOT_FOUND)
+        if not found:
+            raise
+        ours = [path.stem for path in tasks_folder().glob("*.yaml")]
+        named = ", ".join(f"{name!r}{did_you_mean(name, ours)}" for name in missing.split(", "))
+        raise SpvmiaError(
+            f"--tasks: expected tasks that 'spvmia run ls tasks' lists, or files of yours by their names, got {named}"
+        ) from None
 
 
 def _include(options: argparse.Namespace, folder: str, *, needed: bool) -> None:

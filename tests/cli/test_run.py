@@ -147,3 +147,21 @@ def test_tasks_says_which_name_was_meant(tmp_path: Path, names: tuple[str, str],
     result = tasks("--write", *names, "--output", str(tmp_path))
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_a_misspelt_task_is_told_in_one_line() -> None:
+    arguments = ["run", "--model", "dummy", "--tasks", "spv_mia_costum,no_such_thing"]
+    result = CliRunner().invoke(make_app(), arguments)
+    assert result.exit_code == 1
+    assert "got 'spv_mia_costum' (did you mean 'spv_mia_custom'?), 'no_such_thing'" in " ".join(result.stderr.split())
+
+
+def test_other_errors_of_the_harness_stay_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.__main__ import HarnessCLI
+
+    def broken(*_: object) -> None:
+        raise ValueError("something else")
+
+    monkeypatch.setattr(HarnessCLI, "execute", broken)
+    with pytest.raises(ValueError, match=r"^something else$"):
+        CliRunner().invoke(make_app(), ["run", "--tasks", "x"], catch_exceptions=False)
