@@ -112,8 +112,9 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
             f"--model: expected a base that can be trained, got {config.model!r} with quantised weights of a kind that "
             "cannot; give the model with plain weights"
         )
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    model = model.to(device)
+    # A torch that is built for CUDA names it where there is no such card, too.
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    model = model.to(device or torch.device("cpu"))
     return _with_adapter(model, config, base) if config.method == "lora" else model
 
 

@@ -134,6 +134,20 @@ def test_a_full_target_is_an_ordinary_model_folder(options: dict[str, Any], base
     assert audited(output).membership == "manifest"
 
 
+def test_a_torch_built_for_cuda_trains_on_the_cpu_where_there_is_no_card(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def named(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", named)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    assert (finetune(FinetuneConfig(**options)) / "adapter_model.safetensors").is_file()
+
+
 def test_the_same_run_twice_gives_the_same_bits_and_leaves_global_randomness_alone(options: dict[str, Any]) -> None:
     import numpy as np
     import torch
