@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store import database
+from spvmia_plugin.store import Store, database
 from tests.audit.fakes import make_data
 from tests.audit.test_run import run
 
@@ -29,9 +29,11 @@ def results(store: Path) -> dict[str, object]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """A store as a killed process leaves it, its write-ahead log not yet folded in, and the audit's numbers."""
     folder = tmp_path_factory.mktemp("finished")
-    numbers = results(folder)
     copy = folder.with_name("copy")
-    shutil.copytree(folder, copy)
+    with Store(folder / "store") as beside:  # who closes last folds the log in
+        beside.json.put({beside.key("json", beside=True): 1})
+        numbers = results(folder)
+        shutil.copytree(folder, copy)
     return copy, numbers
 
 

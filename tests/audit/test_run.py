@@ -21,13 +21,14 @@ REGISTRY = load_registry(entry_points=False)
 OPTIONS = {"mia_perturbation": "embedding", "mia_perturbations": 2, "mia_self_prompts": 6, "mia_block_size": 40}
 
 
-def run(tmp_path, names, *, data=None, backend=None, quiet=True, records=None, **options):
+def run(tmp_path, names, *, data=None, backend=None, quiet=True, records=None, registry=REGISTRY, **options):
     data = data or make_data()
-    config = AuditConfig.from_metadata({**OPTIONS, **options}, REGISTRY.attack_options)
-    attacks = {f"{name}_mia_custom": REGISTRY.attack(name, config) for name in names}
+    config = AuditConfig.from_metadata({**OPTIONS, **options}, registry.attack_options)
+    attacks = {f"{name}_mia_custom": registry.attack(name, config) for name in names}
     backend = backend or FakeBackend()
     audit = Audit(data, config, attacks, records or data.records, data.records)
-    return Run(audit, backend, REGISTRY, Store(tmp_path / "store"), quiet=quiet).execute(), backend
+    with Store(tmp_path / "store") as store:
+        return Run(audit, backend, registry, store, quiet=quiet).execute(), backend
 
 
 def forward_tokens(outcome):

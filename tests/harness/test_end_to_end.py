@@ -152,7 +152,8 @@ def test_batch_size_does_not_matter_beyond_rounding(evaluate, options, tmp_path)
     one = evaluate([ALL], {**options, "mia_cache_dir": str(tmp_path)}, batch_size=1)
     from spvmia_plugin.store import Store
 
-    Store(tmp_path).clear("signals")
+    with Store(tmp_path) as store:
+        store.clear("signals")
     sixteen = evaluate([ALL], {**options, "mia_cache_dir": str(tmp_path)}, batch_size=16)
     for task in one["samples"]:
         first, second = scores(one, task), scores(sixteen, task)

@@ -37,7 +37,8 @@ def test_empty_text() -> None:
 
 
 def test_depends_on_id_and_seed_alone() -> None:
-    assert _of(AuditConfig(), TEXTS[::-1]) == _of(AuditConfig())[::-1]
+    reversed_texts = _of(AuditConfig(), TEXTS[::-1])
+    assert list(map(repr, reversed_texts)) == list(map(repr, _of(AuditConfig())[::-1]))  # the mask rate is nan
     assert _of(AuditConfig(seed=1))[0].variants != _of(AuditConfig())[0].variants
 
 

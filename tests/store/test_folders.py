@@ -144,7 +144,8 @@ def test_what_is_in_use_is_never_evicted(tmp_path: Path) -> None:
     assert len(first.signals.get(values)) == len(values)
     assert (tmp_path / "work" / "references" / keys[1]).exists()
     clock.now += 10_000
-    assert Store(tmp_path, size_limit_bytes=1, clock=clock).evict() > 0
+    with Store(tmp_path, size_limit_bytes=1, clock=clock) as later:
+        assert later.evict() > 0
     assert not found.exists()
     assert first.signals.get(values) == {}
     first.close()
@@ -159,6 +160,7 @@ def test_the_limit_is_kept_while_writing(tmp_path: Path) -> None:
             store.signals.put({store.key("signals", run=run, i=i): signals(i, 1000) for i in range(10)})
             build(store, store.key("references", run=run), b"w" * 50_000)
         assert store.summary()["total_bytes"] <= limit
+        store.close()
 
 
 def test_what_killed_processes_left_is_swept_after_an_hour(tmp_path: Path) -> None:
