@@ -249,6 +249,27 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainsTogether(Protocol):
+    """What a backend has besides if all processes of a launch can train one reference (`mia_reference_parallel`).
+
+    Attributes:
+        processes: how many there are.
+        process: which of them this is, from 0.
+    """
+
+    processes: int
+    process: int
+
+    def agree(self, value: Any) -> Any:
+        """What the first process says, told to every process; all must ask.
+
+        Raises:
+            SpvmiaError: another process has failed.
+        """
+        ...
+
+
 class Perturbation(Protocol):
     """Makes paraphrases. Constructed with the config; `neighbours` is called once for all texts of an audit."""
 

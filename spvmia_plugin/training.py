@@ -19,6 +19,7 @@ from transformers.utils import logging
 from spvmia_plugin.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.processes import first_says
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.rng import isolated_rng
 
@@ -40,6 +41,7 @@ class TrainSettings:
         schedule: the Trainer's name of the learning-rate schedule, without warm-up.
         max_grad_norm: gradients are clipped to this norm.
         save_steps: steps between checkpoints; None for a tenth of the run but at least 10 steps, 0 for none.
+        processes: of the launch, that train together; each takes its part of every batch.
     """
 
     epochs: float
@@ -49,6 +51,7 @@ class TrainSettings:
     schedule: str = "linear"
     max_grad_norm: float = 1.0
     save_steps: int | None = None
+    processes: int = 1
 
     def total_steps(self, n_sequences: int) -> int:
         """Optimiser steps for so many sequences."""
@@ -72,11 +75,14 @@ def train(
 ) -> dict[str, object]:
     """Train the parameters of `model` that require gradients on next-token prediction, in place.
 
-    Runs in this process alone, on the model's own device and in its own dtypes, whatever the launcher. A run that was
-    killed resumes from its last whole checkpoint in `output_dir/checkpoints` to the same bits; a checkpoint of other
-    data or settings, or a damaged one, is not used. The last one is left there, so that a run that is killed before the
-    caller has saved the weights trains nothing twice: remove it after that. Global random state, accelerate's state,
-    the environment and the model's mode are what they were.
+    Runs on the model's own device and in its own dtypes; in this process alone, whatever the launcher, unless
+    `settings.processes` says otherwise: then all call it, and the first writes. Their steps are those of one process to
+    rounding, but that each gets a whole share of the last batch: what is missing is taken from the beginning.
+
+    A run that was killed resumes from its last whole checkpoint in `output_dir/checkpoints` to the same bits; a
+    checkpoint of other data or settings, or a damaged one, is not used. The last one is left there, so that a run that
+    is killed before the caller has saved the weights trains nothing twice: remove it after that. Global random state,
+    accelerate's state, the environment and the model's mode are what they were.
 
     Args:
         model: a `PreTrainedModel` or `PeftModel`.
@@ -101,11 +107,14 @@ def train(
     folder = output_dir / CHECKPOINTS
     run = fingerprint(model, sequences, asdict(settings))
     started = time.perf_counter()
-    with isolated_rng(settings.seed), quiet_libraries(), _single_process(model.device), _untouched(model):
-        checkpoint = last_checkpoint(folder, run)
+    alone = settings.processes == 1
+    with isolated_rng(settings.seed), quiet_libraries(), _launcher(model.device, hidden=alone), _untouched(model):
+        first = is_first(settings.processes)
+        found = last_checkpoint(folder, run) if first else None
+        checkpoint = found if alone else first_says(found)
         trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
-        trainer.add_callback(Seal(run))
-        trainer.add_callback(_Bar(description))
+        for callback in (Seal(run), _Bar(description)) if first else ():
+            trainer.add_callback(callback)
         resumed_at = step_of(checkpoint) if checkpoint else 0
         steps = settings.total_steps(len(sequences))
         if checkpoint and resumed_at == steps:
@@ -123,6 +132,11 @@ def train(
     }
 
 
+def is_first(processes: int) -> bool:
+    """Whether this is the process that writes, of so many that train together."""
+    return processes == 1 or int(torch.distributed.get_rank()) == 0
+
+
 def _make_trainer(
     model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings, folder: Path, pad_token_id: int
 ) -> _Trainer:
@@ -134,7 +148,8 @@ def _make_trainer(
         learning_rate=settings.lr,
         lr_scheduler_type=settings.schedule,
         max_grad_norm=settings.max_grad_norm,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // settings.processes,
+        ddp_find_unused_parameters=False,
         seed=settings.seed % 2**32,
         use_cpu=device.type == "cpu",
         save_strategy="steps" if every else "no",
@@ -146,9 +161,10 @@ def _make_trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
     )
-    # The Trainer would take cuda:0, and spread over all cards it sees. The model stays where the harness put it.
-    vars(arguments)["_setup_devices"] = device
-    arguments._n_gpu = 0 if device.type == "cpu" else 1
+    if settings.processes == 1:
+        # The Trainer would take cuda:0, and spread over all cards it sees. The model stays where the harness put it.
+        vars(arguments)["_setup_devices"] = device
+        arguments._n_gpu = 0 if device.type == "cpu" else 1
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -196,15 +212,22 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def epoch_losses(self) -> list[float]:
         """Mean loss of each epoch."""
+        self._share_sums()
         sums, steps = self._sums.tolist()
         return [total / max(count, 1) for total, count in zip(sums, steps, strict=True)]
+
+    def _share_sums(self) -> None:
+        """Give all processes the mean of their losses, which is the loss of the whole batch."""
+        self._sums = self.accelerator.reduce(self._sums, reduction="mean")
 
     def _trainable(self) -> dict[str, torch.Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._share_sums()
         with writing(Path(self.args.output_dir)):
             super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()  # each wrote its random state, which the seal covers
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -238,10 +261,10 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
 
 @contextmanager
-def _single_process(device: torch.device) -> Iterator[None]:
-    """Hide the launcher from the Trainer: this process trains alone while other ranks wait for its result.
+def _launcher(device: torch.device, *, hidden: bool) -> Iterator[None]:
+    """Hide the launcher from the Trainer, if this process trains alone while other ranks wait for its result.
 
-    The Trainer also resets accelerate's global state, which the harness's own accelerator lives in.
+    Puts back accelerate's global state, which the Trainer resets and the harness's own accelerator lives in.
     """
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -251,12 +274,13 @@ def _single_process(device: torch.device) -> Iterator[None]:
     current = torch.cuda.current_device() if device.type == "cuda" else None
     verbosity = logging.get_verbosity()
     try:
-        for state in states:
-            state._shared_state.clear()
-        for name in environment:
-            if name in _LAUNCH_VARIABLES or name.startswith(_LAUNCH_PREFIXES):
-                del os.environ[name]
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+        if hidden:
+            for state in states:
+                state._shared_state.clear()
+            for name in environment:
+                if name in _LAUNCH_VARIABLES or name.startswith(_LAUNCH_PREFIXES):
+                    del os.environ[name]
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         logging.set_verbosity_error()  # it warns of a process group that is there and not used: on purpose
         yield
     finally:

@@ -27,7 +27,7 @@ LAYERS = [
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
-    ["libraries", "base_model", "data", "finetune_config", "preconditions", "checkpoints", "training"],
+    ["libraries", "processes", "base_model", "data", "finetune_config", "preconditions", "checkpoints", "training"],
     ["perturb", "reference", "scoring"],
     ["audit", "finetune"],
     ["harness"],

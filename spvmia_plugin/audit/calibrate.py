@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.progress import progress_bar
-from spvmia_plugin.protocols import Backend
+from spvmia_plugin.protocols import Backend, TrainsTogether
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
@@ -41,6 +45,38 @@ class Calibration:
         self._hook = registry.manager.hook
         self._registry = registry
         self._store = store
+        together = backend if config.reference_parallel and isinstance(backend, TrainsTogether) else None
+        self._launch = together if together and together.processes > 1 else None
+
+    @property
+    def processes(self) -> int:
+        """How many train a reference together."""
+        return self._launch.processes if self._launch else 1
+
+    def check(self) -> None:
+        """Make sure that a reference could be trained, before anything is sampled for it.
+
+        Raises:
+            SpvmiaError: as `Backend.check_training`; or it cannot be trained by several processes, as was asked.
+        """
+        self._backend.check_training()
+        if not self._config.reference_parallel:
+            return
+        if not isinstance(self._backend, TrainsTogether):
+            raise SpvmiaError(
+                "mia_reference_parallel: expected a backend that trains in several processes, got "
+                f"{self._backend.name!r}; leave the option out"
+            )
+        if len(trainers := self._registry.implementers("spvmia_train_reference")) > 1:
+            raise SpvmiaError(
+                f"mia_reference_parallel: expected our own training of the reference, got that of {trainers[0]!r}; "
+                "leave the option out, or 'spvmia plugins' says how to be rid of the plugin"
+            )
+        if self._config.reference_batch % self.processes:
+            raise SpvmiaError(
+                f"mia_reference_batch: expected a multiple of the {self.processes} processes that share it, got "
+                f"{self._config.reference_batch}; change it, or leave mia_reference_parallel out"
+            )
 
     def build(self, role: Role) -> dict[str, object]:
         """Put a model behind REFERENCE or CANDIDATE: made, found in the store, or what the user names.
@@ -94,6 +130,10 @@ class Calibration:
         corpus.append({i: text for i, text in made.items() if i not in kept})
         return made
 
+    def ready(self, roles: Iterable[Role]) -> set[Role]:
+        """Those of `roles` that only have to be loaded. Processes that train together load and train in one order."""
+        return set(self._agree({role for role in roles if self.is_ready(role)}))
+
     def is_ready(self, role: Role) -> bool:
         """Whether nothing has to be sampled or trained for REFERENCE or CANDIDATE: it only has to be loaded."""
         if role is Role.CANDIDATE:
@@ -127,22 +167,28 @@ class Calibration:
             settings=_settings(self._config, REFERENCE_SETTINGS),
             max_length=self._backend.max_length,
             plugins=self._registry.implementers("spvmia_train_reference"),
+            **({"processes": self.processes} if self._launch else {}),
         )
 
     def _train(self, role: Role, texts: Sequence[str]) -> dict[str, object]:
         key = self.reference_key(texts)
+        first = self._launch is None or self._launch.process == 0  # it locks, looks and commits for all that train
         record: dict[str, object] = {"trained": False}
-        with self._store.lock(key):
-            folder = self._store.find_folder("references", key)
+        with self._store.lock(key) if first else nullcontext():
+            folder: Path = self._agree(self._store.find_folder("references", key) if first else None)
             if folder is None:
-                work = self._store.work_folder("references", key)
+                work: Path = self._agree(self._store.work_folder("references", key) if first else None)
                 trained = self._hook.spvmia_train_reference(
                     backend=self._backend, texts=texts, config=self._config, output_dir=work
                 )
-                folder = self._store.commit_folder("references", key)
+                folder = self._agree(self._store.commit_folder("references", key) if first else None)
                 record = {"trained": True, **trained}
         self._backend.load_reference(role, str(folder))
         return {**record, "folder": folder.name}
+
+    def _agree(self, value: Any) -> Any:
+        """What the first of the processes that train together says; in any other run, what this one says."""
+        return self._launch.agree(value) if self._launch else value
 
 
 def _settings(config: AuditConfig, names: Sequence[str]) -> dict[str, object]:

@@ -90,16 +90,16 @@ class Planner:
             to_do = max(config.self_prompts - calibration.stored_self_prompts(), 0)
             tokens = max(0, int(to_do * (length - config.prompt_tokens)))
             stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
-            stages.append(
-                self._training("reference", config.self_prompts, length, calibration.is_ready(Role.REFERENCE))
-            )
+            ready = calibration.is_ready(Role.REFERENCE)
+            stages.append(self._training("reference", config.self_prompts, length, ready, calibration.processes))
         if Role.CANDIDATE in roles and data.candidate:
             ready = calibration.is_ready(Role.CANDIDATE)
-            stages.append(self._training("candidate reference", len(data.candidate), length, ready))
+            texts = len(data.candidate)
+            stages.append(self._training("candidate reference", texts, length, ready, calibration.processes))
         return stages
 
-    def _training(self, name: str, texts: int, length: float, ready: bool) -> Stage:
-        tokens = 0 if ready else int(texts * length * self._config.reference_epochs)
+    def _training(self, name: str, texts: int, length: float, ready: bool, processes: int) -> Stage:
+        tokens = 0 if ready else int(texts * length * self._config.reference_epochs / processes)
         return Stage(f"training the {name}", texts, "texts", tokens, TRAINING_FACTOR)
 
     def paraphrases(self, perturbation: Perturbation) -> Stage:

@@ -88,8 +88,9 @@ class Run:
         self.check()
         inputs = Inputs(self.backend, self.audit.data, self._shots())
         self._note_shots(inputs)
+        if self.roles:
+            self._build(self._calibration.ready(self._calibrated()))
         if self.roles and not self.quiet:
-            self._build({role for role in self._calibrated() if self._calibration.is_ready(role)})
             self._show_plan(inputs)
         self.calibrate()
         neighbours = self._paraphrase()
@@ -109,7 +110,7 @@ class Run:
         if self._base_needed():
             self.backend.require({Role.BASE})
         if self._trains():
-            self.backend.check_training()
+            self._calibration.check()
         if self.roles:
             self._batches.recall()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.processes import one_of
 from spvmia_plugin.protocols import Cost
 
 _SUMS = ("records", "records_without", "texts")
@@ -26,14 +26,9 @@ def meet(lm: Any, outcomes: Sequence[Outcome]) -> None:
     if lm.world_size == 1:
         return
     mine = [(outcome.stages, outcome.notes, outcome.details) for outcome in outcomes]
-    try:
+    with one_of(lm.world_size):
         shares = lm.gather_object(mine)
         lm.barrier()
-    except RuntimeError as error:
-        raise SpvmiaError(
-            f"several processes: expected all {lm.world_size} to finish, got a broken connection: another one has "
-            "failed, and its own last line says why; correct that and run the same command again, which continues"
-        ) from error
     if lm.rank == 0:
         for k, outcome in enumerate(outcomes):
             _merge(outcome, [share[k] for share in shares])

@@ -10,7 +10,7 @@ from spvmia_plugin.checkpoints import writing
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.scoring.adapters import AdapterHost, linear_names, save_adapter
-from spvmia_plugin.training import TrainSettings, train
+from spvmia_plugin.training import TrainSettings, is_first, train
 
 _NAME = "training"
 
@@ -23,6 +23,7 @@ def train_lora(
     *,
     pad_token_id: int,
     base_name: str | None,
+    processes: int = 1,
 ) -> dict[str, object]:
     """Train an adapter and write it to `output_dir` as a peft folder; the host's model stays what it was.
 
@@ -33,6 +34,7 @@ def train_lora(
         output_dir: gets the adapter, and the checkpoints; the last one stays (see `training.train`).
         pad_token_id: for padding.
         base_name: written into the adapter's config.
+        processes: that train together; the first writes.
 
     Returns:
         What `training.train` returns, with the number of texts and of trained parameters.
@@ -46,12 +48,14 @@ def train_lora(
         lr=config.reference_lr,
         batch_size=config.reference_batch,
         seed=config.seed,
+        processes=processes,
     )
     with host.new(_NAME, _lora_config(host.model, config, base_name), config.seed) as model:
         record = train(model, usable, settings, output_dir, pad_token_id=pad_token_id, description="reference")
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        with writing(output_dir):
-            save_adapter(model, _NAME, output_dir)
+        if is_first(processes):
+            with writing(output_dir):
+                save_adapter(model, _NAME, output_dir)
     return {**record, "texts": len(usable), "parameters": parameters}
 
 

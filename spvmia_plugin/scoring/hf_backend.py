@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.processes import first_says, one_of
 from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.reference.lora import check_targets, train_lora
 from spvmia_plugin.scoring.batching import BatchRunner
@@ -56,6 +57,7 @@ class HFBackend:
         self._identities: dict[Role, dict[str, object]] = {}
         self.max_length = self._tokens.max_length
         self.device = lm.model.device
+        self.processes, self.process = lm.world_size, lm.rank
         self.paths: dict[str, str] = {}
         """How each role is scored, where that is not the fast path: for provenance."""
 
@@ -155,6 +157,7 @@ class HFBackend:
     def train_reference(self, texts: Sequence[str], output_dir: Path, role: Role = Role.REFERENCE) -> dict[str, object]:
         """See `Backend.train_reference`. `role` only says whose cost it is."""
         host = self._roles.host()
+        processes = self.processes if self._config.reference_parallel else 1
         sequences = [self._tokens.natural(text)[: self.max_length] for text in texts]
         record = train_lora(
             host,
@@ -163,15 +166,21 @@ class HFBackend:
             output_dir,
             pad_token_id=self._tokens.pad_id,
             base_name=self._roles.base_name,
+            processes=processes,
         )
         here = 1 - int(str(record["resumed_at"])) / int(str(record["steps"]))  # the rest was trained before a kill
-        tokens = round(here * int(str(record["tokens"])))
+        tokens = round(here * int(str(record["tokens"])) / processes)
         self._costs[role] += Cost(training_tokens=tokens, seconds=float(str(record["seconds"])))
         return record
 
     def check_training(self) -> None:
         """See `Backend.check_training`."""
         check_targets(self._roles.host().model, self._config)
+
+    def agree(self, value: Any) -> Any:
+        """See `TrainsTogether.agree`."""
+        with one_of(self.processes):
+            return first_says(value)
 
     def load_reference(self, role: Role, path: str) -> None:
         """See `Backend.load_reference`."""

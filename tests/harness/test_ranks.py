@@ -16,8 +16,9 @@ from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.ranks import meet
 from spvmia_plugin.protocols import Cost
+from tests.tiny import tiny_texts
 
-from .conftest import TASKS
+from .conftest import TASKS, write_jsonl
 
 ALL = "mia_custom"
 
@@ -91,6 +92,38 @@ def test_two_processes_against_one(evaluate, base, adapter, options, tmp_path):
     assert "[transformers]" not in said[0] + said[1]
     assert said[0].count("stage ") == 2  # one plan an audit, shown by one process
     assert said[1].count("stage ") == 0
+
+
+@pytest.mark.slow
+def test_both_processes_train_the_reference_where_asked(evaluate, base, adapter, options, tmp_path):
+    """`mia_reference_parallel`: given the reference that two made, one process has their scores."""
+    model = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", "device": "cpu", "batch_size": 8}
+    store = tmp_path / "two"
+    candidate = {"mia_candidate": write_jsonl(tmp_path / "candidate.jsonl", tiny_texts(10, seed=9, words=(20, 30)))}
+    metadata = {**options, **candidate, "mia_reference_parallel": True, "mia_cache_dir": str(store)}
+    places = {"pretrained": str(base), "peft": str(adapter)}
+    audits = [
+        {"tasks": ["spv_mia_custom", "lira_candidate_mia_custom"], "metadata": {**metadata, **places}, "output": str(o)}
+        for o in (tmp_path / "first", tmp_path / "again")
+    ]
+    status, said = launch({"model": model, "audits": audits}, tmp_path)
+    assert status == [0, 0], said
+    first, again = ([json.loads((tmp_path / f"{o}.{r}.json").read_text()) for r in (0, 1)] for o in ("first", "again"))
+    assert [rank["calls"]["trained"] for rank in first] == [2, 2]  # reference and candidate
+    assert sum(rank["calls"]["generated"] for rank in first) == 1
+    assert [rank["calls"]["trained"] for rank in again] == [0, 0]
+    assert len(list((store / "references").iterdir())) == 2
+    record = audit_of(first[0])
+    assert record["stages"]["reference"]["processes"] == 2
+    trained = record["stages"]["reference"]["tokens"] + record["stages"]["candidate"]["tokens"]
+    assert sum(stage["training_tokens"] for stage in record["cost"].values()) == pytest.approx(trained, abs=4)
+    reference = store / "references" / record["stages"]["reference"]["folder"]
+    alone = evaluate(
+        ["spv_mia_custom"], {**options, "mia_reference": str(reference), "mia_cache_dir": str(tmp_path / "one")}
+    )
+    for rank_0 in (first[0], again[0]):
+        rank_0["samples"].pop("lira_candidate_mia_custom")
+        assert_same(alone, rank_0, 1e-5)
 
 
 def audit_of(result):

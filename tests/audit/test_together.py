@@ -1,0 +1,78 @@
+"""A reference that several processes train together (`mia_reference_parallel`): who looks, plans, trains, commits."""
+
+from __future__ import annotations
+
+import pytest
+
+from spvmia_plugin import hookimpl
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.plugins import load_registry
+from tests.audit.fakes import FakeBackend
+from tests.audit.test_plan import table
+from tests.audit.test_run import run
+
+BATCH = {"mia_reference_batch": 6}
+
+
+class Launched(FakeBackend):
+    """The first of several processes that train together."""
+
+    processes, process = 3, 0
+
+    def agree(self, value):
+        return value
+
+
+def test_each_process_plans_its_share_of_a_training_that_is_shared(tmp_path, capsys):
+    alone, _, _ = table(tmp_path / "one", capsys)
+    together, _, _ = table(tmp_path / "three", capsys, backend=Launched(), mia_reference_parallel=True, **BATCH)
+    for name in ("training the reference", "training the candidate reference"):
+        assert together[name][1] == alone[name][1] // 3
+    not_asked, _, _ = table(tmp_path / "asked", capsys, backend=Launched())
+    assert {name: row[:2] for name, row in not_asked.items()} == {name: row[:2] for name, row in alone.items()}
+
+
+def test_a_training_that_cannot_be_shared_is_refused_before_any_work(tmp_path):
+    backend = FakeBackend()
+    with pytest.raises(SpvmiaError, match=r"mia_reference_parallel: expected a backend that trains .* got 'fake'"):
+        run(tmp_path, ["spv"], backend=backend, mia_reference_parallel=True)
+    backend = Launched()
+    with pytest.raises(SpvmiaError, match=r"mia_reference_batch: expected a multiple of the 3 processes .* got 4"):
+        run(tmp_path, ["spv"], backend=backend, mia_reference_parallel=True)
+
+    class Other:
+        @hookimpl
+        def spvmia_train_reference(self, backend, texts, config, output_dir):
+            raise NotImplementedError
+
+    registry = load_registry(entry_points=False)
+    registry.manager.register(Other(), name="other-trainer")
+    with pytest.raises(SpvmiaError, match=r"mia_reference_parallel: expected our own .* got that of 'other-trainer'"):
+        run(tmp_path, ["spv"], backend=backend, registry=registry, mia_reference_parallel=True, **BATCH)
+    assert not backend.trained
+    assert not backend.scored
+
+
+def test_the_first_of_several_processes_locks_looks_and_commits(tmp_path):
+    class Second(Launched):
+        """Has no reference in its store, and is told of the first's."""
+
+        process = 1
+
+        def __init__(self, told):
+            super().__init__()
+            self.told = iter(told)
+
+        def agree(self, value):
+            return next(self.told)
+
+    run(tmp_path / "first", ["spv"], backend=(first := Launched()), mia_reference_parallel=True, **BATCH)
+    (made,) = (tmp_path / "first" / "store" / "references").iterdir()
+    work = tmp_path / "work"
+    work.mkdir()
+    for told in ([set(), made], [set(), None, work, made]):  # it was there; all train
+        second = Second(told)
+        run(tmp_path / str(len(told)), ["spv"], backend=second, mia_reference_parallel=True, **BATCH)
+        assert len(second.trained) == (len(told) == 4)
+        assert second.loaded == first.loaded
+        assert not (tmp_path / str(len(told)) / "store" / "references").exists()

@@ -1,0 +1,117 @@
+"""Several processes train one model together: the steps of one process, resumable, written by the first."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.processes import first_says, one_of
+from spvmia_plugin.training import TrainSettings, train
+from tests.test_training import PAD, lora_model, sequences, trained
+
+SETTINGS = {"epochs": 3, "lr": 1e-2, "batch_size": 4, "save_steps": 2}
+
+WORKER = """
+import json, os, sys
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+from spvmia_plugin import training
+from spvmia_plugin.processes import first_says
+from tests.test_training import PAD, lora_model, sequences, trained
+from tests.test_training_together import SETTINGS
+
+order = json.loads(sys.argv[1])
+accelerator = Accelerator(cpu=True)
+rank = accelerator.process_index
+assert accelerator.num_processes == 2
+assert first_says({"from": rank}) == {"from": 0}
+step = training._Trainer.training_step
+
+def dying(self, *args, **kwargs):
+    if self.state.global_step == order["dies"]:
+        os._exit(7)
+    return step(self, *args, **kwargs)
+
+training._Trainer.training_step = dying
+model = lora_model(order["dropout"])
+environment = dict(os.environ)
+settings = training.TrainSettings(**SETTINGS, processes=2)
+folder = Path(order["folder"])
+record = training.train(model, sequences(order["texts"], None), settings, folder, pad_token_id=PAD, description="x")
+assert dict(os.environ) == environment
+assert accelerator.num_processes == 2
+accelerator.wait_for_everyone()
+torch.save({"weights": trained(model), "record": record}, f"{folder}.{rank}")
+"""
+
+
+def launch(**order: Any) -> list[int]:
+    """Exit statuses of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, json.dumps({"dies": None, "dropout": 0.0, **order})],
+            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+            cwd=Path(__file__).parents[1],
+        )
+        for rank in ("0", "1")
+    ]
+    return [worker.wait(timeout=300) for worker in workers]
+
+
+def result(folder: Path, rank: int) -> dict[str, Any]:
+    return dict(torch.load(f"{folder}.{rank}"))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+    """Texts of different lengths: the loss is the mean over all tokens of the batch, not over the processes' means."""
+    model = lora_model(0.0)
+    alone = train(
+        model, sequences(12, None), TrainSettings(**SETTINGS), tmp_path / "one", pad_token_id=PAD, description="x"
+    )
+    assert launch(folder=str(tmp_path / "two"), texts=12) == [0, 0]
+    first, second = (result(tmp_path / "two", rank) for rank in (0, 1))
+    for name, value in trained(model).items():
+        assert torch.equal(first["weights"][name], second["weights"][name])
+        torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-5)
+    assert first["record"]["losses"] == second["record"]["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert {key: first["record"][key] for key in ("steps", "tokens")} == {
+        key: alone[key] for key in ("steps", "tokens")
+    }
+
+
+@pytest.mark.slow
+def test_killed_together_they_resume_to_the_same_bits(tmp_path: Path) -> None:
+    """With dropout, so with the random state of each process; 10 texts do not divide by 4."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert launch(folder=str(whole), texts=10, dropout=0.2) == [0, 0]
+    assert launch(folder=str(resumed), texts=10, dropout=0.2, dies=5) == [7, 7]
+    assert launch(folder=str(resumed), texts=10, dropout=0.2) == [0, 0]
+    for rank in (0, 1):
+        expected, found = result(whole, rank), result(resumed, rank)
+        assert found["record"]["resumed_at"] == 4
+        assert found["record"]["losses"] == expected["record"]["losses"]
+        assert all(torch.equal(value, found["weights"][name]) for name, value in expected["weights"].items())
+
+
+def test_one_process_says_it_to_itself() -> None:
+    assert first_says({"a": 1}) == {"a": 1}
+
+
+def test_a_process_that_is_gone_is_told() -> None:
+    with pytest.raises(SpvmiaError, match="expected all 3 to finish, got a broken connection"), one_of(3):
+        raise RuntimeError("Connection closed by peer")
