@@ -14,6 +14,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
 
 if TYPE_CHECKING:
+    import torch
+
     from spvmia_plugin.finetune_config import FinetuneConfig
     from spvmia_plugin.training import TrainSettings
 
@@ -95,7 +97,6 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
     Raises:
         SpvmiaError: there are no such weights, or `--lora-targets` names no modules of the model.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
@@ -112,10 +113,16 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
             f"--model: expected a base that can be trained, got {config.model!r} with quantised weights of a kind that "
             "cannot; give the model with plain weights"
         )
-    # A torch that is built for CUDA names it where there is no such card, too.
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    model = model.to(device or torch.device("cpu"))
+    model = model.to(training_device())
     return _with_adapter(model, config, base) if config.method == "lora" else model
+
+
+def training_device() -> torch.device:
+    """The accelerator that is there, or the CPU. A torch that is built for CUDA names it without a card, too."""
+    import torch
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device or torch.device("cpu")
 
 
 def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:

@@ -255,11 +255,11 @@ class TrainsTogether(Protocol):
 
     Attributes:
         processes: how many there are.
-        process: which of them this is, from 0.
+        first: whether this is the first of them.
     """
 
     processes: int
-    process: int
+    first: bool
 
     def agree(self, value: Any) -> Any:
         """What the first process says, told to every process; all must ask.

@@ -19,14 +19,17 @@ from transformers.utils import logging
 from spvmia_plugin.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
-from spvmia_plugin.processes import first_says
+from spvmia_plugin.processes import first_says, is_first, one_of
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.rng import isolated_rng
+from spvmia_plugin.seeds import stable_seed
 
 _WEIGHTS = "trainable.safetensors"
 _LOSSES = "spvmia.losses"
-_LAUNCH_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
-_LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_LAUNCH_SETTINGS = ("ACCELERATE_", "FSDP_")
+"""Prefixes of what a launcher says of precision, sharding and compilation: no part of a reference's key."""
+_LAUNCH_PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+"""Names, and prefixes, of what it says of the processes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def train(
 
     Runs on the model's own device and in its own dtypes; in this process alone, whatever the launcher, unless
     `settings.processes` says otherwise: then all call it, and the first writes. Their steps are those of one process to
-    rounding, but that each gets a whole share of the last batch: what is missing is taken from the beginning.
+    rounding, but that each draws its own dropout, and gets a whole share of the last batch: what is missing is taken
+    from the beginning.
 
     A run that was killed resumes from its last whole checkpoint in `output_dir/checkpoints` to the same bits; a
     checkpoint of other data or settings, or a damaged one, is not used. The last one is left there, so that a run that
@@ -97,7 +101,7 @@ def train(
         `resumed_at` (step, 0 for none) and the settings.
 
     Raises:
-        SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint.
+        SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint; another process is gone.
     """
     if not sequences or min(map(len, sequences)) < 2:
         raise SpvmiaError(
@@ -107,12 +111,19 @@ def train(
     folder = output_dir / CHECKPOINTS
     run = fingerprint(model, sequences, asdict(settings))
     started = time.perf_counter()
-    alone = settings.processes == 1
-    with isolated_rng(settings.seed), quiet_libraries(), _launcher(model.device, hidden=alone), _untouched(model):
-        first = is_first(settings.processes)
+    alone, first = settings.processes == 1, is_first(settings.processes)
+    with (
+        one_of(settings.processes),
+        isolated_rng(settings.seed),
+        quiet_libraries(),
+        _launcher(model.device, hidden=alone),
+        _untouched(model),
+    ):
         found = last_checkpoint(folder, run) if first else None
         checkpoint = found if alone else first_says(found)
         trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
+        if not alone:  # the Trainer has seeded all alike: equal rows of their batches would share their dropout
+            torch.manual_seed(stable_seed("dropout", settings.seed, torch.distributed.get_rank()))
         for callback in (Seal(run), _Bar(description)) if first else ():
             trainer.add_callback(callback)
         resumed_at = step_of(checkpoint) if checkpoint else 0
@@ -132,11 +143,6 @@ def train(
     }
 
 
-def is_first(processes: int) -> bool:
-    """Whether this is the process that writes, of so many that train together."""
-    return processes == 1 or int(torch.distributed.get_rank()) == 0
-
-
 def _make_trainer(
     model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings, folder: Path, pad_token_id: int
 ) -> _Trainer:
@@ -149,8 +155,9 @@ def _make_trainer(
         lr_scheduler_type=settings.schedule,
         max_grad_norm=settings.max_grad_norm,
         per_device_train_batch_size=settings.batch_size // settings.processes,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=_has_experts(model),  # one that no token of this process went to has no gradient
         seed=settings.seed % 2**32,
+        data_seed=settings.seed % 2**32,  # the order of the data, in all processes
         use_cpu=device.type == "cpu",
         save_strategy="steps" if every else "no",
         save_steps=every or 1,
@@ -173,6 +180,10 @@ def _make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _has_experts(model: Any) -> bool:
+    return any("expert" in name for name in model.config.to_dict())
 
 
 class _Collator:
@@ -262,7 +273,7 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
 @contextmanager
 def _launcher(device: torch.device, *, hidden: bool) -> Iterator[None]:
-    """Hide the launcher from the Trainer, if this process trains alone while other ranks wait for its result.
+    """Hide the launcher's settings from the Trainer; and all of it, if this process trains alone while others wait.
 
     Puts back accelerate's global state, which the Trainer resets and the harness's own accelerator lives in.
     """
@@ -274,13 +285,13 @@ def _launcher(device: torch.device, *, hidden: bool) -> Iterator[None]:
     current = torch.cuda.current_device() if device.type == "cuda" else None
     verbosity = logging.get_verbosity()
     try:
+        for name in environment:
+            if name.startswith(_LAUNCH_SETTINGS) or (hidden and name.startswith(_LAUNCH_PLACES)):
+                del os.environ[name]
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         if hidden:
             for state in states:
                 state._shared_state.clear()
-            for name in environment:
-                if name in _LAUNCH_VARIABLES or name.startswith(_LAUNCH_PREFIXES):
-                    del os.environ[name]
-            os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         logging.set_verbosity_error()  # it warns of a process group that is there and not used: on purpose
         yield
     finally:

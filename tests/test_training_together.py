@@ -37,39 +37,58 @@ assert accelerator.num_processes == 2
 assert first_says({"from": rank}) == {"from": 0}
 step = training._Trainer.training_step
 
+losses = []
+
 def dying(self, *args, **kwargs):
-    if self.state.global_step == order["dies"]:
+    if self.state.global_step == order["dies"] and rank in order["who"]:
         os._exit(7)
-    return step(self, *args, **kwargs)
+    losses.append(step(self, *args, **kwargs))
+    return losses[-1]
 
 training._Trainer.training_step = dying
 model = lora_model(order["dropout"])
 environment = dict(os.environ)
 settings = training.TrainSettings(**SETTINGS, processes=2)
 folder = Path(order["folder"])
-record = training.train(model, sequences(order["texts"], None), settings, folder, pad_token_id=PAD, description="x")
+texts = sequences(order["texts"], None) * order.get("repeat", 1)
+record = training.train(model, texts, settings, folder, pad_token_id=PAD, description="x")
 assert dict(os.environ) == environment
 assert accelerator.num_processes == 2
 accelerator.wait_for_everyone()
-torch.save({"weights": trained(model), "record": record}, f"{folder}.{rank}")
+last_loss = losses[-1].item()
+torch.save({"weights": trained(model), "record": record, "last_loss": last_loss}, f"{folder}.{rank}")
 """
 
 
-def launch(**order: Any) -> list[int]:
-    """Exit statuses of two processes."""
+SAID = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
+"""What a launcher says, of which the second is none of ours."""
+
+
+def launch(**order: Any) -> list[tuple[int, str]]:
+    """Exit status of each of two processes, and what it said on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, json.dumps({"dies": None, "dropout": 0.0, **order})],
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+            [sys.executable, "-c", WORKER, json.dumps({"dies": None, "who": [0, 1], "dropout": 0.0, **order})],
+            env={**os.environ, **common, **SAID, "RANK": rank, "LOCAL_RANK": rank},
             cwd=Path(__file__).parents[1],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in ("0", "1")
     ]
-    return [worker.wait(timeout=300) for worker in workers]
+    try:
+        said = [worker.communicate(timeout=300)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [(worker.returncode, text) for worker, text in zip(workers, said, strict=True)]
+
+
+FINE = [(0, ""), (0, "")]
 
 
 def result(folder: Path, rank: int) -> dict[str, Any]:
@@ -83,7 +102,7 @@ def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
     alone = train(
         model, sequences(12, None), TrainSettings(**SETTINGS), tmp_path / "one", pad_token_id=PAD, description="x"
     )
-    assert launch(folder=str(tmp_path / "two"), texts=12) == [0, 0]
+    assert launch(folder=str(tmp_path / "two"), texts=12) == FINE
     first, second = (result(tmp_path / "two", rank) for rank in (0, 1))
     for name, value in trained(model).items():
         assert torch.equal(first["weights"][name], second["weights"][name])
@@ -98,14 +117,29 @@ def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
 def test_killed_together_they_resume_to_the_same_bits(tmp_path: Path) -> None:
     """With dropout, so with the random state of each process; 10 texts do not divide by 4."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    assert launch(folder=str(whole), texts=10, dropout=0.2) == [0, 0]
-    assert launch(folder=str(resumed), texts=10, dropout=0.2, dies=5) == [7, 7]
-    assert launch(folder=str(resumed), texts=10, dropout=0.2) == [0, 0]
+    assert launch(folder=str(whole), texts=10, dropout=0.2) == FINE
+    assert [status for status, _ in launch(folder=str(resumed), texts=10, dropout=0.2, dies=5)] == [7, 7]
+    assert launch(folder=str(resumed), texts=10, dropout=0.2) == FINE
     for rank in (0, 1):
         expected, found = result(whole, rank), result(resumed, rank)
         assert found["record"]["resumed_at"] == 4
         assert found["record"]["losses"] == expected["record"]["losses"]
         assert all(torch.equal(value, found["weights"][name]) for name, value in expected["weights"].items())
+
+
+@pytest.mark.slow
+def test_each_process_draws_its_own_dropout(tmp_path: Path) -> None:
+    """Four times the same text: without dropout of their own both processes would have the same loss."""
+    launch(folder=str(tmp_path / "x"), texts=1, repeat=4, dropout=0.5)
+    losses = {result(tmp_path / "x", rank)["last_loss"] for rank in (0, 1)}
+    assert len(losses) == 2
+
+
+@pytest.mark.slow
+def test_one_that_dies_is_told_by_the_other(tmp_path: Path) -> None:
+    (status, said), (died, _) = launch(folder=str(tmp_path), texts=12, dies=1, who=[1])
+    assert (status, died) == (1, 7)
+    assert "several processes: expected all 2 to finish, got a broken connection: another one has failed" in said
 
 
 def test_one_process_says_it_to_itself() -> None:
@@ -115,3 +149,5 @@ def test_one_process_says_it_to_itself() -> None:
 def test_a_process_that_is_gone_is_told() -> None:
     with pytest.raises(SpvmiaError, match="expected all 3 to finish, got a broken connection"), one_of(3):
         raise RuntimeError("Connection closed by peer")
+    with pytest.raises(RuntimeError, match="out of memory"), one_of(3):
+        raise RuntimeError("CUDA out of memory")

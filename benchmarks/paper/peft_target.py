@@ -28,10 +28,10 @@ def train_target(lora_target: Path, output: Path, kind: str, options: Mapping[st
         kind: `prefix`, `p-tuning` or `ia3`.
         options: of `spvmia finetune`; epochs, lr, batch-size and seed are read.
     """
-    import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from spvmia_plugin.base_model import training_device
     from spvmia_plugin.libraries import quiet_libraries
     from spvmia_plugin.rng import isolated_rng
     from spvmia_plugin.training import TrainSettings, train
@@ -50,7 +50,7 @@ def train_target(lora_target: Path, output: Path, kind: str, options: Mapping[st
     private_folder(output)
     with isolated_rng(settings.seed), quiet_libraries():
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(manifest.base_model), _config(kind))
-        model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+        model.to(training_device())
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         record = train(model, sequences, settings, output, pad_token_id=pad, description=f"fine-tuning by {kind}")
         model.save_pretrained(output)

@@ -67,9 +67,10 @@ class Calibration:
                 "mia_reference_parallel: expected a backend that trains in several processes, got "
                 f"{self._backend.name!r}; leave the option out"
             )
-        if len(trainers := self._registry.implementers("spvmia_train_reference")) > 1:
+        trainers = self._registry.implementers("spvmia_train_reference")
+        if others := [name for name in trainers if not name.startswith("spvmia-plugin ")]:
             raise SpvmiaError(
-                f"mia_reference_parallel: expected our own training of the reference, got that of {trainers[0]!r}; "
+                f"mia_reference_parallel: expected our own training of the reference, got that of {others[0]!r}; "
                 "leave the option out, or 'spvmia plugins' says how to be rid of the plugin"
             )
         if self._config.reference_batch % self.processes:
@@ -132,7 +133,7 @@ class Calibration:
 
     def ready(self, roles: Iterable[Role]) -> set[Role]:
         """Those of `roles` that only have to be loaded. Processes that train together load and train in one order."""
-        return set(self._agree({role for role in roles if self.is_ready(role)}))
+        return set(self._agree({role for role in roles if self.is_ready(role)} if self._first else None))
 
     def is_ready(self, role: Role) -> bool:
         """Whether nothing has to be sampled or trained for REFERENCE or CANDIDATE: it only has to be loaded."""
@@ -172,7 +173,7 @@ class Calibration:
 
     def _train(self, role: Role, texts: Sequence[str]) -> dict[str, object]:
         key = self.reference_key(texts)
-        first = self._launch is None or self._launch.process == 0  # it locks, looks and commits for all that train
+        first = self._first  # it locks, looks and commits for all that train
         record: dict[str, object] = {"trained": False}
         with self._store.lock(key) if first else nullcontext():
             folder: Path = self._agree(self._store.find_folder("references", key) if first else None)
@@ -185,6 +186,10 @@ class Calibration:
                 record = {"trained": True, **trained}
         self._backend.load_reference(role, str(folder))
         return {**record, "folder": folder.name}
+
+    @property
+    def _first(self) -> bool:
+        return self._launch is None or self._launch.first
 
     def _agree(self, value: Any) -> Any:
         """What the first of the processes that train together says; in any other run, what this one says."""

@@ -23,7 +23,7 @@ _FREE_SETTINGS = frozenset(
         *("max_samples", "base_model"),
         *("split", "block_size"),  # conditions of their own
         *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
-        "reference_parallel",  # the same steps by more processes
+        "reference_parallel",  # who trains, not what
     )
 )
 _NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_size", "text_column", "seed", "dtype"})

@@ -9,8 +9,9 @@ from typing import Any
 from spvmia_plugin.checkpoints import writing
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.processes import is_first
 from spvmia_plugin.scoring.adapters import AdapterHost, linear_names, save_adapter
-from spvmia_plugin.training import TrainSettings, is_first, train
+from spvmia_plugin.training import TrainSettings, train
 
 _NAME = "training"
 

@@ -15,7 +15,7 @@ TOKENS_PER_BATCH = {"cpu": 2048}
 """Padded tokens of one batch. More gains nothing on a CPU, and is more to repeat after a kill."""
 TOKENS_PER_BATCH_DEVICE = 2**16
 PADDED_SHARE = 32
-"""One in so many tokens of the budget may be padding: on a CPU, a pass costs about 40 tokens besides its tokens."""
+"""One in so many tokens of the budget may be padding: 64 on a CPU, where a pass costs about 40 besides its tokens."""
 
 
 def token_budget(device_type: str) -> int:

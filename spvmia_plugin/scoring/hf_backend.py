@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.processes import first_says, one_of
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.processes import first_says, is_first, one_of
 from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.reference.lora import check_targets, train_lora
 from spvmia_plugin.scoring.batching import BatchRunner
@@ -30,8 +31,8 @@ class HFBackend:
     """A causal language model of the harness's class HFLM. Implements `protocols.Backend`; see there.
 
     Only attributes of `lm` are used, nothing of lm_eval is imported: `model`, `tokenizer`, `tok_encode`,
-    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, and `pretrained`, `peft`, `delta`, `revision` for
-    provenance.
+    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, `world_size`, and `pretrained`, `peft`, `delta`,
+    `revision` for provenance.
 
     Args:
         lm: the harness's LM, or its caching wrapper.
@@ -57,7 +58,7 @@ class HFBackend:
         self._identities: dict[Role, dict[str, object]] = {}
         self.max_length = self._tokens.max_length
         self.device = lm.model.device
-        self.processes, self.process = lm.world_size, lm.rank
+        self.processes, self.first = lm.world_size, is_first(lm.world_size)
         self.paths: dict[str, str] = {}
         """How each role is scored, where that is not the fast path: for provenance."""
 
@@ -175,7 +176,14 @@ class HFBackend:
 
     def check_training(self) -> None:
         """See `Backend.check_training`."""
-        check_targets(self._roles.host().model, self._config)
+        model = self._roles.host().model
+        check_targets(model, self._config)
+        devices = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
+        if self._config.reference_parallel and self.processes > 1 and len(devices) > 1:
+            raise SpvmiaError(
+                "mia_reference_parallel: expected a model that lies on one device of each process, got one on "
+                f"{len(devices)} (parallelize=True); leave one of the two out"
+            )
 
     def agree(self, value: Any) -> Any:
         """See `TrainsTogether.agree`."""

@@ -17,7 +17,7 @@ BATCH = {"mia_reference_batch": 6}
 class Launched(FakeBackend):
     """The first of several processes that train together."""
 
-    processes, process = 3, 0
+    processes, first = 3, True
 
     def agree(self, value):
         return value
@@ -57,7 +57,7 @@ def test_the_first_of_several_processes_locks_looks_and_commits(tmp_path):
     class Second(Launched):
         """Has no reference in its store, and is told of the first's."""
 
-        process = 1
+        first = False
 
         def __init__(self, told):
             super().__init__()

@@ -40,6 +40,10 @@ PROMPTS = tiny_texts(20, seed=8, words=(20, 30))
 """Enough for several batches in every stage: of 2048 tokens, and in self-prompting of 64 texts."""
 
 
+LONGEST_DELAY = 0.5
+"""Seconds after a pass, at most, so that a kill after the last one still comes before the results are written."""
+
+
 @dataclass(frozen=True)
 class Kill:
     """What became of one kill.
@@ -60,8 +64,8 @@ def kills(folder: Path, model_args: str, more: Mapping[str, object], per_stage: 
     with Runs(folder, command(folder, model_args, more)) as runs:
         started = time.monotonic()
         expected, whole = runs.run(folder / "whole")
-        mean_seconds = (time.monotonic() - started) / len(whole)
-        for number, (kill_at, delay) in enumerate(moments(whole, random.Random(5), per_stage, mean_seconds)):
+        longest = min((time.monotonic() - started) / len(whole), LONGEST_DELAY)
+        for number, (kill_at, delay) in enumerate(moments(whole, random.Random(5), per_stage, longest)):
             cache = folder / f"cache{number}"
             _, first = runs.run(cache, kill_at, delay)
             results, second = runs.run(cache)

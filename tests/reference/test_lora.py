@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -64,6 +65,17 @@ def test_an_architecture_without_default_targets_names_the_option(models, tmp_pa
     monkeypatch.setattr(lm.model.config, "model_type", "novel")
     with pytest.raises(SpvmiaError, match="mia_lora_targets"):
         backend.train_reference(TEXTS, tmp_path)
+
+
+def test_a_model_over_several_devices_is_not_trained_by_several_processes(models, monkeypatch):
+    _, backend = make(models, config=dataclasses.replace(CONFIG, reference_parallel=True))
+    backend.processes = 2
+    model = backend._roles.host().model
+    monkeypatch.setattr(model, "hf_device_map", {"": "cpu"}, raising=False)
+    backend.check_training()
+    monkeypatch.setattr(model, "hf_device_map", {"model": 0, "lm_head": 1}, raising=False)
+    with pytest.raises(SpvmiaError, match=r"mia_reference_parallel: expected a model .* got one on 2 \(parallelize"):
+        backend.check_training()
 
 
 WORKER = """
