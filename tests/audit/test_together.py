@@ -7,6 +7,7 @@ import pytest
 from spvmia_plugin import hookimpl
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
+from spvmia_plugin.signals import Role
 from tests.audit.fakes import FakeBackend
 from tests.audit.test_plan import table
 from tests.audit.test_run import run
@@ -53,26 +54,35 @@ def test_a_training_that_cannot_be_shared_is_refused_before_any_work(tmp_path):
     assert not backend.scored
 
 
+class Second(Launched):
+    """Has no reference in its store, and is told what the first says; nothing more may be asked than was told."""
+
+    first = False
+
+    def __init__(self, told):
+        super().__init__()
+        self.told = list(told)
+
+    def agree(self, value):
+        return self.told.pop(0)
+
+
 def test_the_first_of_several_processes_locks_looks_and_commits(tmp_path):
-    class Second(Launched):
-        """Has no reference in its store, and is told of the first's."""
-
-        first = False
-
-        def __init__(self, told):
-            super().__init__()
-            self.told = iter(told)
-
-        def agree(self, value):
-            return next(self.told)
-
     run(tmp_path / "first", ["spv"], backend=(first := Launched()), mia_reference_parallel=True, **BATCH)
     (made,) = (tmp_path / "first" / "store" / "references").iterdir()
     work = tmp_path / "work"
     work.mkdir()
     for told in ([set(), made], [set(), None, work, made]):  # it was there; all train
-        second = Second(told)
-        run(tmp_path / str(len(told)), ["spv"], backend=second, mia_reference_parallel=True, **BATCH)
+        second, place = Second(told), tmp_path / str(len(told))
+        run(place, ["spv"], backend=second, mia_reference_parallel=True, **BATCH)
+        assert second.told == []
         assert len(second.trained) == (len(told) == 4)
         assert second.loaded == first.loaded
-        assert not (tmp_path / str(len(told)) / "store" / "references").exists()
+        assert not (place / "store" / "references").exists()
+
+
+def test_a_named_reference_is_loaded_by_each_process_for_itself(tmp_path):
+    second = Second([{Role.REFERENCE}])
+    run(tmp_path, ["spv"], backend=second, mia_reference_parallel=True, mia_reference="their/model", **BATCH)
+    assert second.told == []
+    assert second.loaded == {Role.REFERENCE: "ir/model"}
