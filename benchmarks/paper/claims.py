@@ -12,6 +12,7 @@ from benchmarks.paper.tables import TPR, WANTED_DATA, Summaries, shown, table
 
 NO_REFERENCE = ("loss", "neighbour", "detectgpt", "min_k", "min_k_pp", "lira_base")
 """What `spv` should beat: the baselines that see no reference data."""
+OURS = tuple(name for name in ATTACKS if name not in BASELINES and name != BLIND)
 _NOT_MEASURED = "not measured"
 
 
@@ -23,7 +24,11 @@ def claims(summaries: Summaries, strength: str = "medium", protocol: str = "cpu"
         if (g.cell.ablation, g.cell.strength, g.cell.protocol, g.cell.method) == (MAIN, strength, protocol, "lora")
     ]
     rows = [row for group in found for row in _beats(group)]
-    rows += [_best_auroc(found), _best_tpr(found)]
+    rows += [
+        _best_auroc(found),
+        _best_tpr(found, "its TPR at 1 % FPR is at least twice the best paper baseline's", BASELINES),
+        _best_tpr(found, "the same, of the baselines that are given no true records", NO_REFERENCE),
+    ]
     absent = [name for name in WANTED_DATA if name not in {group.cell.data for group in found}]
     note = f"Strength `{strength}`. Intervals are of 95 % each; the best attack is chosen on these very numbers."
     note += f" No cells yet of {', '.join(absent)}." if absent else ""
@@ -53,24 +58,23 @@ def _verdict(gain: Mean) -> str:
 
 def _best_auroc(found: Sequence[Group]) -> tuple[str, str, str]:
     """The attack with the largest mean over the data sets."""
-    claim = "the best attack's mean AUROC over the data sets is at least 0.92"
-    best = _best(found, [a for a in ATTACKS if a != BLIND], "auroc")
+    claim = "the mean AUROC over the data sets of the best attack that is no paper baseline is at least 0.92"
+    best = _best(found, OURS, "auroc")
     if best is None:
         return claim, _NOT_MEASURED, ""
     attack, value = best
     return claim, f"`{attack}` {shown(value)}, {_size(found, attack)}", _reached(value, 0.92)
 
 
-def _best_tpr(found: Sequence[Group]) -> tuple[str, str, str]:
-    claim = "its TPR at 1 % FPR is at least twice the best paper baseline's"
-    ours = _best(found, [a for a in ATTACKS if a not in BASELINES and a != BLIND], "auroc")
-    theirs = _best(found, BASELINES, TPR)
+def _best_tpr(found: Sequence[Group], claim: str, baselines: Sequence[str]) -> tuple[str, str, str]:
+    """The attack of `_best_auroc` against the baseline with the largest TPR."""
+    ours, theirs = _best(found, OURS, "auroc"), _best(found, baselines, TPR)
     if ours is None or theirs is None:
         return claim, _NOT_MEASURED, ""
     value = _over_data(found, ours[0], TPR)
     if value is None:
         return claim, _NOT_MEASURED, ""
-    absent = [name for name in BASELINES if any(not group.entries(name) for group in found)]
+    absent = [name for name in baselines if any(not group.entries(name) for group in found)]
     note = f" (not run yet: {', '.join(absent)})" if absent else ""
     measured = f"`{ours[0]}` {shown(value)} against `{theirs[0]}` {shown(theirs[1])}, {_size(found, ours[0])}{note}"
     return claim, measured, _reached(value, 2 * theirs[1].value)
