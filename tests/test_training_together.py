@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.processes import first_says, one_of
 from spvmia_plugin.training import TrainSettings, train
+from tests.launch import two_processes
 from tests.test_training import PAD, lora_model, sequences, trained
 
 SETTINGS = {"epochs": 3, "lr": 1e-2, "batch_size": 4, "save_steps": 2}
@@ -27,6 +24,7 @@ import torch
 from accelerate import Accelerator
 from spvmia_plugin import training
 from spvmia_plugin.processes import first_says
+from tests.launch import two_processes
 from tests.test_training import PAD, lora_model, sequences, trained
 from tests.test_training_together import SETTINGS
 
@@ -60,32 +58,14 @@ torch.save({"weights": trained(model), "record": record, "last_loss": last_loss}
 """
 
 
-SAID = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
-"""What a launcher says, of which the second is none of ours."""
+NOT_OURS = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+"""What a launcher says that no reference depends on."""
 
 
 def launch(**order: Any) -> list[tuple[int, str]]:
     """Exit status of each of two processes, and what it said on stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, json.dumps({"dies": None, "who": [0, 1], "dropout": 0.0, **order})],
-            env={**os.environ, **common, **SAID, "RANK": rank, "LOCAL_RANK": rank},
-            cwd=Path(__file__).parents[1],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        said = [worker.communicate(timeout=300)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [(worker.returncode, text) for worker, text in zip(workers, said, strict=True)]
+    whole = {"dies": None, "who": [0, 1], "dropout": 0.0, **order}
+    return two_processes(["-c", WORKER, json.dumps(whole)], NOT_OURS)
 
 
 FINE = [(0, ""), (0, "")]

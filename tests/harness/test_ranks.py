@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +11,7 @@ from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.ranks import meet
 from spvmia_plugin.protocols import Cost
+from tests.launch import two_processes
 from tests.tiny import tiny_texts
 
 from .conftest import TASKS, write_jsonl
@@ -26,22 +22,8 @@ ALL = "mia_custom"
 def launch(order, place):
     """Two processes; their exit statuses, and what they said on stderr."""
     (place / "order.json").write_text(json.dumps(order))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.harness.worker", str(place / "order.json")],
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    said = [worker.communicate(timeout=600)[1] for worker in workers]
-    return [worker.returncode for worker in workers], said
+    ended = two_processes(["-m", "tests.harness.worker", str(place / "order.json")])
+    return [status for status, _ in ended], [said for _, said in ended]
 
 
 def scores(result, task):

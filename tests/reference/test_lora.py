@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +11,7 @@ from safetensors.torch import load_file
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.scoring.hf_backend import HFBackend
+from tests.launch import two_processes
 from tests.scoring.models import assert_same, fingerprint, harness_lm, save_base
 from tests.test_training import Killed, kill_at
 from tests.tiny import tiny_texts
@@ -96,17 +93,6 @@ assert (Path(sys.argv[2]) / "adapter_model.safetensors").exists()
 @pytest.mark.slow
 def test_one_of_two_processes_trains_what_one_alone_trains(models, tmp_path):
     make(models)[1].train_reference(TEXTS, tmp_path / "alone")
-    workers = []
-    for rank in ("0", "1"):
-        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29613", "ACCELERATE_USE_CPU": "true"}
-        workers.append(
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(models), str(tmp_path / "two")],
-                env={**os.environ, **launched, **address},
-                cwd=Path(__file__).parents[2],
-            )
-        )
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    assert two_processes(["-c", WORKER, str(models), str(tmp_path / "two")]) == [(0, ""), (0, "")]
     alone, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("alone", "two"))
     assert all(torch.equal(value, two[key]) for key, value in alone.items())
