@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.settings import ABLATIONS, ATTACKS, PROTOCOLS, Change
+from spvmia_plugin.config import AuditConfig
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MAIN = "main"
@@ -79,7 +80,11 @@ class Cell:
 
     def audit_options(self) -> dict[str, object]:
         """`mia_*` options of the audit."""
-        return {**PROTOCOLS[self.protocol].audit, "mia_seed": self.seed, **self.change.audit}
+        options = {**PROTOCOLS[self.protocol].audit, "mia_seed": self.seed, **self.change.audit}
+        if self.change.reference_lr_times != 1:
+            lr = AuditConfig.from_metadata(options).reference_lr
+            options["mia_reference_lr"] = float(f"{lr * self.change.reference_lr_times:.6g}")
+        return options
 
 
 def _safe(text: str) -> str:
@@ -87,11 +92,39 @@ def _safe(text: str) -> str:
 
 
 def ablation_cells(main: Cell, name: str) -> Iterator[Cell]:
-    """The cells of an ablation of a main cell, without the setting that the main cell is."""
-    ablation = ABLATIONS[name]
-    for setting, change in ablation.settings.items():
-        if setting != ablation.default and not change.not_run:
-            yield Cell(main.data, main.base, main.protocol, main.method, main.strength, name, setting, main.seed)
+    """The cells that an ablation of a main cell runs: what can't be run, and what another cell is, is left out."""
+    for setting in ABLATIONS[name].settings:
+        cell = replace(main, ablation=name, setting=setting)
+        if not not_run(cell) and canonical(cell) == cell:
+            yield cell
+
+
+def not_run(cell: Cell) -> str:
+    """Why a setting is listed and never run, or empty."""
+    prompt, block = cell.audit_options().get("mia_prompt_tokens", 0), cell.finetune_options()["block-size"]
+    if int(str(prompt)) < int(str(block)):
+        return ""
+    return f"{cell.setting} (a prompt as long as a record, {block} tokens, leaves nothing to write)"
+
+
+def canonical(cell: Cell) -> Cell:
+    """The cell whose numbers a setting shares: the first that does the same, a main cell or one of another ablation.
+
+    A record seen twice is the strength `light`; two pairs are what the main cell has.
+    """
+    strengths = PROTOCOLS[cell.protocol].strengths
+    mains = [replace(cell.main, strength=name) for name in (cell.strength, *strengths)]
+    settings = [
+        replace(cell, ablation=name, setting=setting) for name, its in ABLATIONS.items() for setting in its.settings
+    ]
+    return next((other for other in (*mains, *settings) if _done(other) == _done(cell)), cell)
+
+
+def _done(cell: Cell) -> tuple[object, ...]:
+    """All that a cell does, as far as it can change a number."""
+    change = cell.change
+    audit = AuditConfig.from_metadata(cell.audit_options())
+    return cell.target, audit, change.reference, change.prompts, change.model_args
 
 
 def read_summaries(folder: Path = RESULTS) -> dict[Cell, Summary]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.processes import run_command
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -94,16 +93,8 @@ def execute(words: Sequence[str], place: Place, log: Path) -> None:
         SpvmiaError: it failed; the last line it printed is told.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "spvmia_plugin", *words[1:]],
-            env=place.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
+    status = run_command(words, place.environment(), log)
+    if status:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1] if lines else f"status {done.returncode}"
+        last = lines[-1] if lines else f"status {status}"
         raise SpvmiaError(f"{words[1]}: failed: {last}; everything it printed is in {log}")

@@ -67,7 +67,7 @@ def seconds_needed(
     config = AuditConfig.from_metadata(cell.audit_options())
     records = (min(n, config.max_samples) + min(int(str(options["nonmembers"])), config.max_samples)) * block
     audited = has_main and cell.target == cell.main.target
-    leaves_paraphrases = not set(cell.change.audit) & set(SCORING_OPTIONS)
+    leaves_paraphrases = not _changed(cell) & set(SCORING_OPTIONS)
     need = tokens_together(
         attacks,
         {**cell.audit_options(), "mia_block_size": block},
@@ -90,7 +90,13 @@ def seconds_needed(
 def _leaves_reference(cell: Cell) -> bool:
     """Whether the reference is the main cell's."""
     change = cell.change
-    return not (change.prompts or change.reference) and set(change.audit) <= set(SCORING_OPTIONS)
+    return not (change.prompts or change.reference) and _changed(cell) <= set(SCORING_OPTIONS)
+
+
+def _changed(cell: Cell) -> set[str]:
+    """Options of the audit that differ from the main cell's."""
+    own, main = cell.audit_options(), cell.main.audit_options()
+    return {key for key, value in own.items() if main.get(key) != value}
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     place = make_place(options)
     summaries = read_summaries(options.results)
-    tasks = plan(wanted_cells(options), summaries, place)
+    tasks = plan(wanted_cells(options), summaries, place, options.attacks)
     print(plan_text(tasks), flush=True)
-    return 0 if options.plan else work_off(tasks, place, options.results, options.budget)
+    return 0 if options.plan else work_off(tasks, place, options)
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,12 +66,23 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--methods", default="lora", help="comma-separated: lora, full")
     parser.add_argument("--ablation", nargs="+", default=[], metavar="NAME", choices=[*ABLATIONS, "all"])
+    parser.add_argument(
+        "--attacks", type=_names, default=ATTACKS, help="comma-separated (default: all that a cell measures)"
+    )
     parser.add_argument("--max-self-prompts", type=int, default=1000, help="of the ablation self_prompts")
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="begin no cell that would end after it")
     parser.add_argument("--only", metavar="GLOB", help="cells whose name fits, such as 'ag_news*seed0'")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N shares (0/2, 1/2); a target stays in one")
     parser.add_argument("--plan", action="store_true", help="show the plan and end")
     return parser.parse_args(arguments)
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in ATTACKS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected names of {', '.join(ATTACKS)}, got {', '.join(unknown)}")
+    return names
 
 
 def add_cell_options(parser: argparse.ArgumentParser) -> None:
@@ -153,16 +164,21 @@ def _small_enough(cell: Cell, options: argparse.Namespace) -> bool:
     return int(str(cell.change.audit.get("mia_self_prompts", 0))) <= options.max_self_prompts
 
 
-def plan(cells: Sequence[Cell], summaries: Mapping[Cell, Mapping[str, Any]], place: Place) -> list[Task]:
-    """What is missing, and about how long it takes."""
+def plan(
+    cells: Sequence[Cell],
+    summaries: Mapping[Cell, Mapping[str, Any]],
+    place: Place,
+    only: Sequence[str] = ATTACKS,
+) -> list[Task]:
+    """What is missing of the attacks `only`, and about how long it takes."""
     tasks = []
     targets: set[str] = set()
     mains: set[Cell] = set()
     for cell in cells:
-        attacks = missing_attacks(cell, summaries.get(cell))
+        attacks = [name for name in missing_attacks(cell, summaries.get(cell)) if name in only]
         target_there = _has_target(cell, place)
-        if not target_there and attacks:
-            attacks = list(cell.attacks)  # all attacks of a summary are of the same weights
+        if not target_there and attacks:  # all attacks of a summary are of the same weights
+            attacks = [name for name in cell.attacks if name in only]
         rates = measured_rates(summaries, cell.base, cell.protocol)
         if attacks:
             seconds = seconds_needed(
@@ -212,9 +228,10 @@ def plan_text(tasks: Sequence[Task]) -> str:
     return "\n".join([f"{len(runnable)} cells to run, {total}:", *lines])
 
 
-def work_off(tasks: Sequence[Task], place: Place, results: Path, budget: float | None) -> int:
+def work_off(tasks: Sequence[Task], place: Place, options: argparse.Namespace) -> int:
     """Run the tasks one after the other; returns how many failed."""
     started, failed = time.monotonic(), 0
+    results, budget = options.results, options.budget
     (place.work / "locks").mkdir(parents=True, exist_ok=True)
     for task in tasks:
         if task.blocked:
@@ -237,14 +254,14 @@ def work_off(tasks: Sequence[Task], place: Place, results: Path, budget: float |
 
 def _estimate_again(task: Task, place: Place, results: Path) -> float | None:
     """The estimate with what has been measured since."""
-    again = plan([task.cell], read_summaries(results), place)
+    again = plan([task.cell], read_summaries(results), place, task.attacks)
     return again[0].seconds if again else 0.0
 
 
 def _run(task: Task, place: Place, results: Path) -> None:
     """Run one cell and write its summary; what another process finished meanwhile is left."""
     known = read_summaries(results).get(task.cell)
-    if not missing_attacks(task.cell, known):
+    if not set(task.attacks) & set(missing_attacks(task.cell, known)):
         return
     print(f"{task.cell.name}: {', '.join(task.attacks)}", flush=True)
     started = time.monotonic()

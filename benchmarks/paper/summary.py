@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.paper.settings import CALIBRATED
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.errors import SpvmiaError
@@ -31,12 +32,15 @@ _PLACES = tuple(
 )
 """Options that name a place on a machine rather than a setting."""
 
+WITHOUT_VARIATION = "spv without variation"
+WITHOUT_VARIATION_LOG = f"{WITHOUT_VARIATION}, logarithms"
 DERIVED: Mapping[str, Callable[[Floats, Floats], Floats]] = {
-    "spv without variation": lambda target, reference: np.exp(target) - np.exp(reference),
-    "spv without variation, logarithms": lambda target, reference: target - reference,
-    "spv without variation, ratio": lambda target, reference: reference / np.minimum(target, -1e-6),
+    WITHOUT_VARIATION: lambda target, reference: np.exp(target) - np.exp(reference),
+    WITHOUT_VARIATION_LOG: lambda target, reference: target - reference,
+    f"{WITHOUT_VARIATION}, ratio": lambda target, reference: reference / np.minimum(target, -1e-6),
 }
-"""Scores of the two means that every sample of `spv` holds, in nats a token: what is left of it without paraphrases."""
+"""Scores of the two means that every sample of an attack with the self-prompted reference holds, in nats a token: what
+is left of `spv` without paraphrases."""
 
 _METRICS = (
     "auroc",
@@ -134,8 +138,8 @@ def rates(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def derived(audit: Audit, clusters: Mapping[str, str]) -> dict[str, Any]:
-    """AUROC and the rest of the scores in `DERIVED`, from the samples of `spv`."""
-    task = next((task for task in audit.tasks if task.attack == "spv" and task.records), None)
+    """AUROC and the rest of the scores in `DERIVED`, from any attack with the self-prompted reference."""
+    task = next((task for task in audit.tasks if task.attack in CALIBRATED and task.records), None)
     if task is None:
         return {}
     records = [record for record in task.records if record.target is not None and record.reference is not None]

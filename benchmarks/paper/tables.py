@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.paper.aggregate import (
@@ -14,14 +15,16 @@ from benchmarks.paper.aggregate import (
     rates_of,
     total_seconds,
 )
-from benchmarks.paper.cells import MAIN, Cell, missing_attacks
+from benchmarks.paper.cells import MAIN, Cell, canonical, missing_attacks, not_run
 from benchmarks.paper.settings import ABLATIONS, ATTACKS, PROTOCOLS
-from benchmarks.paper.summary import DERIVED
+from benchmarks.paper.summary import DERIVED, WITHOUT_VARIATION, WITHOUT_VARIATION_LOG
 
 Summaries = Mapping[Cell, Mapping[str, Any]]
 SEEDS = (0, 1, 2)
 WANTED_DATA = ("ag_news", "wikitext")
 TPR = "tpr_at_1pct_fpr"
+_ABLATED = ("spv", "spv_ez", "spv_wbc", "neighbour", "detectgpt", "loss")
+"""The attacks in the tables of ablations."""
 
 
 def main_tables(summaries: Summaries) -> str:
@@ -71,28 +74,38 @@ def ablation_tables(summaries: Summaries) -> str:
         if not mains:
             parts.append(f"Not run yet: `--ablation {name}`.")
         parts += [_ablation_table(name, cell, found) for cell in mains.values()]
-        unable = [f"{setting}: {change.not_run}" for setting, change in ablation.settings.items() if change.not_run]
-        parts += [f"Never run: {'; '.join(unable)}."] if unable else []
     return "\n\n".join(parts)
 
 
 def _ablation_table(name: str, main: Cell, found: Mapping[tuple[str, ...], Group]) -> str:
-    ablation = ABLATIONS[name]
-    attacks = [a for a in ablation.attacks if a in ("spv", "spv_ez", "spv_wbc", "neighbour", "detectgpt", "loss")]
-    rows, missing = [], []
-    for setting, change in ablation.settings.items():
-        cell = main if setting == ablation.default else Cell(*group_key(main)[:5], name, setting, main.seed)
-        group = found.get(group_key(cell))
-        if group is None:
-            missing += [] if change.not_run else [setting]
-            continue
-        own = f"{setting} (the main cell)" if setting == ablation.default else setting
-        rows.append((own, *(_both(group, attack) for attack in attacks), str(len(group.seeds)), _n(group, attacks)))
-    header = ("setting", *(f"`{attack}`" for attack in attacks), "seeds", "n a seed")
-    note = f"On {main.data}, {main.strength}: AUROC; TPR at 1 % FPR." + (
-        f" Not run yet: {', '.join(missing)}." if missing else ""
-    )
-    return f"{note}\n\n{table(header, rows)}"
+    cells = [replace(main, ablation=name, setting=setting) for setting in ABLATIONS[name].settings]
+    groups_ = {cell: found.get(group_key(canonical(cell))) for cell in cells}
+    there = {cell: group for cell, group in groups_.items() if group is not None}
+    scores = _columns(ABLATIONS[name].attacks, there.values())
+    rows = [
+        (
+            f"{cell.setting} (the main cell)" if canonical(cell) == main else cell.setting,
+            *(_both(group, score) for score in scores),
+            str(len(group.seeds)),
+            _n(group, scores),
+        )
+        for cell, group in there.items()
+    ]
+    header = ("setting", *(score if score in DERIVED else f"`{score}`" for score in scores), "seeds", "n a seed")
+    unable = [reason for cell in cells if (reason := not_run(cell))]
+    missing = [cell.setting for cell, group in groups_.items() if group is None and not not_run(cell)]
+    notes = [f"On {main.data}, {main.base}, {main.strength}: AUROC; TPR at 1 % FPR."]
+    notes += [f"Not run yet: {', '.join(missing)}."] if missing else []
+    notes += [f"Never run: {'; '.join(unable)}."] if unable else []
+    return f"{' '.join(notes)}\n\n{table(header, rows)}"
+
+
+def _columns(attacks: Sequence[str], found: Collection[Group]) -> list[str]:
+    """The scores of an ablation's table: of `spv` without paraphrases too where the reference is what changes."""
+    named = [attack for attack in attacks if attack in _ABLATED]
+    if "spv" in attacks and "spv_wbc" in attacks:
+        named[1:1] = [WITHOUT_VARIATION, WITHOUT_VARIATION_LOG]
+    return [score for score in named if any(group.entries(score) for group in found)]
 
 
 def _n(group: Group, attacks: Sequence[str]) -> str:

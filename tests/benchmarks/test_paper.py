@@ -18,7 +18,9 @@ from benchmarks.paper.cells import (
     RESULTS,
     Cell,
     ablation_cells,
+    canonical,
     missing_attacks,
+    not_run,
     read_summaries,
     shard,
     summary_path,
@@ -119,15 +121,42 @@ def test_cells_share_a_target_exactly_if_they_are_fine_tuned_alike():
     assert len(set(by_target.values())) == len(by_target)
 
 
-def test_the_setting_that_the_main_cell_has_is_not_run_again():
-    for name, ablation in ABLATIONS.items():
-        cells = list(ablation_cells(MEDIUM, name))
-        assert ablation.default not in [cell.setting for cell in cells]
-        if ablation.default:
-            change = ablation.settings[ablation.default]
-            merged = AuditConfig.from_metadata({**MEDIUM.audit_options(), **change.audit})
-            assert merged == AuditConfig.from_metadata(MEDIUM.audit_options()) or not change.audit
-            assert {**MEDIUM.finetune_options(), **change.finetune} == MEDIUM.finetune_options()
+SAME = {
+    ("calibration", "self-prompt"): MEDIUM,
+    ("self_prompts", "250"): MEDIUM,
+    ("prompt_length", "16"): MEDIUM,
+    ("prompt_source", "same data"): MEDIUM,
+    ("perturbation", "causal"): MEDIUM,
+    ("pairs", "2"): MEDIUM,
+    ("rate", "0.2"): MEDIUM,
+    ("noise", "0.3"): dataclasses.replace(MEDIUM, ablation="perturbation", setting="embedding"),
+    ("reference_epochs", "3"): MEDIUM,
+    ("reference_lr", "1"): MEDIUM,
+    ("reference_rank", "16"): MEDIUM,
+    ("method", "lora"): MEDIUM,
+    ("quantisation", "bfloat16"): MEDIUM,
+    ("times_seen", "2"): dataclasses.replace(MEDIUM, strength="light"),
+    ("times_seen", "3"): MEDIUM,
+    ("times_seen", "6"): dataclasses.replace(MEDIUM, strength="heavy"),
+}
+
+
+def test_what_another_cell_does_is_read_from_there_and_not_run_again():
+    cells = [
+        dataclasses.replace(MEDIUM, ablation=name, setting=s) for name, its in ABLATIONS.items() for s in its.settings
+    ]
+    assert {(cell.ablation, cell.setting): canonical(cell) for cell in cells if canonical(cell) != cell} == SAME
+    run_ = [cell for name in ABLATIONS for cell in ablation_cells(MEDIUM, name)]
+    assert set(run_) == {cell for cell in cells if canonical(cell) == cell and cell.setting != "64"} | {
+        dataclasses.replace(MEDIUM, ablation="reference_rank", setting="64")
+    }
+
+
+def test_a_prompt_as_long_as_a_record_is_not_run():
+    cell = dataclasses.replace(MEDIUM, ablation="prompt_length", setting="64")
+    assert "64 tokens, leaves nothing to write" in not_run(cell)
+    assert not_run(dataclasses.replace(cell, setting="48")) == ""
+    assert not_run(dataclasses.replace(cell, protocol="paper")) == ""  # its records have 128
 
 
 def test_shards_take_every_cell_once_and_keep_targets_together():
@@ -223,6 +252,18 @@ def test_a_run_does_what_is_missing_and_a_failure_does_not_stop_the_rest(tmp_pat
     assert set(read_summaries(tmp_path / "results")) == {dataclasses.replace(MEDIUM, seed=s) for s in range(3)}
     assert run.main(arguments) == 0
     assert len(again.done) == 1
+
+
+def test_only_the_attacks_that_are_asked_for_are_run(tmp_path, monkeypatch, capsys):
+    runs = Runs(monkeypatch)
+    arguments = options_for(tmp_path, "--ablation", "pairs", "--only", "*pairs-5*")
+    assert run.main([*arguments, "--attacks", "spv,loss"]) == 0
+    assert [attacks for _, attacks in runs.done] == [("spv",)]
+    assert run.main([*arguments, "--attacks", "spv,loss"]) == 0
+    assert len(runs.done) == 1
+    with pytest.raises(SystemExit):
+        run.main([*arguments, "--attacks", "spw"])
+    assert "expected names of spv" in capsys.readouterr().err
 
 
 def test_the_budget_ends_before_a_cell_that_would_not_fit(tmp_path, monkeypatch, capsys):
@@ -323,6 +364,16 @@ def test_the_difference_without_variation_is_that_of_the_two_means(audited):
         wins = sum((a > b) + (a == b) / 2 for a in members for b in others)
         assert found[name]["auroc"] == pytest.approx(wins / (len(members) * len(others)))
         assert found[name]["n_clusters"] == 150
+
+
+def test_any_attack_with_the_self_prompted_reference_gives_the_difference(audited, tmp_path):
+    records = fake_records(150, 150, blocks=2)
+    settings = {"mia_block_size": 64, **{k: v for k, v in MEDIUM.audit_options().items() if k != "mia_seed"}}
+    write_run(tmp_path / "another", [fake_audit({"spv_ez": 1.6}, records=records, settings=settings)])
+    found = summarise_audit(tmp_path / "another", audited / "target", "")["derived"]
+    assert set(found) == set(DERIVED)
+    write_run(tmp_path / "none", [fake_audit({"loss": 1.6}, records=records, settings=settings)])
+    assert summarise_audit(tmp_path / "none", audited / "target", "")["derived"] == {}
 
 
 def import_arguments(audited, *more):
@@ -496,7 +547,6 @@ def test_an_ablation_shows_the_main_cell_as_one_of_its_settings(summaries):
     assert rows["5"][-2:] == ["1", "250+250"]
     assert "Not run yet: 1, 3, 10, 20." in part
     assert "Not run yet: `--ablation rate`." in text
-    assert "a prompt as long as a record" in text
 
 
 def test_the_page_is_rendered_whatever_cells_there_are(tmp_path, summaries):
