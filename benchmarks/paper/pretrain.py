@@ -35,7 +35,7 @@ class Size:
     epochs: float = 2
     lr: float = 2e-3
     batch: int = 16
-    max_tokens: int = 1_500_000
+    max_tokens: int = 1_200_000
 
 
 def pretrain(folder: Path, data: Mapping[str, str], files: Path, size: Size | None = None) -> dict[str, str]:
@@ -76,7 +76,8 @@ def _train(folder: Path, documents: Sequence[Document], size: Size) -> None:
     blocks = list(_blocks(tokenizer, texts, size))
     settings = TrainSettings(epochs=size.epochs, lr=size.lr, batch_size=size.batch, schedule="cosine")
     work = private_folder(folder)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # weights and optimiser stay in float32
+    # Weights and optimiser stay in float32. Autocast's own copies of the weights would outlive the first step.
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
         record = train(
             model, blocks, settings, work, pad_token_id=tokenizer.pad_token_id, description="pretraining a base"
         )

@@ -710,12 +710,14 @@ def test_a_tiny_cell_from_files_to_tables(tmp_path):
 
 @pytest.mark.slow
 def test_a_base_is_pretrained_on_the_half_that_is_not_audited(tmp_path):
-    from benchmarks.paper.pretrain import Size, pretrain
+    from benchmarks.paper.pretrain import DONE, Size, pretrain
 
     texts = tiny_texts(60, seed=3)
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    size = Size(vocabulary=300, hidden=32, layers=1, block=32, epochs=1)
+    size = Size(vocabulary=300, hidden=32, layers=1, block=32, epochs=4)
     audited = pretrain(tmp_path / "base", {"data": str(tmp_path / "data.jsonl")}, tmp_path / "files", size)
+    losses = json.loads((tmp_path / "base" / DONE).read_text())["losses"]
+    assert losses[-1] < losses[0] - 0.5
     kept = [json.loads(line)["text"] for line in Path(audited["data"]).read_text().splitlines()]
     assert kept == texts[1::2]
     place = Place(tmp_path / "work", {"base": str(tmp_path / "base")}, audited, tmp_path / "cache")
