@@ -124,7 +124,7 @@ def _done(cell: Cell) -> tuple[object, ...]:
     """All that a cell does, as far as it can change a number."""
     change = cell.change
     audit = AuditConfig.from_metadata(cell.audit_options())
-    return cell.target, audit, change.reference, change.prompts, change.model_args
+    return cell.target, audit, change.reference, change.prompts, change.bits
 
 
 def read_summaries(folder: Path = RESULTS) -> dict[Cell, Summary]:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def _blocked(cell: Cell, place: Place) -> str:
     missing = {
         "--other": place.other is None,
         "--mask-model": place.mask_model is None,
-        "cuda": not place.device.startswith("cuda"),
+        "bitsandbytes": find_spec("bitsandbytes") is None,
     }
     needs = cell.change.needs
     return f"needs {needs}" if missing.get(needs, False) else ""

@@ -145,17 +145,17 @@ class Change:
         finetune: options of `spvmia finetune`.
         audit: `mia_*` options.
         reference_lr_times: the reference's learning rate, in multiples of the main cell's.
-        model_args: added to `--model_args`.
+        bits: of the audited model's weights, 8 or 4; 0 leaves them as they are.
         reference: other true data that a reference is fine-tuned on: `same` (the oracle) or `other` data set.
         prompts: where prompts come from: `other`, `irrelevant`, `none`.
         peft: prompt-tuning kinds that `spvmia finetune` does not make: `prefix`, `p-tuning`, `ia3`.
-        needs: what has to be given for it to run: `--other`, `--mask-model`, `cuda`.
+        needs: what it takes to run: an option, `--other` or `--mask-model`, or a package, `bitsandbytes`.
     """
 
     finetune: Mapping[str, object] = field(default_factory=dict)
     audit: Mapping[str, object] = field(default_factory=dict)
     reference_lr_times: float = 1
-    model_args: str = ""
+    bits: int = 0
     reference: str = ""
     prompts: str = ""
     peft: str = ""
@@ -252,8 +252,8 @@ ABLATIONS = {
         CORE,
         {
             "bfloat16": Change(),
-            "8 bits": Change(model_args="load_in_8bit=True", needs="cuda"),
-            "4 bits": Change(model_args="load_in_4bit=True", needs="cuda"),
+            "8 bits": Change(bits=8, needs="bitsandbytes"),
+            "4 bits": Change(bits=4, needs="bitsandbytes"),
         },
     ),
     "times_seen": Ablation(

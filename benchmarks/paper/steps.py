@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.paper import texts
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.commands import Place, audit_words, execute, finetune_words
+from benchmarks.paper.quantise import quantised
 from benchmarks.paper.summary import summarise_audit
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
@@ -91,11 +92,14 @@ class Steps:
             target = texts.bare_copy(self.target, self._files / "target")
             metadata |= self._declared(change.prompts)
         is_adapter = self.cell.finetune_options()["method"] == "lora" or change.peft
-        model_args = f"pretrained={self.model},peft={target}" if is_adapter else f"pretrained={target}"
-        model_args += f",{change.model_args}" if change.model_args else ""
+        model = self._quantised(change.bits) if change.bits else self.model
+        model_args = f"pretrained={model},peft={target}" if is_adapter else f"pretrained={target}"
         tag = ALL if set(attacks) == set(self.cell.attacks) else "-".join(sorted(attacks))[:80]
         output = self.place.work.absolute() / "results" / self.cell.name / tag
         return audit_words(model_args, attacks, metadata, output, self.place), output
+
+    def _quantised(self, bits: int) -> str:
+        return str(quantised(self.model, bits, self.place.work.absolute() / "bases" / f"{self.cell.base}-{bits}bit"))
 
     def _candidate(self, metadata: Mapping[str, Any]) -> Path | None:
         """Documents of the same data that the target's manifest does not name; None where none are left."""

@@ -277,10 +277,11 @@ def test_the_budget_ends_before_a_cell_that_would_not_fit(tmp_path, monkeypatch,
 
 def test_what_cannot_run_here_is_listed_with_the_reason(tmp_path, monkeypatch, capsys):
     Runs(monkeypatch)
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
     run.main(options_for(tmp_path, "--plan", "--ablation", "perturbation", "quantisation", "calibration"))
     out = capsys.readouterr().out
     assert "perturbation-mask_fill__seed0: 3 attacks, needs --mask-model" in out
-    assert "quantisation-8-bits__seed0: 8 attacks, needs cuda" in out
+    assert "quantisation-8-bits__seed0: 8 attacks, needs bitsandbytes" in out
     assert "calibration-candidate__seed0: 3 attacks, needs --other" in out
     assert "calibration-oracle__seed0: 3 attacks, not known yet" in out
 
