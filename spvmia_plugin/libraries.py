@@ -9,6 +9,8 @@ from contextlib import contextmanager
 _KNOWN = (
     # peft 0.21 asks transformers 5.23 by the old name.
     (FutureWarning, r".*is_gradient_checkpointing.*is deprecated"),
+    # peft 0.21 hands the prefix of prefix tuning to transformers 5.24 by the old name.
+    (FutureWarning, r"`past_key_values` is deprecated"),
     # Reference and target are adapters on one model on purpose.
     (UserWarning, r".*multiple adapters.*"),
     (UserWarning, r"Already found a `peft_config` attribute in the model"),

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.perturb.mask_tokens import MaskTokens, cannot_load
 from spvmia_plugin.rng import isolated_rng
+from spvmia_plugin.scoring.inner import cache_name, cache_of
 
 TOP_K = 50
 """`generate`'s default when the released code was written; that code leaves it there, with top_p 1."""
@@ -130,6 +131,7 @@ class _Decoder:
             self._states = model.get_encoder()(input_ids=padded, attention_mask=self._mask).last_hidden_state
         self._last = torch.full((len(rows), 1), start, device=device)
         self._cache: Any = None
+        self._cache_name = cache_name(model)
 
     def top(self, vocabulary: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The `TOP_K` largest next-token logits of each row, descending, and their tokens: (B, k) both."""
@@ -138,10 +140,10 @@ class _Decoder:
                 encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
                 attention_mask=self._mask,
                 decoder_input_ids=self._last,
-                past_key_values=self._cache,
                 use_cache=True,
+                **{self._cache_name: self._cache},
             )
-            self._cache = out.past_key_values
+            self._cache = cache_of(out)
             logits = out.logits[:, -1, :vocabulary].float()
             values, token_ids = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
         return values.double().cpu().numpy(), token_ids.cpu().numpy()

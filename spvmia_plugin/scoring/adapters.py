@@ -11,6 +11,7 @@ from typing import Any
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.rng import isolated_rng
+from spvmia_plugin.scoring.inner import inner_model
 from spvmia_plugin.scoring.snapshot import Snapshot
 
 _PREFIX = "spvmia_"
@@ -146,7 +147,7 @@ def linear_names(model: Any) -> list[str]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = inner_model(model)
     head = base.get_output_embeddings()
     wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     wrapped = [name for name, module in base.named_modules() if isinstance(module, wrappers)]

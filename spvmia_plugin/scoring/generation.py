@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from spvmia_plugin.protocols import Cost, OnDone, TokenIds
 from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_batches
 from spvmia_plugin.scoring.head import HeadlessModel
+from spvmia_plugin.scoring.inner import has_rows, prompt_learning, takes
 from spvmia_plugin.scoring.sampling import Sampling, inverse_cdf, uniforms
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
@@ -50,7 +50,7 @@ class Generator:
         self._lead = list(lead)
         self._runner = runner
         self._cost = cost
-        self._virtual = bool(getattr(getattr(model.model, "active_peft_config", None), "is_prompt_learning", False))
+        self._virtual = prompt_learning(model.model)
 
     def generate(
         self,
@@ -143,8 +143,6 @@ class _Decoder:
     """
 
     def __init__(self, model: HeadlessModel, rows: list[list[int]], virtual: bool) -> None:
-        from transformers import DynamicCache
-
         self._model = model
         # peft puts virtual tokens before whatever it is given: only the first pass may go through it
         self._inner = model.model.get_base_model() if virtual else None
@@ -156,7 +154,7 @@ class _Decoder:
         hidden = model.forward(input_ids=ids, use_cache=True, **self._where(width))
         self._cache: Any = hidden.cache
         self.last = hidden.rows[:, -1]
-        if not isinstance(self._cache, DynamicCache):
+        if not has_rows(self._cache):
             self._cache = None
             if self._padded:
                 self._rerun()
@@ -172,7 +170,7 @@ class _Decoder:
         if self._padded:
             self._mask = torch.cat((self._mask, self._mask.new_ones(len(tokens), 1)), dim=1)
         model = self._model if self._inner is None else self._model.sharing(self._inner)
-        hidden = model.forward(input_ids=tokens[:, None], past_key_values=self._cache, use_cache=True, **self._where(1))
+        hidden = model.forward(input_ids=tokens[:, None], cache=self._cache, use_cache=True, **self._where(1))
         self._cache, self.last = hidden.cache, hidden.rows[:, -1]
 
     def keep(self, rows: list[int]) -> None:
@@ -188,7 +186,7 @@ class _Decoder:
             return {}
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
         given = {"attention_mask": self._mask}
-        return given | ({"position_ids": positions} if _takes_positions(self._model.model) else {})
+        return given | ({"position_ids": positions} if takes(self._model.model, "position_ids") else {})
 
     def _rerun(self) -> None:
         width = max(map(len, self._texts))
@@ -196,8 +194,3 @@ class _Decoder:
         rows = self._model.forward(input_ids=ids).rows
         ends = torch.tensor([len(row) - 1 for row in self._texts], device=rows.device)
         self.last = rows[torch.arange(len(rows), device=rows.device), ends]
-
-
-def _takes_positions(model: Any) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "position_ids" in inspect.signature(inner.forward).parameters

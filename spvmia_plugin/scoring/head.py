@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.scoring.inner import cache_name, cache_of, prompt_learning
 
 PROBE_SHAPE = (2, 5)
 
@@ -43,6 +46,7 @@ class HeadlessModel:
     def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:
         self.model = model
         self._autocast = autocast
+        self._cache_name = cache_name(model)
         self.device = torch.device(model.device)
         self.vocab, self.exact, self._out = self._probe()
 
@@ -56,17 +60,23 @@ class HeadlessModel:
     def precision(self) -> Iterator[None]:
         """The precision that the harness runs the model in, without gradients."""
         enabled = self._autocast is not None
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
+        quiet = quiet_libraries() if prompt_learning(self.model) else nullcontext()
+        with quiet, torch.no_grad(), torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
             yield
 
-    def forward(self, **inputs: Any) -> Hidden:
-        """One forward pass; `inputs` as for the model. Virtual tokens of a prompt-tuned model are cut off."""
+    def forward(self, *, cache: Any = None, use_cache: bool = False, **inputs: Any) -> Hidden:
+        """One forward pass; `inputs` as for the model. Virtual tokens of a prompt-tuned model are cut off.
+
+        Args:
+            cache: what an earlier pass gave, to go on from.
+            use_cache: whether to give one back.
+            inputs: the model's own.
+        """
         width = (inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]).shape[1]
-        inputs.setdefault("use_cache", False)
+        known = {} if cache is None else {self._cache_name: cache}
         with self.precision():
-            rows, output = (_hidden if self.exact else _plain)(self.model, inputs)
-        cache = getattr(output, "past_key_values", None) if inputs["use_cache"] else None
-        return Hidden(rows[:, -width:].to(self._out), cache)
+            rows, output = (_hidden if self.exact else _plain)(self.model, {**inputs, **known, "use_cache": use_cache})
+        return Hidden(rows[:, -width:].to(self._out), cache_of(output) if use_cache else None)
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits (..., V) of hidden states (..., d)."""

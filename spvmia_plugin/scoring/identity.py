@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from spvmia_plugin.scoring.inner import inner_model
+
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
 _BLOCK = 2**22
@@ -18,7 +20,7 @@ _NOT_SETTINGS = frozenset({"_name_or_path", "transformers_version", "use_cache"}
 
 def model_identity(model: Any) -> dict[str, object]:
     """Class and precision of a loaded model: the same files give other numbers in another dtype."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_model(model)
     quantised = getattr(getattr(inner, "config", None), "quantization_config", None)
     method = getattr(quantised, "quant_method", None)
     dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")

@@ -11,6 +11,7 @@ import torch
 
 from spvmia_plugin.protocols import EmbeddingNoise
 from spvmia_plugin.scoring.head import HeadlessModel
+from spvmia_plugin.scoring.inner import has_rows, prompt_learning
 from spvmia_plugin.scoring.statistics import Statistics, token_statistics
 
 
@@ -59,20 +60,17 @@ class ScoringPass:
         rows = [first] * len(pieces)
         if width:
             hidden = self._model.forward(
-                **self._inputs(pieces), past_key_values=context.expanded(len(pieces)), use_cache=True
+                **self._inputs(pieces), cache=context.expanded(len(pieces)), use_cache=True
             ).rows
             rows = [torch.cat((first, row[: len(p.inputs)])) for row, p in zip(hidden, pieces, strict=True)]
         return self._statistics(rows, pieces, moments)
 
     def context(self, token_ids: Sequence[int]) -> Context | None:
         """Read a context once; None if the model keeps no cache that rows could share."""
-        from transformers import DynamicCache
-
-        config = getattr(self._model.model, "active_peft_config", None)
-        if getattr(config, "is_prompt_learning", False):
+        if prompt_learning(self._model.model):
             return None  # peft would put its virtual tokens before every further piece
         output = self._model.forward(input_ids=self._tensor([token_ids]), use_cache=True)
-        if not isinstance(output.cache, DynamicCache):
+        if not has_rows(output.cache):
             return None
         return Context(output.rows[0, -1:], output.cache)
 

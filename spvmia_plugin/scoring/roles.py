@@ -19,6 +19,7 @@ from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.rng import isolated_rng
 from spvmia_plugin.scoring.adapters import AdapterHost, is_plain_lora
 from spvmia_plugin.scoring.identity import Weights, model_identity, same_model, tensors_digest
+from spvmia_plugin.scoring.inner import inner_model
 from spvmia_plugin.scoring.snapshot import Snapshot
 from spvmia_plugin.scoring.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
@@ -50,7 +51,7 @@ class RoleModels:
         self._paths: dict[Role, str] = {}
         self._whole: dict[Role, Any] = {}  # references that are models of their own
         self._weights = Weights()
-        self._trusted = type(self._inner_target()).__module__.startswith("transformers_modules")
+        self._trusted = type(inner_model(self.target)).__module__.startswith("transformers_modules")
         self._checked = False
 
     @contextmanager
@@ -140,9 +141,6 @@ class RoleModels:
         self._whole.clear()
         self._paths.clear()
 
-    def _inner_target(self) -> Any:
-        return self.target.get_base_model() if hasattr(self.target, "get_base_model") else self.target
-
     def _base_name(self, base_model: str | None) -> str | None:
         if self.shared and isinstance(getattr(self._lm, "pretrained", None), str):
             return str(self._lm.pretrained)
@@ -196,7 +194,7 @@ class RoleModels:
         """A model in the target's dtype on the target's device, frozen."""
         from transformers import AutoModelForCausalLM
 
-        inner = self._inner_target()
+        inner = inner_model(self.target)
         dtype = next((p.dtype for p in inner.parameters() if p.is_floating_point()), torch.float32)
         settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": self._trusted}
         if getattr(inner, "is_loaded_in_4bit", False) or getattr(inner, "is_loaded_in_8bit", False):

@@ -71,7 +71,8 @@ def harness_lm(folder: Path, kind: str, **options: Any) -> HFLM:
 def rolling(lm: HFLM, texts: list[str]) -> list[float]:
     """The harness's own log-likelihoods."""
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
-    return lm.loglikelihood_rolling(requests, disable_tqdm=True)
+    with quiet_libraries():
+        return lm.loglikelihood_rolling(requests, disable_tqdm=True)
 
 
 def inputs(backend: Any, texts: list[str]) -> list[ScoreInput]:

@@ -6,6 +6,7 @@ import torch
 from scipy.stats import chisquare
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.scoring import generation
 from spvmia_plugin.scoring.generation import Generator
 from spvmia_plugin.scoring.hf_backend import HFBackend
@@ -30,7 +31,7 @@ def one_by_one(model, prompt, length, seed, end):
     """No batch, no cache, no padding: the whole text through the model for every token."""
     ids = list(prompt)
     for u in uniforms(seed, length - len(prompt)):
-        with torch.no_grad():
+        with torch.no_grad(), quiet_libraries():
             logits = model(torch.tensor([ids])).logits[:, -1]
         p = logits[0].softmax(-1).double().cumsum(0)
         token = int(torch.searchsorted(p, u * p[-1], right=True))

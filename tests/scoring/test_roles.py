@@ -88,7 +88,7 @@ def test_roles_score_under_the_models_they_name(models, kind, tmp_path):
         found = []
         for text in TEXTS:
             ids = backend.encode(text)
-            with torch.no_grad():
+            with torch.no_grad(), quiet_libraries():
                 logp = model(torch.tensor([[lm.prefix_token_id, *ids[:-1]]])).logits[0, -len(ids) :].log_softmax(-1)
             found.append(float(logp[range(len(ids)), ids].sum()))
         return found
