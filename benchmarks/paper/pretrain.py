@@ -1,8 +1,10 @@
-"""A small base model for quick runs, pretrained on half of each data set; the other half is fine-tuned on and audited.
+"""A small base model for quick runs, that has seen none of the audited records.
 
-    python benchmarks/paper/run.py --pretrain --data ag_news=ag_news.jsonl --work ./work
+    python benchmarks/paper/run.py --pretrain --data ag_news=ag_news.jsonl --other wikitext=wikitext.jsonl --work ./work
 
-The model knows the domain and none of the audited records, as a base that came before them would.
+It is pretrained on half of `--other`, so that fine-tuning brings it to a domain it does not know, as it does a large
+model: a base that knows the domain is as good a reference as one that is calibrated. Without `--other` it is pretrained
+on half of each data set, and the other halves are audited.
 """
 
 from __future__ import annotations
@@ -39,27 +41,27 @@ class Size:
 
 
 def pretrain(folder: Path, data: Mapping[str, str], files: Path, size: Size | None = None) -> dict[str, str]:
-    """Write the model to `folder` unless it is there, and the other halves of the data to `files`.
+    """Write the model to `folder` unless it is there, and the halves that it has not seen to `files`.
 
     Args:
         folder: an ordinary model folder afterwards.
-        data: file of each data set, by name.
-        files: gets `NAME-audited.jsonl`, which only their owner may read.
+        data: file of each data set to pretrain on, by name.
+        files: gets `NAME-unseen.jsonl`, which only their owner may read.
         size: of the model and its training.
 
     Returns:
-        The files to be audited, by name.
+        The files with the other halves, by name.
     """
-    halves, audited = [], {}
+    halves, unseen = [], {}
     for name, spec in data.items():
         documents = unique(load_spec(spec, "text", option="--data").documents)
         halves += documents[::2]
-        place = files / f"{name}-audited.jsonl"
-        audited[name] = str(place if place.is_file() else write_texts(place, (d.text for d in documents[1::2])))
+        place = files / f"{name}-unseen.jsonl"
+        unseen[name] = str(place if place.is_file() else write_texts(place, (d.text for d in documents[1::2])))
     if not (folder / DONE).is_file():
         # In one order, so that a limit on the tokens leaves out a share of each data set and not the last of them.
         _train(folder, list(shuffled(halves, 0, "pretraining")), size or Size())
-    return audited
+    return unseen
 
 
 def _train(folder: Path, documents: Sequence[Document], size: Size) -> None:

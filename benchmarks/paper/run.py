@@ -90,7 +90,7 @@ def add_cell_options(parser: argparse.ArgumentParser) -> None:
     """The options that `run.py` and `combine.py` share."""
     parser.add_argument("--model", type=Path, help="folder of the base model (with --pretrain: where it is written)")
     parser.add_argument("--base-name", help="its name in tables and file names (default: the folder's)")
-    parser.add_argument("--pretrain", action="store_true", help="pretrain a small base on half of each data set first")
+    parser.add_argument("--pretrain", action="store_true", help="pretrain a small base first: see pretrain.py")
     parser.add_argument("--data", action="append", required=True, metavar="NAME=FILE", help="a data set; repeatable")
     parser.add_argument("--other", metavar="NAME=FILE", help="other data of the same domain, for the ablations")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="cpu")
@@ -117,7 +117,7 @@ def make_place(options: argparse.Namespace) -> Place:
     if options.pretrain:
         from benchmarks.paper.pretrain import pretrain
 
-        data = pretrain(model, data, options.work / "files")
+        data |= pretrain(model, dict([other]) if other else data, options.work / "files")
     options.audited = audited
     options.base_name = options.base_name or model.name
     return Place(

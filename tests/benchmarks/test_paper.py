@@ -266,6 +266,23 @@ def test_only_the_attacks_that_are_asked_for_are_run(tmp_path, monkeypatch, caps
     assert "expected names of spv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("other", "pretrained_on"), [([], "ag_news"), (["--other", "wikitext=w.jsonl"], "wikitext")])
+def test_the_small_base_is_pretrained_on_another_domain_where_one_is_given(tmp_path, monkeypatch, other, pretrained_on):
+    seen = {}
+
+    def fake(model, data, files):
+        seen.update(data)
+        return {name: f"unseen half of {name}" for name in data}
+
+    monkeypatch.setattr("benchmarks.paper.pretrain.pretrain", fake)
+    arguments = ["--pretrain", "--data", "ag_news=a.jsonl", "--work", str(tmp_path), *other]
+    place = run.make_place(run.read_options(arguments))
+    assert list(seen) == [pretrained_on]
+    assert place.data == {"ag_news": "a.jsonl", **dict(o.split("=") for o in other[1:])} | {
+        pretrained_on: f"unseen half of {pretrained_on}"
+    }
+
+
 def test_the_budget_ends_before_a_cell_that_would_not_fit(tmp_path, monkeypatch, capsys):
     runs = Runs(monkeypatch)
     run.main(options_for(tmp_path, "--seeds", "0,1", "--budget", "5"))
