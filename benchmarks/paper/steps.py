@@ -92,14 +92,15 @@ class Steps:
             target = texts.bare_copy(self.target, self._files / "target")
             metadata |= self._declared(change.prompts)
         is_adapter = self.cell.finetune_options()["method"] == "lora" or change.peft
-        model = self._quantised(change.bits) if change.bits else self.model
+        model = self.model
+        if change.bits:
+            bases = self.place.work.absolute() / "bases"
+            model = str(quantised(model, change.bits, bases / f"{self.cell.base}-{change.bits}bit"))
+            target = texts.on_another_base(self.target, model, self._files / "target")
         model_args = f"pretrained={model},peft={target}" if is_adapter else f"pretrained={target}"
         tag = ALL if set(attacks) == set(self.cell.attacks) else "-".join(sorted(attacks))[:80]
         output = self.place.work.absolute() / "results" / self.cell.name / tag
         return audit_words(model_args, attacks, metadata, output, self.place), output
-
-    def _quantised(self, bits: int) -> str:
-        return str(quantised(self.model, bits, self.place.work.absolute() / "bases" / f"{self.cell.base}-{bits}bit"))
 
     def _candidate(self, metadata: Mapping[str, Any]) -> Path | None:
         """Documents of the same data that the target's manifest does not name; None where none are left."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.data.from_manifest import builtin_datasets
-from spvmia_plugin.data.manifest import Rebuilt, read_manifest, rebuild
+from spvmia_plugin.data.manifest import MANIFEST_NAME, Rebuilt, read_manifest, rebuild, write_manifest
 from spvmia_plugin.data.packing import cut_documents, fast_tokenize
 from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.data.sources import load_spec
@@ -64,6 +65,13 @@ def prompt_texts(kind: str, tokenizer: Any, block: int, n: int, other: Sequence[
     documents = cut_documents(list(other) if kind == "other" else salad, fast_tokenize(tokenizer), block)
     texts = [document.text for document in documents if len(tokenizer(document.text)["input_ids"]) >= block][:n]
     return [f"The {text}" for text in texts] if kind == "none" else texts
+
+
+def on_another_base(target: Path, base: str, folder: Path) -> Path:
+    """A copy of an adapter and its manifest that belongs to another form of its base, such as one of fewer bits."""
+    bare_copy(target, folder)
+    write_manifest(replace(read_manifest(target), base_model=base), folder / MANIFEST_NAME)
+    return folder
 
 
 def bare_copy(target: Path, folder: Path) -> Path:
