@@ -19,6 +19,7 @@ from transformers.utils import logging
 from spvmia_plugin.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.packed_weights import unpacked
 from spvmia_plugin.processes import first_says, is_first, one_of
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.rng import isolated_rng
@@ -118,6 +119,7 @@ def train(
         quiet_libraries(),
         _launcher(model.device, hidden=alone),
         _untouched(model),
+        unpacked(model),
     ):
         found = last_checkpoint(folder, run) if first else None
         checkpoint = found if alone else first_says(found)
