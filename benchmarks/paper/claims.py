@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from benchmarks.paper.aggregate import Group, Mean, averaged, difference, groups, mean, point
 from benchmarks.paper.cells import MAIN
 from benchmarks.paper.settings import ATTACKS, BASELINES, BLIND
-from benchmarks.paper.tables import TPR, WANTED_DATA, Summaries, shown, table
+from benchmarks.paper.tables import TPR, WANTED_DATA, Summaries, shown, signed, table
 
 NO_REFERENCE = ("loss", "neighbour", "detectgpt", "min_k", "min_k_pp", "lira_base")
 """What `spv` should beat: the baselines that see no reference data."""
@@ -45,7 +45,7 @@ def _beats(group: Group) -> Iterable[tuple[str, str, str]]:
             yield claim, _NOT_MEASURED, ""
             continue
         gain = difference([ours for ours, _ in known], [theirs for _, theirs in known])
-        yield claim, f"{_signed(gain)}, {len(known)} seeds, n {group.records(baseline)}", _verdict(gain)
+        yield claim, f"{signed(gain)}, {len(known)} seeds, n {group.records(baseline)}", _verdict(gain)
 
 
 def _verdict(gain: Mean) -> str:
@@ -109,8 +109,3 @@ def _over_data(found: Sequence[Group], attack: str, metric: str) -> Mean | None:
     if not all(math.isfinite(one.value) for seed in seeds for one in seed):
         return None
     return mean([averaged(seed) for seed in seeds])
-
-
-def _signed(value: Mean) -> str:
-    interval = "" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]"
-    return f"{value.value:+.3f}{interval}"

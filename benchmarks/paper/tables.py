@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.paper.aggregate import (
     Group,
     Mean,
+    difference,
     group_key,
     groups,
     rates_of,
@@ -87,7 +88,7 @@ def _ablation_table(name: str, main: Cell, found: Mapping[tuple[str, ...], Group
     rows = [
         (
             f"{cell.setting} (the main cell)" if canonical(cell) == main else cell.setting,
-            *(_both(group, score) for score in scores),
+            *(_both(group, score) + _change(group, found.get(group_key(main)), score) for score in scores),
             str(len(group.seeds)),
             _n(group, scores),
         )
@@ -96,10 +97,24 @@ def _ablation_table(name: str, main: Cell, found: Mapping[tuple[str, ...], Group
     header = ("setting", *(score if score in DERIVED else f"`{score}`" for score in scores), "seeds", "n a seed")
     unable = [reason for cell in cells if (reason := not_run(cell))]
     missing = [cell.setting for cell, group in groups_.items() if group is None and not not_run(cell)]
-    notes = [f"On {main.data}, {main.base}, {main.strength}: AUROC; TPR at 1 % FPR."]
+    notes = [
+        f"On {main.data}, {main.base}, {main.strength}: AUROC; TPR at 1 % FPR; Δ, the AUROC less the main cell's, seed "
+        "by seed on the same records."
+    ]
     notes += [f"Not run yet: {', '.join(missing)}."] if missing else []
     notes += [f"Never run: {'; '.join(unable)}."] if unable else []
     return f"{' '.join(notes)}\n\n{table(header, rows)}"
+
+
+def _change(group: Group, main: Group | None, score: str) -> str:
+    """What a setting changes, over the seeds that both have; nothing for fewer than two."""
+    if main is None or main is group:
+        return ""
+    own, theirs = (dict(zip(g.seeds, g.values(score, "auroc"), strict=True)) for g in (group, main))
+    seeds = [seed for seed in own if math.isfinite(own[seed]) and math.isfinite(theirs.get(seed, math.nan))]
+    if len(seeds) < 2:
+        return ""
+    return f"; Δ {signed(difference([own[s] for s in seeds], [theirs[s] for s in seeds]))}"
 
 
 def _columns(attacks: Sequence[str], found: Collection[Group]) -> list[str]:
@@ -216,6 +231,12 @@ def shown(value: Mean) -> str:
     if math.isnan(value.value):
         return "not resolved"
     return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def signed(value: Mean) -> str:
+    """`+0.251 [+0.193, +0.308]`, without the interval where there is one seed."""
+    interval = "" if math.isnan(value.low) else f" [{value.low:+.3f}, {value.high:+.3f}]"
+    return f"{value.value:+.3f}{interval}"
 
 
 def _plain(value: Mean) -> str:

@@ -567,6 +567,18 @@ def test_an_ablation_shows_the_main_cell_as_one_of_its_settings(summaries):
     assert "Not run yet: `--ablation rate`." in text
 
 
+def test_an_ablation_shows_what_it_changes_seed_by_seed(summaries):
+    for seed, gain in enumerate((0.01, 0.02, 0.03)):
+        cell = dataclasses.replace(MEDIUM, ablation="pairs", setting="5", seed=seed)
+        summaries[cell] = summary(("spv",))
+        summaries[cell]["attacks"]["spv"] = entry(0.85 + seed / 100 + gain)
+    text = tables.ablation_tables(summaries)
+    part = text[text.index(ABLATIONS["pairs"].question) :]
+    rows = {cells_of(line)[0]: cells_of(line) for line in part.splitlines() if line.startswith("| ")}
+    assert rows["5"][1].endswith("; Δ +0.020 [-0.005, +0.045]")  # 4.303 * 0.01 / sqrt(3)
+    assert "Δ" not in rows["2 (the main cell)"][1]
+
+
 def test_the_page_is_rendered_whatever_cells_there_are(tmp_path, summaries):
     page, results = tmp_path / "page.md", tmp_path / "results"
     sections = [*collect.SECTIONS, "combination"]
