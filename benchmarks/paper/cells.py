@@ -76,15 +76,20 @@ class Cell:
         """Options of `spvmia finetune`: the protocol's, the strength's, the ablation's."""
         protocol = PROTOCOLS[self.protocol]
         options = {"method": self.method, **protocol.finetune, **protocol.strengths[self.strength]}
-        return options | dict(self.change.finetune) | {"seed": self.seed}
+        options |= dict(self.change.finetune) | {"seed": self.seed}
+        return options | {"lr": _times(options["lr"], self.change.lr_times)}
 
     def audit_options(self) -> dict[str, object]:
         """`mia_*` options of the audit."""
         options = {**PROTOCOLS[self.protocol].audit, "mia_seed": self.seed, **self.change.audit}
         if self.change.reference_lr_times != 1:
             lr = AuditConfig.from_metadata(options).reference_lr
-            options["mia_reference_lr"] = float(f"{lr * self.change.reference_lr_times:.6g}")
+            options["mia_reference_lr"] = _times(lr, self.change.reference_lr_times)
         return options
+
+
+def _times(value: object, times: float) -> float:
+    return float(f"{float(str(value)) * times:.6g}")
 
 
 def _safe(text: str) -> str:

@@ -129,7 +129,8 @@ class Change:
     Attributes:
         finetune: options of `spvmia finetune`.
         audit: `mia_*` options.
-        reference_lr_times: the reference's learning rate, in multiples of the main cell's.
+        lr_times: the target's learning rate, in multiples of the main cell's.
+        reference_lr_times: the reference's, likewise.
         bits: of the audited model's weights, 8 or 4; 0 leaves them as they are.
         reference: other true data that a reference is fine-tuned on: `same` (the oracle) or `other` data set.
         prompts: where prompts come from: `other`, `irrelevant`, `none`.
@@ -139,6 +140,7 @@ class Change:
 
     finetune: Mapping[str, object] = field(default_factory=dict)
     audit: Mapping[str, object] = field(default_factory=dict)
+    lr_times: float = 1
     reference_lr_times: float = 1
     bits: int = 0
     reference: str = ""
@@ -226,7 +228,7 @@ ABLATIONS = {
         CORE,
         {
             "lora": Change(),
-            "full": Change(finetune={"method": "full", "lr": 3e-5}),
+            "full": Change(finetune={"method": "full"}, lr_times=0.15),
             "prefix": Change(peft="prefix", finetune={"lr": 1e-2, "epochs": 10}),
             "p-tuning": Change(peft="p-tuning", finetune={"lr": 1e-2, "epochs": 10}),
             "ia3": Change(peft="ia3", finetune={"lr": 1e-2, "epochs": 10}),
