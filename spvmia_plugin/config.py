@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "lora_dropout": 0.0,
         "lora_targets": "all-linear",
         "perturbation": "causal",
-        "perturbations": 3,
+        "perturbations": 2,
     },
     "standard": {
         "self_prompts": 1000,

@@ -107,12 +107,12 @@ def _ablation_table(name: str, main: Cell, found: Mapping[tuple[str, ...], Group
 
 
 def _change(group: Group, main: Group | None, score: str) -> str:
-    """What a setting changes, over the seeds that both have; nothing for fewer than two."""
+    """What a setting changes, over the seeds that both have; without an interval if that is one."""
     if main is None or main is group:
         return ""
     own, theirs = (dict(zip(g.seeds, g.values(score, "auroc"), strict=True)) for g in (group, main))
     seeds = [seed for seed in own if math.isfinite(own[seed]) and math.isfinite(theirs.get(seed, math.nan))]
-    if len(seeds) < 2:
+    if not seeds:
         return ""
     return f"; Δ {signed(difference([own[s] for s in seeds], [theirs[s] for s in seeds]))}"
 
@@ -133,7 +133,12 @@ def _variation(found: Mapping[tuple[str, ...], Group]) -> str:
     """What the probabilistic variation adds to the calibrated difference: from the samples of every cell."""
     names = ("spv", *DERIVED)
     rows = [
-        (f"{g.cell.data}, {g.cell.strength}", *(_both(g, name) for name in names), str(len(g.seeds)), g.records("spv"))
+        (
+            f"{g.cell.base}, {g.cell.data}, {g.cell.strength}",
+            *(_both(g, name) for name in names),
+            str(len(g.seeds)),
+            g.records("spv"),
+        )
         for g in found.values()
         if g.cell.ablation == MAIN and g.entries("spv")
     ]
