@@ -75,7 +75,9 @@ def _panel(group: Group) -> str:
 
 
 def _by_strength(pyplot: Any, mains: list[Group]) -> Any:
-    figure, panels = _panels(pyplot, mains)
+    names = [_panel(group) for group in mains]
+    swept = [group for group in mains if names.count(_panel(group)) > 1]  # one strength is no line
+    figure, panels = _panels(pyplot, swept or mains)
     for name, axis in panels.items():
         own = sorted((g for g in mains if _panel(g) == name), key=lambda g: g.mean("loss", "auroc").value)
         for number, attack in enumerate(MAIN_ATTACKS):
