@@ -7,6 +7,7 @@ gradient: nothing below the last adapters would learn, without a word (bitsandby
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,9 +37,10 @@ def _for_training(data: Any, state: Any) -> tuple[Any, Any]:
     bitsandbytes' own inverse leaves the scales of singly quantised weights transposed, and quantises those of doubly
     quantised ones anew.
     """
-    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
-
+    # No dependency of ours: whoever holds such weights has it.
+    functional = importlib.import_module("bitsandbytes.functional")
     ordinary = copy.copy(state)
     ordinary.original_nested = False
     ordinary.absmax = state.absmax.T.reshape(-1).float()
-    return _convert_weight_packed_for_cpu_inverse(data, ordinary)
+    weights, layout = functional._convert_weight_packed_for_cpu_inverse(data, ordinary)
+    return weights, layout
