@@ -77,7 +77,7 @@ def _one(cell: Cell, place: Place, options: argparse.Namespace) -> None:
     if output.is_file():
         print(f"{cell.name}: done, {output}")
         return
-    shadow = Shadow(cell, place, options.shadow)
+    shadow = Shadow(cell, place, options.shadow, [name for name in USED if name in options.attacks])
     words = shadow.make()
     known = read_scores(shadow.results, shadow.target)
     audited = read_scores(place.work / "results" / cell.name, place.work / "targets" / cell.target)
@@ -101,8 +101,8 @@ class Shadow:
         results: of its audit.
     """
 
-    def __init__(self, cell: Cell, place: Place, kind: str) -> None:
-        self._cell, self._place, self._kind = cell, place, kind
+    def __init__(self, cell: Cell, place: Place, kind: str, attacks: Sequence[str]) -> None:
+        self._cell, self._place, self._kind, self._attacks = cell, place, kind, attacks
         work = place.work.absolute()
         name = f"{cell.target}__shadow-{kind}"
         self._audited = work / "targets" / cell.target
@@ -127,7 +127,7 @@ class Shadow:
             execute(tune, self._place, self._log)
         metadata: dict[str, Any] = self._cell.audit_options() | {"mia_cache_dir": str(self._place.cache.absolute())}
         model_args = f"pretrained={self._model},peft={self.target}"
-        audit = audit_words(model_args, USED, metadata, self.results, self._place)
+        audit = audit_words(model_args, self._attacks, metadata, self.results, self._place)
         if not list(self.results.glob("**/results_*.json")):
             execute(audit, self._place, self._log)
         return [tune, audit]

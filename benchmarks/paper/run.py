@@ -67,23 +67,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--methods", default="lora", help="comma-separated: lora, full")
     parser.add_argument("--ablation", nargs="+", default=[], metavar="NAME", choices=[*ABLATIONS, "all"])
-    parser.add_argument(
-        "--attacks", type=_names, default=ATTACKS, help="comma-separated (default: all that a cell measures)"
-    )
     parser.add_argument("--max-self-prompts", type=int, default=1000, help="of the ablation self_prompts")
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="begin no cell that would end after it")
     parser.add_argument("--only", metavar="GLOB", help="cells whose name fits, such as 'ag_news*seed0'")
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N shares (0/2, 1/2); a target stays in one")
     parser.add_argument("--plan", action="store_true", help="show the plan and end")
     return parser.parse_args(arguments)
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in ATTACKS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"expected names of {', '.join(ATTACKS)}, got {', '.join(unknown)}")
-    return names
 
 
 def add_cell_options(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +92,17 @@ def add_cell_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="as in lm_eval's --device")
     parser.add_argument("--batch-size", default="auto", help="as in lm_eval's --batch_size")
     parser.add_argument("--mask-model", help="folder of a T5, for the paraphrases mask_fill")
+    parser.add_argument(
+        "--attacks", type=_names, default=ATTACKS, help="comma-separated (default: all that a cell measures)"
+    )
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in ATTACKS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected names of {', '.join(ATTACKS)}, got {', '.join(unknown)}")
+    return names
 
 
 def make_place(options: argparse.Namespace) -> Place:
