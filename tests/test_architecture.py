@@ -42,7 +42,7 @@ LAYERS = [
     ["audit", "finetune"],
     ["harness"],
     ["results", "page"],
-    ["report", "leaderboard", "export"],
+    ["report", "leaderboard", "export", "combination"],
     ["demo", "cli", "__main__"],
 ]
 # Built-ins are a plugin: they name, inside functions, what the higher layers bring.

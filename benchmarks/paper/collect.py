@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = options.page.read_text(encoding="utf-8")
     for name, section in SECTIONS.items():
         page = filled(page, name, section(summaries))
-    page = filled(page, "combination", tables.combination_table(read_combinations(options.results)))
+    page = filled(page, "combination", tables.combination_table(read_combinations(options.results), summaries))
     if not options.no_figures:
         draw(summaries, options.figures)
     options.page.write_text(page, encoding="utf-8")

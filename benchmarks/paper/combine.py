@@ -27,11 +27,11 @@ import numpy as np
 
 from benchmarks.paper import texts
 from benchmarks.paper.cells import Cell
-from benchmarks.paper.combination import NORMALISATIONS, Scored, compare, fit
 from benchmarks.paper.commands import Place, audit_words, execute, finetune_words
 from benchmarks.paper.run import add_cell_options, make_place
 from benchmarks.paper.settings import ATTACKS, BLIND
 from benchmarks.paper.summary import clusters_of
+from spvmia_plugin.combination import NORMALISATIONS, Scored, compare, fit
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME
 from spvmia_plugin.data.split import MIN_RECORDS
@@ -82,11 +82,10 @@ def _one(cell: Cell, place: Place, options: argparse.Namespace) -> None:
     known = read_scores(shadow.results, shadow.target)
     audited = read_scores(place.work / "results" / cell.name, place.work / "targets" / cell.target)
     attacks = [name for name in USED if name in known.scores and name in audited.scores]
-    fitted = fit(known, attacks, options.normalise)
-    found = compare(fitted, audited, seed=cell.seed)
-    held_back = compare(fitted, known, seed=cell.seed, resamples=1)["combination"]["metrics"]["auroc"]
+    fitted = fit([known], attacks, options.normalise)
+    found = compare(fitted, audited, seed=cell.seed).to_json()
     shown = [place.shown(line) for line in words]
-    result = {"cell": asdict(cell), "shadow": options.shadow, **found, "auroc_on_shadow": held_back, "commands": shown}
+    result = {"cell": asdict(cell), "shadow": options.shadow, **found, "commands": shown}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     gain = found["gain"]["tpr_at_1pct_fpr"]

@@ -13,6 +13,8 @@ from benchmarks.paper.aggregate import (
     difference,
     group_key,
     groups,
+    mean,
+    point,
     rates_of,
     total_seconds,
 )
@@ -26,6 +28,7 @@ WANTED_DATA = ("ag_news", "wikitext")
 WANTED_PROTOCOL = "cpu"
 """Of the experiment on SmolLM2: what is missing of it is listed, other cells as far as there are any."""
 TPR = "tpr_at_1pct_fpr"
+BOTH = ("auroc", TPR)
 _ABLATED = ("spv", "spv_ez", "spv_wbc", "neighbour", "detectgpt", "loss")
 """The attacks in the tables of ablations."""
 
@@ -194,35 +197,54 @@ def _versions(found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
-def combination_table(found: Sequence[Mapping[str, Any]]) -> str:
-    """What a combination fitted on a shadow adds, cell by cell."""
+def combination_table(found: Sequence[Mapping[str, Any]], summaries: Summaries) -> str:
+    """What a combination fitted on a shadow adds, over the seeds of each cell and kind of shadow."""
     if not found:
         return "Not run yet: `benchmarks/paper/combine.py`."
-    rows = [
-        (
-            f"{one['cell']['data']}, {one['cell']['strength']}, seed {one['cell']['seed']}, {one['shadow']}",
-            _of_json(one["combination"]),
-            f"`{one['best_single']['attack']}` {_of_json(one['best_single'])}",
-            _gain(one, "auroc"),
-            _gain(one, TPR),
-            str(one["n"]),
-        )
-        for one in found
-    ]
-    header = ("cell, shadow", "combination: AUROC; TPR at 1 %", "best single", "gain in AUROC", "gain in TPR", "n")
+    by_cell: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for one in found:
+        by_cell.setdefault((replace(Cell(**one["cell"]), seed=0), one["shadow"], _normalised(one)), []).append(one)
+    header = (
+        *("cell, shadow", "combination: AUROC; TPR at 1 %", "best single", "gain in AUROC", "gain in TPR"),
+        *("`lira_candidate`", "seeds", "n"),
+    )
+    rows = (_combination_row(cell, shadow, how, ones, summaries) for (cell, shadow, how), ones in by_cell.items())
     return table(header, rows)
 
 
-def _gain(one: Mapping[str, Any], metric: str) -> str:
-    if metric == TPR and one["combination"]["metrics"][TPR]["value"] is None:
-        return "not resolved"
-    gain = one["gain"][metric]
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain["value"], *gain["interval"])
+def _normalised(one: Mapping[str, Any]) -> str:
+    return str(one["combination"]["normalisation"])
 
 
-def _of_json(entry: Mapping[str, Any]) -> str:
-    auroc, tpr = entry["metrics"]["auroc"], entry["metrics"][TPR]["value"]
-    return f"{auroc:.3f}; {'not resolved' if tpr is None else f'{tpr:.3f}'}"
+def _combination_row(
+    cell: Cell, shadow: str, normalisation: str, ones: Sequence[Mapping[str, Any]], summaries: Summaries
+) -> tuple[str, ...]:
+    scale = "" if normalisation == "z" else f", {normalisation}s"
+    combined = [one["combination"]["metrics"] for one in ones]
+    names = sorted({name for one in ones for name in one["best_single"].values()})
+    best = {metric: [one["singles"][one["best_single"][metric]] for one in ones] for metric in BOTH}
+    mains = (summaries.get(Cell(**one["cell"]), {}) for one in ones)
+    given = [entry for main in mains if (entry := main.get("attacks", {}).get("lira_candidate"))]
+    return (
+        f"{cell.base}, {cell.data}, {cell.strength}, {shadow}{scale}",
+        _over_seeds(dict.fromkeys(BOTH, combined)),
+        f"{_over_seeds(best)} ({', '.join(f'`{name}`' for name in names)})",
+        *(_gain(combined, best[metric], metric) for metric in BOTH),
+        _over_seeds(dict.fromkeys(BOTH, given)) if given else "",
+        str(len(ones)),
+        ", ".join(sorted({f"{entry['n_members']}+{entry['n_nonmembers']}" for entry in combined})),
+    )
+
+
+def _over_seeds(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    return "; ".join(shown(mean([point(entry, metric) for entry in found])) for metric, found in entries.items())
+
+
+def _gain(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Over the seeds, of both on the same records."""
+    values = ([point(entry, metric).value for entry in entries] for entries in (ours, theirs))
+    found = difference(*values)
+    return "not resolved" if math.isnan(found.value) else signed(found)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

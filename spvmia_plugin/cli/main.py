@@ -19,7 +19,7 @@ INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the
 PANELS = {
     "Start here": ("demo", "demo-model", "enable", "disable"),
     "Audit": ("finetune", "prepare", "run", "tasks"),
-    "Results": ("report", "leaderboard", "export"),
+    "Results": ("report", "combine", "leaderboard", "export"),
     "Upkeep": ("plugins", "cache"),
 }
 """Subcommands by heading of `spvmia --help`, in its order. `a-b` is the function `a_b` of the module `a_b`."""
