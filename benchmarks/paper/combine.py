@@ -89,7 +89,8 @@ def _one(cell: Cell, place: Place, options: argparse.Namespace) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     gain = found["gain"]["tpr_at_1pct_fpr"]
-    print(f"{cell.name}: gain in TPR at 1 % FPR {gain['value']:+.3f} {gain['interval']}; {output}", flush=True)
+    told = gain["reason"] or "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain["value"], *gain["interval"])
+    print(f"{cell.name}: gain in TPR at 1 % FPR {told}; {output}", flush=True)
 
 
 class Shadow:

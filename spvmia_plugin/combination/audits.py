@@ -59,7 +59,7 @@ def combine(
     known = [_audit(place, "--shadow") for place in shadows]
     for place, audit in zip(shadows, known, strict=True):
         _check_other_records(audited, audit, place)
-    there = [task.attack for task in audited.model_attacks]
+    there = _attacks(audited)
     common = [name for name in there if all(name in _attacks(audit) for audit in known)]
     chosen = _chosen(attacks, there, common)
     fitted = fit([_scored(audit, chosen) for audit in known], chosen, normalisation)
@@ -96,7 +96,8 @@ def _check_other_records(target: Audit, shadow: Audit, place: Path) -> None:
 
 
 def _attacks(audit: Audit) -> list[str]:
-    return [task.attack for task in audit.model_attacks if task.records]
+    """The attacks that have a score of some record."""
+    return [task.attack for task in audit.model_attacks if any(record.score is not None for record in task.records)]
 
 
 def _chosen(asked: Sequence[str] | None, there: Sequence[str], common: Sequence[str]) -> list[str]:

@@ -26,12 +26,12 @@ from benchmarks.paper.cells import (
     summary_path,
     write_summary,
 )
-from benchmarks.paper.combination import Scored, auroc, compare, fit, gains
 from benchmarks.paper.commands import Place, finetune_words
 from benchmarks.paper.estimate import START_SECONDS, Rates, measured_rates, seconds_needed
 from benchmarks.paper.settings import ABLATIONS, ATTACKS, PROTOCOLS
 from benchmarks.paper.steps import Steps
 from benchmarks.paper.summary import DERIVED, merge, summarise_audit, tokens_alone
+from spvmia_plugin.combination import Scored, compare, fit
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Entry, Manifest, write_manifest
 from spvmia_plugin.data.packing import Piece
@@ -622,86 +622,39 @@ def test_figures_are_the_same_file_for_the_same_numbers(tmp_path, summaries):
 # The combination
 
 
-def scored(seed, *, gaps, n=200, scale=1.0, blocks=2):
+def combined(seed, *, n=200, shadow="held_out"):
+    """What combine.py writes of one cell, of two attacks that know different things."""
+    known, audited = (scored(k, n=n) for k in (seed + 100, seed))
+    cell = dataclasses.asdict(dataclasses.replace(MEDIUM, seed=seed))
+    return {"cell": cell, "shadow": shadow, **compare(fit([known], ("spv", "ez")), audited).to_json()}
+
+
+def scored(seed, n=200):
     rng = np.random.default_rng(seed)
     labels = np.arange(2 * n) % 4 < 2
-    common = 0.3 * rng.standard_normal(2 * n)
-    scores = {name: scale * (rng.standard_normal(2 * n) + common + gap * labels) for name, gap in gaps.items()}
-    return Scored(scores, labels, [f"document {i // blocks}" for i in range(2 * n)])
+    scores = {name: rng.standard_normal(2 * n) + labels for name in ("spv", "ez")}
+    return Scored(scores, labels, [f"document {i // 2}" for i in range(2 * n)])
 
 
-GAPS = {"spv": 1.0, "ez": 1.0, "loss": 0.3}
+def test_the_table_of_combinations_has_a_row_for_each_cell_and_shadow():
+    found = [combined(0), combined(1), combined(0, shadow="self_prompts")]
+    summaries = {dataclasses.replace(MEDIUM, seed=seed): {"attacks": {"lira_candidate": entry(0.8)}} for seed in (0, 1)}
+    rows = [cells_of(line) for line in tables.combination_table(found, summaries).splitlines()[2:]]
+    assert [row[0] for row in rows] == ["base, ag_news, medium, held_out", "base, ag_news, medium, self_prompts"]
+    aurocs = [one["combination"]["metrics"]["auroc"] for one in found[:2]]
+    assert rows[0][1].startswith(f"{statistics.fmean(aurocs):.3f} [")
+    gains = [one["gain"]["auroc"]["value"] for one in found[:2]]
+    assert rows[0][3].startswith(f"{statistics.fmean(gains):+.3f} [")
+    assert rows[0][5].startswith("0.800 [")
+    assert [row[6] for row in rows] == ["2", "1"]
+    assert rows[0][7] == "200+200"
 
 
-@pytest.mark.parametrize("normalise", ["z", "rank"])
-def test_no_label_of_the_target_touches_the_fit_or_the_scores(normalise):
-    shadow, target = scored(0, gaps=GAPS), scored(1, gaps=GAPS, scale=50)
-    fitted = fit(shadow, tuple(GAPS), normalise)
-    permuted = Scored(target.scores, np.random.default_rng(2).permutation(target.labels), target.clusters)
-    again = fit(shadow, tuple(GAPS), normalise)
-    honest, shuffled = compare(fitted, target, resamples=50), compare(again, permuted, resamples=50)
-    assert honest["combination"]["weights"] == shuffled["combination"]["weights"]
-    assert np.array_equal(fitted.score(target.scores), again.score(permuted.scores))
-    assert honest["combination"]["metrics"]["auroc"] > 0.75
-    assert abs(shuffled["combination"]["metrics"]["auroc"] - 0.5) < 0.08
-
-
-def test_two_independent_signals_beat_the_better_one():
-    fitted = fit(scored(0, gaps=GAPS), tuple(GAPS))
-    found = compare(fitted, scored(1, gaps=GAPS), resamples=200)
-    assert found["best_single"]["attack"] in ("spv", "ez")
-    assert found["gain"]["auroc"]["interval"][0] > 0
-    assert found["n"] == 400
-
-
-@pytest.mark.parametrize(("n", "resolved"), [(200, True), (40, False)])
-def test_the_table_of_combinations_prints_what_the_records_resolve(n, resolved):
-    found = compare(fit(scored(0, gaps=GAPS), tuple(GAPS)), scored(1, gaps=GAPS, n=n), resamples=20)
-    one = {"cell": dataclasses.asdict(MEDIUM), "shadow": "held_out", **found}
-    row = cells_of(tables.combination_table([one]).splitlines()[-1])
-    assert row[0] == "ag_news, medium, seed 0, held_out"
-    assert row[1].startswith(f"{found['combination']['metrics']['auroc']:.3f}; ")
-    assert row[3].startswith(f"{found['gain']['auroc']['value']:+.3f} [")
-    shown = f"{found['gain']['tpr_at_1pct_fpr']['value']:+.3f} [" if resolved else "not resolved"
-    assert row[4].startswith(shown)
-    assert row[5] == str(2 * n)
-
-
-def test_where_there_is_nothing_to_learn_nothing_is_gained():
-    nothing = dict.fromkeys(GAPS, 0.0)
-    shadow = scored(0, gaps=nothing)
-    gain = compare(fit(shadow, tuple(GAPS)), scored(1, gaps=nothing), resamples=100)["gain"]["auroc"]
-    assert gain["interval"][1] < 0.1
-    assert gain["value"] < 0.03
-    one = {"spv": 1.0, "ez": 0.0, "loss": 0.0}
-    useless = compare(fit(scored(0, gaps=one), tuple(one)), scored(1, gaps=one), resamples=50)["gain"]["auroc"]
-    assert abs(useless["value"]) < 0.03
-
-
-def test_a_record_without_a_score_counts_as_the_middle():
-    shadow, target = scored(0, gaps=GAPS), scored(1, gaps=GAPS)
-    fitted = fit(shadow, tuple(GAPS))
-    target.scores["ez"][:50] = np.nan
-    values = fitted.score(target.scores)
-    assert np.isfinite(values).all()
-    assert auroc(values, target.labels) > 0.75
-
-
-def test_gains_are_paired_and_drawn_by_document():
-    target = scored(1, gaps=GAPS, blocks=4)
-    same = gains(target.scores["spv"], target.scores["spv"] * 2, target, 0, 50)
-    assert same["auroc"] == {"value": 0.0, "interval": [0.0, 0.0], "members": 200}
-    wins = [
-        (a > b) + (a == b) / 2
-        for a in target.scores["spv"][target.labels]
-        for b in target.scores["spv"][~target.labels]
-    ]
-    assert auroc(target.scores["spv"], target.labels) == pytest.approx(statistics.fmean(wins))
-
-
-def test_attacks_that_the_shadow_lacks_are_an_error():
-    with pytest.raises(SpvmiaError, match="rmia"):
-        fit(scored(0, gaps=GAPS), ("spv", "rmia"))
+def test_what_the_records_of_a_combination_do_not_resolve_is_not_printed():
+    row = cells_of(tables.combination_table([combined(0, n=40)], {}).splitlines()[-1])
+    assert row[1].endswith("; not resolved")
+    assert row[4] == "not resolved"
+    assert row[5] == ""
 
 
 # For real
@@ -734,7 +687,7 @@ def test_a_tiny_cell_from_files_to_tables(tmp_path):
     assert combine.main([*common, "--shadow", "held_out"]) == 0
     one = collect.read_combinations(tmp_path / "results")[0]
     assert set(one["combination"]["weights"]) == set(combine.USED)
-    assert "held_out" in tables.combination_table([one])
+    assert "held_out" in tables.combination_table([one], found)
     assert "all of 18" not in tables.coverage(found)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.gain import gains
 from spvmia_plugin.metrics.intervals import estimate_auroc, tpr_interval
 from spvmia_plugin.metrics.one_run import epsilon_lower_bound
 
@@ -49,6 +50,24 @@ def coverage(n, auroc, per_document, audits, seed):
             low, high = tpr_interval(scores, labels, codes, FPR, 0.95)
             tpr_hits += low <= truth <= high
     return hits / audits, tpr_hits / audits if n >= 400 else float("nan")
+
+
+def gain_coverage(n, theirs, ours, per_document, audits, seed):
+    """Shares of audits whose 95 % intervals of the gain of one attack over another hold the truth, AUROC and TPR.
+
+    The errors of the two attacks have a correlation of 0.7.
+    """
+    rng = np.random.default_rng([seed, n, int(1000 * theirs), int(1000 * ours), per_document])
+    truth = (ours - theirs, binormal_tpr(ours) - binormal_tpr(theirs))
+    hits = np.zeros(2)
+    for number in range(audits):
+        second, labels, documents = binormal_audit(n, 0.5, per_document, rng)
+        own, _, _ = binormal_audit(n, 0.5, per_document, rng)
+        first = 0.7 * second + np.sqrt(1 - 0.7**2) * own + np.sqrt(2) * norm.ppf(ours) * labels
+        second = second + np.sqrt(2) * norm.ppf(theirs) * labels
+        found = gains(first, second, labels, documents, fpr=FPR, seed=number)
+        hits += [low <= true <= high for true, (low, high) in zip(truth, (g.interval for g in found), strict=True)]
+    return tuple(hits / audits)
 
 
 def randomised_response_bounds(epsilon, n, audits, rng, delta=0.0):

@@ -1,0 +1,104 @@
+"""Paired differences of two attacks, against naive implementations and by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.gain import gains
+from spvmia_plugin.metrics.roc import auroc, tpr_at_fpr
+from tests.metrics.simulation import gain_coverage
+
+LABELS = np.arange(400) < 200
+DOCUMENTS = np.arange(400) // 2
+
+
+def draw(seed=0):
+    rng = np.random.default_rng(seed)
+    theirs = rng.standard_normal(400) + 0.8 * LABELS
+    return 0.7 * theirs + 0.7 * rng.standard_normal(400) + 0.5 * LABELS, theirs
+
+
+def test_the_values_are_the_differences():
+    ours, theirs = draw()
+    of_auroc, of_tpr = gains(ours, theirs, LABELS)
+    assert of_auroc.value == pytest.approx(auroc(ours, LABELS) - auroc(theirs, LABELS))
+    assert of_tpr.value == pytest.approx(tpr_at_fpr(ours, LABELS, 0.01).tpr - tpr_at_fpr(theirs, LABELS, 0.01).tpr)
+    assert of_auroc.interval[0] < of_auroc.value < of_auroc.interval[1]
+    assert of_tpr.interval[0] <= of_tpr.value <= of_tpr.interval[1]
+
+
+def test_the_auroc_interval_is_that_of_a_bootstrap_over_documents():
+    ours, theirs = draw()
+    rng = np.random.default_rng(1)
+    by_class = [np.unique(DOCUMENTS[member == LABELS]) for member in (True, False)]
+    drawn = []
+    for _ in range(1000):
+        picks = np.concatenate([rng.choice(documents, len(documents)) for documents in by_class])
+        rows = (2 * picks[:, None] + np.arange(2)).ravel()
+        drawn.append(auroc(ours[rows], LABELS[rows]) - auroc(theirs[rows], LABELS[rows]))
+    low, high = gains(ours, theirs, LABELS, DOCUMENTS)[0].interval
+    assert (high - low) / 2 == pytest.approx(1.97 * np.std(drawn), rel=0.1)
+
+
+def test_an_attack_gains_nothing_over_itself_on_another_scale():
+    ours, _ = draw()
+    for gain in gains(ours, 3 * ours + 1, LABELS):
+        assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))
+
+
+def test_pairing_narrows_the_interval():
+    ours, theirs = draw()
+    paired = gains(ours, theirs, LABELS)[0].interval
+    stranger = gains(ours, draw(seed=9)[1], LABELS)[0].interval
+    assert paired[1] - paired[0] < 0.8 * (stranger[1] - stranger[0])
+
+
+def test_what_is_not_resolved_has_a_reason_and_no_number():
+    ours, theirs = draw()
+    few = np.r_[0:40, 200:240]
+    of_auroc, of_tpr = gains(ours[few], theirs[few], LABELS[few])
+    assert math.isfinite(of_auroc.value)
+    assert of_tpr.to_json() == {
+        "value": None,
+        "interval": [None, None],
+        "reason": "40 non-members cannot resolve an FPR of 1 %: at least 100 are needed",
+    }
+
+
+def test_one_document_a_class_has_a_value_and_no_interval():
+    ours, theirs = draw()
+    of_auroc, _ = gains(ours, theirs, LABELS, ~LABELS)
+    assert math.isfinite(of_auroc.value)
+    assert math.isnan(of_auroc.interval[0])
+    assert of_auroc.reason == "fewer than two documents in a class: no standard error"
+
+
+def test_one_class_alone_has_nothing():
+    of_auroc, of_tpr = gains([1.0, 2.0], [2.0, 1.0], [True, True])
+    assert of_auroc is of_tpr
+    assert of_auroc.reason == "a class has no record"
+
+
+def test_scores_of_other_records_are_an_error():
+    with pytest.raises(SpvmiaError, match="scores: expected one score for each label"):
+        gains([1.0, 2.0], [1.0], [True, False])
+
+
+def test_coverage_of_few_audits():
+    of_auroc, of_tpr = gain_coverage(250, 0.78, 0.82, 1, 200, seed=1)
+    assert of_auroc >= 0.89
+    assert of_tpr >= 0.89
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [250, 1000])
+@pytest.mark.parametrize(("theirs", "ours"), [(0.6, 0.6), (0.78, 0.82), (0.7, 0.95), (0.95, 0.97)])
+@pytest.mark.parametrize("per_document", [1, 5])
+def test_coverage(n, theirs, ours, per_document):
+    of_auroc, of_tpr = gain_coverage(n, theirs, ours, per_document, 500, seed=0)
+    assert of_auroc >= 0.92
+    assert of_tpr >= 0.92
