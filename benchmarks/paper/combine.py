@@ -30,6 +30,7 @@ from benchmarks.paper.cells import Cell
 from benchmarks.paper.commands import Place, audit_words, execute, finetune_words
 from benchmarks.paper.run import add_cell_options, make_place
 from benchmarks.paper.settings import ATTACKS, BLIND
+from benchmarks.paper.steps import make_target
 from benchmarks.paper.summary import clusters_of
 from spvmia_plugin.combination import NORMALISATIONS, Scored, compare, fit
 from spvmia_plugin.config import AuditConfig
@@ -113,7 +114,7 @@ class Shadow:
         self._model = str(Path(place.models[cell.base]).absolute())
 
     def make(self) -> list[list[str]]:
-        """Fine-tune and audit it, as far as that is not done. Returns the commands."""
+        """Fine-tune it, where that is not done, and audit it. Returns the commands."""
         if not (self._audited / MANIFEST_NAME).is_file():
             raise SpvmiaError(f"--work: expected the target of {self._cell.name}, got none; run run.py with it first")
         options = self._cell.finetune_options() | dict(self._place.overrides)
@@ -123,13 +124,11 @@ class Shadow:
             n = sum(int(str(options[name])) for name in ("members", "nonmembers", "prompts"))
             texts.write_texts(self._file, self._texts(n, int(str(options["block-size"]))))
         tune = finetune_words(self._model, str(self._file), self.target, options)
-        if not (self.target / MANIFEST_NAME).is_file():
-            execute(tune, self._place, self._log)
+        make_target(tune, self.target, options, self._place, self._log)
         metadata: dict[str, Any] = self._cell.audit_options() | {"mia_cache_dir": str(self._place.cache.absolute())}
         model_args = f"pretrained={self._model},peft={self.target}"
         audit = audit_words(model_args, self._attacks, metadata, self.results, self._place)
-        if not list(self.results.glob("**/results_*.json")):
-            execute(audit, self._place, self._log)
+        execute(audit, self._place, self._log)
         return [tune, audit]
 
     def _texts(self, n: int, block: int) -> list[str]:

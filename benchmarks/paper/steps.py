@@ -1,4 +1,8 @@
-"""The steps of one cell: fine-tune, make the files an ablation needs, audit, summarise. Each is skipped where done."""
+"""The steps of one cell: fine-tune, make the files an ablation needs, audit, summarise.
+
+A target that is there is taken after a look at its recipe. The audit is always run: what it needs of an earlier one
+comes from its store, which knows the weights it belongs to, and a results folder does not.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from benchmarks.paper.quantise import quantised
 from benchmarks.paper.summary import summarise_audit
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
+from spvmia_plugin.errors import SpvmiaError
 
 ORACLE_HELD_OUT = 20
 """Non-members of a reference's own fine-tuning: the command wants some, nobody uses them."""
@@ -47,10 +52,9 @@ class Steps:
         """Everything: the summary of these attacks."""
         finetune = self.finetune()
         words, output = self.audit_command(attacks)
-        if not list(output.glob("**/results_*.json")):
-            self._say(f"  {self.place.shown(words)}")
-            execute(words, self.place, self._log)
         command = self.place.shown(words)
+        self._say(f"  {command}")
+        execute(words, self.place, self._log)
         return summarise_audit(output, self.target, command) | {"finetune": finetune}
 
     def finetune(self) -> dict[str, Any]:
@@ -61,9 +65,7 @@ class Steps:
         target = self.target.with_name(cell.target)
         options = cell.finetune_options() | dict(self.place.overrides)
         words = finetune_words(self.model, self.data, target, options)
-        if not (target / MANIFEST_NAME).is_file():
-            self._say(f"  {self.place.shown(words)}")
-            execute(words, self.place, self._log)
+        make_target(words, target, options, self.place, self._log, self._say)
         return finetune_record(target, self.place.shown(words))
 
     def _kind_of_peft(self) -> dict[str, Any]:
@@ -118,8 +120,6 @@ class Steps:
     def _true_reference(self, kind: str) -> Path:
         """A reference fine-tuned by the self-prompted one's recipe on true data: of the same set or of another."""
         output = self.place.work.absolute() / "references" / f"{self.cell.main.target}__{kind}"
-        if (output / MANIFEST_NAME).is_file():
-            return output
         settings = AuditConfig.from_metadata(self.cell.audit_options())
         options = {
             "members": settings.self_prompts,
@@ -137,8 +137,7 @@ class Steps:
         if settings.lora_targets:
             options["lora-targets"] = ",".join(settings.lora_targets)
         words = finetune_words(self.model, str(self._true_data(kind, settings.self_prompts)), output, options)
-        self._say(f"  {self.place.shown(words)}")
-        execute(words, self.place, self._log)
+        make_target(words, output, options, self.place, self._log, self._say)
         return output
 
     def _true_data(self, kind: str, n: int) -> Path:
@@ -171,6 +170,32 @@ class Steps:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.model)
+
+
+def make_target(
+    words: Sequence[str], target: Path, options: Mapping[str, object], place: Place, log: Path, say: Any = print
+) -> None:
+    """Fine-tune a target unless it is there.
+
+    Raises:
+        SpvmiaError: the fine-tuning failed, or the target that is there was made by another recipe.
+    """
+    if not (target / MANIFEST_NAME).is_file():
+        say(f"  {place.shown(words)}")
+        execute(words, place, log)
+        return
+    made = read_manifest(target).settings
+    for name, value in options.items():
+        there = made.get(name.replace("-", "_"))
+        if _plain(there) != _plain(value):
+            raise SpvmiaError(
+                f"--work: expected a target fine-tuned with --{name} {value}, got one with {there} in {target}; "
+                "remove it, or name another folder"
+            )
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def finetune_record(target: Path, command: str) -> dict[str, Any]:

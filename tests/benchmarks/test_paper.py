@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.paper import aggregate, claims, collect, import_cell, run, tables
+from benchmarks.paper import aggregate, claims, collect, import_cell, run, steps, tables
 from benchmarks.paper.aggregate import Point, difference, mean
 from benchmarks.paper.cells import (
     RESULTS,
@@ -344,6 +344,33 @@ def audited(tmp_path):
     )
     (tmp_path / "target" / "adapter_model.safetensors").write_bytes(b"weights")
     return tmp_path
+
+
+def test_an_audit_of_another_target_is_not_taken_for_this_one(audited, monkeypatch):
+    """A cell's results folder outlives a change of its recipe: what lies there may be of other weights."""
+    cell = dataclasses.replace(MEDIUM, strength="heavy")
+    work = audited / "work"
+    (work / "targets").mkdir(parents=True)
+    target = (audited / "target").rename(work / "targets" / cell.target)
+    manifest = json.loads((target / MANIFEST_NAME).read_text())
+    manifest["settings"]["epochs"] = 6
+    (target / MANIFEST_NAME).write_text(json.dumps(manifest))
+    place = Place(work, {"base": str(audited)}, {"ag_news": "x"}, audited / "cache")
+    _, output = Steps(cell, place).audit_command(["spv", "loss"])
+    output.parent.mkdir(parents=True)
+    (audited / "results").rename(output)
+    ran = []
+    monkeypatch.setattr(steps, "execute", lambda words, *_: ran.append(words))
+    Steps(cell, place, ran.append).run(["spv", "loss"])
+    assert [words[:2] for words in ran if isinstance(words, list)] == [["spvmia", "run"]]
+
+
+def test_a_target_of_another_recipe_is_an_error(audited):
+    options = MEDIUM.finetune_options() | {"lora-rank": 4}
+    place = Place(audited, {}, {}, audited / "cache")
+    with pytest.raises(SpvmiaError, match=r"--work: expected a target fine-tuned with --lora-rank 4, got one with 16"):
+        steps.make_target([], audited / "target", options, place, audited / "log")
+    steps.make_target([], audited / "target", MEDIUM.finetune_options(), place, audited / "log")
 
 
 def samples(folder, attack):
