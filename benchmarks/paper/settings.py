@@ -168,6 +168,9 @@ def _audit(key: str, *values: float, **more: object) -> dict[str, Change]:
     return {f"{value:g}": Change(audit={key: value, **more}) for value in values}
 
 
+_SEEN = 750
+"""Texts that the reference of `quick` sees: 250 self-prompts in 3 epochs."""
+
 ABLATIONS = {
     "calibration": Ablation(
         "What the difference is taken to: the self-prompted reference, the base, true data of another set, or of the "
@@ -184,6 +187,14 @@ ABLATIONS = {
         "How many self-prompts",
         CALIBRATED,
         {str(n): Change(audit={"mia_self_prompts": n}) for n in (50, 100, 250, 500, 1000, 2000, 5000, 10_000)},
+    ),
+    "self_prompts_equal_steps": Ablation(
+        "How many self-prompts, the reference trained for as many steps on all of them",
+        CALIBRATED,
+        {
+            str(n): Change(audit={"mia_self_prompts": n, "mia_reference_epochs": round(_SEEN / n, 3)})
+            for n in (125, 250, 500, 1000, 2000)
+        },
     ),
     "prompt_length": Ablation(
         "How many tokens a prompt has",

@@ -124,6 +124,7 @@ def test_cells_share_a_target_exactly_if_they_are_fine_tuned_alike():
 SAME = {
     ("calibration", "self-prompt"): MEDIUM,
     ("self_prompts", "250"): MEDIUM,
+    ("self_prompts_equal_steps", "250"): MEDIUM,
     ("prompt_length", "16"): MEDIUM,
     ("prompt_source", "same data"): MEDIUM,
     ("perturbation", "causal"): MEDIUM,
