@@ -61,7 +61,12 @@ def combine(
     found = combine_audits(results, shadow, chosen, normalise.value, seed)
     _tell(found, line_printer(quiet=quiet, as_json=as_json))
     if as_json:
-        about = {"shadow_records": found.n_shadow_records, "left_out": found.left_out, "warnings": found.warnings}
+        about = {
+            "shadow_records": found.n_shadow_records,
+            "shadow_unscored": dict(found.shadow_unscored),
+            "left_out": found.left_out,
+            "warnings": found.warnings,
+        }
         print_json({**found.comparison.to_json(), **about})
 
 
@@ -76,14 +81,15 @@ def _tell(found: Combined, say: Callable[[str], None]) -> None:
     say(_line("", "AUROC", "TPR at 1 % FPR", "weight"))
     say(_row("combination", numbers, ""))
     for name, single in sorted(comparison.singles.items(), key=lambda item: -item[1].auroc):
-        say(_row(name, single, f"{weights[name]:+.2f}"))
+        say(_row(name, single, f"{weights[name]:+.2g}"))
     for metric, title in (("auroc", "AUROC"), ("tpr_at_1pct_fpr", "TPR at 1 % FPR")):
-        say(f"{title}: {_gain(comparison.gain[metric])} against {comparison.best[metric]}, the best single attack here")
-    unscored = [f"{name} {count}" for name, count in comparison.unscored.items() if count]
-    if unscored:
-        say(f"without a score, counted as that attack's median: {', '.join(unscored)}")
+        say(f"{title}: {_gain(comparison.gain[metric], comparison.best[metric])}")
+    for place, counts in (("", comparison.unscored), (" of the shadow", found.shadow_unscored)):
+        told = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+        if told:
+            say(f"records{place} without a score, counted as that attack's median: {told}")
     if found.left_out:
-        say(f"left out, not run on the shadow: {', '.join(found.left_out)}")
+        say(f"left out, without scores of the shadow: {', '.join(found.left_out)}")
     for warning in found.warnings:
         say(f"warning: {warning}")
 
@@ -95,12 +101,15 @@ def _row(name: str, numbers: Summary, weight: str) -> str:
 
 
 def _line(name: str, auroc: str, tpr: str, weight: str) -> str:
-    return f"  {name:<14}  {auroc:<20}  {tpr:<20}  {weight:>6}".rstrip()
+    return f"  {name:<14}  {auroc:<20}  {tpr:<20}  {weight:>8}".rstrip()
 
 
 def _interval(value: float, interval: tuple[float, float]) -> str:
     return "{:.3f} [{:.3f}, {:.3f}]".format(value, *interval)
 
 
-def _gain(gain: Gain) -> str:
-    return gain.reason or "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain.value, *gain.interval)
+def _gain(gain: Gain, best: str) -> str:
+    if gain.reason:
+        return gain.reason
+    low, high = gain.interval
+    return f"{gain.value:+.3f} [{low:+.3f}, {high:+.3f}] against {best}, the best single attack here"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spvmia_plugin.combination.compare import AUROC, TPR, Comparison, compare
 from spvmia_plugin.combination.weights import Scored, fit
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.leaderboard.comparable import base_model, conditions, differences
+from spvmia_plugin.leaderboard.comparable import base_model, conditions, differences, target_identity
 from spvmia_plugin.results import Audit, read_latest
 from spvmia_plugin.results.findings import failed, touches
 from spvmia_plugin.shown import shown
 
 _OWN = ("data set", "data", "membership", "members and non-members")
 """Conditions that a shadow need not share with the target: its records are its own. Their share of members counts."""
+TARGET, SHADOW = "RESULTS", "--shadow"
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Combined:
     Attributes:
         comparison: its numbers.
         n_shadow_records: records of all shadows, which the weights were fitted on.
-        left_out: attacks of the target's audit that a shadow's lacks.
-        warnings: in plain sentences, what may keep the weights from carrying over.
+        shadow_unscored: how many of them an attack has no score for, by attack.
+        left_out: attacks of the target's audit that a shadow has no scores of.
+        warnings: in plain sentences, what may keep the weights from carrying over, and what limits the numbers.
     """
 
     comparison: Comparison
     n_shadow_records: int
+    shadow_unscored: Mapping[str, int]
     left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -52,47 +55,76 @@ def combine(
         seed: of the bootstraps.
 
     Raises:
-        SpvmiaError: an audit cannot be read or has no samples, a shadow is the target's own audit, an attack is
-            missing, or the shadows have too few documents.
+        SpvmiaError: an audit cannot be read or has no samples, two audits are of one model or of the same records, an
+            attack is missing, or an audit has too few records of a class.
     """
-    audited = _audit(target, "RESULTS")
-    known = [_audit(place, "--shadow") for place in shadows]
-    for place, audit in zip(shadows, known, strict=True):
-        _check_other_records(audited, audit, place)
+    audited = _audit(target, TARGET)
+    known = [_audit(place, SHADOW) for place in shadows]
+    _check_both_classes(audited, target)
+    _check_apart([(TARGET, audited), *((str(place), audit) for place, audit in zip(shadows, known, strict=True))])
     there = _attacks(audited)
     common = [name for name in there if all(name in _attacks(audit) for audit in known)]
     chosen = _chosen(attacks, there, common)
-    fitted = fit([_scored(audit, chosen) for audit in known], chosen, normalisation)
+    scored = [_scored(audit, chosen) for audit in known]
+    comparison = compare(fit(scored, chosen, normalisation), _scored(audited, chosen), seed=seed)
     return Combined(
-        comparison=compare(fitted, _scored(audited, chosen), seed=seed),
-        n_shadow_records=sum(len(audit.records) for audit in known),
+        comparison=comparison,
+        n_shadow_records=sum(len(one.labels) for one in scored),
+        shadow_unscored={name: sum(one.unscored(name) for one in scored) for name in chosen},
         left_out=tuple(name for name in there if name not in chosen) if attacks is None else (),
-        warnings=tuple(_warnings(audited, known, shadows, chosen)),
+        warnings=tuple(_warnings(audited, known, shadows, chosen)) + _limits(comparison),
     )
 
 
 def _audit(place: Path, option: str) -> Audit:
-    """The one audit of the newest run."""
-    audits = read_latest(place).audits
+    """The one audit of the newest run; canaries that were planted beside the records are another matter."""
+    found = read_latest(place, option).audits
+    audits = [audit for audit in found if not audit.tasks[0].is_canary_audit] or found
     if len(audits) > 1:
         names = ", ".join(shown(audit.dataset) for audit in audits)
         raise SpvmiaError(
-            f"{option}: expected a run that audits one data set, got {names} in {place}; run one of them by itself"
+            f"{option}: expected a run that audits one set of records, got {names} in {place}; run one by itself"
         )
     if not audits[0].has_samples:
         raise SpvmiaError(
             f"{option}: expected the scores of each record, got a run without samples in {place}; run lm_eval with "
             "--log_samples"
         )
+    if not _attacks(audits[0]):
+        raise SpvmiaError(
+            f"{option}: expected an attack on the model that scored a record, got none in {place}; run other attacks"
+        )
     return audits[0]
 
 
-def _check_other_records(target: Audit, shadow: Audit, place: Path) -> None:
-    if shadow.record["data"]["fingerprint"] == target.record["data"]["fingerprint"]:
+def _check_both_classes(target: Audit, place: Path) -> None:
+    members = int(target.labels().sum())
+    others = len(target.records) - members
+    if not (members and others):
         raise SpvmiaError(
-            f"--shadow: expected an audit of other records, got those of RESULTS in {place}: the weights would be "
-            "fitted on the labels they are judged by; fine-tune a shadow on records that are not audited"
+            f"{TARGET}: expected members and non-members, got {members} and {others} in {place}; audit both"
         )
+
+
+def _check_apart(audits: Sequence[tuple[str, Audit]]) -> None:
+    """No two audits of one model or of the same records: labels would be fitted and judged, or fitted twice."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, audit in audits:
+        data = audit.record["data"]
+        marks = {
+            "the same records and prompts": data["fingerprint"],
+            "records of the same manifest": data.get("manifest_fingerprint"),
+            "the same model": target_identity(audit),
+        }
+        for what, value in marks.items():
+            if value and (what, str(value)) in seen:
+                other = seen[what, str(value)]
+                raise SpvmiaError(
+                    f"{SHADOW}: expected audits of different models on different records, got {what} in "
+                    f"{shown(other)} and {shown(name)}: weights must not be fitted on labels they are judged by; "
+                    "fine-tune a shadow on records that are not audited"
+                )
+            seen[what, str(value)] = name
 
 
 def _attacks(audit: Audit) -> list[str]:
@@ -103,13 +135,13 @@ def _attacks(audit: Audit) -> list[str]:
 def _chosen(asked: Sequence[str] | None, there: Sequence[str], common: Sequence[str]) -> list[str]:
     if asked is None and not common:
         raise SpvmiaError(
-            f"--shadow: expected attacks of RESULTS ({', '.join(there)}), got none of them; run the same tasks on both"
+            f"{SHADOW}: expected attacks of RESULTS ({', '.join(there)}), got none of them; run the same tasks on both"
         )
     missing = [name for name in asked or () if name not in common]
-    if missing:
+    if missing or asked == []:
         raise SpvmiaError(
-            f"--attacks: expected attacks that all audits have ({', '.join(common) or 'none'}), got "
-            f"{', '.join(missing)}; leave them out, or run them"
+            f"--attacks: expected attacks that all audits have scores of ({', '.join(common) or 'none'}), got "
+            f"{', '.join(map(repr, missing)) or 'none'}; leave them out, or run them"
         )
     return list(dict.fromkeys(common if asked is None else asked))
 
@@ -121,13 +153,12 @@ def _scored(audit: Audit, attacks: Sequence[str]) -> Scored:
 
 def _warnings(target: Audit, known: Sequence[Audit], shadows: Sequence[Path], attacks: Sequence[str]) -> list[str]:
     """Failed conditions of the audits, and what sets them apart: weights carry over between models made alike."""
-    found = [f"RESULTS: {message}" for message in _failed(target, attacks)]
-    ours = _conditions(target, attacks)
+    found = [f"{TARGET}: {message}" for message in _failed(target, attacks)]
     for place, audit in zip(shadows, known, strict=True):
         found += [f"{place}: {message}" for message in _failed(audit, attacks)]
-        apart = differences(ours, _conditions(audit, attacks))
+        apart = differences(*_conditions(target, audit, attacks))
         if apart:
-            found.append(f"{place}: differs from RESULTS in more than its records: {apart}")
+            found.append(f"{place}: made or audited otherwise than RESULTS: {apart}")
     return [shown(sentence) for sentence in found]
 
 
@@ -137,11 +168,25 @@ def _failed(audit: Audit, attacks: Sequence[str]) -> list[str]:
     return [str(finding["message"]) for finding in failed(audit) if any(touches(finding, *number) for number in asked)]
 
 
-def _conditions(audit: Audit, attacks: Sequence[str]) -> dict[str, str]:
-    tasks = [task for task in audit.model_attacks if task.attack in attacks]
-    found = conditions(audit, tasks, "models", "fingerprint")
-    return {
-        **{name: value for name, value in found.items() if name not in _OWN},
-        "base model": base_model(audit),
-        "share of members": f"{audit.labels().mean():.2f}",
-    }
+def _conditions(one: Audit, other: Audit, attacks: Sequence[str]) -> list[dict[str, str]]:
+    """What the two should have in common; the base model by its weights where both audits loaded it, else by name."""
+    audits = (one, other)
+    loaded = all(audit.record.get("models", {}).get("base", {}).get("weights") for audit in audits)
+    result = []
+    for audit in audits:
+        tasks = [task for task in audit.model_attacks if task.attack in attacks]
+        found = conditions(audit, tasks, "models", "fingerprint")
+        result.append(
+            {
+                **{name: value for name, value in found.items() if name not in _OWN},
+                "base model": base_model(audit) if loaded else str(audit.record["data"].get("base_model")),
+                "share of members": f"{audit.labels().mean():.2f}",
+            }
+        )
+    return result
+
+
+def _limits(comparison: Comparison) -> tuple[str, ...]:
+    """What limits the combination's own numbers; the TPR at 0.1 % is not among them."""
+    numbers = comparison.combined
+    return tuple(text for text in numbers.warnings if text != numbers.tpr_at_0_1pct_fpr.reason)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spvmia_plugin.combination.weights import Combination, Scored
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Floats
 from spvmia_plugin.metrics.gain import Gain, gains
 from spvmia_plugin.metrics.summary import Summary, summarise
@@ -63,9 +64,15 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> Compa
         combination: fitted on shadows.
         target: scores of at least the combination's attacks, with the labels that the numbers are computed from.
         seed: of the bootstraps.
+
+    Raises:
+        SpvmiaError: an attack of the combination was not run on the target.
     """
+    absent = [name for name in combination.attacks if name not in target.scores]
+    if absent:
+        raise SpvmiaError(f"RESULTS: expected scores of {', '.join(absent)}, got none; run these attacks on the target")
     combined = combination.score(target.scores)
-    values = {name: _filled(np.asarray(target.scores[name], dtype=float)) for name in combination.attacks}
+    values = {name: _filled(target.scores[name]) for name in combination.attacks}
     singles = {name: summarise(scores, target.labels, target.clusters, seed=seed) for name, scores in values.items()}
     best = {
         AUROC: max(singles, key=lambda name: _or_least(singles[name].auroc)),
@@ -75,7 +82,7 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> Compa
         combination=combination,
         combined=summarise(combined, target.labels, target.clusters, seed=seed),
         singles=singles,
-        unscored={name: int(np.sum(~np.isfinite(target.scores[name]))) for name in combination.attacks},
+        unscored={name: target.unscored(name) for name in combination.attacks},
         best=best,
         gain={
             metric: gains(combined, values[name], target.labels, target.clusters, seed=seed)[number]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, cluster_codes
+from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, check_labels, cluster_codes
 
 NORMALISATIONS = ("z", "rank")
 STRENGTHS: NDArray[np.float64] = np.logspace(-3, 2, 11)
@@ -33,11 +33,24 @@ class Scored:
         scores: (n,) of each attack, NaN where a record has none; higher = member.
         labels: (n,) bool, whether a record is a member.
         clusters: (n,) its document.
+
+    Raises:
+        SpvmiaError: lengths differ.
     """
 
     scores: Mapping[str, Floats]
     labels: Bools
     clusters: Sequence[Hashable]
+
+    def __post_init__(self) -> None:
+        arrays = {name: check_labels(scores, self.labels) for name, scores in self.scores.items()}
+        object.__setattr__(self, "scores", {name: values for name, (values, _) in arrays.items()})
+        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.bool_))
+        cluster_codes(self.clusters, len(self.labels))
+
+    def unscored(self, attack: str) -> int:
+        """How many records an attack has no score for."""
+        return int(np.sum(~np.isfinite(self.scores[attack])))
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ def features(scores: Mapping[str, Floats], attacks: Sequence[str], normalisation
     and not, which takes no label but assumes that the share of members is about the same in both audits. A record
     without a score gets the middle, 0.
     """
-    return np.column_stack([_normalised(np.asarray(scores[name], dtype=float), normalisation) for name in attacks])
+    return np.column_stack([_normalised(scores[name], normalisation) for name in attacks])
 
 
 def _normalised(values: Floats, normalisation: str) -> Floats:
@@ -98,21 +111,25 @@ def fit(shadows: Sequence[Scored], attacks: Sequence[str], normalisation: str = 
         normalisation: `z`, by median and quartiles, or `rank`.
 
     Raises:
-        SpvmiaError: the normalisation is unknown, an attack was not run on a shadow, or the shadows have too few
-            documents of a class.
+        SpvmiaError: the normalisation is unknown, there is no shadow or nothing to combine, an attack was not run on a
+            shadow, or a shadow has too few documents of a class.
     """
     if normalisation not in NORMALISATIONS:
         raise SpvmiaError(
             f"--normalise: expected one of {', '.join(NORMALISATIONS)}, got {normalisation!r}; correct it"
         )
+    if not shadows or not attacks:
+        raise SpvmiaError(
+            f"--shadow: expected at least one shadow and one attack, got {len(shadows)} and {len(attacks)}; name them"
+        )
     absent = sorted({name for name in attacks for shadow in shadows if name not in shadow.scores})
     if absent:
         raise SpvmiaError(f"--shadow: expected scores of {', '.join(absent)}, got none; run these attacks on it")
+    for shadow in shadows:
+        _check_documents(shadow)
     labels = np.concatenate([shadow.labels for shadow in shadows])
-    codes = _documents(shadows)
-    _check_documents(labels, codes)
     inputs = np.concatenate([features(shadow.scores, attacks, normalisation) for shadow in shadows])
-    return _fitted(inputs, labels, codes, attacks, normalisation)
+    return _fitted(inputs, labels, _documents(shadows), attacks, normalisation)
 
 
 def _documents(shadows: Sequence[Scored]) -> Codes:
@@ -123,8 +140,10 @@ def _documents(shadows: Sequence[Scored]) -> Codes:
     )
 
 
-def _check_documents(labels: Bools, codes: Codes) -> None:
-    for name, chosen in (("members", labels), ("non-members", ~labels)):
+def _check_documents(shadow: Scored) -> None:
+    """Each shadow is normalised by itself, so each needs both classes."""
+    codes = cluster_codes(shadow.clusters, len(shadow.labels))
+    for name, chosen in (("members", shadow.labels), ("non-members", ~shadow.labels)):
         found = len(np.unique(codes[chosen]))
         if found < FOLDS:
             raise SpvmiaError(
@@ -137,6 +156,11 @@ def _fitted(inputs: Floats, labels: Bools, codes: Codes, attacks: Sequence[str],
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 
     folds = list(StratifiedGroupKFold(FOLDS).split(inputs, labels, codes))
+    if any(len(np.unique(labels[held_out])) < 2 for _, held_out in folds):
+        raise SpvmiaError(
+            f"--shadow: expected documents that {FOLDS} folds of both classes can be made of, got too few, or too many "
+            "that hold both classes; audit a shadow of more documents"
+        )
     search = GridSearchCV(
         LogisticRegression(max_iter=2000), {"C": STRENGTHS}, cv=folds, scoring="roc_auc", error_score="raise"
     )

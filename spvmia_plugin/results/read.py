@@ -17,42 +17,50 @@ _RESULTS, _SAMPLES = "results_", "samples_"
 _NOT_METRICS = {"name", "alias", "sample_len", "sample_count", "samples", " "}
 
 
-def read_runs(place: Path) -> list[HarnessRun]:
+def read_runs(place: Path, option: str = "RESULTS") -> list[HarnessRun]:
     """Read every run below a folder, or the one of a results file, the oldest first.
 
     Args:
         place: what was given to lm_eval as `--output_path`, or one `results_*.json` in it.
+        option: what named it, for errors.
 
     Raises:
         SpvmiaError: there is no results file, or one that cannot be read.
     """
-    return sorted((_read_run(path) for path in _results_files(place)), key=lambda run: run.date)
+    return sorted((_read_run(path) for path in _results_files(place, option)), key=lambda run: run.date)
 
 
-def read_latest(place: Path) -> HarnessRun:
+def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
     """Read the newest run with an audit in it.
+
+    Args:
+        place: as for `read_runs`.
+        option: likewise.
 
     Raises:
         SpvmiaError: as `read_runs`, or no run holds a privacy audit.
     """
-    audited = [run for run in read_runs(place) if run.audits]
+    audited = [run for run in read_runs(place, option) if run.audits]
     if not audited:
         raise SpvmiaError(
-            f"RESULTS: expected the output of an lm_eval run with a privacy task, got none in {place}; run for example "
-            "`spvmia run --tasks spv_mia_custom ... --output_path results --log_samples`"
+            f"{option}: expected the output of an lm_eval run with a privacy task, got none in {place}; run for "
+            "example `spvmia run --tasks spv_mia_custom ... --output_path results --log_samples`"
         )
     return audited[-1]
 
 
-def _results_files(place: Path) -> list[Path]:
+def _results_files(place: Path, option: str) -> list[Path]:
     if place.is_file():
         return [place]
     if not place.exists():
-        raise SpvmiaError(f"RESULTS: expected lm_eval's output folder or results file, got {place}, which is not there")
+        raise SpvmiaError(
+            f"{option}: expected lm_eval's output folder or results file, got {place}, which is not there"
+        )
     found = sorted(place.rglob(f"{_RESULTS}*.json"))
     if not found:
         raise SpvmiaError(
-            f"RESULTS: expected a folder with {_RESULTS}*.json, got {place} without one; run lm_eval with --output_path"
+            f"{option}: expected a folder with {_RESULTS}*.json, got {place} without one; run lm_eval with "
+            "--output_path"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -16,8 +17,10 @@ TARGET = {"spv": 1.0, "ez": 1.0, "loss": 0.3, "bag_of_words": 3.0}
 RECIPE = {"finetune": {"method": "lora", "epochs": 3.0, "seed": 0}}
 
 
-def audited(folder, strengths=TARGET, *, number=0, n=(150, 150), findings=(), provenance=RECIPE, **run):
-    """A results folder of an audit of its own records."""
+def audited(
+    folder, strengths=TARGET, *, number=0, weights=None, n=(150, 150), findings=(), provenance=RECIPE, every=0, **run
+):
+    """A results folder of an audit of its own model and records, or of the model with these weights."""
     audit = fake_audit(
         strengths,
         records=fake_records(*n, seed=number),
@@ -25,7 +28,12 @@ def audited(folder, strengths=TARGET, *, number=0, n=(150, 150), findings=(), pr
         fingerprint=f"{number:064d}",
         findings=list(findings),
         provenance=provenance,
+        unscored_every=every,
     )
+    for task in audit:
+        models = copy.deepcopy(task.config["metadata"]["mia_audit"]["models"])
+        models["target"]["weights"] = [{"files": {"model": f"{number if weights is None else weights}"}}]
+        task.config["metadata"]["mia_audit"]["models"] = models
     write_run(folder, [audit], **run)
     return folder
 
@@ -79,11 +87,11 @@ def test_json_has_every_number_and_goes_alone_to_stdout(places):
 def test_attacks_that_one_shadow_lacks_are_left_out_and_named(places):
     target, shadow, other = places
     result = run(target, "--shadow", shadow, "--shadow", other)
-    assert "left out, not run on the shadow: ez" in result.stdout
+    assert "left out, without scores of the shadow: ez" in result.stdout
     assert "weights fitted on 600 records" in result.stdout
     asked = run(target, "--shadow", shadow, "--shadow", other, "--attacks", "spv,ez")
     assert asked.exit_code == 1
-    assert asked.stderr.startswith("--attacks: expected attacks that all audits have (spv, loss), got ez;")
+    assert asked.stderr.startswith("--attacks: expected attacks that all audits have scores of (spv, loss), got 'ez';")
 
 
 def test_what_sets_a_shadow_apart_is_said(places, tmp_path):
@@ -99,15 +107,38 @@ def test_what_sets_a_shadow_apart_is_said(places, tmp_path):
 
 
 def test_unscored_records_are_counted(places, tmp_path):
-    audit = fake_audit({"spv": 1.0, "loss": 0.3}, unscored_every=10, findings=[])
-    write_run(tmp_path, [audit])
+    audited(tmp_path, number=3, every=10)
     result = run(tmp_path, "--shadow", places[1], "--attacks", "spv, loss")
-    assert "without a score, counted as that attack's median: spv 30, loss 30" in result.stdout
+    assert "\nrecords without a score, counted as that attack's median: spv 30, loss 30" in result.stdout
+    result = run(places[0], "--shadow", tmp_path, "--attacks", "loss")
+    assert "\nrecords of the shadow without a score, counted as that attack's median: loss 30" in result.stdout
 
 
-def test_the_target_itself_is_no_shadow(places):
-    with pytest.raises(SpvmiaError, match="--shadow: expected an audit of other records"):
-        combine(places[0], [places[0]])
+def test_what_limits_the_numbers_is_said(places, tmp_path):
+    result = run(audited(tmp_path, number=3, n=(10, 10)), "--shadow", places[1])
+    assert "TPR at 1 % FPR: 10 non-members cannot resolve an FPR of 1 %: at least 100 are needed\n" in result.stdout
+    assert "warning: one class has records of only 10 documents" in result.stdout
+    assert "0.1 %" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("shared", "what"),
+    [
+        ({"number": 0, "weights": 9}, "the same records and prompts"),
+        ({"number": 9, "weights": 0}, "the same model"),
+        ({"number": 9, "provenance": {"manifest_fingerprint": "a"}}, "records of the same manifest"),
+    ],
+)
+def test_the_labels_of_the_target_are_no_shadow(tmp_path, shared, what):
+    target = audited(tmp_path / "target", provenance={"manifest_fingerprint": "a"})
+    shadow = audited(tmp_path / "shadow", **shared)
+    with pytest.raises(SpvmiaError, match=rf"--shadow: expected audits of different .* got {what} in RESULTS and "):
+        combine(target, [shadow])
+
+
+def test_one_shadow_counts_once(places):
+    with pytest.raises(SpvmiaError, match="--shadow: expected audits of different models"):
+        combine(places[0], [places[1], places[1]])
 
 
 def test_a_run_without_samples_is_an_error(places, tmp_path):
@@ -119,7 +150,19 @@ def test_a_run_without_samples_is_an_error(places, tmp_path):
 def test_a_run_of_two_data_sets_is_an_error(places, tmp_path):
     two = [fake_audit({"spv": 1.0}, dataset=name, fingerprint=f"{k:064d}") for k, name in ((7, "custom"), (8, "xsum"))]
     write_run(tmp_path, two)
-    with pytest.raises(SpvmiaError, match="RESULTS: expected a run that audits one data set, got custom, xsum"):
+    with pytest.raises(SpvmiaError, match="RESULTS: expected a run that audits one set of records, got custom, xsum"):
+        combine(tmp_path, [places[1]])
+
+
+def test_canaries_beside_the_records_are_left_alone(places, tmp_path):
+    both = [fake_audit({"spv": 1.0}, fingerprint="a" * 64), fake_audit({"spv": 1.0}, canary=True)]
+    write_run(tmp_path, both)
+    assert combine(tmp_path, [places[1]]).comparison.best["auroc"] == "spv"
+
+
+def test_one_class_alone_is_an_error(places, tmp_path):
+    audited(tmp_path, number=3, n=(20, 0))
+    with pytest.raises(SpvmiaError, match="RESULTS: expected members and non-members, got 20 and 0"):
         combine(tmp_path, [places[1]])
 
 
@@ -129,7 +172,24 @@ def test_audits_with_nothing_in_common_are_an_error(places, tmp_path):
         combine(places[0], [tmp_path])
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path):
-    result = run(tmp_path / "nothing", "--shadow", tmp_path)
+def test_an_audit_that_scored_nothing_is_an_error(places, tmp_path):
+    audited(tmp_path, {"lira_candidate": None, "bag_of_words": 0.5}, number=5)
+    with pytest.raises(SpvmiaError, match="RESULTS: expected an attack on the model that scored a record, got none"):
+        combine(tmp_path, [places[1]])
+
+
+@pytest.mark.parametrize(("names", "got"), [("", "''"), ("loss,", "''"), ("los", "'los'")])
+def test_attacks_that_are_none_are_an_error(places, names, got):
+    result = run(places[0], "--shadow", places[1], "--attacks", names)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        f"--attacks: expected attacks that all audits have scores of (spv, ez, loss), got {got};"
+    )
+
+
+def test_a_folder_that_is_not_there_is_one_line_with_the_option_that_named_it(places, tmp_path):
+    result = run(tmp_path / "nothing", "--shadow", places[1])
     assert result.exit_code == 1
     assert result.stderr.startswith("RESULTS: expected lm_eval's output folder")
+    assert run(places[0], "--shadow", tmp_path / "nothing").stderr.startswith("--shadow: expected lm_eval's output")
+    assert run(places[0], "--shadow", tmp_path).stderr.startswith("--shadow: expected a folder with results_*.json")

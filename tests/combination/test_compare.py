@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from spvmia_plugin.combination import compare, fit
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.summary import summarise
 from tests.combination.test_weights import GAPS, scored
 
@@ -46,3 +48,9 @@ def test_the_outcome_is_json_with_null_for_what_is_not_resolved():
     assert found["gain"]["tpr_at_1pct_fpr"]["value"] is None
     assert "40 non-members" in found["gain"]["tpr_at_1pct_fpr"]["reason"]
     assert set(found["combination"]["weights"]) == set(GAPS)
+
+
+def test_attacks_that_the_target_lacks_are_an_error():
+    fitted = fit([scored(0)], tuple(GAPS))
+    with pytest.raises(SpvmiaError, match="RESULTS: expected scores of ez, loss, got none"):
+        compare(fitted, scored(1, gaps={"spv": 1.0}))

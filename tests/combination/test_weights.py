@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spvmia_plugin.combination import Scored, compare, fit
+from spvmia_plugin.combination import Scored, compare, fit, weights
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
 
@@ -72,12 +72,49 @@ def test_two_shadows_are_each_on_their_own_scale():
     assert np.allclose(both.weights, same_scale.weights)
 
 
-def test_documents_of_two_shadows_with_one_id_are_two_documents():
-    """Ids are `file:row`, and shadows come from files of one name."""
-    few = [scored(seed, n=4) for seed in (0, 1)]
+def test_documents_of_two_shadows_with_one_id_are_two_documents(monkeypatch):
+    """Ids are `file:row`, and shadows come from files of one name: a fold must not tear apart what it takes for one."""
+    seen = []
+    monkeypatch.setattr(weights, "_fitted", lambda _, __, codes, *___: seen.append(codes))
+    fit([scored(0), scored(1)], tuple(GAPS))
+    assert len(np.unique(seen[0])) == 400
+
+
+def test_each_shadow_needs_both_classes():
+    """Each is normalised by itself: two of one class each would have their whole signal taken out."""
+    one = scored(0)
+    halves = [
+        Scored({name: v[one.labels == member] for name, v in one.scores.items()}, one.labels[one.labels == member],
+               [c for c, label in zip(one.clusters, one.labels, strict=True) if label == member])
+        for member in (True, False)
+    ]  # fmt: skip
+    with pytest.raises(SpvmiaError, match="--shadow: expected non-members of at least 5 documents, got 0"):
+        fit(halves, tuple(GAPS))
     with pytest.raises(SpvmiaError, match="members of at least 5 documents, got 2"):
-        fit(few[:1], tuple(GAPS))
-    assert len(fit([*few, scored(2, n=4)], tuple(GAPS)).weights) == 3
+        fit([scored(0, n=4)], tuple(GAPS))
+
+
+def test_folds_that_cannot_hold_both_classes_are_an_error():
+    held = [(9, 9), (7, 8), (0, 10), (23, 0), (6, 6), (5, 5), (26, 0)]  # members and non-members of each document
+    labels = np.concatenate([np.arange(m + n) < m for m, n in held])
+    clusters = [number for number, (m, n) in enumerate(held) for _ in range(m + n)]
+    with pytest.raises(SpvmiaError, match="--shadow: expected documents that 5 folds of both classes"):
+        fit([Scored({"spv": np.arange(len(labels))}, labels, clusters)], ("spv",))
+
+
+def test_nothing_to_fit_is_an_error():
+    with pytest.raises(SpvmiaError, match="--shadow: expected at least one shadow and one attack, got 0 and 1"):
+        fit([], ("spv",))
+    with pytest.raises(SpvmiaError, match="got 1 and 0"):
+        fit([scored(0)], ())
+
+
+def test_arrays_of_other_lengths_are_an_error_and_labels_may_be_numbers():
+    assert Scored({"spv": np.zeros(2)}, np.array([0, 1]), "ab").labels.dtype == bool
+    with pytest.raises(SpvmiaError, match="one score for each label"):
+        Scored({"spv": np.zeros(3)}, np.array([0, 1]), "ab")
+    with pytest.raises(SpvmiaError, match="clusters: expected 2"):
+        Scored({"spv": np.zeros(2)}, np.array([0, 1]), "abc")
 
 
 def test_a_record_without_a_score_counts_as_the_middle():

@@ -50,6 +50,19 @@ def test_an_attack_gains_nothing_over_itself_on_another_scale():
         assert (gain.value, gain.interval) == (0.0, (0.0, 0.0))
 
 
+@pytest.mark.parametrize("gap", [0.0, 50.0])
+def test_two_attacks_that_both_find_all_or_nothing_are_not_surely_equal(gap):
+    rng = np.random.default_rng(0)
+    ours, theirs = (rng.random(400) + gap * LABELS for _ in range(2))
+    if not gap:
+        ours[399] = theirs[398] = ours[398] = theirs[399] = 2.0  # two others on top of all: both find no member
+        ours[397] = theirs[396] = 2.0
+    of_auroc, of_tpr = gains(ours, theirs, LABELS)
+    assert of_tpr.value == 0
+    assert -0.03 < of_tpr.interval[0] < 0 < of_tpr.interval[1] < 0.03
+    assert of_auroc.interval[0] < 0 < of_auroc.interval[1]
+
+
 def test_pairing_narrows_the_interval():
     ours, theirs = draw()
     paired = gains(ours, theirs, LABELS)[0].interval
@@ -96,7 +109,7 @@ def test_coverage_of_few_audits():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [250, 1000])
-@pytest.mark.parametrize(("theirs", "ours"), [(0.6, 0.6), (0.78, 0.82), (0.7, 0.95), (0.95, 0.97)])
+@pytest.mark.parametrize(("theirs", "ours"), [(0.6, 0.6), (0.78, 0.82), (0.7, 0.95), (0.95, 0.97), (0.999, 0.9999)])
 @pytest.mark.parametrize("per_document", [1, 5])
 def test_coverage(n, theirs, ours, per_document):
     of_auroc, of_tpr = gain_coverage(n, theirs, ours, per_document, 500, seed=0)
