@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from spvmia_plugin.metrics.arrays import (
@@ -22,7 +22,7 @@ from spvmia_plugin.metrics.arrays import (
     json_interval,
     json_number,
 )
-from spvmia_plugin.metrics.intervals import auroc_stderr_floor, design_effect, estimate_auroc, tpr_replicates
+from spvmia_plugin.metrics.intervals import AurocEstimate, design_effect, estimate_auroc, tpr_replicates
 from spvmia_plugin.metrics.roc import tpr_at_fpr
 
 
@@ -57,10 +57,11 @@ def gains(
 ) -> tuple[Gain, Gain]:
     """How much the first of two attacks gains over the second, in AUROC and in TPR at an FPR.
 
-    AUROC: the difference of DeLong's structural components by document (DeLong, DeLong and Clarke-Pearson 1988,
-    Obuchowski 1997), Student's t. TPR: percentiles of a bootstrap over documents in which both attacks see the same
-    documents drawn, each threshold estimated anew. Neither interval is narrower than half a record's worth, but where
-    the two rank all records alike. Coverage by simulation: docs/statistics.md.
+    AUROC: from the two intervals and the correlation of DeLong's structural components by document (DeLong, DeLong and
+    Clarke-Pearson 1988, Obuchowski 1997; MOVER for dependent estimates, Zou 2007). TPR: percentiles of a bootstrap over
+    documents in which both attacks see the same documents drawn, each threshold estimated anew, and no narrower than
+    half a record's worth. Where the two rank all records alike, both intervals are a point. Coverage by simulation:
+    docs/statistics.md.
 
     Args:
         ours: (n,) finite scores.
@@ -89,10 +90,26 @@ def _auroc_gain(ours: Floats, theirs: Floats, labels: Bools, codes: Codes, confi
     value = first.auroc - second.auroc
     if first.reason:
         return Gain(value, NAN_INTERVAL, first.reason)
-    floor = 0.0 if _same_order(ours, theirs) else auroc_stderr_floor(first.n_effective)
-    stderr = max(float(np.linalg.norm(first.influence - second.influence)), floor)
-    reach = float(stdtrit(min(first.df, second.df), 0.5 + confidence / 2)) * stderr
-    return Gain(value, (value - reach, value + reach))
+    if _same_order(ours, theirs):
+        return Gain(value, (value, value))
+    return Gain(value, _mover(first, second, confidence))
+
+
+def _mover(first: AurocEstimate, second: AurocEstimate, confidence: float) -> Interval:
+    """The interval of a difference from those of its parts and the correlation of their errors (MOVER).
+
+    It is as lopsided as they are near 0 and 1, where a symmetric one covers too rarely.
+    """
+    norms = float(np.linalg.norm(first.influence) * np.linalg.norm(second.influence))
+    correlation = float(first.influence @ second.influence) / norms if norms > 0 else 0.0
+    (low_a, high_a), (low_b, high_b) = first.interval(confidence), second.interval(confidence)
+
+    def reach(x: float, y: float) -> float:
+        return math.sqrt(max(0.0, x**2 + y**2 - 2 * correlation * x * y))
+
+    value = first.auroc - second.auroc
+    below = reach(first.auroc - low_a, high_b - second.auroc)
+    return value - below, value + reach(high_a - first.auroc, second.auroc - low_b)
 
 
 def _tpr_gain(

@@ -83,14 +83,9 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
         return AurocEstimate(auroc, math.nan, math.nan, n_effective, np.full(size, np.nan), reason)
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
-    floor = auroc_stderr_floor(n_effective)
+    floor = 1 / (32 * n_effective**2)
     df = _satterthwaite(float(np.sum(sums_m**2)), documents_m, float(np.sum(sums_n**2)), documents_n)
-    return AurocEstimate(auroc, max(math.sqrt(variance), floor), df, n_effective, influence)
-
-
-def auroc_stderr_floor(n_effective: float) -> float:
-    """The least standard error of an AUROC of so many documents a class, where its components do not vary."""
-    return math.sqrt(1 / 32) / n_effective
+    return AurocEstimate(auroc, math.sqrt(max(variance, floor)), df, n_effective, influence)
 
 
 def _centred_sums(deviations: Floats, codes: Codes, size: int) -> tuple[Floats, int]:
