@@ -81,7 +81,7 @@ def _tell(found: Combined, say: Callable[[str], None]) -> None:
     say(_line("", "AUROC", "TPR at 1 % FPR", "weight"))
     say(_row("combination", numbers, ""))
     for name, single in sorted(comparison.singles.items(), key=lambda item: -item[1].auroc):
-        say(_row(name, single, f"{weights[name]:+.2g}"))
+        say(_row(name, single, f"{weights[name]:+#.2g}"))
     for metric, title in (("auroc", "AUROC"), ("tpr_at_1pct_fpr", "TPR at 1 % FPR")):
         say(f"{title}: {_gain(comparison.gain[metric], comparison.best[metric])}")
     for place, counts in (("", comparison.unscored), (" of the shadow", found.shadow_unscored)):
