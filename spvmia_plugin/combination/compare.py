@@ -78,16 +78,17 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> Compa
         AUROC: max(singles, key=lambda name: _or_least(singles[name].auroc)),
         TPR: max(singles, key=lambda name: _or_least(singles[name].tpr_at_1pct_fpr.value)),
     }
+    over = {
+        name: dict(zip(best, gains(combined, values[name], target.labels, target.clusters, seed=seed), strict=True))
+        for name in set(best.values())
+    }
     return Comparison(
         combination=combination,
         combined=summarise(combined, target.labels, target.clusters, seed=seed),
         singles=singles,
         unscored={name: target.unscored(name) for name in combination.attacks},
         best=best,
-        gain={
-            metric: gains(combined, values[name], target.labels, target.clusters, seed=seed)[number]
-            for number, (metric, name) in enumerate(best.items())
-        },
+        gain={metric: over[name][metric] for metric, name in best.items()},
     )
 
 

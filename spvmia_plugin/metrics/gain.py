@@ -22,7 +22,7 @@ from spvmia_plugin.metrics.arrays import (
     json_interval,
     json_number,
 )
-from spvmia_plugin.metrics.intervals import AurocEstimate, design_effect, estimate_auroc, tpr_replicates
+from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, smoothed_share, tpr_replicates
 from spvmia_plugin.metrics.roc import tpr_at_fpr
 
 
@@ -140,6 +140,5 @@ def _floor(apart: Bools, codes: Codes) -> float:
     Half a record is added to either side: two attacks that find all members, or none, differ in no resample, and might
     in the next audit.
     """
-    trials = len(apart) / design_effect(apart, codes)
-    share = (float(np.mean(apart)) * trials + 0.5) / (trials + 1)
+    share, trials = smoothed_share(apart, codes)
     return math.sqrt(share / (trials + 1))

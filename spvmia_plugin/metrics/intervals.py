@@ -259,6 +259,11 @@ def _floor(scores: Floats, is_member: Bools, codes: Codes, fpr: float) -> float:
     """Binomial standard error of the TPR with half a record added to either side."""
     members, others = scores[is_member], scores[~is_member]
     hits = members > np.sort(others)[::-1][allowed_false_positives(len(others), fpr)]
-    trials = len(members) / design_effect(hits, codes[is_member])
-    share = (float(np.mean(hits)) * trials + 0.5) / (trials + 1)
+    share, trials = smoothed_share(hits, codes[is_member])
     return math.sqrt(share * (1 - share) / (trials + 1))
+
+
+def smoothed_share(indicator: Bools, codes: Codes) -> tuple[float, float]:
+    """The share of records an indicator holds for, half a record added to either side, and their effective number."""
+    trials = len(indicator) / design_effect(indicator, codes)
+    return (float(np.mean(indicator)) * trials + 0.5) / (trials + 1), trials
