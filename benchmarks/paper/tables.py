@@ -209,7 +209,21 @@ def combination_table(found: Sequence[Mapping[str, Any]], summaries: Summaries) 
         *("`lira_candidate`", "seeds", "n"),
     )
     rows = (_combination_row(cell, shadow, how, ones, summaries) for (cell, shadow, how), ones in by_cell.items())
-    return table(header, rows)
+    return f"{table(header, rows)}\n\n{_over_targets(found)}"
+
+
+def _over_targets(found: Sequence[Mapping[str, Any]]) -> str:
+    """The gains over all targets of a kind of shadow, whatever base and data, with Student's t over the targets."""
+    lines = []
+    for shadow in dict.fromkeys(one["shadow"] for one in found):
+        parts = []
+        for metric, title in zip(BOTH, ("AUROC", "TPR at 1 % FPR"), strict=True):
+            values = [v for one in found if one["shadow"] == shadow and (v := one["gain"][metric]["value"]) is not None]
+            gain = difference(values, [0.0] * len(values))
+            above = sum(value > 0 for value in values)
+            parts.append(f"{title} {signed(gain)}, above the best single attack in {above} of {len(values)}")
+        lines.append(f"Over all targets with the shadow {shadow}: {'; '.join(parts)}.")
+    return "\n".join(lines)
 
 
 def _normalised(one: Mapping[str, Any]) -> str:

@@ -667,7 +667,8 @@ def scored(seed, n=200):
 def test_the_table_of_combinations_has_a_row_for_each_cell_and_shadow():
     found = [combined(0), combined(1), combined(0, shadow="self_prompts")]
     summaries = {dataclasses.replace(MEDIUM, seed=seed): {"attacks": {"lira_candidate": entry(0.8)}} for seed in (0, 1)}
-    rows = [cells_of(line) for line in tables.combination_table(found, summaries).splitlines()[2:]]
+    lines = tables.combination_table(found, summaries).splitlines()
+    rows = [cells_of(line) for line in lines[2:4]]
     assert [row[0] for row in rows] == ["base, ag_news, medium, held_out", "base, ag_news, medium, self_prompts"]
     aurocs = [one["combination"]["metrics"]["auroc"] for one in found[:2]]
     assert rows[0][1].startswith(f"{statistics.fmean(aurocs):.3f} [")
@@ -676,10 +677,14 @@ def test_the_table_of_combinations_has_a_row_for_each_cell_and_shadow():
     assert rows[0][5].startswith("0.800 [")
     assert [row[6] for row in rows] == ["2", "1"]
     assert rows[0][7] == "200+200"
+    above = sum(gain > 0 for gain in gains)
+    told = f"Over all targets with the shadow held_out: AUROC {statistics.fmean(gains):+.3f} ["
+    assert lines[5].startswith(told)
+    assert f"above the best single attack in {above} of 2; TPR at 1 % FPR" in lines[5]
 
 
 def test_what_the_records_of_a_combination_do_not_resolve_is_not_printed():
-    row = cells_of(tables.combination_table([combined(0, n=40)], {}).splitlines()[-1])
+    row = cells_of(tables.combination_table([combined(0, n=40)], {}).splitlines()[2])
     assert row[1].endswith("; not resolved")
     assert row[4] == "not resolved"
     assert row[5] == ""
