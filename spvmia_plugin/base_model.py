@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.data.packing import Block
+from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
 
@@ -76,19 +77,13 @@ class BaseModel:
         Raises:
             SpvmiaError: a text with nothing to predict.
         """
-        sequences = []
+        sequences, reading = [], Reading(self.tokenizer)
         for block in blocks:
-            ids = list(self.tokenizer(block.text, verbose=False)["input_ids"])[: self.context]
+            ids = reading.natural(block.text)[: self.context]
             if len(ids) < 2:
                 raise SpvmiaError(f"--data: {block.id}: expected at least 2 tokens to train on, got fewer; remove it")
             sequences.append(ids)
         return sequences
-
-    @property
-    def pad_token_id(self) -> int:
-        """Any token: padding has no loss."""
-        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return next(int(token_id) for token_id in ids if token_id is not None)
 
 
 def load_model(config: FinetuneConfig, base: BaseModel) -> Any:

@@ -27,7 +27,7 @@ from spvmia_plugin.data.packing import Block, fast_tokenize
 from spvmia_plugin.data.private import private_folder
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
-from spvmia_plugin.data.tokenisation import probe_digest
+from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.finetune_config import FinetuneConfig
 from spvmia_plugin.protocols import DatasetSource
@@ -185,6 +185,8 @@ def _manifest(
 ) -> Manifest:
     from spvmia_plugin.audit.record import versions
 
+    reading = Reading(base.tokenizer)
+    frame = reading.frame("")
     is_file = is_file_spec(config.data, datasets)
     spec = str(Path(config.data).expanduser().absolute()) if is_file else config.data
     source = datasets.get(config.data)
@@ -205,7 +207,8 @@ def _manifest(
         records=entries,
         fingerprint_key=key,
         fingerprint=manifest_fingerprint(key, texts),
-        tokenizer=probe_digest(lambda text: base.tokenizer(text, add_special_tokens=False)["input_ids"]),
+        tokenizer=probe_digest(reading.body),
+        frame={"before": list(frame.context), "after": list(frame.after)},
     )
 
 
@@ -264,7 +267,12 @@ def _train_and_save(
         tell(estimate(model, sequences, settings))
         work = private_folder(output / WORK_FOLDER)
         record = train(
-            model, sequences, settings, work, pad_token_id=base.pad_token_id, description="fine-tuning the target"
+            model,
+            sequences,
+            settings,
+            work,
+            pad_token_id=padding_id(base.tokenizer, model),
+            description="fine-tuning the target",
         )
         with writing(output):
             model.save_pretrained(output)

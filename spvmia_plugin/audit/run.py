@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
@@ -21,7 +21,7 @@ from spvmia_plugin.audit.sheet import Sheet
 from spvmia_plugin.audit.sweep import sweeps
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
+from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
@@ -89,6 +89,8 @@ class Run:
         inputs = Inputs(self.backend, self.audit.data, self._shots())
         self._note_shots(inputs)
         if self.roles:
+            frame = frame_of(self.backend, "")
+            self.outcome.details["frame"] = {name: list(ids) for name, ids in asdict(frame).items()}
             self._build(self._calibration.ready(self._calibrated()))
         if self.roles and not self.quiet:
             self._show_plan(inputs)

@@ -169,6 +169,7 @@ def _gathered(
             "split": manifest.data.split,
             "split_seed": manifest.data.seed,
             "tokenizer": manifest.tokenizer,
+            "frame": manifest.frame,
             "manifest": str(manifest.path),
             "manifest_fingerprint": manifest.fingerprint,
             "finetune": {"method": manifest.method, **manifest.settings},

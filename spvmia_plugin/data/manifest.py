@@ -77,6 +77,7 @@ class Manifest:
         fingerprint: keyed hash over all texts and labels.
         training: what the training reported.
         tokenizer: `probe_digest` of the tokenizer it was trained with; None in manifests of earlier versions.
+        frame: ids of the tokens it read `before` and `after` each text; None in manifests of earlier versions.
         path: where it was read from.
     """
 
@@ -90,6 +91,7 @@ class Manifest:
     fingerprint: str
     training: Mapping[str, object] = field(default_factory=dict)
     tokenizer: str | None = None
+    frame: Mapping[str, Sequence[int]] | None = None
     path: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, object]:
@@ -99,6 +101,7 @@ class Manifest:
             "format": FORMAT,
             "base_model": self.base_model,
             "tokenizer": self.tokenizer,
+            "frame": None if self.frame is None else {name: list(ids) for name, ids in self.frame.items()},
             "method": self.method,
             "data": vars(self.data),
             "settings": dict(self.settings),
@@ -189,7 +192,12 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
         tokenizer=content.get("tokenizer"),
+        frame=_frame(content.get("frame")),
     )
+
+
+def _frame(content: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]] | None:
+    return None if content is None else {name: [int(i) for i in content[name]] for name in ("before", "after")}
 
 
 def _entry(row: Mapping[str, Any], is_canary: bool) -> Entry:

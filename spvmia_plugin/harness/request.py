@@ -18,7 +18,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.null_backend import NullBackend
 from spvmia_plugin.harness.ranks import meet
 from spvmia_plugin.preconditions import Finding, check_tokenisation
-from spvmia_plugin.protocols import Backend, Cost
+from spvmia_plugin.protocols import Backend, Cost, frame_of
 from spvmia_plugin.records import Record
 from spvmia_plugin.store import Store
 
@@ -107,7 +107,9 @@ def _run_group(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance
     _warn(lm, first.findings())
     with open_store(first.settings) as store, open_backend(lm, first) as backend:
         about_tokens = (
-            check_tokenisation(audit.data, audit.audited, backend.encode) if backend.features.logprobs else []
+            check_tokenisation(audit.data, audit.audited, backend.encode, frame_of(backend, ""))
+            if backend.features.logprobs
+            else []
         )
         _warn(lm, about_tokens)
         outcome = Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.scorer import signals_key
+from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.results import Audit, HarnessRun
@@ -25,18 +26,18 @@ class Token:
 
     Attributes:
         text: as the tokenizer writes it, safe to show.
-        target: its log-probability under the target, in nats.
+        target: its log-probability under the target, in nats; None for the first one where nothing stands before it.
         reference: the same under the reference, None where no model was compared with.
     """
 
     text: str = field(repr=False)
-    target: float
+    target: float | None
     reference: float | None
 
     @property
     def difference(self) -> float | None:
         """How much more probable the target finds it, in nats."""
-        return None if self.reference is None else self.target - self.reference
+        return None if self.reference is None or self.target is None else self.target - self.reference
 
 
 @dataclass(frozen=True)
@@ -119,32 +120,31 @@ class _Lookup:
         self._store.close()
 
     def view(self, record_id: str, is_member: bool) -> TokenView:
-        for token_ids in self._encodings(self._texts[record_id]):
-            target = self._signals("target", token_ids)
-            if target is None:
-                continue
-            names = (name for name in REFERENCES if name in self._models)
-            pairs = ((name, self._signals(name, token_ids)) for name in names)
-            name, other = next(((name, found) for name, found in pairs if found is not None), (None, None))
-            return TokenView(record_id, is_member, name, tuple(self._tokens(token_ids, target, other)))
-        reason = "the store no longer has its token signals; the audit's command computes them again"
-        return TokenView(record_id, is_member, reason=reason)
+        item = self._as_scored(self._texts[record_id])
+        target = self._signals("target", item)
+        if target is None:
+            reason = "the store no longer has its token signals; the audit's command computes them again"
+            return TokenView(record_id, is_member, reason=reason)
+        names = (name for name in REFERENCES if name in self._models)
+        pairs = ((name, self._signals(name, item)) for name in names)
+        name, other = next(((name, found) for name, found in pairs if found is not None), (None, None))
+        return TokenView(record_id, is_member, name, tuple(self._tokens(item, target, other)))
 
-    def _tokens(self, token_ids: Sequence[int], target: TokenSignals, other: TokenSignals | None) -> Iterator[Token]:
-        for place, token_id in enumerate(token_ids):
-            reference = None if other is None else float(other.logprob[place])
-            yield Token(shown(self._tokenizer.decode([token_id])), float(target.logprob[place]), reference)
+    def _tokens(self, item: ScoreInput, target: TokenSignals, other: TokenSignals | None) -> Iterator[Token]:
+        unscored = len(item.token_ids) - item.scored
+        for place, token_id in enumerate(item.token_ids, -unscored):
+            numbers = [float(s.logprob[place]) if s is not None and place >= 0 else None for s in (target, other)]
+            yield Token(shown(self._tokenizer.decode([token_id])), *numbers)
 
-    def _signals(self, role: str, token_ids: Sequence[int]) -> TokenSignals | None:
-        key = signals_key(self._store, self._models[role], self._max_length, ScoreInput(tuple(token_ids)))
+    def _signals(self, role: str, item: ScoreInput) -> TokenSignals | None:
+        key = signals_key(self._store, self._models[role], self._max_length, item)
         return self._store.signals.get([key]).get(key)
 
-    def _encodings(self, text: str) -> Iterator[list[int]]:
-        """The ways a harness may have cut a text: without special tokens, with them, without the first of them."""
-        yield list(self._tokenizer.encode(text, add_special_tokens=False))
-        natural = list(self._tokenizer.encode(text))
-        yield natural
-        yield natural[1:]
+    def _as_scored(self, text: str) -> ScoreInput:
+        """The record's tokens between those that the audit says it had them read in."""
+        frame: Mapping[str, Sequence[int]] = (self._audit.record.get("stages") or {}).get("frame") or {}
+        context, before, after = (_ids(frame.get(name, ())) for name in ("context", "before", "after"))
+        return ScoreInput((*before, *Reading(self._tokenizer).body(text), *after), context)
 
     def _read_texts(self) -> dict[str, str]:
         logged = {record.id: record.text for record in self._audit.records if record.text is not None}
@@ -176,3 +176,9 @@ def _existing_store(cache_dir: str | None) -> Store:
             "of the audit"
         )
     return store
+
+
+def _ids(values: object) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, int) for value in values):
+        raise SpvmiaError("mia_audit: expected lists of token ids in stages.frame, got something else; audit again")
+    return tuple(values)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.processes import first_says, is_first, one_of
-from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.reference.lora import check_targets, train_lora
 from spvmia_plugin.scoring.batching import BatchRunner
 from spvmia_plugin.scoring.generation import Generator
@@ -47,7 +47,7 @@ class HFBackend:
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         lm = _unwrapped(lm)
         self._config = config
-        self._tokens = Tokens(lm, config.max_length)
+        self._tokens = Tokens(lm, config.max_length, config.prefix)
         self._autocast = getattr(lm, "mixed_precision_dtype", None)
         self._roles = RoleModels(
             lm, self._tokens, config.base_model or base_model, explicit=config.base_model is not None
@@ -73,9 +73,17 @@ class HFBackend:
         """See `Backend.encode`."""
         return self._tokens.encode(text)
 
+    def frame(self, text: str) -> Frame:
+        """See `Frames.frame`."""
+        return self._tokens.frame(text)
+
     def decode(self, token_ids: TokenIds) -> str:
         """See `Backend.decode`."""
         return self._tokens.decode(token_ids)
+
+    def survives(self, token_ids: TokenIds) -> bool:
+        """See `Frames.survives`."""
+        return self._tokens.survives(token_ids)
 
     def identity(self, role: Role) -> dict[str, object]:
         """See `Backend.identity`. Holds no path: the same weights elsewhere are the same weights."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -20,12 +20,19 @@ def _of(config: AuditConfig, texts: list[Document], backend: FakeBackend | None 
 
 
 @settings(max_examples=60, deadline=None)
-@given(length=st.integers(1, 200), rate=st.floats(0.001, 1), context=st.integers(2, 80), seed=st.integers(0, 9))
-def test_replaces_the_share_of_tokens(length: int, rate: float, context: int, seed: int) -> None:
-    backend = FakeBackend(max_length=context)
+@given(
+    length=st.integers(2, 200),
+    rate=st.floats(0.001, 1),
+    context=st.integers(2, 80),
+    seed=st.integers(0, 9),
+    lead=st.sampled_from([(), (97,)]),
+)
+def test_replaces_the_share_of_tokens(length: int, rate: float, context: int, seed: int, lead: tuple[int, ...]) -> None:
+    backend = FakeBackend(max_length=context, context=lead)
     text = "".join(chr(97 + i % 26) for i in range(length))
     (found,) = _of(AuditConfig(mask_rate=rate, seed=seed), [Document("f:1", text)], backend)
     original, count = backend.encode(text), max(1, int(rate * length))
+    count = min(count, length - (not lead))  # the first token is left alone where nothing stands before it
     assert len(found.variants) == 10
     assert found.mask_rate == count / length
     assert found.reason is None
@@ -56,7 +63,49 @@ def test_long_texts_are_cut_where_the_context_ends() -> None:
     text = "abcdefghijklmnopqrstuvwxy"
     _of(AuditConfig(), [Document("f:1", text)], backend)
     ((_, sequences),) = backend.calls
-    assert sequences == [backend.encode(part) for part in (text[:10], text[10:20], text[20:])]
+    assert sequences == [backend.encode(part) for part in (text[:9], text[9:18], text[18:])]
+    backend = FakeBackend(max_length=10, context=())
+    _of(AuditConfig(), [Document("f:1", text)], backend)
+    ((_, sequences),) = backend.calls  # every later window begins with a token that stands before its positions
+    assert sequences == [backend.encode(part) for part in (text[:10], text[9:19], text[18:])]
+
+
+def test_what_is_kept_are_texts() -> None:
+    """A third of all draws survives no way through text: the others are kept, as many as asked for."""
+    asked: list[list[int]] = []
+
+    def survives(token_ids: Sequence[int]) -> bool:
+        asked.append(list(token_ids))
+        return len(asked) == 1 or sum(token_ids) % 3 > 0  # the text itself is asked about first
+
+    backend = FakeBackend(survives=survives)
+    text = Document("f:1", "abcdefghijklmnop")
+    (found,) = _of(AuditConfig(perturbations=20), [text], backend)
+    edited = [v.apply(backend.encode(text.text)) for v in found.variants if isinstance(v, TokenEdits)]
+    assert len(edited) == 40
+    assert all(sum(token_ids) % 3 for token_ids in edited)
+    kept = [token_ids for token_ids in asked[1:] if sum(token_ids) % 3]
+    assert edited == kept[:40]  # the first that survive, in the order of the draws
+
+
+def test_paraphrases_that_cannot_be_found_are_told() -> None:
+    backend = FakeBackend()
+    text = Document("f:1", "abcdefgh")
+    original = backend.encode(text.text)
+    backend.survives = lambda token_ids: list(token_ids) == original
+    (none,) = _of(AuditConfig(perturbations=2), [text], backend)
+    assert none.variants == ()
+    assert none.reason == "0 of 4 paraphrases: other draws were no text's own tokens"
+    backend.survives = lambda token_ids: list(token_ids) == original or token_ids[0] == 5  # one in 8 x 96 draws
+    (few,) = _of(AuditConfig(perturbations=200), [text], backend)
+    assert 0 < len(few.variants) < 400
+    assert few.reason == f"{len(few.variants)} of 400 paraphrases: other draws were no text's own tokens"
+    backend.survives = lambda token_ids: False
+    (unable,) = _of(AuditConfig(), [text], backend)
+    assert unable.variants == ()
+    assert unable.reason == "the record's text is not cut into its own tokens again"
+    (single,) = _of(AuditConfig(), [Document("f:2", "a")], FakeBackend(context=()))
+    assert single.reason == "no token that another one stands before"
 
 
 @pytest.mark.parametrize("empty_first", [True, False])
