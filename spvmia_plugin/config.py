@@ -191,6 +191,11 @@ class AuditConfig:
         preset = PRESETS[values.get("preset", "paper")]
         read = {name: checks[PREFIX + name].read(value) for name, value in preset.items()}
         chosen = {key: given[key] for key in given if key in attack_options and given[key] is not None}
+        if chosen.get("mia_spv_variant") == "released" and values.get("prefix") == "harness":
+            raise SpvmiaError(
+                "mia_prefix: expected auto with mia_spv_variant=released, because the released code reads what the "
+                "tokenizer gives, got harness; leave one of the two out"
+            )
         return cls(**{**read, **values, "attack_options": chosen, "given": frozenset(values)})
 
     def attack_fields(self, options: Mapping[str, str]) -> dict[str, Any]:

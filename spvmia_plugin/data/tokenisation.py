@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
@@ -60,10 +61,15 @@ class Reading:
         """Whether these are the tokens of their own text: somebody who can send text alone can have them read."""
         return self.body(self._decoded(token_ids, skip_special=False)) == list(token_ids)
 
+    @cached_property
+    def _size(self) -> int:
+        return max(self.tokenizer.get_vocab().values()) + 1
+
     def _decoded(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
-        return str(
-            self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
-        )
+        # Embeddings are often padded: a model may sample ids that stand for no text, and slow tokenizers fail on them.
+        known = [token_id for token_id in token_ids if token_id < self._size]
+        options = {"skip_special_tokens": skip_special, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(known, **options))
 
     def _frame_of(self, text: str) -> Frame:
         found = frame_around(self.body(text), self.natural(text))
