@@ -13,6 +13,7 @@ PREFIX = "mia_"
 MAX_SHOWN = 80
 
 Split = Literal["random", "paper"]
+Prefix = Literal["auto", "harness"]
 SpvVariant = Literal["paper", "released"]
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -130,6 +131,7 @@ class AuditConfig:
         128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_int(v) and (v == 0 or v >= 8))
     )
     max_samples: int = _option(1000, _at_least(1))
+    prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
     base_model: str | None = _option(None, _text())
     reference: str = _option("self_prompt", _text())
