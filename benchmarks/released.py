@@ -1,4 +1,6 @@
-"""The structure of the code published with SPV-MIA (github.com/wjfu99/MIA-LLMs), written anew to be measured.
+"""The structure of the code published with SPV-MIA, written anew to be measured.
+
+The code: github.com/tsinghua-fib-lab/ANeurIPS2024_SPV-MIA.
 
 What makes its cost, as it stands there:
 
@@ -41,7 +43,7 @@ def self_prompt(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=not greedy,
-                top_k=0,
+                top_k=0,  # theirs leaves generate's default, 50: nothing is cut off here, as in ours beside it
                 top_p=1.0,
                 temperature=1.0,
                 max_length=length,
