@@ -236,7 +236,7 @@ def _read_stamp(target: Path) -> Stamp | None:
         return None  # not what we write
     except OSError as error:
         raise SpvmiaError(
-            f"{FOLDER}: cannot read {target / STAMP} ({error.strerror}), which says what is ours there; make it readable"
+            f"{FOLDER}: cannot read {target / STAMP} ({error.strerror}), which says what is ours; make it readable"
         ) from error
     try:
         stamp = json.loads(text)
