@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.tokenisation import Reading
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class BaseModel:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:  # tokenizers raises nothing more special for a damaged file
             raise SpvmiaError(
-                f"--model: no model with a tokenizer could be loaded from {config.model!r} ({type(error).__name__}); "
+                f"--model: no model with a tokenizer could be loaded from {config.model!r} ({reason_of(error)}); "
                 "name a local folder, or a hub id if the hub can be reached"
             ) from error
         context = getattr(model_config, "max_position_embeddings", None)
@@ -99,7 +99,7 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
         model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype)
     except Exception as error:  # files, formats, a pickle that is refused: each library has its own
         raise SpvmiaError(
-            f"--model: no causal language model could be loaded from {config.model!r} ({type(error).__name__}); "
+            f"--model: no causal language model could be loaded from {config.model!r} ({reason_of(error)}); "
             "name a folder with config.json and weights as safetensors"
         ) from error
     quantizer = getattr(model, "hf_quantizer", None)
@@ -138,8 +138,8 @@ def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
             adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise SpvmiaError(
-            f"--lora-targets: expected modules of the model, got {targets or 'none, and peft knows none for it'}; "
-            "try all-linear"
+            f"--lora-targets: expected modules of the model, got {targets or 'none, and peft knows none for it'} "
+            f"({reason_of(error)}); try all-linear"
         ) from error
     adapted.peft_config["default"].base_model_name_or_path = base.name
     return adapted

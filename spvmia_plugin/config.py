@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"
 MAX_SHOWN = 80
@@ -57,27 +58,19 @@ class Check:
     read: Callable[[Any], Any] = lambda value: value
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _text() -> Check:
     return Check("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()))
 
 
 def _at_least(low: int) -> Check:
-    return Check(f"a whole number >= {low}", lambda value: _is_int(value) and value >= low)
+    return Check(f"a whole number >= {low}", lambda value: is_whole(value) and value >= low)
 
 
 def _within(low: float, high: float, *, open_low: bool = False) -> Check:
     words = f"a number {'>' if open_low else '>='} {low:g}" + ("" if high == float("inf") else f" and <= {high:g}")
     return Check(
         words,
-        lambda value: _is_number(value) and (value > low if open_low else value >= low) and value <= high,
+        lambda value: is_number(value) and (value > low if open_low else value >= low) and value <= high,
         float,
     )
 
@@ -128,7 +121,7 @@ class AuditConfig:
     dataset_path: str | None = _option(None, _text())
     split: Split = _option("random", _one_of("random", "paper"))
     block_size: int = _option(
-        128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_int(v) and (v == 0 or v >= 8))
+        128, Check("0 (whole documents) or a whole number >= 8", lambda v: is_whole(v) and (v == 0 or v >= 8))
     )
     max_samples: int = _option(1000, _at_least(1))
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
@@ -179,10 +172,14 @@ class AuditConfig:
         """
         checks = {PREFIX + f.name: f.metadata["check"] for f in dataclasses.fields(cls) if f.metadata}
         given = {key: value for key, value in metadata.items() if key.startswith(PREFIX) and key != "mia_audit"}
-        for key in given:
+        for key, value in given.items():
             if key not in checks and key not in attack_options:
                 hint = did_you_mean(key, [*checks, *attack_options])
                 raise SpvmiaError(f"{key}: unknown option{hint}; the options are listed in docs/options.md")
+            # An attack's own check may let it pass, and then no JSON could hold the settings.
+            if (found := not_finite(value)) is not None:
+                expected = checks[key].expected if key in checks else "finite numbers"
+                raise SpvmiaError(f"{key}: expected {expected}, got {found}; correct it in --metadata")
         values = {
             key.removeprefix(PREFIX): _checked(key, value, checks[key])
             for key, value in given.items()

@@ -14,7 +14,7 @@ import pluggy
 from spvmia_plugin import __version__, hookspecs
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
 from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
 
 GROUP = "spvmia"
@@ -205,7 +205,7 @@ def _load_entry_points(manager: pluggy.PluginManager) -> None:
         raise SpvmiaError(f"plugins: {error}; the hooks and their arguments are listed in docs/plugins.md") from error
     except Exception as error:  # whatever somebody else's module raises when it is imported
         raise SpvmiaError(
-            f"plugins: an entry point of group {GROUP!r} cannot be loaded ({type(error).__name__}: {error}); "
+            f"plugins: an entry point of group {GROUP!r} cannot be loaded ({reason_of(error)}); "
             "reinstall or uninstall it"
         ) from error
 

@@ -63,7 +63,8 @@ def paraphrase_keys(
         "settings": perturbation.settings(),
         "seed": config.seed,
         "models": models,
-        "max_length": backend.max_length if models else None,
+        # In which context the models read a text.
+        "context": [backend.max_length, config.prefix] if models else None,
     }
     return {
         record.id: store.key("neighbours", id=record.id, text=store.text_hash(record.text), **settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.data.files import Loaded
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
 
@@ -106,24 +106,21 @@ def _load(spec: HubSpec, option: str, local_option: str) -> Any:
             f"give a local file (.jsonl .json .csv .parquet .txt) with {local_option}"
         ) from error
     except Exception as error:  # libraries below `datasets` raise their own kinds
-        rows = _load_converted(spec) if isinstance(error, RuntimeError) else None
-        if rows is not None:
-            return rows
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        raise SpvmiaError(
-            f"{option}: cannot load {spec.name} from the hub ({reason}); correct the name, "
-            f"or give a local file with {local_option}"
-        ) from error
-
-
-def _load_converted(spec: HubSpec) -> Any:
-    """The hub's Parquet copy of a data set that is a script; None if there is none either."""
-    import datasets
-
+        reason = reason_of(error)
+        if not isinstance(error, RuntimeError):  # what `datasets` raises for a data set that is a script
+            raise _unavailable(spec, option, local_option, reason) from error
     try:
         return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=PARQUET_REVISION)
-    except Exception:  # the first error is the one to report
-        return None
+    except Exception as error:  # as above
+        both = f"{reason}; and of its Parquet copy, {reason_of(error)}"
+        raise _unavailable(spec, option, local_option, both) from error
+
+
+def _unavailable(spec: HubSpec, option: str, local_option: str, reason: str) -> SpvmiaError:
+    return SpvmiaError(
+        f"{option}: cannot load {spec.name} from the hub ({reason}); correct the name, "
+        f"or give a local file with {local_option}"
+    )
 
 
 def _read(rows: Any, column: str, name: str, option: str, clean: Callable[[str], str]) -> Loaded:

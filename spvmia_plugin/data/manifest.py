@@ -12,9 +12,10 @@ from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
 from spvmia_plugin.data.private import write_private
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
+from spvmia_plugin.strict_json import finite, is_whole, strict_loads
 
 MANIFEST_NAME = "mia_manifest.json"
 FORMAT = 1
@@ -132,7 +133,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         OSError: it cannot be written.
     """
     lines = []
-    for key, value in manifest.to_json().items():
+    for key, value in finite(manifest.to_json()).items():  # a training that diverged has a loss of NaN
         if isinstance(value, list) and value:
             rows = ",\n  ".join(json.dumps(row) for row in value)
             lines.append(f"{json.dumps(key)}: [\n  {rows}\n ]")
@@ -150,13 +151,13 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
     path = Path(path).expanduser()
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
-        content = json.loads(path.read_bytes())
+        content = strict_loads(path.read_bytes())
     except FileNotFoundError as error:
         raise SpvmiaError(
             f"{option}: expected a manifest that 'spvmia finetune' wrote, got no file at {path}; check the path"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _broken(option, path, "it cannot be read as JSON") from error
+        raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
     if content.get("format") != FORMAT:
@@ -178,7 +179,7 @@ def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
 
 def _parsed(content: Mapping[str, Any]) -> Manifest:
     origin = DataOrigin(**content["data"])
-    if not isinstance(origin.block_size, int) or not isinstance(origin.spec, str):
+    if not is_whole(origin.block_size) or not isinstance(origin.spec, str):
         raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
     return Manifest(

@@ -98,7 +98,8 @@ def padding_id(tokenizer: Any, model: Any) -> int:
     alone, by its owner or by the harness, has no embedding.
     """
     pad = tokenizer.pad_token_id
-    return int(pad) if pad is not None and pad < model.get_input_embeddings().weight.shape[0] else 0
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    return int(pad) if pad is not None and pad < rows else 0
 
 
 def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:

@@ -18,7 +18,7 @@ from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import check_version
 from spvmia_plugin.harness.groups import install_group_means
 from spvmia_plugin.harness.item import Item
@@ -37,14 +37,16 @@ from spvmia_plugin.scoring.identity import same_model
 class AuditTask(Task):  # type: ignore[misc]
     """A membership inference attack as an lm-eval task.
 
-    The YAML's metadata holds `spvmia_attack`, `spvmia_dataset` and `spvmia_version`; `--metadata` and the model's
-    arguments are merged into it by the harness.
+    The YAML has `spvmia_attack` and `spvmia_dataset` at its top, where another YAML that includes it changes them one
+    by one and its own `metadata` cannot remove them. `--metadata` and the model's arguments are merged into the
+    metadata by the harness.
 
     Args:
         config: the YAML as a dict, metadata merged.
 
     Raises:
-        SpvmiaError: an unknown or ill-typed option, bad data, a manifest that does not fit; before any model runs.
+        SpvmiaError: a YAML that is no task of ours, an unknown or ill-typed option, bad data, a manifest that does not
+            fit; before any model runs.
     """
 
     VERSION = 1.0
@@ -54,8 +56,7 @@ class AuditTask(Task):  # type: ignore[misc]
         register_metrics()
         install_request_type()
         install_group_means()
-        fields = {key: value for key, value in config.items() if key != "class"}
-        metadata = dict(fields.get("metadata") or {})
+        fields, metadata = _parted(config)
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
@@ -242,6 +243,37 @@ class AuditTask(Task):  # type: ignore[misc]
             canaries=self._canaries,
             comparison=self.comparison,
         )
+
+
+_OWN_KEYS = ("spvmia_attack", "spvmia_dataset", "spvmia_audit", "spvmia_version")
+
+
+def _parted(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a YAML is the harness's, and its metadata with what is ours put into them, for who reads the results.
+
+    What stands in the metadata themselves wins: earlier versions had all of it there.
+
+    Raises:
+        SpvmiaError: the YAML names no attack or data set, or has a key that nobody knows.
+    """
+    source = str((config.get("metadata") or {}).get("config_source", "the task's YAML"))
+    own = {key: config[key] for key in _OWN_KEYS if config.get(key) is not None}
+    metadata: dict[str, Any] = {"version": AuditTask.VERSION, **own, **(config.get("metadata") or {})}
+    for key in ("spvmia_attack", "spvmia_dataset"):
+        if not isinstance(metadata.get(key), str):
+            raise SpvmiaError(
+                f"{source}: expected '{key}', got {metadata.get(key)!r}; begin the file with "
+                "'include: <attack>_mia_<dataset>.yaml' of the folder that 'spvmia tasks' prints"
+            )
+    known = {field.name for field in dataclasses.fields(TaskConfig)}
+    fields = {key: value for key, value in config.items() if key not in {"class", *_OWN_KEYS}}
+    for key in fields:
+        if key not in known:
+            hint = did_you_mean(str(key), [*known, *_OWN_KEYS])
+            raise SpvmiaError(
+                f"{source}: {key}: unknown key{hint}; options of an audit (mia_...) belong under metadata"
+            )
+    return fields, metadata
 
 
 def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
@@ -28,6 +28,6 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
     except Exception as error:  # tokenizers raises nothing more special for a damaged file
         raise SpvmiaError(
-            f"pretrained: no tokenizer could be loaded from {name!r} ({type(error).__name__}); "
+            f"pretrained: no tokenizer could be loaded from {name!r} ({reason_of(error)}); "
             "name a local folder with a tokenizer, or pass tokenizer=... in --model_args"
         ) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.libraries import quiet_libraries
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -129,10 +129,9 @@ def load_mask_tokens(name: str) -> MaskTokens:
 
 
 def cannot_load(name: str, error: Exception) -> SpvmiaError:
-    """The error for a mask model that cannot be had. Libraries' own words are many lines: the first says enough."""
-    words = (str(error).splitlines() or [""])[0][:200]
+    """The error for a mask model that cannot be had."""
     return SpvmiaError(
-        f"mia_mask_model: expected a T5-like model that can be loaded, got {name!r} ({type(error).__name__}: {words}); "
+        f"mia_mask_model: expected a T5-like model that can be loaded, got {name!r} ({reason_of(error)}); "
         "give a local folder, or set mia_perturbation to causal or embedding, which need no mask model"
     )
 

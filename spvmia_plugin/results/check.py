@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.strict_json import is_number, is_whole, not_finite
 
 FORMAT = 1
 """Layout of `mia_audit` that this version reads."""
@@ -16,8 +15,6 @@ FORMAT = 1
 _NUMBER, _COUNT, _TEXT, _TEXTS, _ANY = "a finite number", "a count", "a text", "a list of texts", "a mapping"
 _MAYBE_NUMBER, _MAYBE_TEXT, _MAYBE_COUNT = "a finite number or null", "a text or null", "a count or null"
 _FLAG = "true or false"
-_LARGEST = sys.float_info.max
-"""JSON's whole numbers have no end, and Python reads them."""
 _MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtasks": False} | {
     "higher_is_better": True,
     "n-samples": True,
@@ -145,9 +142,9 @@ def _is(value: Any, kind: str) -> bool:
     if kind.endswith(" or null"):
         return value is None or _is(value, kind.removesuffix(" or null"))
     if kind == _NUMBER:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+        return is_number(value)
     if kind == _COUNT:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return is_whole(value) and value >= 0
     if kind == _FLAG:
         return isinstance(value, bool)
     if kind == _TEXTS:
@@ -173,10 +170,8 @@ def _clusters(record: Mapping[str, Any]) -> str | None:
 
 def _not_finite(value: Any) -> str | None:
     """JSON has no NaN and no Infinity, but Python reads them."""
-    if isinstance(value, float):
-        return None if isfinite(value) else f"expected finite numbers, got {value}"
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_not_finite, parts)), None)
+    found = not_finite(value)
+    return None if found is None else f"expected finite numbers, got {found}"
 
 
 def _findings(record: Mapping[str, Any]) -> str | None:

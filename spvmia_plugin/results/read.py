@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.results.check import check_record, check_results, is_sample
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, ScoredRecord, TaskResult
+from spvmia_plugin.strict_json import is_number
 
 _RESULTS, _SAMPLES = "results_", "samples_"
 _NOT_METRICS = {"name", "alias", "sample_len", "sample_count", "samples", " "}
@@ -176,7 +176,7 @@ def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) ->
 
 def _number(value: object) -> float:
     """A metric's value; "N/A", None and whatever is no finite number are NaN."""
-    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else math.nan
+    return float(value) if is_number(value) else math.nan
 
 
 def _load_json(path: Path) -> Any:
@@ -184,5 +184,5 @@ def _load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SpvmiaError(
-            f"RESULTS: expected a JSON file of lm_eval, got {path}, which cannot be read as one"
+            f"RESULTS: expected a JSON file of lm_eval, got {path}, which cannot be read as one ({reason_of(error)})"
         ) from error

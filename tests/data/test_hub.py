@@ -99,7 +99,7 @@ def test_other_failures_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SpvmiaError, match=r"cannot load org/data:train from the hub \(ValueError: Unknown split"):
         load("hf:org/data")
     hub(monkeypatch, RuntimeError("scripts"), ValueError("none"))
-    with pytest.raises(SpvmiaError, match="RuntimeError: scripts"):
+    with pytest.raises(SpvmiaError, match=r"\(RuntimeError: scripts; and of its Parquet copy, ValueError: none\)"):
         load("hf:org/data")
 
 
