@@ -63,7 +63,7 @@ class Reading:
 
     @cached_property
     def _size(self) -> int:
-        return max(self.tokenizer.get_vocab().values()) + 1
+        return int(max(self.tokenizer.get_vocab().values())) + 1
 
     def _decoded(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
         # Embeddings are often padded: a model may sample ids that stand for no text, and slow tokenizers fail on them.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -20,17 +19,9 @@ Positions = NDArray[np.int64]
 
 
 CANDIDATES = 4
-"""Draws for each paraphrase that is still to be found: about a third of them are no text's own tokens."""
-ROUNDS = 6
-
-
-@dataclass
-class _Text:
-    """One text while paraphrases for it are looked for."""
-
-    id: str
-    token_ids: list[int]
-    found: list[TokenEdits] = field(default_factory=list)
+"""Draws for each position: with the first alone, a third of the paraphrases would not be their own text's tokens."""
+SPARE = 3
+"""Positions to choose from, for each that is to be replaced."""
 
 
 class Causal:
@@ -40,9 +31,11 @@ class Causal:
     model. Each replaced token is conditioned on the original tokens before it; the first one of a text is left alone
     where nothing stands before it. A text longer than the context is read in windows of that length.
 
-    A paraphrase has to be a text: a draw is kept if its tokens are those that its own text is cut into
-    (`protocols.survives`), so positions and tokens are distributed as the draws given that they survive. Others nobody
-    could send to a model, and no model has seen their like. Where too few are found, the reason says so.
+    A paraphrase has to be a text: its tokens are those that its own text is cut into (`protocols.survives`). Others
+    nobody could send to a model, and no model has seen their like. A draw that is one is kept as it is. In any other
+    the positions are gone through in random order, each gets the first of its draws with which the whole is still a
+    text, and one that has none is passed over for the next. Where at least half of the positions can't be filled
+    there is one paraphrase less, and the reason says so.
     """
 
     name: ClassVar[str] = "causal"
@@ -77,7 +70,7 @@ class Causal:
         for batch in plan_passes([len(of_text) for of_text in tokens], token_budget(device_type(backend.device))):
             if all(i in done for i in batch.rows):
                 continue
-            made = self._of([_Text(texts[i].id, tokens[i]) for i in batch.rows], backend)
+            made = self._of([texts[i] for i in batch.rows], [tokens[i] for i in batch.rows], backend)
             finished = dict(zip(batch.rows, made, strict=True))
             for i, of_text in finished.items():
                 found[i] = of_text
@@ -85,80 +78,112 @@ class Causal:
                 on_done(finished)
         return found
 
-    def _of(self, texts: Sequence[_Text], backend: Backend) -> list[Neighbours]:
+    def _of(self, texts: Sequence[Document], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
         config, frame = self._config, frame_of(backend, "")
         lead = len(frame.context) + len(frame.before)
         first = 0 if lead else 1  # the first position that something stands before
-        size = max(backend.max_length - lead, first + 1)  # tokens of a window
         wanted = 2 * config.perturbations
-        # A text whose own tokens don't survive has no paraphrase whose tokens do.
-        able = [t for t in texts if len(t.token_ids) > first and survives(backend, t.token_ids)]
-        for number in range(ROUNDS):
-            short = [t for t in able if len(t.found) < wanted]
-            if not short:
+        reasons = [_impossible(ids, first, backend) for ids in tokens]
+        able = [i for i, reason in enumerate(reasons) if reason is None]
+        counts = {
+            i: min(max(1, int(np.floor(config.mask_rate * len(tokens[i])))), len(tokens[i]) - first) for i in able
+        }
+        orders = {i: self._orders(texts[i].id, len(tokens[i]) - first, counts[i], wanted) for i in able}
+        drawn = _draw(
+            [texts[i].id for i in able],
+            [tokens[i] for i in able],
+            # each order CANDIDATES times: draws of the same positions
+            [[np.sort(order) + first for order in orders[i] for _ in range(CANDIDATES)] for i in able],
+            first,
+            max(backend.max_length - lead, first + 1),
+            backend,
+            config.seed,
+        )
+        found = [Neighbours((), reason=reason) for reason in reasons]
+        for i, of_text in zip(able, drawn, strict=True):
+            edits = [
+                _edits(tokens[i], order + first, of_text[k * CANDIDATES : (k + 1) * CANDIDATES], counts[i], backend)
+                for k, order in enumerate(orders[i])
+            ]
+            found[i] = _neighbours([edit for edit in edits if edit is not None], wanted, len(tokens[i]))
+        return found
+
+    def _orders(self, text_id: str, places: int, count: int, wanted: int) -> list[Positions]:
+        """For each paraphrase, positions in the order in which they are to be replaced, more than needed."""
+        rng = np.random.default_rng(stable_seed(self._config.seed, text_id, "causal", "positions"))
+        return [rng.permutation(places)[: SPARE * count] for _ in range(wanted)]
+
+
+def _impossible(token_ids: Sequence[int], first: int, backend: Backend) -> str | None:
+    """Why a text has no paraphrase whatever is drawn, or None."""
+    if not token_ids:
+        return "no tokens"
+    if len(token_ids) <= first:
+        return "no token that another one stands before"
+    # A text whose own tokens don't survive has no paraphrase whose tokens do.
+    return None if survives(backend, token_ids) else "the record's text is not cut into its own tokens again"
+
+
+def _edits(
+    token_ids: Sequence[int], order: Positions, draws: Sequence[Mapping[int, int]], count: int, backend: Backend
+) -> TokenEdits | None:
+    """`count` replacements that leave a text, at least half as many, or None."""
+    chosen = {int(p): draws[0][int(p)] for p in order[:count]}
+    if not survives(backend, _edit(chosen).apply(token_ids)):
+        chosen = {}
+        for position in map(int, order):
+            tries = ({**chosen, position: draw[position]} for draw in draws)
+            found = next((new for new in tries if survives(backend, _edit(new).apply(token_ids))), None)
+            chosen = chosen if found is None else found
+            if len(chosen) == count:
                 break
-            draws = [self._positions(t, first, CANDIDATES * (wanted - len(t.found)), number) for t in short]
-            for text, edits in zip(short, _drawn(short, draws, first, size, number, backend, config.seed), strict=True):
-                kept = [edit for edit in edits if survives(backend, edit.apply(text.token_ids))]
-                text.found += kept[: wanted - len(text.found)]
-        return [_neighbours(text, wanted, able=any(text is one for one in able)) for text in texts]
-
-    def _positions(self, text: _Text, first: int, draws: int, number: int) -> list[Positions]:
-        """For each draw, ascending positions over the whole text."""
-        total = len(text.token_ids)
-        rng = np.random.default_rng(stable_seed(self._config.seed, text.id, "causal", "positions", number))
-        count = min(max(1, int(np.floor(self._config.mask_rate * total))), total - first)
-        return [np.sort(rng.choice(total - first, count, replace=False)) + first for _ in range(draws)]
+    return _edit(chosen) if 2 * len(chosen) >= count and chosen else None
 
 
-def _drawn(
-    texts: Sequence[_Text],
+def _edit(chosen: Mapping[int, int]) -> TokenEdits:
+    return TokenEdits(tuple(sorted(chosen)), tuple(chosen[p] for p in sorted(chosen)))
+
+
+def _draw(
+    ids: Sequence[str],
+    tokens: Sequence[list[int]],
     draws: Sequence[Sequence[Positions]],
     first: int,
     size: int,
-    number: int,
     backend: Backend,
     seed: int,
-) -> list[list[TokenEdits]]:
-    """Draw the tokens at the given positions, in windows of `size` tokens; each window is one forward pass."""
+) -> list[list[dict[int, int]]]:
+    """For each text, for each draw, the drawn token by position; in windows of `size` tokens, one pass each."""
     windows: list[tuple[int, int, list[int], list[Positions]]] = []  # text, where it starts, tokens, positions in it
-    for i, text in enumerate(texts):
+    for i, token_ids in enumerate(tokens):
         done = 0  # every position before it lies in a window
-        while done < len(text.token_ids):
+        while done < len(token_ids):
             start = max(0, done - first)  # one token of context before the positions of a later window
-            end = min(start + size, len(text.token_ids))
+            end = min(start + size, len(token_ids))
             inside = [draw[(draw >= done) & (draw < end)] - start for draw in draws[i]]
-            windows.append((i, start, text.token_ids[start:end], inside))
+            windows.append((i, start, token_ids[start:end], inside))
             done = end
-    tokens = backend.sample_replacements(
+    if not windows:
+        return []
+    drawn = backend.sample_replacements(
         Role.BASE,
-        [ids for _, _, ids, _ in windows],
+        [of_window for _, _, of_window, _ in windows],
         [inside for _, _, _, inside in windows],
-        [stable_seed(seed, texts[i].id, "causal", "tokens", number, start) for i, start, _, _ in windows],
+        [stable_seed(seed, ids[i], "causal", "tokens", start) for i, start, _, _ in windows],
     )
-    replaced: list[list[list[int]]] = [[[] for _ in of_text] for of_text in draws]
-    for (i, *_), of_window in zip(windows, tokens, strict=True):
-        for k, token_ids in enumerate(of_window):
-            replaced[i][k] += map(int, token_ids)
-    return [
-        [TokenEdits(tuple(map(int, where)), tuple(ids)) for where, ids in zip(of_text, new, strict=True)]
-        for of_text, new in zip(draws, replaced, strict=True)
-    ]
+    found: list[list[dict[int, int]]] = [[{} for _ in of_text] for of_text in draws]
+    for (i, start, _, inside), of_window in zip(windows, drawn, strict=True):
+        for k, (where, new) in enumerate(zip(inside, of_window, strict=True)):
+            found[i][k].update(zip((where + start).tolist(), map(int, new), strict=True))
+    return found
 
 
-def _neighbours(text: _Text, wanted: int, *, able: bool) -> Neighbours:
-    total = len(text.token_ids)
-    reason = None
-    if not total:
-        reason = "no tokens"
-    elif total == 1 and not able:
-        reason = "no token that another one stands before"
-    elif not able:
-        reason = "the record's text is not cut into its own tokens again"
-    elif len(text.found) < wanted:
-        reason = f"{len(text.found)} of {wanted} paraphrases: other draws were no text's own tokens"
-    rate = len(text.found[0].positions) / total if text.found else math.nan
-    return Neighbours(tuple(text.found), mask_rate=rate, reason=reason)
+def _neighbours(found: Sequence[TokenEdits], wanted: int, total: int) -> Neighbours:
+    reason = (
+        None if len(found) == wanted else f"{len(found)} of {wanted} paraphrases: other draws were no text's tokens"
+    )
+    rate = float(np.mean([len(edit.positions) for edit in found])) / total if found else math.nan
+    return Neighbours(tuple(found), mask_rate=rate, reason=reason)
 
 
 def device_type(device: object) -> str:

@@ -39,8 +39,8 @@ OTHER = {
 SAMPLING = {"self_prompts", "prompt_tokens", "temperature", "top_k", "top_p"}
 TRAINING = {"reference_epochs", "reference_lr", "reference_batch"} | {f for f in FIELDS if f.startswith("lora_")}
 COUNTS = {
-    "self_prompts": SAMPLING | {"block_size", "prefix", "seed"},
-    "references": TRAINING | {"prefix", "seed"},
+    "self_prompts": SAMPLING | {"block_size", "seed"},
+    "references": TRAINING | {"seed"},
     "causal": {"perturbations", "mask_rate", "prefix", "seed"},
     "embedding": {"perturbations", "noise", "seed"},
     "mask_fill": {"perturbations", "mask_rate", "mask_model", "attack_options", "seed"},
