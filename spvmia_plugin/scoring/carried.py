@@ -96,6 +96,12 @@ def is_hostable(model: Any) -> bool:
     return not any(module.merged for module in model.modules() if isinstance(module, BaseTunerLayer))
 
 
+def kinds(model: Any) -> str:
+    """What sort of adapters a model has, for people."""
+    found = {str(getattr(config.peft_type, "value", config.peft_type)) for config in model.peft_config.values()}
+    return ", ".join(sorted(found))
+
+
 def is_inert(config: Any) -> bool:
     """Whether a peft config is of LoRA that leaves everything but its own matrices as it was, by arithmetic."""
     from peft import LoraConfig

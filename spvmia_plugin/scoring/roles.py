@@ -27,6 +27,7 @@ from spvmia_plugin.scoring.carried import (
     is_hostable,
     is_inert,
     is_inert_in_memory,
+    kinds,
     structure,
 )
 from spvmia_plugin.scoring.identity import Weights, adapter_free_digest, model_identity, same_model, tensors_digest
@@ -91,7 +92,14 @@ class RoleModels:
     def shared(self) -> bool:
         """Whether the target carries its base. Loads the base to find out where nothing else tells."""
         if self._shared is None:
-            self._shared = is_hostable(self.target) and (self._is_proved() or self._is_base_inside())
+            hostable = is_hostable(self.target)
+            self._shared = hostable and (self._is_proved() or self._is_base_inside())
+            if not hostable and getattr(self.target, "peft_config", None):
+                kind = kinds(self.target)
+                self.notes.append(
+                    f"the base is loaded by itself, as a second copy: the target's adapter ({kind}) cannot share its "
+                    "weights with others"
+                )
         return self._shared
 
     def remember(self, recall: Recall, keep: Keep) -> None:
@@ -266,7 +274,7 @@ class RoleModels:
             f"log-probabilities differ by up to {distance:.2g}" if distance < float("inf") else "it has other tokens"
         )
         self.notes.append(
-            "the base was loaded by itself, as a second copy: the target with its adapter off is another model "
+            "the base is loaded by itself, as a second copy: the target with its adapter off is another model "
             f"({apart})"
         )
         return False
@@ -365,7 +373,9 @@ class RoleModels:
         by_transformers = getattr(self.target, "peft_config", None) and not hasattr(self.target, "get_base_model")
         if by_transformers and Path(name).is_dir() and same_model(name, str(self.target.name_or_path)):
             with _without_adapter_files(Path(name)) as folder:  # the model whose folder holds the adapter, too
-                return self._load(BASE_OPTION, str(folder))
+                model = self._load(BASE_OPTION, str(folder))
+                model.name_or_path = name
+                return model
         model = self._load(BASE_OPTION, name, self._revision_of_base)
         rows = embedding_rows(inner_model(self.target))
         if hasattr(self.target, "get_base_model") and rows < embedding_rows(model):
