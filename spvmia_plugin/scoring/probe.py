@@ -68,7 +68,7 @@ class Answer:
         if any(a.shape != b.shape for a, b in pairs):
             return float("inf")
         return max(
-            float(torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=float("inf")).max())
+            float(torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"), posinf=float("inf")).max())
             for a, b in pairs
             if a.numel()
         )

@@ -164,10 +164,8 @@ def loads(monkeypatch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_target_and_base_equal_a_plain_forward(root, name, loads):
-    if name == "corda":  # peft does not load it from its files
-        lm = wrap(adapted(root, name), load_lm(root, "plain").tokenizer)
-    else:
-        lm = load_lm(root, name)
+    in_memory = name == "corda"  # peft does not load it from its files
+    lm = wrap(adapted(root, name), load_lm(root, "plain").tokenizer) if in_memory else load_lm(root, name)
     loads.clear()
     before = fingerprint(lm.model)
     backend = HFBackend(lm, AuditConfig())
