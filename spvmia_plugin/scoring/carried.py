@@ -115,9 +115,12 @@ def is_inert_in_memory(model: Any) -> bool:
     """Whether all adapters of a model are inert, and nothing else was hung on it that could change what it computes."""
     from peft.utils.other import AuxiliaryTrainingWrapper
 
+    def is_changed(module: Any) -> bool:
+        replaced = "forward" in vars(module) and not hasattr(module, "_hf_hook")  # accelerate's only move tensors
+        return bool(replaced or module._forward_hooks or module._forward_pre_hooks)
+
     return all(is_inert(config) for config in model.peft_config.values()) and not any(
-        isinstance(module, AuxiliaryTrainingWrapper) or module._forward_hooks or module._forward_pre_hooks
-        for module in model.modules()
+        isinstance(module, AuxiliaryTrainingWrapper) or is_changed(module) for module in model.modules()
     )
 
 
@@ -126,15 +129,19 @@ def holds_lora_only(place: str, revision: str | None) -> bool:
 
     peft saves embeddings with the adapter where tokens were added, and loading puts them into the base.
     """
+    from huggingface_hub import hf_hub_download
     from safetensors import SafetensorError, safe_open
 
-    path = adapter_file(place, "adapter_model.safetensors", revision)
-    if path is None:
-        return False
+    name = "adapter_model.safetensors"
     try:
+        path = adapter_file(place, name, revision)
+        if path is None and not Path(place).exists():
+            path = Path(hf_hub_download(place, name, revision=revision))
+        if path is None:
+            return False
         with safe_open(path, framework="pt") as file:
             return all(".lora_" in key for key in file.keys())  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):  # not there, nothing that could be there, or damaged
         return False
 
 

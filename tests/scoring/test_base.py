@@ -302,6 +302,25 @@ def test_a_model_that_was_tampered_with_does_not_carry_its_base(root):
     assert not wrapped._roles.shared
 
 
+def test_a_replaced_forward_pass_proves_nothing(root):
+    lm = load_lm(root, "plain")
+    layer = lm.model.base_model.model.model.layers[0].mlp
+    own = layer.forward
+    layer.forward = lambda x: own(x) * 1.5
+    backend = HFBackend(lm, AuditConfig())
+    check(backend, lm, Role.BASE, load(root / "base"))
+    check(backend, lm, Role.TARGET, lm.model)
+
+
+def test_the_base_of_a_delta_is_what_it_is_added_to(root):
+    with isolated_rng(0), quiet_libraries():
+        lm = HFLM(pretrained=str(root / "base"), delta=str(root / "elsewhere"), device="cpu", dtype="float32")
+    backend = HFBackend(lm, AuditConfig())
+    check(backend, lm, Role.BASE, load(root / "base"))
+    check(backend, lm, Role.TARGET, lm.model)
+    assert not backend.is_same(Role.TARGET, Role.BASE)
+
+
 def test_embeddings_saved_with_an_adapter_are_not_the_bases(root, tmp_path):
     """peft saves them where tokens were added, and loading puts them into the base."""
     model = adapted(root, "plain")

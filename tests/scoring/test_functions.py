@@ -153,9 +153,14 @@ def test_one_object_in_many_states_and_one_store(models, tmp_path):
 def test_modes_and_threads_do_not_change_the_name(models):
     model = adapted(models, "x")
     lm = lm_of(model, models)
+    seen = set()
+    model.base_model.model.model.norm.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
 
     def identity():
-        return HFBackend(lm, AuditConfig()).identity(Role.TARGET)
+        seen.clear()
+        found = HFBackend(lm, AuditConfig()).identity(Role.TARGET)
+        assert seen == {1}
+        return found
 
     first, rng, threads = identity(), rng_states(), torch.get_num_threads()
     model.train()
