@@ -1,4 +1,4 @@
-"""Batch sizes that fitted into memory, kept while an audit is unfinished: a killed one resumes with its batches."""
+"""What backends find out and have kept for the next run: batch sizes that fitted into memory, what a base answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,27 @@ from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 
 
+def keep_bases(backend: Backend, store: Store) -> None:
+    """Have the store keep what bases answer to fixed tokens, so that comparing a target with its base is paid once.
+
+    Backends without `remember_base` have nothing to keep.
+    """
+    remember = getattr(backend, "remember_base", None)
+    if remember is None:
+        return
+
+    def recall(base: Mapping[str, object]) -> str | None:
+        key = store.key("base_answers", base=base)
+        found: str | None = store.json.get([key]).get(key)
+        return found
+
+    remember(recall, lambda base, digest: store.json.put({store.key("base_answers", base=base): digest}))
+
+
 class FittingBatches:
-    """What a backend has found out about memory. Backends without `remember_limits` find it out again.
+    """Batch sizes that fitted into memory, kept while an audit is unfinished: a killed one resumes with its batches.
+
+    Backends without `remember_limits` find them out again.
 
     Args:
         backend: finds it out.

@@ -89,7 +89,8 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _load(self, metadata: Mapping[str, Any]) -> SharedData:
         dataset = metadata["spvmia_dataset"]
-        places = [str(metadata[key]) for key in ("peft", "pretrained") if metadata.get(key)]
+        # From Python a model may be handed over as an object: that has no folder to look into.
+        places = [str(place) for key in ("peft", "pretrained") if isinstance(place := metadata.get(key), (str, Path))]
         settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
         tokenizer = [str(metadata.get(name)) for name in ("tokenizer", "revision", "gguf_file", "trust_remote_code")]
         self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
@@ -278,9 +279,10 @@ def _parted(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
     """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
-    if data.base_model is None or not metadata.get("peft"):
-        return
-    loaded = str(metadata.get("pretrained"))
+    loaded = metadata.get("pretrained")
+    if data.base_model is None or not metadata.get("peft") or not isinstance(loaded, (str, Path)):
+        return  # the harness puts no adapter on a model that comes as an object
+    loaded = str(loaded)
     moved = settings.base_model is not None and same_model(settings.base_model, loaded)
     if moved or same_model(loaded, data.base_model):
         return

@@ -17,6 +17,9 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     name = next((metadata[key] for key in ("tokenizer", "pretrained", "peft") if metadata.get(key)), None)
+    if hasattr(name, "get_vocab"):
+        return name  # from Python it may be handed over itself
+    name = getattr(name, "name_or_path", name)  # a model: the harness, too, takes the tokenizer from where it was
     if name is None:
         raise SpvmiaError(
             "mia_block_size: packing needs the model's tokenizer, got no 'pretrained' in the model's arguments; "

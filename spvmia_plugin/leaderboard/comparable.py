@@ -30,7 +30,8 @@ _NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_
 """Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
 _METHOD = "fine-tuning"
 """Name of the condition that holds the method; those of its settings begin with it."""
-_NOT_MODEL = frozenset({"backend", "tokenizer"})
+# `function` is exact bits: another machine gives others. Weights, structure and form tell models apart.
+_NOT_MODEL = frozenset({"backend", "tokenizer", "function"})
 
 UNKNOWN_RECIPE = "not known: there is no manifest of spvmia finetune"
 UNTRAINED = "none: the model before fine-tuning"

@@ -102,8 +102,11 @@ class Tokens:
         probes = [self.natural(probe) for probe in PROBES]
         return hashlib.sha256(f"{_content(self.tokenizer)}\n{probes}".encode()).hexdigest()
 
-    def check_same(self, option: str, name: str, trust_remote_code: bool) -> None:
-        """Make sure that the model `name` reads text as the target does.
+    def check_same(self, option: str, name: str, trust_remote_code: bool) -> frozenset[int]:
+        """Make sure that the model `name` reads text as the target does, but for tokens that were added to the target.
+
+        Returns:
+            The ids of these tokens.
 
         Raises:
             SpvmiaError: its tokenizer cannot be loaded, or differs in vocabulary or in how it cuts text.
@@ -114,17 +117,19 @@ class Tokens:
             other = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         except Exception as error:  # tokenizers raises nothing more special for a damaged file
             raise unavailable(option, name, "a tokenizer", error) from None
-        ours, theirs = dict(self.tokenizer.get_vocab()), other.get_vocab()
-        if self.tokenizer.pad_token not in theirs:
-            ours.pop(self.tokenizer.pad_token, None)  # the harness adds one to tokenizers without
-        differs = "vocabulary" if ours != theirs else ""
-        if not differs and any(self._plain(self.tokenizer, p) != self._plain(other, p) for p in PROBES):
+        ours, theirs = self.tokenizer.get_vocab(), other.get_vocab()
+        added = {token: ours[token] for token in self.tokenizer.get_added_vocab() if token not in theirs}
+        differs = ""
+        if theirs != {token: token_id for token, token_id in ours.items() if token not in added}:
+            differs = "vocabulary"
+        elif any(self._plain(self.tokenizer, p) != self._plain(other, p) for p in PROBES):
             differs = "encoding"
         if differs:
             raise SpvmiaError(
-                f"{option}: expected a model with the target's tokenizer, got {name!r} with another {differs}; "
-                "name the very model that was fine-tuned"
+                f"{option}: expected a model with the target's tokenizer, or with that before tokens were added to it, "
+                f"got {name!r} with another {differs}; name the very model that was fine-tuned"
             )
+        return frozenset(added.values())
 
     @staticmethod
     def _plain(tokenizer: Any, text: str) -> list[int]:

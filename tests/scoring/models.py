@@ -123,3 +123,11 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 def rng_states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def plain_logprobs(lm: HFLM, model: Any, text: str) -> list[float]:
+    """Log-probabilities of a text's tokens by a plain forward pass, in the context that the backend scores them in."""
+    ids = lm.tok_encode(text)
+    with torch.no_grad(), quiet_libraries():
+        logits = model(input_ids=torch.tensor([[lm.prefix_token_id, *ids[:-1]]])).logits[0, -len(ids) :]
+    return logits.float().log_softmax(-1)[range(len(ids)), ids].tolist()
