@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from spvmia_plugin.finetune_config import FinetuneConfig
     from spvmia_plugin.training import TrainSettings
 
-ALL_LINEAR = "all-linear"
-
 
 @dataclass(frozen=True)
 class BaseModel:
@@ -90,7 +88,8 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
     """The base on the accelerator if there is one; with a fresh adapter for LoRA.
 
     Raises:
-        SpvmiaError: there are no such weights, or `--lora-targets` names no modules of the model.
+        SpvmiaError: there are no such weights, or `--lora-targets` names no modules of the model or
+            some that peft refuses.
     """
     from transformers import AutoModelForCausalLM
 
@@ -123,24 +122,20 @@ def training_device() -> torch.device:
 def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    from spvmia_plugin.reference.targets import lora_targets
     from spvmia_plugin.rng import isolated_rng
+    from spvmia_plugin.scoring.adapters import AdapterHost
 
-    targets = config.lora_targets
+    asked = [target.strip() for target in config.lora_targets.split(",")] if config.lora_targets else None
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets if targets in (None, ALL_LINEAR) else [target.strip() for target in targets.split(",")],
+        target_modules=lora_targets(AdapterHost(model), asked, "--lora-targets", r=config.lora_rank),
     )
-    try:
-        with isolated_rng(stable_seed(config.seed, "adapter")):
-            adapted = get_peft_model(model, lora)
-    except ValueError as error:
-        raise SpvmiaError(
-            f"--lora-targets: expected modules of the model, got {targets or 'none, and peft knows none for it'} "
-            f"({reason_of(error)}); try all-linear"
-        ) from error
+    with isolated_rng(stable_seed(config.seed, "adapter")):
+        adapted = get_peft_model(model, lora)
     adapted.peft_config["default"].base_model_name_or_path = base.name
     return adapted
 

@@ -30,7 +30,6 @@ LAYERS = [
     [
         "libraries",
         "processes",
-        "base_model",
         "data",
         "finetune_config",
         "preconditions",
@@ -39,7 +38,7 @@ LAYERS = [
         "training",
     ],
     ["perturb", "reference", "scoring"],
-    ["audit", "finetune"],
+    ["audit", "base_model", "finetune"],
     ["harness"],
     ["results", "page"],
     ["report", "leaderboard", "export", "combination"],

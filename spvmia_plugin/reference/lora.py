@@ -8,9 +8,9 @@ from typing import Any
 
 from spvmia_plugin.checkpoints import writing
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.processes import is_first
-from spvmia_plugin.scoring.adapters import AdapterHost, linear_names, save_adapter
+from spvmia_plugin.reference.targets import lora_targets
+from spvmia_plugin.scoring.adapters import AdapterHost, save_adapter
 from spvmia_plugin.training import TrainSettings, train
 
 _NAME = "training"
@@ -41,7 +41,7 @@ def train_lora(
         What `training.train` returns, with the number of texts and of trained parameters.
 
     Raises:
-        SpvmiaError: the LoRA targets are not in the model; `output_dir` cannot be written.
+        SpvmiaError: the LoRA targets are not in the model or refused by peft; `output_dir` cannot be written.
     """
     usable = [ids for ids in sequences if len(ids) > 1]
     settings = TrainSettings(
@@ -51,7 +51,7 @@ def train_lora(
         seed=config.seed,
         processes=processes,
     )
-    with host.new(_NAME, _lora_config(host.model, config, base_name), config.seed) as model:
+    with host.new(_NAME, _lora_config(host, config, base_name), config.seed) as model:
         record = train(model, usable, settings, output_dir, pad_token_id=pad_token_id, description="reference")
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if is_first(processes):
@@ -60,29 +60,20 @@ def train_lora(
     return {**record, "texts": len(usable), "parameters": parameters}
 
 
-def check_targets(model: Any, config: AuditConfig) -> None:
-    """Make sure every one of the LoRA targets is in the model.
+def check_targets(host: AdapterHost, config: AuditConfig) -> None:
+    """Make sure that every one of the targets gets LoRA and learns: tried, with nothing left behind.
 
     Raises:
-        SpvmiaError: one is not.
+        SpvmiaError: one is not in the model, or refused; or the model can't be trained.
     """
-    names = [name for name, _ in model.named_modules()]
-    for target in _targets(model, config):
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise SpvmiaError(
-                f"mia_lora_targets: expected modules of the model, got {target!r}; pass 'all-linear', or names such as "
-                "those that print(model) shows"
-            )
+    _targets(host, config)
 
 
-def _targets(model: Any, config: AuditConfig) -> list[str]:
-    targets = list(config.lora_targets or ())
-    if targets == ["all-linear"]:
-        return linear_names(model)
-    return targets or default_targets(model)
+def _targets(host: AdapterHost, config: AuditConfig) -> list[str] | str:
+    return lora_targets(host, config.lora_targets, "mia_lora_targets", r=config.lora_rank)
 
 
-def _lora_config(model: Any, config: AuditConfig, base_name: str | None) -> Any:
+def _lora_config(host: AdapterHost, config: AuditConfig, base_name: str | None) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -90,23 +81,6 @@ def _lora_config(model: Any, config: AuditConfig, base_name: str | None) -> Any:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=_targets(model, config),
+        target_modules=_targets(host, config),
         base_model_name_or_path=base_name,
     )
-
-
-def default_targets(model: Any) -> list[str]:
-    """The modules peft adapts in this architecture when nothing is said.
-
-    Raises:
-        SpvmiaError: peft has no default for it.
-    """
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-    kind = model.config.model_type
-    if kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
-        raise SpvmiaError(
-            f"mia_lora_targets: expected module names, because peft has no default for models of type {kind!r}, "
-            "got none; pass 'all-linear' or the names"
-        )
-    return list(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[kind])

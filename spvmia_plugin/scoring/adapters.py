@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,44 +73,62 @@ class AdapterHost:
     def new(self, name: str, config: Any, seed: int) -> Iterator[Any]:
         """The base with a fresh adapter, the only thing that requires gradients; it is gone afterwards."""
         self.check_free()
-        with self._restored(), isolated_rng(seed), quiet_libraries():
-            view = self._attach(_PREFIX + name, config)
-            view.base_model.enable_adapter_layers()
-            view.set_adapter(_PREFIX + name)
+        with self._bare() as inner, isolated_rng(seed), quiet_libraries():
+            from peft import get_peft_model
+
+            view = get_peft_model(inner, config, adapter_name=_PREFIX + name)
             for parameter_name, parameter in view.named_parameters():
                 parameter.requires_grad_(f".{_PREFIX}{name}." in parameter_name)
             yield view
 
     def load(self, name: str, path: str) -> None:
-        """Put the adapter at `path` (folder or hub id) on the model, under `name`, replacing one of that name."""
+        """Put the adapter at `path` (folder or hub id) on the model, under `name`, replacing one of that name.
+
+        Raises:
+            ValueError: its weights are not those of an adapter of this model.
+        """
+        from peft import PeftConfig, get_peft_model
+
         self.check_free()
         adapter = _PREFIX + name
-        with self._restored(), isolated_rng(0), quiet_libraries():
-            warnings.filterwarnings("error", "Found missing adapter keys")  # an adapter of another model
-            if self._dressed is not None:
+        with self._bare() as inner, isolated_rng(0), quiet_libraries():
+            view = self._view
+            if view is not None and self._dressed is not None:
                 self._dressed.restore()
-                if adapter in self._view.peft_config:
-                    self._view.delete_adapter(adapter)
-            view = self._view or (self.model if self._own else None)
+                if adapter in view.peft_config:
+                    view.delete_adapter(adapter)
             if view is None:
-                from peft import PeftModel
-
-                view = PeftModel.from_pretrained(self.model, path, adapter_name=adapter)
-            else:
-                view.load_adapter(path, adapter_name=adapter, torch_device=str(self.model.device))
+                config = PeftConfig.from_pretrained(path)
+                config.inference_mode = True
+                view = get_peft_model(inner, config, adapter_name=adapter)
+                if self._own:
+                    view.hf_device_map = {}  # peft would deal a model that is partly offloaded out anew
+            mapping = getattr(inner, "_checkpoint_conversion_mapping", {})
+            found = view.load_adapter(
+                path, adapter_name=adapter, torch_device=str(self.model.device), key_mapping=mapping
+            )
+            if found.missing_keys:  # peft only returns them: without their weights the adapter is another one
+                raise ValueError(f"{len(found.missing_keys)} weights of the adapter are missing")
             self._view, self._dressed = view, Snapshot(view)
 
     def close(self) -> None:
         """Forget all adapters."""
         self._view = self._dressed = None
 
-    def _attach(self, adapter: str, config: Any) -> Any:
-        if self._own:
-            self.model.add_adapter(adapter, config)
-            return self.model
-        from peft import get_peft_model
+    @contextmanager
+    def _bare(self) -> Iterator[Any]:
+        """The model under all wrappers, with its own modules in their places: nothing was ever put on it.
 
-        return get_peft_model(self.model, config, adapter_name=adapter)
+        An adapter that joins those of the target shares peft's wrappers with them, and not every wrapper can be
+        shared: one that trains some tokens knows nothing of the new adapter, and fails.
+        """
+        off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
+        with self._restored(), off:
+            inner = inner_model(self.model)
+            _undress(inner)
+            for name in ("peft_config", "_hf_peft_config_loaded"):
+                vars(inner).pop(name, None)
+            yield inner
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
@@ -120,6 +137,20 @@ class AdapterHost:
             yield
         finally:
             before.restore()
+
+
+def _undress(module: Any) -> None:
+    """Put every module that peft has wrapped back where its wrapper is."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            inside = child
+            while isinstance(inside, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+                inside = inside.get_base_layer() if isinstance(inside, BaseTunerLayer) else inside.original_module
+            if inside is not child:
+                parent._modules[name] = inside
 
 
 def save_adapter(view: Any, name: str, folder: Path) -> None:
@@ -138,9 +169,11 @@ def save_adapter(view: Any, name: str, folder: Path) -> None:
 
 
 def linear_names(model: Any) -> list[str]:
-    """What `all-linear` means: the names of all linear layers but the output layer, whatever already wraps them.
+    """Names of all linear layers but the output layer, whatever already wraps them.
 
-    peft's own reading of it would take the matrices of adapters that are already there for layers of the model.
+    peft's own reading of `all-linear` would take the matrices of adapters that are already there for layers of the
+    model. A name is the last part of the full one, which peft finds wherever it ends a module's name; where it would
+    find other modules as well (a router beside a gate, the output layer), the full names.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -150,14 +183,16 @@ def linear_names(model: Any) -> list[str]:
     base = inner_model(model)
     head = base.get_output_embeddings()
     wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    wrapped = [name for name, module in base.named_modules() if isinstance(module, wrappers)]
-    names = set()
+    wrapped = tuple(f"{name}." for name, module in base.named_modules() if isinstance(module, wrappers))
+    linear: dict[str, list[str]] = {}
+    others = set()
     for name, module in base.named_modules():
-        if any(name.startswith(f"{outer}.") for outer in wrapped) or module is head:
+        if name.startswith(wrapped):
             continue
         inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if isinstance(inner, (nn.Linear, Conv1D)):
-            names.add(name.rpartition(".")[2])
-    if not names:
-        raise SpvmiaError("mia_lora_targets: expected linear layers in the model, found none; name the modules")
-    return sorted(names)
+        last = name.rpartition(".")[2]
+        if isinstance(inner, (nn.Linear, Conv1D)) and module is not head:
+            linear.setdefault(last, []).append(name)
+        else:
+            others.add(last)
+    return sorted(name for last, names in linear.items() for name in ([last] if last not in others else names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from spvmia_plugin.protocols import Cost, OnDone, TokenIds
 from spvmia_plugin.scoring.batching import Batch, BatchRunner, plan_batches
 from spvmia_plugin.scoring.head import HeadlessModel
-from spvmia_plugin.scoring.inner import has_rows, prompt_learning, takes
+from spvmia_plugin.scoring.inner import prompt_learning, takes
 from spvmia_plugin.scoring.sampling import Sampling, inverse_cdf, uniforms
+from spvmia_plugin.scoring.trial import each, holds, probe_ids
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
 TOKENS_PER_BATCH_DEVICE = 2**17
@@ -51,6 +52,29 @@ class Generator:
         self._runner = runner
         self._cost = cost
         self._virtual = prompt_learning(model.model)
+        self._cached = holds(model, "generation", lambda: self._try((6, 6, 6, 6)))
+        # peft's virtual tokens come before any padding on the left
+        self._padded = self._cached and not self._virtual and holds(model, "padding", lambda: self._try((6, 3, 5, 4)))
+        self.path: str | None = None
+        """How texts are written, where that is not the fast path."""
+        if not self._cached:
+            self.path = "the whole text is read again for every token: no key-value cache that rows could share"
+        elif not self._padded and not self._virtual:
+            self.path = "prompts of one length at a time: padding on the left is not left out"
+
+    def _try(self, lengths: Sequence[int]) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
+        """Some steps from prompts of these lengths, with rows that leave on the way: see `trial.holds`."""
+        texts = [[*self._lead, *probe_ids(self._model, n, start=5 * i)] for i, n in enumerate(lengths)]
+        decoder = _Decoder(self._model, [list(text) for text in texts], self._virtual, cached=True)
+        yield from each(decoder.last, texts)
+        for step, kept in enumerate(([0, 1, 2, 3], [1, 2], [1], [0])):
+            if len(kept) < len(texts):
+                decoder.keep(kept)
+                texts = [texts[row] for row in kept]
+            tokens = probe_ids(self._model, len(texts), start=40 + 3 * step)
+            decoder.step(torch.tensor(tokens))
+            texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
+            yield from each(decoder.last, texts)
 
     def generate(
         self,
@@ -82,12 +106,12 @@ class Generator:
         return texts
 
     def _plan(self, prompts: Sequence[TokenIds], lengths: Sequence[int]) -> list[Batch]:
-        """Prompts of like length together. Where padding is not possible, of one length only."""
+        """Prompts of like length together. Where a cache can't be padded, of one length only."""
         kind = self._model.device.type
         budget, rows = TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH_DEVICE), MAX_ROWS.get(kind, MAX_ROWS_DEVICE)
         groups: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
-            groups.setdefault(len(prompt) if self._virtual else 0, []).append(i)
+            groups.setdefault(len(prompt) if self._cached and not self._padded else 0, []).append(i)
         batches = []
         for group in groups.values():
             for batch in plan_batches([max(lengths[i], len(prompts[i])) + 1 for i in group], budget, rows):
@@ -105,7 +129,9 @@ class Generator:
         for row, i in enumerate(active):
             draws[row, : wanted[i]] = uniforms(seeds[i], wanted[i])
         stream = torch.from_numpy(draws)
-        decoder = _Decoder(self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual)
+        decoder = _Decoder(
+            self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual, cached=self._cached
+        )
         self._cost.forward_tokens += sum(len(self._lead) + len(prompts[i]) for i in active)
         kept = list(range(len(active)))  # rows of `stream` still in the batch, in the decoder's order
         for step in range(draws.shape[1]):
@@ -138,11 +164,11 @@ class Generator:
 class _Decoder:
     """The model's state in the middle of a batch: `last` is (B, d), the final hidden state of each row's last token.
 
-    Prompts of unequal length are padded on the left. A model without a cache that could be cut and grown is run over
-    the whole text at every step, padded on the right.
+    Prompts of unequal length are padded on the left. A model without a cache that could be cut and grown (not `cached`)
+    is run over the whole text at every step, padded on the right.
     """
 
-    def __init__(self, model: HeadlessModel, rows: list[list[int]], virtual: bool) -> None:
+    def __init__(self, model: HeadlessModel, rows: list[list[int]], virtual: bool, *, cached: bool) -> None:
         self._model = model
         # peft puts virtual tokens before whatever it is given: only the first pass may go through it
         self._inner = model.model.get_base_model() if virtual else None
@@ -150,19 +176,19 @@ class _Decoder:
         width = max(map(len, rows))
         self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
         self._padded = not bool(self._mask.all())
+        self._cache: Any = None
+        self._cached = cached
+        if not cached:
+            self._rerun()
+            return
         ids = torch.tensor([[row[0]] * (width - len(row)) + row for row in rows], device=model.device)
         hidden = model.forward(input_ids=ids, use_cache=True, **self._where(width))
-        self._cache: Any = hidden.cache
-        self.last = hidden.rows[:, -1]
-        if not has_rows(self._cache):
-            self._cache = None
-            if self._padded:
-                self._rerun()
+        self._cache, self.last = hidden.cache, hidden.rows[:, -1]
 
     def step(self, tokens: torch.Tensor) -> None:
         """Append one token to every row."""
         tokens = tokens.to(self._model.device)
-        if self._cache is None:
+        if not self._cached:
             for row, token in zip(self._texts, tokens.tolist(), strict=True):
                 row.append(token)
             self._rerun()
@@ -177,7 +203,7 @@ class _Decoder:
         """Drop all rows but these."""
         self._texts = [self._texts[row] for row in rows]
         self._mask = self._mask[rows]
-        if self._cache is not None:
+        if self._cached:
             self._cache.batch_select_indices(torch.tensor(rows))  # on the CPU: layers may lie on several devices
 
     def _where(self, width: int) -> dict[str, torch.Tensor]:

@@ -45,7 +45,8 @@ class HeadlessModel:
 
     def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:
         self.model = model
-        self._autocast = autocast
+        self.autocast = autocast
+        self.tried: dict[str, bool] = {}  # shortcuts, and whether they hold: see `trial`
         self._cache_name = cache_name(model)
         self.device = torch.device(model.device)
         self.vocab, self.exact, self._out = self._probe()
@@ -59,9 +60,9 @@ class HeadlessModel:
     @contextmanager
     def precision(self) -> Iterator[None]:
         """The precision that the harness runs the model in, without gradients."""
-        enabled = self._autocast is not None
+        enabled = self.autocast is not None
         quiet = quiet_libraries() if prompt_learning(self.model) else nullcontext()
-        with quiet, torch.no_grad(), torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
+        with quiet, torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
             yield
 
     def forward(self, *, cache: Any = None, use_cache: bool = False, **inputs: Any) -> Hidden:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
@@ -19,12 +20,14 @@ from spvmia_plugin.reference.lora import check_targets, train_lora
 from spvmia_plugin.scoring.batching import BatchRunner
 from spvmia_plugin.scoring.generation import Generator
 from spvmia_plugin.scoring.head import HeadlessModel
+from spvmia_plugin.scoring.inner import inner_model
 from spvmia_plugin.scoring.probe import EQUAL
 from spvmia_plugin.scoring.replacements import Replacer
 from spvmia_plugin.scoring.roles import RoleModels
 from spvmia_plugin.scoring.sampling import Sampling
 from spvmia_plugin.scoring.scorer import Scorer
 from spvmia_plugin.scoring.tokens import Tokens
+from spvmia_plugin.scoring.trial import looks_back_only
 from spvmia_plugin.signals import Role, TokenSignals
 
 
@@ -199,6 +202,8 @@ class HFBackend:
                 self._runners["generate"],
                 self._costs[Role.TARGET],
             )
+            if generator.path is not None:
+                self.paths[f"{Role.TARGET.value}: generation"] = generator.path
             return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
 
     def train_reference(self, texts: Sequence[str], output_dir: Path, role: Role = Role.REFERENCE) -> dict[str, object]:
@@ -238,9 +243,8 @@ class HFBackend:
         """See `Backend.check_training`."""
         host = self._roles.host()
         host.check_free()
-        model = host.model
-        check_targets(model, self._config)
-        devices = set(map(str, (getattr(model, "hf_device_map", None) or {}).values()))
+        check_targets(host, self._config)
+        devices = set(map(str, (getattr(host.model, "hf_device_map", None) or {}).values()))
         if self._config.reference_parallel and self.processes > 1 and len(devices) > 1:
             raise SpvmiaError(
                 "mia_reference_parallel: expected a model that lies on one device of each process, got one on "
@@ -273,10 +277,40 @@ class HFBackend:
         with self._roles.use(role) as model:
             found = self._headless.get(role)
             if found is None or found.model is not model:
-                found = self._headless[role] = HeadlessModel(model, self._autocast)
+                found = self._headless[role] = self._readable(role, model)
                 if not found.exact:
                     self.paths[f"{role.value}: logits"] = "whole batches: the model changes them after its output layer"
             yield found
+
+    def _readable(self, role: Role, model: Any) -> HeadlessModel:
+        """The model without its output layer, if token ids are all it takes, and a text's predictions its own.
+
+        Raises:
+            SpvmiaError: it cannot be scored.
+        """
+        try:
+            found = HeadlessModel(model, self._autocast)
+        except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            if isinstance(error, RuntimeError) and should_reduce_batch_size(error):
+                raise
+            raise SpvmiaError(
+                f"{role.value}: expected a model that predicts from token ids alone, got {_named(model)}, which says: "
+                f"{' '.join(str(error).split())[:200] or type(error).__name__}; audit another model"
+            ) from error
+        if not looks_back_only(found):
+            raise SpvmiaError(
+                f"{role.value}: expected a causal language model, got {_named(model)}, whose predictions depend on "
+                "what comes after a token or stands in another row of the batch; audit another model"
+            )
+        return found
+
+
+def _named(model: Any) -> str:
+    """Class of a model, and of its adapter."""
+    config = getattr(model, "active_peft_config", None) if hasattr(model, "peft_config") else None
+    kind = getattr(config, "peft_type", None)
+    name = type(inner_model(model)).__name__
+    return f"{name} with an adapter of type {getattr(kind, 'value', kind)}" if kind is not None else name
 
 
 def _unwrapped(lm: Any) -> Any:

@@ -32,17 +32,6 @@ def cache_name(model: Any) -> str:
     return _NEW if takes(model, _NEW) else _OLD
 
 
-def has_rows(cache: Any) -> bool:
-    """Whether rows of a cache can be multiplied and dropped: those of attention can, the states of Mamba can't."""
-    from transformers import DynamicCache
-
-    return isinstance(cache, DynamicCache) and all(
-        hasattr(layer, method)
-        for layer in cache.layers
-        for method in ("batch_repeat_interleave", "batch_select_indices")
-    )
-
-
 def cache_of(output: Any) -> Any:
     """The key-value cache in a model's output, None where there is none. Asking by the old name would warn."""
     fields = dict(output.items()) if isinstance(output, Mapping) else vars(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 
 from spvmia_plugin.protocols import EmbeddingNoise
 from spvmia_plugin.scoring.head import HeadlessModel
-from spvmia_plugin.scoring.inner import has_rows, prompt_learning
+from spvmia_plugin.scoring.inner import prompt_learning
 from spvmia_plugin.scoring.statistics import Statistics, token_statistics
+from spvmia_plugin.scoring.trial import holds, probe_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,26 @@ class ScoringPass:
         """Read a context once; None if the model keeps no cache that rows could share."""
         if prompt_learning(self._model.model):
             return None  # peft would put its virtual tokens before every further piece
-        output = self._model.forward(input_ids=self._tensor([token_ids]), use_cache=True)
-        if not has_rows(output.cache):
+        # as long as they are: some models go wrong beyond a window; and as they begin: some take it for padding
+        kind = f"contexts of {len(token_ids).bit_length()} bits after {token_ids[:1]}"
+        if not holds(self._model, kind, lambda: self._try_context(token_ids)):
             return None
+        return self._read(token_ids)
+
+    def _read(self, token_ids: Sequence[int]) -> Context:
+        output = self._model.forward(input_ids=self._tensor([token_ids]), use_cache=True)
         return Context(output.rows[0, -1:], output.cache)
+
+    def _try_context(self, before: Sequence[int]) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
+        """A context used twice, with pieces of unequal length after it: see `trial.holds`."""
+        context = self._read(before)
+        yield context.last, before
+        for start, widths in ((7, (5, 3)), (12, (2, 4, 1))):
+            pieces = [probe_ids(self._model, n, start=start + 2 * n) for n in widths]
+            inputs = {"input_ids": self._tensor(pieces), "cache": context.expanded(len(pieces))}
+            hidden = self._model.forward(**inputs, use_cache=True).rows
+            for row, piece in zip(hidden, pieces, strict=True):
+                yield row[: len(piece)], [*before, *piece]
 
     def _statistics(self, rows: list[torch.Tensor], pieces: Sequence[Piece], moments: bool) -> Statistics:
         targets = torch.tensor([t for p in pieces for t in p.targets], device=rows[0].device)

@@ -64,13 +64,16 @@ def test_a_text_does_not_depend_on_its_batch(models, monkeypatch, rows):
 
 
 def test_a_model_without_a_cache(models, monkeypatch):
-    import transformers
+    from transformers import DynamicCache
 
     _, backend = make(models)
     heads = prompts(backend)
     whole = backend.generate(heads, [15] * len(heads), range(9))
-    monkeypatch.setattr(transformers, "DynamicCache", type("Other", (), {}))
+    assert not backend.paths
+    backend.close()
+    monkeypatch.setattr(DynamicCache, "batch_select_indices", lambda self, rows: None)  # there by name only
     assert backend.generate(heads, [15] * len(heads), range(9)) == whole
+    assert "read again" in backend.paths["target: generation"]
 
 
 def test_end_tokens_end_a_text_and_are_left_out(models, monkeypatch):
@@ -87,6 +90,7 @@ def test_end_tokens_end_a_text_and_are_left_out(models, monkeypatch):
 
 def test_rows_that_ended_leave_the_batch(models, monkeypatch):
     _, backend = make(models)
+    backend.generate([], [], [])  # the trial of the cache
     widths = []
     original = generation._Decoder.step
     monkeypatch.setattr(

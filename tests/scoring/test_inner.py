@@ -6,9 +6,8 @@ from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
-import transformers
 
-from spvmia_plugin.scoring.inner import cache_name, cache_of, has_rows, inner_model
+from spvmia_plugin.scoring.inner import cache_name, cache_of, inner_model
 
 
 class New:
@@ -43,12 +42,3 @@ def test_the_cache_is_found_by_either_name(name):
     assert cache_of(OrderedDict({"logits": 1, name: "kept"})) == "kept"
     assert cache_of(SimpleNamespace(logits=1, **{name: "kept"})) == "kept"
     assert cache_of(OrderedDict(logits=1)) is None
-
-
-def test_states_that_are_no_rows_of_keys_and_values_are_not_shared():
-    config = transformers.LlamaConfig(num_hidden_layers=1)
-    cache = transformers.DynamicCache(config=config)
-    assert has_rows(cache)
-    cache.layers = [SimpleNamespace(batch_repeat_interleave=None)]
-    assert not has_rows(cache)
-    assert not has_rows(None)
