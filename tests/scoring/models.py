@@ -126,8 +126,8 @@ def rng_states() -> tuple[Any, ...]:
 
 
 def plain_logprobs(lm: HFLM, model: Any, text: str) -> list[float]:
-    """Log-probabilities of a text's tokens by a plain forward pass, in the context that the backend scores them in."""
-    ids = lm.tok_encode(text)
+    """Log-probabilities of a text's tokens but the first by a plain forward pass over what the tokenizer gives."""
+    ids = lm.tokenizer(text)["input_ids"]
     with torch.no_grad(), quiet_libraries():
-        logits = model(input_ids=torch.tensor([[lm.prefix_token_id, *ids[:-1]]])).logits[0, -len(ids) :]
-    return logits.float().log_softmax(-1)[range(len(ids)), ids].tolist()
+        logits = model(input_ids=torch.tensor([ids[:-1]])).logits[0, -(len(ids) - 1) :]
+    return logits.float().log_softmax(-1)[range(len(ids) - 1), ids[1:]].tolist()
