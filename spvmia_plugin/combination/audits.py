@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from spvmia_plugin.combination.compare import AUROC, TPR, Comparison, compare
 from spvmia_plugin.combination.weights import Scored, fit
 from spvmia_plugin.errors import SpvmiaError
@@ -99,7 +101,7 @@ def _audit(place: Path, option: str) -> Audit:
 
 def _check_both_classes(target: Audit, place: Path) -> None:
     members = int(target.labels().sum())
-    others = len(target.records) - members
+    others = len(target.ids()) - members
     if not (members and others):
         raise SpvmiaError(
             f"{TARGET}: expected members and non-members, got {members} and {others} in {place}; audit both"
@@ -129,7 +131,7 @@ def _check_apart(audits: Sequence[tuple[str, Audit]]) -> None:
 
 def _attacks(audit: Audit) -> list[str]:
     """The attacks that have a score of some record."""
-    return [task.attack for task in audit.model_attacks if any(record.score is not None for record in task.records)]
+    return [task.attack for task in audit.model_attacks if np.isfinite(task.scores()).any()]
 
 
 def _chosen(asked: Sequence[str] | None, there: Sequence[str], common: Sequence[str]) -> list[str]:
