@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import random
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from spvmia_plugin import plugins
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export import FORMATS as EXPORTS
 from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import FORMATS, Options, build_board
+from spvmia_plugin.leaderboard import page as board_page
 from spvmia_plugin.leaderboard.entrants import Source
-from spvmia_plugin.report import draw
+from spvmia_plugin.report import draw, html
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.streamed import streamed
@@ -178,7 +181,10 @@ def fuzz(written: Path, rounds: int, seed: int) -> tuple[int, int]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blank pictures, for drawing takes a second; attacks and tokenizers are looked up once."""
+    """Blank pictures, for drawing takes a second; templates and plugins are looked up once."""
+    for module in (html, board_page):
+        monkeypatch.setattr(module, "templates", functools.cache(module.templates))
+    monkeypatch.setattr(plugins, "load_registry", functools.cache(plugins.load_registry))
     monkeypatch.setattr(draw, "svg", lambda _: '<svg viewBox="0 0 1 1" xmlns="http://www.w3.org/2000/svg"></svg>')
 
 
