@@ -111,7 +111,7 @@ def sentence_html(text: Text) -> Markup:
 
 def embedded(value: Any) -> str:
     """JSON that no parser takes for anything else, whatever its strings hold, inside a script element."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_ESCAPED)
 
 
 def shown_lines(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
 from spvmia_plugin.report.palette import PALETTE
@@ -43,8 +43,9 @@ def inline(svg: str, prefix: str, label: str) -> str:
         if element.tag not in ("text", "tspan"):
             element.text = None
         element.tail = None
+    shapes = {f"#{path.get('id')}": path.get("d", "") for path in root.iter("path")}
     for parent in list(root.iter()):
-        _dots(parent)
+        _dots(parent, shapes)
     box = root.attrib["viewBox"]
     root.attrib = {"viewBox": box, "role": "img", "aria-label": label, "class": "figure", "focusable": "false"}
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
@@ -116,23 +117,22 @@ def _shorter(path: str) -> str:
     return "".join(parts) + ("z" if path.rstrip(" ").endswith(("z", "Z")) else "")
 
 
-def _dots(group: ElementTree.Element) -> None:
+def _dots(group: ElementTree.Element, shapes: Mapping[str, str]) -> None:
     """Many equal markers side by side as a few paths: a cloud of 1,400 takes a tenth of the room."""
     markers = [child for child in group if child.tag == "use"]
     if len(markers) < _MANY or len({marker.get("href") for marker in markers}) > 1:
         return
     kind = markers[0].get("class", "")
     colour = next((name[2:] for name in kind.split() if name.startswith("f-")), "ink")
-    square = next((path for path in group.iter("path") if "C" not in path.get("d", "C")), None) is not None
+    square = "C" not in shapes.get(markers[0].get("href", ""), "C")
     for marker in markers:
         group.remove(marker)
     for first in range(0, len(markers), _TOGETHER):
         places = (f"M{marker.get('x')} {marker.get('y')}h0" for marker in markers[first : first + _TOGETHER])
         drawn = {
             "d": "".join(places),
-            "class": f"dots s-{colour}",
+            "class": f"dots{' square' if square else ''} s-{colour}",  # the page's style rounds them
             "stroke-width": "3",
-            "stroke-linecap": "square" if square else "round",
             "stroke-opacity": markers[0].get("fill-opacity", "1"),
             "fill": "none",
         }

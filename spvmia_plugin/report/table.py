@@ -47,6 +47,7 @@ def exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
 
 def _excerpt(text: str, limit: int) -> str:
     """A text safe to show, and short enough for a cell."""
+    limit = limit if text.isascii() else limit // 3  # the page's data are ASCII: six characters for any other one
     rest = len(text) - limit
     return shown(text) if rest <= 0 else f"{shown(text[:limit])} … ({rest:,} more characters)"
 

@@ -197,6 +197,18 @@ def test_choosing_an_attack_shows_its_pictures(plain):
     assert page.locator(".band:not(.chosen)").first.evaluate("e => getComputedStyle(e).visibility") == "hidden"
 
 
+def test_a_cloud_of_dots_is_seen(plain):
+    """A path of dots without length is painted by its round ends alone."""
+    page = plain.page
+    page.get_by_label("Attack to look at").select_option(label="SPV-MIA")
+    dots = page.locator("figure:not([hidden]) path.dots")
+    assert dots.count() >= 4
+    ends = {dots.nth(i).evaluate("e => getComputedStyle(e).strokeLinecap") for i in range(dots.count())}
+    assert ends == {"round", "square"}
+    colours = {dots.nth(i).evaluate("e => getComputedStyle(e).stroke") for i in range(dots.count())}
+    assert len(colours) == 2
+
+
 @pytest.mark.parametrize(("scheme", "other"), [("light", "Dark theme"), ("dark", "Light theme")])
 def test_themes(browser, plain_file, scheme, other):
     opened = Opened(browser, plain_file, color_scheme=scheme)
