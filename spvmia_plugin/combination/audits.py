@@ -60,8 +60,9 @@ def combine(
         SpvmiaError: an audit cannot be read or has no samples, two audits are of one model or of the same records, an
             attack is missing, or an audit has too few records of a class.
     """
-    audited = _audit(target, TARGET)
-    known = [_audit(place, SHADOW) for place in shadows]
+    left_out: list[str] = []
+    audited = _audit(target, TARGET, left_out)
+    known = [_audit(place, SHADOW, left_out) for place in shadows]
     _check_both_classes(audited, target)
     _check_apart([(TARGET, audited), *((str(place), audit) for place, audit in zip(shadows, known, strict=True))])
     there = _attacks(audited)
@@ -74,13 +75,18 @@ def combine(
         n_shadow_records=sum(len(one.labels) for one in scored),
         shadow_unscored={name: sum(one.unscored(name) for one in scored) for name in chosen},
         left_out=tuple(name for name in there if name not in chosen) if attacks is None else (),
-        warnings=tuple(_warnings(audited, known, shadows, chosen)) + _limits(comparison),
+        warnings=(*_warnings(audited, known, shadows, chosen), *_limits(comparison), *left_out),
     )
 
 
-def _audit(place: Path, option: str) -> Audit:
-    """The one audit of the newest run; canaries that were planted beside the records are another matter."""
-    found = read_latest(place, option).audits
+def _audit(place: Path, option: str, left_out: list[str]) -> Audit:
+    """The one audit of the newest run; canaries that were planted beside the records are another matter.
+
+    Older runs that cannot be read are added to `left_out`.
+    """
+    run = read_latest(place, option)
+    found = run.audits
+    left_out += [shown(f"left out: {problem}") for problem in run.left_out]
     audits = [audit for audit in found if not audit.tasks[0].is_canary_audit] or found
     if len(audits) > 1:
         names = ", ".join(shown(audit.dataset) for audit in audits)

@@ -116,22 +116,34 @@ def mutated_line(line: str, rng: random.Random) -> str:
     return dumped(sample)
 
 
-def use(path: Path) -> None:
-    """Everything that reads results."""
+def pages(path: Path) -> None:
+    render(read_latest(path))
+
+
+def facts(path: Path) -> None:
     run = read_latest(path)
-    render(run)
     "".join(streamed(report_facts(run, one_by_one=True))).encode()
     for audit in run.audits:
         token_views(run, audit, list(audit.ids()[:1]))
+
+
+def boards(path: Path) -> None:
     board = build_board([Source(path)], Options())
     for write in FORMATS.values():
         write(board).encode()
+
+
+def exports(path: Path) -> None:
+    run = read_latest(path)
     for write in EXPORTS.values():
         try:
             files = write(run, ExportOptions(benchmark="a/b", instances=True))
             assert all("".join(text).encode() for text in files.values())
         except SpvmiaError:
             continue
+
+
+READERS = (pages, facts, boards, exports)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +158,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("fuzz"), [audit], capabilities={"arc_easy": {"acc": 0.5}})
 
 
-def fuzz(written: Path, rounds: int, seed: int) -> tuple[int, int]:
-    """How many changed runs were read, and how many refused."""
+def fuzz(written: Path, rounds: int, seed: int, *, each: int = len(READERS)) -> tuple[int, int]:
+    """How many changed runs were read by `each` of the readers in turn, and how many refused."""
     rng = random.Random(seed)
     whole = written.read_text(encoding="utf-8")
     samples = sorted(written.parent.glob("samples_*"))
@@ -167,7 +179,8 @@ def fuzz(written: Path, rounds: int, seed: int) -> tuple[int, int]:
         for path, content in changed.items():
             path.write_text("".join(line + "\n" for line in content), encoding="utf-8")
         try:
-            use(written)
+            for reader in range(each):
+                READERS[(number + reader) % len(READERS)](written)
             read += 1
         except SpvmiaError as error:
             refused += 1
@@ -189,7 +202,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_three_hundred_changes(written: Path, quick: None) -> None:
-    read, refused = fuzz(written, 300, seed=1)
+    read, refused = fuzz(written, 300, seed=1, each=1)
     assert read > 30
     assert refused > 60
 
