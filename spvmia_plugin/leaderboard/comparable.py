@@ -148,7 +148,7 @@ def _ids_digest(audit: Audit) -> str:
     """A hash over ids and labels of the audited records and the candidates' file: the same rows, the same names."""
     if not audit.has_samples:
         return str(audit.record["data"]["fingerprint"])
-    rows = sorted([record.id, record.is_member] for record in audit.records)
+    rows = sorted([record_id, label] for record_id, label in zip(audit.ids(), audit.labels().tolist(), strict=True))
     candidate = audit.record["settings"].get("mia_candidate")
     names = [audit.record["data"].get("source"), PurePath(str(candidate)).name if candidate else None]
     return _hashed([*names, rows])

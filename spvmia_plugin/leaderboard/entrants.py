@@ -156,7 +156,7 @@ def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, Harnes
         tasks[task.task] = task
     # What each run recorded as the strongest attack was chosen among its own: the samples have to tell it anew.
     merged = [replace(task, record={**task.record, "strongest": {}}) for task in tasks.values()]
-    if len({frozenset(record.id for record in task.records) for task in merged}) > 1:
+    if len({frozenset(task.records.roster.ids if task.records else ()) for task in merged}) > 1:
         raise SpvmiaError(
             f"RESULTS: expected the same records under all attacks on {name!r}, got others in {other[1].path} than in "
             f"{one[1].path}; run both with --log_samples and without --limit, or leave one out"

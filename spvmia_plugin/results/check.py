@@ -15,6 +15,8 @@ FORMAT = 1
 _NUMBER, _COUNT, _TEXT, _TEXTS, _ANY = "a finite number", "a count", "a text", "a list of texts", "a mapping"
 _MAYBE_NUMBER, _MAYBE_TEXT, _MAYBE_COUNT = "a finite number or null", "a text or null", "a count or null"
 _FLAG = "true or false"
+_END_OF_TIME = 253_402_300_000
+"""The year 9999, the last that a calendar has."""
 _MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtasks": False} | {
     "higher_is_better": True,
     "n-samples": True,
@@ -51,22 +53,6 @@ _SHAPE: Mapping[str, Any] = {
     "seed": _COUNT,
     "versions": {"spvmia-plugin": _TEXT},
 }
-_SAMPLE: Mapping[str, Any] = {
-    "id": _TEXT,
-    "is_member": _FLAG,
-    "text": _MAYBE_TEXT,
-    "score": _MAYBE_NUMBER,
-    "reason": _MAYBE_TEXT,
-    "n_tokens": _MAYBE_COUNT,
-    "target": _MAYBE_NUMBER,
-    "reference": _MAYBE_NUMBER,
-}
-"""What is read of a line of a samples file, its document and its result together."""
-
-
-def is_sample(values: Mapping[str, Any]) -> bool:
-    """Whether what was read of a record is of the types that it is read as."""
-    return _problem(values, _SAMPLE) is None
 
 
 def check_results(raw: Mapping[str, Any], path: Path) -> None:
@@ -79,8 +65,10 @@ def check_results(raw: Mapping[str, Any], path: Path) -> None:
     rows = raw["results"].values()
     if problem is None and not all(isinstance(row, Mapping) for row in rows):
         problem = "expected a mapping for each task in 'results'"
-    if problem is None and not (raw.get("date") is None or _is(raw["date"], _NUMBER)):
-        problem = "expected a finite number as 'date'"
+    if problem is None and not (
+        raw.get("date") is None or (_is(raw["date"], _NUMBER) and 0 <= raw["date"] < _END_OF_TIME)
+    ):
+        problem = "expected a finite number as 'date', the seconds since 1970"
     problem = problem or _group_problem(raw.get("group_subtasks") or {})
     if problem:
         raise SpvmiaError(f"RESULTS: {path}: {problem}; run lm_eval again, or leave the file out")
