@@ -25,6 +25,7 @@ from spvmia_plugin.data.manifest import (
 )
 from spvmia_plugin.data.packing import Block, fast_tokenize
 from spvmia_plugin.data.private import private_folder
+from spvmia_plugin.data.shards import absolute_spec
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import probe_digest
@@ -186,7 +187,7 @@ def _manifest(
     from spvmia_plugin.audit.record import versions
 
     is_file = is_file_spec(config.data, datasets)
-    spec = str(Path(config.data).expanduser().absolute()) if is_file else config.data
+    spec = absolute_spec(config.data) if is_file else config.data
     source = datasets.get(config.data)
     column = source.text_column if source else config.text_column
     entries = {name: tuple(Entry.of(block) for block in dealt[name]) for name in ("members", "nonmembers", "prompts")}
