@@ -31,6 +31,7 @@ from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.finetune_config import FinetuneConfig
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.seeds import stable_seed
 
@@ -65,7 +66,7 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
             before the model is loaded.
     """
     tell = _silence if config.quiet else say
-    output = Path(config.output).expanduser().absolute()
+    output = as_path(config.output, "--output", utf8=True).absolute()
     _check_free(output)
     known = datasets if datasets is not None else _registered_datasets()
     loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
