@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,8 @@ def find_shards(spec: str | Path, option: str) -> list[Shard]:
             )
         return [Shard(file, len(file.relative_to(path).parts) + 1) for file in found]
     if is_pattern(spec):
-        base = _fixed_part(path)
-        found = sorted((Path(name) for name in glob.iglob(str(path), recursive=True)), key=os.fsencode)
-        shards = [Shard(file, len(file.relative_to(base).parts) + 1) for file in found if not file.is_dir()]
+        fitting = (shard for shard in _fitting(Path(spec)) if not shard.path.is_dir())
+        shards = sorted(fitting, key=lambda shard: os.fsencode(shard.path))
         if not shards:
             raise SpvmiaError(f"{option}: {path}: expected files that fit the pattern, got none; {SHARD_REMEDY}")
         return shards
@@ -76,7 +76,7 @@ def absolute_spec(spec: str) -> str:
 def is_there(spec: str) -> bool:
     """Whether a spec names anything that exists."""
     path = Path(spec).expanduser()
-    return path.exists() or (is_pattern(spec) and next(glob.iglob(str(path), recursive=True), None) is not None)
+    return path.exists() or (is_pattern(spec) and next(_fitting(path), None) is not None)
 
 
 def shard_names(shards: Iterable[Shard]) -> dict[Path, str]:
@@ -109,11 +109,19 @@ def _below(folder: Path) -> Sequence[Path]:
     return [path for path in found if split_ending(path)[0]]
 
 
-def _fixed_part(path: Path) -> Path:
-    """The folder above the first part of a pattern that is one."""
-    fixed = Path(path.anchor)
-    for part in path.parts[1:-1]:
-        if glob.has_magic(part):
-            break
-        fixed /= part
-    return fixed
+def _fitting(pattern: Path) -> Iterator[Shard]:
+    """What fits a pattern. Folders before the first part that is one are taken by name, whatever signs are in it."""
+    pattern = pattern.expanduser()
+    base = Path(pattern.anchor) if pattern.is_absolute() else Path.cwd()
+    parts = [part for part in pattern.parts if part != pattern.anchor]
+    while len(parts) > 1 and (plain := _plain(parts[0])) is not None:
+        base /= plain
+        parts = parts[1:]
+    for name in glob.iglob("/".join(parts), root_dir=base, recursive=True):
+        yield Shard(base / name, len(Path(name).parts) + 1)
+
+
+def _plain(part: str) -> str | None:
+    """The only name that a part of a pattern fits, None if it fits several."""
+    plain = re.sub(r"\[([*?[])\]", r"\1", part)
+    return plain if glob.escape(plain) == part else None
