@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class BaseModel:
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        local = Path(config.model).expanduser()
+        local = as_path(config.model, "--model", utf8=True)
         name = str(local.absolute()) if local.is_dir() else config.model
         try:
             model_config = AutoConfig.from_pretrained(name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.paths import path_problem
 from spvmia_plugin.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"
@@ -56,14 +57,25 @@ class Check:
     expected: str
     accepts: Callable[[Any], bool]
     read: Callable[[Any], Any] = lambda value: value
+    place: Literal["file", "folder"] | None = None
+    """What it may be a path of. One that cannot be is refused here, before anything looks for it; folders, of models
+    and of the store, are in UTF-8: the libraries that read them know no other."""
 
 
 def _text() -> Check:
     return Check("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()))
 
 
+def _file() -> Check:
+    return dataclasses.replace(_text(), place="file")
+
+
+def _folder() -> Check:
+    return dataclasses.replace(_text(), place="folder")
+
+
 def _at_least(low: int) -> Check:
-    return Check(f"a whole number >= {low}", lambda value: is_whole(value) and value >= low)
+    return Check(f"a whole number >= {low}", lambda value: is_whole(value) and low <= value < 2**63)
 
 
 def _within(low: float, high: float, *, open_low: bool = False) -> Check:
@@ -112,13 +124,13 @@ class AuditConfig:
     """
 
     # data
-    members: str | None = _option(None, _text())
-    nonmembers: str | None = _option(None, _text())
-    prompts: str | None = _option(None, _text())
-    candidate: str | None = _option(None, _text())
+    members: str | None = _option(None, _file())
+    nonmembers: str | None = _option(None, _file())
+    prompts: str | None = _option(None, _file())
+    candidate: str | None = _option(None, _file())
     text_column: str = _option("text", _text())
-    manifest: str | None = _option(None, _text())
-    dataset_path: str | None = _option(None, _text())
+    manifest: str | None = _option(None, _file())
+    dataset_path: str | None = _option(None, _file())
     split: Split = _option("random", _one_of("random", "paper"))
     block_size: int = _option(
         128, Check("0 (whole documents) or a whole number >= 8", lambda v: is_whole(v) and (v == 0 or v >= 8))
@@ -126,8 +138,8 @@ class AuditConfig:
     max_samples: int = _option(1000, _at_least(1))
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
-    base_model: str | None = _option(None, _text())
-    reference: str = _option("self_prompt", _text())
+    base_model: str | None = _option(None, _folder())
+    reference: str = _option("self_prompt", _folder())
     # self-prompt calibration
     self_prompts: int = _option(10_000, _at_least(1))
     prompt_tokens: int = _option(16, _at_least(1))
@@ -146,13 +158,13 @@ class AuditConfig:
     perturbation: str = _option("mask_fill", _text())
     perturbations: int = _option(5, _at_least(1))
     mask_rate: float = _option(0.2, _within(0, 1, open_low=True))
-    mask_model: str = _option("t5-base", _text())
+    mask_model: str = _option("t5-base", _folder())
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
     # the run
     preset: str | None = _option(None, _one_of(*PRESETS))
     log_text: bool = _option(False, _flag())
     seed: int = _option(0, _at_least(0))
-    cache_dir: str | None = _option(None, _text())
+    cache_dir: str | None = _option(None, _folder())
     max_length: int | None = _option(None, _at_least(2))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     given: frozenset[str] = field(default=frozenset(), compare=False)
@@ -212,6 +224,9 @@ class AuditConfig:
 def _checked(key: str, value: Any, check: Check) -> Any:
     if not check.accepts(value):
         raise SpvmiaError(f"{key}: expected {check.expected}, got {_shown(value)}; correct it in --metadata")
+    problem = path_problem(value, utf8=check.place == "folder") if check.place else None
+    if problem is not None:
+        raise SpvmiaError(f"{key}: expected a path or a name, got {problem}; correct it in --metadata")
     return check.read(value)
 
 

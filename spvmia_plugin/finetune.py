@@ -25,11 +25,13 @@ from spvmia_plugin.data.manifest import (
 )
 from spvmia_plugin.data.packing import Block, fast_tokenize
 from spvmia_plugin.data.private import private_folder
+from spvmia_plugin.data.shards import absolute_spec
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.finetune_config import FinetuneConfig
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.seeds import stable_seed
 
@@ -64,7 +66,7 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
             before the model is loaded.
     """
     tell = _silence if config.quiet else say
-    output = Path(config.output).expanduser().absolute()
+    output = as_path(config.output, "--output", utf8=True).absolute()
     _check_free(output)
     known = datasets if datasets is not None else _registered_datasets()
     loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
@@ -188,7 +190,7 @@ def _manifest(
     reading = Reading(base.tokenizer)
     frame = reading.frame("")
     is_file = is_file_spec(config.data, datasets)
-    spec = str(Path(config.data).expanduser().absolute()) if is_file else config.data
+    spec = absolute_spec(config.data) if is_file else config.data
     source = datasets.get(config.data)
     column = source.text_column if source else config.text_column
     entries = {name: tuple(Entry.of(block) for block in dealt[name]) for name in ("members", "nonmembers", "prompts")}

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NoReturn, TypeGuard
 
+from spvmia_plugin.paths import label
+
 LARGEST = sys.float_info.max
 """JSON's whole numbers have no end, and Python reads them; a float does not hold more."""
 
@@ -59,3 +61,12 @@ def _refuse(text: str) -> NoReturn:
 def _parse_float(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse(text)
+
+
+def utf8(value: Any) -> Any:
+    """A JSON value whose texts UTF-8 can hold: a file name of other bytes becomes what `paths.label` makes of it."""
+    if isinstance(value, Mapping):
+        return {label(key) if isinstance(key, str) else key: utf8(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [utf8(inner) for inner in value]
+    return label(value) if isinstance(value, str) else value

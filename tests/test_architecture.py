@@ -23,7 +23,7 @@ MODULES = {
 
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
-    ["errors", "seeds", "shown", "strict_json", "redact", "rng", "progress"],
+    ["errors", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress"],
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],

@@ -11,8 +11,10 @@ from typing import Any
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
 from spvmia_plugin.data.private import write_private
+from spvmia_plugin.data.shards import is_there
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
 from spvmia_plugin.strict_json import finite, is_whole, strict_loads
@@ -148,7 +150,7 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
     Raises:
         SpvmiaError: it is not there, is no manifest, or was written by a later version.
     """
-    path = Path(path).expanduser()
+    path = as_path(path, option)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
         content = strict_loads(path.read_bytes())
@@ -260,7 +262,7 @@ def _changed(where: str, problem: str) -> SpvmiaError:
 
 def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None) -> Sequence[Document]:
     origin = manifest.data
-    if new_place is None and is_file_spec(origin.spec, datasets) and not Path(origin.spec).exists():
+    if new_place is None and is_file_spec(origin.spec, datasets) and not is_there(origin.spec):
         raise SpvmiaError(
             f"mia_manifest: the target's data are expected at {origin.spec}, got no such file; "
             "if the file was moved, name its new place with mia_dataset_path"

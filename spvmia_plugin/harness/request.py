@@ -60,6 +60,9 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
     """
     tasks = list({id(request.task): request.task for request in requests}.values())
     outcomes: dict[int, Outcome] = {}
+    ignored = _ignored(tasks)
+    if ignored and lm.rank == 0:
+        show(f"spvmia: note: {ignored}")
     _compare(tasks)
     for group in _groups(tasks):
         outcome = _run_group(lm, group, requests)
@@ -71,7 +74,19 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
     if lm.rank == 0:
         for line in _closing_lines(distinct):
             show(line)
+    if ignored:  # told already
+        for outcome in distinct:
+            outcome.notes.append(ignored)
     return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
+
+
+def _ignored(tasks: Iterable[AuditTask]) -> str:
+    """The line about options of the run that change nothing here, empty if there are none."""
+    options = list(dict.fromkeys(name for task in tasks for name in task.ignored_options))
+    if not options:
+        return ""
+    verb = "changes" if len(options) == 1 else "change"
+    return f"{' and '.join(options)} {verb} no audit: records are scored as they stand in the data, without a template"
 
 
 def _compare(tasks: Iterable[AuditTask]) -> None:

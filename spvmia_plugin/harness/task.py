@@ -16,7 +16,7 @@ from lm_eval.config.task import TaskConfig
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
-from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import check_version
@@ -28,10 +28,15 @@ from spvmia_plugin.harness.shared import SHARED, SharedData
 from spvmia_plugin.harness.tokenizer import load_tokenizer
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.paths import label
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.preconditions import Finding, warnings_first
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.scoring.identity import same_model
+from spvmia_plugin.strict_json import utf8
+
+_OF_PROMPTS = ("apply_chat_template", "system_instruction")
+"""What the harness passes on for prompts: a record is no prompt."""
 
 
 class AuditTask(Task):  # type: ignore[misc]
@@ -57,6 +62,7 @@ class AuditTask(Task):  # type: ignore[misc]
         install_request_type()
         install_group_means()
         fields, metadata = _parted(config)
+        _check_utf8(metadata)
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
@@ -73,6 +79,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
         self._results: dict[str, RecordResult] = {}
+        self.ignored_options: Sequence[str] = ()
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
 
@@ -149,6 +156,7 @@ class AuditTask(Task):  # type: ignore[misc]
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
+        self.ignored_options = [f"--{name}" for name in _OF_PROMPTS if options.get(name)]
         self._summary, self._canaries, self._results = None, None, {}
         self.outcome, self.comparison = Outcome(), None
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
@@ -192,7 +200,8 @@ class AuditTask(Task):  # type: ignore[misc]
         """The config with `mia_audit`, which the harness asks for after aggregation."""
         config: dict[str, Any] = super().dump_config()
         if self._summary is not None:
-            config["metadata"] = {**config["metadata"], "mia_audit": self._audit(self._summary)}
+            # The harness writes UTF-8 at the very end: options that name files of other bytes must not spoil that.
+            config["metadata"] = utf8({**config["metadata"], "mia_audit": self._audit(self._summary)})
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
@@ -275,6 +284,16 @@ def _parted(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{source}: {key}: unknown key{hint}; options of an audit (mia_...) belong under metadata"
             )
     return fields, metadata
+
+
+def _check_utf8(metadata: Mapping[str, Any]) -> None:
+    """Arguments of the model go into the harness's own results, which it could not write after all the work."""
+    for key, value in metadata.items():
+        if isinstance(value, str) and not key.startswith((PREFIX, "config_source")) and label(value) != value:
+            raise SpvmiaError(
+                f"{key}: expected a path in UTF-8, got {label(value)!r}, which lm_eval cannot write into its results; "
+                "rename the folder, or name a link to it"
+            )
 
 
 def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.comparable import conditions, digest, target_identity
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun
 
 _NOT_THE_MODEL = frozenset({"batch_size", "max_batch_size", "device", "parallelize", "device_map_option"})
@@ -32,11 +33,11 @@ class Source:
     def parse(cls, argument: str) -> Source:
         """`FOLDER`, or `NAME=FOLDER` where there is no file of that name."""
         name, equals, place = argument.partition("=")
-        if not equals or Path(argument).exists():
-            return cls(Path(argument).expanduser())
+        if not equals or as_path(argument, "RESULTS").exists():
+            return cls(as_path(argument, "RESULTS"))
         if not name or not place:
             raise SpvmiaError(f"RESULTS: expected FOLDER or NAME=FOLDER, got {argument!r}; name both")
-        return cls(Path(place).expanduser(), name)
+        return cls(as_path(place, "RESULTS"), name)
 
 
 @dataclass(frozen=True)

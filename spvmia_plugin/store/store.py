@@ -11,6 +11,7 @@ from typing import Any
 
 import platformdirs
 
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import Neighbours
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import codecs
@@ -61,7 +62,8 @@ class Store:
                 made, or in the last hour by any process.
             clock: seconds since the epoch.
         """
-        self.root = Path(root).expanduser() if root is not None else Path(platformdirs.user_cache_dir("spvmia"))
+        place = root if root is not None else platformdirs.user_cache_dir("spvmia")
+        self.root = as_path(place, "mia_cache_dir", utf8=True)
         self._limit = size_limit_bytes
         self._clock = clock
         self._opened = clock()

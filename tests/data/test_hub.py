@@ -8,7 +8,7 @@ import pytest
 
 from spvmia_plugin.data import BUILTIN_DATASETS
 from spvmia_plugin.data.hub import HubSpec, load_hub, load_source, parse_hub_spec
-from spvmia_plugin.data.sources import document_names, load_spec
+from spvmia_plugin.data.sources import file_names, load_spec
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -104,10 +104,10 @@ def test_other_failures_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_columns_and_rows_of_the_hub_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, rows("texts", ["a"]), rows("text", ["a", None]), rows("text", [" "]))
+    hub(monkeypatch, rows("texts", ["a"]), rows("text", [1, 2]), rows("text", [" "]))
     with pytest.raises(SpvmiaError, match=r"expected a column 'text', got 'texts' \(did you mean 'texts'\?\)"):
         load("hf:org/data")
-    with pytest.raises(SpvmiaError, match="row 2: expected text in column 'text', got NoneType"):
+    with pytest.raises(SpvmiaError, match="row 1: expected text in column 'text', got int"):
         load("hf:org/data")
     with pytest.raises(SpvmiaError, match="expected at least one row of text"):
         load("hf:org/data")
@@ -119,8 +119,9 @@ def test_a_local_folder_is_never_given_to_the_data_set_cache(tmp_path: Path) -> 
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
-    assert document_names(["/a/m/d.txt", "/a/n/d.txt", "x/e.txt"]) == {
-        "/a/m/d.txt": "m/d.txt",
-        "/a/n/d.txt": "n/d.txt",
-        "x/e.txt": "e.txt",
+    specs = {"mia_members": "/a/m/d.txt", "mia_nonmembers": "/a/n/d.txt", "mia_prompts": "x/e.txt"}
+    assert file_names({**specs, "mia_candidate": "hf:org/data"}) == {
+        Path("/a/m/d.txt"): "m/d.txt",
+        Path("/a/n/d.txt"): "n/d.txt",
+        Path("x/e.txt").absolute(): "e.txt",
     }
