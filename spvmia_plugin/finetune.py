@@ -76,8 +76,12 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
     settings = _train_settings(config)
     tell(_plan(config, manifest, sequences, settings, counts))
     training = _train_and_save(config, base, sequences, settings, output, tell)
-    write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
-    (output / UNFINISHED_NAME).unlink()
+    from spvmia_plugin.checkpoints import writing
+
+    with writing(output):
+        write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
+        shutil.rmtree(output / WORK_FOLDER)  # not before: where the manifest found no room, the next start needs it
+        (output / UNFINISHED_NAME).unlink()
     tell(f"target and {MANIFEST_NAME} (private: it names the training records) written to {output}; audit it with:")
     tell(audit_command(base.name, output, config))
     return output
@@ -262,7 +266,8 @@ def _train_and_save(
     with isolated_rng(stable_seed(config.seed, "target")), quiet_libraries(), no_loading_bars():
         model = load_model(config, base)
         tell(estimate(model, sequences, settings))
-        work = private_folder(output / WORK_FOLDER)
+        with writing(output):
+            work = private_folder(output / WORK_FOLDER)
         record = train(
             model, sequences, settings, work, pad_token_id=base.pad_token_id, description="fine-tuning the target"
         )
@@ -270,5 +275,4 @@ def _train_and_save(
             model.save_pretrained(output)
             if config.method == "full":
                 base.tokenizer.save_pretrained(output)
-    shutil.rmtree(work)
     return record
