@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvmia_plugin.base_model import BaseModel, estimate, load_model, no_loading_bars
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.data.files import Loaded
 from spvmia_plugin.data.fingerprint import derived_key, user_cache_root, user_key
 from spvmia_plugin.data.manifest import (
@@ -63,11 +64,23 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
         SpvmiaError: bad or too few data, no such model, an output folder with other contents. The data are checked
             before the model is loaded.
     """
-    tell = _silence if config.quiet else say
+    loaded: list[Loaded] = []
+    return behind(
+        lambda: _finetune(config, _silence if config.quiet else say, datasets, loaded),
+        doing="--data",
+        texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
+    )
+
+
+def _finetune(
+    config: FinetuneConfig, tell: Say, datasets: Mapping[str, DatasetSource] | None, keep: list[Loaded]
+) -> Path:
+    """As `finetune`; what is read goes into `keep` as well."""
     output = Path(config.output).expanduser().absolute()
     _check_free(output)
     known = datasets if datasets is not None else _registered_datasets()
     loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
+    keep.append(loaded)
     base = BaseModel.find(config)
     dealt, counts = _deal(config, loaded, base)
     manifest = _manifest(config, base, dealt, known)

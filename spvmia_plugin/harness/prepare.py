@@ -14,6 +14,7 @@ from spvmia_plugin.audit.calibrate import SELF_PROMPT
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.base_model import no_loading_bars
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
@@ -59,6 +60,15 @@ def prepare(
         )
     with quiet_libraries(), no_loading_bars():
         lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
+    return behind(
+        lambda: _calibrate(lm, task, task_name),
+        doing="the reference",
+        texts=task.data.texts,
+        log_text=task.settings.log_text,
+    )
+
+
+def _calibrate(lm: Any, task: AuditTask, task_name: str) -> Outcome:
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
     with open_store(task.settings) as store, open_backend(lm, task) as backend:
         run = Run(audit, backend, task.registry, store)

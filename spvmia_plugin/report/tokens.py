@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.scorer import signals_key
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.results import Audit, HarnessRun
+from spvmia_plugin.results.model import ScoredRecord
 from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import Store
@@ -90,11 +92,19 @@ def token_views(run: HarnessRun, audit: Audit, record_ids: Sequence[str]) -> lis
             )
     chosen = [known[record_id] for record_id in record_ids]
     try:
+        found = behind(lambda: _views(run, audit, chosen), doing="--record")
+    except SpvmiaError as error:
+        return [TokenView(record.id, record.is_member, reason=shown(str(error))) for record in chosen]
+    return found
+
+
+def _views(run: HarnessRun, audit: Audit, chosen: Sequence[ScoredRecord]) -> list[TokenView]:
+    try:
         lookup = _Lookup(run, audit)
         found = [lookup.view(record.id, record.is_member) for record in chosen]
         lookup.close()
-    except (SpvmiaError, OSError) as error:
-        return [TokenView(record.id, record.is_member, reason=shown(str(error))) for record in chosen]
+    except OSError as error:
+        raise SpvmiaError(str(error)) from error
     return found
 
 
