@@ -160,6 +160,8 @@ class AuditConfig:
     cache_dir: str | None = _option(None, _text())
     max_length: int | None = _option(None, _at_least(2))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = field(default=False, compare=False)
+    """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -189,7 +191,13 @@ class AuditConfig:
         preset = PRESETS[values.get("preset", "paper")]
         read = {name: checks[PREFIX + name].read(value) for name, value in preset.items()}
         chosen = {key: given[key] for key in given if key in attack_options and given[key] is not None}
-        return cls(**{**read, **values, "attack_options": chosen, "given": frozenset(values)})
+        trusted = str(metadata.get("trust_remote_code")).lower() == "true"
+        return cls(
+            **{**read, **values},
+            attack_options=chosen,
+            trust_remote_code=trusted,
+            given=frozenset(values),
+        )
 
     def attack_fields(self, options: Mapping[str, str]) -> dict[str, Any]:
         """The constructor arguments of an attack whose `options` map its fields to option names."""

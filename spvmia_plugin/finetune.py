@@ -106,6 +106,8 @@ def audit_command(base: str, output: Path, config: FinetuneConfig) -> str:
     The preset needs no second model from the hub, which the paper's paraphrases do.
     """
     model = f"pretrained={base},peft={output}" if config.method == "lora" else f"pretrained={output}"
+    if config.trust_remote_code:
+        model += ",trust_remote_code=True"
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
     options = f"--tasks {tasks} --metadata mia_preset=standard --batch_size auto --output_path results --log_samples"
     return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"

@@ -99,7 +99,7 @@ def _load(spec: HubSpec, option: str, local_option: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(spec.dataset, spec.config, split=spec.split)
+        return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, trust_remote_code=False)
     except ConnectionError as error:
         raise SpvmiaError(
             f"{option}: the hub cannot be reached for {spec.dataset!r}; "
@@ -109,11 +109,22 @@ def _load(spec: HubSpec, option: str, local_option: str) -> Any:
         rows = _load_converted(spec) if isinstance(error, RuntimeError) else None
         if rows is not None:
             return rows
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        reason = type(error).__name__
+        if not _may_quote_rows(error):
+            reason += f": {(str(error).splitlines() or [''])[0][:200]}"
         raise SpvmiaError(
             f"{option}: cannot load {spec.name} from the hub ({reason}); correct the name, "
             f"or give a local file with {local_option}"
         ) from error
+
+
+def _may_quote_rows(error: BaseException) -> bool:
+    """Whether an error arose in reading rows, not in finding them: pyarrow shows the row that it could not read."""
+    import datasets
+    import pyarrow
+
+    chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    return any(isinstance(each, (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError)) for each in chain)
 
 
 def _load_converted(spec: HubSpec) -> Any:
@@ -121,7 +132,9 @@ def _load_converted(spec: HubSpec) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=PARQUET_REVISION)
+        return datasets.load_dataset(
+            spec.dataset, spec.config, split=spec.split, revision=PARQUET_REVISION, trust_remote_code=False
+        )
     except Exception:  # the first error is the one to report
         return None
 

@@ -50,7 +50,11 @@ class HFBackend:
         self._tokens = Tokens(lm, config.max_length)
         self._autocast = getattr(lm, "mixed_precision_dtype", None)
         self._roles = RoleModels(
-            lm, self._tokens, config.base_model or base_model, explicit=config.base_model is not None
+            lm,
+            self._tokens,
+            config.base_model or base_model,
+            explicit=config.base_model is not None,
+            trusted=config.trust_remote_code,
         )
         self._costs = {role: Cost() for role in Role}
         self._runners = {"score": BatchRunner(), "sample": BatchRunner(), "generate": BatchRunner()}

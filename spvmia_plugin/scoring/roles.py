@@ -36,9 +36,12 @@ class RoleModels:
         tokens: its tokenizer.
         base_model: folder or hub id of the model before fine-tuning, for targets that do not carry it.
         explicit: the user named it (`mia_base_model`): it holds even where a LoRA target carries another.
+        trusted: the harness was told to run code that models bring.
     """
 
-    def __init__(self, lm: Any, tokens: Tokens, base_model: str | None, *, explicit: bool = False) -> None:
+    def __init__(
+        self, lm: Any, tokens: Tokens, base_model: str | None, *, explicit: bool = False, trusted: bool = False
+    ) -> None:
         self._lm = lm
         self._tokens = tokens
         self.target = lm.model
@@ -51,7 +54,7 @@ class RoleModels:
         self._paths: dict[Role, str] = {}
         self._whole: dict[Role, Any] = {}  # references that are models of their own
         self._weights = Weights()
-        self._trusted = type(inner_model(self.target)).__module__.startswith("transformers_modules")
+        self._trusted = trusted or type(inner_model(self.target)).__module__.startswith("transformers_modules")
         self._checked = False
 
     @contextmanager
