@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.libraries import brings_code
 from spvmia_plugin.paths import as_path
 from spvmia_plugin.seeds import stable_seed
 
@@ -49,9 +50,10 @@ class BaseModel:
         local = as_path(config.model, "--model", utf8=True)
         name = str(local.absolute()) if local.is_dir() else config.model
         try:
-            model_config = AutoConfig.from_pretrained(name)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            model_config = AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
         except Exception as error:  # tokenizers raises nothing more special for a damaged file
+            _refuse_code(config, error)
             raise SpvmiaError(
                 f"--model: no model with a tokenizer could be loaded from {config.model!r} ({reason_of(error)}); "
                 "name a local folder, or a hub id if the hub can be reached"
@@ -95,8 +97,9 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
 
     dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # files, formats, a pickle that is refused: each library has its own
+        _refuse_code(config, error)
         raise SpvmiaError(
             f"--model: no causal language model could be loaded from {config.model!r} ({reason_of(error)}); "
             "name a folder with config.json and weights as safetensors"
@@ -109,6 +112,15 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
         )
     model = model.to(training_device())
     return _with_adapter(model, config, base) if config.method == "lora" else model
+
+
+def _refuse_code(config: FinetuneConfig, error: Exception) -> None:
+    """Say so if the base cannot be loaded because it brings code that nobody allowed to run."""
+    if brings_code(error) and not config.trust_remote_code:
+        raise SpvmiaError(
+            f"--model: {config.model!r} brings code of its own, which runs only with --trust-remote-code; read that "
+            "code before you add it, or name a model without"
+        ) from None
 
 
 def training_device() -> torch.device:

@@ -167,6 +167,8 @@ class AuditConfig:
     cache_dir: str | None = _option(None, _folder())
     max_length: int | None = _option(None, _at_least(2))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = field(default=False, compare=False)
+    """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -205,7 +207,13 @@ class AuditConfig:
                 "mia_prefix: expected auto with mia_spv_variant=released, because the released code reads what the "
                 "tokenizer gives, got harness; leave one of the two out"
             )
-        return cls(**{**read, **values, "attack_options": chosen, "given": frozenset(values)})
+        trusted = str(metadata.get("trust_remote_code")).lower() == "true"
+        return cls(
+            **{**read, **values},
+            attack_options=chosen,
+            trust_remote_code=trusted,
+            given=frozenset(values),
+        )
 
     def attack_fields(self, options: Mapping[str, str]) -> dict[str, Any]:
         """The constructor arguments of an attack whose `options` map its fields to option names."""

@@ -38,6 +38,7 @@ class FinetuneConfig:
         seed: of the split, the coins and the training.
         dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
         quiet: print nothing.
+        trust_remote_code: run the code that the base brings.
     """
 
     model: str
@@ -60,6 +61,7 @@ class FinetuneConfig:
     seed: int = 0
     dtype: str = "auto"
     quiet: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -94,6 +96,6 @@ class FinetuneConfig:
 
     def settings(self) -> dict[str, object]:
         """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
-        left_out = ("model", "data", "output", "quiet")
+        left_out = ("model", "data", "output", "quiet", "trust_remote_code")
         whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
         return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}

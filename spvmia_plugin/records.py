@@ -70,6 +70,11 @@ class AuditData:
     base_model: str | None = None
     provenance: dict[str, object] = field(default_factory=dict)
 
+    def texts(self) -> list[tuple[str, str]]:
+        """(id, text) of all that is private."""
+        documents = [*self.prompts, *self.candidate]
+        return [(each.id, each.text) for each in self.records] + [(each.id, each.text) for each in documents]
+
     @property
     def members(self) -> Sequence[Record]:
         """The records that were trained on."""

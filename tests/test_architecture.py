@@ -23,7 +23,7 @@ MODULES = {
 
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
-    ["errors", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress"],
+    ["errors", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress", "boundary"],
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
@@ -48,7 +48,19 @@ LAYERS = [
 BUILTINS = "builtins"
 
 HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "accelerate"}
-PURE = {"errors", "seeds", "records", "config", "signals", "metrics", "attacks", "hookspecs", "plugins", "protocols"}
+PURE = {
+    "errors",
+    "boundary",
+    "seeds",
+    "records",
+    "config",
+    "signals",
+    "metrics",
+    "attacks",
+    "hookspecs",
+    "plugins",
+    "protocols",
+}
 """No torch and no lm_eval, not even inside a function."""
 
 

@@ -38,6 +38,14 @@ class Calibration:
         self._launch = together if together and together.processes > 1 else None
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether a plugin makes the self-prompts or the reference, and so what is said of them."""
+        hooks = ("spvmia_self_prompt", "spvmia_train_reference")
+        return any(
+            not name.startswith("spvmia-plugin ") for hook in hooks for name in self._registry.implementers(hook)
+        )
+
+    @property
     def processes(self) -> int:
         """How many train a reference together."""
         return self._launch.processes if self._launch else 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
@@ -55,7 +57,10 @@ class FittingBatches:
     def forget(self) -> None:
         """The run is finished: the next one, beside fewer other processes perhaps, tries whole batches again."""
         if self._key is not None and self._store.json.get([self._key]).get(self._key):
-            self._keep({})
+            with contextlib.suppress(
+                SpvmiaError
+            ):  # the audit is done, on a disk that nothing can be written to perhaps
+                self._keep({})
 
     def _keep(self, limits: dict[str, int]) -> None:
         if self._key is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
@@ -19,6 +19,7 @@ from spvmia_plugin.audit.plan import Planner, Scoring, render, show
 from spvmia_plugin.audit.scorer import Scorer
 from spvmia_plugin.audit.sheet import Sheet
 from spvmia_plugin.audit.sweep import sweeps
+from spvmia_plugin.boundary import Quotes, is_foreign
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of
@@ -80,6 +81,7 @@ class Run:
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
         self._batches = FittingBatches(backend, store)
+        self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
 
     @property
     def roles(self) -> set[Role]:
@@ -105,7 +107,12 @@ class Run:
         neighbours = self._paraphrase(inputs)
         signals = self._score(inputs, neighbours)
         for name, attack in self.audit.attacks.items():
-            self.outcome.results[name] = judge(attack, signals, self.audit.audited, self.audit.config.seed)
+            results = judge(attack, signals, self.audit.audited, self.audit.config.seed)
+            if is_foreign(attack) and not self.audit.config.log_text:
+                results = {
+                    key: replace(each, reason=self._quotes.without(each.reason)) for key, each in results.items()
+                }
+            self.outcome.results[name] = results
         self.outcome.models = self._identities()
         self.outcome.notes += self._backend_notes()
         self._batches.forget()
@@ -140,7 +147,8 @@ class Run:
             with self._stage(
                 name, *({Role.TARGET, Role.REFERENCE} if role is Role.REFERENCE else {role, Role.REFERENCE})
             ):
-                self.outcome.details[role.value] = made = self._calibration.build(role)
+                made = self._calibration.build(role)
+                self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
             self._built.add(role)
             if self._is_trained(role) and self._is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
@@ -148,6 +156,10 @@ class Run:
                 self.outcome.notes.append(
                     f"the {name} was trained without {left_out} texts that use tokens which the base does not have"
                 )
+
+    def _without_text(self, details: dict[str, object], *, foreign: bool) -> object:
+        """What a plugin says of its work, without what quotes a record."""
+        return self._quotes.without_any(details) if foreign and not self.audit.config.log_text else details
 
     def _base_needed(self) -> bool:
         """Whether something is scored, paraphrased or trained with the base. A named reference may do without."""
@@ -220,7 +232,9 @@ class Run:
             found |= paraphrase(
                 records, self._perturbation, self.backend, self.store, self.audit.config, quiet=self.quiet
             )
-        self.outcome.details["paraphrases"] = describe(found, self._perturbation)
+        self.outcome.details["paraphrases"] = self._without_text(
+            describe(found, self._perturbation), foreign=is_foreign(self._perturbation)
+        )
         return found
 
     def _score(self, inputs: Inputs, neighbours: Mapping[str, Neighbours]) -> dict[str, RecordSignals]:

@@ -110,21 +110,33 @@ def _load(spec: HubSpec, option: str, local_option: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(spec.dataset, spec.config, split=spec.split)
+        return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, trust_remote_code=False)
     except ConnectionError as error:
         raise SpvmiaError(
             f"{option}: the hub cannot be reached for {spec.dataset!r}; "
             f"give a local file ({EXPECTED}) with {local_option}"
         ) from error
     except Exception as error:  # libraries below `datasets` raise their own kinds
-        reason = reason_of(error)
+        reason = _reason(error)
         if not isinstance(error, RuntimeError):  # what `datasets` raises for a data set that is a script
             raise _unavailable(spec, option, local_option, reason) from error
     try:
-        return datasets.load_dataset(spec.dataset, spec.config, split=spec.split, revision=PARQUET_REVISION)
+        return datasets.load_dataset(
+            spec.dataset, spec.config, split=spec.split, revision=PARQUET_REVISION, trust_remote_code=False
+        )
     except Exception as error:  # as above
-        both = f"{reason}; and of its Parquet copy, {reason_of(error)}"
+        both = f"{reason}; and of its Parquet copy, {_reason(error)}"
         raise _unavailable(spec, option, local_option, both) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why a data set cannot be loaded. pyarrow shows the row that it could not read: then only the error's kind."""
+    import datasets
+    import pyarrow
+
+    chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    quoting = (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError)
+    return type(error).__name__ if any(isinstance(each, quoting) for each in chain) else reason_of(error)
 
 
 def _unavailable(spec: HubSpec, option: str, local_option: str, reason: str) -> SpvmiaError:

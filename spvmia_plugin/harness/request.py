@@ -14,6 +14,7 @@ from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.null_backend import NullBackend
 from spvmia_plugin.harness.ranks import meet
@@ -59,6 +60,15 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         SpvmiaError: an audit cannot run (the message names the option), or another process has failed.
     """
     tasks = list({id(request.task): request.task for request in requests}.values())
+    return behind(
+        lambda: _answer(lm, tasks, requests),
+        doing="the audit",
+        texts=lambda: [pair for task in tasks for pair in task.data.texts()],
+        log_text=any(task.settings.log_text for task in tasks),
+    )
+
+
+def _answer(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance]) -> list[str]:
     outcomes: dict[int, Outcome] = {}
     ignored = _ignored(tasks)
     if ignored and lm.rank == 0:

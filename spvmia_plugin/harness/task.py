@@ -16,6 +16,7 @@ from lm_eval.config.task import TaskConfig
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
@@ -68,7 +69,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
         self.is_canary_audit = metadata.get("spvmia_audit") == "canary"
         check_version(metadata)
-        self._shared = self._load(metadata)
+        self._shared = behind(lambda: self._load(metadata), doing="reading the data", log_text=self.settings.log_text)
         self.data = self._shared.data
         # A manifest says how records were cut: prompts, self-prompts and population are cut alike.
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
@@ -190,7 +191,13 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
         """Metric name -> function of all records' items. Standard errors follow their metrics to fill that column."""
-        return {name: partial(self._aggregate, name) for name in (*HIGHER_IS_BETTER, *STDERRS)}
+        return {name: partial(self._guarded, partial(self._aggregate, name)) for name in (*HIGHER_IS_BETTER, *STDERRS)}
+
+    def _guarded(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what reads records, or asks the attack, for the harness."""
+        return behind(
+            partial(work, *arguments), doing=self.config.task, texts=self.data.texts, log_text=self.settings.log_text
+        )
 
     def higher_is_better(self) -> dict[str, bool]:
         """Privacy is better the less an attack succeeds."""
@@ -201,7 +208,8 @@ class AuditTask(Task):  # type: ignore[misc]
         config: dict[str, Any] = super().dump_config()
         if self._summary is not None:
             # The harness writes UTF-8 at the very end: options that name files of other bytes must not spoil that.
-            config["metadata"] = utf8({**config["metadata"], "mia_audit": self._audit(self._summary)})
+            audit = self._guarded(self._audit, self._summary)
+            config["metadata"] = utf8({**config["metadata"], "mia_audit": audit})
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:

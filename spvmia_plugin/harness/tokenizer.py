@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.libraries import refusal
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
@@ -26,11 +27,11 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
             "pass --metadata '{\"pretrained\": ...}' or set mia_block_size to 0 for whole documents"
         )
     passed_on = {key: metadata[key] for key in ("revision", "gguf_file") if metadata.get(key)}
-    trusted = metadata.get("trust_remote_code") or False  # without a value, transformers would ask at the terminal
+    trusted = str(metadata.get("trust_remote_code")).lower() == "true"  # with None, transformers asks at the terminal
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
     except Exception as error:  # tokenizers raises nothing more special for a damaged file
         raise SpvmiaError(
-            f"pretrained: no tokenizer could be loaded from {name!r} ({reason_of(error)}); "
+            f"pretrained: no tokenizer could be loaded from {name!r} ({refusal(error)}); "
             "name a local folder with a tokenizer, or pass tokenizer=... in --model_args"
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.scorer import signals_key
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
@@ -95,13 +96,20 @@ def token_views(run: HarnessRun, audit: Audit, record_ids: Sequence[str]) -> lis
     if not chosen:
         return []
     try:
-        lookup = _Lookup(run, audit, record_ids)
+        return behind(lambda: _views(run, audit, chosen), doing="--record")
+    except SpvmiaError as error:
+        return [TokenView(record_id, is_member, reason=shown(str(error))) for record_id, is_member in chosen]
+
+
+def _views(run: HarnessRun, audit: Audit, chosen: Sequence[tuple[str, bool]]) -> list[TokenView]:
+    try:
+        lookup = _Lookup(run, audit, [record_id for record_id, _ in chosen])
         try:
             return [lookup.view(record_id, is_member) for record_id, is_member in chosen]
         finally:
             lookup.close()
-    except (SpvmiaError, OSError) as error:
-        return [TokenView(record_id, is_member, reason=shown(str(error))) for record_id, is_member in chosen]
+    except OSError as error:
+        raise SpvmiaError(str(error)) from error
 
 
 class _Lookup:

@@ -59,6 +59,7 @@ class HFBackend:
             config.base_model or base_model,
             explicit=config.base_model is not None,
             autocast=self._autocast,
+            trusted=config.trust_remote_code,
         )
         self._costs = {role: Cost() for role in Role}
         self._runners = {"score": BatchRunner(), "sample": BatchRunner(), "generate": BatchRunner()}

@@ -53,6 +53,7 @@ class RoleModels:
         base_model: folder or hub id of the model before fine-tuning, for targets that do not carry it.
         explicit: the user named it (`mia_base_model`): it holds even where a LoRA target carries another.
         autocast: dtype of the harness's mixed precision, or None.
+        trusted: the harness was told to run code that models bring.
 
     Attributes:
         notes: what was found out about the base that a reader of the results should know.
@@ -66,6 +67,7 @@ class RoleModels:
         *,
         explicit: bool = False,
         autocast: torch.dtype | None = None,
+        trusted: bool = False,
     ) -> None:
         self._lm = lm
         self._tokens = tokens
@@ -81,7 +83,7 @@ class RoleModels:
         self._paths: dict[Role, str] = {}
         self._whole: dict[Role, Any] = {}  # references that are models of their own
         self._weights = Weights()
-        self._trusted = type(inner_model(self.target)).__module__.startswith("transformers_modules")
+        self._trusted = trusted or type(inner_model(self.target)).__module__.startswith("transformers_modules")
         self._checked = False
         self._lacking: dict[Role, frozenset[int]] = {}  # tokens of the target's tokenizer that a role's does not have
         self._answers: dict[Role, Answer] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from spvmia_plugin.config import Prefix
 from spvmia_plugin.data.tokenisation import PROBES, Reading, frame_around, padding_id
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.libraries import refusal
 from spvmia_plugin.protocols import Frame
 
 
@@ -138,10 +139,9 @@ class Tokens:
 
 def unavailable(option: str, name: str, what: str, error: Exception) -> SpvmiaError:
     """The error for a model that cannot be had: not there, or the hub out of reach."""
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return SpvmiaError(
         f"{option}: expected {what} in a local folder or on the hub, got {name!r}, which cannot be loaded "
-        f"({reason[:160]}); give {option} the path of a local folder"
+        f"({refusal(error)}); give {option} the path of a local folder"
     )
 
 

@@ -41,7 +41,10 @@ class FakeHub:
         self.answers = list(answers)
         self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(self, name: str, config: str | None, *, split: str, revision: str | None = None) -> Any:
+    def __call__(
+        self, name: str, config: str | None, *, split: str, trust_remote_code: bool, revision: str | None = None
+    ) -> Any:
+        assert trust_remote_code is False
         self.calls.append((name, config, split, revision))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -125,3 +128,18 @@ def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
         Path("/a/n/d.txt"): "n/d.txt",
         Path("x/e.txt").absolute(): "e.txt",
     }
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_row_that_the_library_shows_is_not_told(monkeypatch: pytest.MonkeyPatch, nested: bool) -> None:
+    import pyarrow
+
+    row = "Jane Roe of 12 Elm Street owes the clinic nine thousand euros"
+    error: Exception = pyarrow.ArrowInvalid(f"CSV parse error: Expected 1 columns, got 2: {row}")
+    if nested:
+        outer = RuntimeError(f"while reading {row}")
+        outer.__cause__, error = error, outer
+    hub(monkeypatch, error, error)
+    with pytest.raises(SpvmiaError, match=r"mia_members: cannot load a:train from the hub \(\w+\);") as caught:
+        load_hub(parse_hub_spec("hf:a", option="mia_members"), "text", option="mia_members", local_option="mia_members")
+    assert "Elm" not in str(caught.value)

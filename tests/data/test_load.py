@@ -217,7 +217,8 @@ def test_too_few_documents_for_the_split(tmp_path: Path) -> None:
 
 
 def test_public_data_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(name: str, config: str | None, *, split: str) -> Any:
+    def fake(name: str, config: str | None, *, split: str, trust_remote_code: bool) -> Any:
+        assert trust_remote_code is False
         assert (name, config, split) == ("fancyzhx/ag_news", None, "train")
         return datasets.Dataset.from_dict({"text": tiny_texts(100)})
 
