@@ -130,15 +130,31 @@ def read_json(store):
 
 
 def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, monkeypatch):
-    """All attacks through the harness: no forward pass, no sampling, no training; the same numbers."""
+    """All attacks through the harness: no forward pass but those that say which function each model is; no sampling, no
+    training; the same numbers."""
     from transformers import LlamaForCausalLM
+
+    from spvmia_plugin.scoring import roles
+
+    ask, forward, asking = roles.ask, LlamaForCausalLM.forward, []
+
+    def asked(*arguments):
+        asking.append(True)
+        try:
+            return ask(*arguments)
+        finally:
+            asking.pop()
 
     metadata = {**options, "mia_cache_dir": str(tmp_path)}
     first = evaluate(["mia_custom"], metadata)
 
-    def refuse(*_, **__):
+    @functools.wraps(forward)  # transformers looks at the names of its arguments
+    def refuse(*arguments, **named):
+        if asking:
+            return forward(*arguments, **named)
         raise AssertionError("a forward pass in a run that has everything")
 
+    monkeypatch.setattr(roles, "ask", asked)
     monkeypatch.setattr(LlamaForCausalLM, "forward", refuse)
     second = evaluate(["mia_custom"], metadata)
     for task, rows in first["samples"].items():
