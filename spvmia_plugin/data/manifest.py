@@ -12,6 +12,7 @@ from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
 from spvmia_plugin.data.private import write_private
 from spvmia_plugin.data.shards import is_there
+from spvmia_plugin.data.source_file import SourceFile
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.paths import as_path
@@ -152,12 +153,15 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
     """
     path = as_path(path, option)
     path = path / MANIFEST_NAME if path.is_dir() else path
-    try:
-        content = strict_loads(path.read_bytes())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise SpvmiaError(
             f"{option}: expected a manifest that 'spvmia finetune' wrote, got no file at {path}; check the path"
-        ) from error
+        )
+    try:
+        with SourceFile(path, option, ()).opened() as stream:
+            content = strict_loads(stream.read())
+    except SpvmiaError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:

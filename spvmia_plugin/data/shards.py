@@ -17,6 +17,10 @@ from spvmia_plugin.paths import as_path, label
 SHARD_REMEDY = "check the path; a folder or a pattern such as 'shards/*.jsonl' names several files"
 
 
+MOST_FILES = 100_000
+"""So many files and folders below one folder are looked through: somebody named `/` by mistake."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of a spec.
@@ -42,7 +46,7 @@ def find_shards(spec: str | Path, option: str) -> list[Shard]:
     """
     path = as_path(spec, option).absolute()
     if path.is_dir():
-        found = sorted(_below(path), key=os.fsencode)
+        found = sorted(_below(path, option), key=os.fsencode)
         kinds = sorted({split_ending(file)[0] for file in found})
         if len(kinds) != 1:
             remedy = f"name them with a pattern, such as '{path.name}/*{kinds[0]}'" if kinds else "check the path"
@@ -100,12 +104,29 @@ def shard_names(shards: Iterable[Shard]) -> dict[Path, str]:
         depths |= longer
 
 
-def _below(folder: Path) -> Sequence[Path]:
-    """Files of our kinds below a folder. What is no regular file is kept, for its error: no shard goes missing."""
+def _below(folder: Path, option: str) -> Sequence[Path]:
+    """Files of our kinds below a folder. What is no regular file is kept, for its error: no shard goes missing.
+
+    Raises:
+        SpvmiaError: a folder that cannot be listed, or so many files that it was hardly meant.
+    """
+
+    def fail(error: OSError) -> None:
+        raise SpvmiaError(
+            f"{option}: {error.filename}: expected a folder that can be listed, got {error.strerror}; check it"
+        ) from error
+
     found = []
-    for place, folders, names in os.walk(folder):
+    seen = 0
+    for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
         found += [Path(place, name) for name in names if not name.startswith((".", "_"))]
+        seen += len(folders) + len(names)
+        if seen > MOST_FILES:
+            raise SpvmiaError(
+                f"{option}: {folder}: expected a folder of shards, got more than {MOST_FILES:,} entries below "
+                "it; name the folder that holds the shards, or a pattern"
+            )
     return [path for path in found if split_ending(path)[0]]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from spvmia_plugin.data import source_file
 from spvmia_plugin.data.files import read_documents
+from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.data.source_file import SourceFile
 from spvmia_plugin.errors import SpvmiaError
 from tests.data.kinds import COMPRESS, KINDS, delimited
@@ -213,6 +214,13 @@ def test_folders_that_are_no_shards(tmp_path: Path) -> None:
     assert "b.jsonl: expected a file, got no such file" in refused(folder)
 
 
+def test_a_folder_that_was_hardly_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shards(tmp_path / "data", a_jsonl=["a"], b_jsonl=["b"], c__d_jsonl=["c"])
+    assert len(read(folder)) == 3
+    monkeypatch.setattr("spvmia_plugin.data.shards.MOST_FILES", 3)
+    assert "expected a folder of shards, got more than 3 entries below it" in refused(folder)
+
+
 def test_an_error_in_a_shard_names_the_shard_and_its_row(tmp_path: Path) -> None:
     folder = shards(tmp_path / "data", a_jsonl=["a"] * 5, b_jsonl=["b"])
     (folder / "b.jsonl").write_text('{"text": "b"}\n{"text": "SECRET\n')
@@ -268,6 +276,13 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     assert "expected a regular file, got a named pipe; name a file" in refused(tmp_path / "fifo.json")
     (tmp_path / "loop.txt").symlink_to("loop.txt")
     refused(tmp_path / "loop.txt")
+
+
+def test_a_manifest_that_does_not_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.json")
+    for path, what in ((Path("/dev/zero"), "a device"), (tmp_path / "fifo.json", "a named pipe")):
+        with pytest.raises(SpvmiaError, match=f"^mia_manifest: {path}: expected a regular file, got {what}"):
+            read_manifest(path)
 
 
 @pytest.mark.parametrize("compression", [ending for ending in COMPRESS if ending])
