@@ -155,22 +155,19 @@ def test_other_models_of_an_audit(brought, files, tmp_path: Path, task: str, opt
     assert mark.exists()
 
 
-def test_a_target_that_brings_code(brought, files, tmp_path: Path) -> None:
+def test_a_target_that_brings_code(brought, files, tmp_path: Path, capsys) -> None:
     """With the harness's flag the tokenizer for packing loads too; `spvmia prepare` has a flag of its own."""
-    from spvmia_plugin.harness.prepare import prepare
+    from spvmia_plugin.cli.prepare import prepare
 
     folder, mark = brought
     metadata = {**SMALL, **files, "mia_cache_dir": str(tmp_path / "cache"), "mia_base_model": str(folder)}
-    metadata["mia_lora_targets"] = "all-linear"
+    options = json.dumps({**metadata, "mia_lora_targets": "all-linear", "mia_block_size": 32})
     with pytest.raises(Exception, match="trust_remote_code"):  # the harness's own words, or ours
-        prepare("hf", f"pretrained={folder}", "spv_mia_custom", {**metadata, "mia_block_size": 32}, device="cpu")
+        prepare(f"pretrained={folder}", metadata=options, device="cpu")
     assert not mark.exists()
-    outcome = prepare(
-        "hf", f"pretrained={folder}", "spv_mia_custom", {**metadata, "mia_block_size": 32}, device="cpu",
-        trust_remote_code=True,
-    )  # fmt: skip
+    prepare(f"pretrained={folder}", metadata=options, device="cpu", trust_remote_code=True)
     assert mark.exists()
-    assert outcome.details["reference"]["trained"]
+    assert "reference ready: trained now" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [None, False, "False", "false", 0, "", "no"])

@@ -39,7 +39,8 @@ def prepare(
     from spvmia_plugin.harness.prepare import prepare as build
 
     say = line_printer(quiet=quiet, as_json=as_json)
-    outcome = build(model, model_args, tasks, options, device=device, trust_remote_code=trust_remote_code)
+    arguments = f"{model_args},trust_remote_code=True" if trust_remote_code else model_args
+    outcome = build(model, arguments, tasks, options, device=device)
     reference: Any = outcome.details["reference"]
     if as_json:
         print_json({"reference": reference, "cost": outcome.cost_json()})

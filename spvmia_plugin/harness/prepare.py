@@ -27,13 +27,7 @@ DEVICE = "cuda:0"
 
 
 def prepare(
-    model: str,
-    model_args: str,
-    task_name: str,
-    metadata: Mapping[str, Any] | str,
-    *,
-    device: str = DEVICE,
-    trust_remote_code: bool = False,
+    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any] | str, *, device: str = DEVICE
 ) -> Outcome:
     """Self-prompt the target and train its reference, or find it in the store.
 
@@ -43,7 +37,6 @@ def prepare(
         task_name: a task that needs the reference; its data and settings hold.
         metadata: options, as in `--metadata`: a dict, or `key=value,key=value`.
         device: as in `--device`.
-        trust_remote_code: as `trust_remote_code=True` in `model_args`.
 
     Returns:
         The outcome, whose `details["reference"]` names the stored folder.
@@ -52,8 +45,6 @@ def prepare(
         SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
     """
     arguments = simple_parse_args_string(model_args)
-    if trust_remote_code:
-        arguments["trust_remote_code"] = True
     options = simple_parse_args_string(metadata) if isinstance(metadata, str) else metadata
     # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
     manager = TaskManager(metadata={**arguments, **options}, include_path=str(tasks_folder()), include_defaults=False)
