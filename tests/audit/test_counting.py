@@ -32,7 +32,7 @@ OTHER = {
     "reference_parallel": True, "lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.0, "lora_targets": ("q_proj",),
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
     "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
-    "attack_options": {"mia_spv_variant": "released"}, "given": frozenset({"seed"}),
+    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
 }  # fmt: skip
 
 # What counts, said a second time and by name: the package says what does not.
