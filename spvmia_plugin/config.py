@@ -62,6 +62,11 @@ class Check:
     and of the store, are in UTF-8: the libraries that read them know no other."""
 
 
+def _is_whole(value: Any) -> bool:
+    """JSON's numbers have no end; libraries in other languages have one."""
+    return is_whole(value) and abs(value) < 2**63
+
+
 def _text() -> Check:
     return Check("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()))
 
@@ -75,7 +80,7 @@ def _folder() -> Check:
 
 
 def _at_least(low: int) -> Check:
-    return Check(f"a whole number >= {low}", lambda value: is_whole(value) and low <= value < 2**63)
+    return Check(f"a whole number >= {low}", lambda value: _is_whole(value) and value >= low)
 
 
 def _within(low: float, high: float, *, open_low: bool = False) -> Check:
@@ -133,7 +138,7 @@ class AuditConfig:
     dataset_path: str | None = _option(None, _file())
     split: Split = _option("random", _one_of("random", "paper"))
     block_size: int = _option(
-        128, Check("0 (whole documents) or a whole number >= 8", lambda v: is_whole(v) and (v == 0 or v >= 8))
+        128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_whole(v) and (v == 0 or v >= 8))
     )
     max_samples: int = _option(1000, _at_least(1))
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))

@@ -134,8 +134,10 @@ def test_input_is_checked_with_errors_not_asserts(module: str) -> None:
     assert [node.lineno for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)] == []
 
 
-TELLERS = {"reason_of", "unavailable", "cannot_load"}
+TELLERS = {"reason_of", "refusal", "unavailable", "cannot_load", "_reason"}
 """What says what a library said."""
+TRIALS = {"spvmia_plugin.reference.targets", "spvmia_plugin.scoring.trial"}
+"""Where a model is tried: whatever it raises is the answer, and only what the machine lacks is raised again."""
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -152,7 +154,7 @@ def test_what_is_caught_widely_is_told_or_raised_again(module: str) -> None:
             raised = [inner for inner in ast.walk(node) if isinstance(inner, ast.Raise)]
             called = {ast.unparse(c.func) for c in ast.walk(node) if isinstance(c, ast.Call)}
             assert raised, where
-            assert called & TELLERS, where
+            assert called & TELLERS or module in TRIALS, where
 
 
 @pytest.mark.parametrize("module", MODULES)

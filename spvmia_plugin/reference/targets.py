@@ -84,9 +84,7 @@ def _refusal(host: AdapterHost, names: Sequence[str] | str, settings: dict[str, 
             with unpacked(model):
                 model(input_ids=ids, labels=labels, attention_mask=(labels != -100).long()).loss.backward()
             learns = any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
-    except (
-        Exception
-    ) as error:  # peft's words, or whatever a model's own code raises where it can't be trained like this
+    except Exception as error:  # peft's words, or a model's own where it can't be trained like this: told by who asked
         if isinstance(error, RuntimeError) and should_reduce_batch_size(error):
             raise
         return " ".join(str(error).split())[:200] or type(error).__name__

@@ -33,7 +33,7 @@ def hostile_page(tmp_path_factory) -> str:
         {"spv": 1.0},
         records=fake_records(60, 60, files=NAMES, texts=NASTY),
         findings=[Finding("x", "warning", nasty), Finding("y", "note", nasty)],
-        settings={"mia_log_text": True, "mia_cache_dir": nasty},
+        settings={"mia_log_text": True, "mia_cache_dir": nasty.replace("\0", "")},
         provenance={"manifest": nasty, NASTY[0]: {NASTY[1]: [nasty]}},
     )
     folder = tmp_path_factory.mktemp("hostile")
