@@ -127,10 +127,10 @@ class Run:
         keep_bases(self.backend, self.store)
         if self._base_needed():
             self.backend.require({Role.BASE})
-        if self._trains():
-            self._calibration.check()
         if self.roles:
             self._batches.recall()
+        if self._trains() and not all(map(self._calibration.is_ready, self._calibrated())):
+            self._calibration.check()
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
@@ -222,11 +222,13 @@ class Run:
         if self._perturbation is None:
             return {}
         asked = [(role, self._unknown_ids(role)) for role in roles_of(self._perturbation)]
-        found = {}
-        for record in self.audit.records:
-            lacking = [role for role, unknown in asked if not unknown.isdisjoint(inputs.encode(record.text))]
-            if lacking:
-                found[record.id] = Neighbours((), reason=_unreadable(lacking[0]))
+
+        def lacking(record: Record) -> Role | None:
+            ids = inputs.encode(record.text)
+            return next((role for role, unknown in asked if not unknown.isdisjoint(ids)), None)
+
+        roles = {record.id: lacking(record) for record in self.audit.records}
+        found = {key: Neighbours((), reason=_unreadable(role)) for key, role in roles.items() if role is not None}
         records = [record for record in self.audit.records if record.id not in found]
         with self._stage("paraphrases", Role.BASE):
             found |= paraphrase(

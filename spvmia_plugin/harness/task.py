@@ -209,7 +209,9 @@ class AuditTask(Task):  # type: ignore[misc]
         if self._summary is not None:
             # The harness writes UTF-8 at the very end: options that name files of other bytes must not spoil that.
             audit = self._guarded(self._audit, self._summary)
-            config["metadata"] = utf8({**config["metadata"], "mia_audit": audit})
+            # Its comparison is one object for all tasks, complete when the last of them has been aggregated: no copy.
+            told = {**utf8(audit), "strongest": audit["strongest"]}
+            config["metadata"] = {**utf8(config["metadata"]), "mia_audit": told}
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:

@@ -26,6 +26,8 @@ _METHODS = {
     "sample_replacements": "paraphrase",
     "score": "scoring",
 }
+_TRIAL = "trial"
+"""No stage: what a model can do is tried on a few made-up tokens, once a process."""
 _PROBE = (2, 5)
 """Shape of the pass by which a model's output layer is looked at, once a model; no text goes through."""
 
@@ -44,6 +46,7 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
     """Have `keep` called before every forward pass; `put` is `setattr`, or monkeypatch's."""
     from transformers import LlamaForCausalLM
 
+    from spvmia_plugin.scoring import trial
     from spvmia_plugin.scoring.hf_backend import HFBackend
 
     inside: list[tuple[str, str]] = []
@@ -61,12 +64,13 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
 
     for name, stage in _METHODS.items():
         put(HFBackend, name, staged(getattr(HFBackend, name), stage))
+    put(trial, "_agrees", staged(trial._agrees, _TRIAL))
     forward = LlamaForCausalLM.forward
 
     @functools.wraps(forward)
     def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
         ids = kwargs["input_ids"]
-        if inside and tuple(ids.shape) != _PROBE:
+        if inside and inside[-1][0] != _TRIAL and tuple(ids.shape) != _PROBE:
             stage, role = inside[-1]
             digest = hashlib.sha256(f"{role} {ids.tolist()}".encode()).hexdigest()[:16]
             keep(Pass(stage, digest, *ids.shape))

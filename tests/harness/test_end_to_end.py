@@ -106,14 +106,15 @@ def test_limit_takes_a_slice_with_both_classes(evaluate, options, cache):
     assert 3 < sum(labels) < 17
 
 
-def test_rolling_log_likelihood_is_the_loss_attack(evaluate, options, cache, base, adapter, files):
+def test_rolling_log_likelihood_is_the_loss_attack_in_its_context(evaluate, options, cache, base, adapter, files):
     """In float32 the mean of our token signals times T equals the harness's own `loglikelihood_rolling`."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     from spvmia_plugin.libraries import quiet_libraries
 
-    result = scores(evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(cache)}), "loss_mia_custom")
+    told = {**options, "mia_cache_dir": str(cache), "mia_prefix": "harness"}
+    result = scores(evaluate(["loss_mia_custom"], told), "loss_mia_custom")
     with quiet_libraries():
         lm = HFLM(pretrained=str(base), peft=str(adapter), dtype="float32", device="cpu", batch_size=4)
     for name in ("members", "nonmembers"):

@@ -277,7 +277,7 @@ def test_a_data_set_that_raises(audit, private):
     line_of(error, "reading the data: expected ", "got ValueError at ")
 
 
-@pytest.mark.parametrize("place", ["encode", "__call__", "forward", "generate", "backend"])
+@pytest.mark.parametrize("place", ["packing", "reading", "forward", "generate", "backend"])
 def test_what_our_own_code_calls_on_records(audit, monkeypatch, place, private):
     """A tokenizer, a model and a backend that raise with the text."""
     import transformers
@@ -285,16 +285,17 @@ def test_what_our_own_code_calls_on_records(audit, monkeypatch, place, private):
     from spvmia_plugin.scoring.hf_backend import HFBackend
 
     text = private[0][0]
-    if place in ("encode", "__call__"):
+    tokenizer = place in ("packing", "reading")
+    if tokenizer:
         owner = transformers.PreTrainedTokenizerBase
     else:
         owner = HFBackend if place in ("backend", "generate") else transformers.LlamaForCausalLM
-    name = {"backend": "score"}.get(place, place)
+    name = "__call__" if tokenizer else {"backend": "score"}.get(place, place)
     real, calls = getattr(owner, name), []
 
     def raising(self, *args, **kwargs):
         calls.append(1)
-        if place in ("encode", "__call__") and not (args and args[0] in private[0]):
+        if tokenizer and not (args and args[0] in private[0]):
             return real(self, *args, **kwargs)
         try:
             raise KeyError(text)
@@ -303,7 +304,7 @@ def test_what_our_own_code_calls_on_records(audit, monkeypatch, place, private):
 
     monkeypatch.setattr(owner, name, raising)
     task = "spv_mia_custom" if place == "generate" else "loss_mia_custom"
-    error, _, _ = audit(task, mia_perturbation="embedding", mia_block_size=8 if place == "__call__" else 0)
+    error, _, _ = audit(task, mia_perturbation="embedding", mia_block_size=8 if place == "packing" else 0)
     assert calls
     line_of(error, "got ValueError")
 
