@@ -21,7 +21,7 @@ def plain(model: Any, ids: Sequence[int], context: Sequence[int], prefix_id: int
     """Log-probs of `ids` after `context`, from one pass of one row and the definition."""
     before = [prefix_id, *context]  # what a record is conditioned on; the one line to change where that is decided anew
     with torch.no_grad(), quiet_libraries():
-        logits = model(torch.tensor([[*before, *ids[:-1]]])).logits[0, -len(ids) :]
+        logits = model(torch.tensor([[*before, *ids[:-1]]]), use_cache=False).logits[0, -len(ids) :]
     return logits.double().log_softmax(-1)[range(len(ids)), list(ids)].numpy()
 
 
