@@ -1,4 +1,6 @@
-"""The structure of the code published with SPV-MIA (github.com/wjfu99/MIA-LLMs), written anew to be measured.
+"""The structure of the code published with SPV-MIA, written anew to be measured.
+
+The code: github.com/tsinghua-fib-lab/ANeurIPS2024_SPV-MIA.
 
 What makes its cost, as it stands there:
 
@@ -41,7 +43,7 @@ def self_prompt(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=not greedy,
-                top_k=0,
+                top_k=0,  # theirs leaves generate's default, 50: nothing is cut off here, as in ours beside it
                 top_p=1.0,
                 temperature=1.0,
                 max_length=length,
@@ -142,19 +144,16 @@ class _Padding:
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
 
 
-def loss(model: Any, token_ids: Sequence[int], unscored: int = 1) -> float:
+def loss(model: Any, token_ids: Sequence[int]) -> float:
     """Mean negative log-likelihood of one sequence, by itself, as transformers computes it.
 
     Args:
         model: a causal language model in evaluation mode.
-        token_ids: what it reads.
-        unscored: how many tokens at the start have no label; the first never has one.
+        token_ids: what it reads; the first has nothing before it and no loss.
     """
     ids = torch.tensor([list(token_ids)], device=model.device)
-    labels = ids.clone()
-    labels[:, :unscored] = -100
     with torch.no_grad():
-        return float(model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.float())
+        return float(model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.float())
 
 
 def score(
@@ -162,7 +161,6 @@ def score(
     reference: Any,
     records: Sequence[Sequence[int]],
     paraphrases: Sequence[Sequence[Sequence[int]]],
-    unscored: int = 1,
 ) -> np.ndarray:
     """Calibrated probabilistic variation of every record, higher = member: one forward pass for each text and model.
 
@@ -171,12 +169,10 @@ def score(
         reference: the self-prompt reference.
         records: tokens of each record.
         paraphrases: for each record the tokens of its paraphrases.
-        unscored: as in `loss`.
     """
-    originals = np.array([[loss(m, ids, unscored) for m in (target, reference)] for ids in records])  # (n, 2)
+    originals = np.array([[loss(m, ids) for m in (target, reference)] for ids in records])  # (n, 2)
     rounds = [
-        [[loss(m, texts[k], unscored) for m in (target, reference)] for texts in paraphrases]
-        for k in range(len(paraphrases[0]))
+        [[loss(m, texts[k]) for m in (target, reference)] for texts in paraphrases] for k in range(len(paraphrases[0]))
     ]
     varied = np.exp(-np.array(rounds)).mean(0)  # (n, 2), mean over the paraphrases
     variation = np.exp(-originals) - varied

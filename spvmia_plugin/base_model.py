@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.data.packing import Block
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.data.tokenisation import Reading
+from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.libraries import brings_code
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -45,14 +47,15 @@ class BaseModel:
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        local = Path(config.model).expanduser()
+        local = as_path(config.model, "--model", utf8=True)
         name = str(local.absolute()) if local.is_dir() else config.model
         try:
-            model_config = AutoConfig.from_pretrained(name)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            model_config = AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
         except Exception as error:  # tokenizers raises nothing more special for a damaged file
+            _refuse_code(config, error)
             raise SpvmiaError(
-                f"--model: no model with a tokenizer could be loaded from {config.model!r} ({type(error).__name__}); "
+                f"--model: no model with a tokenizer could be loaded from {config.model!r} ({reason_of(error)}); "
                 "name a local folder, or a hub id if the hub can be reached"
             ) from error
         context = getattr(model_config, "max_position_embeddings", None)
@@ -74,19 +77,13 @@ class BaseModel:
         Raises:
             SpvmiaError: a text with nothing to predict.
         """
-        sequences = []
+        sequences, reading = [], Reading(self.tokenizer)
         for block in blocks:
-            ids = list(self.tokenizer(block.text, verbose=False)["input_ids"])[: self.context]
+            ids = reading.natural(block.text)[: self.context]
             if len(ids) < 2:
                 raise SpvmiaError(f"--data: {block.id}: expected at least 2 tokens to train on, got fewer; remove it")
             sequences.append(ids)
         return sequences
-
-    @property
-    def pad_token_id(self) -> int:
-        """Any token: padding has no loss."""
-        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return next(int(token_id) for token_id in ids if token_id is not None)
 
 
 def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
@@ -100,10 +97,11 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
 
     dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # files, formats, a pickle that is refused: each library has its own
+        _refuse_code(config, error)
         raise SpvmiaError(
-            f"--model: no causal language model could be loaded from {config.model!r} ({type(error).__name__}); "
+            f"--model: no causal language model could be loaded from {config.model!r} ({reason_of(error)}); "
             "name a folder with config.json and weights as safetensors"
         ) from error
     quantizer = getattr(model, "hf_quantizer", None)
@@ -114,6 +112,15 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
         )
     model = model.to(training_device())
     return _with_adapter(model, config, base) if config.method == "lora" else model
+
+
+def _refuse_code(config: FinetuneConfig, error: Exception) -> None:
+    """Say so if the base cannot be loaded because it brings code that nobody allowed to run."""
+    if brings_code(error) and not config.trust_remote_code:
+        raise SpvmiaError(
+            f"--model: {config.model!r} brings code of its own, which runs only with --trust-remote-code; read that "
+            "code before you add it, or name a model without"
+        ) from None
 
 
 def training_device() -> torch.device:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from safetensors import SafetensorError
@@ -31,15 +32,17 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    except RuntimeError as error:  # torch writes through a library of its own
-        if "PytorchStreamWriter" not in str(error):
+    except RuntimeError as error:  # torch writes through a library of its own, which has many words for it
+        places = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
+        if "inline_container" not in str(error) and not any(p.match("torch/serialization.py") for p in places):
             raise
         reason = "no room for a file of torch"
     else:
         return
     raise SpvmiaError(
         f"mia_cache_dir, or --output of 'spvmia finetune': expected a folder that can be written, got {reason!r} in "
-        f"{folder}; free space there, or name another folder"
+        f"{folder}; free space there, or name another folder; whole checkpoints are kept, and the same command "
+        "continues from the last"
     )
 
 
@@ -55,9 +58,9 @@ class Seal(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the Trainer after each checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        seal = {"fingerprint": self.fingerprint, "files": _digests(folder)}
         part = folder / f".{_SEAL}"
         with writing(folder):
+            seal = {"fingerprint": self.fingerprint, "files": _digests(folder)}
             part.write_text(json.dumps(seal))
             part.replace(folder / _SEAL)
             for other in folder.parent.glob("checkpoint-*"):
@@ -74,13 +77,18 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """Return the newest checkpoint of this very run that is whole; remove all others."""
+    """Return the newest checkpoint of this very run that is whole; remove all others.
+
+    Raises:
+        SpvmiaError: the folder cannot be written.
+    """
     found: Path | None = None
     for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         if found is None and _is_whole(path, fingerprint):
             found = path
         else:
-            shutil.rmtree(path)
+            with writing(folder):
+                shutil.rmtree(path)
     return found
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.paths import path_problem
+from spvmia_plugin.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"
 MAX_SHOWN = 80
 
 Split = Literal["random", "paper"]
+Prefix = Literal["auto", "harness"]
 SpvVariant = Literal["paper", "released"]
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -54,29 +57,32 @@ class Check:
     expected: str
     accepts: Callable[[Any], bool]
     read: Callable[[Any], Any] = lambda value: value
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    place: Literal["file", "folder"] | None = None
+    """What it may be a path of. One that cannot be is refused here, before anything looks for it; folders, of models
+    and of the store, are in UTF-8: the libraries that read them know no other."""
 
 
 def _text() -> Check:
     return Check("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()))
 
 
+def _file() -> Check:
+    return dataclasses.replace(_text(), place="file")
+
+
+def _folder() -> Check:
+    return dataclasses.replace(_text(), place="folder")
+
+
 def _at_least(low: int) -> Check:
-    return Check(f"a whole number >= {low}", lambda value: _is_int(value) and value >= low)
+    return Check(f"a whole number >= {low}", lambda value: is_whole(value) and low <= value < 2**63)
 
 
 def _within(low: float, high: float, *, open_low: bool = False) -> Check:
     words = f"a number {'>' if open_low else '>='} {low:g}" + ("" if high == float("inf") else f" and <= {high:g}")
     return Check(
         words,
-        lambda value: _is_number(value) and (value > low if open_low else value >= low) and value <= high,
+        lambda value: is_number(value) and (value > low if open_low else value >= low) and value <= high,
         float,
     )
 
@@ -118,21 +124,22 @@ class AuditConfig:
     """
 
     # data
-    members: str | None = _option(None, _text())
-    nonmembers: str | None = _option(None, _text())
-    prompts: str | None = _option(None, _text())
-    candidate: str | None = _option(None, _text())
+    members: str | None = _option(None, _file())
+    nonmembers: str | None = _option(None, _file())
+    prompts: str | None = _option(None, _file())
+    candidate: str | None = _option(None, _file())
     text_column: str = _option("text", _text())
-    manifest: str | None = _option(None, _text())
-    dataset_path: str | None = _option(None, _text())
+    manifest: str | None = _option(None, _file())
+    dataset_path: str | None = _option(None, _file())
     split: Split = _option("random", _one_of("random", "paper"))
     block_size: int = _option(
-        128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_int(v) and (v == 0 or v >= 8))
+        128, Check("0 (whole documents) or a whole number >= 8", lambda v: is_whole(v) and (v == 0 or v >= 8))
     )
     max_samples: int = _option(1000, _at_least(1))
+    prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
-    base_model: str | None = _option(None, _text())
-    reference: str = _option("self_prompt", _text())
+    base_model: str | None = _option(None, _folder())
+    reference: str = _option("self_prompt", _folder())
     # self-prompt calibration
     self_prompts: int = _option(10_000, _at_least(1))
     prompt_tokens: int = _option(16, _at_least(1))
@@ -151,15 +158,17 @@ class AuditConfig:
     perturbation: str = _option("mask_fill", _text())
     perturbations: int = _option(5, _at_least(1))
     mask_rate: float = _option(0.2, _within(0, 1, open_low=True))
-    mask_model: str = _option("t5-base", _text())
+    mask_model: str = _option("t5-base", _folder())
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
     # the run
     preset: str | None = _option(None, _one_of(*PRESETS))
     log_text: bool = _option(False, _flag())
     seed: int = _option(0, _at_least(0))
-    cache_dir: str | None = _option(None, _text())
+    cache_dir: str | None = _option(None, _folder())
     max_length: int | None = _option(None, _at_least(2))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = field(default=False, compare=False)
+    """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -177,10 +186,14 @@ class AuditConfig:
         """
         checks = {PREFIX + f.name: f.metadata["check"] for f in dataclasses.fields(cls) if f.metadata}
         given = {key: value for key, value in metadata.items() if key.startswith(PREFIX) and key != "mia_audit"}
-        for key in given:
+        for key, value in given.items():
             if key not in checks and key not in attack_options:
                 hint = did_you_mean(key, [*checks, *attack_options])
                 raise SpvmiaError(f"{key}: unknown option{hint}; the options are listed in docs/options.md")
+            # An attack's own check may let it pass, and then no JSON could hold the settings.
+            if (found := not_finite(value)) is not None:
+                expected = checks[key].expected if key in checks else "finite numbers"
+                raise SpvmiaError(f"{key}: expected {expected}, got {found}; correct it in --metadata")
         values = {
             key.removeprefix(PREFIX): _checked(key, value, checks[key])
             for key, value in given.items()
@@ -189,7 +202,18 @@ class AuditConfig:
         preset = PRESETS[values.get("preset", "paper")]
         read = {name: checks[PREFIX + name].read(value) for name, value in preset.items()}
         chosen = {key: given[key] for key in given if key in attack_options and given[key] is not None}
-        return cls(**{**read, **values, "attack_options": chosen, "given": frozenset(values)})
+        if chosen.get("mia_spv_variant") == "released" and values.get("prefix") == "harness":
+            raise SpvmiaError(
+                "mia_prefix: expected auto with mia_spv_variant=released, because the released code reads what the "
+                "tokenizer gives, got harness; leave one of the two out"
+            )
+        trusted = str(metadata.get("trust_remote_code")).lower() == "true"
+        return cls(
+            **{**read, **values},
+            attack_options=chosen,
+            trust_remote_code=trusted,
+            given=frozenset(values),
+        )
 
     def attack_fields(self, options: Mapping[str, str]) -> dict[str, Any]:
         """The constructor arguments of an attack whose `options` map its fields to option names."""
@@ -208,6 +232,9 @@ class AuditConfig:
 def _checked(key: str, value: Any, check: Check) -> Any:
     if not check.accepts(value):
         raise SpvmiaError(f"{key}: expected {check.expected}, got {_shown(value)}; correct it in --metadata")
+    problem = path_problem(value, utf8=check.place == "folder") if check.place else None
+    if problem is not None:
+        raise SpvmiaError(f"{key}: expected a path or a name, got {problem}; correct it in --metadata")
     return check.read(value)
 
 

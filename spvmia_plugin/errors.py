@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 from spvmia_plugin.shown import shown
 
+MAX_REASON = 200
+"""Characters of a library's own words that a message repeats."""
+
 
 class SpvmiaError(ValueError, SystemExit):
     """Bad input, told in one line: what was named, what was expected, what was got, what to do.
@@ -22,6 +25,16 @@ class SpvmiaError(ValueError, SystemExit):
         line = shown(" ".join(message.split()))
         super().__init__(line)
         self.code = line
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library said, in brackets of a message: the kind of the error and its first line.
+
+    For files and models of others, where the libraries raise whatever they like: our line then says what they said.
+    Not for what reads records: such words may quote their text.
+    """
+    words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {words[:MAX_REASON]}" if words else type(error).__name__
 
 
 def known_columns(columns: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvmia_plugin.base_model import BaseModel, estimate, load_model, no_loading_bars
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.data.files import Loaded
 from spvmia_plugin.data.fingerprint import derived_key, user_cache_root, user_key
 from spvmia_plugin.data.manifest import (
@@ -25,11 +26,13 @@ from spvmia_plugin.data.manifest import (
 )
 from spvmia_plugin.data.packing import Block, fast_tokenize
 from spvmia_plugin.data.private import private_folder
+from spvmia_plugin.data.shards import absolute_spec
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
-from spvmia_plugin.data.tokenisation import probe_digest
+from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.finetune_config import FinetuneConfig
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.seeds import stable_seed
 
@@ -63,11 +66,23 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
         SpvmiaError: bad or too few data, no such model, an output folder with other contents. The data are checked
             before the model is loaded.
     """
-    tell = _silence if config.quiet else say
-    output = Path(config.output).expanduser().absolute()
+    loaded: list[Loaded] = []
+    return behind(
+        lambda: _finetune(config, _silence if config.quiet else say, datasets, loaded),
+        doing="--data",
+        texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
+    )
+
+
+def _finetune(
+    config: FinetuneConfig, tell: Say, datasets: Mapping[str, DatasetSource] | None, keep: list[Loaded]
+) -> Path:
+    """As `finetune`; what is read goes into `keep` as well."""
+    output = as_path(config.output, "--output", utf8=True).absolute()
     _check_free(output)
     known = datasets if datasets is not None else _registered_datasets()
     loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
+    keep.append(loaded)
     base = BaseModel.find(config)
     dealt, counts = _deal(config, loaded, base)
     manifest = _manifest(config, base, dealt, known)
@@ -76,8 +91,12 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
     settings = _train_settings(config)
     tell(_plan(config, manifest, sequences, settings, counts))
     training = _train_and_save(config, base, sequences, settings, output, tell)
-    write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
-    (output / UNFINISHED_NAME).unlink()
+    from spvmia_plugin.checkpoints import writing
+
+    with writing(output):
+        write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
+        shutil.rmtree(output / WORK_FOLDER)  # not before: where the manifest found no room, the next start needs it
+        (output / UNFINISHED_NAME).unlink()
     tell(f"target and {MANIFEST_NAME} (private: it names the training records) written to {output}; audit it with:")
     tell(audit_command(base.name, output, config))
     return output
@@ -89,6 +108,8 @@ def audit_command(base: str, output: Path, config: FinetuneConfig) -> str:
     The preset needs no second model from the hub, which the paper's paraphrases do.
     """
     model = f"pretrained={base},peft={output}" if config.method == "lora" else f"pretrained={output}"
+    if config.trust_remote_code:
+        model += ",trust_remote_code=True"
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
     options = f"--tasks {tasks} --metadata mia_preset=standard --batch_size auto --output_path results --log_samples"
     return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"
@@ -185,8 +206,10 @@ def _manifest(
 ) -> Manifest:
     from spvmia_plugin.audit.record import versions
 
+    reading = Reading(base.tokenizer)
+    frame = reading.frame("")
     is_file = is_file_spec(config.data, datasets)
-    spec = str(Path(config.data).expanduser().absolute()) if is_file else config.data
+    spec = absolute_spec(config.data) if is_file else config.data
     source = datasets.get(config.data)
     column = source.text_column if source else config.text_column
     entries = {name: tuple(Entry.of(block) for block in dealt[name]) for name in ("members", "nonmembers", "prompts")}
@@ -205,7 +228,8 @@ def _manifest(
         records=entries,
         fingerprint_key=key,
         fingerprint=manifest_fingerprint(key, texts),
-        tokenizer=probe_digest(lambda text: base.tokenizer(text, add_special_tokens=False)["input_ids"]),
+        tokenizer=probe_digest(reading.body),
+        frame={"before": list(frame.context), "after": list(frame.after)},
     )
 
 
@@ -262,13 +286,18 @@ def _train_and_save(
     with isolated_rng(stable_seed(config.seed, "target")), quiet_libraries(), no_loading_bars():
         model = load_model(config, base)
         tell(estimate(model, sequences, settings))
-        work = private_folder(output / WORK_FOLDER)
+        with writing(output):
+            work = private_folder(output / WORK_FOLDER)
         record = train(
-            model, sequences, settings, work, pad_token_id=base.pad_token_id, description="fine-tuning the target"
+            model,
+            sequences,
+            settings,
+            work,
+            pad_token_id=padding_id(base.tokenizer, model),
+            description="fine-tuning the target",
         )
         with writing(output):
             model.save_pretrained(output)
             if config.method == "full":
                 base.tokenizer.save_pretrained(output)
-    shutil.rmtree(work)
     return record

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spvmia_plugin.data.split import MIN_RECORDS
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.strict_json import is_number, is_whole
 
 METHODS = ("lora", "full")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -38,6 +38,7 @@ class FinetuneConfig:
         seed: of the split, the coins and the training.
         dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
         quiet: print nothing.
+        trust_remote_code: run the code that the base brings.
     """
 
     model: str
@@ -60,6 +61,7 @@ class FinetuneConfig:
     seed: int = 0
     dtype: str = "auto"
     quiet: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -70,18 +72,21 @@ class FinetuneConfig:
         least = f"a whole number >= {MIN_RECORDS}"
         self._check("method", self.method in METHODS, "lora or full")
         self._check("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
-        self._check("members", self.members >= MIN_RECORDS, least)
-        self._check("nonmembers", self.nonmembers >= MIN_RECORDS, least)
-        self._check("prompts", self.prompts is None or self.prompts >= 1, "a whole number >= 1")
-        self._check("canaries", self.canaries >= 0, "a whole number >= 0")
-        self._check("epochs", 0 < self.epochs < math.inf, "a number > 0")
-        self._check("lr", 0 < self.lr <= 1, "a number > 0 and <= 1")
-        self._check("lora_rank", self.lora_rank >= 1, "a whole number >= 1")
-        self._check("lora_alpha", 0 < self.lora_alpha < math.inf, "a number > 0")
-        self._check("lora_dropout", 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
-        self._check("batch_size", self.batch_size >= 1, "a whole number >= 1")
-        self._check("block_size", self.block_size == 0 or self.block_size >= 8, "0 or a whole number >= 8")
-        self._check("seed", self.seed >= 0, "a whole number >= 0")
+        whole, number = is_whole, is_number  # from Python, a field may be given anything
+        self._check("members", whole(self.members) and self.members >= MIN_RECORDS, least)
+        self._check("nonmembers", whole(self.nonmembers) and self.nonmembers >= MIN_RECORDS, least)
+        prompts = self.prompts
+        self._check("prompts", prompts is None or (whole(prompts) and prompts >= 1), "a whole number >= 1")
+        self._check("canaries", whole(self.canaries) and self.canaries >= 0, "a whole number >= 0")
+        self._check("epochs", number(self.epochs) and self.epochs > 0, "a number > 0")
+        self._check("lr", number(self.lr) and 0 < self.lr <= 1, "a number > 0 and <= 1")
+        self._check("lora_rank", whole(self.lora_rank) and self.lora_rank >= 1, "a whole number >= 1")
+        self._check("lora_alpha", number(self.lora_alpha) and self.lora_alpha > 0, "a number > 0")
+        self._check("lora_dropout", number(self.lora_dropout) and 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
+        self._check("batch_size", whole(self.batch_size) and self.batch_size >= 1, "a whole number >= 1")
+        size = self.block_size
+        self._check("block_size", whole(size) and (size == 0 or size >= 8), "0 or a whole number >= 8")
+        self._check("seed", whole(self.seed) and self.seed >= 0, "a whole number >= 0")
 
     def _check(self, name: str, fine: bool, expected: str) -> None:
         if not fine:
@@ -91,6 +96,6 @@ class FinetuneConfig:
 
     def settings(self) -> dict[str, object]:
         """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
-        left_out = ("model", "data", "output", "quiet")
+        left_out = ("model", "data", "output", "quiet", "trust_remote_code")
         whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
         return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}

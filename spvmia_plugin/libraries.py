@@ -1,10 +1,12 @@
-"""Warnings of libraries about each other, which a user can do nothing about, kept quiet where they arise."""
+"""What libraries say: warnings about each other are kept quiet, refusals to load something put into plain words."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from spvmia_plugin.errors import reason_of
 
 _KNOWN = (
     # peft 0.21 asks transformers 5.23 by the old name.
@@ -29,3 +31,15 @@ def quiet_libraries() -> Iterator[None]:
         for category, message in _KNOWN:
             warnings.filterwarnings("ignore", message, category)
         yield
+
+
+def brings_code(error: Exception) -> bool:
+    """Whether transformers refuses a model because it brings code of its own, which nobody allowed to run."""
+    return isinstance(error, ValueError) and "trust_remote_code=True" in str(error)
+
+
+def refusal(error: Exception) -> str:
+    """Why a model or tokenizer cannot be loaded, in words: the library's first line, or that it brings code to run."""
+    if brings_code(error):
+        return "it brings code of its own, which runs only with trust_remote_code=True in --model_args: read it first"
+    return reason_of(error)

@@ -6,15 +6,16 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import pluggy
 
 from spvmia_plugin import __version__, hookspecs
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
 from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
 
 GROUP = "spvmia"
@@ -87,7 +88,7 @@ class Registry:
             SpvmiaError: no such attack, or a hyper-parameter out of range.
         """
         cls = self.known_attack(name)
-        return cls(**config.attack_fields(cls.options))
+        return behind(lambda: cls(**config.attack_fields(cls.options)), doing=f"attack {name}")
 
     def known_attack(self, name: str) -> type[Attack]:
         """Return an attack class by name.
@@ -103,7 +104,8 @@ class Registry:
         Raises:
             SpvmiaError: no such perturbation.
         """
-        return self._known("mia_perturbation", config.perturbation, self.perturbations)(config)
+        make = self._known("mia_perturbation", config.perturbation, self.perturbations)
+        return behind(lambda: make(config), doing=f"mia_perturbation {config.perturbation}")
 
     def dataset(self, name: str) -> DatasetSource:
         """Return a data set by name.
@@ -132,7 +134,11 @@ class Registry:
 
         Duplicate names are listed, not refused: this is where one looks for them.
         """
-        return [line for hook in hook_names() for line in self._lines(hook) or [Listed(hook, "", ())]]
+        return [
+            line
+            for hook in hook_names()
+            for line in behind(partial(self._lines, hook), doing=f"plugins: {hook}") or [Listed(hook, "", ())]
+        ]
 
     def _lines(self, hook: str) -> list[Listed]:
         implementations = reversed(getattr(self.manager.hook, hook).get_hookimpls())
@@ -140,7 +146,10 @@ class Registry:
 
     def _by_name(self, hook: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for items in getattr(self.manager.hook, hook)():
+        answers = behind(
+            lambda: [list(items) for items in getattr(self.manager.hook, hook)()], doing=f"plugins: {hook}"
+        )
+        for items in answers:
             for item in items:
                 name = item.name
                 if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -205,7 +214,7 @@ def _load_entry_points(manager: pluggy.PluginManager) -> None:
         raise SpvmiaError(f"plugins: {error}; the hooks and their arguments are listed in docs/plugins.md") from error
     except Exception as error:  # whatever somebody else's module raises when it is imported
         raise SpvmiaError(
-            f"plugins: an entry point of group {GROUP!r} cannot be loaded ({type(error).__name__}: {error}); "
+            f"plugins: an entry point of group {GROUP!r} cannot be loaded ({reason_of(error)}); "
             "reinstall or uninstall it"
         ) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from spvmia_plugin.data.tokenisation import Encode, probe_digest
 from spvmia_plugin.metrics.duplicates import (
@@ -19,6 +19,7 @@ from spvmia_plugin.metrics.overlap import spans_of
 from spvmia_plugin.metrics.roc import unresolved
 from spvmia_plugin.metrics.shift import date_shift, length_shift, source_shift
 from spvmia_plugin.metrics.summary import FEW_DOCUMENTS, FPRS
+from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 
 __all__ = ["Finding", "check_preconditions", "check_tokenisation", "warnings_first"]
@@ -58,13 +59,14 @@ def warnings_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.severity == "note")
 
 
-def check_tokenisation(data: AuditData, records: Sequence[Record], encode: Encode) -> list[Finding]:
-    """Check that the target cuts the records into the tokens they were cut and trained with.
+def check_tokenisation(data: AuditData, records: Sequence[Record], encode: Encode, frame: Frame) -> list[Finding]:
+    """Check that the target reads the records as they were cut and trained.
 
     Args:
-        data: of the audit: its block size, and in its provenance the manifest's tokenizer.
+        data: of the audit: its block size, and in its provenance the manifest's tokenizer and frame.
         records: those that are audited.
         encode: the target's tokenizer, without special tokens.
+        frame: what stands around a record when it is scored.
     """
     findings = []
     trained_with = data.provenance.get("tokenizer")
@@ -74,6 +76,19 @@ def check_tokenisation(data: AuditData, records: Sequence[Record], encode: Encod
             f"than it has learnt, {_OTHER_TOKENS_MEAN}"
         )
         findings.append(Finding("tokenizer_changed", "warning", message, {"manifest": trained_with}))
+    trained_in = data.provenance.get("frame")
+    if isinstance(trained_in, Mapping):
+        scored_in = {"before": [*frame.context, *frame.before], "after": list(frame.after)}
+        if scored_in != dict(trained_in):
+            message = (
+                "the records are scored in another context than the target was trained in, by its manifest: with the "
+                f"tokens {scored_in['before']} before and {scored_in['after']} after each, trained with "
+                f"{list(trained_in['before'])} and {list(trained_in['after'])}; members look less familiar than they "
+                "are (mia_prefix=auto and the tokenizer of the training read them alike)"
+            )
+            findings.append(
+                Finding("context_changed", "warning", message, {"scored": scored_in, "manifest": dict(trained_in)})
+            )
     if data.block_size:
         findings += _other_lengths(data.block_size, records, encode)
     return findings

@@ -82,18 +82,40 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreInput:
-    """One sequence to score.
+class Frame:
+    """The tokens that stand around those of a text when a model reads it.
 
     Attributes:
-        token_ids: the tokens to score, without the prefix token.
-        context_ids: tokens conditioned on before them and not scored (the ReCaLL prefix).
+        context: read first and conditioned on, never scored: what the tokenizer itself puts before a text
+            (`mia_prefix=auto`), or the harness's prefix token (`mia_prefix=harness`).
+        before: scored before the text; only where the harness scores a BOS after its own prefix token.
+        after: scored after the text: an EOS that the tokenizer appends, which trainers train on.
+    """
+
+    context: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreInput:
+    """One sequence to score: the model reads `context_ids` and `token_ids`, and nothing else.
+
+    Attributes:
+        token_ids: the tokens to score. Where `context_ids` is empty, nothing stands before the first, which has no
+            score: T = len(token_ids) - 1 then, else len(token_ids).
+        context_ids: tokens conditioned on before them and not scored (a BOS, the ReCaLL prefix).
         noise: noise on the embeddings of `token_ids`, if any.
     """
 
     token_ids: tuple[int, ...]
     context_ids: tuple[int, ...] = ()
     noise: EmbeddingNoise | None = None
+
+    @property
+    def scored(self) -> int:
+        """T: how many of `token_ids` get a score."""
+        return len(self.token_ids) if self.context_ids else max(0, len(self.token_ids) - 1)
 
 
 @dataclass
@@ -146,7 +168,7 @@ class Backend(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text as the harness encodes it, without the prefix token."""
+        """Tokens of the text alone, without any that the tokenizer or the harness adds before or after it."""
         ...
 
     def decode(self, token_ids: TokenIds) -> str:
@@ -174,7 +196,7 @@ class Backend(Protocol):
         on_done: OnDone | None = None,
         done: Collection[int] = (),
     ) -> list[TokenSignals | None]:
-        """Token signals of every input under a role's model, in input order. Empty inputs give T = 0.
+        """Token signals of every input under a role's model, in input order, T = `ScoreInput.scored` each.
 
         Batches are planned over all `inputs`. `done` are positions whose signals are in the store already: a batch
         of nothing but these is skipped (None in the answer), any other batch is computed whole. So a resumed run has
@@ -193,8 +215,9 @@ class Backend(Protocol):
 
         Args:
             role: whose distribution.
-            sequences: tokens of each text.
-            positions: for each text, for each draw, the ascending positions to replace.
+            sequences: tokens of each text; the model reads the context of `frame` before them.
+            positions: for each text, for each draw, the ascending positions to replace; not the first where no
+                context stands before it.
             seeds: one a text; draws do not depend on batching.
 
         Returns:
@@ -247,6 +270,31 @@ class Backend(Protocol):
     def close(self) -> None:
         """Take away everything that was added to the harness's model."""
         ...
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """What a backend has besides if it reads more than a text's own tokens. Without it nothing stands around them."""
+
+    def frame(self, text: str) -> Frame:
+        """What stands around the tokens of `text` when it is scored, by `mia_prefix`."""
+        ...
+
+    def survives(self, token_ids: TokenIds) -> bool:
+        """Whether these are the very tokens of their own text, so that somebody who sends text can have them read."""
+        ...
+
+
+def frame_of(backend: Backend, text: str) -> Frame:
+    """What stands around the tokens of a text under a backend."""
+    return backend.frame(text) if isinstance(backend, Frames) else Frame()
+
+
+def survives(backend: Backend, token_ids: TokenIds) -> bool:
+    """Whether tokens are those of their own text under a backend."""
+    if isinstance(backend, Frames):
+        return backend.survives(token_ids)
+    return list(backend.encode(backend.decode(token_ids))) == list(token_ids)
 
 
 @runtime_checkable

@@ -12,10 +12,17 @@ Membership = Literal["manifest", "declared", "assumed"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One row of a data source. `id` is `file:row`, rows counted from 1; the text never shows in `repr`."""
+    """One row of a data source.
+
+    Attributes:
+        id: `file:row`, rows counted from 1 in each file.
+        text: the row's text; it never shows in `repr`.
+        row: its number in the whole source, from the second of several files on; 0 where it is the one in `id`.
+    """
 
     id: str
     text: str = field(repr=False)
+    row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,11 @@ class AuditData:
     block_size: int
     base_model: str | None = None
     provenance: dict[str, object] = field(default_factory=dict)
+
+    def texts(self) -> list[tuple[str, str]]:
+        """(id, text) of all that is private."""
+        documents = [*self.prompts, *self.candidate]
+        return [(each.id, each.text) for each in self.records] + [(each.id, each.text) for each in documents]
 
     @property
     def members(self) -> Sequence[Record]:

@@ -61,7 +61,8 @@ class TokenSignals:
     """Signals of the T scored tokens of one text under one model.
 
     Attributes:
-        logprob: (T,) float32, l_t = log p(x_t | x_<t) in nats, the first token conditioned on the prefix token.
+        logprob: (T,) float32, l_t = log p(x_t | x_<t) in nats, of the tokens that have a context: the first one of a
+            text only if something stands before it (`mia_prefix`).
         top1: (T,) bool, whether x_t was the model's most probable token.
         mean: (T,) float32, mu_t = mean of log p(v | x_<t) over the vocabulary under p, or None if not computed.
         std: (T,) float32, sigma_t = its standard deviation, or None if not computed.

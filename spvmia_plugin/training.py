@@ -123,7 +123,8 @@ def train(
     ):
         found = last_checkpoint(folder, run) if first else None
         checkpoint = found if alone else first_says(found)
-        trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
+        with writing(folder):  # it makes the folder
+            trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
         if not alone:  # the Trainer has seeded all alike: equal rows of their batches would share their dropout
             torch.manual_seed(stable_seed("dropout", settings.seed, torch.distributed.get_rank()))
         for callback in (Seal(run), _Bar(description)) if first else ():

@@ -14,4 +14,5 @@ def install_example(folder: Path) -> dict[str, str]:
     """Build and install the distribution into `folder`; returns the environment in which Python finds it."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "--target", str(folder), str(EXAMPLE)], check=True, capture_output=True, text=True)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]  # a checkout may be tested from there
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

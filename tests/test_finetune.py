@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -17,6 +18,7 @@ from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_mani
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
 from tests.data.builders import corpus, write_texts
+from tests.data.kinds import COMPRESS
 from tests.tiny import save_tiny, tiny_texts
 
 
@@ -90,6 +92,29 @@ def test_the_audit_reads_exactly_the_manifests_records(options: dict[str, Any], 
     assert data.base_model == str(base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     assert {len(tokenizer(record.text)["input_ids"]) for record in data.records} == {32}
+
+
+@pytest.mark.parametrize("spec", ["[1] data", "[[]1] data/*.zst", "d*.jsonl"])
+def test_shards_named_from_here_are_found_from_anywhere(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    """A folder with brackets in its name, a shard whose name is no UTF-8, the same rows in every shard."""
+    here = tmp_path / "[x]"
+    (here / "[1] data").mkdir(parents=True)
+    for number in range(3):
+        path = os.path.join(os.fsencode(here / "[1] data"), b"%d\xe9.jsonl.zst" % number)
+        texts = tiny_texts(100, seed=number)
+        with open(path, "wb") as file:
+            file.write(COMPRESS[".zst"]("".join(json.dumps({"text": text}) + "\n" for text in texts).encode()))
+        corpus(here / f"d{number}.jsonl", 100, seed=number)
+    monkeypatch.chdir(here)
+    output = finetune(FinetuneConfig(**{**options, "data": spec}))
+    monkeypatch.chdir("/")
+    data = audited(output)
+    ids = {record.id.rpartition(":")[0] for record in data.records}
+    name = "[x]/d{}.jsonl" if spec.startswith("d") else "[1] data/{}\\xe9.jsonl.zst"
+    assert ids == {name.format(number) for number in range(3)}
+    json.dumps(data.provenance, ensure_ascii=False).encode()
 
 
 def test_only_the_members_are_trained_on(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import mean_logprob
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, RecordSignals, Role, TokenSignals
+from spvmia_plugin.strict_json import is_number, is_whole
 
 DIFFERENT_TOKENS = "the two models tokenise the text differently"
 
@@ -63,15 +62,10 @@ def check_share(option: str, value: object) -> None:
     Raises:
         SpvmiaError: it does not.
     """
-    if not is_number(value) or not 0 < value <= 1:  # type: ignore[operator]
+    if not is_number(value) or not 0 < value <= 1:
         raise SpvmiaError(f"{option}: expected a share of tokens > 0 and <= 1, got {value!r}; the default is 0.2")
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a real number and not a truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_count(value: object) -> bool:
     """Whether `value` is a whole number of at least 1 and not a truth value."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_whole(value) and value >= 1

@@ -18,8 +18,8 @@ class Ez(Attack):
 
     Which one this is: the paper's statistic is P / M, which has the same order and no finite value at M = 0. A text
     without a wrong token (theta predicts all of it) scores 1, as does one with M = 0 < P; with P = M = 0 it scores
-    0.5. The authors' code gives 0 to texts without a wrong token, that is, to the ones memorised best, drops the first
-    token, and asks for two tokens at least.
+    0.5. The authors' code drops the first token that has a log-probability, and gives its lowest score, 0, where no
+    wrong token moved down (M = 0) and for fewer than two wrong tokens: that is, to the texts memorised best.
 
     Attributes:
         reference: whose log-probability is subtracted.

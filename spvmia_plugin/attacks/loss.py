@@ -15,8 +15,9 @@ class Loss(Attack):
     Yeom et al. 2018, arXiv 1709.01604, who threshold the loss -L itself.
 
     Which one this is: the mean over tokens, in nats, and not the sum, so that long texts do not score low for being
-    long. All tokens count, the first one too (conditioned on the prefix token, as the harness's rolling
-    log-likelihood does); code built on `model(input_ids, labels=input_ids)` leaves the first token out.
+    long. The context decides which tokens are scored: under `mia_prefix=auto` those of
+    `model(input_ids, labels=input_ids)`, so not the first one of a text before which the tokenizer puts nothing; under
+    `mia_prefix=harness` all, as in the harness's rolling log-likelihood.
     """
 
     name = "loss"

@@ -19,8 +19,8 @@ class MinK(Attack):
 
     Which one this is: the share is 0.2, what the paper settles on, and stays fixed (the mink-plus-plus code reports
     every tenth from 0.1 to 1, and papers then quote the best). At least one token is taken: the well-known code takes
-    int(share * T) and averages nothing, NaN, for T < 5. Single tokens, not MIMIR's optional n-grams; all tokens
-    count, the first one too.
+    int(share * T) and averages nothing, NaN, for T < 5. Single tokens, not MIMIR's optional n-grams; all
+    scored tokens count (open-unlearning's code leaves the last one out).
     """
 
     name = "min_k"

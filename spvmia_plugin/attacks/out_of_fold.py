@@ -28,16 +28,22 @@ def join_same_texts(texts: Sequence[str], clusters: Sequence[str]) -> NDArray[np
     Returns:
         (n,) group of every record.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     _, cluster = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    text_ids = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    text = np.array([text_ids[text] for text in texts]) + len(cluster)
-    size = 2 * len(cluster)
-    graph = coo_array((np.ones(len(cluster)), (cluster, text)), shape=(size, size))
-    _, component = connected_components(graph, directed=False)
-    return np.unique(component[cluster], return_inverse=True)[1]
+    # Not scipy's `connected_components`: what goes wrong in its compiled part is printed and ignored, and the answer
+    # is then one group, which looks like too few documents (scipy 1.11 with 64-bit indices).
+    parent = list(range(len(clusters)))  # of each cluster, a lower one that it was joined to, or itself
+
+    def root(member: int) -> int:
+        while parent[member] != member:
+            parent[member] = parent[parent[member]]
+            member = parent[member]
+        return member
+
+    holder: dict[str, int] = {}  # a cluster with each text
+    for text, number in zip(texts, cluster.tolist(), strict=True):
+        left, right = root(number), root(holder.setdefault(text, number))
+        parent[max(left, right)] = min(left, right)
+    return np.unique([root(number) for number in cluster.tolist()], return_inverse=True)[1]
 
 
 def group_labels(groups: NDArray[np.intp], is_member: NDArray[np.bool_]) -> NDArray[np.bool_]:

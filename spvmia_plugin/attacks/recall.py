@@ -19,8 +19,8 @@ class Recall(Attack):
     Which one this is: the prefix is conditioned on and not scored, as in the paper and its code (labels masked); some
     benchmark code scores prefix and record together, and so measures mostly the prefix. The prefix is one and the
     same for all records: the first held-out documents, as many of the `shots` as the context holds (the authors vary
-    their number and report the best; 7 is kept fixed here). The first token counts in both terms; the authors' code
-    counts it only after the prefix.
+    their number and report the best; 7 is kept fixed here). The prefix gives the first token a context too: in the
+    authors' code it counts after the prefix and, where the tokenizer puts nothing before a text, not without it.
 
     Attributes:
         shots: how many held-out documents make the prefix.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.base import Attack, mean_logprob
 from spvmia_plugin.attacks.common import check_same_tokens
 from spvmia_plugin.config import SpvVariant
 from spvmia_plugin.errors import SpvmiaError
@@ -24,12 +24,13 @@ class Spv(Attack):
     the self-prompt reference phi. The mean runs over the N pairs x~+, x~-, so over 2N paraphrases, the same
     for both models.
 
-    Which one this is: `paper` counts all tokens, the first one too. `released` computes what the published code does:
-    the first token is not scored (mean over tokens 2..T, in the paraphrases too), the paraphrases are independent
-    one-sided draws, not pairs, and enter by their plain mean. Texts of fewer than 14 words are never perturbed there
-    and score exactly 0, whatever the model; here they are unscored, with that reason. p(x) is the geometric mean of
-    the tokens' probabilities in both, not the probability of the text. The published code marks members with 0, which
-    turns its sign, not the order.
+    Which one this is: both variants take the plain mean over the tokens that were scored. Under `mia_prefix=auto`
+    these are tokens 2..T where the tokenizer adds nothing in front: exactly the Hugging Face loss of the published code
+    (tsinghua-fib-lab/ANeurIPS2024_SPV-MIA). `released` masks as that code does (`mask_fill`): independent one-sided
+    draws, not pairs, which enter by their plain mean. Texts of fewer than 14 words are never perturbed there and score
+    exactly 0, whatever the model; here they are unscored, with that reason. p(x) is the geometric mean of the tokens'
+    probabilities in both, not the probability of the text. The published code marks members with 0, which turns its
+    sign, not the order.
 
     Attributes:
         variant: `paper` or `released`.
@@ -70,8 +71,8 @@ class Spv(Attack):
         probability = [self._probability(tokens) for tokens in texts]
         return probability[0] - float(np.mean(probability[1:]))
 
-    def _probability(self, tokens: TokenSignals) -> float:
-        scored = tokens.logprob[1:] if self.variant == "released" else tokens.logprob
-        if len(scored) == 0:
+    @staticmethod
+    def _probability(tokens: TokenSignals) -> float:
+        if len(tokens) == 0:
             raise MissingSignal("a text or paraphrase has no scored tokens")
-        return float(np.exp(np.mean(scored, dtype=np.float64)))
+        return float(np.exp(mean_logprob(tokens)))

@@ -22,9 +22,9 @@ class Wbc(Attack):
 
     WBC, Chen et al. 2026, arXiv 2601.02751; d_t = l_t(theta) - l_t(base), windows of w tokens at every position.
 
-    Which one this is: the ten window sizes of the authors' code. A window longer than the text is clamped to it, so
-    that every size counts once for every record, with one position then: short texts keep a score on the same scale.
-    A sum of exactly 0 counts as a vote against membership. All tokens count, the first one too.
+    Which one this is: the ten window sizes of the authors' code. A window longer than the text is clamped to it, as in
+    their code, so that every size counts once for every record, with one position then: short texts keep a score on
+    the same scale. A sum of exactly 0 counts as a vote against membership. All scored tokens count.
 
     Attributes:
         windows: window sizes in tokens.

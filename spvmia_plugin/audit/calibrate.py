@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.audit.counting import NOT_IN_REFERENCE, NOT_IN_SELF_PROMPTS, OURS, counting
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
@@ -19,18 +20,6 @@ from spvmia_plugin.store.corpora import Corpus
 
 SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 """Values of `mia_reference` that are no path."""
-
-REFERENCE_SETTINGS = (
-    "reference_epochs",
-    "reference_lr",
-    "reference_batch",
-    "lora_rank",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_targets",
-    "seed",
-)
-PROMPT_SETTINGS = ("self_prompts", "prompt_tokens", "temperature", "top_k", "top_p", "block_size", "seed")
 
 
 class Calibration:
@@ -47,6 +36,14 @@ class Calibration:
         self._store = store
         together = backend if config.reference_parallel and isinstance(backend, TrainsTogether) else None
         self._launch = together if together and together.processes > 1 else None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a plugin makes the self-prompts or the reference, and so what is said of them."""
+        hooks = ("spvmia_self_prompt", "spvmia_train_reference")
+        return any(
+            not name.startswith("spvmia-plugin ") for hook in hooks for name in self._registry.implementers(hook)
+        )
 
     @property
     def processes(self) -> int:
@@ -68,7 +65,7 @@ class Calibration:
                 f"{self._backend.name!r}; leave the option out"
             )
         trainers = self._registry.implementers("spvmia_train_reference")
-        if others := [name for name in trainers if not name.startswith("spvmia-plugin ")]:
+        if others := [name for name in trainers if not name.startswith(OURS)]:
             raise SpvmiaError(
                 f"mia_reference_parallel: expected our own training of the reference, got that of {others[0]!r}; "
                 "leave the option out, or 'spvmia plugins' says how to be rid of the plugin"
@@ -149,25 +146,27 @@ class Calibration:
         return self._store.find_folder("references", self.reference_key(texts)) is not None
 
     def corpus_key(self) -> str:
-        """Store key of the self-prompts: the target, the prompts, the sampling settings."""
+        """Store key of the self-prompts: the target, the prompts, the settings."""
+        makers = self._registry.implementers("spvmia_self_prompt")
         return self._store.key(
             "self_prompts",
             target=self._backend.identity(Role.TARGET),
             prompts=[self._store.text_hash(document.text) for document in self._data.prompts],
-            settings=_settings(self._config, PROMPT_SETTINGS),
+            settings=counting(self._config, NOT_IN_SELF_PROMPTS, makers),
             max_length=self._backend.max_length,
-            plugins=self._registry.implementers("spvmia_self_prompt"),
+            plugins=makers,
         )
 
     def reference_key(self, texts: Sequence[str]) -> str:
-        """Store key of a trained reference: the base, the texts, the training settings."""
+        """Store key of a trained reference: the base, the texts, the settings."""
+        makers = self._registry.implementers("spvmia_train_reference")
         return self._store.key(
             "references",
             base=self._backend.identity(Role.BASE),
             texts=[self._store.text_hash(text) for text in texts],
-            settings=_settings(self._config, REFERENCE_SETTINGS),
+            settings=counting(self._config, NOT_IN_REFERENCE, makers),
             max_length=self._backend.max_length,
-            plugins=self._registry.implementers("spvmia_train_reference"),
+            plugins=makers,
             **({"processes": self.processes} if self._launch else {}),
         )
 
@@ -194,7 +193,3 @@ class Calibration:
     def _agree(self, value: Any) -> Any:
         """What the first of the processes that train together says; in any other run, what this one says."""
         return self._launch.agree(value) if self._launch else value
-
-
-def _settings(config: AuditConfig, names: Sequence[str]) -> dict[str, object]:
-    return {name: list(v) if isinstance(v := getattr(config, name), tuple) else v for name in names}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits
+from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits, frame_of
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import View
 
@@ -31,37 +32,47 @@ class Inputs:
         self.prefix, self.shots = self._recall_prefix(shots) if shots else ((), 0)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text, remembered."""
+        """Tokens of a text alone, remembered."""
         if text not in self._tokens:
             self._tokens[text] = tuple(self._backend.encode(text))
         return self._tokens[text]
 
+    def framed(self, text: str) -> ScoreInput:
+        """A text as the model reads it: in the context and with the special tokens that `mia_prefix` says."""
+        return self._in_frame(text, self.encode(text))
+
     def of(self, record: Record, view: View) -> ScoreInput | str:
         """The sequence of a record's view TEXT, LOWERCASE or PREFIXED; a string is the reason why there is none."""
         if view is View.LOWERCASE:
-            return ScoreInput(self.encode(record.text.lower()))
-        token_ids = self.encode(record.text)
+            return self.framed(record.text.lower())
+        text = self.framed(record.text)
         if view is View.TEXT:
-            return ScoreInput(token_ids)
+            return text
         if not self.prefix:
             return "no held-out document fits the context as a ReCaLL prefix"
-        if len(self.prefix) + len(token_ids) + 1 > self._backend.max_length:
+        frame = frame_of(self._backend, record.text)
+        context = (*frame.context, *frame.before, *self.prefix)
+        token_ids = text.token_ids[len(frame.before) :]
+        if len(context) + len(token_ids) > self._backend.max_length:
             return "record and ReCaLL prefix exceed the model's context"
-        return ScoreInput(token_ids, context_ids=self.prefix)
+        return ScoreInput(token_ids, context)
 
     def neighbour(self, record: Record, variant: Neighbour) -> ScoreInput:
         """The sequence of one paraphrase."""
         if isinstance(variant, TextEdits):
-            return ScoreInput(self.encode(variant.apply(record.text)))
-        token_ids = self.encode(record.text)
+            return self.framed(variant.apply(record.text))
         if isinstance(variant, EmbeddingNoise):
-            return ScoreInput(token_ids, noise=variant)
-        return ScoreInput(tuple(variant.apply(token_ids)))
+            return replace(self.framed(record.text), noise=variant)
+        return self._in_frame(record.text, tuple(variant.apply(self.encode(record.text))))
+
+    def _in_frame(self, text: str, token_ids: tuple[int, ...]) -> ScoreInput:
+        frame = frame_of(self._backend, text)
+        return ScoreInput((*frame.before, *token_ids, *frame.after), frame.context)
 
     def population(self) -> list[ScoreInput]:
         """Held-out documents, cut to the length of a record where records are blocks."""
         documents = self._data.prompts[:MAX_POPULATION]
-        return [ScoreInput(self._cut(self.encode(document.text))) for document in documents]
+        return [self._in_frame(document.text, self._cut(self.encode(document.text))) for document in documents]
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         return tuple(token_ids[: self._data.block_size or None])
@@ -70,7 +81,9 @@ class Inputs:
         """As many shots as leave room for the longest record; records beyond half the context don't count."""
         context = self._backend.max_length
         longest = max((len(self.encode(record.text)) for record in self._data.records), default=0)
-        room = context - 1 - min(longest, context // 2)
+        frame = frame_of(self._backend, "")
+        around = len(frame.context) + len(frame.before) + len(frame.after)
+        room = context - around - min(longest, context // 2)
         separator = self.encode(SHOT_SEPARATOR)
         prefix: list[int] = []
         used = 0

@@ -1,16 +1,37 @@
-"""Batch sizes that fitted into memory, kept while an audit is unfinished: a killed one resumes with its batches."""
+"""What backends find out and have kept for the next run: batch sizes that fitted into memory, what a base answers."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 
 
+def keep_bases(backend: Backend, store: Store) -> None:
+    """Have the store keep what bases answer to fixed tokens, so that comparing a target with its base is paid once.
+
+    Backends without `remember_base` have nothing to keep.
+    """
+    remember = getattr(backend, "remember_base", None)
+    if remember is None:
+        return
+
+    def recall(base: Mapping[str, object]) -> str | None:
+        key = store.key("base_answers", base=base)
+        found: str | None = store.json.get([key]).get(key)
+        return found
+
+    remember(recall, lambda base, digest: store.json.put({store.key("base_answers", base=base): digest}))
+
+
 class FittingBatches:
-    """What a backend has found out about memory. Backends without `remember_limits` find it out again.
+    """Batch sizes that fitted into memory, kept while an audit is unfinished: a killed one resumes with its batches.
+
+    Backends without `remember_limits` find them out again.
 
     Args:
         backend: finds it out.
@@ -36,7 +57,10 @@ class FittingBatches:
     def forget(self) -> None:
         """The run is finished: the next one, beside fewer other processes perhaps, tries whole batches again."""
         if self._key is not None and self._store.json.get([self._key]).get(self._key):
-            self._keep({})
+            with contextlib.suppress(
+                SpvmiaError
+            ):  # the audit is done, on a disk that nothing can be written to perhaps
+                self._keep({})
 
     def _keep(self, limits: dict[str, int]) -> None:
         if self._key is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 
+from spvmia_plugin.boundary import Quotes, is_foreign
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation
@@ -34,9 +36,14 @@ def paraphrase(
         with progress_bar(
             desc="paraphrasing", total=len(records), unit=" records", initial=len(result), quiet=quiet
         ) as bar:
+            quotes = Quotes(lambda: [record.text for record in records])
+            foreign = is_foreign(perturbation) and not config.log_text
+
+            def checked(found: Neighbours) -> Neighbours:
+                return replace(found, reason=quotes.without(found.reason)) if foreign else found
 
             def keep(batch: Mapping[int, Neighbours]) -> None:
-                made = {asked[i].id: found for i, found in batch.items()}
+                made = {asked[i].id: checked(found) for i, found in batch.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
                 bar.update(len(made.keys() - result.keys()))
                 result.update(made)
@@ -63,7 +70,8 @@ def paraphrase_keys(
         "settings": perturbation.settings(),
         "seed": config.seed,
         "models": models,
-        "max_length": backend.max_length if models else None,
+        # In which context the models read a text.
+        "context": [backend.max_length, config.prefix] if models else None,
     }
     return {
         record.id: store.key("neighbours", id=record.id, text=store.text_hash(record.text), **settings)

@@ -17,6 +17,7 @@ from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.preconditions import Finding
 from spvmia_plugin.records import AuditData
+from spvmia_plugin.redact import without_secrets, without_secrets_in
 
 FORMAT = 1
 """Version of this record's layout."""
@@ -61,19 +62,19 @@ def audit_record(
         "epsilon_lb": canaries.to_json() if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         "blind": asdict(blind) if blind else {"auroc": None, "reason": "too few documents of a class to hold some out"},
         "preconditions": [finding.to_json() for finding in findings],
-        "notes": outcome.notes,
+        "notes": without_secrets(outcome.notes),
         "cost": outcome.cost_json(),
-        "stages": outcome.details,
-        "models": outcome.models,
+        "stages": without_secrets(outcome.details),
+        "models": without_secrets(outcome.models),
         "data": {
-            "source": data.source,
+            "source": without_secrets_in(data.source),
             "fingerprint": data.fingerprint,
             "block_size": data.block_size,
-            "base_model": data.base_model,
-            **data.provenance,
+            "base_model": without_secrets(data.base_model),
+            **without_secrets(data.provenance),
             "clusters": _clusters(data, results),
         },
-        "settings": config.to_json(),
+        "settings": without_secrets(config.to_json()),
         "seed": config.seed,
         "versions": versions(),
     }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.audit.judge import judge
-from spvmia_plugin.audit.memory import FittingBatches
+from spvmia_plugin.audit.memory import FittingBatches, keep_bases
 from spvmia_plugin.audit.needs import check_features, union_of_needs
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.paraphrase import describe, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
@@ -19,13 +19,21 @@ from spvmia_plugin.audit.plan import Planner, Scoring, render, show
 from spvmia_plugin.audit.scorer import Scorer
 from spvmia_plugin.audit.sheet import Sheet
 from spvmia_plugin.audit.sweep import sweeps
+from spvmia_plugin.boundary import Quotes, is_foreign
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput
+from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store import Store
+
+_CALLED = {
+    Role.TARGET: "target",
+    Role.BASE: "base",
+    Role.REFERENCE: "reference",
+    Role.CANDIDATE: "candidate reference",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Run:
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
         self._batches = FittingBatches(backend, store)
+        self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
 
     @property
     def roles(self) -> set[Role]:
@@ -89,15 +98,23 @@ class Run:
         inputs = Inputs(self.backend, self.audit.data, self._shots())
         self._note_shots(inputs)
         if self.roles:
+            frame = frame_of(self.backend, "")
+            self.outcome.details["frame"] = {name: list(ids) for name, ids in asdict(frame).items()}
             self._build(self._calibration.ready(self._calibrated()))
         if self.roles and not self.quiet:
             self._show_plan(inputs)
         self.calibrate()
-        neighbours = self._paraphrase()
+        neighbours = self._paraphrase(inputs)
         signals = self._score(inputs, neighbours)
         for name, attack in self.audit.attacks.items():
-            self.outcome.results[name] = judge(attack, signals, self.audit.audited, self.audit.config.seed)
+            results = judge(attack, signals, self.audit.audited, self.audit.config.seed)
+            if is_foreign(attack) and not self.audit.config.log_text:
+                results = {
+                    key: replace(each, reason=self._quotes.without(each.reason)) for key, each in results.items()
+                }
+            self.outcome.results[name] = results
         self.outcome.models = self._identities()
+        self.outcome.notes += self._backend_notes()
         self._batches.forget()
         return self.outcome
 
@@ -107,6 +124,7 @@ class Run:
         if any(view is View.NEIGHBOURS for _, view in self._needs):
             self._perturbation = self.registry.perturbation(self.audit.config)
             self._perturbation.check()
+        keep_bases(self.backend, self.store)
         if self._base_needed():
             self.backend.require({Role.BASE})
         if self._trains():
@@ -129,8 +147,19 @@ class Run:
             with self._stage(
                 name, *({Role.TARGET, Role.REFERENCE} if role is Role.REFERENCE else {role, Role.REFERENCE})
             ):
-                self.outcome.details[role.value] = self._calibration.build(role)
+                made = self._calibration.build(role)
+                self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
             self._built.add(role)
+            if self._is_trained(role) and self._is_same(role, Role.BASE):
+                self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
+            if left_out := made.get("left_out"):
+                self.outcome.notes.append(
+                    f"the {name} was trained without {left_out} texts that use tokens which the base does not have"
+                )
+
+    def _without_text(self, details: dict[str, object], *, foreign: bool) -> object:
+        """What a plugin says of its work, without what quotes a record."""
+        return self._quotes.without_any(details) if foreign and not self.audit.config.log_text else details
 
     def _base_needed(self) -> bool:
         """Whether something is scored, paraphrased or trained with the base. A named reference may do without."""
@@ -140,8 +169,14 @@ class Run:
         return Role.BASE in self.roles or calibrated or paraphrased or self._trains()
 
     def _trains(self) -> bool:
-        candidate = Role.CANDIDATE in self.roles and bool(self.audit.data.candidate)
-        return candidate or (Role.REFERENCE in self.roles and self.audit.config.reference == SELF_PROMPT)
+        return any(self._is_trained(role) for role in (Role.REFERENCE, Role.CANDIDATE))
+
+    def _is_trained(self, role: Role) -> bool:
+        """Whether the audit trains the model of REFERENCE or CANDIDATE, or did so before."""
+        asked = (
+            bool(self.audit.data.candidate) if role is Role.CANDIDATE else self.audit.config.reference == SELF_PROMPT
+        )
+        return role in self.roles and asked
 
     def _identities(self) -> dict[str, object]:
         """What stood behind each role that was scored."""
@@ -156,17 +191,50 @@ class Run:
             return None
         return role
 
+    def _is_same(self, one: Role, other: Role) -> bool:
+        """Whether two models compute one function; a backend that can't say is taken to hold different ones."""
+        ask = getattr(self.backend, "is_same", None)
+        return bool(ask is not None and ask(one, other))
+
+    def _refusal(self, role: Role) -> str | None:
+        """Why a role gives nothing for any record: what is not there, or can't be told from the target."""
+        model = self._model_of(role)
+        if model is None:
+            return "mia_candidate is not given"
+        if model is Role.TARGET or not self._is_same(Role.TARGET, model):
+            return None
+        return "the target is the base" if model is Role.BASE else f"the {_CALLED[model]} is the target"
+
+    def _unknown_ids(self, model: Role) -> frozenset[int]:
+        """Token ids of the target's tokenizer that a model does not have."""
+        ask = getattr(self.backend, "unknown_ids", None)
+        found: frozenset[int] = ask(model) if ask is not None else frozenset()
+        return found
+
+    def _backend_notes(self) -> list[str]:
+        """What the backend has to say about the models."""
+        return [note for note in getattr(self.backend, "notes", ()) if note not in self.outcome.notes]
+
     def _shots(self) -> int:
         return max((getattr(attack, "shots", 0) for attack in self.audit.attacks.values()), default=0)
 
-    def _paraphrase(self) -> dict[str, Neighbours]:
+    def _paraphrase(self, inputs: Inputs) -> dict[str, Neighbours]:
         if self._perturbation is None:
             return {}
+        asked = [(role, self._unknown_ids(role)) for role in roles_of(self._perturbation)]
+        found = {}
+        for record in self.audit.records:
+            lacking = [role for role, unknown in asked if not unknown.isdisjoint(inputs.encode(record.text))]
+            if lacking:
+                found[record.id] = Neighbours((), reason=_unreadable(lacking[0]))
+        records = [record for record in self.audit.records if record.id not in found]
         with self._stage("paraphrases", Role.BASE):
-            found = paraphrase(
-                self.audit.records, self._perturbation, self.backend, self.store, self.audit.config, quiet=self.quiet
+            found |= paraphrase(
+                records, self._perturbation, self.backend, self.store, self.audit.config, quiet=self.quiet
             )
-        self.outcome.details["paraphrases"] = describe(found, self._perturbation)
+        self.outcome.details["paraphrases"] = self._without_text(
+            describe(found, self._perturbation), foreign=is_foreign(self._perturbation)
+        )
         return found
 
     def _score(self, inputs: Inputs, neighbours: Mapping[str, Neighbours]) -> dict[str, RecordSignals]:
@@ -174,16 +242,19 @@ class Run:
         population = self._population(inputs)
         population_signals: dict[Role, Sequence[TokenSignals]] = {}
         for role in sorted(self.roles):
-            model, views = self._model_of(role), self._views_of(role)
-            if model is None:
+            model, views, refusal = self._model_of(role), self._views_of(role), self._refusal(role)
+            if model is None or refusal is not None:
                 for sheet in sheets.values():
-                    sheet.refuse(role, views, "mia_candidate is not given")
+                    sheet.refuse(role, views, str(refusal))
                 continue
+            scored = self._readable(sheets.values(), model, views)
+            for sheet in set(sheets.values()) - set(scored):
+                sheet.refuse(role, views, _unreadable(model))
             found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}", model):
-                for sweep in sweeps(views, sheets.values(), population):
+                for sweep in sweeps(views, scored, population):
                     found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments)
-            for sheet in sheets.values():
+            for sheet in scored:
                 sheet.fill(role, views, found)
             if View.POPULATION in views:
                 population_signals[role] = [found[item] for item in population]
@@ -193,8 +264,18 @@ class Run:
     def _views_of(self, role: Role) -> dict[View, bool]:
         return {view: moments for (r, view), moments in self._needs.items() if r is role}
 
+    def _readable(self, sheets: Iterable[Sheet], model: Role, views: Mapping[View, bool]) -> list[Sheet]:
+        """The records of which a model has all tokens."""
+        unknown = self._unknown_ids(model)
+        return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.inputs(list(views)))]
+
     def _population(self, inputs: Inputs) -> list[ScoreInput]:
-        return inputs.population() if any(view is View.POPULATION for _, view in self._needs) else []
+        """Held-out documents that every model can read: those of one model are compared with those of another."""
+        if not any(view is View.POPULATION for _, view in self._needs):
+            return []
+        models = {model for role in self.roles if (model := self._model_of(role)) is not None and self._is_there(model)}
+        unknown = frozenset[int]().union(*(self._unknown_ids(model) for model in models))
+        return [item for item in inputs.population() if _is_known(item, unknown)]
 
     def _note_shots(self, inputs: Inputs) -> None:
         if self._shots():
@@ -219,12 +300,14 @@ class Run:
         stages = planner.references(audit.data, self._calibration, self.roles)
         if self._perturbation is not None:
             stages.append(planner.paraphrases(self._perturbation))
+        # Whether a reference equals the target shows once it is there.
         scored = [role for role in sorted(self.roles) if self._model_of(role) is not None]
+        scored = [role for role in scored if not self._is_there(self._model_of(role)) or self._refusal(role) is None]
         works = [self._work(role, planner, inputs) for role in scored]
         stages += [planner.scoring(work, self._scorer) for work in works]
         rate = self._measure(works) if any(stage.tokens for stage in stages) else None
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}, {len(audit.attacks)} attacks"
-        show(render(title, stages, rate))
+        show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in self._backend_notes())]))
 
     def _stored_neighbours(self) -> dict[str, Neighbours]:
         if self._perturbation is None:
@@ -234,8 +317,13 @@ class Run:
 
     def _work(self, role: Role, planner: Planner, inputs: Inputs) -> Scoring:
         model, views = self._model_of(role), self._views_of(role)
-        there = model in (Role.TARGET, Role.BASE) or model in self._built
-        return Scoring(role, model if there else None, views, sweeps(views, planner.sheets, self._population(inputs)))
+        if model is None or not self._is_there(model):
+            return Scoring(role, None, views, sweeps(views, planner.sheets, self._population(inputs)))
+        readable = self._readable(planner.sheets, model, views)
+        return Scoring(role, model, views, sweeps(views, readable, self._population(inputs)))
+
+    def _is_there(self, model: Role | None) -> bool:
+        return model in (Role.TARGET, Role.BASE) or model in self._built
 
     def _measure(self, works: Sequence[Scoring]) -> float | None:
         """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
@@ -258,6 +346,14 @@ class Run:
             spent += _difference(self.backend.cost(role), earlier)
         spent.seconds = time.perf_counter() - started
         self.outcome.stages[name] = spent
+
+
+def _is_known(item: ScoreInput, unknown: frozenset[int]) -> bool:
+    return unknown.isdisjoint(item.token_ids) and unknown.isdisjoint(item.context_ids)
+
+
+def _unreadable(model: Role) -> str:
+    return f"the record uses tokens that the {_CALLED[model]} does not have"
 
 
 def _difference(after: Cost, before: Cost) -> Cost:

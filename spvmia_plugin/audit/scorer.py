@@ -54,9 +54,12 @@ class Scorer:
         distinct = list(dict.fromkeys(inputs))
         keys = self._keys(role, distinct)
         found = self._load(keys, moments)
-        missing = [i for i, item in enumerate(distinct) if i not in found and not item.context_ids]
+        missing = [i for i in range(len(distinct)) if i not in found]
         if not missing:
             return 0
+        # A ReCaLL prefix is read once for many: what follows it says little about the others' speed.
+        shortest = min(len(distinct[i].context_ids) for i in missing)
+        missing = [i for i in missing if len(distinct[i].context_ids) == shortest]
         first = max(missing, key=lambda i: len(distinct[i].token_ids))  # backends begin with the longest
         before = self._backend.cost(role).forward_tokens
         self._compute(role, distinct, keys, moments, set(range(len(distinct))) - {first}, None)

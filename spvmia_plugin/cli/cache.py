@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.shown import shown
 
 if TYPE_CHECKING:
     from spvmia_plugin.store import Cleared, Store
@@ -44,6 +45,8 @@ def show(
     for kind, numbers in summary["kinds"].items():
         typer.echo(_row(kind, numbers["count"], numbers["bytes"]))
     typer.echo(f"{readable(summary['total_bytes'])} on disk, limit {readable(summary['limit_bytes'])}")
+    for each in summary["foreign"]:
+        typer.echo(_foreign(each["name"], each["version"], each["bytes"]))
 
 
 @cache.command()
@@ -60,6 +63,8 @@ def verify(cache_dir: CacheDir = None) -> None:
         typer.echo(f"removed: {line}")
     for name in report.in_use:
         typer.echo(f"left alone, another process is building it: {name}")
+    for each in report.foreign:
+        typer.echo(_foreign(each.name, each.version, each.size))
     typer.echo("everything is sound" if not report.removed else "what was removed will be computed again")
 
 
@@ -68,10 +73,15 @@ def clear(
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="Only this kind, as `spvmia cache show` names them.")
     ] = None,
+    other_versions: Annotated[
+        bool, typer.Option("--other-versions", help="Instead, what other versions of the plugin wrote there.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Remove everything, or one kind. References take the longest to build again.
+
+    What another version of the plugin wrote stays, unless it is asked for.
 
     Text that the target generated, and nothing else:
 
@@ -79,8 +89,15 @@ def clear(
     """
     with _store(cache_dir) as store:
         _check_kind(kind)
+        if other_versions and kind is not None:
+            raise SpvmiaError("--other-versions: expected without --kind, got both; kinds are those of this version")
         if not yes:
-            _confirm(f"Remove {kind or 'everything'} from {store.root}?")
+            what = "what other versions wrote" if other_versions else kind or "everything"
+            _confirm(f"Remove {what} from {store.root}?")
+        if other_versions:
+            removed = store.clear_foreign()
+            typer.echo(f"freed {readable(sum(each.size for each in removed))}, of other versions")
+            return
         cleared = store.clear(kind)
     _tell(cleared)
 
@@ -109,7 +126,14 @@ def _tell(cleared: Cleared) -> None:
         typer.echo(_row(kind, count, size))
     for name in cleared.in_use:
         typer.echo(f"left alone, another process is building it: {name}")
+    for each in cleared.foreign:
+        typer.echo(_foreign(each.name, each.version, each.size))
     typer.echo(f"freed {readable(sum(size for _, size in cleared.removed.values()))}")
+
+
+def _foreign(name: str, version: int | None, size: int) -> str:
+    of = "another version" if version is None else f"version {version}"
+    return f"{shown(name)}: {readable(size)} of {of}, left alone"
 
 
 def _row(kind: str, count: Any, size: Any) -> str:

@@ -65,7 +65,10 @@ def export(
 
     options = ExportOptions(model_id, organization, evaluator.value, benchmark, instances)
     say = line_printer(quiet=quiet, as_json=as_json)
-    files = export_run(read_latest(results), to.value, output, options)
+    run = read_latest(results)
+    files = export_run(run, to.value, output, options)
+    for problem in run.left_out if not quiet else ():
+        typer.echo(f"left out: {problem}", err=True)
     for path in files:
         say(str(path))
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from spvmia_plugin.cli.machine import Json, Quiet, line_printer, print_json
+from spvmia_plugin.cli.machine import Json, Quiet, TrustRemoteCode, line_printer, print_json
 
 if TYPE_CHECKING:
     from spvmia_plugin.finetune_config import FinetuneConfig
@@ -55,6 +55,7 @@ def finetune(
     dtype: Annotated[
         str, typer.Option(help="Of the base: auto, float32, bfloat16 or float16.", autocompletion=_dtypes)
     ] = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -76,6 +76,8 @@ def leaderboard(
         check_output(output)
     options = Options(attack, metric.value, compare.value, same_data.value, capability)
     board = build_board([Source.parse(argument) for argument in results], options)
+    for problem in board.left_out if not quiet else ():
+        typer.echo(f"left out: {problem}", err=True)
     if as_json:
         typer.echo(to_json(board), nl=False)
     if output is None:

@@ -14,6 +14,10 @@ from spvmia_plugin.strict_json import finite
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout, and all else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")]
 
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that the model's folder or repository brings.")
+]
+
 
 def line_printer(*, quiet: bool, as_json: bool) -> Callable[[str], None]:
     """Return what prints a line for people: to stdout, beside JSON to stderr, or not at all."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
+import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
+from typer.models import ArgumentInfo
 
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.paths import as_path
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the same command continues from there"
@@ -62,9 +70,52 @@ stderr is no terminal.
 """
 
 
+class _Stdout(io.TextIOWrapper):
+    """Standard output that remembers whether it was the one that failed."""
+
+    failure: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self.failure = error
+            raise
+
+
 def main() -> None:
     """Run the `spvmia` command on `sys.argv` and exit: 0, 1 for an error in one line, 2 for usage, 130 for Ctrl-C."""
-    make_app()()
+    if not isinstance(sys.stdout, io.TextIOWrapper):  # closed, or somebody else's
+        make_app()()
+        return
+    # File names may be no text of the terminal's encoding, or of any: they are escaped.
+    own = sys.stdout = _Stdout(
+        sys.stdout.buffer,
+        encoding=sys.stdout.encoding,
+        errors="backslashreplace",
+        line_buffering=sys.stdout.line_buffering,
+        write_through=sys.stdout.write_through,
+    )
+    try:
+        try:
+            make_app()()
+        finally:
+            sys.stdout.flush()  # a failure can be told in one line here; at the interpreter's end it could not be
+    except OSError as error:
+        if own.failure is None:
+            raise
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), own.fileno())  # what is left in the buffer
+        if error.errno != errno.EPIPE:  # `spvmia ... | head` has seen what it wants
+            print(f"stdout: expected to write what the command prints, got {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def make_app() -> typer.Typer:
@@ -112,7 +163,36 @@ def _register(app: typer.Typer, name: str, panel: str) -> None:
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name, rich_help_panel=panel)
     else:
-        app.command(name, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))(command)
+        app.command(name, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))(_on_checked_paths(command))
+
+
+def _on_checked_paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with `~` spelt out in every path it takes, and what no file can be called refused by the option."""
+
+    @wraps(command)
+    def checked(*args: Any, **given: Any) -> Any:
+        return command(*args, **{name: _checked(name, value) for name, value in given.items()})
+
+    hints = get_type_hints(command, include_extras=True)
+    told = {name: _told(name, hint) for name, hint in hints.items()}
+
+    def _checked(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [_checked(name, item) for item in value]
+        return as_path(value, told[name]) if isinstance(value, Path) else value
+
+    return checked
+
+
+def _told(name: str, hint: Any) -> str:
+    """What users call a parameter: `--output`, or RESULTS where it is an argument."""
+    about = next(iter(getattr(hint, "__metadata__", ())), None)
+    if isinstance(about, ArgumentInfo):
+        return str(about.metavar or name.upper())
+    # Inside Annotated the first name lies where the default would.
+    names = (getattr(about, "default", None), *(getattr(about, "param_decls", None) or ()))
+    declared = [text for text in names if isinstance(text, str) and text.startswith("--")]
+    return declared[0] if declared else f"--{name.replace('_', '-')}"
 
 
 def _show_version(wanted: bool) -> None:

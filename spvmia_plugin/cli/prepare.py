@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spvmia_plugin.cli.machine import Json, Quiet, line_printer, print_json
+from spvmia_plugin.cli.machine import Json, Quiet, TrustRemoteCode, line_printer, print_json
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -22,6 +22,7 @@ def prepare(
     device: Annotated[
         str, typer.Option("--device", help="As for lm_eval; the CPU where there is no such GPU.")
     ] = "cuda:0",
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def prepare(
     from spvmia_plugin.harness.prepare import prepare as build
 
     say = line_printer(quiet=quiet, as_json=as_json)
-    outcome = build(model, model_args, tasks, options, device=device)
+    outcome = build(model, model_args, tasks, options, device=device, trust_remote_code=trust_remote_code)
     reference: Any = outcome.details["reference"]
     if as_json:
         print_json({"reference": reference, "cost": outcome.cost_json()})

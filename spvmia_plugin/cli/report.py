@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +65,7 @@ def _tokens(run: HarnessRun, record_ids: list[str]) -> list[list[TokenView]]:
     """For each audit those of the chosen records that it has, token by token; its error for what no audit has."""
     from spvmia_plugin.report.tokens import token_views
 
-    known = [{found.id for found in audit.records} for audit in run.audits]
+    known: list[Collection[str]] = [audit.records.roster.rows if audit.records else () for audit in run.audits]
     unknown = [record_id for record_id in record_ids if not any(record_id in ids for ids in known)]
     return [
         token_views(run, audit, [record_id for record_id in record_ids if record_id in ids] + unknown)
@@ -108,11 +108,14 @@ def _write_figures(run: HarnessRun, folder: Path) -> list[Path]:
 
 
 def _print_json(run: HarnessRun, tokens: list[list[TokenView]]) -> None:
-    import json
+    import sys
 
     from spvmia_plugin.report.facts import report_facts
+    from spvmia_plugin.report.streamed import streamed
 
-    typer.echo(json.dumps(report_facts(run, tokens), allow_nan=False, indent=2))
+    for part in streamed(report_facts(run, tokens, one_by_one=True)):
+        sys.stdout.write(part)
+    sys.stdout.write("\n")
 
 
 def _tell(run: HarnessRun, written: list[Path], say: Callable[[str], None]) -> None:
@@ -123,5 +126,9 @@ def _tell(run: HarnessRun, written: list[Path], say: Callable[[str], None]) -> N
         verdict = judge(audit)
         doubt = " Provisional: see the failed conditions in the report." if verdict.provisional else ""
         say(f"{shown(audit.dataset)}: {verdict.headline}{doubt}")
+        if not audit.has_samples:
+            say(f"{shown(audit.dataset)}: no scores of single records; run lm_eval with --log_samples to have them")
     for path in written:
         say(shown(str(path)))
+    for problem in run.left_out:
+        say(f"left out: {shown(problem)}")

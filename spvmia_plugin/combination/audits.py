@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from spvmia_plugin.combination.compare import AUROC, TPR, Comparison, compare
 from spvmia_plugin.combination.weights import Scored, fit
 from spvmia_plugin.errors import SpvmiaError
@@ -58,8 +60,9 @@ def combine(
         SpvmiaError: an audit cannot be read or has no samples, two audits are of one model or of the same records, an
             attack is missing, or an audit has too few records of a class.
     """
-    audited = _audit(target, TARGET)
-    known = [_audit(place, SHADOW) for place in shadows]
+    left_out: list[str] = []
+    audited = _audit(target, TARGET, left_out)
+    known = [_audit(place, SHADOW, left_out) for place in shadows]
     _check_both_classes(audited, target)
     _check_apart([(TARGET, audited), *((str(place), audit) for place, audit in zip(shadows, known, strict=True))])
     there = _attacks(audited)
@@ -72,13 +75,18 @@ def combine(
         n_shadow_records=sum(len(one.labels) for one in scored),
         shadow_unscored={name: sum(one.unscored(name) for one in scored) for name in chosen},
         left_out=tuple(name for name in there if name not in chosen) if attacks is None else (),
-        warnings=tuple(_warnings(audited, known, shadows, chosen)) + _limits(comparison),
+        warnings=(*_warnings(audited, known, shadows, chosen), *_limits(comparison), *left_out),
     )
 
 
-def _audit(place: Path, option: str) -> Audit:
-    """The one audit of the newest run; canaries that were planted beside the records are another matter."""
-    found = read_latest(place, option).audits
+def _audit(place: Path, option: str, left_out: list[str]) -> Audit:
+    """The one audit of the newest run; canaries that were planted beside the records are another matter.
+
+    Older runs that cannot be read are added to `left_out`.
+    """
+    run = read_latest(place, option)
+    found = run.audits
+    left_out += [shown(f"left out: {problem}") for problem in run.left_out]
     audits = [audit for audit in found if not audit.tasks[0].is_canary_audit] or found
     if len(audits) > 1:
         names = ", ".join(shown(audit.dataset) for audit in audits)
@@ -99,7 +107,7 @@ def _audit(place: Path, option: str) -> Audit:
 
 def _check_both_classes(target: Audit, place: Path) -> None:
     members = int(target.labels().sum())
-    others = len(target.records) - members
+    others = len(target.ids()) - members
     if not (members and others):
         raise SpvmiaError(
             f"{TARGET}: expected members and non-members, got {members} and {others} in {place}; audit both"
@@ -129,7 +137,7 @@ def _check_apart(audits: Sequence[tuple[str, Audit]]) -> None:
 
 def _attacks(audit: Audit) -> list[str]:
     """The attacks that have a score of some record."""
-    return [task.attack for task in audit.model_attacks if any(record.score is not None for record in task.records)]
+    return [task.attack for task in audit.model_attacks if np.isfinite(task.scores()).any()]
 
 
 def _chosen(asked: Sequence[str] | None, there: Sequence[str], common: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.paths import as_path
 
 KEY_BYTES = 32
 KEY_FILE = "fingerprint.key"
@@ -36,13 +37,13 @@ def _entry_digest(key: bytes, label: str, text: str) -> bytes:
 
 def derived_key(key: bytes, purpose: str) -> bytes:
     """A key for one purpose, which tells nothing about the key it comes from."""
-    return hmac.new(key, purpose.encode(), hashlib.sha256).digest()
+    return hmac.new(key, purpose.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
 
 
 def user_cache_root(cache_dir: str | None) -> Path:
     """The folder for what outlives a run: `mia_cache_dir`, else the user's cache folder for `spvmia`."""
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return as_path(cache_dir, "mia_cache_dir")
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("spvmia"))

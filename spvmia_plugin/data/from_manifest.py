@@ -12,9 +12,10 @@ from spvmia_plugin.data.hub import PREFIX as HUB_PREFIX
 from spvmia_plugin.data.hub import parse_hub_spec
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Entry, Manifest, Rebuilt, read_manifest, rebuild
 from spvmia_plugin.data.packing import Block
-from spvmia_plugin.data.sources import is_file_spec
+from spvmia_plugin.data.sources import is_file_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, shuffled
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.paths import label, path_problem
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import AuditData, Document
 
@@ -32,8 +33,8 @@ def find_manifest(config: AuditConfig, target_dirs: Sequence[Path]) -> Manifest 
     if config.manifest is not None:
         return read_manifest(config.manifest)
     for folder in target_dirs:
-        path = folder.expanduser() / MANIFEST_NAME
-        if path.is_file():
+        # What no folder can be called may still be a model's name: that it is none is for the harness to say.
+        if path_problem(folder) is None and (path := folder.expanduser() / MANIFEST_NAME).is_file():
             return read_manifest(path)
     return None
 
@@ -75,7 +76,7 @@ def _is_data_of(manifest: Manifest, source: DatasetSource) -> bool:
 
 
 def _short(spec: str, datasets: Mapping[str, DatasetSource]) -> str:
-    return Path(spec).name if is_file_spec(spec, datasets) else spec
+    return source_name(spec) if is_file_spec(spec, datasets) else spec
 
 
 def from_manifest(
@@ -169,7 +170,8 @@ def _gathered(
             "split": manifest.data.split,
             "split_seed": manifest.data.seed,
             "tokenizer": manifest.tokenizer,
-            "manifest": str(manifest.path),
+            "frame": manifest.frame,
+            "manifest": label(manifest.path or ""),
             "manifest_fingerprint": manifest.fingerprint,
             "finetune": {"method": manifest.method, **manifest.settings},
             "in_manifest": {name: len(entries) for name, entries in manifest.records.items()},

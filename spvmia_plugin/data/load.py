@@ -20,11 +20,11 @@ from spvmia_plugin.data.from_manifest import (
     load_canaries,
     manifest_key,
 )
-from spvmia_plugin.data.hub import PREFIX as HUB_PREFIX
 from spvmia_plugin.data.hub import load_source
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest
 from spvmia_plugin.data.packing import fast_tokenize
-from spvmia_plugin.data.sources import cleaned, document_names, load_spec
+from spvmia_plugin.data.source_file import LABEL
+from spvmia_plugin.data.sources import cleaned, file_names, load_spec, source_name
 from spvmia_plugin.data.split import (
     MIN_RECORDS,
     Packer,
@@ -114,9 +114,12 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> Gathered:
     """The user's own files."""
     _check_named(config)
     specs = {name: spec for name in ("members", "nonmembers", "prompts") if (spec := getattr(config, name))}
-    names = document_names(list(dict.fromkeys(specs.values())))
+    names = file_names({f"mia_{name}": spec for name, spec in specs.items()})
+    # One file of both classes says itself who is who.
+    labelled = specs["members"] == specs["nonmembers"]
+    sides = {"members": True, "nonmembers": False} if labelled else {}
     loaded = {
-        name: load_spec(spec, config.text_column, option=f"mia_{name}", name=names[spec])
+        name: load_spec(spec, config.text_column, option=f"mia_{name}", names=names, member=sides.get(name))
         for name, spec in specs.items()
     }
     members, nonmembers = loaded["members"].documents, loaded["nonmembers"].documents
@@ -132,7 +135,9 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> Gathered:
         if len(blocks) < MIN_RECORDS:
             raise _too_few(f"mia_{name}", specs[name], len(blocks), len(loaded[name].documents), config.block_size)
     gathered = _gathered(parts, config, list(loaded.values()), "declared")
-    gathered.source = " + ".join(_source_name(spec) for spec in specs.values())
+    gathered.source = " + ".join(dict.fromkeys(map(source_name, specs.values())))
+    if labelled:
+        gathered.provenance["labels"] = f"column {LABEL!r}: 1 is a member, 0 is none"
     gathered.candidate = _pack_candidate(candidate, packer, config)
     return gathered
 
@@ -142,7 +147,8 @@ def _check_named(config: AuditConfig) -> None:
         if getattr(config, name) is None:
             raise SpvmiaError(
                 f"mia_{name}: expected a file of records the target was {meaning}, got none, and no {MANIFEST_NAME} "
-                "in the target's folder; name both files (mia_members, mia_nonmembers), or a manifest (mia_manifest)"
+                "in the target's folder; name both files (mia_members, mia_nonmembers; one file of both classes with a "
+                f"column {LABEL!r} twice), or a manifest (mia_manifest)"
             )
     if config.dataset_path is not None:
         raise SpvmiaError(
@@ -189,11 +195,7 @@ def _load_public(config: AuditConfig, source: DatasetSource) -> list[Loaded]:
 
 
 def _public_name(config: AuditConfig, source: DatasetSource) -> str:
-    return _source_name(config.dataset_path) if config.dataset_path else f"hf:{source.hub_id}:{source.train_split}"
-
-
-def _source_name(spec: str) -> str:
-    return spec if spec.startswith(HUB_PREFIX) else Path(spec).name
+    return source_name(config.dataset_path) if config.dataset_path else f"hf:{source.hub_id}:{source.train_split}"
 
 
 def _n_documents(loaded: Loaded) -> int:

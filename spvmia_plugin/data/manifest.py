@@ -11,10 +11,13 @@ from typing import Any
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
 from spvmia_plugin.data.private import write_private
+from spvmia_plugin.data.shards import is_there
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
+from spvmia_plugin.strict_json import finite, is_whole, strict_loads
 
 MANIFEST_NAME = "mia_manifest.json"
 FORMAT = 1
@@ -77,6 +80,7 @@ class Manifest:
         fingerprint: keyed hash over all texts and labels.
         training: what the training reported.
         tokenizer: `probe_digest` of the tokenizer it was trained with; None in manifests of earlier versions.
+        frame: ids of the tokens it read `before` and `after` each text; None in manifests of earlier versions.
         path: where it was read from.
     """
 
@@ -90,6 +94,7 @@ class Manifest:
     fingerprint: str
     training: Mapping[str, object] = field(default_factory=dict)
     tokenizer: str | None = None
+    frame: Mapping[str, Sequence[int]] | None = None
     path: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, object]:
@@ -99,6 +104,7 @@ class Manifest:
             "format": FORMAT,
             "base_model": self.base_model,
             "tokenizer": self.tokenizer,
+            "frame": None if self.frame is None else {name: list(ids) for name, ids in self.frame.items()},
             "method": self.method,
             "data": vars(self.data),
             "settings": dict(self.settings),
@@ -129,7 +135,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         OSError: it cannot be written.
     """
     lines = []
-    for key, value in manifest.to_json().items():
+    for key, value in finite(manifest.to_json()).items():  # a training that diverged has a loss of NaN
         if isinstance(value, list) and value:
             rows = ",\n  ".join(json.dumps(row) for row in value)
             lines.append(f"{json.dumps(key)}: [\n  {rows}\n ]")
@@ -144,16 +150,16 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
     Raises:
         SpvmiaError: it is not there, is no manifest, or was written by a later version.
     """
-    path = Path(path).expanduser()
+    path = as_path(path, option)
     path = path / MANIFEST_NAME if path.is_dir() else path
     try:
-        content = json.loads(path.read_bytes())
+        content = strict_loads(path.read_bytes())
     except FileNotFoundError as error:
         raise SpvmiaError(
             f"{option}: expected a manifest that 'spvmia finetune' wrote, got no file at {path}; check the path"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _broken(option, path, "it cannot be read as JSON") from error
+        raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
     if content.get("format") != FORMAT:
@@ -175,7 +181,7 @@ def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
 
 def _parsed(content: Mapping[str, Any]) -> Manifest:
     origin = DataOrigin(**content["data"])
-    if not isinstance(origin.block_size, int) or not isinstance(origin.spec, str):
+    if not is_whole(origin.block_size) or not isinstance(origin.spec, str):
         raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
     return Manifest(
@@ -189,7 +195,12 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
         tokenizer=content.get("tokenizer"),
+        frame=_frame(content.get("frame")),
     )
+
+
+def _frame(content: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]] | None:
+    return None if content is None else {name: [int(i) for i in content[name]] for name in ("before", "after")}
 
 
 def _entry(row: Mapping[str, Any], is_canary: bool) -> Entry:
@@ -251,7 +262,7 @@ def _changed(where: str, problem: str) -> SpvmiaError:
 
 def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None) -> Sequence[Document]:
     origin = manifest.data
-    if new_place is None and is_file_spec(origin.spec, datasets) and not Path(origin.spec).exists():
+    if new_place is None and is_file_spec(origin.spec, datasets) and not is_there(origin.spec):
         raise SpvmiaError(
             f"mia_manifest: the target's data are expected at {origin.spec}, got no such file; "
             "if the file was moved, name its new place with mia_dataset_path"

@@ -60,8 +60,8 @@ class Packed:
 
 
 def document_row(document: Document) -> int:
-    """The row in a document's id."""
-    return int(document.id.rpartition(":")[2])
+    """The document's number in its source."""
+    return document.row or int(document.id.rpartition(":")[2])
 
 
 def rebuild_text(texts: Mapping[int, str], pieces: Sequence[Piece]) -> str:

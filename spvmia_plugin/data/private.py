@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
@@ -20,12 +21,12 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
+def write_private(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> None:
     """Write a whole file at once with mode 0600: readers see the old file or the new one, never half of one.
 
     Args:
         path: the file; its folder exists.
-        content: what it holds.
+        content: what it holds, at once or piece by piece.
         replace: whether an existing file is replaced; otherwise it is kept and nothing is written.
 
     Raises:
@@ -34,7 +35,7 @@ def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         if replace:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from spvmia_plugin.data.files import Loaded, read_documents
 from spvmia_plugin.data.hub import PREFIX, load_hub, load_source, parse_hub_spec
+from spvmia_plugin.data.shards import find_shards, shard_names
+from spvmia_plugin.paths import label
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
 
 
 def cleaned(documents: Iterable[Document], source: DatasetSource) -> tuple[Document, ...]:
     """The documents of a file that stands in for a named data set, cleaned as those of the hub are."""
-    return tuple(Document(document.id, source.clean(document.text)) for document in documents)
+    return tuple(dataclasses.replace(document, text=source.clean(document.text)) for document in documents)
 
 
 def load_spec(
@@ -24,9 +26,10 @@ def load_spec(
     option: str,
     local_option: str | None = None,
     datasets: Mapping[str, DatasetSource] | None = None,
-    name: str | None = None,
+    names: Mapping[Path, str] | None = None,
+    member: bool | None = None,
 ) -> Loaded:
-    """Load the documents behind a file name, `hf:<dataset>[:<config>][:<split>]`, or the name of a data set.
+    """Load the documents behind a file, folder or pattern, `hf:<dataset>[:<config>][:<split>]`, or a data set's name.
 
     Args:
         spec: what the user wrote.
@@ -34,7 +37,8 @@ def load_spec(
         option: what asked for it, for errors.
         local_option: the option that takes a local file where the hub is out of reach; by default the same.
         datasets: named data sets that are allowed here.
-        name: a file's name in document ids.
+        names: names of files in document ids, by absolute path.
+        member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
 
     Raises:
         SpvmiaError: the data cannot be had, or are no texts.
@@ -44,8 +48,10 @@ def load_spec(
     if source is not None:
         return load_source(source, source.train_split, option=option, local_option=local_option)
     if spec.startswith(PREFIX):
-        return load_hub(parse_hub_spec(spec, option=option), column, option=option, local_option=local_option)
-    return read_documents(spec, column, option=option, name=name)
+        return load_hub(
+            parse_hub_spec(spec, option=option), column, option=option, local_option=local_option, member=member
+        )
+    return read_documents(spec, column, option=option, names=names, member=member)
 
 
 def is_file_spec(spec: str, datasets: Mapping[str, DatasetSource]) -> bool:
@@ -53,13 +59,19 @@ def is_file_spec(spec: str, datasets: Mapping[str, DatasetSource]) -> bool:
     return spec not in datasets and not spec.startswith(PREFIX)
 
 
-def document_names(specs: Sequence[str]) -> dict[str, str]:
-    """Names of files in document ids: the last part of each path, with folders before it where these are the same."""
-    paths = {spec: Path(spec).expanduser().absolute().parts for spec in specs}
-    names = {spec: parts[-1] for spec, parts in paths.items()}
-    for depth in range(2, max((len(parts) for parts in paths.values()), default=0) + 1):
-        taken = Counter(names.values())
-        if all(count == 1 for count in taken.values()):
-            break
-        names |= {spec: "/".join(paths[spec][-depth:]) for spec, name in names.items() if taken[name] > 1}
-    return names
+def file_names(specs: Mapping[str, str]) -> dict[Path, str]:
+    """Names in document ids of all files behind specs that are read together, different for different files.
+
+    Args:
+        specs: specs by the option that named them; those of the hub have names of their own.
+
+    Raises:
+        SpvmiaError: as `find_shards`.
+    """
+    found = (find_shards(spec, option) for option, spec in specs.items() if not spec.startswith(PREFIX))
+    return shard_names(shard for shards in found for shard in shards)
+
+
+def source_name(spec: str) -> str:
+    """What a spec is called in results: a file, folder or pattern without the folders before it."""
+    return spec if spec.startswith(PREFIX) else label(Path(spec).name)

@@ -128,16 +128,18 @@ def convert(gguf: Path, output: Path) -> None:
 
     # transformers draws a bar of its own for this, on a log file too, and has no switch for it.
     with contextlib.redirect_stderr(io.StringIO()):
-        packed = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+        packed = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
     config = packed.config
     for mark in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, mark):
             delattr(config, mark)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.load_state_dict(packed.state_dict())
     model.generation_config = packed.generation_config
     model.to(torch.bfloat16).save_pretrained(output)
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(output)
 
@@ -151,8 +153,10 @@ def check_predictions(directory: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    ids = AutoTokenizer.from_pretrained(directory)(SENTENCE, return_tensors="pt")["input_ids"]  # (1, T)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False).eval()
+    ids = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)(SENTENCE, return_tensors="pt")[
+        "input_ids"
+    ]  # (1, T)
     with torch.no_grad():
         nll = float(model(input_ids=ids, labels=ids).loss)
     if not nll < MAX_NLL:  # also true of nan

@@ -174,10 +174,18 @@ class Demo:
 
     def _finished(self) -> list[str]:
         """Names of the steps whose marks still hold: same settings, and the model still where it was."""
+        progress = self.layout.progress
         try:
-            marks = json.loads(self.layout.progress.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            marks = {}
+            text = progress.read_bytes()
+        except OSError as error:  # not as if it had other settings: its target would be removed
+            raise SpvmiaError(
+                f"--output: cannot read {progress} ({error.strerror}); make it readable, or name another folder"
+            ) from error
+        try:
+            marks = json.loads(text)
+        except ValueError:
+            marks = None
+        marks = marks if isinstance(marks, dict) else {}
         if marks.get("settings") != self._settings():
             self._forget()
             return ["model"] if is_complete(self.layout.model) else []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.comparable import conditions, digest
@@ -15,6 +17,22 @@ LOCAL_DEVELOPER = "local"
 """Namespace of a model that lies in a folder and has no hub id."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Lines:
+    """Lines of a file, made anew each time they are asked for: those of 200,000 records are never held at once."""
+
+    def __init__(self, make: Callable[[], Iterator[str]]) -> None:
+        """Take what makes them."""
+        self._make = make
+
+    def __iter__(self) -> Iterator[str]:
+        """Each line with its end."""
+        return self._make()
+
+
+Files: TypeAlias = "dict[str, str | Lines]"
+"""Path below the output folder -> content. `Lines` name training records: such a file is its owner's alone."""
 
 
 @dataclass(frozen=True)

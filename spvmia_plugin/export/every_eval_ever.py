@@ -16,6 +16,8 @@ from spvmia_plugin import __version__
 from spvmia_plugin.export.common import (
     LOCAL_DEVELOPER,
     ExportOptions,
+    Files,
+    Lines,
     model_id,
     notes,
     protocol_digits,
@@ -24,7 +26,8 @@ from spvmia_plugin.export.common import (
 )
 from spvmia_plugin.export.metric import AUROC, Value, left_out, values
 from spvmia_plugin.leaderboard.estimate import strongest_of
-from spvmia_plugin.results.model import Audit, HarnessRun, ScoredRecord, TaskResult
+from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+from spvmia_plugin.results.samples import ScoredRecord
 
 SCHEMA_VERSION = "0.3.0"
 _LOCAL_BACKENDS = {"hf", "hf-auto", "hf-multimodal", "vllm", "sglang", "mamba_ssm", "steered"}
@@ -36,19 +39,19 @@ _MODELS = ("mia_reference", "mia_mask_model")
 _WITHHELD = "(text withheld: it is private)"
 
 
-def to_every_eval_ever(run: HarnessRun, options: ExportOptions) -> dict[str, str]:
+def to_every_eval_ever(run: HarnessRun, options: ExportOptions) -> Files:
     """The files of a run: aggregate records, and instance-level ones if they are asked for.
 
     Returns:
         Path below the output folder -> content. The same results have the same paths.
     """
-    files: dict[str, str] = {}
+    files: Files = {}
     for audit in run.audits:
         files.update(_files(run, audit, options))
     return files
 
 
-def _files(run: HarnessRun, audit: Audit, options: ExportOptions) -> Iterator[tuple[str, str]]:
+def _files(run: HarnessRun, audit: Audit, options: ExportOptions) -> Iterator[tuple[str, str | Lines]]:
     model = model_id(run, options)
     collection = f"spvmia_{_plain(audit.dataset)}" + ("_canaries" if audit.tasks[0].is_canary_audit else "")
     evaluation_id = f"{collection}/{model}/{run.date!r}"
@@ -57,17 +60,20 @@ def _files(run: HarnessRun, audit: Audit, options: ExportOptions) -> Iterator[tu
     stem = str(uuid.UUID(bytes=digest[:16], version=4))
     record = _record(run, audit, options, evaluation_id)
     if options.instances and audit.has_samples:
-        rows = list(_instances(audit, evaluation_id, model))
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        lines = Lines(lambda: _lines(audit, evaluation_id, model))
+        checksum, count = hashlib.sha256(), 0
+        for line in lines:
+            checksum.update(line.encode())
+            count += 1
         path = f"{folder}/{stem}_samples.jsonl"
         record["detailed_evaluation_results"] = {
             "format": "jsonl",
             "file_path": path,
             "hash_algorithm": "sha256",
-            "checksum": hashlib.sha256(text.encode()).hexdigest(),
-            "total_rows": len(rows),
+            "checksum": checksum.hexdigest(),
+            "total_rows": count,
         }
-        yield path, text
+        yield path, lines
     yield f"{folder}/{stem}.json", json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
@@ -220,17 +226,20 @@ def _score_details(task: TaskResult, value: Value) -> dict[str, Any]:
     return {"score": value.value, "uncertainty": uncertainty, "details": _strings(details)}
 
 
-def _instances(audit: Audit, evaluation_id: str, model: str) -> Iterator[dict[str, Any]]:
+def _lines(audit: Audit, evaluation_id: str, model: str) -> Iterator[str]:
     """A line for each scored record of each attack: ids, labels and scores, nothing that was or describes a text."""
     for task in audit.tasks:
+        if math.isnan(task.metrics.get("auroc", math.nan)):
+            continue
         threshold = task.record["metrics"]["tpr_at_1pct_fpr"].get("threshold")
-        for record in task.records:
-            if record.score is not None and not math.isnan(task.metrics.get("auroc", math.nan)):
-                yield _instance(audit, task, record, threshold) | {"evaluation_id": evaluation_id, "model_id": model}
+        name = evaluation_name(audit, task)
+        for record in task.records or ():
+            if record.score is not None:
+                row = _instance(name, record, threshold) | {"evaluation_id": evaluation_id, "model_id": model}
+                yield json.dumps(row, allow_nan=False) + "\n"
 
 
-def _instance(audit: Audit, task: TaskResult, record: ScoredRecord, threshold: float | None) -> dict[str, Any]:
-    name = evaluation_name(audit, task)
+def _instance(name: str, record: ScoredRecord, threshold: float | None) -> dict[str, Any]:
     label = "member" if record.is_member else "nonmember"
     guessed = threshold is not None and record.score is not None and record.score >= threshold
     return {

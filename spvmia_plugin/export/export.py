@@ -7,13 +7,13 @@ from pathlib import Path
 
 from spvmia_plugin.data.private import write_private
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.export.common import ExportOptions
+from spvmia_plugin.export.common import ExportOptions, Files, Lines
 from spvmia_plugin.export.every_eval_ever import to_every_eval_ever
 from spvmia_plugin.export.hub_results import to_hub_results
 from spvmia_plugin.export.model_index import to_model_index
 from spvmia_plugin.results.model import HarnessRun
 
-FORMATS: Mapping[str, Callable[[HarnessRun, ExportOptions], dict[str, str]]] = {
+FORMATS: Mapping[str, Callable[[HarnessRun, ExportOptions], Files]] = {
     "every-eval-ever": to_every_eval_ever,
     "hf-eval-results": to_hub_results,
     "model-index": to_model_index,
@@ -36,8 +36,8 @@ def export_run(run: HarnessRun, to: str, output: Path, options: ExportOptions) -
         for name, text in files.items():
             path = output / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".jsonl":  # ids and labels name training records
-                write_private(path, text.encode("utf-8"))
+            if isinstance(text, Lines):
+                write_private(path, (line.encode("utf-8") for line in text))
             else:
                 path.write_bytes(text.encode("utf-8"))
             written.append(path)

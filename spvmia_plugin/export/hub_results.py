@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.export.common import ExportOptions, protocol_digits, warnings
+from spvmia_plugin.export.common import ExportOptions, Files, protocol_digits, warnings
 from spvmia_plugin.export.metric import values
+from spvmia_plugin.leaderboard.plain import unlinked
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 
 PATH = ".eval_results/spvmia.yaml"
@@ -18,7 +19,7 @@ VALUE = "privacy_score"
 better the larger it is. The others stand in the notes."""
 
 
-def to_hub_results(run: HarnessRun, options: ExportOptions) -> dict[str, str]:
+def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
     """One entry an attack: the privacy score, with AUROC, intervals, protocol and warnings in its notes.
 
     Raises:
@@ -69,4 +70,4 @@ def _notes(audit: Audit, task: TaskResult) -> str:
     told.append(f"{n['members']} members, {n['nonmembers']} non-members, membership {task.record['membership']}")
     told.append(f"protocol {protocol_digits(audit, task)}: comparable with results of the same digits only")
     told.append(f"spvmia-plugin {task.record['versions']['spvmia-plugin']}")
-    return "; ".join(told)
+    return unlinked("; ".join(told))

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.export.common import ExportOptions, model_id, protocol_digits, source_name, warnings
+from spvmia_plugin.export.common import ExportOptions, Files, model_id, protocol_digits, source_name, warnings
 from spvmia_plugin.export.metric import Value, values
+from spvmia_plugin.leaderboard.plain import unlinked
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 
 PATH = "model-index.md"
@@ -15,7 +16,7 @@ _HUB_METRICS = {"auroc": "roc_auc"}
 """Ids of hf.co/metrics, where there is one."""
 
 
-def to_model_index(run: HarnessRun, options: ExportOptions) -> dict[str, str]:
+def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
     """A card of metadata alone, to be merged into the model's README.
 
     Raises:
@@ -56,10 +57,10 @@ def _results(audit: Audit, task: TaskResult) -> Iterator[object]:
             task_type="text-generation",
             task_name="Membership inference",
             dataset_type=audit.dataset,
-            dataset_name=source_name(audit),
+            dataset_name=unlinked(source_name(audit)),
             dataset_config=f"{task.task}-{protocol_digits(audit, task)}",
             metric_type=_HUB_METRICS.get(metric.key, metric.key),
-            metric_name=f"{metric.name}{whose} ({better} is better)",
+            metric_name=unlinked(f"{metric.name}{whose} ({better} is better)"),
             metric_value=value.value,
             metric_args=_arguments(task, value),
         )

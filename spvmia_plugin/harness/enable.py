@@ -229,11 +229,21 @@ def _read_stamp(target: Path) -> Stamp | None:
     if target.is_symlink():
         return None
     try:
-        stamp = json.loads((target / STAMP).read_text(encoding="utf-8"))
+        text = (target / STAMP).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError:
+        return None  # not what we write
+    except OSError as error:
+        raise SpvmiaError(
+            f"{FOLDER}: cannot read {target / STAMP} ({error.strerror}), which says what is ours; make it readable"
+        ) from error
+    try:
+        stamp = json.loads(text)
         names = tuple(str(name) for name in stamp["files"])
         version = str(stamp["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (ValueError, KeyError, TypeError):
+        return None  # somebody else's file of that name
     plain = all(name == Path(name).name for name in names)  # never a path that leads out of the folder
     return Stamp(version, names) if plain else None
 

@@ -14,6 +14,7 @@ from spvmia_plugin.audit.calibrate import SELF_PROMPT
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.base_model import no_loading_bars
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
@@ -26,7 +27,13 @@ DEVICE = "cuda:0"
 
 
 def prepare(
-    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any] | str, *, device: str = DEVICE
+    model: str,
+    model_args: str,
+    task_name: str,
+    metadata: Mapping[str, Any] | str,
+    *,
+    device: str = DEVICE,
+    trust_remote_code: bool = False,
 ) -> Outcome:
     """Self-prompt the target and train its reference, or find it in the store.
 
@@ -36,6 +43,7 @@ def prepare(
         task_name: a task that needs the reference; its data and settings hold.
         metadata: options, as in `--metadata`: a dict, or `key=value,key=value`.
         device: as in `--device`.
+        trust_remote_code: as `trust_remote_code=True` in `model_args`.
 
     Returns:
         The outcome, whose `details["reference"]` names the stored folder.
@@ -44,6 +52,8 @@ def prepare(
         SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
     """
     arguments = simple_parse_args_string(model_args)
+    if trust_remote_code:
+        arguments["trust_remote_code"] = True
     options = simple_parse_args_string(metadata) if isinstance(metadata, str) else metadata
     # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
     manager = TaskManager(metadata={**arguments, **options}, include_path=str(tasks_folder()), include_defaults=False)
@@ -59,6 +69,15 @@ def prepare(
         )
     with quiet_libraries(), no_loading_bars():
         lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
+    return behind(
+        lambda: _calibrate(lm, task, task_name),
+        doing="the reference",
+        texts=task.data.texts,
+        log_text=task.settings.log_text,
+    )
+
+
+def _calibrate(lm: Any, task: AuditTask, task_name: str) -> Outcome:
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
     with open_store(task.settings) as store, open_backend(lm, task) as backend:
         run = Run(audit, backend, task.registry, store)

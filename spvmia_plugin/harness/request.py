@@ -14,11 +14,12 @@ from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.boundary import behind
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.null_backend import NullBackend
 from spvmia_plugin.harness.ranks import meet
 from spvmia_plugin.preconditions import Finding, check_tokenisation
-from spvmia_plugin.protocols import Backend, Cost
+from spvmia_plugin.protocols import Backend, Cost, frame_of
 from spvmia_plugin.records import Record
 from spvmia_plugin.store import Store
 
@@ -59,7 +60,19 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         SpvmiaError: an audit cannot run (the message names the option), or another process has failed.
     """
     tasks = list({id(request.task): request.task for request in requests}.values())
+    return behind(
+        lambda: _answer(lm, tasks, requests),
+        doing="the audit",
+        texts=lambda: [pair for task in tasks for pair in task.data.texts()],
+        log_text=any(task.settings.log_text for task in tasks),
+    )
+
+
+def _answer(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance]) -> list[str]:
     outcomes: dict[int, Outcome] = {}
+    ignored = _ignored(tasks)
+    if ignored and lm.rank == 0:
+        show(f"spvmia: note: {ignored}")
     _compare(tasks)
     for group in _groups(tasks):
         outcome = _run_group(lm, group, requests)
@@ -71,7 +84,19 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
     if lm.rank == 0:
         for line in _closing_lines(distinct):
             show(line)
+    if ignored:  # told already
+        for outcome in distinct:
+            outcome.notes.append(ignored)
     return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
+
+
+def _ignored(tasks: Iterable[AuditTask]) -> str:
+    """The line about options of the run that change nothing here, empty if there are none."""
+    options = list(dict.fromkeys(name for task in tasks for name in task.ignored_options))
+    if not options:
+        return ""
+    verb = "changes" if len(options) == 1 else "change"
+    return f"{' and '.join(options)} {verb} no audit: records are scored as they stand in the data, without a template"
 
 
 def _compare(tasks: Iterable[AuditTask]) -> None:
@@ -107,7 +132,9 @@ def _run_group(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance
     _warn(lm, first.findings())
     with open_store(first.settings) as store, open_backend(lm, first) as backend:
         about_tokens = (
-            check_tokenisation(audit.data, audit.audited, backend.encode) if backend.features.logprobs else []
+            check_tokenisation(audit.data, audit.audited, backend.encode, frame_of(backend, ""))
+            if backend.features.logprobs
+            else []
         )
         _warn(lm, about_tokens)
         outcome = Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()

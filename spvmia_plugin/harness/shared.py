@@ -9,8 +9,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.metrics.blind import BlindInterval, blind_interval
-from spvmia_plugin.preconditions import Finding, check_preconditions
+from spvmia_plugin.metrics.blind import BlindInterval, blind_interval, not_computed
+from spvmia_plugin.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.records import AuditData, Record
 
 
@@ -44,8 +44,10 @@ class SharedData:
         if key not in self._findings:
             audited = dataclasses.replace(self.data, records=tuple(self._by_id[record_id] for record_id in key))
             blind = self.blind(record_ids)
-            of_blind = blind.finding() if blind else None
-            self._findings[key] = [*([of_blind] if of_blind else []), *check_preconditions(audited)]
+            labels = np.array([record.is_member for record in audited.records], dtype=bool)
+            clusters = [record.cluster for record in audited.records]
+            of_blind = blind.finding() if blind else not_computed(BagOfWords(), labels, clusters)
+            self._findings[key] = warnings_first([*([of_blind] if of_blind else []), *check_preconditions(audited)])
         return self._findings[key]
 
 

@@ -16,9 +16,10 @@ from lm_eval.config.task import TaskConfig
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
-from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.boundary import behind
+from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import check_version
 from spvmia_plugin.harness.groups import install_group_means
 from spvmia_plugin.harness.item import Item
@@ -28,23 +29,30 @@ from spvmia_plugin.harness.shared import SHARED, SharedData
 from spvmia_plugin.harness.tokenizer import load_tokenizer
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.paths import label
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.preconditions import Finding, warnings_first
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.scoring.identity import same_model
+from spvmia_plugin.strict_json import utf8
+
+_OF_PROMPTS = ("apply_chat_template", "system_instruction")
+"""What the harness passes on for prompts: a record is no prompt."""
 
 
 class AuditTask(Task):  # type: ignore[misc]
     """A membership inference attack as an lm-eval task.
 
-    The YAML's metadata holds `spvmia_attack`, `spvmia_dataset` and `spvmia_version`; `--metadata` and the model's
-    arguments are merged into it by the harness.
+    The YAML has `spvmia_attack` and `spvmia_dataset` at its top, where another YAML that includes it changes them one
+    by one and its own `metadata` cannot remove them. `--metadata` and the model's arguments are merged into the
+    metadata by the harness.
 
     Args:
         config: the YAML as a dict, metadata merged.
 
     Raises:
-        SpvmiaError: an unknown or ill-typed option, bad data, a manifest that does not fit; before any model runs.
+        SpvmiaError: a YAML that is no task of ours, an unknown or ill-typed option, bad data, a manifest that does not
+            fit; before any model runs.
     """
 
     VERSION = 1.0
@@ -54,14 +62,14 @@ class AuditTask(Task):  # type: ignore[misc]
         register_metrics()
         install_request_type()
         install_group_means()
-        fields = {key: value for key, value in config.items() if key != "class"}
-        metadata = dict(fields.get("metadata") or {})
+        fields, metadata = _parted(config)
+        _check_utf8(metadata)
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
         self.is_canary_audit = metadata.get("spvmia_audit") == "canary"
         check_version(metadata)
-        self._shared = self._load(metadata)
+        self._shared = behind(lambda: self._load(metadata), doing="reading the data", log_text=self.settings.log_text)
         self.data = self._shared.data
         # A manifest says how records were cut: prompts, self-prompts and population are cut alike.
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
@@ -72,6 +80,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
         self._results: dict[str, RecordResult] = {}
+        self.ignored_options: Sequence[str] = ()
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
 
@@ -88,7 +97,8 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _load(self, metadata: Mapping[str, Any]) -> SharedData:
         dataset = metadata["spvmia_dataset"]
-        places = [str(metadata[key]) for key in ("peft", "pretrained") if metadata.get(key)]
+        # From Python a model may be handed over as an object: that has no folder to look into.
+        places = [str(place) for key in ("peft", "pretrained") if isinstance(place := metadata.get(key), (str, Path))]
         settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
         tokenizer = [str(metadata.get(name)) for name in ("tokenizer", "revision", "gguf_file", "trust_remote_code")]
         self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
@@ -147,6 +157,7 @@ class AuditTask(Task):  # type: ignore[misc]
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
+        self.ignored_options = [f"--{name}" for name in _OF_PROMPTS if options.get(name)]
         self._summary, self._canaries, self._results = None, None, {}
         self.outcome, self.comparison = Outcome(), None
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
@@ -180,7 +191,13 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
         """Metric name -> function of all records' items. Standard errors follow their metrics to fill that column."""
-        return {name: partial(self._aggregate, name) for name in (*HIGHER_IS_BETTER, *STDERRS)}
+        return {name: partial(self._guarded, partial(self._aggregate, name)) for name in (*HIGHER_IS_BETTER, *STDERRS)}
+
+    def _guarded(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what reads records, or asks the attack, for the harness."""
+        return behind(
+            partial(work, *arguments), doing=self.config.task, texts=self.data.texts, log_text=self.settings.log_text
+        )
 
     def higher_is_better(self) -> dict[str, bool]:
         """Privacy is better the less an attack succeeds."""
@@ -190,7 +207,9 @@ class AuditTask(Task):  # type: ignore[misc]
         """The config with `mia_audit`, which the harness asks for after aggregation."""
         config: dict[str, Any] = super().dump_config()
         if self._summary is not None:
-            config["metadata"] = {**config["metadata"], "mia_audit": self._audit(self._summary)}
+            # The harness writes UTF-8 at the very end: options that name files of other bytes must not spoil that.
+            audit = self._guarded(self._audit, self._summary)
+            config["metadata"] = utf8({**config["metadata"], "mia_audit": audit})
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
@@ -244,11 +263,53 @@ class AuditTask(Task):  # type: ignore[misc]
         )
 
 
+_OWN_KEYS = ("spvmia_attack", "spvmia_dataset", "spvmia_audit", "spvmia_version")
+
+
+def _parted(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a YAML is the harness's, and its metadata with what is ours put into them, for who reads the results.
+
+    What stands in the metadata themselves wins: earlier versions had all of it there.
+
+    Raises:
+        SpvmiaError: the YAML names no attack or data set, or has a key that nobody knows.
+    """
+    source = str((config.get("metadata") or {}).get("config_source", "the task's YAML"))
+    own = {key: config[key] for key in _OWN_KEYS if config.get(key) is not None}
+    metadata: dict[str, Any] = {"version": AuditTask.VERSION, **own, **(config.get("metadata") or {})}
+    for key in ("spvmia_attack", "spvmia_dataset"):
+        if not isinstance(metadata.get(key), str):
+            raise SpvmiaError(
+                f"{source}: expected '{key}', got {metadata.get(key)!r}; begin the file with "
+                "'include: <attack>_mia_<dataset>.yaml' of the folder that 'spvmia tasks' prints"
+            )
+    known = {field.name for field in dataclasses.fields(TaskConfig)}
+    fields = {key: value for key, value in config.items() if key not in {"class", *_OWN_KEYS}}
+    for key in fields:
+        if key not in known:
+            hint = did_you_mean(str(key), [*known, *_OWN_KEYS])
+            raise SpvmiaError(
+                f"{source}: {key}: unknown key{hint}; options of an audit (mia_...) belong under metadata"
+            )
+    return fields, metadata
+
+
+def _check_utf8(metadata: Mapping[str, Any]) -> None:
+    """Arguments of the model go into the harness's own results, which it could not write after all the work."""
+    for key, value in metadata.items():
+        if isinstance(value, str) and not key.startswith((PREFIX, "config_source")) and label(value) != value:
+            raise SpvmiaError(
+                f"{key}: expected a path in UTF-8, got {label(value)!r}, which lm_eval cannot write into its results; "
+                "rename the folder, or name a link to it"
+            )
+
+
 def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
     """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
-    if data.base_model is None or not metadata.get("peft"):
-        return
-    loaded = str(metadata.get("pretrained"))
+    loaded = metadata.get("pretrained")
+    if data.base_model is None or not metadata.get("peft") or not isinstance(loaded, (str, Path)):
+        return  # the harness puts no adapter on a model that comes as an object
+    loaded = str(loaded)
     moved = settings.base_model is not None and same_model(settings.base_model, loaded)
     if moved or same_model(loaded, data.base_model):
         return

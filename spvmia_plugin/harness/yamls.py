@@ -93,15 +93,15 @@ def _common() -> str:
 
 
 def _task(name: str, attack: str, dataset: str, audit: str | None = None) -> str:
-    kind = f"  spvmia_audit: {audit}\n" if audit else ""
+    # Not in the metadata: the harness replaces these as a whole where a YAML that includes this one has its own.
+    kind = f"spvmia_audit: {audit}\n" if audit else ""
     return (
         f"task: {name}\n"
-        "metadata:\n"
-        f"  version: {_VERSION}\n"
-        f'  spvmia_version: "{__version__}"\n'
-        f"  spvmia_attack: {attack}\n"
-        f"  spvmia_dataset: {dataset}\n"
+        f"spvmia_attack: {attack}\n"
+        f"spvmia_dataset: {dataset}\n"
         f"{kind}"
+        f'spvmia_version: "{__version__}"\n'
+        f"metadata:\n  version: {_VERSION}\n"
     )
 
 

@@ -24,6 +24,7 @@ from spvmia_plugin.leaderboard.rank import loss, rank_ranges, ranks
 from spvmia_plugin.leaderboard.standing import reasons_not_ranked, remarks
 from spvmia_plugin.results.model import Audit, Capability
 from spvmia_plugin.results.read import read_runs
+from spvmia_plugin.shown import shown
 
 _NORMAL_95 = 1.959963984540054
 _FURTHER = {"auroc": "AUROC", "tpr_at_1pct_fpr": "TPR at 1 % FPR", "privacy_score": "privacy score"}
@@ -109,11 +110,13 @@ class Board:
         options: what was asked for.
         tables: the largest first.
         not_audited: models without a privacy audit.
+        left_out: why some results files could not be read, a line for each.
     """
 
     options: Options
     tables: Sequence[Table]
     not_audited: Sequence[Entrant]
+    left_out: Sequence[str] = ()
 
 
 def build_board(sources: Sequence[Source], options: Options) -> Board:
@@ -123,7 +126,9 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
         SpvmiaError: results that cannot be read, contradict each other or hold no audit; an attack or a capability
             that nobody ran.
     """
-    found = entrants((run, source.name) for source in sources for run in read_runs(source.place))
+    runs = [(run, source.name) for source in sources for run in read_runs(source.place)]
+    left_out = list(dict.fromkeys(shown(problem) for run, _ in runs for problem in run.left_out))
+    found = entrants(runs)
     pairs = [(entrant, audit) for entrant in found for audit in entrant.audits if audit.model_attacks]
     if not pairs:
         places = ", ".join(str(source.place) for source in sources[:3])
@@ -136,7 +141,8 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
     tables = [_table(values, members, options) for values, members in groups]
     _check_capability(options, tables)
     audited = {id(entrant) for entrant, _ in pairs}
-    return Board(options, _told_apart(tables), [entrant for entrant in found if id(entrant) not in audited])
+    not_audited = [entrant for entrant in found if id(entrant) not in audited]
+    return Board(options, _told_apart(tables), not_audited, left_out)
 
 
 def _check_attack(attack: str, audits: Sequence[Audit]) -> None:

@@ -30,7 +30,8 @@ _NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_
 """Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
 _METHOD = "fine-tuning"
 """Name of the condition that holds the method; those of its settings begin with it."""
-_NOT_MODEL = frozenset({"backend", "tokenizer"})
+# `function` is exact bits: another machine gives others. Weights, structure and form tell models apart.
+_NOT_MODEL = frozenset({"backend", "tokenizer", "function"})
 
 UNKNOWN_RECIPE = "not known: there is no manifest of spvmia finetune"
 UNTRAINED = "none: the model before fine-tuning"
@@ -147,7 +148,7 @@ def _ids_digest(audit: Audit) -> str:
     """A hash over ids and labels of the audited records and the candidates' file: the same rows, the same names."""
     if not audit.has_samples:
         return str(audit.record["data"]["fingerprint"])
-    rows = sorted([record.id, record.is_member] for record in audit.records)
+    rows = sorted([record_id, label] for record_id, label in zip(audit.ids(), audit.labels().tolist(), strict=True))
     candidate = audit.record["settings"].get("mia_candidate")
     names = [audit.record["data"].get("source"), PurePath(str(candidate)).name if candidate else None]
     return _hashed([*names, rows])

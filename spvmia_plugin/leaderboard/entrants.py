@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.comparable import conditions, digest, target_identity
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun
 
 _NOT_THE_MODEL = frozenset({"batch_size", "max_batch_size", "device", "parallelize", "device_map_option"})
@@ -32,11 +33,11 @@ class Source:
     def parse(cls, argument: str) -> Source:
         """`FOLDER`, or `NAME=FOLDER` where there is no file of that name."""
         name, equals, place = argument.partition("=")
-        if not equals or Path(argument).exists():
-            return cls(Path(argument).expanduser())
+        if not equals or as_path(argument, "RESULTS").exists():
+            return cls(as_path(argument, "RESULTS"))
         if not name or not place:
             raise SpvmiaError(f"RESULTS: expected FOLDER or NAME=FOLDER, got {argument!r}; name both")
-        return cls(Path(place).expanduser(), name)
+        return cls(as_path(place, "RESULTS"), name)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, Harnes
         tasks[task.task] = task
     # What each run recorded as the strongest attack was chosen among its own: the samples have to tell it anew.
     merged = [replace(task, record={**task.record, "strongest": {}}) for task in tasks.values()]
-    if len({frozenset(record.id for record in task.records) for task in merged}) > 1:
+    if len({frozenset(task.records.roster.ids if task.records else ()) for task in merged}) > 1:
         raise SpvmiaError(
             f"RESULTS: expected the same records under all attacks on {name!r}, got others in {other[1].path} than in "
             f"{one[1].path}; run both with --log_samples and without --limit, or leave one out"

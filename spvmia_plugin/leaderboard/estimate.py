@@ -9,6 +9,7 @@ from typing import Any
 
 from spvmia_plugin.metrics.strongest import Strongest
 from spvmia_plugin.results.model import Audit, TaskResult
+from spvmia_plugin.strict_json import is_number
 
 STRONGEST = "strongest"
 """In place of an attack's name: the one with the largest AUROC, whichever it is."""
@@ -122,4 +123,4 @@ def _interval(pair: Sequence[Any] | None) -> tuple[float, float]:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    return float(value) if is_number(value) else math.nan

@@ -35,6 +35,7 @@ def to_json(board: Board) -> str:
             {"model": entrant.name, "capabilities": [_capability(score) for score in entrant.capabilities]}
             for entrant in board.not_audited
         ],
+        "left_out": list(board.left_out),
     }
     return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 

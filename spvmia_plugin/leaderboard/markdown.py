@@ -19,6 +19,8 @@ def to_markdown(board: Board) -> str:
             lines += [f"Capability: {markdown(table.picture.title)}. {markdown(in_words(table.points))}", ""]
     if board.not_audited:
         lines += ["## Without a privacy audit", "", *_items(entrant.name for entrant in board.not_audited), ""]
+    if board.left_out:
+        lines += ["## Left out", "", *_items(board.left_out), ""]
     return "\n".join([*lines, "## How to read this", "", *_items(reading(board)), ""])
 
 

@@ -37,6 +37,7 @@ def to_html(board: Board) -> str:
             "lead": lead(board),
             "tables": tables,
             "not_audited": [shown(entrant.name) for entrant in board.not_audited],
+            "left_out": board.left_out,
             "reading": reading(board),
         },
     )

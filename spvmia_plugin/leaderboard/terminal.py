@@ -28,6 +28,8 @@ def show_board(board: Board, console: Console) -> None:
             console.print(Text(f"Capability: {shown(table.picture.title)}. {shown(in_words(table.points))}"))
         for row in view.marked:
             console.print(Text(f"Not ranked: {row.name}: {'; '.join(row.reasons)}.", style="yellow"))
+    for problem in board.left_out:
+        console.print(Text(f"Left out: {problem}", style="yellow"))
     if board.not_audited:
         names = ", ".join(shown(entrant.name) for entrant in board.not_audited)
         console.print(Text(f"Without a privacy audit: {names}."))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.attacks.out_of_fold import MIN_DOCUMENTS_PER_FOLD
 from spvmia_plugin.metrics.finding import Finding
 
 
@@ -43,6 +44,22 @@ class BlindInterval:
             "and time"
         )
         return Finding("blind_above_chance", "warning", message, asdict(self))
+
+
+def not_computed(attack: BagOfWords, is_member: NDArray[np.bool_], clusters: Sequence[str]) -> Finding | None:
+    """Why `blind_interval` gives None; None where a class is empty, which is told by itself."""
+    pairs = list(zip(clusters, np.asarray(is_member, dtype=bool).tolist(), strict=True))
+    documents = [len({cluster for cluster, member in pairs if member is side}) for side in (True, False)]
+    if not all(documents):
+        return None
+    needed = attack.folds * MIN_DOCUMENTS_PER_FOLD
+    message = (
+        f"blind_auroc was not computed: it needs {needed} documents of each class, those with a common text counted as "
+        f"one, got {documents[0]} of members and {documents[1]} of non-members; whether their words alone tell them "
+        "apart is not known"
+    )
+    details: dict[str, object] = {"needed": needed, "members": documents[0], "nonmembers": documents[1]}
+    return Finding("blind_not_computed", "note", message, details)
 
 
 def blind_interval(

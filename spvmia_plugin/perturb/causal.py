@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TokenEdits
+from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TokenEdits, frame_of, survives
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
@@ -18,22 +18,24 @@ from spvmia_plugin.signals import Role
 Positions = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Part of a text that the base model reads at once: its tokens, and for each draw the positions in it."""
-
-    start: int
-    token_ids: list[int]
-    positions: list[Positions]
-    seed: int
+CANDIDATES = 4
+"""Draws for each position: with the first alone, a third of the paraphrases would not be their own text's tokens."""
+SPARE = 3
+"""Positions to choose from, for each that is to be replaced."""
 
 
 class Causal:
     """2N independent draws: a share of the tokens is replaced by x~_t ~ p_base(. | x_<t), x~_t != x_t.
 
     One forward pass of the base over a text yields all its paraphrases, with the target's own tokenizer and no second
-    model. Each replaced token is conditioned on the original tokens before it (on the prefix token for the first), so
-    every position can be chosen. A text longer than the context is read in windows of that length.
+    model. Each replaced token is conditioned on the original tokens before it; the first one of a text is left alone
+    where nothing stands before it. A text longer than the context is read in windows of that length.
+
+    A paraphrase has to be a text: its tokens are those that its own text is cut into (`protocols.survives`). Others
+    nobody could send to a model, and no model has seen their like. A draw that is one is kept as it is. In any other
+    the positions are gone through in random order, each gets the first of its draws with which the whole is still a
+    text, and one that has none is passed over for the next. Where at least half of the positions can't be filled
+    there is one paraphrase less, and the reason says so.
     """
 
     name: ClassVar[str] = "causal"
@@ -47,9 +49,10 @@ class Causal:
         """Nothing of its own can be missing; `Backend.require` looks for the base model."""
 
     def settings(self) -> dict[str, object]:
-        """Seed, number of draws, share of tokens."""
+        """Seed, number of draws, share of tokens; and that draws survive the way through text."""
         config = self._config
-        return {"seed": config.seed, "draws": 2 * config.perturbations, "mask_rate": config.mask_rate}
+        draws = 2 * config.perturbations
+        return {"seed": config.seed, "draws": draws, "mask_rate": config.mask_rate, "texts_only": True}
 
     def neighbours(
         self,
@@ -67,7 +70,7 @@ class Causal:
         for batch in plan_passes([len(of_text) for of_text in tokens], token_budget(device_type(backend.device))):
             if all(i in done for i in batch.rows):
                 continue
-            made = self._of([texts[i].id for i in batch.rows], [tokens[i] for i in batch.rows], backend)
+            made = self._of([texts[i] for i in batch.rows], [tokens[i] for i in batch.rows], backend)
             finished = dict(zip(batch.rows, made, strict=True))
             for i, of_text in finished.items():
                 found[i] = of_text
@@ -75,50 +78,114 @@ class Causal:
                 on_done(finished)
         return found
 
-    def _of(self, ids: Sequence[str], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
-        windows = [self._windows(*text, backend.max_length) for text in zip(ids, tokens, strict=True)]
-        flat = [window for of_text in windows for window in of_text]
-        drawn = iter(
-            backend.sample_replacements(
-                Role.BASE, [w.token_ids for w in flat], [w.positions for w in flat], [w.seed for w in flat]
-            )
-            if flat
-            else ()
+    def _of(self, texts: Sequence[Document], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
+        config, frame = self._config, frame_of(backend, "")
+        lead = len(frame.context) + len(frame.before)
+        first = 0 if lead else 1  # the first position that something stands before
+        wanted = 2 * config.perturbations
+        reasons = [_impossible(ids, first, backend) for ids in tokens]
+        able = [i for i, reason in enumerate(reasons) if reason is None]
+        counts = {
+            i: min(max(1, int(np.floor(config.mask_rate * len(tokens[i])))), len(tokens[i]) - first) for i in able
+        }
+        orders = {i: self._orders(texts[i].id, len(tokens[i]) - first, counts[i], wanted) for i in able}
+        drawn = _draw(
+            [texts[i].id for i in able],
+            [tokens[i] for i in able],
+            # each order CANDIDATES times: draws of the same positions
+            [[np.sort(order) + first for order in orders[i] for _ in range(CANDIDATES)] for i in able],
+            first,
+            max(backend.max_length - lead, first + 1),
+            backend,
+            config.seed,
         )
-        return [_merge(of_text, [next(drawn) for _ in of_text]) for of_text in windows]
+        found = [Neighbours((), reason=reason) for reason in reasons]
+        for i, of_text in zip(able, drawn, strict=True):
+            edits = [
+                _edits(tokens[i], order + first, of_text[k * CANDIDATES : (k + 1) * CANDIDATES], counts[i], backend)
+                for k, order in enumerate(orders[i])
+            ]
+            found[i] = _neighbours([edit for edit in edits if edit is not None], wanted, len(tokens[i]))
+        return found
 
-    def _windows(self, text_id: str, token_ids: list[int], length: int) -> list[_Window]:
-        """Choose positions over the whole text, then cut it where the context ends."""
-        config, total = self._config, len(token_ids)
-        if not total:
-            return []
-        rng = np.random.default_rng(stable_seed(config.seed, text_id, "causal"))
-        count = max(1, int(np.floor(config.mask_rate * total)))
-        draws = [np.sort(rng.choice(total, count, replace=False)) for _ in range(2 * config.perturbations)]
-        return [
-            _Window(
-                start,
-                token_ids[start : start + length],
-                [draw[(draw >= start) & (draw < start + length)] - start for draw in draws],
-                stable_seed(config.seed, text_id, "causal", start),
-            )
-            for start in range(0, total, length)
-        ]
+    def _orders(self, text_id: str, places: int, count: int, wanted: int) -> list[Positions]:
+        """For each paraphrase, positions in the order in which they are to be replaced, more than needed."""
+        rng = np.random.default_rng(stable_seed(self._config.seed, text_id, "causal", "positions"))
+        return [rng.permutation(places)[: SPARE * count] for _ in range(wanted)]
+
+
+def _impossible(token_ids: Sequence[int], first: int, backend: Backend) -> str | None:
+    """Why a text has no paraphrase whatever is drawn, or None."""
+    if not token_ids:
+        return "no tokens"
+    if len(token_ids) <= first:
+        return "no token that another one stands before"
+    # A text whose own tokens don't survive has no paraphrase whose tokens do.
+    return None if survives(backend, token_ids) else "the record's text is not cut into its own tokens again"
+
+
+def _edits(
+    token_ids: Sequence[int], order: Positions, draws: Sequence[Mapping[int, int]], count: int, backend: Backend
+) -> TokenEdits | None:
+    """`count` replacements that leave a text, at least half as many, or None."""
+    chosen = {int(p): draws[0][int(p)] for p in order[:count]}
+    if not survives(backend, _edit(chosen).apply(token_ids)):
+        chosen = {}
+        for position in map(int, order):
+            tries = ({**chosen, position: draw[position]} for draw in draws)
+            found = next((new for new in tries if survives(backend, _edit(new).apply(token_ids))), None)
+            chosen = chosen if found is None else found
+            if len(chosen) == count:
+                break
+    return _edit(chosen) if 2 * len(chosen) >= count and chosen else None
+
+
+def _edit(chosen: Mapping[int, int]) -> TokenEdits:
+    return TokenEdits(tuple(sorted(chosen)), tuple(chosen[p] for p in sorted(chosen)))
+
+
+def _draw(
+    ids: Sequence[str],
+    tokens: Sequence[list[int]],
+    draws: Sequence[Sequence[Positions]],
+    first: int,
+    size: int,
+    backend: Backend,
+    seed: int,
+) -> list[list[dict[int, int]]]:
+    """For each text, for each draw, the drawn token by position; in windows of `size` tokens, one pass each."""
+    windows: list[tuple[int, int, list[int], list[Positions]]] = []  # text, where it starts, tokens, positions in it
+    for i, token_ids in enumerate(tokens):
+        done = 0  # every position before it lies in a window
+        while done < len(token_ids):
+            start = max(0, done - first)  # one token of context before the positions of a later window
+            end = min(start + size, len(token_ids))
+            inside = [draw[(draw >= done) & (draw < end)] - start for draw in draws[i]]
+            windows.append((i, start, token_ids[start:end], inside))
+            done = end
+    if not windows:
+        return []
+    drawn = backend.sample_replacements(
+        Role.BASE,
+        [of_window for _, _, of_window, _ in windows],
+        [inside for _, _, _, inside in windows],
+        [stable_seed(seed, ids[i], "causal", "tokens", start) for i, start, _, _ in windows],
+    )
+    found: list[list[dict[int, int]]] = [[{} for _ in of_text] for of_text in draws]
+    for (i, start, _, inside), of_window in zip(windows, drawn, strict=True):
+        for k, (where, new) in enumerate(zip(inside, of_window, strict=True)):
+            found[i][k].update(zip((where + start).tolist(), map(int, new), strict=True))
+    return found
+
+
+def _neighbours(found: Sequence[TokenEdits], wanted: int, total: int) -> Neighbours:
+    reason = (
+        None if len(found) == wanted else f"{len(found)} of {wanted} paraphrases: other draws were no text's tokens"
+    )
+    rate = float(np.mean([len(edit.positions) for edit in found])) / total if found else math.nan
+    return Neighbours(tuple(found), mask_rate=rate, reason=reason)
 
 
 def device_type(device: object) -> str:
     """`cpu` of `cpu`, `cuda` of `cuda:0`, whether a string or torch's own."""
     return str(device).partition(":")[0]
-
-
-def _merge(windows: Sequence[_Window], drawn: Sequence[Sequence[NDArray[np.int64]]]) -> Neighbours:
-    """Put the replacements of a text's windows together, draw by draw."""
-    if not windows:
-        return Neighbours((), reason="no tokens")
-    variants = []
-    for k in range(len(windows[0].positions)):
-        positions = [int(p) + window.start for window in windows for p in window.positions[k]]
-        replacements = [int(token_id) for of_window in drawn for token_id in of_window[k]]
-        variants.append(TokenEdits(tuple(positions), tuple(replacements)))
-    total = windows[-1].start + len(windows[-1].token_ids)
-    return Neighbours(tuple(variants), mask_rate=len(variants[0].positions) / total)

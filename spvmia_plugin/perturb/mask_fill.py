@@ -99,7 +99,7 @@ class MaskFill:
 
     @cached_property
     def _tokens(self) -> MaskTokens:
-        return load_mask_tokens(self._config.mask_model)
+        return load_mask_tokens(self._config.mask_model, self._config.trust_remote_code)
 
     @cached_property
     def _identity(self) -> dict[str, object]:

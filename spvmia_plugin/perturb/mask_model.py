@@ -182,7 +182,9 @@ def loaded(tokens: MaskTokens, device: Any) -> Iterator[MaskModel]:
 
     try:
         with isolated_rng(0), quiet_libraries():
-            model = AutoModelForSeq2SeqLM.from_pretrained(tokens.name, dtype=torch.float32)
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                tokens.name, dtype=torch.float32, trust_remote_code=tokens.trusted
+            )
     except Exception as error:  # hub, files, formats: each library has its own
         raise cannot_load(tokens.name, error) from error
     filler = MaskModel(tokens, model.to(device).eval(), device)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.libraries import quiet_libraries, refusal
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CONTEXT = 512
@@ -28,6 +28,7 @@ class MaskTokens:
         sentinels: ids of `<extra_id_0>`, `<extra_id_1>`, ...
         context: the most tokens of an input, end token included.
         vocabulary: ids below it have a text.
+        trusted: its code may run, if it brings any.
     """
 
     name: str
@@ -37,6 +38,7 @@ class MaskTokens:
     context: int
     vocabulary: int
     literals: re.Pattern[str]
+    trusted: bool = False
 
     @property
     def masks(self) -> int:
@@ -91,8 +93,12 @@ class MaskTokens:
         return {**known, "mask_model_revision": digest.hexdigest()}
 
 
-def load_mask_tokens(name: str) -> MaskTokens:
+def load_mask_tokens(name: str, trusted: bool = False) -> MaskTokens:
     """Load config and tokenizer of a mask model.
+
+    Args:
+        name: folder or hub id.
+        trusted: the harness was told to run code that models bring.
 
     Raises:
         SpvmiaError: it cannot be loaded (the hub cannot be reached, no such folder), is no seq2seq model, or has no
@@ -102,8 +108,8 @@ def load_mask_tokens(name: str) -> MaskTokens:
 
     try:
         with quiet_libraries():
-            config = AutoConfig.from_pretrained(name)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trusted)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted)
     except Exception as error:  # hub, files, formats: each library has its own
         raise cannot_load(name, error) from error
     if Path(name).is_dir() and not any(next(Path(name).glob(kind), None) for kind in _WEIGHTS):
@@ -125,14 +131,14 @@ def load_mask_tokens(name: str) -> MaskTokens:
         context=_context(config, tokenizer),
         vocabulary=max(tokenizer.get_vocab().values()) + 1,
         literals=re.compile("|".join(map(re.escape, longest_first))),
+        trusted=trusted,
     )
 
 
 def cannot_load(name: str, error: Exception) -> SpvmiaError:
-    """The error for a mask model that cannot be had. Libraries' own words are many lines: the first says enough."""
-    words = (str(error).splitlines() or [""])[0][:200]
+    """The error for a mask model that cannot be had."""
     return SpvmiaError(
-        f"mia_mask_model: expected a T5-like model that can be loaded, got {name!r} ({type(error).__name__}: {words}); "
+        f"mia_mask_model: expected a T5-like model that can be loaded, got {name!r} ({refusal(error)}); "
         "give a local folder, or set mia_perturbation to causal or embedding, which need no mask model"
     )
 

@@ -117,10 +117,33 @@ def roc(labels: Sequence[str], curves: Sequence[Curve | None], *, log: bool, all
     return figure
 
 
+MAX_STEPS = 400
+"""Corners of a curve that are drawn, spread over both axes as they are seen: more fall on the same pixels."""
+
+
+def _seen(values: Floats, floor: float) -> Floats:
+    """Where values stand on an axis, from 0 to 1."""
+    if not floor:
+        return values
+    placed: Floats = np.log(np.maximum(values, floor)) / -np.log(floor) + 1
+    return placed
+
+
+def _thinned(found: Curve, floor: float) -> tuple[Floats, Floats]:
+    """The curve's points, at most one for each of `MAX_STEPS` places on either axis, and both ends."""
+    if len(found.fpr) <= MAX_STEPS:
+        return found.fpr, found.tpr
+    cells = [np.floor(_seen(values, floor) * MAX_STEPS / 2) for values in (found.fpr, found.tpr)]
+    keep = np.ones(len(found.fpr), dtype=bool)
+    keep[1:-1] = (np.diff(cells[0]) != 0)[:-1] | (np.diff(cells[1]) != 0)[:-1]
+    return found.fpr[keep], found.tpr[keep]
+
+
 def _steps(found: Curve, floor: float) -> tuple[Floats, Floats]:
     """The curve as corners of steps, with nothing below `floor`, which logarithmic axes cannot show."""
-    fpr = np.repeat(found.fpr, 2)[1:]
-    tpr = np.repeat(found.tpr, 2)[:-1]
+    rates = _thinned(found, floor)
+    fpr = np.repeat(rates[0], 2)[1:]
+    tpr = np.repeat(rates[1], 2)[:-1]
     return np.maximum(fpr, floor), np.maximum(tpr, floor)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.metrics.exposure import MemberExposure, exposure
+from spvmia_plugin.metrics.exposure import Exposures, exposure
+from spvmia_plugin.redact import without_secrets
 from spvmia_plugin.report import repeat
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.numbers import plain
@@ -24,12 +26,15 @@ _SHARED = ("membership", "n", "preconditions", "notes", "cost", "stages", "model
 """Entries of `mia_audit` that all attacks of an audit share, told once."""
 
 
-def report_facts(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> dict[str, Any]:
+def report_facts(
+    run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), *, one_by_one: bool = False
+) -> dict[str, Any]:
     """All that the report tells about a run; None for what is not resolved.
 
     Args:
         run: the run.
         tokens: for each audit, records to tell token by token.
+        one_by_one: give the members under `exposure` as an iterator, for `streamed`: 100,000 in a list take a gigabyte.
     """
     facts = {
         "format": FORMAT,
@@ -37,6 +42,7 @@ def report_facts(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) ->
         "model": run.model,
         "date": run.date,
         "results_file": run.path.name,
+        "left_out": list(run.left_out),
         "audits": [
             {**audit_facts(audit), "tokens": [found.to_json() for found in (tokens[number] if tokens else ())]}
             for number, audit in enumerate(run.audits)
@@ -56,7 +62,10 @@ def report_facts(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) ->
         "versions": dict(run.versions),
         "command": repeat.command(run),
     }
-    clean: dict[str, Any] = finite(repeat.without_secrets(facts))
+    clean: dict[str, Any] = finite(without_secrets(facts))
+    for audit, told in zip(run.audits, clean["audits"], strict=True):
+        members = (finite(member.to_json()) for member in exposed(audit))
+        told["exposure"] = members if one_by_one else list(members)
     return clean
 
 
@@ -80,29 +89,25 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
         "attacks": [_attack(task, classes) for task in ranked(audit)],
         "blind_baseline": {**record["blind"], "task": blind.task if blind else None},
         "epsilon_lb": record["epsilon_lb"],
-        "exposure": [member.to_json() for member in exposed(audit)],
+        "exposure": [],  # of its own, member by member
         "data": {key: value for key, value in record["data"].items() if key != "clusters"},
         **{key: record.get(key) for key in _SHARED},
     }
 
 
-def exposed(audit: Audit) -> list[MemberExposure]:
+def exposed(audit: Audit) -> Exposures:
     """Exposure of each member over the attacks on the model, the most exposed first; empty without samples.
 
     Members that no attack sets apart from each other by `lowest_share` stand by their rank under the strongest attack.
     """
-    if not audit.has_samples:
-        return []
     scores = {task.attack: audit.scores(task) for task in ranked(audit)}
-    found = exposure([record.id for record in audit.records], audit.labels(), scores)
+    found = exposure(audit.ids(), audit.labels(), scores)
     best = audit.strongest.name if audit.strongest else None
-
-    def order(member: MemberExposure) -> tuple[float, float]:
-        under_best = member.attacks.get(best) if best else None
-        lowest = math.inf if member.lowest_share is None else member.lowest_share
-        return lowest, math.inf if under_best is None else under_best.rank
-
-    return sorted(found, key=order)
+    if best not in found.names:
+        return found
+    under_best = found.rank[found.names.index(best)].astype(np.float64)
+    under_best[under_best == 0] = np.inf
+    return found.chosen(np.lexsort((under_best, found.lowest_shares())))
 
 
 def _attack(task: TaskResult, classes: Mapping[str, type[Attack]]) -> dict[str, Any]:

@@ -162,12 +162,10 @@ def _scatters(audit: Audit, tasks: Sequence[TaskResult]) -> Iterator[Picture]:
 
 def _means(task: TaskResult) -> Floats:
     """(n, 3) reference, target and whether a member, for records that have both means."""
-    rows = [
-        (record.reference, record.target, record.is_member)
-        for record in task.records
-        if record.reference is not None and record.target is not None
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+    if task.records is None:
+        return np.zeros((0, 3))
+    found = np.column_stack([task.records.reference, task.records.target, task.records.roster.is_member])
+    return found[np.isfinite(found).all(axis=1)]
 
 
 def _draw_roc(labels: Sequence[str], curves: Sequence[Curve | None], log: bool, interactive: bool) -> Any:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from spvmia_plugin.redact import without_secrets
 from spvmia_plugin.results import HarnessRun
-
-HIDDEN = "***"
-
-_SECRET_NAME = re.compile(
-    r"(^|_)((auth|access|hf|api|bearer|secret|hub|private)_?(token|key)|token|password|passwd|secret|credentials?|"
-    r"authorization|headers?|cookies?)$",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|Bearer\s+\S+)|(?<=://)[^/@\s]+@")
 
 _DEFAULT_SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
 _OPTIONS = {
@@ -27,27 +18,6 @@ _OPTIONS = {
     "limit": "--limit",
 }
 """Entries of the harness's config that are options of its command."""
-
-
-def without_secrets(value: Any) -> Any:
-    """A JSON value with whatever is named or looks like a credential replaced by `***`."""
-    if isinstance(value, Mapping):
-        return {key: HIDDEN if _is_secret(key, inner) else without_secrets(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(inner) for inner in value]
-    if isinstance(value, str):
-        return _SECRET_VALUE.sub(HIDDEN, ",".join(map(_without_secret, value.split(","))))
-    return value
-
-
-def _without_secret(part: str) -> str:
-    """One of the comma-separated parts of a string, its value hidden where it is `name=value` of a credential."""
-    name, equals, _ = part.partition("=")
-    return f"{name}={HIDDEN}" if equals and _SECRET_NAME.search(name.strip()) else part
-
-
-def _is_secret(key: object, value: object) -> bool:
-    return isinstance(value, (str, Mapping, list)) and bool(_SECRET_NAME.search(str(key)))
 
 
 def command(run: HarnessRun) -> list[str]:

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from spvmia_plugin.metrics.exposure import MemberExposure
+from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.report.attacks import ranked, title
 from spvmia_plugin.report.numbers import STYLES
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.shown import shown
 
+MAX_ROWS = 2000
+"""Records in the table. The others are in the samples files, and in `spvmia report --json`."""
 MAX_TEXT = 600
 """Characters of a record in the table."""
+_ALL_TEXTS = 400_000
+"""Characters of all records in the table together, so that the page stays one that opens."""
+_LEAST_TEXT = 100
 
 
-def exposure_table(audit: Audit, members: Sequence[MemberExposure]) -> dict[str, Any]:
-    """The exposure table by column, with numbers as they are printed."""
-    texts = {record.id: record.text for record in audit.records if record.text is not None}
-    tasks = [task for task in ranked(audit) if any(task.attack in member.attacks for member in members)]
+def exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
+    """The table of the most exposed members by column, with numbers as they are printed.
+
+    Args:
+        audit: the audit.
+        members: all of them, the most exposed first.
+    """
+    total, members = len(members), members[:MAX_ROWS]
+    texts = audit.records.texts(members.ids) if audit.records else {}
+    limit = max(_LEAST_TEXT, min(MAX_TEXT, _ALL_TEXTS // max(len(members), 1)))
+    tasks = [task for task in ranked(audit) if (members.rank[members.names.index(task.attack)] > 0).any()]
+    attacks = [_columns(task, members) for task in tasks]
     places = {task.attack: place for place, task in enumerate(tasks)}
-    attacks = [_columns(audit, task, members) for task in tasks]
     best = [places.get(member.lowest_share_attack or "") for member in members]
     lowest = [None if place is None else attacks[place]["higher"][row] for row, place in enumerate(best)]
     return {
-        "ids": [shown(member.id) for member in members],
-        "texts": [_excerpt(texts.get(member.id) or "") for member in members] if texts else None,
+        "total": total,
+        "ids": [shown(record_id) for record_id in members.ids],
+        "texts": [_excerpt(texts.get(record_id, ""), limit) for record_id in members.ids] if texts else None,
         "lowest": lowest,
         "zero": [int(count == 0) for count in lowest],
         "best": best,
@@ -35,24 +45,24 @@ def exposure_table(audit: Audit, members: Sequence[MemberExposure]) -> dict[str,
     }
 
 
-def _excerpt(text: str) -> str:
+def _excerpt(text: str, limit: int) -> str:
     """A text safe to show, and short enough for a cell."""
-    rest = len(text) - MAX_TEXT
-    return shown(text) if rest <= 0 else f"{shown(text[:MAX_TEXT])} … ({rest:,} more characters)"
+    limit = limit if text.isascii() else limit // 3  # the page's data are ASCII: six characters for any other one
+    rest = len(text) - limit
+    return shown(text) if rest <= 0 else f"{shown(text[:limit])} … ({rest:,} more characters)"
 
 
-def _columns(audit: Audit, task: TaskResult, members: Sequence[MemberExposure]) -> dict[str, Any]:
+def _columns(task: TaskResult, members: Exposures) -> dict[str, Any]:
     """One attack's columns: score as it is printed, rank among all scored, and how many others score as high."""
-    found = [member.attacks.get(task.attack) for member in members]
-    scored = ~np.isnan(audit.scores(task))
-    others = int((scored & ~audit.labels()).sum())
-    higher = [None if one is None or one.nonmember_share is None else one.nonmember_share * others for one in found]
+    number = members.names.index(task.attack)
+    ranks, counts = members.rank[number].tolist(), members.at_least[number].tolist()
+    scores = members.score[number].tolist()
     return {
         "name": task.attack,
         "title": title(task.attack),
-        "scored": int(scored.sum()),
-        "others": others,
-        "score": [None if one is None else STYLES["score"](one.score) for one in found],
-        "rank": [None if one is None else one.rank for one in found],
-        "higher": [None if count is None else round(count) for count in higher],
+        "scored": members.scored[number],
+        "others": members.others[number],
+        "score": [STYLES["score"](score) if rank else None for score, rank in zip(scores, ranks, strict=True)],
+        "rank": [rank or None for rank in ranks],
+        "higher": [None if count < 0 else count for count in counts],
     }

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.scorer import signals_key
+from spvmia_plugin.boundary import behind
+from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
+from spvmia_plugin.redact import HIDDEN
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import TokenSignals
@@ -25,18 +28,18 @@ class Token:
 
     Attributes:
         text: as the tokenizer writes it, safe to show.
-        target: its log-probability under the target, in nats.
+        target: its log-probability under the target, in nats; None for the first one where nothing stands before it.
         reference: the same under the reference, None where no model was compared with.
     """
 
     text: str = field(repr=False)
-    target: float
+    target: float | None
     reference: float | None
 
     @property
     def difference(self) -> float | None:
         """How much more probable the target finds it, in nats."""
-        return None if self.reference is None else self.target - self.reference
+        return None if self.reference is None or self.target is None else self.target - self.reference
 
 
 @dataclass(frozen=True)
@@ -81,73 +84,95 @@ def token_views(run: HarnessRun, audit: Audit, record_ids: Sequence[str]) -> lis
     Raises:
         SpvmiaError: a record is not in the audit.
     """
-    known = {record.id: record for record in audit.records}
+    known = audit.records.roster.rows if audit.records else {}
     for record_id in record_ids:
         if record_id not in known:
             raise SpvmiaError(
                 f"--record: expected the id of an audited record, got {shown(record_id)!r}"
                 f"{did_you_mean(record_id, known)}; the report's table lists them"
             )
-    chosen = [known[record_id] for record_id in record_ids]
+    labels = audit.labels()
+    chosen = [(record_id, bool(labels[known[record_id]])) for record_id in record_ids]
+    if not chosen:
+        return []
     try:
-        lookup = _Lookup(run, audit)
-        found = [lookup.view(record.id, record.is_member) for record in chosen]
-        lookup.close()
-    except (SpvmiaError, OSError) as error:
-        return [TokenView(record.id, record.is_member, reason=shown(str(error))) for record in chosen]
-    return found
+        return behind(lambda: _views(run, audit, chosen), doing="--record")
+    except SpvmiaError as error:
+        return [TokenView(record_id, is_member, reason=shown(str(error))) for record_id, is_member in chosen]
+
+
+def _views(run: HarnessRun, audit: Audit, chosen: Sequence[tuple[str, bool]]) -> list[TokenView]:
+    try:
+        lookup = _Lookup(run, audit, [record_id for record_id, _ in chosen])
+        try:
+            return [lookup.view(record_id, is_member) for record_id, is_member in chosen]
+        finally:
+            lookup.close()
+    except OSError as error:
+        raise SpvmiaError(str(error)) from error
 
 
 class _Lookup:
     """Texts, tokenizer and store of one audit."""
 
-    def __init__(self, run: HarnessRun, audit: Audit) -> None:
+    def __init__(self, run: HarnessRun, audit: Audit, record_ids: Sequence[str]) -> None:
         from spvmia_plugin.harness.tokenizer import load_tokenizer
 
         self._audit = audit
         self._models: Mapping[str, Any] = audit.record.get("models") or {}
         settings = audit.record["settings"]
-        self._max_length = int(settings.get("mia_max_length") or run.max_length or 0)
-        self._store = _existing_store(settings.get("mia_cache_dir"))
+        max_length = _of_type(settings, "mia_max_length", int) or run.max_length or 0
+        self._max_length = int(max_length)
+        self._store = _existing_store(_of_type(settings, "mia_cache_dir", str))
         arguments = run.config.get("model_args")
-        self._arguments = dict(arguments) if isinstance(arguments, Mapping) else {}
+        # A credential was left out when the file was read: the library asks its own environment for one.
+        self._arguments = (
+            {key: value for key, value in arguments.items() if value != HIDDEN}
+            if isinstance(arguments, Mapping)
+            else {}
+        )
+        for key in ("tokenizer", "pretrained", "peft", "revision", "gguf_file"):
+            _of_type(self._arguments, key, str)
         # The results file may be somebody else's: it does not decide whose code runs here.
         self._tokenizer = load_tokenizer({**self._arguments, "trust_remote_code": False})
-        self._texts = self._read_texts()
+        self._texts = self._read_texts(record_ids)
 
     def close(self) -> None:
         self._store.close()
 
     def view(self, record_id: str, is_member: bool) -> TokenView:
-        for token_ids in self._encodings(self._texts[record_id]):
-            target = self._signals("target", token_ids)
-            if target is None:
-                continue
-            names = (name for name in REFERENCES if name in self._models)
-            pairs = ((name, self._signals(name, token_ids)) for name in names)
-            name, other = next(((name, found) for name, found in pairs if found is not None), (None, None))
-            return TokenView(record_id, is_member, name, tuple(self._tokens(token_ids, target, other)))
-        reason = "the store no longer has its token signals; the audit's command computes them again"
-        return TokenView(record_id, is_member, reason=reason)
+        if record_id not in self._texts:
+            return TokenView(record_id, is_member, reason="the audit's data no longer hold it")
+        if "target" not in self._models:
+            return TokenView(record_id, is_member, reason="the results file does not say which model was scored")
+        item = self._as_scored(self._texts[record_id])
+        target = self._signals("target", item)
+        if target is None:
+            reason = "the store no longer has its token signals; the audit's command computes them again"
+            return TokenView(record_id, is_member, reason=reason)
+        names = (name for name in REFERENCES if name in self._models)
+        pairs = ((name, self._signals(name, item)) for name in names)
+        name, other = next(((name, found) for name, found in pairs if found is not None), (None, None))
+        return TokenView(record_id, is_member, name, tuple(self._tokens(item, target, other)))
 
-    def _tokens(self, token_ids: Sequence[int], target: TokenSignals, other: TokenSignals | None) -> Iterator[Token]:
-        for place, token_id in enumerate(token_ids):
-            reference = None if other is None else float(other.logprob[place])
-            yield Token(shown(self._tokenizer.decode([token_id])), float(target.logprob[place]), reference)
+    def _tokens(self, item: ScoreInput, target: TokenSignals, other: TokenSignals | None) -> Iterator[Token]:
+        unscored = len(item.token_ids) - item.scored
+        for place, token_id in enumerate(item.token_ids, -unscored):
+            numbers = [float(s.logprob[place]) if s is not None and place >= 0 else None for s in (target, other)]
+            yield Token(shown(self._tokenizer.decode([token_id])), *numbers)
 
-    def _signals(self, role: str, token_ids: Sequence[int]) -> TokenSignals | None:
-        key = signals_key(self._store, self._models[role], self._max_length, ScoreInput(tuple(token_ids)))
+    def _signals(self, role: str, item: ScoreInput) -> TokenSignals | None:
+        key = signals_key(self._store, self._models[role], self._max_length, item)
         return self._store.signals.get([key]).get(key)
 
-    def _encodings(self, text: str) -> Iterator[list[int]]:
-        """The ways a harness may have cut a text: without special tokens, with them, without the first of them."""
-        yield list(self._tokenizer.encode(text, add_special_tokens=False))
-        natural = list(self._tokenizer.encode(text))
-        yield natural
-        yield natural[1:]
+    def _as_scored(self, text: str) -> ScoreInput:
+        """The record's tokens between those that the audit says it had them read in."""
+        frame: Mapping[str, Sequence[int]] = (self._audit.record.get("stages") or {}).get("frame") or {}
+        context, before, after = (_ids(frame.get(name, ())) for name in ("context", "before", "after"))
+        return ScoreInput((*before, *Reading(self._tokenizer).body(text), *after), context)
 
-    def _read_texts(self) -> dict[str, str]:
-        logged = {record.id: record.text for record in self._audit.records if record.text is not None}
+    def _read_texts(self, record_ids: Sequence[str]) -> dict[str, str]:
+        logged = self._audit.records.texts(record_ids) if self._audit.records else {}
         if logged:
             return logged
         from spvmia_plugin.config import AuditConfig
@@ -168,11 +193,32 @@ class _Lookup:
         return {record.id: record.text for record in data.records}
 
 
+def _of_type(told: Mapping[str, Any], key: str, kind: type) -> Any:
+    """A value of a results file, which may be anybody's; None where it is missing."""
+    value = told.get(key)
+    if value is not None and (type(value) is not kind or (isinstance(value, str) and "\0" in value)):
+        raise SpvmiaError(
+            f"{key}: expected {'a text' if kind is str else 'a whole number'} in the results file, got "
+            f"{type(value).__name__}; run the audit again"
+        )
+    return value
+
+
 def _existing_store(cache_dir: str | None) -> Store:
-    store = Store(cache_dir)
-    if not (store.root / "key").is_file():
+    try:
+        store = Store(cache_dir)
+        is_there = (store.root / "key").is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a home of nobody, a name too long
+        raise SpvmiaError(f"mia_cache_dir: expected a folder, got {shown(str(cache_dir))!r}; name another") from error
+    if not is_there:
         raise SpvmiaError(
             f"mia_cache_dir: the audit's store is not at {store.root}; run the report on the machine and in the folder "
             "of the audit"
         )
     return store
+
+
+def _ids(values: object) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, int) for value in values):
+        raise SpvmiaError("mia_audit: expected lists of token ids in stages.frame, got something else; audit again")
+    return tuple(values)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spvmia_plugin.metrics.exposure import MemberExposure
-from spvmia_plugin.report import repeat
+from spvmia_plugin.metrics.exposure import Exposures
+from spvmia_plugin.redact import without_secrets
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.facts import exposed
 from spvmia_plugin.report.numbers import Number, Text, audited, metric
@@ -87,7 +87,7 @@ class AuditView:
     epsilon: Text | None
     blind: Text
     cost: Sequence[tuple[str, Sequence[Number]]]
-    members: Sequence[MemberExposure]
+    members: Exposures
     table: dict[str, Any]
     tokens: Sequence[Tokenwise]
     settings: Sequence[tuple[str, str]]
@@ -123,8 +123,8 @@ def view(audit: Audit, tokens: Sequence[TokenView] = ()) -> AuditView:
         members=members,
         table=exposure_table(audit, members),
         tokens=[tokenwise(found) for found in tokens],
-        settings=_flat(repeat.without_secrets(record["settings"])),
-        provenance=_flat(repeat.without_secrets(_provenance(record))),
+        settings=_flat(without_secrets(record["settings"])),
+        provenance=_flat(without_secrets(_provenance(record))),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.strict_json import is_number, is_whole, not_finite
 
 FORMAT = 1
 """Layout of `mia_audit` that this version reads."""
@@ -16,8 +15,8 @@ FORMAT = 1
 _NUMBER, _COUNT, _TEXT, _TEXTS, _ANY = "a finite number", "a count", "a text", "a list of texts", "a mapping"
 _MAYBE_NUMBER, _MAYBE_TEXT, _MAYBE_COUNT = "a finite number or null", "a text or null", "a count or null"
 _FLAG = "true or false"
-_LARGEST = sys.float_info.max
-"""JSON's whole numbers have no end, and Python reads them."""
+_END_OF_TIME = 253_402_300_000
+"""The year 9999, the last that a calendar has."""
 _MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtasks": False} | {
     "higher_is_better": True,
     "n-samples": True,
@@ -54,22 +53,6 @@ _SHAPE: Mapping[str, Any] = {
     "seed": _COUNT,
     "versions": {"spvmia-plugin": _TEXT},
 }
-_SAMPLE: Mapping[str, Any] = {
-    "id": _TEXT,
-    "is_member": _FLAG,
-    "text": _MAYBE_TEXT,
-    "score": _MAYBE_NUMBER,
-    "reason": _MAYBE_TEXT,
-    "n_tokens": _MAYBE_COUNT,
-    "target": _MAYBE_NUMBER,
-    "reference": _MAYBE_NUMBER,
-}
-"""What is read of a line of a samples file, its document and its result together."""
-
-
-def is_sample(values: Mapping[str, Any]) -> bool:
-    """Whether what was read of a record is of the types that it is read as."""
-    return _problem(values, _SAMPLE) is None
 
 
 def check_results(raw: Mapping[str, Any], path: Path) -> None:
@@ -82,8 +65,10 @@ def check_results(raw: Mapping[str, Any], path: Path) -> None:
     rows = raw["results"].values()
     if problem is None and not all(isinstance(row, Mapping) for row in rows):
         problem = "expected a mapping for each task in 'results'"
-    if problem is None and not (raw.get("date") is None or _is(raw["date"], _NUMBER)):
-        problem = "expected a finite number as 'date'"
+    if problem is None and not (
+        raw.get("date") is None or (_is(raw["date"], _NUMBER) and 0 <= raw["date"] < _END_OF_TIME)
+    ):
+        problem = "expected a finite number as 'date', the seconds since 1970"
     problem = problem or _group_problem(raw.get("group_subtasks") or {})
     if problem:
         raise SpvmiaError(f"RESULTS: {path}: {problem}; run lm_eval again, or leave the file out")
@@ -145,9 +130,9 @@ def _is(value: Any, kind: str) -> bool:
     if kind.endswith(" or null"):
         return value is None or _is(value, kind.removesuffix(" or null"))
     if kind == _NUMBER:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+        return is_number(value)
     if kind == _COUNT:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return is_whole(value) and value >= 0
     if kind == _FLAG:
         return isinstance(value, bool)
     if kind == _TEXTS:
@@ -173,10 +158,8 @@ def _clusters(record: Mapping[str, Any]) -> str | None:
 
 def _not_finite(value: Any) -> str | None:
     """JSON has no NaN and no Infinity, but Python reads them."""
-    if isinstance(value, float):
-        return None if isfinite(value) else f"expected finite numbers, got {value}"
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return next(filter(None, map(_not_finite, parts)), None)
+    found = not_finite(value)
+    return None if found is None else f"expected finite numbers, got {found}"
 
 
 def _findings(record: Mapping[str, Any]) -> str | None:

@@ -13,36 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.metrics.strongest import Strongest, strongest
+from spvmia_plugin.results.samples import Records
 
 BLIND_ATTACK = "bag_of_words"
 """The attack that sees no model: a baseline to compare with, never the strongest attack."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRecord:
-    """One record under one attack, as the samples file has it.
-
-    Attributes:
-        id: `file:row`, `#k` appended for further blocks of the same document.
-        is_member: whether it was trained on.
-        cluster: id of the document it comes from, the unit of resampling.
-        score: higher = more like a member; None if unscored.
-        reason: why there is no score.
-        n_tokens: scored tokens.
-        target: mean log-probability under the target, in nats a token.
-        reference: the same under the model the attack calibrates with.
-        text: the record, only where the user ran with `mia_log_text`.
-    """
-
-    id: str
-    is_member: bool
-    cluster: str
-    score: float | None
-    reason: str | None
-    n_tokens: int | None
-    target: float | None
-    reference: float | None
-    text: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +29,7 @@ class TaskResult:
         metrics: the harness's row by metric name ("auroc", "auroc_stderr", "tpr_at_1pct_fpr", ...), NaN where the
             file has NaN or "N/A".
         record: `mia_audit` of the results file.
-        records: all audited records in the file's order; empty if the run kept no samples.
+        records: all audited records in the file's order; None if the run kept no samples.
         options: the `mia_*` options that the user gave, without the defaults.
     """
 
@@ -63,7 +37,7 @@ class TaskResult:
     dataset: str
     metrics: Mapping[str, float]
     record: Mapping[str, Any]
-    records: Sequence[ScoredRecord] = ()
+    records: Records | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -78,7 +52,7 @@ class TaskResult:
 
     def scores(self) -> NDArray[np.float64]:
         """(n,) scores in the order of `records`, NaN where unscored."""
-        return np.array([math.nan if record.score is None else record.score for record in self.records])
+        return np.zeros(0) if self.records is None else self.records.score
 
 
 @dataclass(frozen=True)
@@ -102,33 +76,41 @@ class Audit:
         return self.tasks[0].record
 
     @cached_property
-    def records(self) -> Sequence[ScoredRecord]:
-        """The audited records as the first task that has samples tells of them; empty if none has."""
-        return next((task.records for task in self.tasks if task.records), ())
+    def records(self) -> Records | None:
+        """The audited records as the first task that has samples tells of them; None if none has."""
+        return next((task.records for task in self.tasks if task.records), None)
 
     @property
     def has_samples(self) -> bool:
         """Whether the scores of the records are known."""
-        return bool(self.records)
+        return self.records is not None
 
     @property
     def model_attacks(self) -> list[TaskResult]:
         """The attacks on the model: all but the blind baseline."""
         return [task for task in self.tasks if task.attack != BLIND_ATTACK]
 
+    def ids(self) -> Sequence[str]:
+        """(n,) id of each of `records`."""
+        return () if self.records is None else self.records.roster.ids
+
     def labels(self) -> NDArray[np.bool_]:
         """(n,) whether each of `records` is a member."""
-        return np.array([record.is_member for record in self.records], dtype=bool)
+        return np.zeros(0, dtype=bool) if self.records is None else self.records.roster.is_member
 
-    def clusters(self) -> list[str]:
+    def clusters(self) -> Sequence[str]:
         """(n,) document of each of `records`."""
-        return [record.cluster for record in self.records]
+        return () if self.records is None else self.records.roster.clusters
 
     def scores(self, task: TaskResult) -> NDArray[np.float64]:
         """(n,) scores of one task in the order of `records`, NaN where there is none."""
-        found = {record.id: record.score for record in task.records}
-        scores = (found.get(record.id) for record in self.records)
-        return np.array([math.nan if score is None else score for score in scores])
+        if task.records is None or self.records is None:
+            return np.full(len(self.ids()), math.nan)
+        if task.records.roster is self.records.roster:
+            return task.records.score
+        rows = task.records.roster.rows
+        places = np.array([rows.get(record_id, -1) for record_id in self.ids()], dtype=np.int64)
+        return np.where(places < 0, math.nan, task.records.score[places])
 
     @cached_property
     def strongest(self) -> Strongest | None:
@@ -197,6 +179,7 @@ class HarnessRun:
         audits: the privacy audits.
         capabilities: every other task's metrics.
         max_length: the model's context in the harness, None where the file does not say.
+        left_out: why other results files of the same folder could not be read, a line for each.
     """
 
     path: Path
@@ -207,3 +190,4 @@ class HarnessRun:
     audits: Sequence[Audit]
     capabilities: Sequence[Capability]
     max_length: int | None = None
+    left_out: Sequence[str] = ()

@@ -1,90 +1,189 @@
-"""From the harness's output folder to `HarnessRun`s."""
+"""From the harness's output folder to `HarnessRun`s. Credentials end here: what is read holds none of them."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.results.check import check_record, check_results, is_sample
-from spvmia_plugin.results.model import Audit, Capability, HarnessRun, ScoredRecord, TaskResult
+from spvmia_plugin.redact import without_secrets, without_secrets_in
+from spvmia_plugin.results.check import check_record, check_results
+from spvmia_plugin.results.files import load_results
+from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
+from spvmia_plugin.results.samples import read_samples
+from spvmia_plugin.shown import shown
+from spvmia_plugin.strict_json import is_number
 
 _RESULTS, _SAMPLES = "results_", "samples_"
 _NOT_METRICS = {"name", "alias", "sample_len", "sample_count", "samples", " "}
+_STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)$")
+"""What lm_eval ends the names of results and samples files with: local time."""
+_NO_METRICS = "bypass"
+"""The metric that `lm_eval --predict_only` puts in place of all others."""
 
 
 def read_runs(place: Path, option: str = "RESULTS") -> list[HarnessRun]:
     """Read every run below a folder, or the one of a results file, the oldest first.
 
+    Files that cannot be read are left out where another can, and each run of the folder says which.
+
     Args:
-        place: what was given to lm_eval as `--output_path`, or one `results_*.json` in it.
+        place: what was given to lm_eval as `--output_path`, or one results file in it.
         option: what named it, for errors.
 
     Raises:
-        SpvmiaError: there is no results file, or one that cannot be read.
+        SpvmiaError: there is no results file, or none that can be read.
     """
-    return sorted((_read_run(path) for path in _results_files(place, option)), key=lambda run: run.date)
+    runs, refused = [], []
+    for path in _results_files(place, option):
+        try:
+            runs.append(_run(path, _load(path), with_samples=True))
+        except _NoResults:
+            continue
+        except SpvmiaError as error:
+            refused.append((path, error))
+    if not runs:
+        raise refused[0][1] if refused else _nothing_found(place, option)
+    left_out = [str(error) for _, error in refused]
+    return sorted((replace(run, left_out=left_out) for run in runs), key=lambda run: run.date)
 
 
 def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
-    """Read the newest run with an audit in it.
+    """Read the newest run with an audit in it, and the samples of that one alone.
+
+    Older runs that cannot be read are left out, and the run says so.
 
     Args:
         place: as for `read_runs`.
         option: likewise.
 
     Raises:
-        SpvmiaError: as `read_runs`, or no run holds a privacy audit.
+        SpvmiaError: as `read_runs`, no run holds a privacy audit, or one that is newer cannot be read.
     """
-    audited = [run for run in read_runs(place, option) if run.audits]
-    if not audited:
+    audited: tuple[float, Path] | None = None
+    refused: list[tuple[Path, SpvmiaError]] = []
+    bare: list[str] = []
+    paths = _results_files(place, option)
+    for path in paths:
+        try:
+            raw = _load(path)
+            if any(_has_audit(config) for config in raw["configs"].values()):
+                if len(paths) > 1:  # one alone is read below
+                    _run(path, raw, with_samples=False)
+                date = float(raw.get("date") or 0.0)
+                audited = (date, path) if audited is None or date >= audited[0] else audited
+            elif reason := _why_no_audit(raw):
+                bare.append(f"{shown(path.name)} {reason}")
+        except _NoResults:
+            continue
+        except SpvmiaError as error:
+            refused.append((path, error))
+    if audited is None:
+        if refused:
+            raise refused[0][1]
+        told = f" ({bare[0]})" if bare else ""
         raise SpvmiaError(
-            f"{option}: expected the output of an lm_eval run with a privacy task, got none in {place}; run for "
+            f"{option}: expected the output of an lm_eval run with a privacy task, got none in {place}{told}; run for "
             "example `spvmia run --tasks spv_mia_custom ... --output_path results --log_samples`"
         )
-    return audited[-1]
+    for path, why in refused:
+        if _saved(path) > _saved(audited[1]):
+            raise SpvmiaError(f"{why}; or name an older results file, such as {audited[1]}") from why
+    run = _run(audited[1], _load(audited[1]), with_samples=True)
+    return replace(run, left_out=[str(error) for _, error in refused])
+
+
+class _NoResults(SpvmiaError):
+    """A JSON file that lies beside results and is none."""
 
 
 def _results_files(place: Path, option: str) -> list[Path]:
-    if place.is_file():
-        return [place]
-    if not place.exists():
+    """Results files by name: `results_*.json`, or `NAME_<time>.json` where `--output_path` was `NAME.json`."""
+    try:
+        if place.is_file():
+            return [place]
+        there, folder = place.exists(), place.is_dir()
+    except (OSError, ValueError) as error:
+        raise SpvmiaError(f"{option}: expected a folder or a file, got {shown(str(place))}; name another") from error
+    if there and not folder:
+        raise SpvmiaError(f"{option}: expected lm_eval's output folder or results file, got {place}, a pipe or device")
+    if not there:
+        named = [path for path in sorted(place.parent.glob("*.json")) if _STAMP.sub("", path.stem) == place.stem]
+        if named and place.suffix == ".json":
+            return named
         raise SpvmiaError(
             f"{option}: expected lm_eval's output folder or results file, got {place}, which is not there"
         )
-    found = sorted(place.rglob(f"{_RESULTS}*.json"))
+    found = [
+        path for path in sorted(place.rglob("*.json")) if path.name.startswith(_RESULTS) or _STAMP.search(path.stem)
+    ]
     if not found:
-        raise SpvmiaError(
-            f"{option}: expected a folder with {_RESULTS}*.json, got {place} without one; run lm_eval with "
-            "--output_path"
-        )
+        raise _nothing_found(place, option)
     return found
 
 
-def _read_run(path: Path) -> HarnessRun:
-    raw = _load_json(path)
+def _nothing_found(place: Path, option: str) -> SpvmiaError:
+    samples = next(place.rglob(f"{_SAMPLES}*.jsonl"), None) if place.is_dir() else None
+    there = f"with samples only ({shown(samples.name)})" if samples else "without one"
+    return SpvmiaError(
+        f"{option}: expected a folder with {_RESULTS}*.json, got {place} {there}; run lm_eval with --output_path"
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A results file whose parts are what lm_eval writes; what is in `mia_audit` is not looked at yet."""
+    ours = path.name.startswith(_RESULTS)
+    try:
+        raw = load_results(path)
+    except SpvmiaError as error:
+        raise error if ours or not path.is_file() else _NoResults(str(error)) from error
     if (
         not isinstance(raw, dict)
         or not isinstance(raw.get("results"), dict)
         or not isinstance(raw.get("configs"), dict)
     ):
-        raise SpvmiaError(f"RESULTS: expected a results file of lm_eval, got {path} without 'results' and 'configs'")
+        kind = SpvmiaError if ours or _STAMP.search(path.stem) is None else _NoResults
+        raise kind(f"RESULTS: expected a results file of lm_eval, got {path} without 'results' and 'configs'")
     check_results(raw, path)
-    tasks = [
-        _task(path, name, row, raw["configs"][name]["metadata"])
-        for name, row in raw["results"].items()
-        if _has_audit(raw["configs"].get(name))
-    ]
+    return raw
+
+
+def _saved(path: Path) -> float:
+    """When a results file was written, by its name, else by the file system."""
+    if stamp := _STAMP.search(path.stem):
+        day, _, time = stamp[1].partition("T")
+        try:
+            return datetime.fromisoformat(f"{day}T{time.replace('-', ':')}").timestamp()
+        except (ValueError, OverflowError, OSError):
+            pass  # a name is only a name
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool) -> HarnessRun:
+    configs = raw["configs"]
+    tasks: list[TaskResult] = []
+    for name, row in raw["results"].items():
+        if _has_audit(configs.get(name)):
+            tasks.append(_task(path, name, row, configs[name]["metadata"], tasks, with_samples=with_samples))
     return HarnessRun(
         path=path,
-        model=str(raw.get("model_name") or raw.get("model_source") or path.parent.name),
+        model=without_secrets_in(str(raw.get("model_name") or raw.get("model_source") or path.parent.name)),
         date=float(raw.get("date") or 0.0),
-        config=raw.get("config") or {},
-        versions={key: str(raw[key]) for key in ("lm_eval_version", "transformers_version") if raw.get(key)},
+        config=without_secrets(raw.get("config") or {}),
+        versions={
+            key: without_secrets_in(str(raw[key]))
+            for key in ("lm_eval_version", "transformers_version")
+            if raw.get(key)
+        },
         audits=_grouped(tasks),
         capabilities=list(_capabilities(raw)),
         max_length=length if isinstance(length := raw.get("max_length"), int) else None,
@@ -96,43 +195,64 @@ def _has_audit(config: object) -> bool:
     return isinstance(metadata, dict) and isinstance(metadata.get("mia_audit"), dict)
 
 
-def _task(path: Path, name: str, row: Mapping[str, Any], metadata: Mapping[str, Any]) -> TaskResult:
+def _why_no_audit(raw: Mapping[str, Any]) -> str | None:
+    """What keeps a run with privacy tasks from holding an audit; None if it has no such task."""
+    ours = [
+        name
+        for name, config in raw["configs"].items()
+        if isinstance(config, dict)
+        and isinstance(config.get("metadata"), dict)
+        and "spvmia_attack" in config["metadata"]
+    ]
+    if not ours:
+        return None
+    rows = (raw["results"].get(name) or {} for name in ours)
+    if any(key.partition(",")[0] == _NO_METRICS for row in rows for key in row):
+        return "is of a run with --predict_only, which computes no metrics: run it again without that option"
+    return f"has no numbers of {shown(without_secrets_in(ours[0]))}: run it again"
+
+
+def _task(
+    path: Path,
+    name: str,
+    row: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    before: Sequence[TaskResult],
+    *,
+    with_samples: bool,
+) -> TaskResult:
     record = metadata["mia_audit"]
     check_record(record, path, name)
-    metrics = {key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS}
     clusters = record["data"].get("clusters") or {}
-    records = tuple(_records(_samples_file(path, name), clusters))
-    options = {key: value for key, value in metadata.items() if key.startswith("mia_") and key != "mia_audit"}
-    return TaskResult(name, str(metadata.get("spvmia_dataset", "custom")), metrics, record, records, options)
+    for task in before:  # 200,000 documents by record, once for all attacks
+        if (other := task.record["data"].get("clusters")) == clusters:
+            clusters = other
+    records = None
+    samples = _samples_file(path, name) if with_samples else None
+    if samples is not None:
+        records = read_samples(samples, clusters, [task.records for task in before if task.records is not None])
+    told = without_secrets({**record, "data": {**record["data"], "clusters": None}})
+    told["data"]["clusters"] = clusters
+    given = {key: value for key, value in metadata.items() if key.startswith("mia_") and key != "mia_audit"}
+    return TaskResult(
+        task=without_secrets_in(name),
+        dataset=without_secrets_in(str(metadata.get("spvmia_dataset", "custom"))),
+        metrics={key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS},
+        record=told,
+        records=records,
+        options=without_secrets(given),
+    )
 
 
-def _samples_file(path: Path, task: str) -> Path:
-    stamp = path.stem.removeprefix(_RESULTS)
-    return path.with_name(f"{_SAMPLES}{task}_{stamp}.jsonl")
-
-
-def _records(samples: Path, clusters: Mapping[str, str]) -> Iterator[ScoredRecord]:
-    if not samples.exists():
-        return
-    with samples.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                values = _sample(json.loads(line))
-            except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-                values = {}
-            if not is_sample(values):
-                raise SpvmiaError(
-                    f"RESULTS: {samples}, line {number}: expected a sample of a privacy task, got something else; "
-                    "run lm_eval again with --log_samples"
-                )
-            yield ScoredRecord(cluster=clusters.get(values["id"], values["id"].partition("#")[0]), **values)
-
-
-def _sample(raw: Any) -> dict[str, Any]:
-    """Document and result of a line of a samples file."""
-    doc, found = raw["doc"], json.loads(raw["resps"][0][0])
-    result = {key: found[key] for key in ("score", "reason", "n_tokens", "target", "reference")}
-    return {"id": doc["id"], "is_member": doc["is_member"], "text": doc.get("text"), **result}
+def _samples_file(path: Path, task: str) -> Path | None:
+    """The samples of a task of a results file; None if there are none."""
+    stamp = _STAMP.search(path.stem)
+    name = f"{_SAMPLES}{task}_{stamp[1] if stamp else path.stem.removeprefix(_RESULTS)}.jsonl"
+    try:
+        samples = path.with_name(name)
+        return samples if samples.exists() else None
+    except (OSError, ValueError):  # no name of a file: too long, a path, half a character
+        return None
 
 
 def _grouped(tasks: list[TaskResult]) -> list[Audit]:
@@ -156,7 +276,7 @@ def _capabilities(raw: Mapping[str, Any]) -> Iterator[Capability]:
         better = (raw.get("higher_is_better") or {}).get(name) or {}
         count = ((raw.get("n-samples") or {}).get(name) or {}).get("effective")
         version, fewshot = ((raw.get(key) or {}).get(name) for key in ("versions", "n-shot"))
-        told = None if version is None else str(version)
+        told = None if version is None else without_secrets_in(str(version))
         count, fewshot = (value if isinstance(value, int) else None for value in (count, fewshot))
         for key, value in row.items():
             metric, _, filtered = key.partition(",")
@@ -164,8 +284,17 @@ def _capabilities(raw: Mapping[str, Any]) -> Iterator[Capability]:
                 continue
             stderr = _number(row.get(f"{metric}_stderr,{filtered}"))
             direction = better.get(metric) if isinstance(better.get(metric), bool) else None
-            shown = metric if filtered in ("", "none") else key
-            yield Capability(name, shown, _number(value), stderr, direction, count, told, fewshot)
+            called = metric if filtered in ("", "none") else key
+            yield Capability(
+                without_secrets_in(name),
+                without_secrets_in(called),
+                _number(value),
+                stderr,
+                direction,
+                count,
+                told,
+                fewshot,
+            )
 
 
 def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) -> bool:
@@ -176,13 +305,4 @@ def _all_audits(name: str, groups: Mapping[str, list[str]], audits: set[str]) ->
 
 def _number(value: object) -> float:
     """A metric's value; "N/A", None and whatever is no finite number are NaN."""
-    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else math.nan
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SpvmiaError(
-            f"RESULTS: expected a JSON file of lm_eval, got {path}, which cannot be read as one"
-        ) from error
+    return float(value) if is_number(value) else math.nan

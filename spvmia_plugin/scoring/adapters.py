@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.rng import isolated_rng
 from spvmia_plugin.scoring.inner import inner_model
@@ -27,9 +28,21 @@ class AdapterHost:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._own = hasattr(model, "peft_config")
+        self._own = hasattr(model, "get_base_model")
         self._view: Any = None  # the PeftModel with our adapters
         self._dressed: Snapshot | None = None
+
+    def check_free(self) -> None:
+        """Make sure that adapters can be put on the model.
+
+        Raises:
+            SpvmiaError: transformers itself has put one on it already; a second one would get mixed up with it.
+        """
+        if not self._own and getattr(self.model, "peft_config", None):
+            raise SpvmiaError(
+                "mia_base_model: expected a whole model to train references on, got one with an adapter on it; merge "
+                "the adapter into the model (peft's merge_and_unload), save it, and name that folder"
+            )
 
     @contextmanager
     def without_adapters(self) -> Iterator[Any]:
@@ -39,7 +52,8 @@ class AdapterHost:
                 self.model.eval()
                 yield self.model
             return
-        with self._restored(), quiet_libraries(), self.model.disable_adapter():
+        with self._restored(), quiet_libraries():
+            self.model.base_model.disable_adapter_layers()  # switched on again by putting everything back
             self.model.eval()
             yield self.model
 
@@ -50,6 +64,7 @@ class AdapterHost:
             raise KeyError(name)
         with self._restored():
             self._dressed.restore()
+            self._view.base_model.enable_adapter_layers()  # the target's own may be switched off
             self._view.set_adapter(_PREFIX + name, inference_mode=True)
             self._view.eval()
             yield self._view
@@ -57,6 +72,7 @@ class AdapterHost:
     @contextmanager
     def new(self, name: str, config: Any, seed: int) -> Iterator[Any]:
         """The base with a fresh adapter, the only thing that requires gradients; it is gone afterwards."""
+        self.check_free()
         with self._bare() as inner, isolated_rng(seed), quiet_libraries():
             from peft import get_peft_model
 
@@ -73,6 +89,7 @@ class AdapterHost:
         """
         from peft import PeftConfig, get_peft_model
 
+        self.check_free()
         adapter = _PREFIX + name
         with self._bare() as inner, isolated_rng(0), quiet_libraries():
             view = self._view
@@ -149,23 +166,6 @@ def save_adapter(view: Any, name: str, folder: Path) -> None:
         {key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / "adapter_model.safetensors"
     )
     view.peft_config[_PREFIX + name].save_pretrained(str(folder))
-
-
-def is_plain_lora(model: Any) -> bool:
-    """Whether a model's adapters can be switched off and joined by others: LoRA, without biases, not merged.
-
-    A bias that was trained with the adapter stays on when the adapter is disabled (peft says so), so such a model
-    has no base in it; neither has one whose adapter was merged into the weights.
-    """
-    from peft import LoraConfig, PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    if not isinstance(model, PeftModel):
-        return False
-    configs = model.peft_config.values()
-    if not all(isinstance(config, LoraConfig) and config.bias == "none" for config in configs):
-        return False
-    return not any(module.merged for module in model.modules() if isinstance(module, BaseTunerLayer))
 
 
 def linear_names(model: Any) -> list[str]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.processes import first_says, is_first, one_of
-from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.reference.lora import check_targets, train_lora
 from spvmia_plugin.scoring.batching import BatchRunner
 from spvmia_plugin.scoring.generation import Generator
 from spvmia_plugin.scoring.head import HeadlessModel
 from spvmia_plugin.scoring.inner import inner_model
+from spvmia_plugin.scoring.probe import EQUAL
 from spvmia_plugin.scoring.replacements import Replacer
 from spvmia_plugin.scoring.roles import RoleModels
 from spvmia_plugin.scoring.sampling import Sampling
@@ -50,15 +51,21 @@ class HFBackend:
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         lm = _unwrapped(lm)
         self._config = config
-        self._tokens = Tokens(lm, config.max_length)
+        self._tokens = Tokens(lm, config.max_length, config.prefix)
         self._autocast = getattr(lm, "mixed_precision_dtype", None)
         self._roles = RoleModels(
-            lm, self._tokens, config.base_model or base_model, explicit=config.base_model is not None
+            lm,
+            self._tokens,
+            config.base_model or base_model,
+            explicit=config.base_model is not None,
+            autocast=self._autocast,
+            trusted=config.trust_remote_code,
         )
         self._costs = {role: Cost() for role in Role}
         self._runners = {"score": BatchRunner(), "sample": BatchRunner(), "generate": BatchRunner()}
         self._headless: dict[Role, HeadlessModel] = {}
         self._identities: dict[Role, dict[str, object]] = {}
+        self._unknown: dict[Role, frozenset[int]] = {}
         self.max_length = self._tokens.max_length
         self.device = lm.model.device
         self.processes, self.first = lm.world_size, is_first(lm.world_size)
@@ -76,12 +83,24 @@ class HFBackend:
         """See `Backend.encode`."""
         return self._tokens.encode(text)
 
+    def frame(self, text: str) -> Frame:
+        """See `Frames.frame`."""
+        return self._tokens.frame(text)
+
     def decode(self, token_ids: TokenIds) -> str:
         """See `Backend.decode`."""
         return self._tokens.decode(token_ids)
 
+    def survives(self, token_ids: TokenIds) -> bool:
+        """See `Frames.survives`."""
+        return self._tokens.survives(token_ids)
+
     def identity(self, role: Role) -> dict[str, object]:
-        """See `Backend.identity`. Holds no path: the same weights elsewhere are the same weights."""
+        """See `Backend.identity`. Holds no path: the same weights elsewhere are the same weights.
+
+        Besides what the model is made of, it holds the hash of its answers to fixed tokens: one object computes
+        something else after its adapters were swapped, scaled, merged or switched off.
+        """
         if role not in self._identities:
             precision = {"autocast": str(self._autocast)} if self._autocast is not None else {}
             self._identities[role] = {
@@ -95,6 +114,34 @@ class HFBackend:
     def require(self, roles: Iterable[Role]) -> None:
         """See `Backend.require`."""
         self._roles.require(roles)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was found out about the base that a reader of the results should know."""
+        return self._roles.notes
+
+    def is_same(self, one: Role, other: Role) -> bool:
+        """Whether the models of two roles compute one function: scores from their difference would be round-off."""
+        return self._roles.distance(one, other) <= EQUAL
+
+    def unknown_ids(self, role: Role) -> frozenset[int]:
+        """Token ids that a role's model does not have: those added to the target's tokenizer, or without a row."""
+        if role not in self._unknown:
+            self._unknown[role] = self._roles.unknown_ids(role)
+        return self._unknown[role]
+
+    def remember_base(
+        self,
+        recall: Callable[[Mapping[str, object]], str | None],
+        keep: Callable[[Mapping[str, object], str], None],
+    ) -> None:
+        """Have what a base answers kept over runs: whether a target carries it is then known without loading it.
+
+        Args:
+            recall: gives what was kept for a description of a base (JSON-ready), or None.
+            keep: keeps the hash of its answers.
+        """
+        self._roles.remember(recall, keep)
 
     def remember_limits(self, known: Mapping[str, int], keep: Callable[[dict[str, int]], None]) -> None:
         """Begin with the batch sizes that fitted in a run that was killed: a resumed one then has the same batches.
@@ -161,19 +208,33 @@ class HFBackend:
             return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
 
     def train_reference(self, texts: Sequence[str], output_dir: Path, role: Role = Role.REFERENCE) -> dict[str, object]:
-        """See `Backend.train_reference`. `role` only says whose cost it is."""
+        """See `Backend.train_reference`. `role` only says whose cost it is.
+
+        Texts with tokens that only the target has are left out; the record counts them as `left_out`.
+
+        Raises:
+            SpvmiaError: none is left.
+        """
         host = self._roles.host()
         processes = self.processes if self._config.reference_parallel else 1
+        unknown = self.unknown_ids(Role.BASE)
         sequences = [self._tokens.natural(text)[: self.max_length] for text in texts]
+        readable = [ids for ids in sequences if unknown.isdisjoint(ids)]
+        if sequences and not readable:
+            raise SpvmiaError(
+                f"mia_reference: expected texts to train on that the base can read, got {len(sequences)} that all hold "
+                "tokens which only the target has; name a ready reference model, or 'base'"
+            )
         record = train_lora(
             host,
-            sequences,
+            readable,
             self._config,
             output_dir,
             pad_token_id=self._tokens.pad_id,
             base_name=self._roles.base_name,
             processes=processes,
         )
+        record = {**record, "left_out": len(sequences) - len(readable)}
         here = 1 - int(str(record["resumed_at"])) / int(str(record["steps"]))  # the rest was trained before a kill
         tokens = round(here * int(str(record["tokens"])) / processes)
         self._costs[role] += Cost(training_tokens=tokens, seconds=float(str(record["seconds"])))
@@ -182,6 +243,7 @@ class HFBackend:
     def check_training(self) -> None:
         """See `Backend.check_training`."""
         host = self._roles.host()
+        host.check_free()
         check_targets(host, self._config)
         devices = set(map(str, (getattr(host.model, "hf_device_map", None) or {}).values()))
         if self._config.reference_parallel and self.processes > 1 and len(devices) > 1:
@@ -199,6 +261,7 @@ class HFBackend:
         """See `Backend.load_reference`."""
         self._headless.pop(role, None)
         self._identities.pop(role, None)
+        self._unknown.pop(role, None)
         self._roles.load_reference(role, path)
 
     def cost(self, role: Role) -> Cost:

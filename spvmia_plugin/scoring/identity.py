@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from spvmia_plugin.scoring.inner import inner_model
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
 _BLOCK = 2**22
-_SAMPLED = 16
 _NOT_SETTINGS = frozenset({"_name_or_path", "transformers_version", "use_cache"})
 
 
 def model_identity(model: Any) -> dict[str, object]:
-    """Class and precision of a loaded model: the same files give other numbers in another dtype."""
+    """Class, settings and precision of a loaded model: the same files give other numbers in another dtype."""
     inner = inner_model(model)
     quantised = getattr(getattr(inner, "config", None), "quantization_config", None)
     method = getattr(quantised, "quant_method", None)
@@ -27,7 +27,6 @@ def model_identity(model: Any) -> dict[str, object]:
     return {
         "class": type(inner).__name__,
         "config": _config_digest(inner),
-        "sample": _sample_digest(inner),
         "dtype": dtype.removeprefix("torch."),
         **({"quantisation": str(getattr(method, "value", method))} if method is not None else {}),
     }
@@ -41,24 +40,15 @@ def _config_digest(model: Any) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _sample_digest(model: Any) -> str:
-    """Hash of the first values of every tensor as it is in memory: tells quantised loads of one folder apart."""
-    digest = hashlib.sha256()
-    # Adapters come and go, and wrap what they adapt; the names without them stay.
-    named = {name.replace(".base_layer", ""): p for name, p in model.named_parameters() if ".lora_" not in name}
-    for _, tensor in sorted(named.items()):
-        if tensor.numel():
-            values = tensor.detach().flatten()[:_SAMPLED].cpu().contiguous().view(torch.uint8)
-            digest.update(f"{tensor.dtype}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def same_model(one: str, other: str) -> bool:
     """Whether two names (folders or hub ids) mean one model."""
     if one == other:
         return True
     both = Path(one), Path(other)
-    return all(path.exists() for path in both) and both[0].resolve() == both[1].resolve()
+    try:
+        return all(path.exists() for path in both) and both[0].resolve() == both[1].resolve()
+    except OSError:  # no name that a file could have
+        return False
 
 
 class Weights:
@@ -110,8 +100,44 @@ def _hub(name: str, revision: str | None) -> dict[str, object] | None:
 
 def tensors_digest(model: torch.nn.Module) -> dict[str, object]:
     """Identity of a model by its tensors in memory: for models that came from nowhere one could name."""
+    return _digest(model.state_dict())
+
+
+def adapter_free_digest(model: torch.nn.Module) -> dict[str, object]:
+    """The same for what is under a model's adapters: theirs are left out, and the names that they have changed."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    inner = inner_model(model)
+    # What peft wraps is kept as this child of the wrapper; everything else in there belongs to adapters.
+    kept = {
+        name: "base_layer" if isinstance(module, BaseTunerLayer) else "original_module"
+        for name, module in inner.named_modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    }
+    found = {}
+    for name, tensor in inner.state_dict().items():
+        bare = _unwrapped_name(name, kept)
+        if bare is not None:
+            found[bare] = tensor
+    return _digest(found)
+
+
+def _unwrapped_name(name: str, kept: Mapping[str, str]) -> str | None:
+    """A tensor's name without the wrappers around it, None for a tensor of an adapter."""
+    parts, bare = name.split("."), []
+    for i, part in enumerate(parts):
+        child = kept.get(".".join(parts[:i]))
+        if child is None:
+            bare.append(part)
+        elif part != child:
+            return None
+    return ".".join(bare)
+
+
+def _digest(tensors: Mapping[str, Any]) -> dict[str, object]:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         if not isinstance(tensor, torch.Tensor):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

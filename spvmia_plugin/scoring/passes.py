@@ -24,7 +24,7 @@ class Piece:
         inputs: tokens the model reads (after the batch's context, if there is one).
         targets: tokens scored; the last `len(targets)` outputs predict them.
         noise: noise on the embeddings of `inputs`, if any.
-        noise_offset: the row of z that belongs to the first input; -1 for the prefix token, which has none.
+        noise_offset: the row of z that belongs to the first input; negative if that stands before the text.
     """
 
     inputs: tuple[int, ...]
@@ -106,7 +106,10 @@ class ScoringPass:
         return torch.tensor([[*row, *[self._pad_id] * (width - len(row))] for row in rows], device=self._model.device)
 
     def _noisy(self, ids: torch.Tensor, pieces: Sequence[Piece]) -> torch.Tensor:
-        """Embeddings plus sign * scale * std * z, the prefix token left alone. Pairs of +z and -z draw z once."""
+        """Embeddings plus sign * scale * std * z; what stands before the text is left alone.
+
+        Pairs of +z and -z draw z once.
+        """
         embed = self._model.model.get_input_embeddings()
         with self._model.precision():
             embeddings = embed(ids)
@@ -116,7 +119,7 @@ class ScoringPass:
         for i, piece in enumerate(pieces):
             if piece.noise is None:
                 continue
-            first = max(0, -piece.noise_offset)  # inputs before the text: the prefix token
+            first = max(0, -piece.noise_offset)  # inputs before the text
             rows = len(piece.inputs) - first
             start = piece.noise_offset + first
             key = (piece.noise.seed, start + rows)

@@ -25,7 +25,7 @@ class Replacer:
 
     Args:
         model: the model of a role.
-        tokens: the harness's tokenizer, prefix token.
+        tokens: what is read before a text, and padding.
         runner: runs batches, remembers what fitted into memory.
         cost: is added to.
     """
@@ -33,13 +33,22 @@ class Replacer:
     def __init__(self, model: HeadlessModel, tokens: Tokens, runner: BatchRunner, cost: Cost) -> None:
         self._model = model
         self._tokens = tokens
+        frame = tokens.frame("a")
+        self._context = frame.context + frame.before
         self._runner = runner
         self._cost = cost
 
     def draw(
         self, sequences: Sequence[TokenIds], positions: Sequence[Positions], seeds: Sequence[int]
     ) -> list[list[NDArray[np.int64]]]:
-        """See `Backend.sample_replacements`."""
+        """See `Backend.sample_replacements`.
+
+        Raises:
+            ValueError: a first token is to be replaced, and nothing stands before it.
+        """
+        shift = 0 if self._context else 1  # output p - shift of a row predicts token p of its text
+        if any((draw < shift).any() for draws in positions for draw in draws):
+            raise ValueError("positions: expected none at 0, because this tokenizer puts nothing before a text")
         started = time.perf_counter()
         drawn: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64) for _ in draws] for draws in positions]
         active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]
@@ -48,7 +57,8 @@ class Replacer:
         def work(batch: Batch) -> None:
             rows = [active[k] for k in batch.rows]
             hidden = self._model.forward(input_ids=self._inputs([sequences[i] for i in rows])).rows
-            wanted = [_Wanted.of(sequences[i], positions[i], seeds[i]) for i in rows]
+            hidden = hidden[:, max(0, len(self._context) - 1) :]
+            wanted = [_Wanted.of(sequences[i], positions[i], seeds[i], shift) for i in rows]
             for i, found in zip(rows, self._draw(hidden, wanted), strict=True):
                 drawn[i] = np.split(found, np.cumsum([len(draw) for draw in positions[i]])[:-1])
             self._cost.batches += 1
@@ -59,10 +69,10 @@ class Replacer:
         return drawn
 
     def _inputs(self, sequences: Sequence[TokenIds]) -> torch.Tensor:
-        """Prefix token and all tokens but the last, padded on the right."""
+        """The context and all tokens but the last, padded on the right."""
         width = max(map(len, sequences))
         pad = self._tokens.pad_id
-        rows = [[self._tokens.prefix_id, *ids[:-1], *[pad] * (width - len(ids))] for ids in sequences]
+        rows = [[*self._context, *ids[:-1], *[pad] * (width - len(ids))] for ids in sequences]
         return torch.tensor(rows, device=self._model.device)
 
     def _draw(self, hidden: torch.Tensor, wanted: Sequence[_Wanted]) -> list[NDArray[np.int64]]:
@@ -72,7 +82,7 @@ class Replacer:
             hidden: (B, W, d) final hidden states.
             wanted: what to draw for each row.
         """
-        states = torch.cat([row[w.positions.to(row.device)] for row, w in zip(hidden, wanted, strict=True)])  # (n, d)
+        states = torch.cat([row[w.outputs.to(row.device)] for row, w in zip(hidden, wanted, strict=True)])  # (n, d)
         original = torch.cat([w.original for w in wanted]).to(states.device)  # (n,)
         width = max(w.u.shape[1] for w in wanted)
         u = torch.cat([torch.nn.functional.pad(w.u, (0, width - w.u.shape[1])) for w in wanted])
@@ -84,7 +94,7 @@ class Replacer:
             weights = logits.scatter(-1, original[part, None], float("-inf")).softmax(-1)
             parts.append(inverse_cdf(weights, u[part]))
         drawn = torch.cat(parts).cpu().numpy()
-        ends = np.cumsum([len(w.positions) for w in wanted])[:-1]
+        ends = np.cumsum([len(w.outputs) for w in wanted])[:-1]
         return [part[w.row, w.slot] for part, w in zip(np.split(drawn, ends), wanted, strict=True)]
 
 
@@ -95,22 +105,22 @@ class _Wanted:
     Its stream of uniforms runs through the draws in order.
 
     Attributes:
-        positions: (m,) the distinct positions.
+        outputs: (m,) which of the row's outputs predict the distinct positions.
         original: (m,) the tokens that stand there.
         u: (m, K) uniforms, filled from the left.
         row: (k,) the table's row of each draw.
         slot: (k,) its column.
     """
 
-    positions: torch.Tensor
+    outputs: torch.Tensor
     original: torch.Tensor
     u: torch.Tensor
     row: NDArray[np.int64]
     slot: NDArray[np.int64]
 
     @classmethod
-    def of(cls, token_ids: TokenIds, positions: Positions, seed: int) -> _Wanted:
-        """Sort the draws of one text by position."""
+    def of(cls, token_ids: TokenIds, positions: Positions, seed: int, shift: int) -> _Wanted:
+        """Sort the draws of one text by position; output p - `shift` of its row predicts token p."""
         where = np.concatenate(positions)
         distinct, row = np.unique(where, return_inverse=True)
         order = np.argsort(row, kind="stable")
@@ -120,4 +130,4 @@ class _Wanted:
         u = np.zeros((len(distinct), int(counts.max())))
         u[row, slot] = uniforms(seed, len(where))
         original = torch.tensor([token_ids[p] for p in distinct])
-        return cls(torch.from_numpy(distinct), original, torch.from_numpy(u), row, slot)
+        return cls(torch.from_numpy(distinct - shift), original, torch.from_numpy(u), row, slot)

@@ -22,6 +22,9 @@ from spvmia_plugin.signals import TokenSignals
 
 _FIELDS = ("logprob", "top1", "mean", "std")
 
+_SHORT_CONTEXT = 8
+"""Up to so many tokens (a BOS or two) are read again with every sequence: a shared cache would cost more."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
@@ -36,7 +39,7 @@ class Scorer:
 
     Args:
         model: the model of a role.
-        tokens: the harness's tokenizer, prefix token and context length.
+        tokens: padding and context length.
         runner: runs batches, remembers what fitted into memory.
         cost: is added to.
     """
@@ -73,10 +76,10 @@ class Scorer:
         moments: bool,
     ) -> None:
         """All sequences after one context (mostly: none)."""
-        shared, cached = self._read_context(context) if context else ((), None)
-        units = [unit for owner, item in items for unit in self._units(owner, item, shared, cached is not None)]
+        cached = self._read_context(context) if len(context) > _SHORT_CONTEXT else None
+        units = [unit for owner, item in items for unit in self._units(owner, item, cached is not None)]
         results.expect(units)
-        before = len(context) + 1 if cached is not None else 0  # cached tokens that each row takes memory for
+        before = len(context) if cached is not None else 0  # cached tokens that each row takes memory for
         planned = plan_passes([len(unit.piece.inputs) + before for unit in units], self._budget)
         planned = [batch for batch in planned if any(units[i].owner in needed for i in batch.rows)]
 
@@ -92,32 +95,30 @@ class Scorer:
 
         self._runner.run(planned, work)
 
-    def _read_context(self, context: tuple[int, ...]) -> tuple[tuple[int, ...], Context | None]:
-        """The tokens before every sequence, and their cache where the model has one to share."""
-        tokens = (self._tokens.prefix_id, *context)
-        cached = self._pass.context(tokens)
+    def _read_context(self, context: tuple[int, ...]) -> Context | None:
+        """The cache of the tokens before every sequence, where the model has one to share."""
+        cached = self._pass.context(context)
         if cached is not None:
-            self._cost.forward_tokens += len(tokens)
+            self._cost.forward_tokens += len(context)
         self.contexts_shared &= cached is not None
-        return tokens, cached
+        return cached
 
-    def _units(self, owner: int, item: ScoreInput, before: tuple[int, ...], cached: bool) -> list[_Unit]:
-        ids, noise = item.token_ids, item.noise
-        if before:
-            if len(before) + len(ids) - 1 > self._tokens.max_length:
-                raise SpvmiaError(
-                    f"ReCaLL prefix: expected prefix and text to fit the context of {self._tokens.max_length} tokens, "
-                    f"got {len(before) + len(ids) - 1}; use fewer shots (mia_recall_shots) or shorter records"
-                )
-            inputs = ids[:-1] if cached else before + ids[:-1]
-            return [_Unit(owner, Piece(inputs, ids, noise, 0 if cached else -len(before)))] if ids else []
-        units = []
-        for window in rolling_windows(len(ids), self._tokens.max_length):
-            start = max(window.context_start, 0)
-            inputs = (self._tokens.prefix_id,) * window.has_prefix + ids[start : window.end - 1]
-            piece = Piece(inputs, ids[window.start : window.end], noise, -1 if window.has_prefix else start)
-            units.append(_Unit(owner, piece))
-        return units
+    def _units(self, owner: int, item: ScoreInput, cached: bool) -> list[_Unit]:
+        """The windows of one sequence; one alone where it fits the model's context."""
+        before = len(item.context_ids)
+        sequence = item.context_ids + item.token_ids
+        first = len(sequence) - item.scored
+        if before > _SHORT_CONTEXT and len(sequence) - 1 > self._tokens.max_length:
+            raise SpvmiaError(
+                f"ReCaLL prefix: expected prefix and text to fit the context of {self._tokens.max_length} tokens, "
+                f"got {len(sequence) - 1}; use fewer shots (mia_recall_shots) or shorter records"
+            )
+        if cached and item.token_ids:
+            return [_Unit(owner, Piece(item.token_ids[:-1], item.token_ids, item.noise, 0))]
+        return [
+            _Unit(owner, Piece(sequence[w.start : w.end - 1], sequence[w.first : w.end], item.noise, w.start - before))
+            for w in rolling_windows(first, len(sequence), self._tokens.max_length)
+        ]
 
 
 def _by_context(items: Sequence[ScoreInput]) -> dict[tuple[int, ...], list[tuple[int, ScoreInput]]]:
@@ -152,7 +153,7 @@ class _Results:
         self._on_done = on_done
         self._parts: dict[int, dict[int, _Part]] = {}
         self._expected: dict[int, list[_Unit]] = {}
-        empty = [k for k, where in enumerate(places) if not inputs[where[0]].token_ids]
+        empty = [k for k, where in enumerate(places) if not inputs[where[0]].scored]
         blank = torch.zeros(4 if moments else 2, 0)
         self._finish({k: _signals([tuple(blank.numpy())], 1) for k in empty})
 

@@ -7,34 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens `start` to `end` are scored, conditioned on those from `context_start` (and the prefix token at -1)."""
+    """One pass over part of a sequence: the model reads `start` to `end - 1`; tokens `first` to `end` are scored."""
 
-    context_start: int
     start: int
+    first: int
     end: int
 
-    @property
-    def has_prefix(self) -> bool:
-        """Whether the window opens with the prefix token."""
-        return self.context_start < 0
 
+def rolling_windows(first: int, total: int, max_length: int) -> list[Window]:
+    """Cut a sequence into windows of at most `max_length` input tokens.
 
-def rolling_windows(n_tokens: int, max_length: int) -> list[Window]:
-    """Cut `n_tokens` into windows of at most `max_length` input tokens.
-
-    The first window is conditioned on the prefix token; every later one on one token before it; the last one is
+    The first window reads from the start; every later one has one token before those it scores; the last one is
     filled up with as much context as fits, because the model reads that many tokens anyway.
 
     Args:
-        n_tokens: tokens of the text, without the prefix token.
+        first: the first token to score; what is before it (at least one token) is conditioned on.
+        total: tokens of the sequence, context and text.
         max_length: the model's context.
     """
-    if n_tokens == 0:
-        return []
-    first = min(n_tokens, max_length)
-    windows = [Window(-1, 0, first)]
-    while windows[-1].end < n_tokens:
-        start = windows[-1].end
-        end = min(start + max_length, n_tokens)
-        windows.append(Window(end - max_length - 1, start, end))
+    windows: list[Window] = []
+    while first < total:
+        end = min(first + max_length, total) if windows else min(max_length + 1, total)
+        windows.append(Window(max(0, end - 1 - max_length), first, end))
+        first = end
     return windows

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from spvmia_plugin.store.files import discard, make_folder, make_root, storage_errors, visible, write_private
+from spvmia_plugin.store.files import (
+    discard,
+    if_writable,
+    make_folder,
+    make_root,
+    storage_errors,
+    visible,
+    write_private,
+)
 from spvmia_plugin.store.folders import touch
-from spvmia_plugin.store.keys import Keys
+from spvmia_plugin.store.keys import Keys, looks_sealed
+from spvmia_plugin.store.layout import area
 
 SELF_PROMPTS = "self_prompts"
+
+_BATCH = re.compile(r"\d{8,}-[0-9a-f]{16}\.json")
+"""Names of our batches. Another file in the folder is none of ours."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +40,7 @@ class Corpus:
         self, root: Path, key: str, keys: Keys, clock: Callable[[], float], grown: Callable[[int], None]
     ) -> None:
         self.corrupt_count = 0
-        self.folder = root / SELF_PROMPTS / key
+        self.folder = root / area(SELF_PROMPTS) / key
         self._root = root
         self._keys = keys
         self._clock = clock
@@ -41,12 +54,13 @@ class Corpus:
         """
         texts: dict[int, str] = {}
         with storage_errors(self._root):
-            for path in visible(self.folder):
+            for path in self.batches():
                 batch = self.read(path)
                 if batch is None:
                     self.corrupt_count += 1
                     _LOG.warning("mia_cache_dir: a batch of self-prompts is damaged; it will be generated again")
-                    discard(path)
+                    with if_writable():
+                        discard(path)
                 for index, text in (batch or {}).items():
                     texts.setdefault(index, text)  # written by two processes, it is the same text; the first file wins
             if texts:
@@ -70,6 +84,10 @@ class Corpus:
             write_private(self.folder / f"{min(texts):08d}-{sealed[:16].decode()}.json", sealed)
         self._grown(len(sealed))
 
+    def batches(self) -> list[Path]:
+        """The files of the batches."""
+        return [path for path in visible(self.folder) if _BATCH.fullmatch(path.name)]
+
     def read(self, path: Path) -> dict[int, str] | None:
         """The texts of one batch, or None if it is damaged. A batch that has just gone is empty."""
         try:
@@ -78,6 +96,19 @@ class Corpus:
             return {}
         return None if payload is None else {int(index): text for index, text in json.loads(payload).items()}
 
+    def is_foreign(self) -> bool:
+        """Whether something lies in the folder that is no batch of ours, not even a damaged one."""
+        ours = set(self.batches())
+        return any(path not in ours or not looks_sealed(_beginning(path)) for path in visible(self.folder))
+
     @property
     def _context(self) -> str:
         return f"{SELF_PROMPTS}/{self.folder.name}"
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""

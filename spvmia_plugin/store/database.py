@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
+from spvmia_plugin.store import layout
 from spvmia_plugin.store.files import (
     PRIVATE_FILE,
     TEMPORARY,
@@ -22,14 +23,14 @@ from spvmia_plugin.store.files import (
     storage_errors,
     tree_size,
 )
+from spvmia_plugin.store.layout import SIDE_FILES, Foreign
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 60.0
 """How long one process waits for another's transaction. Transactions are short: milliseconds, rarely a second."""
 
-_SCHEMA_VERSION = 1
-_SCHEMA = f"""
+_SCHEMA = """
 PRAGMA page_size = 8192;
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
@@ -38,26 +39,31 @@ CREATE TABLE entries (
     size INTEGER NOT NULL, checksum BLOB NOT NULL, value BLOB NOT NULL
 );
 CREATE INDEX entries_by_use ON entries (used, kind, size);
-PRAGMA user_version = {_SCHEMA_VERSION};
 """
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES, _USER_VERSION = 100, slice(60, 64)
+
+_MODES = ("mode=rw", "mode=ro", "mode=ro&immutable=1")
+"""How the file is opened; the next where the file system lets nothing be written. The last ignores the write-ahead log,
+which SQLite cannot read without writing where the log's index is gone."""
 
 # What SQLite says when the surroundings are at fault. Anything else that it says means that the file is damaged.
 _SURROUNDINGS = ("full", "disk i/o", "readonly", "unable to open", "locked", "locking protocol", "out of memory")
+_UNWRITABLE = ("full", "disk i/o", "readonly", "unable to open")
 _CALLER = (sqlite3.ProgrammingError, sqlite3.NotSupportedError)
 
 
-class _OtherLayout(sqlite3.DatabaseError):
-    """The file has no schema, or that of another version."""
-
-
 class Database:
-    """The entries' file `entries-<generation>.sqlite`.
+    """The entries' file `entries-v<layout>-<generation>.sqlite`.
+
+    Files of other versions, by their name or by what stands in them, are left alone, and so is what is no SQLite file
+    under a name of ours.
 
     A damaged file is replaced by one of the next generation instead of being written anew under its name: a process
     that still has the old one open would otherwise delete the new one's write-ahead log when it closes.
 
     Attributes:
-        corrupt_count: how often the file was found damaged and replaced.
+        corrupt_count: how often the file was found damaged, and replaced or left aside.
     """
 
     def __init__(self, root: Path) -> None:
@@ -65,10 +71,14 @@ class Database:
         self._root = root
         self._path: Path | None = None
         self._connection: sqlite3.Connection | None = None
+        self._mode = 0
         self._pid = os.getpid()
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on one consistent view. It runs again, on an empty file, if the file is damaged."""
+        """Run `work` on one consistent view. It runs again, on an empty file, if the file is damaged.
+
+        Works where nothing can be written, too.
+        """
         return self._run("BEGIN", work)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -77,6 +87,9 @@ class Database:
         Raises:
             SpvmiaError: disk full, folder not writable, or locked by another process for over a minute.
         """
+        if self._mode:  # there may be room again
+            self.close()
+            self._mode = 0
         return self._run("BEGIN IMMEDIATE", work)
 
     def shrink(self) -> None:
@@ -85,11 +98,19 @@ class Database:
 
     def exists(self) -> bool:
         """Whether there is a file, without making one."""
-        return bool(self._generations())
+        return self._current() is not None
 
     def size(self) -> int:
         """Bytes of the file with its write-ahead log."""
-        return sum(tree_size(path) for path in self._root.glob("entries-*.sqlite*"))
+        current = self._current()
+        return _size(current) if current else 0
+
+    def foreign(self) -> list[Foreign]:
+        """The databases in the folder that are not this version's."""
+        current = self._current()
+        return [
+            Foreign(path.name, _version(path), _size(path)) for path in layout.databases(self._root) if path != current
+        ]
 
     def close(self) -> None:
         """Close the connection, which also folds the write-ahead log into the file."""
@@ -99,7 +120,7 @@ class Database:
         self._connection = self._path = None
 
     def _run(self, begin: str | None, work: Callable[[sqlite3.Connection], T]) -> T:
-        for _attempt in range(3):
+        for _attempt in range(3 + len(_MODES)):
             try:
                 with storage_errors(self._root):
                     return _transaction(self._connect(), begin, work)
@@ -107,7 +128,9 @@ class Database:
                 raise
             except (sqlite3.Error, UnicodeDecodeError) as error:  # the message may quote damaged names
                 path = self._path
-                if path is None or (path.exists() and not _damaged(error, path)):
+                if path is not None and begin == "BEGIN" and self._open_for_reading(error):
+                    continue
+                if path is None or self._mode or (path.exists() and not _damaged(error, path)):
                     raise cache_error(self._root, str(error)) from error
                 self._replace(path)
         raise cache_error(self._root, "a file that is damaged again as soon as it is written")
@@ -118,18 +141,29 @@ class Database:
         if self._connection is not None and self._path is not None and self._path.exists():
             return self._connection
         self.close()
-        generations = self._generations()
-        self._path = path = generations[-1] if generations else self._create(None)
-        with contextlib.suppress(FileNotFoundError, PermissionError):  # just replaced, or not ours
+        self._path = path = self._current() or self._create(None)
+        with contextlib.suppress(OSError):  # just replaced, not ours, or nothing can be written
             path.chmod(PRIVATE_FILE)
-        self._connection = connection = _open(path)
+        self._connection = connection = _open(path, _MODES[self._mode])
         connection.execute("PRAGMA synchronous = NORMAL")
-        if connection.execute("PRAGMA user_version").fetchone() != (_SCHEMA_VERSION,):
-            raise _OtherLayout("the file has another layout")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the file: only now it is open
         return connection
 
-    def _generations(self) -> list[Path]:
-        return sorted(self._root.glob("entries-*.sqlite"))
+    def _open_for_reading(self, error: Exception) -> bool:
+        """Go over to the next way of opening if nothing can be written; false if there is none, or that is not why."""
+        message = str(error).lower()
+        if self._mode + 1 == len(_MODES) or not any(words in message for words in _UNWRITABLE):
+            return False
+        if self._mode == 0 and self._path is not None and self._path.exists() and _damaged(error, self._path):
+            return False
+        self.close()
+        self._mode += 1
+        return True
+
+    def _current(self) -> Path | None:
+        """This version's file, of the last generation."""
+        ours = [path for path in layout.databases(self._root) if _is_ours(path)]
+        return ours[-1] if ours else None
 
     def _replace(self, damaged: Path) -> None:
         self.close()
@@ -144,16 +178,49 @@ class Database:
         make_root(self._root)
         lock = make_folder(self._root / "locks") / "entries.lock"
         with FileLock(lock, mode=PRIVATE_FILE):
-            generations = self._generations()
-            if generations and generations[-1] != damaged:
-                return generations[-1]
-            number = int(generations[-1].stem.removeprefix("entries-")) + 1 if generations else 1
-            path = self._root / f"entries-{number:06d}.sqlite"
+            files = layout.databases(self._root)
+            others = [path for path in files if _is_ours(path) and path != damaged]
+            if damaged is not None and _is_ours(damaged):
+                remove_database(damaged)
+            if others:
+                return others[-1]
+            self.corrupt_count += any(map(_is_no_database, files))
+            path = self._root / layout.database_name(max(map(layout.generation_of, files), default=0) + 1)
             _build(self._root / f"{TEMPORARY}{secrets.token_hex(8)}", path)
-            for old in generations:
-                for suffix in ("", "-wal", "-shm", "-journal"):
-                    old.with_name(old.name + suffix).unlink(missing_ok=True)
             return path
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database with what SQLite puts beside it."""
+    for suffix in SIDE_FILES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return sum(tree_size(path.with_name(path.name + suffix)) for suffix in SIDE_FILES)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a database is this version's, by its name and by what stands in it. An empty one was cut, and is ours."""
+    return layout.version_in_name(path) == layout.LAYOUT and (_version(path) == layout.LAYOUT or not tree_size(path))
+
+
+def _is_no_database(path: Path) -> bool:
+    """Whether something else stands under a name of ours."""
+    return layout.version_in_name(path) == layout.LAYOUT and _version(path) is None and tree_size(path) > 0
+
+
+def _version(path: Path) -> int | None:
+    """The version in a database, or None if there is no SQLite file (any more).
+
+    Read from the header, so that a file of another version is not even opened: opening one may change it.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError:
+        return None
+    return int.from_bytes(header[_USER_VERSION], "big") if header.startswith(_MAGIC) else None
 
 
 def _damaged(error: Exception, path: Path) -> bool:
@@ -163,10 +230,10 @@ def _damaged(error: Exception, path: Path) -> bool:
     return not any(words in message for words in _SURROUNDINGS)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, mode: str = _MODES[0]) -> sqlite3.Connection:
     # mode=rw: SQLite never creates the file itself, since it would follow the umask. Its -wal and -shm copy our mode.
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+        f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
     )
     connection.text_factory = bytes  # damaged text need not be UTF-8, and must not end the query
     return connection
@@ -176,11 +243,10 @@ def _build(temporary: Path, path: Path) -> None:
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
     try:
         with contextlib.closing(_open(temporary)) as connection:
-            connection.executescript(_SCHEMA)
+            connection.executescript(f"{_SCHEMA}PRAGMA user_version = {layout.LAYOUT};")
         os.replace(temporary, path)
     except BaseException:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+        remove_database(temporary)
         raise
 
 

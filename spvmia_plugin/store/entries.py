@@ -62,7 +62,8 @@ class Entries:
             damaged = [key for key, _, sound, _ in rows if not sound]
             found.update((key.hex(), value) for key, value, sound, _ in rows if sound)
             self._touched.update(key for key, _, sound, old in rows if sound and old)
-            self.forget(damaged)
+            with contextlib.suppress(SpvmiaError):  # where nothing can be written they stay, and count as absent
+                self.forget(damaged)
         return found
 
     def _select(self, kind: str, batch: Sequence[bytes]) -> list[tuple[bytes, bytes, bool, bool]]:
@@ -202,7 +203,8 @@ class EntryView(Generic[T]):
                 values[key] = self._decode(data)
             except ValueError:
                 damaged.append(bytes.fromhex(key))
-        self._entries.forget(damaged)
+        with contextlib.suppress(SpvmiaError):  # as in `Entries.get`
+            self._entries.forget(damaged)
         return values
 
     def put(self, values: Mapping[str, T]) -> None:
@@ -226,9 +228,11 @@ def _page(connection: sqlite3.Connection, last: int) -> list[tuple[int, object, 
 
 
 def _decodes(decoders: Mapping[str, Decode], kind: object, value: object) -> bool:
-    decode = decoders.get(str(kind, "utf-8", "replace")) if isinstance(kind, bytes) else None
-    if decode is None or not isinstance(value, bytes):
+    if not isinstance(kind, bytes) or not isinstance(value, bytes):
         return False
+    decode = decoders.get(str(kind, "utf-8", "replace"))
+    if decode is None:  # sound, and of a kind that another version of the plugin knows: not ours to remove
+        return True
     try:
         decode(value)
     except ValueError:

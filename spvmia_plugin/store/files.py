@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.store.layout import is_store_name
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
@@ -23,14 +25,16 @@ TEMPORARY = ".spvmia-tmp-"
 TRASH = ".spvmia-trash-"
 """Prefix of folders that are being removed."""
 
-_OURS = re.compile(r"key|locks|work|references|self_prompts|entries-\d+\.sqlite.*|\.spvmia-.*")
+UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM}
+"""What a file system says that can be read, and not written."""
 
 
 def cache_error(root: Path, reason: str) -> SpvmiaError:
     """What users see when the store can't be read or written."""
+    kept = "; what is stored there is kept, and the same command continues from it" if (root / "key").exists() else ""
     return SpvmiaError(
         f"mia_cache_dir: expected a folder that can be written, got {reason!r} in {root}; "
-        "free space or correct the permissions there, or name another folder with mia_cache_dir"
+        f"free space or correct the permissions there, or name another folder with mia_cache_dir{kept}"
     )
 
 
@@ -51,8 +55,8 @@ def make_root(root: Path) -> None:
     """
     if not root.is_dir():
         _make_missing(root)
-    elif root.stat().st_mode & 0o077 and all(_OURS.fullmatch(path.name) for path in root.iterdir()):
-        with contextlib.suppress(PermissionError):  # somebody else's folder: not ours to close
+    elif root.stat().st_mode & 0o077 and all(is_store_name(path.name) for path in root.iterdir()):
+        with contextlib.suppress(OSError):  # somebody else's folder, not ours to close; or a read-only one
             root.chmod(PRIVATE_FOLDER)
 
 
@@ -145,3 +149,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.is_symlink()]
     except FileNotFoundError:
         return []
+
+
+@contextlib.contextmanager
+def if_writable() -> Iterator[None]:
+    """For what may be left undone where nothing can be written: last uses, the removal of what is damaged."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise

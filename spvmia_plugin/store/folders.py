@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,13 +16,17 @@ from filelock import FileLock, Timeout
 from spvmia_plugin.store.files import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
+    UNWRITABLE,
+    cache_error,
     discard,
+    if_writable,
     make_folder,
     make_root,
     storage_errors,
     write_private,
 )
-from spvmia_plugin.store.keys import Keys
+from spvmia_plugin.store.keys import Keys, looks_sealed
+from spvmia_plugin.store.layout import area
 
 MANIFEST = ".spvmia-manifest"
 """File inside a finished folder: size and SHA-256 of each file, sealed with the store's key."""
@@ -30,43 +35,60 @@ _LOG = logging.getLogger(__name__)
 
 
 class Locks:
-    """One lock a key between processes; the process that holds one may take it again."""
+    """One lock a key between processes; the process that holds one may take it again.
+
+    Where nothing can be written a key is worked on without: what is finished can be read, and nothing be built.
+
+    Attributes:
+        unheld: why, by the keys that could not be locked.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.unheld: dict[str, str] = {}
         self._root = root
         self._locks: dict[str, FileLock] = {}
 
     @contextmanager
     def hold(self, key: str) -> Iterator[None]:
         """Hold the lock; wait for as long as another process holds it."""
-        with storage_errors(self._root):
-            lock = self._lock(key)
+        with storage_errors(self._root), contextlib.ExitStack() as held:
+            self.unheld.pop(key, None)
             try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                _LOG.info("mia_cache_dir: another process is building %s; waiting for it", key[:12])
-                lock.acquire()
-        try:
+                lock = self._lock(key)
+                try:
+                    lock.acquire(timeout=1)
+                except Timeout:
+                    _LOG.info("mia_cache_dir: another process is building %s; waiting for it", key[:12])
+                    lock.acquire()
+                held.callback(lock.release)
+            except OSError as error:
+                self.unheld[key] = self._do_without(error)
+            releasing = held.pop_all()
+        with releasing:
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def try_hold(self, key: str) -> Iterator[bool]:
-        """Hold the lock if it is free; gives whether it is held."""
-        with storage_errors(self._root):
-            lock = self._lock(key)
+        """Hold the lock if it is free; gives whether nobody else holds it."""
+        with storage_errors(self._root), contextlib.ExitStack() as held:
+            free = True
             try:
+                lock = self._lock(key)
                 lock.acquire(timeout=0)
+                held.callback(lock.release)
             except Timeout:
-                held = False
-            else:
-                held = True
-        try:
-            yield held
-        finally:
-            if held:
-                lock.release()
+                free = False
+            except OSError as error:
+                self._do_without(error)
+            releasing = held.pop_all()
+        with releasing:
+            yield free
+
+    def _do_without(self, error: OSError) -> str:
+        """Why there can be no lock, where nothing can be written. Raises `error` otherwise, and where no store is."""
+        if error.errno not in UNWRITABLE or not (self._root / "key").exists():
+            raise error
+        return error.strerror or type(error).__name__
 
     def _lock(self, key: str) -> FileLock:
         if key not in self._locks:
@@ -92,40 +114,43 @@ class Folders:
 
     def find(self, kind: str, key: str) -> Path | None:
         """The finished folder, every file checked; None if there is none or it was damaged (then it is removed)."""
-        folder = self._root / kind / key
+        folder = self._root / area(kind) / key
         with storage_errors(self._root):
             if not folder.is_dir():
                 return None
-            self._drop_leftovers(folder)
+            with if_writable():
+                self._drop_leftovers(folder)
             if (fault := self.fault(folder)) is None:
                 touch(folder, self._clock())
                 return folder
             self.corrupt_count += 1
             _LOG.warning("mia_cache_dir: %s/%s is damaged (%s); it will be built again", kind, key[:12], fault)
-            with self._locks.try_hold(key) as held:
+            with if_writable(), self._locks.try_hold(key) as held:
                 if held:  # otherwise somebody is replacing it just now
                     discard(folder)
         return None
 
     def work(self, kind: str, key: str) -> Path:
         """The folder to build in; what a killed process left there is still there."""
+        if key in self._locks.unheld:
+            raise cache_error(self._root, self._locks.unheld[key])
         with storage_errors(self._root):
             make_root(self._root)
-            make_folder(self._root / "work")
-            make_folder(self._root / "work" / kind)
-            folder = make_folder(self._root / "work" / kind / key)
+            make_folder(self._root / area("work"))
+            make_folder(self._root / area("work") / kind)
+            folder = make_folder(self._root / area("work") / kind / key)
             touch(folder, self._clock())
         return folder
 
     def commit(self, kind: str, key: str, drop: Sequence[str]) -> Path:
         """Make the unfinished folder a finished one, in one rename; see `Store.commit_folder`."""
-        source, target = self._root / "work" / kind / key, self._root / kind / key
+        source, target = self._root / area("work") / kind / key, self._root / area(kind) / key
         with storage_errors(self._root):
             make_folder(target.parent)
             dropped = sorted({path.name for pattern in drop for path in source.glob(pattern)})
             files = _seal_files(source, set(dropped))
             manifest = json.dumps({"dropped": dropped, "files": files}, sort_keys=True).encode()
-            write_private(source / MANIFEST, self._keys.seal(f"{kind}/{key}", manifest))
+            write_private(source / MANIFEST, self._keys.seal(self._context(target), manifest))
             discard(target)
             source.rename(target)
             self._drop_leftovers(target)
@@ -144,8 +169,21 @@ class Folders:
             sealed = (folder / MANIFEST).read_bytes()
         except FileNotFoundError:
             return None
-        payload = self._keys.unseal(f"{folder.parent.name}/{folder.name}", sealed)
+        payload = self._keys.unseal(self._context(folder), sealed)
         return json.loads(payload) if payload is not None else None
+
+    @staticmethod
+    def _context(folder: Path) -> str:
+        return f"{folder.parent.name}/{folder.name}"
+
+    def is_foreign(self, folder: Path) -> bool:
+        """Whether a finished folder has no manifest as we write it, not even a damaged one. We never make such."""
+        try:
+            sealed = (folder / MANIFEST).read_bytes()
+        except OSError:
+            return True
+        payload = self._keys.unseal(self._context(folder), sealed) if looks_sealed(sealed) else b"[]"
+        return payload is not None and set(json.loads(payload)) != {"dropped", "files"}
 
     def fault(self, folder: Path) -> str | None:
         """What is wrong with a finished folder, in words; None if nothing is."""
@@ -166,8 +204,9 @@ class Folders:
 
 
 def touch(folder: Path, now: float) -> None:
-    """Note the last use of a folder."""
-    os.utime(folder, (now, now))
+    """Note the last use of a folder, a hint for eviction: not where nothing can be written."""
+    with if_writable():
+        os.utime(folder, (now, now))
 
 
 def _seal_files(folder: Path, dropped: set[str]) -> dict[str, list[object]]:

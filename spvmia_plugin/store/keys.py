@@ -12,14 +12,16 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from spvmia_plugin.store import layout
 from spvmia_plugin.store.files import PRIVATE_FILE, make_folder, make_root, write_private
-
-LAYOUT = 1
-"""Version of everything the store writes. A new one leaves the old entries unreachable, and they age out."""
 
 CHECKSUM_BYTES = 16
 _KEY_BYTES = 32
 _KEY_FILE = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{16})\n")
+_KEY_FILE_BYTES = 82
+_SEALED = re.compile(rb"[0-9a-f]{32}\n\{.*|[0-9a-f]{32}\n|[0-9a-f]{0,32}", re.DOTALL)
+_MAY_DIFFER = 8
+"""Bytes that may be out of place in a damaged key file of ours; with more it is another version's format."""
 
 
 class Keys:
@@ -37,7 +39,7 @@ class Keys:
     def name(self, kind: str, parts: Mapping[str, object]) -> str:
         """HMAC-SHA256 of the canonical JSON of `parts`, as 64 hexadecimal digits."""
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        return self._mac(f"name {LAYOUT} {kind}\n{canonical}".encode())
+        return self._mac(f"name {layout.LAYOUT} {kind}\n{canonical}".encode())
 
     def text(self, text: str) -> str:
         """HMAC-SHA256 of a text, as 64 hexadecimal digits. Lone surrogates are allowed."""
@@ -65,7 +67,7 @@ class Keys:
 
     @property
     def secret(self) -> bytes:
-        """The random key, read from the file `key` or made now.
+        """The random key, read from the file `key` or made now. A `key` of another format is left: ours has a number.
 
         Raises:
             OSError: the store's folder can't be read or written.
@@ -74,9 +76,15 @@ class Keys:
             self._secret = self._load() or self._create()
         return self._secret
 
+    @property
+    def path(self) -> Path:
+        """The file that holds the key, or will."""
+        path, own = self._root / "key", self._root / f"key-v{layout.LAYOUT}"
+        return own if own.exists() or _is_foreign(path) else path
+
     def _load(self) -> bytes | None:
         try:
-            match = _KEY_FILE.fullmatch((self._root / "key").read_bytes())
+            match = _KEY_FILE.fullmatch(self.path.read_bytes())
         except FileNotFoundError:
             return None
         secret = bytes.fromhex(match[1].decode()) if match else b""
@@ -88,11 +96,28 @@ class Keys:
         with FileLock(lock, mode=PRIVATE_FILE):
             if secret := self._load():  # another process was faster
                 return secret
-            self.corrupt_count += (self._root / "key").exists()
+            self.corrupt_count += self.path.exists()
             secret = secrets.token_bytes(_KEY_BYTES)
-            write_private(self._root / "key", secret.hex().encode() + b" " + _key_check(secret) + b"\n")
+            write_private(self.path, secret.hex().encode() + b" " + _key_check(secret) + b"\n")
             return secret
+
+
+def looks_sealed(data: bytes) -> bool:
+    """Whether content has the form that `Keys.seal` gives JSON, or was cut before: damaged perhaps, but ours."""
+    return bool(_SEALED.fullmatch(data))
 
 
 def _key_check(secret: bytes) -> bytes:
     return hashlib.sha256(secret).hexdigest()[:16].encode()
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a key file is not one of ours with a few bytes damaged or its end cut, but of another format."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    wrong = sum(
+        byte not in (b" " if i == 64 else b"\n" if i == 81 else b"0123456789abcdef") for i, byte in enumerate(content)
+    )
+    return len(content) > _KEY_FILE_BYTES or wrong > min(_MAY_DIFFER, len(content) // 4)

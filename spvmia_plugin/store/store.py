@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,15 +12,20 @@ from typing import Any
 
 import platformdirs
 
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import Neighbours
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import codecs
 from spvmia_plugin.store.corpora import SELF_PROMPTS, Corpus
 from spvmia_plugin.store.entries import Decode, Entries, EntryView
-from spvmia_plugin.store.files import KEY, keyed, make_root, storage_errors, tree_size
+from spvmia_plugin.store.files import KEY, make_root, storage_errors, tree_size
 from spvmia_plugin.store.folders import Folders, Locks
 from spvmia_plugin.store.keys import Keys
+from spvmia_plugin.store.layout import Foreign
 from spvmia_plugin.store.upkeep import GRACE_SECONDS, Cleared, Upkeep, Verified
+
+_LOG = logging.getLogger(__name__)
 
 SIZE_LIMIT_BYTES = 20 * 2**30
 
@@ -61,7 +67,8 @@ class Store:
                 made, or in the last hour by any process.
             clock: seconds since the epoch.
         """
-        self.root = Path(root).expanduser() if root is not None else Path(platformdirs.user_cache_dir("spvmia"))
+        place = root if root is not None else platformdirs.user_cache_dir("spvmia")
+        self.root = as_path(place, "mia_cache_dir", utf8=True)
         self._limit = size_limit_bytes
         self._clock = clock
         self._opened = clock()
@@ -71,7 +78,9 @@ class Store:
         self._locks = Locks(self.root)
         self._folders = Folders(self.root, self._keys, self._locks, clock)
         self._corpora: dict[str, Corpus] = {}
-        self._upkeep = Upkeep(self.root, FOLDER_KINDS, self._entries, self._folders, self._locks, self.corpus)
+        self._upkeep = Upkeep(
+            self.root, FOLDER_KINDS, self._keys, self._entries, self._folders, self._locks, self.corpus
+        )
         self.signals: EntryView[TokenSignals] = EntryView(
             self._entries, "signals", codecs.encode_signals, codecs.decode_signals, self._grown
         )
@@ -99,13 +108,32 @@ class Store:
     def prepare(self) -> None:
         """Create the folder and its key now, so that a bad `mia_cache_dir` is told before long work.
 
+        Where nothing can be written, a store that is there serves what it holds, and that is told in a line.
+
         Raises:
-            SpvmiaError: the folder can't be written.
+            SpvmiaError: the folder can't be written, and holds no store.
         """
-        with storage_errors(self.root):
-            make_root(self.root)
-            self._keys.secret  # noqa: B018 - made on access
-        self._entries.database.write(lambda connection: None)
+        try:
+            with storage_errors(self.root):
+                make_root(self.root)
+                self._keys.secret  # noqa: B018 - made on access
+            self._entries.database.write(lambda connection: None)
+        except SpvmiaError:
+            if not self._is_readable():
+                raise
+            _LOG.warning("mia_cache_dir: %s cannot be written: what it holds is used, and nothing is kept", self.root)
+
+    def _is_readable(self) -> bool:
+        """Whether there is a store of ours, and it can be read."""
+        try:
+            with storage_errors(self.root):
+                if not (self._keys.path.exists() and self._entries.database.exists()):
+                    return False
+                self._keys.secret  # noqa: B018 - read, for it is there
+            self._entries.summary()
+        except SpvmiaError:
+            return False
+        return True
 
     def key(self, kind: str, /, **parts: object) -> str:
         """Name a value by everything that would change it, as 64 hexadecimal digits.
@@ -191,10 +219,18 @@ class Store:
         # Measuring the store takes a walk over its files: once for each twentieth of the limit is enough.
         self._unchecked_bytes += n_bytes
         if self._unchecked_bytes > self._limit / 20:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        # What was to be kept is kept: that the store could not be made smaller is no reason to end a run.
+        try:
             self.evict()
+        except SpvmiaError as error:
+            _LOG.warning("%s", error)
 
     def summary(self) -> dict[str, Any]:
-        """What the store holds, JSON-ready: `place`, `limit_bytes`, `total_bytes`, `kinds` (count, bytes).
+        """What the store holds, JSON-ready: `place`, `limit_bytes`, `total_bytes`, `kinds` (count, bytes), and what
+        other versions have in its folder: `foreign` (name, version or null, bytes), which is no part of the total.
 
         Raises:
             SpvmiaError: the store can't be read.
@@ -203,13 +239,16 @@ class Store:
             entries = self._entries.summary()
             counts = {kind: entries.get(kind, (0, 0)) for kind in ENTRY_KINDS}
             for kind in (*FOLDER_KINDS, SELF_PROMPTS):
-                folders = [folder for area in self._upkeep.areas(kind) for folder in keyed(area)]
+                folders = self._upkeep.own(kind)
                 counts[kind] = (len(folders), sum(map(tree_size, folders)))
             return {
                 "place": str(self.root),
                 "limit_bytes": self._limit,
                 "total_bytes": self._upkeep.size(),
                 "kinds": {kind: {"count": count, "bytes": size} for kind, (count, size) in counts.items()},
+                "foreign": [
+                    {"name": each.name, "version": each.version, "bytes": each.size} for each in self._upkeep.foreign()
+                ],
             }
 
     def verify(self) -> Verified:
@@ -228,7 +267,8 @@ class Store:
             return report
 
     def clear(self, kind: str | None = None) -> Cleared:
-        """Remove all of one kind, or everything (the self-prompted text too); the key stays.
+        """Remove all of one kind, or everything (the self-prompted text too); the key stays, and so does what other
+        versions wrote.
 
         Args:
             kind: one of `KINDS`, None for all.
@@ -245,12 +285,22 @@ class Store:
                     part = self._upkeep.clear(one)
                     cleared.removed.update(part.removed)
                     cleared.in_use += part.in_use
+            cleared.foreign = self._upkeep.foreign()
         return cleared
+
+    def clear_foreign(self) -> list[Foreign]:
+        """Remove what versions other than this one have in the store's folder; returns what was removed.
+
+        Raises:
+            SpvmiaError: the store can't be written.
+        """
+        with storage_errors(self.root):
+            return self._upkeep.clear_foreign()
 
     def close(self) -> None:
         """Write down the last uses, evict if the limit is exceeded, close the file. The store may be used again."""
         if self._unchecked_bytes:
-            self.evict()
+            self._tidy()
         self._entries.close()
 
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spvmia_plugin.store.corpora import SELF_PROMPTS, Corpus
+from spvmia_plugin.store.database import remove_database
 from spvmia_plugin.store.entries import Decode, Entries
-from spvmia_plugin.store.files import discard, keyed, sweep, tree_size, visible
+from spvmia_plugin.store.files import discard, keyed, sweep, tree_size
 from spvmia_plugin.store.folders import Folders, Locks
+from spvmia_plugin.store.keys import Keys
+from spvmia_plugin.store.layout import Foreign, area, databases, other_places
 
 GRACE_SECONDS = 3600.0
 """What was used less than this ago, by any process, is not evicted."""
@@ -25,19 +28,23 @@ class Verified:
         checked: number of things checked, by kind ("entries" for the small values together).
         removed: one line for each damaged thing, which is gone now.
         in_use: what another process is building, and was left alone.
+        foreign: what another version wrote, and was left alone.
     """
 
     checked: dict[str, int] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     in_use: list[str] = field(default_factory=list)
+    foreign: list[Foreign] = field(default_factory=list)
 
 
 @dataclass
 class Cleared:
-    """What was removed: (number, bytes) by kind, and what another process is building and was left alone."""
+    """What was removed: (number, bytes) by kind, and what was left alone: what another process is building, and what
+    another version wrote."""
 
     removed: dict[str, tuple[int, int]] = field(default_factory=dict)
     in_use: list[str] = field(default_factory=list)
+    foreign: list[Foreign] = field(default_factory=list)
 
 
 @dataclass
@@ -46,6 +53,7 @@ class Upkeep:
 
     root: Path
     folder_kinds: tuple[str, ...]
+    keys: Keys
     entries: Entries
     folders: Folders
     locks: Locks
@@ -53,15 +61,45 @@ class Upkeep:
 
     def areas(self, kind: str) -> list[Path]:
         """Where the folders of a kind lie: finished and unfinished."""
-        return [self.root / SELF_PROMPTS] if kind == SELF_PROMPTS else [self.root / kind, self.root / "work" / kind]
+        finished = self.root / area(kind)
+        return [finished] if kind == SELF_PROMPTS else [finished, self.root / area("work") / kind]
 
     def all_areas(self) -> list[Path]:
         """Every folder that holds folders."""
         return [area for kind in (*self.folder_kinds, SELF_PROMPTS) for area in self.areas(kind)]
 
     def size(self) -> int:
-        """Bytes on disk."""
-        return self.entries.database.size() + sum(tree_size(area) for area in self.all_areas())
+        """Bytes on disk, without what other versions wrote."""
+        folders = [folder for kind in (*self.folder_kinds, SELF_PROMPTS) for folder in self.own(kind)]
+        return self.entries.database.size() + sum(map(tree_size, folders))
+
+    def own(self, kind: str) -> list[Path]:
+        """The folders of a kind that this version wrote, finished and unfinished."""
+        return [folder for place in self.areas(kind) for folder in keyed(place) if not self._is_foreign(kind, folder)]
+
+    def _is_foreign(self, kind: str, folder: Path) -> bool:
+        if kind == SELF_PROMPTS:
+            return self.corpus(folder.name).is_foreign()
+        return folder.parent == self.root / area(kind) and self.folders.is_foreign(folder)
+
+    def foreign(self) -> list[Foreign]:
+        """What lies in the store's folder, under names of a store, and was not written by this version."""
+        found = self.entries.database.foreign()
+        if self.keys.path.name != "key" and (self.root / "key").exists():
+            found.append(Foreign("key", None, tree_size(self.root / "key")))
+        found += [Foreign(path.name, version, tree_size(path)) for path, version in other_places(self.root)]
+        for kind in (*self.folder_kinds, SELF_PROMPTS):
+            folders = [f for place in self.areas(kind) for f in keyed(place) if self._is_foreign(kind, f)]
+            found += [Foreign(f.relative_to(self.root).as_posix(), None, tree_size(f)) for f in folders]
+        return found
+
+    def clear_foreign(self) -> list[Foreign]:
+        """Remove what `foreign` lists, and return it."""
+        found = self.foreign()
+        for each in found:
+            path = self.root / each.name
+            remove_database(path) if path in databases(self.root) else discard(path)
+        return found
 
     def evict(self, limit: int, cutoff: float) -> int:
         """Remove the least recently used until the store is below its limit; returns the bytes of what was removed.
@@ -91,11 +129,10 @@ class Upkeep:
     def _candidates(self, cutoff: float) -> list[tuple[float, int, Path | None]]:
         """(last use, bytes, folder, or None for the entries of one second), least recently used first."""
         found: list[tuple[float, int, Path | None]] = [(used, size, None) for used, size in self.entries.uses(cutoff)]
-        for area in self.all_areas():
-            for folder in keyed(area):
-                used = _last_use(folder)
-                if used < cutoff:
-                    found.append((used, tree_size(folder), folder))
+        for folder in (folder for kind in (*self.folder_kinds, SELF_PROMPTS) for folder in self.own(kind)):
+            used = _last_use(folder)
+            if used < cutoff:
+                found.append((used, tree_size(folder), folder))
         return sorted(found, key=lambda candidate: candidate[0])
 
     def _evict_folder(self, folder: Path, cutoff: float) -> bool:
@@ -107,23 +144,23 @@ class Upkeep:
 
     def sweep(self, older_than: float) -> None:
         """Remove what killed processes left half-written."""
-        for area in (self.root, *self.all_areas(), *keyed(self.root / SELF_PROMPTS)):
-            sweep(area, older_than)
+        for place in (self.root, *self.all_areas(), *self.own(SELF_PROMPTS)):
+            sweep(place, older_than)
 
     def clear(self, kind: str) -> Cleared:
         """Remove everything of a folder kind that no process is building now."""
         cleared = Cleared({kind: (0, 0)})
-        for area in self.areas(kind):
-            for folder in keyed(area):
-                size = tree_size(folder)
-                with self.locks.try_hold(folder.name) as held:
-                    if not held:
-                        cleared.in_use.append(f"{kind}/{folder.name[:12]}")
-                        continue
-                    discard(folder)
-                count, total = cleared.removed[kind]
-                cleared.removed[kind] = (count + 1, total + size)
-            sweep(area, float("inf"))
+        for folder in self.own(kind):
+            size = tree_size(folder)
+            with self.locks.try_hold(folder.name) as held:
+                if not held:
+                    cleared.in_use.append(f"{kind}/{folder.name[:12]}")
+                    continue
+                discard(folder)
+            count, total = cleared.removed[kind]
+            cleared.removed[kind] = (count + 1, total + size)
+        for place in self.areas(kind):
+            sweep(place, float("inf"))
         return cleared
 
     def verify(self, decoders: dict[str, Decode]) -> Verified:
@@ -135,11 +172,14 @@ class Upkeep:
         for kind in self.folder_kinds:
             self._verify_folders(kind, report)
         self._verify_corpora(report)
+        report.foreign = self.foreign()
         return report
 
     def _verify_folders(self, kind: str, report: Verified) -> None:
         report.checked[kind] = 0
-        for folder in keyed(self.root / kind):
+        for folder in keyed(self.root / area(kind)):
+            if self._is_foreign(kind, folder):
+                continue
             name = f"{kind}/{folder.name[:12]}"
             with self.locks.try_hold(folder.name) as held:
                 if not held:
@@ -152,9 +192,9 @@ class Upkeep:
 
     def _verify_corpora(self, report: Verified) -> None:
         report.checked[SELF_PROMPTS] = 0
-        for folder in keyed(self.root / SELF_PROMPTS):
+        for folder in self.own(SELF_PROMPTS):
             corpus = self.corpus(folder.name)
-            for path in visible(folder):
+            for path in corpus.batches():
                 report.checked[SELF_PROMPTS] += 1
                 if corpus.read(path) is None:
                     discard(path)

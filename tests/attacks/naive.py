@@ -79,8 +79,8 @@ def min_k_pp(record: RecordSignals, share: float) -> float | None:
     return lowest_mean(standardised, share)
 
 
-def around(record: RecordSignals, role: Role, skip: int = 0) -> list[list[float]]:
-    return [logprobs(tokens)[skip:] for tokens in record.neighbours.get(role, ())]
+def around(record: RecordSignals, role: Role) -> list[list[float]]:
+    return [logprobs(tokens) for tokens in record.neighbours.get(role, ())]
 
 
 def neighbour(record: RecordSignals) -> float | None:
@@ -146,13 +146,12 @@ def wbc(record: RecordSignals, reference: Role, windows: tuple[int, ...]) -> flo
 
 
 def spv(record: RecordSignals, variant: str) -> float | None:
-    skip = 1 if variant == "released" else 0
     if variant == "released" and record.text.count(" ") + 1 < 14:
         return None
     total = 0.0
     lengths = []
     for role, sign in ((Role.TARGET, 1), (Role.REFERENCE, -1)):
-        texts = [text_of(record, role)[skip:], *around(record, role, skip)]
+        texts = [text_of(record, role), *around(record, role)]
         if len(texts) < 2 or not all(texts):
             return None
         lengths.append([len(values) for values in texts])

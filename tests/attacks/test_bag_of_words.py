@@ -118,6 +118,24 @@ def test_groups_join_along_chains() -> None:
     assert join_same_texts(["a", "a"], [5, 6]).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_the_connected_parts(seed: int) -> None:
+    """Against joining two records at a time until nothing changes; numbered by each part's first cluster."""
+    rng = np.random.default_rng(seed)
+    corpus = [f"t{number}" for number in rng.integers(0, 60, 80)]
+    clusters = [f"c{number:02}" for number in rng.integers(0, 60, 80)]
+    part = [clusters[i] for i in range(80)]
+    changed = True
+    while changed:
+        changed = False
+        for i in range(80):
+            for j in range(80):
+                if (corpus[i] == corpus[j] or clusters[i] == clusters[j]) and part[j] > part[i]:
+                    part[j], changed = part[i], True
+    expected = {name: number for number, name in enumerate(sorted(set(part)))}
+    assert join_same_texts(corpus, clusters).tolist() == [expected[name] for name in part]
+
+
 def test_a_mixed_document_counts_as_its_majority() -> None:
     assert group_labels(np.array([0, 0, 0, 1, 1, 2]), np.array([1, 0, 0, 1, 0, 0], dtype=bool)).tolist() == [0, 1, 0]
 

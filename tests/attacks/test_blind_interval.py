@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.attacks import BagOfWords
-from spvmia_plugin.metrics.blind import auroc_columns, blind_interval
+from spvmia_plugin.harness.shared import SharedData
+from spvmia_plugin.metrics.blind import auroc_columns, blind_interval, not_computed
+from spvmia_plugin.records import AuditData, Record
 from tests.attacks.corpora import auroc, half, names, texts
 from tests.attacks.test_bag_of_words import documents
 
@@ -32,6 +34,28 @@ def test_is_about_the_scores_of_the_attack() -> None:
     assert 0 <= found.low <= found.auroc <= found.high <= 1
     assert found == blind_interval(BagOfWords(), corpus, labels, clusters, 5)
     assert (found.confidence, found.permutations) == (0.95, 399)
+
+
+def test_why_nothing_was_computed() -> None:
+    """Nine documents of members, in more records; ten would do."""
+    clusters = [f"m{i % 9}" for i in range(20)] + [f"n{i}" for i in range(20)]
+    labels, corpus = np.arange(40) < 20, texts(np.random.default_rng(0), 40)
+    assert blind_interval(BagOfWords(), corpus, labels, clusters, 0) is None
+    told = not_computed(BagOfWords(), labels, clusters)
+    assert told.details == {"needed": 10, "members": 9, "nonmembers": 20}
+    assert "needs 10 documents of each class" in told.message
+    assert "got 9 of members and 20 of non-members" in told.message
+    assert blind_interval(BagOfWords(), corpus, labels, [*clusters[:19], "m9", *clusters[20:]], 0) is not None
+    assert not_computed(BagOfWords(), np.ones(40), clusters) is None  # an empty class is told by itself
+
+
+def test_what_is_shared_says_so() -> None:
+    corpus, clusters = texts(np.random.default_rng(0), 30), [f"f:{i}" for i in range(30)]
+    records = tuple(Record(c, t, i < 9, c) for i, (c, t) in enumerate(zip(clusters, corpus, strict=True)))
+    data = AuditData(records, (), (), "declared", "f" * 8, "made", 0)
+    codes = [finding.code for finding in SharedData(data, 0).findings(clusters)]
+    assert "blind_not_computed" in codes
+    assert "blind_not_computed" not in [finding.code for finding in SharedData(data, 0).findings(clusters[9:])]
 
 
 def test_too_few_documents() -> None:

@@ -15,7 +15,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "attacks.md"
 
 def rows() -> dict[str, list[str]]:
     """Cells of the table's rows, by attack."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.read_text("utf-8").splitlines()]
+    table = PAGE.read_text("utf-8").partition("## The table\n")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return {row[0].strip("`"): row for row in cells if re.fullmatch(r"`\w+`", row[0])}
 
 

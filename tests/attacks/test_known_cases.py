@@ -112,10 +112,8 @@ def spv_record(text: str = "w " * 13 + "w") -> RecordSignals:
 def test_spv_by_hand() -> None:
     target = 0.5 - (3 * 0.25 + 0.5) / 4
     reference = 0.25 - (3 * 0.25 + math.sqrt(0.125)) / 4
-    assert Spv().score(spv_record()) == pytest.approx(target - reference, rel=1e-12)
-    # Without its first token `mixed` is as likely as x.
-    released = target - (0.25 - (3 * 0.25 + 0.5) / 4)
-    assert Spv(variant="released").score(spv_record()) == pytest.approx(released, rel=1e-12)
+    for attack in (Spv(), Spv(variant="released")):  # the variants differ in masks and in short texts
+        assert attack.score(spv_record()) == pytest.approx(target - reference, rel=1e-12)
 
 
 @pytest.mark.parametrize("text", ["w " * 12 + "w", "w\n" * 20 + "w"])

@@ -15,7 +15,7 @@ from spvmia_plugin.attacks.spv import Spv
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.protocols import ScoreInput
+from spvmia_plugin.protocols import Frame, ScoreInput
 from spvmia_plugin.records import Document
 from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import RecordSignals, Role, View
@@ -187,21 +187,19 @@ def sequences(backend):
 
 
 def test_our_log_probabilities_are_the_released_loss(backend, sequences):
-    """The harness conditions on the prefix token: given it, and no other label left out, the losses are the same."""
+    """In the tokenizer's own context, which puts nothing before a text, to the last token."""
     _, records, _ = sequences
-    prefix = backend._tokens.prefix_id
     found = backend.score(Role.TARGET, [ScoreInput(ids) for ids in records], moments=False)
     target = backend._roles.target
     for ids, signals in zip(records, found, strict=True):
-        assert released.loss(target, [prefix, *ids]) == pytest.approx(-signals.logprob.mean(), abs=1e-5)
-        assert released.loss(target, [prefix, *ids], unscored=2) == pytest.approx(-signals.logprob[1:].mean(), abs=1e-5)
+        assert backend.frame("") == Frame()
+        assert released.loss(target, ids) == pytest.approx(-signals.logprob.mean(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("variant", "unscored"), [("paper", 1), ("released", 2)])
-def test_our_score_is_the_released_score(backend, sequences, variant, unscored):
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_our_score_is_the_released_score(backend, sequences, variant):
     """The base as reference here: two models, one set of weights."""
     texts, records, paraphrases = sequences
-    prefix = backend._tokens.prefix_id
     everything = [ScoreInput(ids) for ids in [*records, *(p for of in paraphrases for p in of)]]
     signals = {
         role: dict(zip(everything, backend.score(source, everything, moments=False), strict=True))
@@ -219,14 +217,8 @@ def test_our_score_is_the_released_score(backend, sequences, variant, unscored):
     ]
     target = backend._roles.target
     with backend._roles.use(Role.BASE) as base:
-        reference = _Frozen(base, [[prefix, *ids] for ids in [*records, *(p for of in paraphrases for p in of)]])
-    theirs = released.score(
-        target,
-        reference,
-        [[prefix, *ids] for ids in records],
-        [[[prefix, *p] for p in of] for of in paraphrases],
-        unscored,
-    )
+        reference = _Frozen(base, [*records, *(p for of in paraphrases for p in of)])
+    theirs = released.score(target, reference, records, paraphrases)
     assert len(set(ours)) == 2
     np.testing.assert_allclose(ours, theirs, atol=1e-7, rtol=1e-3)
 

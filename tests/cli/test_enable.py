@@ -190,3 +190,11 @@ def test_says_once_that_a_task_is_of_another_version(caplog: pytest.LogCaptureFi
     assert len(caplog.messages) == 1
     assert "/x/lm_eval/tasks/spv_mia: task files were written by spvmia-plugin 0.0.1" in caplog.text
     assert "run 'spvmia enable'" in caplog.text
+
+
+def test_a_stamp_that_cannot_be_read_is_not_taken_for_somebody_elses(target: Path) -> None:
+    """Else the advice would be to rename a folder that is ours."""
+    (target / STAMP).mkdir(parents=True)
+    for command in (enable, disable, enabled):
+        with pytest.raises(SpvmiaError, match=rf"cannot read .*{STAMP} \(Is a directory\)"):
+            command()

@@ -13,6 +13,7 @@ import pytest
 
 from spvmia_plugin.data.csv_rows import csv_rows
 from spvmia_plugin.data.files import read_documents
+from spvmia_plugin.data.source_file import EXPECTED
 from spvmia_plugin.errors import SpvmiaError
 
 HOSTILE = [
@@ -150,23 +151,30 @@ def broken(tmp_path: Path, name: str, content: bytes) -> str:
         ("d.json", b'[{"body": "SECRET"}]', ", row 1: expected a column 'text', got 'body'; name the column"),
         ("d.csv", b"id,texts\n1,SECRET\n", ": expected a column 'text', got 'id', 'texts' (did you mean 'texts'?)"),
         ("d.jsonl", b'{"text": "a"}\n{"text": 3}\n', ", row 2: expected text in column 'text', got int"),
-        ("d.jsonl", b'{"text": null}\n', ", row 1: expected text in column 'text', got nothing"),
         ("d.json", b'[{"text": ["SECRET"]}]', ", row 1: expected text in column 'text', got list"),
         ("d.jsonl", b'{"text": "a"}\n{"text": "SECRET\n', ", row 2: expected one JSON object a line, got invalid JSON"),
-        ("d.jsonl", b'"SECRET"\n', ", row 1: expected a JSON object, got str"),
-        ("d.jsonl", b"[" * 100_000, ", row 1: expected one JSON object a line, got invalid JSON"),
+        ("d.jsonl", b'["SECRET"]\n["SECRET"]\n', ": expected a JSON list of objects, got invalid JSON at line 2"),
+        ("d.jsonl", b"3\n", ", row 1: expected a JSON object or string, got int"),
+        ("d.jsonl", b"[" * 100_000, ": expected a JSON list of objects, got invalid JSON"),
+        ("d.jsonl", b'{"a": ' * 100_000, ", row 1: expected one JSON object a line, got invalid JSON"),
         ("d.json", b'[\n{"text": "SECRET\n', ": expected a JSON list of objects, got invalid JSON at line 2"),
-        ("d.json", b'{"text": "SECRET"}', ": expected a JSON list of objects, got dict"),
+        ("d.json", b'{\n"text": "SECRET"\n}', ", row 1: expected one JSON object a line, got invalid JSON"),
         ("d.jsonl", b'{"text": "a"}\n{"text": "SECRET \xff"}\n', ", row 2: expected UTF-8, got other bytes"),
         ("d.txt", b"a\nSECRET \xc3\x28\n", ", row 2: expected UTF-8, got other bytes"),
         ("d.csv", b"text\na\nSECRET\xff\n", ", row 2: expected UTF-8, got other bytes"),
         ("d.jsonl", rb'{"text": "SECRET \ud800"}', ", row 1: expected valid Unicode, got half a surrogate pair"),
         ("d.csv", b'text\na\n"SECRET\n', ", row 2: expected a well-formed CSV row, got a quote that is never closed"),
         ("d.csv", b'text\n"SECRET"x\n', ", row 1: expected a well-formed CSV row, got text after a closing quote"),
-        ("d.csv", b"id,text\n1,SECRET, and more\n", ", row 1: expected 2 fields, got 3; put quotes"),
-        ("d.parquet", b"SECRET", ": expected a Parquet file, got something else"),
-        ("d.xlsx", b"SECRET", ": expected a file ending in .jsonl .json .csv .parquet .txt, got '.xlsx'"),
-        ("data", b"SECRET", ": expected a file ending in .jsonl .json .csv .parquet .txt, got 'no extension'"),
+        (
+            "d.csv",
+            b"id,text\n1,SECRET, and more\n",
+            ", row 1: expected 2 fields, got 3; put quotes around text with commas",
+        ),
+        ("d.parquet", b"SECRET", ": expected a Parquet file, got something else or a damaged one"),
+        ("d.xlsx", b"SECRET", ": expected a file ending in .jsonl .json .csv .parquet .txt .ndjson"),
+        ("data", b"SECRET", f": expected a file ending in {EXPECTED}, got 'no extension'"),
+        ("d.gz", b"SECRET", f": expected a file ending in {EXPECTED}, got '.gz'"),
+        ("d.jsonl.rar", b"SECRET", f": expected a file ending in {EXPECTED}, got '.rar'"),
     ],
 )
 def test_bad_files_name_option_file_and_row_but_no_text(
@@ -177,9 +185,9 @@ def test_bad_files_name_option_file_and_row_but_no_text(
 
 def test_bad_parquet_columns(tmp_path: Path) -> None:
     numbers, other = tmp_path / "n.parquet", tmp_path / "o.parquet"
-    pq.write_table(pa.table({"text": ["a", None]}), numbers)
+    pq.write_table(pa.table({"text": [1, 2]}), numbers)
     pq.write_table(pa.table({"text_": ["a"]}), other)
-    with pytest.raises(SpvmiaError, match="row 2: expected text in column 'text', got nothing"):
+    with pytest.raises(SpvmiaError, match="row 1: expected text in column 'text', got int"):
         read(numbers)
     with pytest.raises(SpvmiaError, match=r"expected a column 'text', got 'text_' \(did you mean 'text_'\?\)"):
         read(other)
@@ -198,7 +206,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(SpvmiaError, match=r"mia_members: .*gone.jsonl: expected a file, got no such file; check"):
         read(tmp_path / "gone.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(SpvmiaError, match="expected a file, got a folder"):
+    with pytest.raises(SpvmiaError, match=r"folder.jsonl: expected a folder with files of one kind, .* none; check"):
         read(tmp_path / "folder.jsonl")
 
 

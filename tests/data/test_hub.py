@@ -8,7 +8,7 @@ import pytest
 
 from spvmia_plugin.data import BUILTIN_DATASETS
 from spvmia_plugin.data.hub import HubSpec, load_hub, load_source, parse_hub_spec
-from spvmia_plugin.data.sources import document_names, load_spec
+from spvmia_plugin.data.sources import file_names, load_spec
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -41,7 +41,10 @@ class FakeHub:
         self.answers = list(answers)
         self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(self, name: str, config: str | None, *, split: str, revision: str | None = None) -> Any:
+    def __call__(
+        self, name: str, config: str | None, *, split: str, trust_remote_code: bool, revision: str | None = None
+    ) -> Any:
+        assert trust_remote_code is False
         self.calls.append((name, config, split, revision))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -99,15 +102,15 @@ def test_other_failures_of_the_hub_are_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SpvmiaError, match=r"cannot load org/data:train from the hub \(ValueError: Unknown split"):
         load("hf:org/data")
     hub(monkeypatch, RuntimeError("scripts"), ValueError("none"))
-    with pytest.raises(SpvmiaError, match="RuntimeError: scripts"):
+    with pytest.raises(SpvmiaError, match=r"\(RuntimeError: scripts; and of its Parquet copy, ValueError: none\)"):
         load("hf:org/data")
 
 
 def test_columns_and_rows_of_the_hub_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, rows("texts", ["a"]), rows("text", ["a", None]), rows("text", [" "]))
+    hub(monkeypatch, rows("texts", ["a"]), rows("text", [1, 2]), rows("text", [" "]))
     with pytest.raises(SpvmiaError, match=r"expected a column 'text', got 'texts' \(did you mean 'texts'\?\)"):
         load("hf:org/data")
-    with pytest.raises(SpvmiaError, match="row 2: expected text in column 'text', got NoneType"):
+    with pytest.raises(SpvmiaError, match="row 1: expected text in column 'text', got int"):
         load("hf:org/data")
     with pytest.raises(SpvmiaError, match="expected at least one row of text"):
         load("hf:org/data")
@@ -119,8 +122,24 @@ def test_a_local_folder_is_never_given_to_the_data_set_cache(tmp_path: Path) -> 
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
-    assert document_names(["/a/m/d.txt", "/a/n/d.txt", "x/e.txt"]) == {
-        "/a/m/d.txt": "m/d.txt",
-        "/a/n/d.txt": "n/d.txt",
-        "x/e.txt": "e.txt",
+    specs = {"mia_members": "/a/m/d.txt", "mia_nonmembers": "/a/n/d.txt", "mia_prompts": "x/e.txt"}
+    assert file_names({**specs, "mia_candidate": "hf:org/data"}) == {
+        Path("/a/m/d.txt"): "m/d.txt",
+        Path("/a/n/d.txt"): "n/d.txt",
+        Path("x/e.txt").absolute(): "e.txt",
     }
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_row_that_the_library_shows_is_not_told(monkeypatch: pytest.MonkeyPatch, nested: bool) -> None:
+    import pyarrow
+
+    row = "Jane Roe of 12 Elm Street owes the clinic nine thousand euros"
+    error: Exception = pyarrow.ArrowInvalid(f"CSV parse error: Expected 1 columns, got 2: {row}")
+    if nested:
+        outer = RuntimeError(f"while reading {row}")
+        outer.__cause__, error = error, outer
+    hub(monkeypatch, error, error)
+    with pytest.raises(SpvmiaError, match=r"mia_members: cannot load a:train from the hub \(\w+\);") as caught:
+        load_hub(parse_hub_spec("hf:a", option="mia_members"), "text", option="mia_members", local_option="mia_members")
+    assert "Elm" not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def test_too_few_documents_for_the_split(tmp_path: Path) -> None:
 
 
 def test_public_data_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(name: str, config: str | None, *, split: str) -> Any:
+    def fake(name: str, config: str | None, *, split: str, trust_remote_code: bool) -> Any:
+        assert trust_remote_code is False
         assert (name, config, split) == ("fancyzhx/ag_news", None, "train")
         return datasets.Dataset.from_dict({"text": tiny_texts(100)})
 
@@ -238,6 +240,54 @@ def test_an_unknown_data_set() -> None:
         SpvmiaError, match=r"expected one of custom, wikitext, .* got 'wikitex' \(did you mean 'wikitext'"
     ):
         load(config(), "wikitex")
+
+
+# --- one file of both classes, and shards ---
+
+
+def labelled(path: Path, n: int = 60) -> Path:
+    """As WikiMIA has it."""
+    rows = ({"input": text, "label": i % 2} for i, text in enumerate(tiny_texts(n)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_one_file_of_both_classes_is_split_by_its_label(tmp_path: Path) -> None:
+    path = labelled(tmp_path / "wikimia.jsonl", 100)
+    data = load(config(members=path, nonmembers=path, text_column="input", block_size=0))
+    assert {int(record.id.rpartition(":")[2]) % 2 for record in data.members} == {0}  # rows from 1, labels from 0
+    assert {int(record.id.rpartition(":")[2]) % 2 for record in data.nonmembers} == {1}
+    assert (len(data.members), data.source) == (50, "wikimia.jsonl")
+    assert data.provenance["labels"] == "column 'label': 1 is a member, 0 is none"
+
+
+def test_labels_of_two_files_are_somebody_elses(tmp_path: Path) -> None:
+    """A sentiment, say."""
+    one, two = labelled(tmp_path / "m.jsonl"), tmp_path / "n.jsonl"
+    two.write_text("".join(json.dumps({"input": text, "label": 3}) + "\n" for text in tiny_texts(60, seed=2)))
+    data = load(config(members=one, nonmembers=two, text_column="input", block_size=0))
+    assert len(data.members) == 60
+    assert "labels" not in data.provenance
+
+
+def test_one_file_in_both_classes_without_a_label(files: dict[str, Path]) -> None:
+    with pytest.raises(
+        SpvmiaError, match=r"^mia_members: .*m.jsonl, row 1: expected a column 'label', got 'text'; a f"
+    ):
+        load(config(members=files["members"], nonmembers=files["members"]))
+
+
+def test_shards_of_both_classes_keep_their_ids_apart(tmp_path: Path) -> None:
+    for name, seed in (("in", 1), ("out", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            corpus(tmp_path / name / f"{number}.jsonl", 30, seed=10 * seed + number)
+    (tmp_path / "in" / "0.jsonl").rename(tmp_path / "in" / "2.jsonl")
+    data = load(config(members=tmp_path / "in", nonmembers=f"{tmp_path}/out/*.jsonl", block_size=0))
+    assert {r.id.rpartition(":")[0] for r in data.members} == {"in/1.jsonl", "in/2.jsonl"}
+    assert {r.id.rpartition(":")[0] for r in data.nonmembers} == {"out/0.jsonl", "out/1.jsonl"}
+    assert len({r.id for r in data.records}) == len(data.records)
+    assert data.source == "in + *.jsonl"
 
 
 # --- a target with a manifest ---

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spvmia_plugin.data.files import read_documents
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
 from spvmia_plugin.data.manifest import (
     MANIFEST_NAME,
@@ -22,16 +24,20 @@ from spvmia_plugin.data.manifest import (
 from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.split import Packer, deal
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.records import Document
 from tests.data.builders import corpus, documents, word_tokenize
 from tests.tiny import tiny_texts
 
 KEY = "ab" * 32
 
 
-def make_manifest(data: Path, n_documents: int = 200, **changes: Any) -> tuple[Manifest, dict[str, tuple[Block, ...]]]:
-    """A manifest over `data`, a corpus of `n_documents`, and the blocks it names."""
+def make_manifest(
+    data: Path, n_documents: int = 200, *, pool: Sequence[Document] | None = None, **changes: Any
+) -> tuple[Manifest, dict[str, tuple[Block, ...]]]:
+    """A manifest over `data`, which holds `pool` or a corpus of `n_documents`, and the blocks it names."""
     wanted = {"members": 25, "nonmembers": 24, "prompts": 10, "canaries": 8}
-    dealt, _ = deal(documents(tiny_texts(n_documents), data.name), Packer(16, word_tokenize), wanted, seed=0)
+    pool = pool or documents(tiny_texts(n_documents), data.name)
+    dealt, _ = deal(pool, Packer(16, word_tokenize), wanted, seed=0)
     records = {
         name: tuple(Entry.of(b, i % 2 == 0 if name == "canaries" else None) for i, b in enumerate(blocks))
         for name, blocks in dealt.items()
@@ -61,6 +67,23 @@ def test_a_manifest_survives_the_file_and_is_private(tmp_path: Path) -> None:
     assert read_manifest(path) == manifest
     assert read_manifest(tmp_path).path == path
     assert KEY not in repr(manifest)
+
+
+@pytest.mark.parametrize("spec", ["data", "data/*.jsonl"])
+def test_a_manifest_of_shards_finds_every_text_again(tmp_path: Path, spec: str) -> None:
+    """Rows of different shards have the same number, in ids; pieces count them through."""
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        corpus(tmp_path / "data" / f"{number}.jsonl", 50, seed=number)
+    pool = read_documents(tmp_path / spec, "text", option="--data").documents
+    manifest, dealt = make_manifest(tmp_path / spec, pool=pool)
+    assert {entry.id.partition(":")[0] for entry in manifest.records["members"]} == {f"data/{n}.jsonl" for n in "0123"}
+    rebuilt = rebuild(manifest, {})
+    for name, blocks in dealt.items():
+        assert [text for _, text in rebuilt.texts[name]] == [block.text for block in blocks]
+    corpus(tmp_path / "data" / "00.jsonl", 5, seed=9)
+    with pytest.raises(SpvmiaError, match="expected the data the target was fine-tuned on, but "):
+        rebuild(manifest, {})
 
 
 def test_rewriting_keeps_the_mode_and_leaves_nothing_behind(tmp_path: Path) -> None:

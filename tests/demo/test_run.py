@@ -110,6 +110,23 @@ def test_another_size_is_another_demo_with_the_same_model(commands):
     assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 12
 
 
+def test_progress_that_cannot_be_read_is_not_progress_of_another_demo(commands, monkeypatch):
+    """Its target, an hour's work, would be removed."""
+    _, _, layout = commands
+    Demo(layout.root, SIZE, print).run()
+    plain = Path.read_bytes
+
+    def read_bytes(path):
+        if path == layout.progress:
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(SpvmiaError, match=r"--output: cannot read .* \(Permission denied\); make it readable"):
+        Demo(layout.root, SIZE, print).run()
+    assert layout.target.is_dir()
+
+
 def test_other_peoples_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SpvmiaError, match=r"--output: expected a new or empty folder"):

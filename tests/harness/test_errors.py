@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -67,3 +68,19 @@ def test_the_stock_command_ends_with_one_line_and_status_1(base, adapter, tmp_pa
     assert last.startswith("mia_nonmembers: ")
     assert "Traceback" not in done.stderr
     assert "secret fox" not in done.stderr
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_told_with_the_librarys_reason(tmp_path, base):
+    from spvmia_plugin.base_model import BaseModel
+    from spvmia_plugin.finetune_config import FinetuneConfig
+    from spvmia_plugin.harness.tokenizer import load_tokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    (folder / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(
+        SpvmiaError, match=r"pretrained: no tokenizer could be loaded from .* \(\w+: \w+.*\); name a local"
+    ):
+        load_tokenizer({"pretrained": str(folder)})
+    with pytest.raises(SpvmiaError, match=r"--model: no model with a tokenizer .* \(\w+: \w+.*\); name a local folder"):
+        BaseModel.find(FinetuneConfig(str(folder), "data.jsonl", "out"))

@@ -21,7 +21,7 @@ from tests.scoring.models import harness_lm
 REGISTRY = load_registry(entry_points=False)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 

@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from spvmia_plugin.export import FORMATS as EXPORTS
+from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.machine import to_csv, to_json
 from spvmia_plugin.leaderboard.markdown import to_markdown
 from spvmia_plugin.leaderboard.page import to_html
-from spvmia_plugin.leaderboard.plain import csv_text, markdown
+from spvmia_plugin.leaderboard.plain import csv_text, markdown, unlinked
 from spvmia_plugin.leaderboard.terminal import show_board
+from spvmia_plugin.results import read_latest
 from tests.hostile import ALERT, NAMES, NASTY, control_characters
 from tests.leaderboard.models import DUPLICATES, audited, model, three_models
 
@@ -239,3 +242,45 @@ def test_json_is_strict_where_numbers_are_missing(tmp_path: Path) -> None:
     assert row["number"]["value"] is None
     assert row["rank"] is None
     assert row["number"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "live"),
+    [
+        ("ask @octocat", r"@\w"),
+        ("see #12 and org/repo#7", r"#\d"),
+        ("GH-12", r"GH-\d"),
+        ("write to mallory@example.com", r"@\w"),
+        ("mailto:mallory@example.com", r"@\w"),
+        ("HTTPS://example.com", r"://"),
+        ("WWW.example.com", r"(?i)www\.e"),
+        ("ftp://example.com", r"://"),
+    ],
+)
+def test_nothing_in_a_name_is_a_link_or_calls_anybody(text: str, live: str) -> None:
+    for shown_text in (markdown(text), unlinked(text)):
+        rendered = re.sub(r"\\([^\w\s])", r"\1", shown_text) if live in (r"@\w", r"#\d", r"GH-\d") else shown_text
+        assert not re.search(live, rendered)
+        assert re.sub(r"[\\\u2060]", "", shown_text) == text
+
+
+def test_ordinary_names_stay_as_they_are() -> None:
+    assert unlinked("meta-llama/Llama-3.1-8B, TPR at 1 % FPR: 0.5") == "meta-llama/Llama-3.1-8B, TPR at 1 % FPR: 0.5"
+
+
+def test_cards_and_notes_call_nobody(tmp_path: Path) -> None:
+    path = model(tmp_path, "org/one", audited({"spv": 1.0}))
+    raw = json.loads(path.read_text())
+    for config in raw["configs"].values():
+        if audit := config.get("metadata", {}).get("mia_audit"):
+            audit["data"]["source"] = "@octocat #12 mallory@example.com"
+            audit["membership"] = "@octocat"
+            audit["preconditions"] = [
+                {"code": "too_few_nonmembers_0.1pct", "severity": "warning", "message": "@octocat", "details": {}}
+            ]
+    path.write_text(json.dumps(raw))
+    run = read_latest(path)
+    for name in ("model-index", "hf-eval-results"):
+        for text in EXPORTS[name](run, ExportOptions(benchmark="a/b")).values():
+            lines = [line for line in str(text).splitlines() if "membership" not in line or name != "model-index"]
+            assert not re.search(r"@octocat|#12|y@e", "\n".join(lines))

@@ -10,6 +10,7 @@ import pytest
 
 from spvmia_plugin.data.tokenisation import probe_digest
 from spvmia_plugin.preconditions import check_preconditions, check_tokenisation
+from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 
 
@@ -227,19 +228,19 @@ def by_letters(text):
 def test_records_of_another_length_in_tokens_are_counted_by_class():
     rows = [*records(["a b c", "a b"], True), *records(["a b c", "a", "a b c d"], False, start=2)]
     data = replace(audit(rows[:2], rows[2:]), block_size=3)
-    (finding,) = check_tokenisation(data, rows, by_words)
+    (finding,) = check_tokenisation(data, rows, by_words, Frame())
     assert (finding.code, finding.severity) == ("token_lengths_changed", "warning")
     assert finding.details["examples"] == ["data.txt:2", "data.txt:4", "data.txt:5"]
     assert (finding.details["members"], finding.details["nonmembers"]) == (1, 2)
     assert "3 of 5 records (60 %; 1 members, 2 non-members) do not have the 3 tokens" in finding.message
-    assert check_tokenisation(data, [rows[0], rows[2]], by_words) == []
-    assert check_tokenisation(replace(data, block_size=0), rows, by_words) == []
+    assert check_tokenisation(data, [rows[0], rows[2]], by_words, Frame()) == []
+    assert check_tokenisation(replace(data, block_size=0), rows, by_words, Frame()) == []
 
 
 def test_another_tokenizer_than_the_manifests_is_told():
     data = replace(audit(MEMBERS, NONMEMBERS), provenance={"tokenizer": probe_digest(by_words)})
-    assert check_tokenisation(data, MEMBERS, by_words) == []
-    (finding,) = check_tokenisation(data, MEMBERS, by_letters)
+    assert check_tokenisation(data, MEMBERS, by_words, Frame()) == []
+    (finding,) = check_tokenisation(data, MEMBERS, by_letters, Frame())
     assert (finding.code, finding.severity) == ("tokenizer_changed", "warning")
     assert "AUROC comes out too low" in finding.message
-    assert check_tokenisation(replace(data, provenance={"tokenizer": None}), MEMBERS, by_letters) == []
+    assert check_tokenisation(replace(data, provenance={"tokenizer": None}), MEMBERS, by_letters, Frame()) == []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.protocols import BackendFeatures
+from spvmia_plugin.protocols import BackendFeatures, Frame
 from spvmia_plugin.signals import Role
 
 VOCABULARY = 97
@@ -23,14 +23,26 @@ class FakeBackend:
 
     name = "fake"
 
-    def __init__(self, *, max_length: int = 64, embeddings: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_length: int = 64,
+        embeddings: bool = True,
+        context: tuple[int, ...] = (VOCABULARY,),
+        survives: Callable[[Sequence[int]], bool] = lambda token_ids: True,
+    ) -> None:
         self.max_length = max_length
+        self.context = context
+        self.survives = survives
         self.features = BackendFeatures(embeddings=embeddings)
         self.device = "cpu"
         self.calls: list[tuple[Role, list[list[int]]]] = []
 
     def encode(self, text: str) -> list[int]:
         return [ord(char) % VOCABULARY for char in text]
+
+    def frame(self, text: str) -> Frame:
+        return Frame(self.context)
 
     def sample_replacements(
         self,
@@ -42,7 +54,8 @@ class FakeBackend:
         self.calls.append((role, [list(sequence) for sequence in sequences]))
         drawn = []
         for sequence, draws, seed in zip(sequences, positions, seeds, strict=True):
-            assert len(sequence) <= self.max_length
+            assert len(self.context) + len(sequence) <= self.max_length + 1
+            assert all(self.context or 0 not in draw for draw in draws)
             rng = np.random.default_rng(seed)
             tokens = np.array(sequence)
             drawn.append([(tokens[draw] + rng.integers(1, VOCABULARY, len(draw))) % VOCABULARY for draw in draws])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -20,12 +20,19 @@ def _of(config: AuditConfig, texts: list[Document], backend: FakeBackend | None 
 
 
 @settings(max_examples=60, deadline=None)
-@given(length=st.integers(1, 200), rate=st.floats(0.001, 1), context=st.integers(2, 80), seed=st.integers(0, 9))
-def test_replaces_the_share_of_tokens(length: int, rate: float, context: int, seed: int) -> None:
-    backend = FakeBackend(max_length=context)
+@given(
+    length=st.integers(2, 200),
+    rate=st.floats(0.001, 1),
+    context=st.integers(2, 80),
+    seed=st.integers(0, 9),
+    lead=st.sampled_from([(), (97,)]),
+)
+def test_replaces_the_share_of_tokens(length: int, rate: float, context: int, seed: int, lead: tuple[int, ...]) -> None:
+    backend = FakeBackend(max_length=context, context=lead)
     text = "".join(chr(97 + i % 26) for i in range(length))
     (found,) = _of(AuditConfig(mask_rate=rate, seed=seed), [Document("f:1", text)], backend)
     original, count = backend.encode(text), max(1, int(rate * length))
+    count = min(count, length - (not lead))  # the first token is left alone where nothing stands before it
     assert len(found.variants) == 10
     assert found.mask_rate == count / length
     assert found.reason is None
@@ -56,7 +63,58 @@ def test_long_texts_are_cut_where_the_context_ends() -> None:
     text = "abcdefghijklmnopqrstuvwxy"
     _of(AuditConfig(), [Document("f:1", text)], backend)
     ((_, sequences),) = backend.calls
-    assert sequences == [backend.encode(part) for part in (text[:10], text[10:20], text[20:])]
+    assert sequences == [backend.encode(part) for part in (text[:9], text[9:18], text[18:])]
+    backend = FakeBackend(max_length=10, context=())
+    _of(AuditConfig(), [Document("f:1", text)], backend)
+    ((_, sequences),) = backend.calls  # every later window begins with a token that stands before its positions
+    assert sequences == [backend.encode(part) for part in (text[:10], text[9:19], text[18:])]
+
+
+def test_what_is_kept_are_texts() -> None:
+    """Tokens that are a multiple of 3 are no text's own: every paraphrase has none of them, and its share of edits."""
+    backend = FakeBackend()
+    text = Document("f:1", "abcdefghijklmnopqrstuvwxyzabcd")
+    original = backend.encode(text.text)
+
+    def survives(token_ids: Sequence[int]) -> bool:
+        return all(new % 3 for new, old in zip(token_ids, original, strict=True) if new != old)
+
+    free = [v for n in _of(AuditConfig(perturbations=50), [text], backend) for v in n.variants]
+    backend.survives = survives
+    (found,) = _of(AuditConfig(perturbations=50), [text], backend)
+    assert found.reason is None
+    assert found.mask_rate == 6 / 30
+    for before, edit in zip(free, found.variants, strict=True):
+        assert isinstance(edit, TokenEdits)
+        assert len(edit.positions) == 6
+        assert edit.positions == tuple(sorted(set(edit.positions)))
+        assert survives(edit.apply(original))
+        assert isinstance(before, TokenEdits)
+        assert (edit == before) is survives(before.apply(original))  # a draw that is a text is kept as it is
+
+
+def test_paraphrases_that_cannot_be_found_are_told() -> None:
+    backend = FakeBackend()
+    text = Document("f:1", "abcdefghijklmnopqrst")
+    original = backend.encode(text.text)
+    backend.survives = lambda token_ids: list(token_ids) == original
+    (none,) = _of(AuditConfig(perturbations=2), [text], backend)
+    assert none.variants == ()
+    assert none.reason == "0 of 4 paraphrases: other draws were no text's tokens"
+    # One token of four may be replaced at most: too few. Two of four will do.
+    for allowed, count in ((1, 0), (2, 4)):
+        backend.survives = lambda token_ids, allowed=allowed: (
+            sum(a != b for a, b in zip(token_ids, original, strict=True)) <= allowed
+        )
+        (found,) = _of(AuditConfig(perturbations=2), [text], backend)
+        assert len(found.variants) == count
+    assert found.mask_rate == 2 / 20
+    backend.survives = lambda token_ids: False
+    (unable,) = _of(AuditConfig(), [text], backend)
+    assert unable.variants == ()
+    assert unable.reason == "the record's text is not cut into its own tokens again"
+    (single,) = _of(AuditConfig(), [Document("f:2", "a")], FakeBackend(context=()))
+    assert single.reason == "no token that another one stands before"
 
 
 @pytest.mark.parametrize("empty_first", [True, False])

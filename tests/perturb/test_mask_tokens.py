@@ -95,7 +95,7 @@ def test_a_model_that_is_not_there(name: str) -> None:
 def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    def refuse(name: str) -> None:
+    def refuse(name: str, *, trust_remote_code: bool) -> None:
         raise OSError("We couldn't connect to the hub\nand so on")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spvmia_plugin.report.html import render
+from spvmia_plugin.report.table import MAX_ROWS
 from spvmia_plugin.report.tokens import Token, TokenView
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.shown import shown
@@ -33,7 +34,7 @@ def plain_file(plain_run, tmp_path_factory) -> Path:
 def hostile_file(tmp_path_factory) -> Path:
     """10,000 records with texts that try to break out, right-to-left ones among them."""
     folder = tmp_path_factory.mktemp("hostile")
-    texts = [*hostile_texts(2_000), "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd \u0645\u0631\u062d\u0628\u0627"]
+    texts = [*hostile_texts(400), "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd \u0645\u0631\u062d\u0628\u0627"]
     records = fake_records(MEMBERS, OTHERS, files=NAMES, texts=texts)
     audit = fake_audit({"spv": 1.5, "loss": 0.2}, records=records, findings=[WARNING], settings={"mia_log_text": True})
     write_run(folder, [audit])
@@ -196,6 +197,18 @@ def test_choosing_an_attack_shows_its_pictures(plain):
     assert page.locator(".band:not(.chosen)").first.evaluate("e => getComputedStyle(e).visibility") == "hidden"
 
 
+def test_a_cloud_of_dots_is_seen(plain):
+    """A path of dots without length is painted by its round ends alone."""
+    page = plain.page
+    page.get_by_label("Attack to look at").select_option(label="SPV-MIA")
+    dots = page.locator("figure:not([hidden]) path.dots")
+    assert dots.count() >= 4
+    ends = {dots.nth(i).evaluate("e => getComputedStyle(e).strokeLinecap") for i in range(dots.count())}
+    assert ends == {"round", "square"}
+    colours = {dots.nth(i).evaluate("e => getComputedStyle(e).stroke") for i in range(dots.count())}
+    assert len(colours) == 2
+
+
 @pytest.mark.parametrize(("scheme", "other"), [("light", "Dark theme"), ("dark", "Light theme")])
 def test_themes(browser, plain_file, scheme, other):
     opened = Opened(browser, plain_file, color_scheme=scheme)
@@ -269,7 +282,7 @@ def test_hostile_records_are_shown_and_run_nothing(hostile):
     assert page.evaluate(f"typeof {ALERT}") == "undefined"
     assert page.locator("main script:not([type='application/json'])").count() == 0
     assert page.locator(".records img, .records a[href], .records iframe").count() == 0
-    assert hostile.status() == f"1 to 25 of {MEMBERS}, page 1 of {MEMBERS // 25}"
+    assert hostile.status() == f"1 to 25 of {MAX_ROWS}, page 1 of {MAX_ROWS // 25}"
     page.get_by_label("Find in ids").fill("</script><script>")
     found = hostile.status()
     assert "of 0" not in found
@@ -311,7 +324,7 @@ def test_saved_tables_start_no_formula(hostile, tmp_path):
     with path.open(encoding="utf-8", newline="") as file:
         head, *lines = csv.reader(file)
     assert head[:3] == ["record", "text", "others_as_high"]
-    assert len(lines) == MEMBERS
+    assert len(lines) == MAX_ROWS
     words = [cell for line in lines for cell in line[:2]]
     assert any(cell.startswith("'=") for cell in words)
     assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in words)

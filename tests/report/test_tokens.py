@@ -58,10 +58,11 @@ def fill_store(folder: Path, run, token_ids: tuple[int, ...]) -> dict[str, Token
     made = {}
     with Store(folder) as store:
         for role in ("target", "reference"):
-            logprob = -draw.exponential(2, len(token_ids)).astype(np.float32)
-            made[role] = TokenSignals(logprob, np.zeros(len(token_ids), dtype=bool))
+            item = ScoreInput(token_ids)
+            logprob = -draw.exponential(2, item.scored).astype(np.float32)
+            made[role] = TokenSignals(logprob, np.zeros(item.scored, dtype=bool))
             identity = run.audits[0].record["models"][role]
-            store.signals.put({signals_key(store, identity, 8192, ScoreInput(token_ids)): made[role]})
+            store.signals.put({signals_key(store, identity, 8192, item): made[role]})
     return made
 
 
@@ -70,8 +71,10 @@ def test_tokens_come_from_the_store_with_their_own_text(audited):
     [view] = token_views(run, run.audits[0], [record.id])
     assert view.reason is None
     assert "".join(token.text for token in view.tokens) == record.text
-    assert [token.target for token in view.tokens] == made["target"].logprob.tolist()
-    assert [token.reference for token in view.tokens] == made["reference"].logprob.tolist()
+    # Nothing stands before the first token: it has no score, and is shown all the same.
+    assert [token.target for token in view.tokens] == [None, *made["target"].logprob.tolist()]
+    assert [token.reference for token in view.tokens] == [None, *made["reference"].logprob.tolist()]
+    assert view.tokens[0].difference is None
     assert view.reference == "reference"
     assert view.tokens[3].difference == view.tokens[3].target - view.tokens[3].reference
 

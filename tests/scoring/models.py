@@ -76,7 +76,24 @@ def rolling(lm: HFLM, texts: list[str]) -> list[float]:
 
 
 def inputs(backend: Any, texts: list[str]) -> list[ScoreInput]:
-    return [ScoreInput(tuple(backend.encode(text))) for text in texts]
+    """Texts as the backend's own frame has them read."""
+    frames = [backend.frame(text) for text in texts]
+    return [
+        ScoreInput((*frame.before, *backend.encode(text), *frame.after), frame.context)
+        for text, frame in zip(texts, frames, strict=True)
+    ]
+
+
+def naive(model: Any, item: ScoreInput) -> tuple[torch.Tensor, list[bool], torch.Tensor, torch.Tensor]:
+    """Log-prob, top-1, mean and std of every scored token of one sequence, float64, from the definitions."""
+    sequence = [*item.context_ids, *item.token_ids]
+    with torch.no_grad():
+        logp = model(torch.tensor([sequence[:-1]])).logits[0].double().log_softmax(-1)
+    logp = logp[len(logp) - item.scored :]
+    targets = sequence[len(sequence) - item.scored :]
+    mean = (logp.exp() * logp).sum(-1)
+    std = (logp.exp() * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
+    return logp[range(item.scored), targets], (logp.argmax(-1) == torch.tensor(targets)).tolist(), mean, std
 
 
 def fingerprint(model: torch.nn.Module) -> dict[str, Any]:
@@ -106,3 +123,11 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 def rng_states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def plain_logprobs(lm: HFLM, model: Any, text: str) -> list[float]:
+    """Log-probabilities of a text's tokens but the first by a plain forward pass over what the tokenizer gives."""
+    ids = lm.tokenizer(text)["input_ids"]
+    with torch.no_grad(), quiet_libraries():
+        logits = model(input_ids=torch.tensor([ids[:-1]])).logits[0, -(len(ids) - 1) :]
+    return logits.float().log_softmax(-1)[range(len(ids) - 1), ids[1:]].tolist()

@@ -11,9 +11,9 @@ from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
 from spvmia_plugin.rng import isolated_rng
 from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
-from tests.scoring.models import harness_lm
+from tests.scoring.models import harness_lm, naive
 from tests.scoring.test_generation import one_by_one
-from tests.scoring.test_hf_backend import CONTEXT, naive
+from tests.scoring.test_hf_backend import CONTEXT
 from tests.tiny import tiny_texts
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -61,13 +61,13 @@ def lm(request, models):
 def test_scores_and_contexts(lm):
     backend = HFBackend(lm, AuditConfig(max_length=100))
     rows = [tuple(backend.encode(text)) for text in tiny_texts(4, words=(3, 12))]
-    for context in ((), CONTEXT):
+    for context in ((), (0,), CONTEXT):
         items = [ScoreInput(ids, context) for ids in rows]
-        for ids, signals in zip(rows, backend.score(Role.TARGET, items, moments=True), strict=True):
-            logprob, _, mean, std = naive(lm.model, lm.prefix_token_id, context + ids)
-            assert signals.logprob == pytest.approx(logprob[-len(ids) :].numpy(), abs=1e-4)
-            assert signals.mean == pytest.approx(mean[-len(ids) :].numpy(), abs=1e-4)
-            assert signals.std == pytest.approx(std[-len(ids) :].numpy(), abs=1e-4)
+        for item, signals in zip(items, backend.score(Role.TARGET, items, moments=True), strict=True):
+            logprob, _, mean, std = naive(lm.model, item)
+            assert signals.logprob == pytest.approx(logprob.numpy(), abs=1e-4)
+            assert signals.mean == pytest.approx(mean.numpy(), abs=1e-4)
+            assert signals.std == pytest.approx(std.numpy(), abs=1e-4)
 
 
 def test_generation_with_prompts_of_unequal_length(lm):
@@ -84,8 +84,8 @@ def test_noise_is_in_units_of_what_the_model_reads(lm):
     embed = lm.model.get_input_embeddings()
     with torch.no_grad():
         std = embed(torch.arange(embed.weight.shape[0])).std()
-        rows = embed(torch.tensor([[lm.prefix_token_id, *ids[:-1]]]))
+        rows = embed(torch.tensor([ids[:-1]]))
         z = torch.randn(len(ids) - 1, rows.shape[-1], generator=torch.Generator().manual_seed(9))
-        rows[0, 1:] += 0.3 * std * z
+        rows[0] += 0.3 * std * z
         logp = lm.model(inputs_embeds=rows).logits[0].log_softmax(-1)
-    assert signals.logprob == pytest.approx(logp[range(len(ids)), list(ids)].numpy(), abs=5e-4)
+    assert signals.logprob == pytest.approx(logp[range(len(ids) - 1), list(ids[1:])].numpy(), abs=5e-4)

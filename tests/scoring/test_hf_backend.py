@@ -12,7 +12,7 @@ from spvmia_plugin.protocols import Backend, EmbeddingNoise, ScoreInput
 from spvmia_plugin.scoring import batching, scorer
 from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
-from tests.scoring.models import harness_lm, inputs, rolling
+from tests.scoring.models import harness_lm, inputs, naive, rolling
 from tests.tiny import tiny_texts
 
 TEXTS = [*tiny_texts(7, words=(2, 40)), "a", ""]
@@ -30,16 +30,6 @@ def backend(lm):
     backend.close()
 
 
-def naive(model, prefix, token_ids):
-    """One text, float64, from the definitions."""
-    with torch.no_grad():
-        logp = model(torch.tensor([[prefix, *token_ids[:-1]]])).logits[0].double().log_softmax(-1)
-    chosen = logp[range(len(token_ids)), list(token_ids)]
-    mean = (logp.exp() * logp).sum(-1)
-    std = (logp.exp() * (logp - mean[:, None]) ** 2).sum(-1).sqrt()
-    return chosen, logp.argmax(-1).tolist() == list(token_ids), mean, std
-
-
 def sums(signals):
     return [float(s.logprob.astype(np.float64).sum()) for s in signals]
 
@@ -55,19 +45,22 @@ def test_it_is_a_backend(backend, lm):
     assert HFBackend(caching, AuditConfig()).encode("a") == backend.encode("a")
 
 
-def test_sums_are_the_harness_log_likelihoods(backend, lm):
+def test_sums_are_the_harness_log_likelihoods_in_its_own_context(lm):
+    backend = HFBackend(lm, AuditConfig(prefix="harness"))
     assert sums(backend.score(Role.TARGET, inputs(backend, TEXTS), moments=False)) == pytest.approx(
         rolling(lm, TEXTS), rel=1e-4
     )
 
 
 def test_every_token_against_the_definitions(backend, lm):
-    for text, signals in zip(TEXTS, backend.score(Role.TARGET, inputs(backend, TEXTS), moments=True), strict=True):
-        ids = backend.encode(text)
-        assert len(signals) == len(ids) == len(signals.top1)
-        if ids:
-            logprob, _, mean, std = naive(lm.model, lm.prefix_token_id, ids)
+    items = inputs(backend, TEXTS)
+    for item, signals in zip(items, backend.score(Role.TARGET, items, moments=True), strict=True):
+        assert not item.context_ids  # the tokenizer adds nothing: the first token has no score
+        assert len(signals) == max(0, len(item.token_ids) - 1) == len(signals.top1)
+        if len(signals):
+            logprob, top1, mean, std = naive(lm.model, item)
             assert signals.logprob == pytest.approx(logprob.numpy(), abs=1e-4)
+            assert signals.top1.tolist() == top1
             assert signals.mean == pytest.approx(mean.numpy(), abs=1e-4)
             assert signals.std == pytest.approx(std.numpy(), abs=1e-4)
         assert signals.logprob.dtype == np.float32
@@ -77,7 +70,7 @@ def test_every_token_against_the_definitions(backend, lm):
 @pytest.mark.parametrize("max_length", [2, 7, 32])
 def test_long_texts_are_scored_in_the_windows_of_the_harness(models, max_length):
     lm = harness_lm(models, "lora", max_length=max_length)
-    backend = HFBackend(lm, AuditConfig())
+    backend = HFBackend(lm, AuditConfig(prefix="harness"))
     signals = backend.score(Role.TARGET, inputs(backend, TEXTS), moments=False)
     assert sums(signals) == pytest.approx(rolling(lm, TEXTS), rel=1e-4)
     for item, signal in zip(inputs(backend, TEXTS), signals, strict=True):
@@ -114,7 +107,7 @@ def test_equal_inputs_are_computed_once(backend):
     items = inputs(backend, TEXTS[:3])
     before = backend.cost(Role.TARGET).forward_tokens
     found = backend.score(Role.TARGET, [*items, *items, items[0]], moments=False)
-    assert backend.cost(Role.TARGET).forward_tokens - before == sum(len(item.token_ids) for item in items)
+    assert backend.cost(Role.TARGET).forward_tokens - before == sum(item.scored for item in items)
     assert found[0] is found[3] is found[6]
 
 
@@ -159,12 +152,12 @@ def test_a_context_is_conditioned_on_and_not_scored(backend, lm):
     before = backend.cost(Role.TARGET).forward_tokens
     for item, signals in zip(items, backend.score(Role.TARGET, items, moments=True), strict=True):
         if item.token_ids:
-            logprob, _, _, std = naive(lm.model, lm.prefix_token_id, CONTEXT + item.token_ids)
-            assert signals.logprob == pytest.approx(logprob[len(CONTEXT) :].numpy(), abs=1e-4)
-            assert signals.std == pytest.approx(std[len(CONTEXT) :].numpy(), abs=1e-4)
+            logprob, _, _, std = naive(lm.model, item)
+            assert signals.logprob == pytest.approx(logprob.numpy(), abs=1e-4)
+            assert signals.std == pytest.approx(std.numpy(), abs=1e-4)
         assert len(signals) == len(item.token_ids)
     read = sum(max(0, len(item.token_ids) - 1) for item in items)
-    assert backend.cost(Role.TARGET).forward_tokens - before == 1 + len(CONTEXT) + read  # the context once
+    assert backend.cost(Role.TARGET).forward_tokens - before == len(CONTEXT) + read  # the context once
     assert not backend.paths
 
 
@@ -182,12 +175,12 @@ def test_a_context_that_does_not_fit_is_an_error(backend):
     def item(n):
         return ScoreInput((1, 2, 3), tuple(i % 300 for i in range(n)))
 
-    assert backend.score(Role.TARGET, [item(253)], moments=False)
+    assert backend.score(Role.TARGET, [item(254)], moments=False)
     with pytest.raises(SpvmiaError, match="mia_recall_shots"):
-        backend.score(Role.TARGET, [item(254)], moments=False)
+        backend.score(Role.TARGET, [item(255)], moments=False)
 
 
-@pytest.mark.parametrize("context", [(), CONTEXT])
+@pytest.mark.parametrize("context", [(), (0,), CONTEXT])
 def test_noise_on_the_embeddings(backend, lm, context):
     ids = tuple(backend.encode(TEXTS[0]))
     items = [ScoreInput(ids, context, EmbeddingNoise(seed=9, sign=sign, scale=0.3)) for sign in (1, -1)]
@@ -197,10 +190,11 @@ def test_noise_on_the_embeddings(backend, lm, context):
     z = torch.randn(len(ids) - 1, embed.weight.shape[1], generator=torch.Generator().manual_seed(9))
     for sign, signals in ((1, plus), (-1, minus), (0, plain)):
         with torch.no_grad():
-            rows = embed(torch.tensor([[lm.prefix_token_id, *context, *ids[:-1]]]))
-            rows[0, 1 + len(context) :] += sign * 0.3 * embed.weight.std() * z
-            logp = lm.model(inputs_embeds=rows).logits[0, len(context) :].log_softmax(-1)
-        expected = logp[range(len(ids)), list(ids)].numpy()
+            rows = embed(torch.tensor([[*context, *ids[:-1]]]))
+            rows[0, len(context) :] += sign * 0.3 * embed.weight.std() * z
+            logp = lm.model(inputs_embeds=rows).logits[0].log_softmax(-1)
+        expected = logp[range(-len(signals), 0), list(ids[-len(signals) :])].numpy()
+        assert len(signals) == len(ids) - (not context)
         assert signals.logprob == pytest.approx(expected, abs=2e-4)
     assert abs(sums([plus])[0] - sums([plain])[0]) > 1e-3
 
@@ -217,21 +211,8 @@ def test_noise_in_windows_moves_on_with_the_text(models):
     with torch.no_grad():
         rows = embed(torch.tensor([ids[3:13]]))
         rows[0] += 0.5 * embed.weight.std() * z[3:13]
-        logp = lm.model(inputs_embeds=rows).logits[0, -4:].log_softmax(-1)
-    assert signals.logprob[10:] == pytest.approx(logp[range(4), list(ids[10:])].numpy(), abs=2e-4)
-
-
-def test_a_bos_of_the_tokenizer_is_not_scored_twice(models, monkeypatch):
-    lm = harness_lm(models, "lora")
-    bos = lm.prefix_token_id
-    plain = lm.tok_encode
-    monkeypatch.setattr(lm, "tok_encode", lambda text: [bos, *plain(text)])
-    backend = HFBackend(lm, AuditConfig())
-    assert backend.encode("a") == plain("a")
-    assert backend._tokens.lead == [bos]
-    marked = lm.tokenizer.decode([bos]) + "a"
-    monkeypatch.setattr(lm, "tok_encode", plain)
-    assert HFBackend(lm, AuditConfig()).encode(marked)[0] == bos  # the text's own is text
+        logp = lm.model(inputs_embeds=rows).logits[0, -3:].log_softmax(-1)
+    assert signals.logprob[10:] == pytest.approx(logp[range(3), list(ids[11:])].numpy(), abs=2e-4)
 
 
 def test_decode_leaves_special_tokens_out(backend, lm):
@@ -243,7 +224,7 @@ def test_cost_counts_tokens_without_padding(backend):
     items = inputs(backend, TEXTS)
     backend.score(Role.TARGET, items, moments=False)
     cost = backend.cost(Role.TARGET)
-    assert cost.forward_tokens == sum(len(item.token_ids) for item in items)
+    assert cost.forward_tokens == sum(item.scored for item in items)
     assert cost.seconds > 0
     assert backend.cost(Role.REFERENCE).forward_tokens == 0
 
@@ -270,7 +251,7 @@ def test_models_that_change_their_logits_are_noticed(models):
     backend = HFBackend(lm, AuditConfig())
     ids = tuple(backend.encode(TEXTS[0]))
     (signals,) = backend.score(Role.TARGET, [ScoreInput(ids)], moments=True)
-    logprob, _, _, std = naive(lm.model, lm.prefix_token_id, ids)
+    logprob, _, _, std = naive(lm.model, ScoreInput(ids))
     assert signals.logprob == pytest.approx(logprob.numpy(), abs=1e-4)
     assert signals.std == pytest.approx(std.numpy(), abs=1e-4)
     assert any("after its output layer" in words for words in backend.paths.values())

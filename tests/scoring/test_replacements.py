@@ -13,9 +13,9 @@ from tests.scoring.models import harness_lm
 from tests.tiny import tiny_texts
 
 
-@pytest.fixture(scope="module")
-def backend(models):
-    return HFBackend(harness_lm(models, "lora"), AuditConfig())
+@pytest.fixture(scope="module", params=["auto", "harness"])
+def backend(models, request):
+    return HFBackend(harness_lm(models, "lora"), AuditConfig(prefix=request.param))
 
 
 def sequences(backend):
@@ -24,7 +24,9 @@ def sequences(backend):
 
 def draws(rows, n=4, seed=0):
     rng = np.random.default_rng(seed)
-    return [[np.sort(rng.choice(len(row), max(1, len(row) // 5), replace=False)) for _ in range(n)] for row in rows]
+    return [
+        [np.sort(rng.choice(len(row) - 1, max(1, len(row) // 5), replace=False)) + 1 for _ in range(n)] for row in rows
+    ]
 
 
 def test_shapes_and_never_the_original(backend):
@@ -56,11 +58,13 @@ def test_they_follow_seeds_and_not_batches(backend, monkeypatch):
 def test_the_distribution_is_the_model_s_without_the_original(backend):
     row = sequences(backend)[0]
     n = 3000
-    found = backend.sample_replacements(Role.BASE, [row], [[np.array([0, 7])] * n], [1])[0]
+    context = backend.frame("").context
+    places = (0, 7) if context else (1, 7)
+    found = backend.sample_replacements(Role.BASE, [row], [[np.array(places)] * n], [1])[0]
     with backend._roles.use(Role.BASE) as model, torch.no_grad():
-        logits = model(torch.tensor([[backend._tokens.prefix_id, *row[:7]]])).logits[0].double()
-    for column, position in enumerate((0, 7)):
-        p = logits[position].softmax(-1).numpy()
+        logits = model(torch.tensor([[*context, *row[:7]]])).logits[0].double()
+    for column, position in enumerate(places):
+        p = logits[position + len(context) - 1].softmax(-1).numpy()
         p[row[position]] = 0
         p /= p.sum()
         groups = np.arange(len(p)) % 11
@@ -76,6 +80,12 @@ def test_texts_and_draws_without_positions(backend):
     )
     assert [[len(draw) for draw in text] for text in found] == [[0, 0], [0, 1], [], [0]]
     assert backend.sample_replacements(Role.BASE, [], [], []) == []
+
+
+def test_a_token_that_nothing_stands_before_cannot_be_drawn(models):
+    backend = HFBackend(harness_lm(models, "lora"), AuditConfig())
+    with pytest.raises(ValueError, match="none at 0"):
+        backend.sample_replacements(Role.BASE, sequences(backend)[:1], [[np.array([0, 3])]], [0])
 
 
 def test_one_forward_pass_a_text(backend):

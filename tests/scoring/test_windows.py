@@ -18,13 +18,14 @@ def harness_windows(tokens, max_length):
 @given(st.integers(0, 60), st.integers(1, 25))
 def test_the_same_windows_as_the_harness(n, max_length):
     tokens = list(range(n))
+    sequence = [PREFIX, *tokens]
     ours = [
-        ([PREFIX] * w.has_prefix + tokens[max(w.context_start, 0) : w.start], tokens[w.start : w.end])
-        for w in rolling_windows(n, max_length)
+        (sequence[w.start : w.first], sequence[w.first : w.end]) for w in rolling_windows(1, len(sequence), max_length)
     ]
     assert ours == harness_windows(tokens, max_length)
+    assert all(w.end - 1 - w.start <= max_length for w in rolling_windows(1, len(sequence), max_length))
 
 
 @pytest.mark.parametrize(("n", "count"), [(0, 0), (1, 1), (8, 1), (9, 2), (16, 2), (17, 3)])
 def test_number_of_windows(n, count):
-    assert len(rolling_windows(n, 8)) == count
+    assert len(rolling_windows(1, 1 + n, 8)) == count

@@ -80,6 +80,21 @@ def test_clear_asks_and_refuses_where_it_cannot(root: Path) -> None:
     assert len(list((root / "references").iterdir())) == 1
 
 
+def test_other_versions_are_cleared_alone_and_not_by_kind(root: Path) -> None:
+    with pytest.raises(SpvmiaError, match="--other-versions: expected without --kind"):
+        run("clear", "--other-versions", "--kind", "signals", "--yes", "--cache-dir", str(root))
+    (root / "entries-v2-000001.sqlite").write_bytes(b"SQLite format 3\0" + bytes(44) + b"\0\0\0\2" + bytes(36))
+    (root / "references-v3").mkdir()
+    output = run("show", "--cache-dir", str(root))
+    assert "entries-v2-000001.sqlite: 100 B of version 2, left alone" in output
+    assert "references-v3: 0 B of version 3, left alone" in output
+    assert "of version 2, left alone" in run("verify", "--cache-dir", str(root))
+    assert "freed 100 B, of other versions" in run("clear", "--other-versions", "--yes", "--cache-dir", str(root))
+    shown = json.loads(run("show", "--json", "--cache-dir", str(root)))
+    assert shown["foreign"] == []
+    assert shown["kinds"]["signals"]["count"] == 7
+
+
 def test_a_place_without_a_store(tmp_path: Path) -> None:
     for command in ("show", "verify"):
         run(command, "--cache-dir", str(tmp_path / "nothing"))

@@ -35,7 +35,7 @@ def test_only_the_owner_can_read_whatever_the_umask(tmp_path: Path, umask: int) 
         fill(store)
         paths = [tmp_path / "new", *(tmp_path / "new").rglob("*")]  # with the write-ahead log open
         names = {path.name for path in paths}
-        assert {"entries-000001.sqlite", "entries-000001.sqlite-wal", "entries-000001.sqlite-shm", "key"} <= names
+        assert {"key", *(f"entries-v1-000001.sqlite{suffix}" for suffix in ("", "-wal", "-shm"))} <= names
         for path in paths:
             wanted = 0o700 if path.is_dir() else 0o600
             assert stat.S_IMODE(path.stat().st_mode) == wanted, path

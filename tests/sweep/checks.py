@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
+from tests.scoring.models import naive
 
 TOLERANCE = 1e-5
 
 
-def plain(model: Any, ids: Sequence[int], context: Sequence[int], prefix_id: int) -> NDArray[np.float64]:
-    """Log-probs of `ids` after `context`, from one pass of one row and the definition."""
-    before = [prefix_id, *context]  # what a record is conditioned on; the one line to change where that is decided anew
-    with torch.no_grad(), quiet_libraries():
-        logits = model(torch.tensor([[*before, *ids[:-1]]]), use_cache=False).logits[0, -len(ids) :]
-    return logits.double().log_softmax(-1)[range(len(ids)), list(ids)].numpy()
+def plain(model: Any, item: ScoreInput) -> NDArray[np.float64]:
+    """Log-probs of what is scored of a sequence, from one pass of one row and the definition."""
+    with quiet_libraries():
+        return naive(partial(model, use_cache=False), item)[0].numpy()
 
 
-def difference(
-    backend: Any, role: Role, model: Any, rows: Sequence[Sequence[int]], context: Sequence[int], prefix_id: int
-) -> float:
+def difference(backend: Any, role: Role, model: Any, rows: Sequence[Sequence[int]], context: Sequence[int]) -> float:
     """Largest difference between the backend's log-probs under a role and the plain ones under `model`."""
     items = [ScoreInput(tuple(ids), tuple(context)) for ids in rows]
     found = backend.score(role, items, moments=False)
-    expected = [plain(model, ids, context, prefix_id) for ids in rows]
+    expected = [plain(model, item) for item in items]
     return max(float(np.abs(f.logprob - e).max()) for f, e in zip(found, expected, strict=True))
 
 
-def verdict(backend: Any, role: Role, model: Any, rows: Any, context: Any, prefix_id: int) -> str:
+def verdict(backend: Any, role: Role, model: Any, rows: Any, context: Any) -> str:
     """`yes`, or by how much it is off."""
-    off = difference(backend, role, model, rows, context, prefix_id)
+    off = difference(backend, role, model, rows, context)
     return "yes" if off <= TOLERANCE else f"OFF by {off:.1e}"
 
 

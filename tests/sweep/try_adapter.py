@@ -66,11 +66,11 @@ def try_adapter(kind: str, base: Path, folder: Path) -> Result:
         backend.check_training()
         backend.train_reference([backend.decode(ids) for ids in rows], folder / "reference")
         backend.load_reference(Role.REFERENCE, str(folder / "reference"))
-        return verdict(backend, Role.REFERENCE, fresh(folder / "reference"), rows, (), lm.prefix_token_id)
+        return verdict(backend, Role.REFERENCE, fresh(folder / "reference"), rows, ())
 
     try:
-        target = seen(lambda: verdict(backend, Role.TARGET, fresh(path), rows, (), lm.prefix_token_id))
-        bare = seen(lambda: verdict(backend, Role.BASE, fresh(None), rows, (), lm.prefix_token_id))
+        target = seen(lambda: verdict(backend, Role.TARGET, fresh(path), rows, ()))
+        bare = seen(lambda: verdict(backend, Role.BASE, fresh(None), rows, ()))
         trained = seen(reference)
     finally:
         backend.close()

@@ -60,12 +60,11 @@ def try_family(family: str, lm: Any, folder: Path) -> Result:
         return Result(family, *[f"refused: {error}"] * len(COLUMNS))
     rows = [backend.encode(text) for text in tiny_texts(4, words=(3, 12))]
     context = backend.encode("three red words and 12 blue ones")
-    prefix = lm.prefix_token_id
     try:
-        contexts = seen(lambda: verdict(backend, Role.TARGET, model, rows, context, prefix))
+        contexts = seen(lambda: verdict(backend, Role.TARGET, model, rows, context))
         return Result(
             family,
-            seen(lambda: verdict(backend, Role.TARGET, model, rows, (), prefix)),
+            seen(lambda: verdict(backend, Role.TARGET, model, rows, ())),
             _told(contexts, "read again" if "target: contexts" in backend.paths else ""),
             seen(lambda: _generation(backend, lm, rows)),
             seen(lambda: _reference(backend, lm, rows, folder)),
@@ -94,10 +93,10 @@ def _reference(backend: Any, lm: Any, rows: Any, folder: Path) -> str:
     backend.load_reference(Role.REFERENCE, str(folder / "reference"))
     with quiet_libraries():
         base = AutoModelForCausalLM.from_pretrained(folder / "base").eval()
-        off = verdict(backend, Role.BASE, base, rows, (), lm.prefix_token_id)
+        off = verdict(backend, Role.BASE, base, rows, ())
         if off != "yes":
             return f"base: {off}"
         model = PeftModel.from_pretrained(base, folder / "reference").eval()
     if not record["losses"][-1] < record["losses"][0]:
         return "LEARNS NOTHING"
-    return verdict(backend, Role.REFERENCE, model, rows, (), lm.prefix_token_id)
+    return verdict(backend, Role.REFERENCE, model, rows, ())

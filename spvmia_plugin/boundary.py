@@ -1,0 +1,240 @@
+"""The boundary that other people's code stands behind: what it raises, warns of or tells may quote a record.
+
+Attacks, perturbations, hooks, backends and data sets of plugins, and what our own code calls on records: tokenizers,
+models, libraries. All of a run that touches records is called through `behind`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
+from typing import Any, TextIO, TypeVar
+
+from spvmia_plugin.errors import SpvmiaError
+
+T = TypeVar("T")
+
+Texts = Callable[[], Iterable[tuple[str, str]]]
+"""Gives (id, text) of what is private; asked only when something goes wrong."""
+
+LEFT_OUT = "a reason that quotes a record and is left out"
+
+_OURS = "spvmia_plugin"
+_CARRIERS = {_OURS, "pluggy", "lm_eval", "__main__", *sys.stdlib_module_names}
+"""Top-level modules that call the code that is looked for, but are not it."""
+
+_QUOTED_CHARACTERS = 20
+_SHORT_TEXT = 8
+_LONGEST = 300
+_DISTINCT = 100
+
+
+def behind(call: Callable[[], T], *, doing: str, texts: Texts = tuple, log_text: bool | None = None) -> T:
+    """Call what may run other people's code on records.
+
+    Our own errors come through as they are. Any other exception becomes one line with its type, the distribution and
+    place it comes from and the record's id; message, cause and context go. So does an error that a plugin made with our
+    class, if it quotes a text. Warnings keep their category and origin. An interrupt comes through.
+
+    Args:
+        call: does it.
+        doing: words for the line: "the audit".
+        texts: what is private.
+        log_text: whether the user allows text in what is said (`mia_log_text`); None where there is no such option.
+
+    Raises:
+        SpvmiaError: as above, or as `call` raises it.
+    """
+    try:
+        with _warnings_without_text(bool(log_text)):
+            return call()
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
+        failure = _told(error, doing, texts, log_text=log_text)
+    except BaseException as error:
+        error.__cause__ = error.__context__ = None
+        raise
+    raise failure  # not in the handler: what it was made from is no context of it
+
+
+class Quotes:
+    """Tells whether a line quotes private texts: 20 characters in a row, or all of a short text.
+
+    Args:
+        texts: the private ones, read when the first line is asked about.
+    """
+
+    def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
+        self._source = texts
+        self._texts: list[str] | None = None
+        self._known: dict[str, bool] = {}
+
+    def in_line(self, line: str) -> bool:
+        """Whether the line quotes a text. Of more than 100 different lines all the rest are taken to."""
+        if self._texts is None:
+            self._texts = list(dict.fromkeys(_plain(text) for text in self._source()))
+        if line not in self._known:
+            self._known[line] = len(self._known) >= _DISTINCT or any(
+                _quotes(_plain(line), text) for text in self._texts
+            )
+        return self._known[line]
+
+    def without(self, reason: str | None) -> str | None:
+        """The reason, or words that say that it is left out; at most 300 characters."""
+        if reason is None:
+            return None
+        return LEFT_OUT if self.in_line(str(reason)) else str(reason)[:_LONGEST]
+
+    def without_any(self, value: Any) -> Any:
+        """A JSON-ready value without the strings that quote a text."""
+        if isinstance(value, str):
+            return self.without(value)
+        if isinstance(value, dict):
+            return {self.without_any(key): self.without_any(item) for key, item in value.items()}
+        return [self.without_any(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_foreign(thing: object) -> bool:
+    """Whether an object's class, or a class, was written by somebody else."""
+    module = (thing if isinstance(thing, type) else type(thing)).__module__
+    return str(module).partition(".")[0] != _OURS
+
+
+def _told(error: BaseException, doing: str, texts: Texts, *, log_text: bool | None) -> BaseException:
+    """What is raised instead of an exception."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    lines = [line for _, line in walk_tb(error.__traceback__)]
+    if isinstance(error, SpvmiaError):
+        quotes = Quotes(lambda: [*(text for _, text in texts()), *_strings_in(frames)])
+        if log_text:
+            return error
+        if _top(frames[-1]) == _OURS or not quotes.in_line(str(error)):
+            error.__cause__ = error.__context__ = None
+            return error
+    name = type(error).__name__
+    kind = name if re.fullmatch(r"\w{1,60}", name) else "an exception"
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        kind += f" ({os.strerror(error.errno)})"
+    record = _record_in(frames, {text: record_id for record_id, text in texts()})
+    hint = "" if log_text is None else ": mia_log_text shows it"
+    told = SpvmiaError(
+        f"{doing}: expected {_owner(frames)} to finish, got {kind}{f' with {record}' if record else ''} at "
+        f"{_place(frames, lines)}; "
+        + (str(error) if log_text else f"its message may quote a record and is left out{hint}")
+    )
+    if log_text:
+        told.__cause__ = error
+    return told
+
+
+def _owner(frames: list[FrameType]) -> str:
+    """The distribution whose code was called: the first on the way that is neither ours nor a carrier."""
+    for frame in frames:
+        top = _top(frame)
+        if top not in _CARRIERS:
+            names = packages_distributions().get(top, [])
+            try:
+                return f"{names[0]} {version(names[0])}" if names else f"the code of {_safe(top)}"
+            except PackageNotFoundError:
+                return _safe(names[0])
+    return "spvmia-plugin's own code"
+
+
+def _place(frames: list[FrameType], lines: list[int]) -> str:
+    """Files and lines of the last calls, the innermost first."""
+    places = [
+        f"{_safe('/'.join(Path(frame.f_code.co_filename).parts[-2:]))}:{line}"
+        for frame, line in zip(frames, lines, strict=True)
+    ]
+    return ", called at ".join(reversed(places[-3:]))
+
+
+def _record_in(frames: list[FrameType], ids: dict[str, str]) -> str | None:
+    """The id of the record that the innermost call was about: one of its names means the text, or what carries it."""
+    for frame in reversed(frames):
+        for value in list(frame.f_locals.values()):
+            text = _text_of(value)
+            if text in ids:
+                return ids[text]
+    return None
+
+
+def _strings_in(frames: list[FrameType]) -> Iterator[str]:
+    """What other people's functions were called with: the texts, where nobody could say yet what is private."""
+    for frame in frames:
+        if _top(frame) != _OURS:
+            code, values = frame.f_code, frame.f_locals
+            for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+                value = values.get(name)
+                for one in value if isinstance(value, (list, tuple)) else [value]:
+                    if (text := _text_of(one)) is not None:
+                        yield text
+
+
+def _text_of(value: object) -> str | None:
+    """A text, or that of a document, record or signals of ours."""
+    carried = value if isinstance(value, str) or is_foreign(value) else getattr(value, "text", None)
+    return carried if isinstance(carried, str) else None
+
+
+def _top(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w./<>-]", "_", name)[:100]
+
+
+def _quotes(line: str, text: str) -> bool:
+    """Whether a line holds 20 characters of a text in a row, or all of a short one. Both as `_plain` makes them."""
+    if len(text) < _QUOTED_CHARACTERS:
+        return len(text) >= _SHORT_TEXT and text in line
+    half = _QUOTED_CHARACTERS // 2
+    # 20 characters of the line hold a whole piece of 10 that begins at a multiple of 10: few to look for.
+    if not any(line[start : start + half] in text for start in range(0, len(line) - half + 1, half)):
+        return False
+    starts = range(len(line) - _QUOTED_CHARACTERS + 1)
+    return any(line[start : start + _QUOTED_CHARACTERS] in text for start in starts)
+
+
+def _plain(text: str) -> str:
+    """Without what `repr`, JSON or a line break make of it: escapes resolved, all white space one space, no case."""
+    resolved = re.sub(
+        r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|[nrt])",
+        lambda match: chr(int(match[1] or match[2], 16)) if match[1] or match[2] else " ",
+        text,
+    )
+    return " ".join(resolved.replace("\\", "").split()).casefold()
+
+
+@contextmanager
+def _warnings_without_text(log_text: bool) -> Iterator[None]:
+    """Show of other people's warnings the category and where they were raised, once each."""
+    if log_text:
+        yield
+        return
+    ours, seen = str(Path(__file__).parent), set[tuple[str, str, int]]()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_origin(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
+            if filename.startswith(ours):
+                show(message, category, filename, lineno, file, line)
+            elif (category.__name__, filename, lineno) not in seen:
+                seen.add((category.__name__, filename, lineno))
+                said = f"{_safe(category.__name__)}, whose message may quote a record and is left out"
+                show(UserWarning(said), UserWarning, filename, lineno, file, line)
+
+        warnings.showwarning = show_origin
+        yield

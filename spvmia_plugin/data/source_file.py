@@ -1,0 +1,189 @@
+"""One file as an option names it: opened safely, decompressed on the way, and complained about in one line."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, known_columns
+
+KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".ndjson", ".tsv", ".arrow", ".feather")
+"""Endings of files with texts."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings after these, and what pyarrow calls them: it brings all three."""
+
+EXPECTED = f"{' '.join(KINDS)} (also compressed, {' '.join(COMPRESSIONS)})"
+
+LABEL = "label"
+"""The column that says who is a member where one file holds both classes: 1 is a member, 0 is none."""
+
+GROWTH, FREE_GROWTH = 200, 256 * 2**20
+"""A file of so many bytes may hold more than so many times its size only up to `FREE_GROWTH` characters."""
+
+_SPECIAL = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
+def split_ending(path: Path) -> tuple[str, str]:
+    """The kind of a file and its compression, both as endings in lower case: `.jsonl` and `.gz`, or `""`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    kind = suffixes[-1] if suffixes and suffixes[-1] in KINDS else ""
+    return kind, compression
+
+
+class Growth:
+    """Counts what a file turns into, so that a small one does not fill the memory."""
+
+    def __init__(self, file: SourceFile, size: int) -> None:
+        self._file = file
+        self._left = max(FREE_GROWTH, GROWTH * size)
+
+    def add(self, amount: int) -> None:
+        """Count so many bytes or characters.
+
+        Raises:
+            SpvmiaError: they are too many for the file's size.
+        """
+        self._left -= amount
+        if self._left < 0:
+            raise self._file.error(
+                f"expected at most {GROWTH} times the file's size of content, got more",
+                "decompress the file yourself, or take out repeated rows",
+            )
+
+
+class _Counted(io.RawIOBase):
+    """A stream whose bytes are counted."""
+
+    def __init__(self, stream: Any, growth: Growth) -> None:
+        self._stream, self._growth = stream, growth
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._growth.add(len(data))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of texts.
+
+    Attributes:
+        path: where it lies.
+        option: what the user calls it (`mia_members`).
+        columns: the columns that are read: the text, and `LABEL` where one file holds both classes.
+    """
+
+    path: Path
+    option: str
+    columns: tuple[str, ...]
+
+    def error(self, problem: str, remedy: str, row: int | None = None) -> SpvmiaError:
+        """An error about the file, or about a row of it."""
+        place = f"{self.path}" if row is None else f"{self.path}, row {row}"
+        return SpvmiaError(f"{self.option}: {place}: {problem}; {remedy}")
+
+    def no_column(self, column: str, columns: Iterable[str], row: int | None = None) -> SpvmiaError:
+        """The error for a column that is not there; of `columns` only what looks like a name is shown."""
+        columns = list(columns)
+        names = known_columns(columns)
+        others = len(columns) - len(names)
+        known = ", ".join(map(repr, names)) or "none"
+        known += f" and {others} that look like data (is there a header?)" if others else ""
+        remedy = "name the column with the text (mia_text_column, or --text-column of finetune)"
+        if column == LABEL and column != self.columns[0]:
+            remedy = (
+                "a file named in both mia_members and mia_nonmembers says with it who is a member (1) and who is none "
+                "(0); add the column, or give each class its own file"
+            )
+        return self.error(f"expected a column {column!r}, got {known}{did_you_mean(column, names)}", remedy, row)
+
+    def check_columns(self, columns: Iterable[str], row: int | None = None) -> None:
+        """Make sure that the wanted columns are there, and no column twice.
+
+        Raises:
+            SpvmiaError: names the column.
+        """
+        columns = list(columns)
+        for column in self.columns:
+            if column not in columns:
+                raise self.no_column(column, columns, row)
+        counts = Counter(columns) if len(set(columns)) < len(columns) else {}
+        repeated = [name for name, count in counts.items() if name and count > 1]
+        if repeated:
+            names = ", ".join(map(repr, known_columns(repeated))) or f"{len(repeated)} of them"
+            raise self.error(f"expected each column once, got several called {names}", "rename or remove them", row)
+
+    def not_utf8(self, row: int) -> SpvmiaError:
+        """The error for a row of other bytes."""
+        return self.error(
+            "expected UTF-8, got other bytes",
+            "convert the file to UTF-8 (UTF-16 is read where a byte-order mark says so)",
+            row,
+        )
+
+    def size(self) -> int:
+        """Its bytes on disk; 0 if it is not there."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file's bytes, decompressed.
+
+        Raises:
+            SpvmiaError: it is no regular file, cannot be read, is damaged, or grows without measure.
+        """
+        compression = split_ending(self.path)[1]
+        try:
+            with open(self._descriptor(), "rb") as stream:
+                if not compression:
+                    yield stream
+                    return
+                import pyarrow as pa
+
+                growth = Growth(self, os.fstat(stream.fileno()).st_size)
+                with pa.CompressedInputStream(stream, COMPRESSIONS[compression]) as plain:
+                    yield io.BufferedReader(_Counted(plain, growth))
+        except OSError as error:
+            if error.errno is None:  # pyarrow's own
+                raise self.error(f"expected a whole {compression} file, got a damaged one", "write it anew") from error
+            raise self.error(f"expected a readable file, got {error.strerror or 'an error'}", "check it") from error
+
+    def _descriptor(self) -> int:
+        """Open a regular file: reading anything else could wait or go on for ever."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise self.error("expected a file, got no such file", "check the path") from error
+            if error.errno == errno.ENXIO:  # a socket
+                raise self.error("expected a regular file, got a socket", "check the path") from error
+            raise
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(descriptor)
+            what = next((name for is_kind, name in _SPECIAL.items() if is_kind(mode)), "something else")
+            raise self.error(f"expected a regular file, got {what}", "name a file, or save the data to one first")
+        return descriptor

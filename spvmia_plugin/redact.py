@@ -1,0 +1,175 @@
+"""Credentials out of what is handed on. The rule, for all that is read of a results file or written of a run:
+
+1. *By name.* What stands under the name of a credential (`token`, `api_key`, `password`, `authorization`, ...) is
+   hidden whole: as an entry of a mapping, as `name=value`, `name: value`, `--name value` or `?name=value` inside a
+   text. The last words of the name decide, however they are joined (`hf_token`, `apiKey`, `X-Api-Key`); names of
+   tokens of a text (`pad_token`) are none.
+2. *By form.* What looks like a credential is hidden wherever it stands: keys with a known beginning (`AKIA...`,
+   `ghp_...`, `sk-...`, `hf_...`), JSON web tokens, private keys, `Bearer ...`, and `user:password@` before a host.
+3. *Behind an encoding.* A text that shows a credential once it is URL-decoded is replaced by the decoded text without
+   it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+HIDDEN = "***"
+
+_SECRETS = frozenset(
+    {
+        word
+        for line in (
+            "token password passwd passphrase pwd secret secrets passwords credential credentials authorization auth",
+            "header headers cookie cookies apikey apikeys signature sig key accesskey secretkey authtoken accesstoken",
+        )
+        for word in line.split()
+    }
+)
+"""Last words of names of credentials."""
+_NO_SECRET_TOKENS = frozenset(
+    {
+        word
+        for line in (
+            "pad eos bos unk mask sep cls prefix suffix stop start end eot image video audio begin blank special next",
+            "first last prompt tool think thinking per each a fim newline decoder forced word",
+        )
+        for word in line.split()
+    }
+)
+"""What precedes `token` where it is one of a text."""
+_SECRET_KEYS = frozenset(
+    {
+        word
+        for line in (
+            "access account admin api app auth azure aws bearer client consumer deploy encryption gcp hf hub license",
+            "master openai anthropic private secret security service shared signing ssh storage subscription user",
+            "wandb x",
+        )
+        for word in line.split()
+    }
+)
+"""What precedes `key` where it opens something."""
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_FORMS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|\b(?:Bearer|Basic)\s+[^\s,;\"']+"
+    r"|\b(?:AKIA|ASIA|AGPA|AIDA|AROA)[0-9A-Z]{12,}"
+    r"|\b(?:gh[opusr]_|npm_|dckr_pat_|glpat-|gldt-|xox[a-z]-|pypi-|nvapi-|gsk_|r8_|ya29\.|SG\.)[A-Za-z0-9_-]{16,}"
+    r"|\bgithub_pat_[A-Za-z0-9_]{20,}"
+    r"|\bAIza[A-Za-z0-9_-]{30,}"
+    r"|\bhf_[A-Za-z0-9]{16,}"
+    r"|\b(?P<sk>[sr]k[-_][\w-]{16,})"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
+    r"|(?<=://)[^/@\s]+@"
+    r"|(?<![\w.+-])(?!mailto:)[\w.+-]{1,64}:[^\s@/:,;]{1,128}@(?=[\w-])",
+    re.DOTALL,
+)
+_UNBROKEN = re.compile(r"[A-Za-z0-9]{16}")
+_NAME = re.compile(
+    r"(?<![\w.-])(?P<option>--?)?(?P<name>[A-Za-z_][\w.-]{0,80})(?P<close>[\\\"']*)(?P<between>\s*(?:=>|[=:])\s*|\s+)"
+)
+_QUOTED = re.compile(r"(?P<quote>\\*[\"']).*?(?:(?<!\\)(?P=quote)|\Z)", re.DOTALL)
+_BRACKETED = re.compile(r"[\[{][^\]}]*[\]}]?")
+_TO_SEPARATOR = re.compile(r"[^,;&\n\"'}\])]+")
+_ONE_WORD = re.compile(r"[^\s,;&\"'}\])]+")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a name is that of a credential."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not words or words[-1] not in _SECRETS:
+        return False
+    before = words[-2] if len(words) > 1 else None
+    if words[-1] == "token":
+        return before not in _NO_SECRET_TOKENS
+    if words[-1] == "key":
+        return before is None or before in _SECRET_KEYS
+    return True
+
+
+def without_secrets(value: Any) -> Any:
+    """A JSON value with whatever is named or looks like a credential replaced by `***`."""
+    if isinstance(value, Mapping):
+        return {
+            without_secrets_in(key) if isinstance(key, str) else key: HIDDEN
+            if _is_secret(key, inner)
+            else without_secrets(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(inner) for inner in value]
+    return without_secrets_in(value) if isinstance(value, str) else value
+
+
+def without_secrets_in(text: str) -> str:
+    """A text with whatever is named or looks like a credential in it replaced by `***`."""
+    clean = _by_name(_FORMS.sub(_hidden, text))
+    decoded = text
+    for _ in range(3):
+        if "%" not in decoded or (further := unquote(decoded)) == decoded:
+            break
+        decoded = further
+        found = _by_name(_FORMS.sub(_hidden, decoded))
+        if found != decoded and HIDDEN in found:
+            return without_secrets_in(found) if "%" in found else found
+    return clean
+
+
+def _hidden(found: re.Match[str]) -> str:
+    """`org/sk-learn-classifier-v2` is a name: a key that begins so has an unbroken run, or both cases and digits."""
+    key = found["sk"]
+    if key is None or _UNBROKEN.search(key):
+        return HIDDEN
+    kinds = (any(map(test, key)) for test in (str.isdigit, str.isupper, str.islower))
+    return HIDDEN if all(kinds) else key
+
+
+def _is_secret(key: object, value: object) -> bool:
+    """Flags and what is missing are no credentials; a password may be a number."""
+    return value is not None and not isinstance(value, bool) and value != "" and is_secret_name(str(key))
+
+
+def _by_name(text: str) -> str:
+    """Hide values that stand behind names of credentials."""
+    if not any(separator in text for separator in "=: "):
+        return text
+    parts, place = [], 0
+    while (found := _next_name(text, place)) is not None:
+        parts.append(text[place : found.end()])
+        place = found.end()
+        end = _end_of_value(text, found)
+        if end > place:
+            parts.append(HIDDEN)
+            place = end
+    return "".join([*parts, text[place:]])
+
+
+def _next_name(text: str, place: int) -> re.Match[str] | None:
+    """The next name of a credential with a value behind it."""
+    while found := _NAME.search(text, place):
+        between, name = found["between"].strip(), found["name"].split(".")[-1]
+        # In prose "the key to it" and "token: one of" name nothing.
+        told = (
+            between == "="
+            or bool(found["close"] and between)
+            or (bool(found["option"]) and not between)
+            or (bool(between) and name.lower() not in ("key", "token", "header", "headers", "signature"))
+        )
+        if told and is_secret_name(name):
+            return found
+        place = found.end() if between else found.end("name")
+    return None
+
+
+def _end_of_value(text: str, found: re.Match[str]) -> int:
+    place = found.end()
+    for pattern in (_QUOTED, _BRACKETED):
+        if whole := pattern.match(text, place):
+            return whole.end()
+    pattern = _TO_SEPARATOR if found["between"].strip() == "=" else _ONE_WORD
+    value = pattern.match(text, place)
+    return value.end() if value else place
