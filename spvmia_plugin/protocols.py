@@ -255,7 +255,7 @@ class Backend(Protocol):
         """Make sure that a reference could be trained with the config, before anything is sampled for it.
 
         Raises:
-            SpvmiaError: `mia_lora_targets` names no module of the base.
+            SpvmiaError: `mia_lora_targets` names no module of the base, or one on which LoRA can't be trained.
         """
         ...
 

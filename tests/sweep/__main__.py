@@ -30,8 +30,7 @@ Every model is tiny, and has random weights. A cell says `yes` where all log-pro
 
 What cannot be done is refused by name before anything long begins; nothing is scored wrongly. What a model can is not
 looked up in a list but tried on it, in every audit: whether it looks back only, whether it can go on from a cache whose
-rows were multiplied or dropped, whether it leaves padding out, whether LoRA on a layer gets a gradient. `paths` in
-the results' `mia_audit` says which slower way was taken.
+rows were multiplied or dropped, whether it leaves padding out, whether LoRA on a layer gets a gradient.
 """
 FAMILIES_HEAD = """
 ## Families of decoders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def _told(verdict: str, how: str) -> str:
 def _generation(backend: Any, lm: Any, rows: Any) -> str:
     heads = [ids[: 2 + 3 * i] for i, ids in enumerate(rows)]
     found = backend.generate(heads, [16] * len(heads), range(len(heads)))
-    if found != [one_by_one(lm.model, head, 16, i, lm.eot_token_id) for i, head in enumerate(heads)]:
+    plainly = partial(lm.model, use_cache=False)
+    if found != [one_by_one(plainly, head, 16, i, lm.eot_token_id) for i, head in enumerate(heads)]:
         return "OTHER TEXTS"
     path = backend.paths.get("target: generation", "")
     return _told("yes", "read again" if "again" in path else "one length at a time" if path else "")
