@@ -23,7 +23,7 @@ MODULES = {
 
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
-    ["errors", "seeds", "shown", "strict_json", "rng", "progress"],
+    ["errors", "lazy", "seeds", "shown", "strict_json", "rng", "progress"],
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
@@ -49,7 +49,19 @@ LAYERS = [
 BUILTINS = "builtins"
 
 HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "accelerate"}
-PURE = {"errors", "seeds", "records", "config", "signals", "metrics", "attacks", "hookspecs", "plugins", "protocols"}
+PURE = {
+    "errors",
+    "lazy",
+    "seeds",
+    "records",
+    "config",
+    "signals",
+    "metrics",
+    "attacks",
+    "hookspecs",
+    "plugins",
+    "protocols",
+}
 """No torch and no lm_eval, not even inside a function."""
 
 
@@ -154,6 +166,21 @@ def test_what_is_imported_at_once_is_light(statement: str) -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {name.split(".")[0] for name in loaded} & (HEAVY | {"numpy", "scipy", "sklearn", "pandas", "pyarrow"})
     assert heavy == set()
+
+
+@pytest.mark.parametrize("command", ["--help", "plugins", "plugins --json", "--version", "report --help"])
+def test_what_only_lists_is_light(command: str) -> None:
+    """`spvmia plugins` took as long as torch takes to import: 23 s on one loaded core."""
+    code = (
+        f"import sys; sys.argv = ['spvmia', *{command.split()}]\n"
+        "from spvmia_plugin.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as done: assert not done.code, done.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    slow = HEAVY | {"numpy", "scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "huggingface_hub"}
+    assert {name.split(".")[0] for name in loaded} & slow == set()
 
 
 @pytest.mark.skipif("SPVMIA_TEST_WHEEL" not in os.environ, reason="set by tox, where the tests run in a built wheel")

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
@@ -64,11 +63,15 @@ stderr is no terminal.
 
 def main() -> None:
     """Run the `spvmia` command on `sys.argv` and exit: 0, 1 for an error in one line, 2 for usage, 130 for Ctrl-C."""
-    make_app()()
+    make_app(next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None))()
 
 
-def make_app() -> typer.Typer:
-    """Build the command line from the modules beside this one."""
+def make_app(asked: str | None = None) -> typer.Typer:
+    """Build the command line from the modules beside this one.
+
+    Args:
+        asked: the subcommand that will run, if that is known: the others then need not be built.
+    """
     app = typer.Typer(
         name="spvmia",
         cls=OneLineErrors,
@@ -81,9 +84,9 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for panel, names in PANELS.items():
-        for name in names:
-            _register(app, name, panel)
+    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
+    for name in [asked] if asked in panel_of else panel_of:
+        _register(app, name, panel_of[name])
     return app
 
 
@@ -117,6 +120,8 @@ def _register(app: typer.Typer, name: str, panel: str) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from spvmia_plugin import __version__
+
         print(f"spvmia-plugin {__version__}")
         raise typer.Exit
 
