@@ -1,4 +1,5 @@
-"""How long the commands take that only list, `spvmia --help` and `spvmia plugins`, against the imports they are held to.
+"""How long the commands take that only list, `spvmia --help` and `spvmia plugins`, against three imports.
+
 
     python benchmarks/startup.py --rounds 20
 
