@@ -1,6 +1,5 @@
 """How long the commands take that only list, `spvmia --help` and `spvmia plugins`, against three imports.
 
-
     python benchmarks/startup.py --rounds 20
 
 Each is a fresh process; the smallest of the rounds counts, since other work on the machine only adds. Seconds of the

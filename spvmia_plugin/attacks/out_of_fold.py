@@ -35,7 +35,9 @@ def join_same_texts(texts: Sequence[str], clusters: Sequence[str]) -> NDArray[np
     text_ids = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     text = np.array([text_ids[text] for text in texts]) + len(cluster)
     size = 2 * len(cluster)
-    graph = coo_array((np.ones(len(cluster)), (cluster, text)), shape=(size, size))
+    # 32 bits: connected_components takes no other indices until SciPy 1.15 or so.
+    edges = (cluster.astype(np.int32), text.astype(np.int32))
+    graph = coo_array((np.ones(len(cluster)), edges), shape=(size, size))
     _, component = connected_components(graph, directed=False)
     return np.unique(component[cluster], return_inverse=True)[1]
 

@@ -38,8 +38,11 @@ class AuditInstance(Instance):  # type: ignore[misc]
             doc=doc,
             arguments=(record.id,),
             idx=0,
+            task_name=task.config.task,
+            doc_id=doc_id,
             metadata=(task.config.task, doc_id, 1),
         )
+        self.target = task.doc_to_target(doc)
         self.record = record
         self.task = task
 

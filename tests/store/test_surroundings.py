@@ -13,6 +13,7 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import Store
+from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals, some_signals
 
 ROOT = Path(__file__).parents[2]
@@ -93,10 +94,7 @@ OPERATIONS = {
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, operation: str, reason: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: object, *_: object, **__: object) -> None:
-        raise OSError(reason, os.strerror(reason), str(path))
-
-    monkeypatch.setattr(os, "mkdir", refuse)
+    refuse_folders(monkeypatch, reason)
     with pytest.raises(SpvmiaError) as caught:
         OPERATIONS[operation](Store(tmp_path / "store"))
     message = str(caught.value)
@@ -139,6 +137,7 @@ import resource, sys
 from pathlib import Path
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import Store
+from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals
 
 store = Store(Path(sys.argv[1]))
