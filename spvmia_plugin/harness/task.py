@@ -68,7 +68,6 @@ class AuditTask(Task):  # type: ignore[misc]
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
-        self.comparison: Comparison | None = None
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
@@ -84,6 +83,18 @@ class AuditTask(Task):  # type: ignore[misc]
         self._instances: list[AuditInstance] | None = None
         self.fewshot_rnd = None
         prepare_scoring(self, FILTER)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The attacks on this task's data, compared; None before any has run.
+
+        It lies with the data: 0.5 builds a task that is asked for twice (alone, and in a group) twice, and runs one.
+        """
+        return self._shared.comparison
+
+    @comparison.setter
+    def comparison(self, comparison: Comparison | None) -> None:
+        self._shared.comparison = comparison
 
     @property
     def _qualified_name(self) -> str:
