@@ -133,7 +133,11 @@ def _distinct(records: Iterable[Record]) -> list[Record]:
 def open_store(settings: AuditConfig) -> Store:
     """The store of `mia_cache_dir`, checked to be writable before long work."""
     store = Store(settings.cache_dir)
-    store.prepare()
+    try:
+        store.prepare()
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

@@ -108,6 +108,7 @@ class Database:
             except (sqlite3.Error, UnicodeDecodeError) as error:  # the message may quote damaged names
                 path = self._path
                 if path is None or (path.exists() and not _damaged(error, path)):
+                    self.close()  # whoever is told need not know that there is a connection
                     raise cache_error(self._root, str(error)) from error
                 self._replace(path)
         raise cache_error(self._root, "a file that is damaged again as soon as it is written")
