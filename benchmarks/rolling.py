@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,12 +18,16 @@ CLEARLY_LONGER = 1.2
 
 def rolling(lm: Any, texts: Sequence[str], batch_size: int) -> Callable[[], list[float]]:
     """A call that scores all texts, in the order given, silently."""
-    requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    nothing = ("",) if importlib.util.find_spec("lm_eval.scorers") else ()  # pairs since 0.5
+    requests = [
+        Instance("loglikelihood_rolling", {}, (*nothing, text), idx=0, task_name="rolling", doc_id=0) for text in texts
+    ]
 
     def run() -> list[float]:
         lm.batch_size_per_gpu = batch_size
         with contextlib.redirect_stderr(io.StringIO()):
-            return lm.loglikelihood_rolling(requests, disable_tqdm=True)
+            found = lm.loglikelihood_rolling(requests, disable_tqdm=True)
+        return [each[0] if isinstance(each, tuple) else each for each in found]
 
     return run
 

@@ -3,13 +3,32 @@
 Importing this package loads neither torch nor lm_eval; see `docs/` for the tasks, options and hooks.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-import pluggy
+from typing import TYPE_CHECKING
 
-__version__ = version("spvmia-plugin")
+if TYPE_CHECKING:
+    import pluggy
 
-hookimpl = pluggy.HookimplMarker("spvmia")
-"""Marks a function of a plugin as an implementation of one of `spvmia_plugin.hookspecs`."""
+    __version__: str
+
+    hookimpl: pluggy.HookimplMarker
+    """Marks a function of a plugin as an implementation of one of `spvmia_plugin.hookspecs`."""
 
 __all__ = ["__version__", "hookimpl"]
+
+
+def __getattr__(name: str) -> object:
+    """`__version__` and `hookimpl`, made when they are asked for: `spvmia --help` needs neither."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("spvmia-plugin")
+    elif name == "hookimpl":
+        import pluggy
+
+        value = pluggy.HookimplMarker("spvmia")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
-from spvmia_plugin.records import Document
+from spvmia_plugin.lazy import Lazy
+
+if TYPE_CHECKING:
+    from spvmia_plugin.attacks.base import Attack
+    from spvmia_plugin.config import AuditConfig
+    from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
+    from spvmia_plugin.records import Document
+
+# By name, and imported when they are used: `spvmia plugins` loads neither torch nor NumPy. In the order of DESIGN
+# section 4: reference-free, calibrated by the base, by a population, by self-prompts.
+_ATTACKS = {
+    "loss": "loss:Loss",
+    "zlib": "zlib_entropy:Zlib",
+    "lowercase": "lowercase:Lowercase",
+    "min_k": "min_k:MinK",
+    "min_k_pp": "min_k_pp:MinKPlusPlus",
+    "neighbour": "neighbour:Neighbour",
+    "detectgpt": "detectgpt:DetectGPT",
+    "lira_base": "lira_base:LiraBase",
+    "lira_candidate": "lira_candidate:LiraCandidate",
+    "ratio": "ratio:Ratio",
+    "ez": "ez:Ez",
+    "wbc": "wbc:Wbc",
+    "recall": "recall:Recall",
+    "rmia": "rmia:Rmia",
+    "bag_of_words": "bag_of_words:BagOfWords",
+    "spv_ez": "spv_ez:SpvEz",
+    "spv_wbc": "spv_wbc:SpvWbc",
+    "spv": "spv:Spv",
+}
+_PERTURBATIONS = {"mask_fill": "mask_fill:MaskFill", "causal": "causal:Causal", "embedding": "embedding:Embedding"}
 
 
 @hookimpl
-def spvmia_register_attacks() -> Iterable[type[Attack]]:
+def spvmia_register_attacks() -> Iterable[Lazy[Attack]]:
     """The attacks of the paper, its baselines and newer ones."""
-    from spvmia_plugin.attacks import BUILTIN_ATTACKS
-
-    return BUILTIN_ATTACKS
+    return [Lazy(name, f"spvmia_plugin.attacks.{place}") for name, place in _ATTACKS.items()]
 
 
 @hookimpl
-def spvmia_register_perturbations() -> Iterable[type[Perturbation]]:
+def spvmia_register_perturbations() -> Iterable[Lazy[Perturbation]]:
     """Mask filling, embedding noise and causal replacement."""
-    from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
-
-    return BUILTIN_PERTURBATIONS
+    return [Lazy(name, f"spvmia_plugin.perturb.{place}") for name, place in _PERTURBATIONS.items()]
 
 
 @hookimpl
@@ -37,11 +61,9 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:
 
 
 @hookimpl
-def spvmia_register_backends() -> Iterable[type[Backend]]:
+def spvmia_register_backends() -> Iterable[Lazy[Backend]]:
     """The harness's Hugging Face models."""
-    from spvmia_plugin.scoring.hf_backend import HFBackend
-
-    return [HFBackend]
+    return [Lazy("hf", "spvmia_plugin.scoring.hf_backend:HFBackend")]
 
 
 @hookimpl(trylast=True)

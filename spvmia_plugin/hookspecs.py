@@ -3,30 +3,34 @@
 A plugin is a module or object named by an entry point of the group `spvmia`; it marks its functions with
 `spvmia_plugin.hookimpl`. The built-ins come through these same hooks. Arguments are read-only: an implementation
 must not change them. Plugins are asked in the order pluggy gives: the last registered first, `tryfirst` before all.
+A class whose module imports torch is better registered as `Lazy(name, "module:Class")`: it is imported when it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
-from spvmia_plugin.records import Document
+if TYPE_CHECKING:
+    from spvmia_plugin.attacks.base import Attack
+    from spvmia_plugin.config import AuditConfig
+    from spvmia_plugin.lazy import Lazy
+    from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
+    from spvmia_plugin.records import Document
 
 hookspec = pluggy.HookspecMarker("spvmia")
 
 
 @hookspec
-def spvmia_register_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-body]
+def spvmia_register_attacks() -> Iterable[type[Attack] | Lazy[Attack]]:  # type: ignore[empty-body]
     """Attack classes to add. Called once at start-up; a name that is taken is an error."""
 
 
 @hookspec
-def spvmia_register_perturbations() -> Iterable[type[Perturbation]]:  # type: ignore[empty-body]
+def spvmia_register_perturbations() -> Iterable[type[Perturbation] | Lazy[Perturbation]]:  # type: ignore[empty-body]
     """Perturbation classes to add, chosen with `mia_perturbation=<name>`. Called once; a taken name is an error."""
 
 
@@ -36,7 +40,7 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:  # type: ignore[empty
 
 
 @hookspec
-def spvmia_register_backends() -> Iterable[type[Backend]]:  # type: ignore[empty-body]
+def spvmia_register_backends() -> Iterable[type[Backend] | Lazy[Backend]]:  # type: ignore[empty-body]
     """Backend classes to add. The first whose `accepts(lm)` is true drives the model, last registered asked first."""
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from spvmia_plugin import __version__, hookspecs
-from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.boundary import behind
-from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
-from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
+from spvmia_plugin.lazy import Loading
+
+if TYPE_CHECKING:
+    from spvmia_plugin.attacks.base import Attack
+    from spvmia_plugin.config import AuditConfig
+    from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
 
 GROUP = "spvmia"
 
@@ -57,22 +60,22 @@ class Registry:
         self.manager = manager
 
     @cached_property
-    def attacks(self) -> dict[str, type[Attack]]:
+    def attacks(self) -> Mapping[str, type[Attack]]:
         """Attack classes by name."""
         return self._by_name("spvmia_register_attacks")
 
     @cached_property
-    def perturbations(self) -> dict[str, type[Perturbation]]:
+    def perturbations(self) -> Mapping[str, type[Perturbation]]:
         """Perturbation classes by name."""
         return self._by_name("spvmia_register_perturbations")
 
     @cached_property
-    def datasets(self) -> dict[str, DatasetSource]:
+    def datasets(self) -> Mapping[str, DatasetSource]:
         """Data sets by name."""
         return self._by_name("spvmia_register_datasets")
 
     @cached_property
-    def backends(self) -> dict[str, type[Backend]]:
+    def backends(self) -> Mapping[str, type[Backend]]:
         """Backend classes by name, the last registered first."""
         return self._by_name("spvmia_register_backends")
 
@@ -144,7 +147,7 @@ class Registry:
         implementations = reversed(getattr(self.manager.hook, hook).get_hookimpls())
         return [Listed(hook, self.distribution_of(impl.plugin), _registered(hook, impl)) for impl in implementations]
 
-    def _by_name(self, hook: str) -> dict[str, Any]:
+    def _by_name(self, hook: str) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
         answers = behind(
             lambda: [list(items) for items in getattr(self.manager.hook, hook)()], doing=f"plugins: {hook}"
@@ -163,14 +166,14 @@ class Registry:
                         "uninstall or rename one ('spvmia plugins' lists them all)"
                     )
                 found[name] = item
-        return found
+        return Loading(found)
 
     def _owners(self, hook: str, name: object) -> str:
         owners = [line.distribution for line in self._lines(hook) if str(name) in line.names]
         return " and ".join(owners)
 
     @staticmethod
-    def _known(what: str, name: str, known: dict[str, T]) -> T:
+    def _known(what: str, name: str, known: Mapping[str, T]) -> T:
         if name not in known:
             names: Iterable[str] = sorted(known)
             raise SpvmiaError(f"{what}: expected one of {', '.join(names)}, got {name!r}{did_you_mean(name, known)}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # numpy takes longer to import than all of the command line
+    import numpy as np
+    from numpy.typing import NDArray
 
-from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.records import Document
-from spvmia_plugin.signals import Role, TokenSignals
+    from spvmia_plugin.config import AuditConfig
+    from spvmia_plugin.records import Document
+    from spvmia_plugin.signals import Role, TokenSignals
 
 TokenIds = Sequence[int]
 

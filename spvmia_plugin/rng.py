@@ -20,7 +20,8 @@ def isolated_rng(seed: int) -> Iterator[None]:
     Args:
         seed: non-negative; NumPy's generator gets it modulo 2**32.
     """
-    accelerator = torch.accelerator.current_accelerator()
+    # A build for CUDA on a machine without: torch 2.6 raises if it is asked for the one there is.
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind = accelerator.type if accelerator is not None and accelerator.type != "cpu" else "cuda"
     devices = list(range(torch.accelerator.device_count())) if accelerator is not None else []
     python_state, numpy_state = random.getstate(), np.random.get_state()

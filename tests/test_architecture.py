@@ -23,7 +23,7 @@ MODULES = {
 
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
-    ["errors", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress", "boundary"],
+    ["errors", "lazy", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress", "boundary"],
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
@@ -51,6 +51,7 @@ HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "accelerate"}
 PURE = {
     "errors",
     "boundary",
+    "lazy",
     "seeds",
     "records",
     "config",
@@ -196,6 +197,21 @@ def test_what_is_imported_at_once_is_light(statement: str) -> None:
     assert heavy == set()
 
 
+@pytest.mark.parametrize("command", ["--help", "plugins", "plugins --json", "--version", "report --help"])
+def test_what_only_lists_is_light(command: str) -> None:
+    """`spvmia plugins` took as long as torch takes to import: 23 s on one loaded core."""
+    code = (
+        f"import sys; sys.argv = ['spvmia', *{command.split()}]\n"
+        "from spvmia_plugin.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as done: assert not done.code, done.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    slow = HEAVY | {"numpy", "scipy", "sklearn", "pandas", "pyarrow", "matplotlib", "huggingface_hub"}
+    assert {name.split(".")[0] for name in loaded} & slow == set()
+
+
 @pytest.mark.skipif("SPVMIA_TEST_WHEEL" not in os.environ, reason="set by tox, where the tests run in a built wheel")
 def test_the_tests_run_in_the_built_wheel() -> None:
     assert "site-packages" in PACKAGE.parts
@@ -215,8 +231,20 @@ def normal(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+def distributions_of_packages() -> dict[str, set[str]]:
+    """Names of distributions by the package they bring. importlib.metadata of Python 3.10 knows those alone that say it
+    in a `top_level.txt`."""
+    found: dict[str, set[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        for file in distribution.files or ():
+            root = file.parts[0]
+            if len(file.parts) > 1 or file.suffix == ".py":
+                found.setdefault(root.removesuffix(".py"), set()).add(distribution.metadata["Name"])
+    return found
+
+
 def test_every_import_is_a_declared_dependency() -> None:
-    distributions = importlib.metadata.packages_distributions()
+    distributions = distributions_of_packages()
     roots = {name.split(".")[0] for module in MODULES for name in imports(tree(module))}
     foreign = roots - set(sys.stdlib_module_names) - {"spvmia_plugin"}
     dependencies = declared()

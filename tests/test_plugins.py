@@ -17,11 +17,14 @@ from typing import Any
 import pluggy
 import pytest
 
-from spvmia_plugin import __version__, builtins, hookimpl, hookspecs, plugins
+from spvmia_plugin import __version__, builtins, hookimpl, hookspecs, lazy, plugins
+from spvmia_plugin.attacks import BUILTIN_ATTACKS
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.attacks.loss import Loss
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.lazy import Lazy
+from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import Registry, hook_names, load_registry
 from spvmia_plugin.protocols import Backend, DatasetSource
 from spvmia_plugin.records import Document
@@ -340,6 +343,70 @@ def test_lists_a_wrapper_by_its_name() -> None:
     registry.manager.register(Wrapper(), name="wrapping")
     assert ("spvmia_register_attacks",) in [line.names for line in registry.listing()]
     assert "loss" in registry.attacks
+
+
+# Lazy registration.
+
+
+class Quick:
+    """A perturbation that is only looked at."""
+
+    name = "quick"
+
+
+def lazily(target: str, name: str = "quick") -> Registry:
+    def spvmia_register_perturbations() -> list[Lazy[Any]]:
+        return [Lazy(name, target)]
+
+    return registry_with(spvmia_register_perturbations)
+
+
+def test_a_lazy_class_is_imported_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    find = lazy.importlib.import_module
+    monkeypatch.setattr(lazy.importlib, "import_module", lambda module: imported.append(module) or find(module))
+    registry = lazily(f"{__name__}:Quick")
+    assert ("quick",) in [line.names for line in registry.listing()]
+    assert "quick" in registry.perturbations
+    assert list(registry.perturbations)[-1] in {"quick", "embedding"}
+    assert imported == []
+    assert registry.perturbations["quick"] is Quick
+    assert registry.perturbations["quick"] is Quick
+    assert imported == [__name__]
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "says"),
+    [
+        ("no.such.module:Quick", "quick", "ModuleNotFoundError"),
+        (f"{__name__}:Missing", "quick", "AttributeError"),
+        ("Quick", "quick", "cannot be imported"),
+        (f"{__name__}:Quick", "slow", "expected the class .* to be named 'slow' as it is registered, got 'quick'"),
+    ],
+)
+def test_a_lazy_class_that_is_not_there_is_told_in_one_line(target: str, name: str, says: str) -> None:
+    registry = lazily(target, name)
+    with pytest.raises(SpvmiaError, match=says) as caught:
+        registry.perturbations[name]
+    assert "\n" not in str(caught.value)
+    assert target in str(caught.value)
+
+
+def test_a_lazy_name_that_is_taken_is_an_error() -> None:
+    with pytest.raises(SpvmiaError, match="'causal' more than once"):
+        _ = lazily(f"{__name__}:Quick", "causal").perturbations
+
+
+@pytest.mark.parametrize("what", ["attacks", "perturbations", "backends"])
+def test_the_built_ins_are_named_as_they_are_registered(what: str) -> None:
+    registered = getattr(load_registry(entry_points=False), what)
+    assert [name for name in registered if registered[name].name != name] == []
+
+
+def test_the_built_in_attacks_are_registered_in_their_order() -> None:
+    registry = load_registry(entry_points=False)
+    assert tuple(registry.attacks.values()) == BUILTIN_ATTACKS
+    assert tuple(registry.perturbations.values()) == BUILTIN_PERTURBATIONS
 
 
 # The example: a distribution of its own, installed as a user would.

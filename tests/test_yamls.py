@@ -104,13 +104,11 @@ def test_the_harness_indexes_them(manager: Any) -> None:
     assert set(manager.all_subtasks) == set(TASKS)
     assert set(manager.all_groups) == set(GROUPS)
     assert manager.all_tags == ["privacy"]
-    assert manager.task_index["privacy"].tags == set(TASKS)
+    assert manager._index["privacy"].tags == set(TASKS)
 
 
 def test_the_index_imports_nothing_of_ours(manager: Any) -> None:
-    assert all(
-        isinstance(entry.cfg["class"], str) for entry in manager.task_index.values() if "class" in (entry.cfg or {})
-    )
+    assert all(isinstance(entry.cfg["class"], str) for entry in manager._index.values() if "class" in (entry.cfg or {}))
 
 
 def test_the_generator_writes_checks_and_cleans_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,6 @@ import typer
 from typer.core import TyperGroup
 from typer.models import ArgumentInfo
 
-from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.paths import as_path
 
@@ -90,10 +89,15 @@ class _Stdout(io.TextIOWrapper):
             raise
 
 
+def _asked() -> str | None:
+    """The subcommand on the command line, if there is one."""
+    return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+
+
 def main() -> None:
     """Run the `spvmia` command on `sys.argv` and exit: 0, 1 for an error in one line, 2 for usage, 130 for Ctrl-C."""
     if not isinstance(sys.stdout, io.TextIOWrapper):  # closed, or somebody else's
-        make_app()()
+        make_app(_asked())()
         return
     # File names may be no text of the terminal's encoding, or of any: they are escaped.
     own = sys.stdout = _Stdout(
@@ -105,7 +109,7 @@ def main() -> None:
     )
     try:
         try:
-            make_app()()
+            make_app(_asked())()
         finally:
             sys.stdout.flush()  # a failure can be told in one line here; at the interpreter's end it could not be
     except OSError as error:
@@ -118,8 +122,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def make_app() -> typer.Typer:
-    """Build the command line from the modules beside this one."""
+def make_app(asked: str | None = None) -> typer.Typer:
+    """Build the command line from the modules beside this one.
+
+    Args:
+        asked: the subcommand that will run, if that is known: the others then need not be built.
+    """
     app = typer.Typer(
         name="spvmia",
         cls=OneLineErrors,
@@ -132,9 +140,9 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for panel, names in PANELS.items():
-        for name in names:
-            _register(app, name, panel)
+    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
+    for name in [asked] if asked in panel_of else panel_of:
+        _register(app, name, panel_of[name])
     return app
 
 
@@ -197,6 +205,8 @@ def _told(name: str, hint: Any) -> str:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from spvmia_plugin import __version__
+
         print(f"spvmia-plugin {__version__}")
         raise typer.Exit
 

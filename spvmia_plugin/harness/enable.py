@@ -1,8 +1,8 @@
 """Puts the task files where the stock `lm_eval` command finds them, and takes them away. Imports no lm_eval.
 
-lm_eval has no plugins for tasks yet: it reads every YAML below the `tasks` folder of the imported package. A wheel
-must not install into that folder, because beside an editable lm_eval it would turn `import lm_eval` into an empty
-namespace package. So the files are copied there on request, into a folder of ours with a stamp in it.
+lm_eval reads every YAML below the `tasks` folder of the imported package, and none elsewhere until it has plugins for
+tasks. A wheel must not install into that folder, because beside an editable lm_eval it would turn `import lm_eval` into
+an empty namespace package. So the files are copied there on request, into a folder of ours with a stamp in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.installed import finds_tasks
 
 FOLDER = "spv_mia"
 STAMP = "spvmia_stamp.json"
@@ -96,8 +97,19 @@ def outdated_harness() -> str | None:
     )
 
 
+def found_without() -> bool:
+    """Whether the imported lm_eval finds our tasks by their entry point, with nothing copied into it.
+
+    The entry point names a folder of the wheel, which a checkout keeps elsewhere.
+
+    Raises:
+        SpvmiaError: there is no lm_eval.
+    """
+    return finds_tasks(harness_tasks().parent) and tasks_folder().parent == Path(__file__).resolve().parent.parent
+
+
 def enabled() -> Literal["no", "current", "outdated"]:
-    """Whether our task files lie in the imported lm_eval, and whether they are the ones of this package.
+    """Whether the imported lm_eval finds our tasks, and whether they are the ones of this package.
 
     Raises:
         SpvmiaError: there is no lm_eval.
@@ -105,16 +117,22 @@ def enabled() -> Literal["no", "current", "outdated"]:
     target = harness_tasks() / FOLDER
     present = _read_stamp(target)
     if present is None:
-        return "no"
+        return "current" if found_without() else "no"
     return "current" if _on_disk(target, present) == _contents(tasks_folder()) else "outdated"
 
 
 def enable() -> str:
     """Copy the task files into the imported lm_eval, bring an older copy up to date, and return what was done.
 
+    An lm_eval that finds them by their entry point gets no copy, and loses an older one: it had every task twice.
+
     Raises:
         SpvmiaError: no lm_eval, a folder of that name that is not ours, or one that can't be written to.
     """
+    if found_without():
+        done = f"nothing to copy: this lm_eval finds {_count(_contents(tasks_folder()))} of spvmia-plugin {__version__}"
+        older = [disable()] if _read_stamp(harness_tasks() / FOLDER) else []
+        return "\n".join([done, *older, "list them with: lm_eval ls tasks"])
     source, target = tasks_folder(), harness_tasks() / FOLDER
     present = _read_stamp(target)
     if present is None and _is_taken(target):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from spvmia_plugin.harness.task import AuditTask
 
 _DONE = "spvmia_means"
-_FILTER = "none"
+FILTER = "none"
+"""The one pipeline of our tasks: metrics appear as `auroc,none`."""
 
 
 def install_group_means() -> None:
@@ -48,7 +49,7 @@ def _average(
 ) -> None:
     """Write the means and their errors into the harness's row, and say which tasks are not in them."""
     for asked in group.aggregate_metric_list or []:
-        key, stderr_key = f"{asked.metric},{_FILTER}", f"{asked.metric}_stderr,{_FILTER}"
+        key, stderr_key = f"{asked.metric},{FILTER}", f"{asked.metric}_stderr,{FILTER}"
         if key not in row:
             continue
         values = {task: float(task_metrics[task.task_name][key]) for task in tasks}

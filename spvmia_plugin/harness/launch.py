@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import enabled, tasks_folder
+from spvmia_plugin.harness.installed import known_tasks_only
 
 if TYPE_CHECKING:
     from lm_eval.__main__ import HarnessCLI
@@ -47,7 +48,8 @@ def launch(arguments: Sequence[str]) -> None:
 def _execute(command_line: HarnessCLI, options: argparse.Namespace) -> None:
     """A misspelt task ends in one line, as our own tasks' errors do, and not in the harness's traceback."""
     try:
-        command_line.execute(options)
+        with known_tasks_only():
+            command_line.execute(options)
     except ValueError as error:
         _, found, missing = str(error).partition(_NOT_FOUND)
         if not found:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lm_eval.api.metrics  # these two fill registries that lm_eval only fills while they are empty
-import lm_eval.models  # noqa: F401
 import numpy as np
-from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY, register_aggregation, register_metric
+from lm_eval.api.registry import register_aggregation, register_metric
 
+from spvmia_plugin.harness.installed import known_metrics
 from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score, tpr_at_fpr
 
 HIGHER_IS_BETTER: dict[str, bool] = {
@@ -61,8 +60,9 @@ def record_pair(items: Any) -> Any:
 
 def register_metrics() -> None:
     """Register the metrics and aggregations with lm-eval, once; a task of one's own can then name them in YAML."""
+    metrics, aggregations = known_metrics()
     for name, aggregate in AGGREGATIONS.items():
-        if name not in AGGREGATION_REGISTRY:
+        if name not in aggregations:
             register_aggregation(name)(aggregate)
-        if name not in METRIC_REGISTRY:
+        if name not in metrics:
             register_metric(metric=name, higher_is_better=HIGHER_IS_BETTER[name], aggregation=name)(record_pair)

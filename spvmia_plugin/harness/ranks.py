@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.harness.installed import gather
 from spvmia_plugin.processes import one_of
 from spvmia_plugin.protocols import Cost
 
@@ -27,9 +28,9 @@ def meet(lm: Any, outcomes: Sequence[Outcome]) -> None:
         return
     mine = [(outcome.stages, outcome.notes, outcome.details) for outcome in outcomes]
     with one_of(lm.world_size):
-        shares = lm.gather_object(mine)
+        shares = gather(lm, mine)
         lm.barrier()
-    if lm.rank == 0:
+    if shares is not None:
         for k, outcome in enumerate(outcomes):
             _merge(outcome, [share[k] for share in shares])
 

@@ -39,8 +39,11 @@ class AuditInstance(Instance):  # type: ignore[misc]
             doc=doc,
             arguments=(record.id,),
             idx=0,
+            task_name=task.config.task,
+            doc_id=doc_id,
             metadata=(task.config.task, doc_id, 1),
         )
+        self.target = task.doc_to_target(doc)
         self.record = record
         self.task = task
 
@@ -157,7 +160,11 @@ def _distinct(records: Iterable[Record]) -> list[Record]:
 def open_store(settings: AuditConfig) -> Store:
     """The store of `mia_cache_dir`, checked to be writable before long work."""
     store = Store(settings.cache_dir)
-    store.prepare()
+    try:
+        store.prepare()
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

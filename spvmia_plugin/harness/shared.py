@@ -9,16 +9,23 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.metrics.blind import BlindInterval, blind_interval, not_computed
 from spvmia_plugin.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.records import AuditData, Record
 
 
 class SharedData:
-    """One audit's data with what is computed on it once for all tasks of a run: findings and the blind baseline."""
+    """One audit's data with what is computed on it once for all tasks of a run: findings and the blind baseline.
+
+    Attributes:
+        data: the audit's data.
+        comparison: of all attacks on them, once they run.
+    """
 
     def __init__(self, data: AuditData, seed: int) -> None:
         self.data = data
+        self.comparison: Comparison | None = None
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}

@@ -21,7 +21,8 @@ from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import check_version
-from spvmia_plugin.harness.groups import install_group_means
+from spvmia_plugin.harness.groups import FILTER, install_group_means
+from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
 from spvmia_plugin.harness.item import Item
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
@@ -75,7 +76,6 @@ class AuditTask(Task):  # type: ignore[misc]
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
-        self.comparison: Comparison | None = None
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
@@ -86,14 +86,29 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _initialise_harness_state(self, config: TaskConfig) -> None:
         """What `Task.__init__` would set; it would also download a data set and misread the config."""
-        from lm_eval.filters import build_filter_ensemble
-
         self._config = config
         self._training_docs = None
         self._fewshot_docs = None
         self._instances: list[AuditInstance] | None = None
-        self._filters = [build_filter_ensemble("none", [["take_first", None]])]
         self.fewshot_rnd = None
+        prepare_scoring(self, FILTER)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The attacks on this task's data, compared; None before any has run.
+
+        It lies with the data: 0.5 builds a task that is asked for twice (alone, and in a group) twice, and runs one.
+        """
+        return self._shared.comparison
+
+    @comparison.setter
+    def comparison(self, comparison: Comparison | None) -> None:
+        self._shared.comparison = comparison
+
+    @property
+    def _qualified_name(self) -> str:
+        """The name in results and samples. 0.5 would put the group's before it, `mia_custom::loss_mia_custom`."""
+        return str(self.config.task)
 
     def _load(self, metadata: Mapping[str, Any]) -> SharedData:
         dataset = metadata["spvmia_dataset"]
@@ -202,6 +217,19 @@ class AuditTask(Task):  # type: ignore[misc]
     def higher_is_better(self) -> dict[str, bool]:
         """Privacy is better the less an attack succeeds."""
         return dict(HIGHER_IS_BETTER)
+
+    def aggregate(self, bootstrap_iters: int | None = None) -> tuple[dict[str, Any], int]:
+        """Metrics and the number of records, for the lm_evals whose tasks are asked for them (0.5).
+
+        Without its bootstrap: our metrics come with standard errors of their own, and their functions know the task.
+        """
+        aggregated: tuple[dict[str, Any], int] = super().aggregate(bootstrap_iters=0)
+        return aggregated
+
+    def override_metric(self, metric_name: str) -> None:
+        """`--predict_only`: the answers alone."""
+        if not keep_answers_only(self, metric_name, FILTER):
+            super().override_metric(metric_name)
 
     def dump_config(self) -> dict[str, Any]:
         """The config with `mia_audit`, which the harness asks for after aggregation."""

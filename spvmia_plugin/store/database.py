@@ -131,6 +131,7 @@ class Database:
                 if path is not None and begin == "BEGIN" and self._open_for_reading(error):
                     continue
                 if path is None or self._mode or (path.exists() and not _damaged(error, path)):
+                    self.close()  # whoever is told need not know that there is a connection
                     raise cache_error(self._root, str(error)) from error
                 self._replace(path)
         raise cache_error(self._root, "a file that is damaged again as soon as it is written")

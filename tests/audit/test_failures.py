@@ -15,6 +15,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import Store, database
 from tests.audit.fakes import make_data
 from tests.audit.test_run import run
+from tests.refusing import refuse_folders
 
 NAMES = ["spv", "min_k_pp", "recall", "rmia", "lira_candidate", "spv_wbc"]
 DATA = make_data(4, prompts=5, candidate=2)
@@ -111,9 +112,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_a_read_only_file_system_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(os, "mkdir", refuse)
+    refuse_folders(monkeypatch, errno.EROFS)
     with pytest.raises(SpvmiaError, match=r"mia_cache_dir: .*Read-only file system"):
         results(tmp_path)

@@ -162,6 +162,26 @@ def test_an_lm_eval_without_a_version_is_taken_as_it_is(target: Path, monkeypatc
     assert "warning" not in enable()
 
 
+def test_an_lm_eval_that_finds_them_by_itself_gets_no_copy(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_contents", lambda _: {"spv_mia_custom.yaml": b"", STAMP: b"{}"})
+    monkeypatch.setattr(module, "tasks_folder", lambda: tmp_path / "checkout" / "tasks")
+    (target.parent / "manager.py").write_text("entry_points(group='lm_eval.tasks')\n")
+    assert enable().startswith("enabled")  # the entry point names a folder of the wheel, and a checkout has none
+    stamp = {"version": "0.0.1", "files": ["spv_mia_custom.yaml", STAMP]}
+    (target / STAMP).write_text(json.dumps(stamp))
+
+    monkeypatch.setattr(module, "tasks_folder", lambda: Path(module.__file__).resolve().parents[1] / "tasks")
+    assert enable().splitlines() == [
+        f"nothing to copy: this lm_eval finds 1 tasks and groups of spvmia-plugin {__version__}",
+        f"disabled: removed {target}",
+        "list them with: lm_eval ls tasks",
+    ]
+    assert enabled() == "current"
+    assert len(enable().splitlines()) == 2
+
+
 def test_without_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SpvmiaError, match=r"this Python cannot import it; run pip install 'lm-eval\[hf\]>=0.4.13'"):

@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from tests.scoring.models import rolling
+
 from .conftest import TASKS, read_jsonl, write_jsonl
 
 ALL = "mia_custom"
@@ -108,7 +110,6 @@ def test_limit_takes_a_slice_with_both_classes(evaluate, options, cache):
 
 def test_rolling_log_likelihood_is_the_loss_attack_in_its_context(evaluate, options, cache, base, adapter, files):
     """In float32 the mean of our token signals times T equals the harness's own `loglikelihood_rolling`."""
-    from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     from spvmia_plugin.libraries import quiet_libraries
@@ -119,8 +120,7 @@ def test_rolling_log_likelihood_is_the_loss_attack_in_its_context(evaluate, opti
         lm = HFLM(pretrained=str(base), peft=str(adapter), dtype="float32", device="cpu", batch_size=4)
     for name in ("members", "nonmembers"):
         texts = read_jsonl(files[f"mia_{name}"])
-        requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
-        for i, expected in enumerate(lm.loglikelihood_rolling(requests, disable_tqdm=True)):
+        for i, expected in enumerate(rolling(lm, texts)):
             ours = result[f"{name}.jsonl:{i + 1}"]
             assert ours["score"] * ours["n_tokens"] == pytest.approx(expected, rel=1e-4)
 

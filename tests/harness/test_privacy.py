@@ -8,6 +8,7 @@ import random
 import stat
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -249,7 +250,7 @@ def test_the_search_finds_what_is_there(tmp_path):
         folder.mkdir()
         (folder / "file").write_bytes(written)
         assert leaks(folder, spans), written
-    with sqlite3.connect(tmp_path / "store.sqlite") as database:
+    with closing(sqlite3.connect(tmp_path / "store.sqlite")) as database, database:
         database.execute("CREATE TABLE t (value BLOB)")
         database.execute("INSERT INTO t VALUES (?)", (zlib.compress(texts[5].encode()),))
     assert leaks(tmp_path, spans, aside=map(str, range(6)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,14 @@ def harness_lm(folder: Path, kind: str, **options: Any) -> HFLM:
 
 def rolling(lm: HFLM, texts: list[str]) -> list[float]:
     """The harness's own log-likelihoods."""
-    requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    # Pairs since 0.5, of context and text and of log-likelihood and greedy, as of every other request.
+    nothing = ("",) if importlib.util.find_spec("lm_eval.scorers") else ()
+    requests = [
+        Instance("loglikelihood_rolling", {}, (*nothing, text), idx=0, task_name="rolling", doc_id=0) for text in texts
+    ]
     with quiet_libraries():
-        return lm.loglikelihood_rolling(requests, disable_tqdm=True)
+        found = lm.loglikelihood_rolling(requests, disable_tqdm=True)
+    return [each[0] if isinstance(each, tuple) else each for each in found]
 
 
 def inputs(backend: Any, texts: list[str]) -> list[ScoreInput]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import Store
+from spvmia_plugin.store.database import Database
+from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals, some_signals
 
 ROOT = Path(__file__).parents[2]
@@ -93,10 +96,7 @@ OPERATIONS = {
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, operation: str, reason: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: object, *_: object, **__: object) -> None:
-        raise OSError(reason, os.strerror(reason), str(path))
-
-    monkeypatch.setattr(os, "mkdir", refuse)
+    refuse_folders(monkeypatch, reason)
     with pytest.raises(SpvmiaError) as caught:
         OPERATIONS[operation](Store(tmp_path / "store"))
     message = str(caught.value)
@@ -139,6 +139,8 @@ import resource, sys
 from pathlib import Path
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import Store
+from spvmia_plugin.store.database import Database
+from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals
 
 store = Store(Path(sys.argv[1]))
@@ -198,3 +200,17 @@ def test_the_store_imports_no_torch() -> None:
         "import sys, spvmia_plugin.store; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'lm_eval')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_an_error_leaves_no_connection_behind(tmp_path: Path) -> None:
+    """Python 3.13 warns of a connection that nobody closed, and who is told of a full disk has nothing to close."""
+
+    def full(connection: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    opened = Database(tmp_path / "store")
+    with pytest.raises(SpvmiaError, match=r"mia_cache_dir: .*full"):
+        opened.write(full)
+    assert opened._connection is None
+    assert opened.write(lambda connection: connection.execute("SELECT 1").fetchone()) == (1,)
+    opened.close()
