@@ -7,7 +7,7 @@ from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.packed_weights import unpacked
-from spvmia_plugin.scoring.adapters import AdapterHost, linear_names
+from spvmia_plugin.scoring.adapters import AdapterHost, linear_names, lost_weights
 from spvmia_plugin.scoring.inner import inner_model
 
 ALL_LINEAR = "all-linear"
@@ -83,11 +83,14 @@ def _refusal(host: AdapterHost, names: Sequence[str] | str, settings: dict[str, 
             model.train()
             with unpacked(model):
                 model(input_ids=ids, labels=labels, attention_mask=(labels != -100).long()).loss.backward()
+            lost = lost_weights(model, "trial")
             learns = any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
     except Exception as error:  # peft's words, or a model's own where it can't be trained like this: told by who asked
         if isinstance(error, RuntimeError) and should_reduce_batch_size(error):
             raise
         return " ".join(str(error).split())[:200] or type(error).__name__
+    if lost:
+        return f"peft would not find {len(lost)} of their weights again, which it renames in loading"
     return None if learns else "no gradient reaches them"
 
 

@@ -155,17 +155,31 @@ def _undress(module: Any) -> None:
 
 def save_adapter(view: Any, name: str, folder: Path) -> None:
     """Write one adapter as an ordinary peft folder: config and safetensors, nothing of the base."""
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.detach().cpu().contiguous() for key, value in _weights(view, name).items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+    view.peft_config[_PREFIX + name].save_pretrained(str(folder))
+
+
+def lost_weights(view: Any, name: str) -> list[str]:
+    """Names of an adapter's weights that would not be found again after saving: peft renames those of some models."""
+    from peft import set_peft_model_state_dict
+
+    # Copies: where names agree, a weight would be read into itself.
+    kept = {key: value.detach().clone() for key, value in _weights(view, name).items()}
+    found = set_peft_model_state_dict(view, kept, adapter_name=_PREFIX + name)
+    return sorted(key for key in found.missing_keys if f".{_PREFIX}{name}." in key)
+
+
+def _weights(view: Any, name: str) -> dict[str, Any]:
+    from peft import get_peft_model_state_dict
+
     # Not the state of the whole model: asked for it, bitsandbytes repacks the weights, on CPUs to other numbers.
     own = {key: value for key, value in view.named_parameters() if f".{_PREFIX}{name}." in key}
-    weights = get_peft_model_state_dict(view, own, adapter_name=_PREFIX + name, save_embedding_layers=False)
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in weights.items()}, folder / "adapter_model.safetensors"
-    )
-    view.peft_config[_PREFIX + name].save_pretrained(str(folder))
+    found = get_peft_model_state_dict(view, own, adapter_name=_PREFIX + name, save_embedding_layers=False)
+    return dict(found)
 
 
 def linear_names(model: Any) -> list[str]:

@@ -128,6 +128,14 @@ def test_a_module_that_fails_in_training_is_told(models):
         lora_targets(AdapterHost(model), ["q_proj", "router"], "mia_lora_targets", r=4)
 
 
+def test_weights_that_peft_would_not_find_again_are_not_trained(models):
+    host = AdapterHost(build("laguna", 400))  # peft renames those of its shared experts, to names that are not there
+    names = lora_targets(host, ["all-linear"], "--lora-targets", r=4)
+    assert names == ["g_proj", "k_proj", "o_proj", "q_proj", "v_proj"]
+    with pytest.raises(SpvmiaError, match=r"--lora-targets: .* got up_proj .*would not find 2 of their weights"):
+        lora_targets(host, ["up_proj"], "--lora-targets", r=4)
+
+
 def test_the_audit_and_finetune_read_all_linear_alike(models, tmp_path, mamba):
     from spvmia_plugin.base_model import BaseModel, load_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
@@ -54,6 +54,7 @@ def try_family(family: str, lm: Any, folder: Path) -> Result:
     with quiet_libraries():
         model.save_pretrained(folder / "base")
         lm.tokenizer.save_pretrained(folder / "base")
+        lm.tokenizer = AutoTokenizer.from_pretrained(folder / "base")  # as the harness does: by the family's own class
     try:
         backend = HFBackend(lm, CONFIG, str(folder / "base"))
     except SpvmiaError as error:
