@@ -117,8 +117,8 @@ class HFBackend:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was found out about the base that a reader of the results should know."""
-        return self._roles.notes
+        """What was found out about the models that a reader of the results should know: the base, slower ways."""
+        return [*self._roles.notes, *(f"{what}: {how}" for what, how in self.paths.items())]
 
     def is_same(self, one: Role, other: Role) -> bool:
         """Whether the models of two roles compute one function: scores from their difference would be round-off."""

@@ -259,3 +259,10 @@ def test_models_that_change_their_logits_are_noticed(models):
 
 def test_the_batch_budget_depends_on_the_device():
     assert batching.token_budget("cpu") < batching.token_budget("cuda")
+
+
+def test_slower_ways_are_told(backend, monkeypatch):
+    items = [ScoreInput(item.token_ids, CONTEXT) for item in inputs(backend, TEXTS[:4])]
+    monkeypatch.setattr(scorer.ScoringPass, "context", lambda self, ids: None)
+    backend.score(Role.TARGET, items, moments=False)
+    assert "target: contexts: read again with every sequence: no shared key-value cache" in backend.notes
