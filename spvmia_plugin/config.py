@@ -13,6 +13,8 @@ from spvmia_plugin.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"
 MAX_SHOWN = 80
+MAX_EPOCHS = 1e6
+"""More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
 
 Split = Literal["random", "paper"]
 Prefix = Literal["auto", "harness"]
@@ -151,7 +153,7 @@ class AuditConfig:
     temperature: float = _option(1.0, _within(0, float("inf"), open_low=True))
     top_k: int = _option(0, _at_least(0))
     top_p: float = _option(1.0, _within(0, 1, open_low=True))
-    reference_epochs: float = _option(2.0, _within(0, float("inf"), open_low=True))
+    reference_epochs: float = _option(2.0, _within(0, MAX_EPOCHS, open_low=True))
     reference_lr: float = _option(5e-5, _within(0, 1, open_low=True))
     reference_batch: int = _option(4, _at_least(1))
     reference_parallel: bool = _option(False, _flag())

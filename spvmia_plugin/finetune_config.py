@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from spvmia_plugin.config import MAX_EPOCHS
 from spvmia_plugin.data.split import MIN_RECORDS
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.strict_json import is_number, is_whole
@@ -78,7 +79,9 @@ class FinetuneConfig:
         prompts = self.prompts
         self._check("prompts", prompts is None or (whole(prompts) and prompts >= 1), "a whole number >= 1")
         self._check("canaries", whole(self.canaries) and self.canaries >= 0, "a whole number >= 0")
-        self._check("epochs", number(self.epochs) and self.epochs > 0, "a number > 0")
+        self._check(
+            "epochs", number(self.epochs) and 0 < self.epochs <= MAX_EPOCHS, f"a number > 0 and <= {MAX_EPOCHS:g}"
+        )
         self._check("lr", number(self.lr) and 0 < self.lr <= 1, "a number > 0 and <= 1")
         self._check("lora_rank", whole(self.lora_rank) and self.lora_rank >= 1, "a whole number >= 1")
         self._check("lora_alpha", number(self.lora_alpha) and self.lora_alpha > 0, "a number > 0")

@@ -21,13 +21,13 @@ from spvmia_plugin.scoring.batching import BatchRunner
 from spvmia_plugin.scoring.generation import Generator
 from spvmia_plugin.scoring.head import HeadlessModel
 from spvmia_plugin.scoring.inner import inner_model
-from spvmia_plugin.scoring.probe import EQUAL
+from spvmia_plugin.scoring.probe import EQUAL, NEARLY_EQUAL
 from spvmia_plugin.scoring.replacements import Replacer
 from spvmia_plugin.scoring.roles import RoleModels
 from spvmia_plugin.scoring.sampling import Sampling
 from spvmia_plugin.scoring.scorer import Scorer
 from spvmia_plugin.scoring.tokens import Tokens
-from spvmia_plugin.scoring.trial import looks_back_only
+from spvmia_plugin.scoring.trial import answers_nan, looks_back_only
 from spvmia_plugin.signals import Role, TokenSignals
 
 
@@ -122,7 +122,13 @@ class HFBackend:
 
     def is_same(self, one: Role, other: Role) -> bool:
         """Whether the models of two roles compute one function: scores from their difference would be round-off."""
-        return self._roles.distance(one, other) <= EQUAL
+        distance = self._roles.distance(one, other)
+        if EQUAL < distance <= NEARLY_EQUAL:
+            self._roles.note_once(
+                f"{one.value} and {other.value} hardly differ (log-probabilities by up to {distance:.2g} on a probe): "
+                "what compares them may score little but round-off"
+            )
+        return distance <= EQUAL
 
     def unknown_ids(self, role: Role) -> frozenset[int]:
         """Token ids that a role's model does not have: those added to the target's tokenizer, or without a row."""
@@ -298,6 +304,16 @@ class HFBackend:
                 f"{role.value}: expected a model that predicts from token ids alone, got {_named(model)}, which says: "
                 f"{' '.join(str(error).split())[:200] or type(error).__name__}; audit another model"
             ) from error
+        if answers_nan(found):
+            remedy = (
+                "if the audit trained it, lower mia_reference_lr or mia_lora_alpha"
+                if role in (Role.REFERENCE, Role.CANDIDATE)
+                else "load it in another dtype, or audit another model"
+            )
+            raise SpvmiaError(
+                f"{role.value}: expected log-probabilities, got NaN from {_named(model)}: its training diverged, or "
+                f"its precision does not hold its numbers; {remedy}"
+            )
         if not looks_back_only(found):
             raise SpvmiaError(
                 f"{role.value}: expected a causal language model, got {_named(model)}, whose predictions depend on "

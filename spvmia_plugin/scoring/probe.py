@@ -21,6 +21,10 @@ EQUAL = 1e-5
 """Log-probabilities of one function differ by at most this, in nats. Two models that do the same arithmetic on the same
 weights give the same bits on the same shapes, in half precision too; what is further apart is another function."""
 
+NEARLY_EQUAL = 1e-3
+"""The same function by another arithmetic: a fresh PiSSA adapter takes its matrices from the weights and adds them
+again, which moves SmolLM2's answers by 1.4e-4 in float32. Training that is worth the name moves them by far more."""
+
 ROWS, WIDTH = 4, 16
 TEXT = "On 12 May, Dr. Smith's team wrote: the café (in Paris) refunds order #4711; def f(x): return x + 1"
 """Some of everything: names, digits, punctuation, code, a character of two bytes."""

@@ -104,6 +104,11 @@ class RoleModels:
                 )
         return self._shared
 
+    def note_once(self, note: str) -> None:
+        """Keep what a reader of the results should know, however often it is found."""
+        if note not in self.notes:
+            self.notes.append(note)
+
     def remember(self, recall: Recall, keep: Keep) -> None:
         """Have the answers of bases kept: to compare a target with its base once more, nothing has to be loaded.
 

@@ -27,7 +27,8 @@ class Sampling:
         """(B, V) float32 weights, 0 for what is not to be drawn; rows need not sum to one."""
         x = logits.float()
         if self.temperature != 1:
-            x = x / self.temperature
+            # From the best downwards, so that nothing overflows however cold it is; float32 has no smaller divisor.
+            x = (x - x.amax(-1, keepdim=True)) / max(self.temperature, torch.finfo(torch.float32).tiny)
         if 0 < self.top_k < x.shape[-1]:
             least = x.topk(self.top_k, -1).values[..., -1:]
             x = x.masked_fill(x < least, float("-inf"))

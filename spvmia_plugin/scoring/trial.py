@@ -52,6 +52,12 @@ def looks_back_only(model: HeadlessModel) -> bool:
     return _agrees(model, attempt, _REFUSED_FROM)
 
 
+def answers_nan(model: HeadlessModel) -> bool:
+    """Whether a model has no numbers for a plain text: its training diverged, or its precision does not hold them."""
+    ids = torch.tensor([probe_ids(model, 10)], device=model.device)
+    return bool(model.logits(model.forward(input_ids=ids).rows).isnan().any())
+
+
 def _agrees(model: HeadlessModel, attempt: Attempt, roundings: int) -> bool:
     tolerance = max(TOLERANCE, roundings * _epsilon(model))
     with quiet_libraries():

@@ -101,6 +101,37 @@ def test_a_target_that_is_its_base(folder, tmp_path, target, dtype):
     assert not any(name.startswith("scoring: reference") for name in outcome.stages)
 
 
+def test_a_target_that_is_its_base_but_for_rounding(folder, tmp_path):
+    """Scored, because a difference is there, and said to be next to none."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1 + 2e-5  # weights that were taken apart and put together again
+    model.save_pretrained(tmp_path / "rounded")
+    lm = load_lm(folder, "base")
+    lm._model = model.eval()
+    outcome = run(folder, "base", ["lira_base"], tmp_path / "store", lm=lm)
+    assert reasons(outcome, "lira_base") == {None}
+    (note,) = outcome.notes
+    assert note.startswith("target and base hardly differ (log-probabilities by up to ")
+    assert "hardly differ" not in str(run(folder, "whole", ["lira_base"], tmp_path / "store").notes)
+
+
+def test_a_reference_that_diverged_is_told_as_that(folder, tmp_path):
+    with pytest.raises(SpvmiaError, match=r"^reference: expected log-probabilities, got NaN .* lower mia_reference_lr"):
+        run(folder, "trained", ["spv_wbc"], tmp_path, mia_lora_alpha=1e308)
+
+
+def test_a_target_without_numbers_is_told_as_that(folder, tmp_path):
+    lm = load_lm(folder, "base")
+    with torch.no_grad():
+        lm.model.model.norm.weight.fill_(float("inf"))
+    with pytest.raises(SpvmiaError, match=r"^target: expected log-probabilities, got NaN .* load it in another dtype"):
+        run(folder, "base", ["loss"], tmp_path, lm=lm)
+
+
 def test_a_target_that_is_not_its_base_is_scored(folder, tmp_path):
     for target in ("whole", "trained"):
         assert reasons(run(folder, target, ["lira_base"], tmp_path), "lira_base") == {None}

@@ -32,6 +32,14 @@ def test_probabilities(temperature, top_k, top_p):
         assert (weight / weight.sum()).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6])
+def test_the_coldest_draws_are_the_best_token(temperature):
+    """No division overflows, however small the temperature: the likeliest token has all the weight, others none."""
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(2)) * 3
+    weights = Sampling(temperature).probabilities(logits)
+    assert torch.equal(weights, torch.nn.functional.one_hot(logits.argmax(-1), 40).float())
+
+
 def test_inverse_cdf_draws_in_proportion():
     weights = torch.tensor([[1.0, 0, 2, 5, 0]])
     drawn = inverse_cdf(weights, torch.from_numpy(uniforms(0, 8000))[None])
