@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from spvmia_plugin.attacks.base import BlindAttack
 from spvmia_plugin.attacks.common import is_count
 from spvmia_plugin.attacks.out_of_fold import (
+    Design,
+    Labelings,
     assign_folds,
-    design_matrix,
+    design_of,
     group_labels,
     join_same_texts,
     out_of_fold_ranks,
@@ -29,21 +31,21 @@ class FoldedTexts:
 
     Attributes:
         order: (n,) position of each of these records in the input.
-        design: (n, p) features.
+        design: their features.
         groups: (n,) document, or joined documents, of each record.
         labels: (G,) class of each group.
         fold: (G,) fold of each group.
     """
 
     order: NDArray[np.intp]
-    design: object
+    design: Design
     groups: NDArray[np.intp]
     labels: NDArray[np.bool_]
     fold: NDArray[np.intp]
 
-    def ranks(self, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Out-of-fold ranks of these records under labelings (n, B) of theirs, shape (n, B)."""
-        return out_of_fold_ranks(self.design, labels, self.fold[self.groups])
+    def ranks(self, labelings: Labelings) -> Iterator[NDArray[np.float64]]:
+        """Out-of-fold ranks of these records under labelings of theirs, (n, b) for each (n, b) of `labelings`."""
+        return out_of_fold_ranks(self.design, labelings)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class BagOfWords(BlindAttack):
         fold = assign_folds(groups, labels, self.folds, np.random.default_rng(seed))
         if fold is None:
             return None
-        return FoldedTexts(order, design_matrix(sorted_texts, self.words), groups, labels, fold)
+        return FoldedTexts(order, design_of(sorted_texts, fold[groups], self.words), groups, labels, fold)
 
     def score_all(
         self, texts: Sequence[str], is_member: NDArray[np.bool_], clusters: Sequence[str], seed: int
@@ -110,7 +112,8 @@ class BagOfWords(BlindAttack):
         folded = self.fold(texts, is_member, clusters, seed)
         if folded is None:
             return [Unscored(NOT_FOLDABLE)] * len(texts)
-        ranks = folded.ranks(np.asarray(is_member, dtype=bool)[folded.order][:, np.newaxis])[:, 0]
+        labels = np.asarray(is_member, dtype=bool)[folded.order][:, np.newaxis]
+        (ranks,) = folded.ranks(lambda: [labels])
         scores = np.empty(len(texts))
-        scores[folded.order] = ranks
+        scores[folded.order] = ranks[:, 0]
         return [float(score) for score in scores]

@@ -2,14 +2,16 @@
 
 Ridge regression on labels of -1 and 1 is one Newton step of penalised logistic regression from zero. It is linear in
 the labels, so that scoring hundreds of permuted labelings costs little more than scoring one: that is what makes an
-honest null distribution affordable (`spvmia_plugin.metrics.blind`).
+honest null distribution affordable (`spvmia_plugin.metrics.blind`). Nothing here holds features or scores of all
+records under all labelings: features lie in blocks of rows, packed, and scores are made for some labelings at a time.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,16 +24,27 @@ MIN_DOCUMENTS_PER_FOLD = 2
 """Fewer documents of a class in a fold than this, and the folds cannot be compared."""
 
 
+ROWS = 2048
+"""Records in a block of features."""
+
+SCORES_AT_A_TIME = 4_000_000
+"""Scores that are held at once: of all records, under so many labelings as that makes."""
+
+_WORD = re.compile(r"\w+")
+
+
 def join_same_texts(texts: Sequence[str], clusters: Sequence[str]) -> NDArray[np.intp]:
     """Number the clusters 0..G-1, clusters that share a text joined: a copy must not be fitted on.
 
     Returns:
         (n,) group of every record.
     """
-    _, cluster = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    names = [str(name) for name in clusters]
+    number_of = {name: number for number, name in enumerate(sorted(set(names)))}
+    cluster = [number_of[name] for name in names]
     # Not scipy's `connected_components`: what goes wrong in its compiled part is printed and ignored, and the answer
     # is then one group, which looks like too few documents (scipy 1.11 with 64-bit indices).
-    parent = list(range(len(clusters)))  # of each cluster, a lower one that it was joined to, or itself
+    parent = list(range(len(number_of)))  # of each cluster, a lower one that it was joined to, or itself
 
     def root(member: int) -> int:
         while parent[member] != member:
@@ -40,10 +53,10 @@ def join_same_texts(texts: Sequence[str], clusters: Sequence[str]) -> NDArray[np
         return member
 
     holder: dict[str, int] = {}  # a cluster with each text
-    for text, number in zip(texts, cluster.tolist(), strict=True):
+    for text, number in zip(texts, cluster, strict=True):
         left, right = root(number), root(holder.setdefault(text, number))
         parent[max(left, right)] = min(left, right)
-    return np.unique([root(number) for number in cluster.tolist()], return_inverse=True)[1]
+    return np.unique([root(number) for number in cluster], return_inverse=True)[1]
 
 
 def group_labels(groups: NDArray[np.intp], is_member: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -79,60 +92,190 @@ def assign_folds(
     return fold
 
 
-def design_matrix(texts: Sequence[str], n_words: int) -> Any:
-    """Word weights and lengths of every text; labels play no part in it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Some records' counts of words and their lengths: a third of what the matrix takes, which is made when needed.
 
-    Weights are log(1 + count) * idf of the `n_words` words that occur in most texts (at least two), each row of
-    length 1; then the standardised logs of the numbers of characters and words.
-
-    Returns:
-        (n, at most n_words + 2) `scipy.sparse.csr_array`.
+    Attributes:
+        rows: (m,) position of each of these records among all.
+        starts: (m + 1,) where each one's entries begin in `columns` and `counts`.
+        columns: (k,) number of a word.
+        counts: (k,) how often the record has it.
+        lengths: (m, 2) standardised logs of the numbers of characters and words.
     """
-    from scipy.sparse import csr_array, hstack
 
-    counts = [Counter(re.findall(r"\w+", text.lower())) for text in texts]
-    occurrences = Counter(word for count in counts for word in count)
+    rows: NDArray[np.intp]
+    starts: NDArray[np.int64]
+    columns: NDArray[np.integer[Any]]
+    counts: NDArray[np.integer[Any]]
+    lengths: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """Word weights and lengths of n texts; labels play no part in them.
+
+    Weights are log(1 + count) * idf of the words that occur in most texts, each row of length 1.
+
+    Attributes:
+        folds: the blocks of each fold.
+        idf: (W,) of each word.
+        n: number of texts.
+    """
+
+    folds: Sequence[Sequence[Block]]
+    idf: NDArray[np.float64]
+    n: int
+
+    @property
+    def width(self) -> int:
+        """p, the number of features."""
+        return len(self.idf) + 2
+
+    def matrix(self, block: Block) -> Any:
+        """The features of a block's records, `scipy.sparse.csr_array` (m, p)."""
+        from scipy.sparse import csr_array
+
+        m, sizes = len(block.rows), np.diff(block.starts)
+        weights = np.log1p(block.counts, dtype=np.float64) * self.idf[block.columns]
+        norm = np.sqrt(np.bincount(np.repeat(np.arange(m), sizes), weights=weights**2, minlength=m))
+        # The two lengths of a row follow its words.
+        place = np.repeat(np.arange(m) * 2, sizes) + np.arange(len(weights))
+        ends = block.starts[1:] + 2 * np.arange(m)
+        values, columns = np.empty(len(weights) + 2 * m), np.empty(len(weights) + 2 * m, dtype=np.int32)
+        values[place], columns[place] = weights / np.repeat(norm, sizes), block.columns
+        for side in (0, 1):
+            values[ends + side], columns[ends + side] = block.lengths[:, side], len(self.idf) + side
+        starts = block.starts + 2 * np.arange(m + 1)
+        return csr_array((values, columns, starts.astype(np.int32)), shape=(m, self.width))
+
+
+def design_of(texts: Sequence[str], fold: NDArray[np.intp], n_words: int) -> Design:
+    """Count the words of every text.
+
+    Args:
+        texts: n of them.
+        fold: (n,) fold of each.
+        n_words: how many words at most are features: those that occur in most texts, in at least two.
+    """
+    occurrences: Counter[str] = Counter()
+    lengths = np.empty((len(texts), 2))
+    for row, text in enumerate(texts):
+        words = _WORD.findall(text.lower())
+        occurrences.update(set(words))
+        lengths[row] = len(text), len(words)
     frequent = sorted((-n, word) for word, n in occurrences.items() if n > 1)[:n_words]
+    del occurrences
     column = {word: number for number, (_, word) in enumerate(frequent)}
     idf = np.log((1 + len(texts)) / (1 - np.array([n for n, _ in frequent], dtype=np.float64))) + 1
-    entries = [
-        (row, column[word], n) for row, count in enumerate(counts) for word, n in count.items() if word in column
-    ]
-    rows, columns, values = np.array(entries, dtype=np.intp).reshape(-1, 3).T
-    weights = np.log1p(values) * idf[columns]
-    norm = np.sqrt(np.bincount(rows, weights=weights**2, minlength=len(texts)))
-    words = csr_array((weights / norm[rows], (rows, columns)), shape=(len(texts), len(column)))
-    lengths = np.log1p([[len(text), count.total()] for text, count in zip(texts, counts, strict=True)])
+    lengths = np.log1p(lengths)
     spread = lengths.std(axis=0)
     lengths = (lengths - lengths.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
-    return csr_array(hstack([words, csr_array(lengths)]))
+    folds = []
+    for number in np.unique(fold):
+        rows = np.flatnonzero(fold == number)
+        parts = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
+        folds.append([_block([texts[i] for i in part], part, column, lengths[part]) for part in parts])
+    return Design(folds, idf, len(texts))
 
 
-def out_of_fold_ranks(design: Any, labels: NDArray[np.bool_], fold: NDArray[np.intp]) -> NDArray[np.float64]:
+def _block(texts: Sequence[str], rows: NDArray[np.intp], column: dict[str, int], lengths: NDArray[np.float64]) -> Block:
+    columns: list[int] = []
+    counts: list[int] = []
+    starts = [0]
+    for text in texts:
+        found = Counter(word for word in _WORD.findall(text.lower()) if word in column)
+        columns += [column[word] for word in found]
+        counts += found.values()
+        starts.append(len(columns))
+    narrow = np.min_scalar_type(max(len(column), 1)), np.min_scalar_type(max(counts, default=1))
+    return Block(
+        rows, np.array(starts, dtype=np.int64), np.array(columns, narrow[0]), np.array(counts, narrow[1]), lengths
+    )
+
+
+Labelings = Callable[[], Iterable[NDArray[np.bool_]]]
+"""Gives the labelings (n, b) to score, some at a time; called twice, and must give the same."""
+
+
+def labelings_at_a_time(n: int) -> int:
+    """How many labelings of n records are scored together, so that their scores take some tens of megabytes."""
+    return max(1, SCORES_AT_A_TIME // max(n, 1))
+
+
+def out_of_fold_ranks(design: Design, labelings: Labelings) -> Iterator[NDArray[np.float64]]:
     """Score every record by a ridge regression fitted on the other folds, as its rank within its own fold.
 
     Ranks make folds comparable: raw scores of several fits, pooled, rank null data below 0.5, for a record and its
     opposite in another fold are each in the other's training set (Parker et al. 2007, doi 10.1186/1471-2105-8-326).
 
     Args:
-        design: (n, p) sparse features.
-        labels: (n, B) labelings, each scored by itself.
-        fold: (n,) fold of every record.
+        design: features.
+        labelings: (n, b) at a time, each labeling scored by itself.
 
-    Returns:
-        (n, B) mid-ranks within the fold over its size, in (0, 1); higher is more like a member.
+    Yields:
+        For each (n, b) of `labelings` the mid-ranks (n, b) within the fold over its size, in (0, 1); higher is more
+        like a member.
     """
-    from scipy.linalg import cho_factor, cho_solve
     from scipy.stats import rankdata
 
-    signs = np.where(labels, 1.0, -1.0)
-    whole = (design.T @ design).toarray() + PENALTY * np.eye(design.shape[1])
-    ranks = np.empty(labels.shape)
-    for held_out in np.unique(fold):
-        test, train = fold == held_out, fold != held_out
-        rest, part = design[train], design[test]
-        factor = cho_factor(whole - (part.T @ part).toarray(), lower=True, overwrite_a=True)
-        weights = cho_solve(factor, rest.T @ (signs[train] - signs[train].mean(axis=0)))
-        # Rounded so that equal features tie, whatever the order of the sums.
-        ranks[test] = (rankdata(np.round(part @ weights, 9), axis=0) - 0.5) / test.sum()
-    return ranks
+    weights = _weights(design, labelings)
+    done = 0
+    for labels in labelings():
+        ranks = np.empty(labels.shape)
+        for blocks, of_fold in zip(design.folds, weights, strict=True):
+            mine = of_fold[:, done : done + labels.shape[1]]
+            # Rounded so that equal features tie, whatever the order of the sums.
+            scores = np.concatenate([np.round(design.matrix(block) @ mine, 9) for block in blocks])
+            rows = np.concatenate([block.rows for block in blocks])
+            for k in range(labels.shape[1]):
+                ranks[rows, k] = (rankdata(scores[:, k]) - 0.5) / len(rows)
+        done += labels.shape[1]
+        yield ranks
+
+
+def _weights(design: Design, labelings: Labelings) -> list[NDArray[np.float64]]:
+    """For each fold the regression weights (p, B) of every labeling, fitted on the other folds.
+
+    The sums of a fit, X'X and X'y, are those of all folds less those of the fold that is left out.
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    sums = [np.zeros((design.width, 1)) for _ in design.folds]  # X'1 of each fold
+    products: list[list[NDArray[np.float64]]] = [[] for _ in design.folds]  # X'y
+    totals: list[list[NDArray[np.float64]]] = [[] for _ in design.folds]  # 1'y
+    for labels in labelings():
+        for k, blocks in enumerate(design.folds):
+            of_fold = np.zeros((design.width, labels.shape[1]))
+            for block in blocks:
+                of_fold += design.matrix(block).T @ np.where(labels[block.rows], 1.0, -1.0)
+            products[k].append(of_fold)
+            inside = np.concatenate([block.rows for block in blocks])
+            totals[k].append(2.0 * labels[inside].sum(axis=0) - len(inside))
+    for k, blocks in enumerate(design.folds):
+        for block in blocks:
+            sums[k][:, 0] += design.matrix(block).sum(axis=0)
+    by_fold, signs = [np.concatenate(each, axis=1) for each in products], [np.concatenate(each) for each in totals]
+    del products
+    whole = PENALTY * np.eye(design.width)
+    for blocks in design.folds:
+        whole += _gram(design, blocks)
+    found = []
+    for k, blocks in enumerate(design.folds):
+        part = _gram(design, blocks)
+        np.subtract(whole, part, out=part)
+        # The transpose is the same matrix, in the order of LAPACK: factorised where it lies.
+        factor = cho_factor(part.T, lower=True, overwrite_a=True)
+        others = design.n - sum(len(block.rows) for block in blocks)
+        mean = (sum(signs) - signs[k]) / others
+        found.append(cho_solve(factor, sum(by_fold) - by_fold[k] - (sum(sums) - sums[k]) * mean, overwrite_b=True))
+    return found
+
+
+def _gram(design: Design, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    """X'X (p, p) of one fold."""
+    gram = np.zeros((design.width, design.width))
+    for block in blocks:
+        matrix = design.matrix(block)
+        gram += (matrix.T @ matrix).toarray()
+    return gram

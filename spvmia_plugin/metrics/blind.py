@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.attacks.out_of_fold import MIN_DOCUMENTS_PER_FOLD
+from spvmia_plugin.attacks.bag_of_words import BagOfWords, FoldedTexts
+from spvmia_plugin.attacks.out_of_fold import MIN_DOCUMENTS_PER_FOLD, labelings_at_a_time
 from spvmia_plugin.metrics.finding import Finding
 
 
@@ -96,10 +96,13 @@ def blind_interval(
     folded = attack.fold(texts, is_member, clusters, seed)
     if folded is None:
         return None
-    rng = np.random.default_rng([seed, 1])
-    permuted = [_permute_within(folded.fold, folded.labels, rng)[folded.groups] for _ in range(permutations)]
-    labels = np.stack([np.asarray(is_member, dtype=bool)[folded.order], *permuted], axis=1)  # (n, 1 + B)
-    aurocs = auroc_columns(folded.ranks(labels), labels)
+    true_labels = np.asarray(is_member, dtype=bool)[folded.order]
+
+    def labelings() -> Iterator[NDArray[np.bool_]]:
+        return _labelings(folded, true_labels, permutations, np.random.default_rng([seed, 1]))
+
+    ranks = folded.ranks(labelings)
+    aurocs = np.concatenate([auroc_columns(*pair) for pair in zip(ranks, labelings(), strict=True)])
     observed, null = float(aurocs[0]), np.sort(aurocs[1:])
     beyond = int(np.floor((permutations + 1) * (1 - confidence) / 2 + 1e-9))  # labelings beyond either end
     low = _moved(observed, null[permutations - beyond])
@@ -128,9 +131,22 @@ def auroc_columns(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDA
     from scipy.stats import rankdata
 
     positives = labels.sum(axis=0)
-    rank_sum: NDArray[np.float64] = np.where(labels, rankdata(scores, axis=0), 0.0).sum(axis=0)
+    rank_sum = np.array([rankdata(scores[:, k])[labels[:, k]].sum() for k in range(labels.shape[1])])
     aurocs: NDArray[np.float64] = (rank_sum - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
     return aurocs
+
+
+def _labelings(
+    folded: FoldedTexts, true_labels: NDArray[np.bool_], permutations: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.bool_]]:
+    """The true labels (n,), then permuted ones, as (n, b) at a time; drawn as they are asked for."""
+    columns = labelings_at_a_time(len(true_labels))
+    for start in range(0, permutations + 1, columns):
+        labels = np.empty((len(true_labels), min(columns, permutations + 1 - start)), dtype=bool)
+        for k in range(labels.shape[1]):
+            drawn = start + k > 0
+            labels[:, k] = _permute_within(folded.fold, folded.labels, rng)[folded.groups] if drawn else true_labels
+        yield labels
 
 
 def _permute_within(fold: NDArray[np.intp], labels: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks import BagOfWords
-from spvmia_plugin.attacks.out_of_fold import assign_folds, design_matrix, group_labels, join_same_texts
+from spvmia_plugin.attacks import BagOfWords, out_of_fold
+from spvmia_plugin.attacks.out_of_fold import assign_folds, group_labels, join_same_texts
 from spvmia_plugin.signals import Unscored
 from tests.attacks.corpora import auroc, half, names, texts
 
@@ -39,8 +39,20 @@ CORPUS = [*texts(np.random.default_rng(0), 57), "Oil OIL oil, w0!", "???", "w0 w
 
 
 @pytest.mark.parametrize("limit", [7, 2000])
-def test_features_equal_naive_ones(limit: int) -> None:
-    np.testing.assert_allclose(design_matrix(CORPUS, limit).toarray(), naive_features(CORPUS, limit), atol=1e-12)
+@pytest.mark.parametrize("rows", [4, 2048])
+def test_features_equal_naive_ones(limit: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the blocks that they lie in; a word that a text has 300 times included."""
+    monkeypatch.setattr(out_of_fold, "ROWS", rows)
+    corpus = [*CORPUS, "w3 " * 300]
+    fold = np.arange(len(corpus)) % 3
+    design = out_of_fold.design_of(corpus, fold, limit)
+    got = np.full((len(corpus), design.width), np.nan)
+    for number, blocks in enumerate(design.folds):
+        for block in blocks:
+            assert set(fold[block.rows]) == {number}
+            assert len(block.rows) <= rows
+            got[block.rows] = design.matrix(block).toarray()
+    np.testing.assert_allclose(got, naive_features(corpus, limit), atol=1e-12)
 
 
 def test_scores_equal_naive_ones() -> None:

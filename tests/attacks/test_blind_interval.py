@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
-from spvmia_plugin.attacks import BagOfWords
+from spvmia_plugin.attacks import BagOfWords, out_of_fold
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.metrics.blind import auroc_columns, blind_interval, not_computed
 from spvmia_plugin.records import AuditData, Record
 from tests.attacks.corpora import auroc, half, names, texts
-from tests.attacks.test_bag_of_words import documents
+from tests.attacks.test_bag_of_words import documents, naive_features
 
 AG_NEWS = Path(__file__).parents[3] / "shared" / "data" / "ag_news.jsonl"
 
@@ -34,6 +36,60 @@ def test_is_about_the_scores_of_the_attack() -> None:
     assert 0 <= found.low <= found.auroc <= found.high <= 1
     assert found == blind_interval(BagOfWords(), corpus, labels, clusters, 5)
     assert (found.confidence, found.permutations) == (0.95, 399)
+
+
+def test_some_at_a_time_gives_the_numbers_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of rows and of labelings change the order of sums, which scores are rounded for: the ranks stay."""
+    corpus, labels, clusters = documents(3)
+    whole = blind_interval(BagOfWords(), corpus, labels, clusters, 5, permutations=79)
+    monkeypatch.setattr(out_of_fold, "ROWS", 7)
+    monkeypatch.setattr(out_of_fold, "SCORES_AT_A_TIME", 9 * len(corpus))
+    parts = blind_interval(BagOfWords(), corpus, labels, clusters, 5, permutations=79)
+    assert parts == whole
+
+
+def test_it_equals_a_naive_one() -> None:
+    """All features, labelings and scores in dense arrays, as one would write it down."""
+    rng = np.random.default_rng(8)
+    labels = half(60)
+    corpus = [f"{text} {'new' if label else 'old'}" for text, label in zip(texts(rng, 60), labels, strict=True)]
+    corpus = [text if i % 3 else text.replace("new", "old") for i, text in enumerate(corpus)]
+    attack = BagOfWords(folds=3, words=80)
+    found = blind_interval(attack, corpus, labels, names(60), 4, permutations=39)
+    folded = attack.fold(corpus, labels, names(60), 4)
+    fold, features = folded.fold[folded.groups], np.array(naive_features([corpus[i] for i in folded.order], 80))
+    rng = np.random.default_rng([4, 1])
+    columns = [labels[folded.order]]
+    for _ in range(39):
+        drawn = folded.labels.copy()
+        for number in range(3):
+            drawn[folded.fold == number] = rng.permutation(folded.labels[folded.fold == number])
+        columns.append(drawn[folded.groups])
+    aurocs = []
+    for column in columns:
+        ranks = np.empty(60)
+        for number in range(3):
+            train, test = fold != number, fold == number
+            signs = np.where(column[train], 1.0, -1.0)
+            gram = features[train].T @ features[train] + np.eye(features.shape[1])
+            raw = features[test] @ np.linalg.solve(gram, features[train].T @ (signs - signs.mean()))
+            ranks[test] = (rankdata(np.round(raw, 9)) - 0.5) / test.sum()
+        aurocs.append(auroc(list(ranks), column))
+    assert found.auroc == pytest.approx(aurocs[0], abs=1e-9)
+    assert found.p_value == pytest.approx((1 + sum(a >= aurocs[0] - 1e-12 for a in aurocs[1:])) / 40)
+
+
+def test_memory_does_not_hold_every_record_under_every_labeling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 records under 400 labelings: 13 MB of scores in one array, and several of them, if all were held."""
+    monkeypatch.setattr(out_of_fold, "SCORES_AT_A_TIME", 40_000)
+    corpus = [f"w{i % 7} w{i % 11} x{i}" for i in range(4000)]
+    tracemalloc.start()
+    try:
+        blind_interval(BagOfWords(words=20), corpus, half(4000), names(4000), 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6
 
 
 def test_why_nothing_was_computed() -> None:
