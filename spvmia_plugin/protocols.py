@@ -298,6 +298,13 @@ def survives(backend: Backend, token_ids: TokenIds) -> bool:
     return list(backend.encode(backend.decode(token_ids))) == list(token_ids)
 
 
+def unknown_ids(backend: Backend, role: Role) -> frozenset[int]:
+    """Token ids of the target's tokenizer that a role's model does not have; none where a backend does not say."""
+    ask = getattr(backend, "unknown_ids", None)
+    found: frozenset[int] = ask(role) if ask is not None else frozenset()
+    return found
+
+
 @runtime_checkable
 class TrainsTogether(Protocol):
     """What a backend has besides if all processes of a launch can train one reference (`mia_reference_parallel`).

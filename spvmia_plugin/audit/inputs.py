@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
-from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits, frame_of
+from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits, frame_of, unknown_ids
 from spvmia_plugin.records import AuditData, Record
-from spvmia_plugin.signals import View
+from spvmia_plugin.signals import Role, View
 
 MAX_POPULATION = 1000
 """At most this many held-out documents serve as population."""
@@ -87,8 +88,10 @@ class Inputs:
         separator = self.encode(SHOT_SEPARATOR)
         prefix: list[int] = []
         used = 0
-        for document in self._data.prompts[:shots]:
-            shot = [*self._cut(self.encode(document.text)), *separator]
+        unknown = unknown_ids(self._backend, Role.TARGET)
+        texts = (self._cut(self.encode(document.text)) for document in self._data.prompts)
+        for text in islice((ids for ids in texts if unknown.isdisjoint(ids)), shots):
+            shot = [*text, *separator]
             if len(prefix) + len(shot) > room:
                 break
             prefix += shot

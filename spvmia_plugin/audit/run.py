@@ -22,7 +22,7 @@ from spvmia_plugin.audit.sweep import sweeps
 from spvmia_plugin.boundary import Quotes, is_foreign
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of
+from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of, unknown_ids
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
@@ -205,12 +205,6 @@ class Run:
             return None
         return "the target is the base" if model is Role.BASE else f"the {_CALLED[model]} is the target"
 
-    def _unknown_ids(self, model: Role) -> frozenset[int]:
-        """Token ids of the target's tokenizer that a model does not have."""
-        ask = getattr(self.backend, "unknown_ids", None)
-        found: frozenset[int] = ask(model) if ask is not None else frozenset()
-        return found
-
     def _backend_notes(self) -> list[str]:
         """What the backend has to say about the models."""
         return [note for note in getattr(self.backend, "notes", ()) if note not in self.outcome.notes]
@@ -221,7 +215,7 @@ class Run:
     def _paraphrase(self, inputs: Inputs) -> dict[str, Neighbours]:
         if self._perturbation is None:
             return {}
-        asked = [(role, self._unknown_ids(role)) for role in roles_of(self._perturbation)]
+        asked = [(role, unknown_ids(self.backend, role)) for role in roles_of(self._perturbation)]
 
         def lacking(record: Record) -> Role | None:
             ids = inputs.encode(record.text)
@@ -268,7 +262,7 @@ class Run:
 
     def _readable(self, sheets: Iterable[Sheet], model: Role, views: Mapping[View, bool]) -> list[Sheet]:
         """The records of which a model has all tokens."""
-        unknown = self._unknown_ids(model)
+        unknown = unknown_ids(self.backend, model)
         return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.inputs(list(views)))]
 
     def _population(self, inputs: Inputs) -> list[ScoreInput]:
@@ -276,7 +270,7 @@ class Run:
         if not any(view is View.POPULATION for _, view in self._needs):
             return []
         models = {model for role in self.roles if (model := self._model_of(role)) is not None and self._is_there(model)}
-        unknown = frozenset[int]().union(*(self._unknown_ids(model) for model in models))
+        unknown = frozenset[int]().union(*(unknown_ids(self.backend, model) for model in models))
         return [item for item in inputs.population() if _is_known(item, unknown)]
 
     def _note_shots(self, inputs: Inputs) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Backend, OnDone
+from spvmia_plugin.protocols import Backend, OnDone, unknown_ids
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.signals import Role
 
 
 def self_prompt_count(config: AuditConfig) -> int:
@@ -74,11 +75,13 @@ def _prompts(backend: Backend, prompts: Sequence[Document], config: AuditConfig)
         )
     documents = [backend.encode(document.text) for document in prompts]
     heads = [ids[: config.prompt_tokens] for ids in documents if len(ids) >= config.prompt_tokens]
-    heads = [ids for ids in heads if backend.decode(ids).strip()]
+    unknown = unknown_ids(backend, Role.TARGET)
+    heads = [ids for ids in heads if unknown.isdisjoint(ids) and backend.decode(ids).strip()]
     if not heads:
         raise SpvmiaError(
             f"mia_prompts: expected documents of at least {config.prompt_tokens} tokens to prompt with, got "
-            f"{len(documents)} that are all shorter or blank; give longer ones or lower mia_prompt_tokens"
+            f"{len(documents)} that are all shorter, blank or begin with tokens that the target does not have; give "
+            "longer ones or lower mia_prompt_tokens"
         )
     length = config.block_size or int(statistics.median(map(len, documents)))
     length = min(max(length, config.prompt_tokens + (0 if config.block_size else 1)), backend.max_length)
