@@ -1,4 +1,4 @@
-"""A [PAD] that was added to the tokenizer alone: the model has no embedding for it, and texts may hold it all the same."""
+"""A [PAD] that was added to the tokenizer alone: the model has no embedding for it, and texts may hold it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_documents_that_begin_with_white_space_only_prompt_nothing():
     documents = [Document("f:1", "      and then words"), Document("f:2", "abcdef")]
     texts = self_prompt(Echo(), documents, AuditConfig(self_prompts=3, prompt_tokens=6, block_size=20))
     assert [text[:6] for text in texts] == ["abcdef"] * 3
-    with pytest.raises(SpvmiaError, match="shorter or blank"):
+    with pytest.raises(SpvmiaError, match="shorter, blank or begin"):
         self_prompt(Echo(), documents[:1], AuditConfig(self_prompts=3, prompt_tokens=6, block_size=20))
 
 
