@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from spvmia_plugin.audit.calibrate import SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
@@ -62,11 +62,21 @@ class Scoring:
     sweeps: Sequence[Sweep]
 
 
+def added(stages: Iterable[Stage]) -> list[Stage]:
+    """Stages of one name as one, in the order of the names."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        before = found.get(stage.name)
+        count, tokens = (before.count, before.tokens) if before else (0, 0)
+        found[stage.name] = replace(stage, count=stage.count + count, tokens=stage.tokens + tokens)
+    return list(found.values())
+
+
 class Planner:
-    """Counts what an audit has to do, and what the store has of it.
+    """Counts what is to do for some of an audit's records, and what the store has of it.
 
     Args:
-        records: those that this process scores.
+        records: some of those that this process scores.
         inputs: their sequences.
         neighbours: the paraphrases that the store has, by record id.
         config: settings.
@@ -77,14 +87,18 @@ class Planner:
     ) -> None:
         self._config = config
         self._count = len(records)
-        self._tokens = {record.id: len(inputs.encode(record.text)) for record in records}
+        self._tokens = {record.id: len(inputs.tokens_of(record)) for record in records}
         self._open = [record.id for record in records if record.id not in neighbours]
         self.sheets = [Sheet(record, inputs, neighbours.get(record.id)) for record in records]
 
-    def references(self, data: AuditData, calibration: Calibration, roles: set[Role]) -> list[Stage]:
-        """Self-prompting, and training the references that are to be trained."""
+    @property
+    def tokens(self) -> int:
+        """Of all records."""
+        return sum(self._tokens.values())
+
+    def references(self, data: AuditData, calibration: Calibration, roles: set[Role], mean: float) -> list[Stage]:
+        """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
         config, stages = self._config, []
-        mean = sum(self._tokens.values()) / max(self._count, 1)
         length = config.block_size or mean
         if Role.REFERENCE in roles and config.reference == SELF_PROMPT:
             to_do = max(config.self_prompts - calibration.stored_self_prompts(), 0)

@@ -25,6 +25,7 @@ class Scorer:
         self._backend = backend
         self._store = store
         self._quiet = quiet
+        self._is_new = store.signals.is_empty()  # then nothing has to be looked for before the work
         self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
         self._names: dict[tuple[str, ScoreInput], str] = {}
 
@@ -39,10 +40,15 @@ class Scorer:
                 results |= self._compute(role, distinct, keys, moments, set(found), bar)
         return results
 
+    def forget(self) -> None:
+        """Let go of what was read and computed; the store has it."""
+        self._known.clear()
+        self._names.clear()
+
     def missing(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
         """How many tokens are not in the store yet: what the plan counts."""
         distinct = list(dict.fromkeys(inputs))
-        found = self._load(self._keys(role, distinct), moments)
+        found = {} if self._is_new else self._load(self._keys(role, distinct), moments)
         return sum(len(item.token_ids) for i, item in enumerate(distinct) if i not in found)
 
     def first_batch(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
