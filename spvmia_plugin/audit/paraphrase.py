@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 
@@ -25,8 +25,12 @@ def paraphrase(
     config: AuditConfig,
     *,
     quiet: bool = False,
+    on_made: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Neighbours]:
-    """The paraphrases of every record, by record id; found in the store or made and kept as they come."""
+    """The paraphrases of every record, by record id; found in the store or made and kept as they come.
+
+    `on_made` is told of how many records they were just made.
+    """
     keys = paraphrase_keys(records, perturbation, backend, store, config)
     result = stored_paraphrases(keys, store)
     if len(result) < len(records):
@@ -46,7 +50,10 @@ def paraphrase(
             def keep(batch: Mapping[int, Neighbours]) -> None:
                 made = {asked[i].id: checked(found) for i, found in batch.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
-                bar.update(len(made.keys() - result.keys()))
+                new = len(made.keys() - result.keys())
+                bar.update(new)
+                if new:
+                    on_made(new)
                 result.update(made)
 
             texts = [Document(record.id, record.text) for record in asked]

@@ -143,11 +143,11 @@ def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
     """The plan as a plain table; `rate` in scored tokens a second, None if nothing was measured."""
     rows = [("stage", "count", "tokens", "about")]
     for stage in stages:
-        about = "from store" if not stage.tokens else _duration(stage.seconds(rate)) if rate else ""
+        about = "from store" if not stage.tokens else duration(stage.seconds(rate)) if rate else ""
         rows.append((stage.name, f"{stage.count:,} {stage.unit}", f"{stage.tokens:,}", about))
     if rate:
         total = sum(stage.seconds(rate) for stage in stages)
-        rows.append(("total", "", f"{sum(stage.tokens for stage in stages):,}", _duration(total)))
+        rows.append(("total", "", f"{sum(stage.tokens for stage in stages):,}", duration(total)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip()
@@ -163,7 +163,8 @@ def show(text: str) -> None:
     print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words for people."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
+from spvmia_plugin.audit.forecast import Forecast
 from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.audit.judge import blind_scores, judge
 from spvmia_plugin.audit.memory import FittingBatches, keep_bases
@@ -79,8 +80,18 @@ class Run:
         self.quiet = quiet
         self.outcome = Outcome()
         self._needs = union_of_needs(audit.attacks)
-        self._scorer = Scorer(backend, store, quiet=quiet)
-        self._calibration = Calibration(audit.data, audit.config, backend, registry, store)
+        self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
+        self._scoring: dict[str, int] = {}  # tokens of a stage of the plan
+        self._unmade = 0  # records that the plan found no paraphrases of
+        self._scorer = Scorer(backend, store, quiet=quiet, on_scored=self._on_scored)
+        self._calibration = Calibration(
+            audit.data,
+            audit.config,
+            backend,
+            registry,
+            store,
+            on_done=lambda name, share: self._forecast.done(name, share),
+        )
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
         self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
@@ -147,6 +158,8 @@ class Run:
                 made = self._calibration.build(role)
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
             self._built.add(role)
+            prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
+            self._forecast.finish(*prompting, f"training the {name}")
             if self._is_trained(role) and self._is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
             if left_out := made.get("left_out"):
@@ -229,6 +242,7 @@ class Run:
             with self._stage("paraphrases", Role.BASE):
                 tally.add(self._paraphrases_of(part, inputs).values())
             inputs.forget()
+        self._forecast.finish(f"paraphrases ({self._perturbation.name})")
         self.outcome.details["paraphrases"] = self._without_text(
             tally.to_json(), foreign=is_foreign(self._perturbation)
         )
@@ -244,7 +258,13 @@ class Run:
                 found[record.id] = Neighbours((), reason=_unreadable(lacking[0]))
         able = [record for record in records if record.id not in found]
         return found | paraphrase(
-            able, self._perturbation, self.backend, self.store, self.audit.config, quiet=self.quiet
+            able,
+            self._perturbation,
+            self.backend,
+            self.store,
+            self.audit.config,
+            quiet=self.quiet,
+            on_made=self._on_paraphrased,
         )
 
     def _attack(self, inputs: Inputs) -> None:
@@ -258,7 +278,7 @@ class Run:
         results = {name: Results() for name in audit.attacks}
         long = 0
         for part in self._parts():
-            signals = self._score(part, inputs)
+            signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
             long += sum(each.is_long for each in signals.values())
             for name, attack in audit.attacks.items():
                 judged = judge(attack, signals, blind.get(name))
@@ -277,7 +297,7 @@ class Run:
                 "tokens and were scored in the harness's rolling windows; their scores are less comparable"
             )
 
-    def _score(self, records: Sequence[Record], inputs: Inputs) -> dict[str, RecordSignals]:
+    def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
         neighbours = self._paraphrases_of(records, inputs)
         sheets = {record.id: Sheet(record, inputs, neighbours.get(record.id)) for record in records}
         for role in sorted(self.roles):
@@ -294,12 +314,23 @@ class Run:
             found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}", model):
                 for sweep in sweeps(views, scored, population):
-                    found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments)
+                    found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments, part_of=role)
+            if last:
+                self._forecast.finish(f"scoring: {role.value}")
             for sheet in scored:
                 sheet.fill(role, views, found)
             if View.POPULATION in views and role not in self._population_signals:
                 self._population_signals[role] = [found[item] for item in population]
         return {key: sheet.signals(self._population_signals) for key, sheet in sheets.items()}
+
+    def _on_paraphrased(self, count: int) -> None:
+        if self._perturbation is not None and self._unmade:
+            self._forecast.done(f"paraphrases ({self._perturbation.name})", count / self._unmade)
+
+    def _on_scored(self, role: Role, tokens: int) -> None:
+        name = f"scoring: {role.value}"
+        if self._scoring.get(name):
+            self._forecast.done(name, tokens / self._scoring[name])
 
     def _views_of(self, role: Role) -> dict[View, bool]:
         return {view: moments for (r, view), moments in self._needs.items() if r is role}
@@ -333,7 +364,9 @@ class Run:
         tokens, of_parts = 0, list[Stage]()
         first: list[Scoring] = []
         for number, part in enumerate(self._parts()):
-            planner = Planner(part, inputs, self._stored_neighbours(part), audit.config)
+            neighbours = self._stored_neighbours(part)
+            self._unmade += len(part) - len(neighbours)
+            planner = Planner(part, inputs, neighbours, audit.config)
             if self._perturbation is not None:
                 of_parts.append(planner.paraphrases(self._perturbation))
             works = [self._work(role, planner, [] if number else self._population(inputs)) for role in scored]
@@ -347,6 +380,9 @@ class Run:
         planner = Planner((), inputs, {}, audit.config)
         stages = [*planner.references(audit.data, self._calibration, self.roles, mean), *added(of_parts)]
         rate = self._measure(first) if any(stage.tokens for stage in stages) else None
+        if rate is not None:
+            self._forecast = Forecast(stages, rate, show)
+            self._scoring = {stage.name: stage.tokens for stage in stages}
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}, {len(audit.attacks)} attacks"
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in self._backend_notes())]))
 
@@ -381,6 +417,7 @@ class Run:
         """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
         before = [self.backend.cost(role) for role in roles]
         started = time.perf_counter()
+        self._forecast.begin()
         spent = Cost()
         yield spent
         for role, earlier in zip(roles, before, strict=True):
