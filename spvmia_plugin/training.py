@@ -202,7 +202,9 @@ class _Collator:
         for i, row in enumerate(rows):
             ids = torch.tensor(row["input_ids"])
             input_ids[i, : len(ids)] = labels[i, : len(ids)] = ids
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": (labels != -100).long()}
+        attention_mask = (labels != -100).long()
+        labels[:, 0] = -100  # nothing predicts it, but transformers before 5.10 or so counts it into the mean
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
 
 class _Trainer(Trainer):  # type: ignore[misc]

@@ -20,7 +20,8 @@ def test_two_independent_signals_beat_the_better_one():
     gain = found.gain["auroc"]
     assert gain.interval[0] > 0
     assert gain.value == found.combined.auroc - max(single.auroc for single in found.singles.values())
-    assert found.singles["spv"] == summarise(target.scores["spv"], target.labels, target.clusters)
+    # As text: what cannot be resolved is NaN, and Python 3.13 compares the fields of dataclasses one by one.
+    assert repr(found.singles["spv"]) == repr(summarise(target.scores["spv"], target.labels, target.clusters))
 
 
 def test_where_there_is_nothing_to_learn_nothing_is_gained():

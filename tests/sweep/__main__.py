@@ -59,6 +59,10 @@ tied: the harness itself cannot load them on one where they are.
 """
 
 
+KEPT = "<!-- kept: what follows is written by hand -->"
+"""What stands in the page from here on is not of this program."""
+
+
 def main(path: Path) -> int:
     """Write the page; 1 if anything on it is wrong."""
     torch.set_num_threads(1)
@@ -81,7 +85,8 @@ def main(path: Path) -> int:
     parts.append("\nNot made:\n\n")
     parts += [f"- `{kind}`: {_said(found)}\n" for kind, found in adapters.items() if isinstance(found, Exception)]
     parts += [f"- `{kind}`: {reason}\n" for kind, reason in NO_TARGETS.items()]
-    path.write_text("".join(parts))
+    kept = path.read_text().partition(KEPT) if path.exists() else ("", "", "")
+    path.write_text("".join(parts).rstrip() + "\n" + ("\n" + kept[1] + kept[2] if kept[1] else ""))
     wrong = [name for name, found in {**built, **adapters}.items() if not getattr(found, "right", True)]
     print(f"wrong: {', '.join(wrong) or 'nothing'}")
     return bool(wrong)
