@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.same_audit import EXPECTED, audit, differences
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft, of transformers
 def test_every_attack_gives_the_expected_auroc(tmp_path) -> None:
     expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
     assert len(expected) == 18

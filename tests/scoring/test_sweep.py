@@ -30,7 +30,6 @@ QUICK_ADAPTERS = (
     "lora, target_parameters",
     "lora, layers_to_transform",
     "lora, output layer",
-    "BOFT",
     "IA3",
     "LILY",
     "LN_TUNING",
