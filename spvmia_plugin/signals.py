@@ -105,6 +105,11 @@ class RecordSignals:
     population: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
     missing: Mapping[tuple[Role, View], str] = field(default_factory=dict)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether a text of the record exceeds the model's context."""
+        return any(signals.windows > 1 for signals in self.tokens.values())
+
     def of(self, role: Role, view: View = View.TEXT) -> TokenSignals:
         """Return the signals of one text with at least one scored token.
 

@@ -27,6 +27,9 @@ MIN_DOCUMENTS_PER_FOLD = 2
 ROWS = 2048
 """Records in a block of features."""
 
+COLUMNS = 256
+"""Features whose products with all others are made at once."""
+
 SCORES_AT_A_TIME = 4_000_000
 """Scores that are held at once: of all records, under so many labelings as that makes."""
 
@@ -277,5 +280,8 @@ def _gram(design: Design, blocks: Sequence[Block]) -> NDArray[np.float64]:
     gram = np.zeros((design.width, design.width))
     for block in blocks:
         matrix = design.matrix(block)
-        gram += (matrix.T @ matrix).toarray()
+        left, right = matrix.T.tocsr(), matrix.tocsc()
+        for start in range(0, design.width, COLUMNS):  # a product of all columns takes as much as three matrices
+            some = slice(start, start + COLUMNS)
+            gram[:, some] += (left @ right[:, some].tocsr()).toarray()
     return gram

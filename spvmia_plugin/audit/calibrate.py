@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,17 @@ SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 
 
 class Calibration:
-    """Builds or finds the references of one audit."""
+    """Builds or finds the references of one audit; `on_done` is told a stage of the plan, and the share just done."""
 
     def __init__(
-        self, data: AuditData, config: AuditConfig, backend: Backend, registry: Registry, store: Store
+        self,
+        data: AuditData,
+        config: AuditConfig,
+        backend: Backend,
+        registry: Registry,
+        store: Store,
+        *,
+        on_done: Callable[[str, float], None] = lambda name, share: None,
     ) -> None:
         self._data = data
         self._config = config
@@ -34,6 +41,7 @@ class Calibration:
         self._hook = registry.manager.hook
         self._registry = registry
         self._store = store
+        self._on_done = on_done
         together = backend if config.reference_parallel and isinstance(backend, TrainsTogether) else None
         self._launch = together if together and together.processes > 1 else None
 
@@ -119,6 +127,7 @@ class Calibration:
             def keep(batch: Mapping[int, str]) -> None:
                 corpus.append(batch)
                 bar.update(len(batch.keys() - kept))
+                self._on_done("self-prompting the target", len(batch.keys() - kept) / max(total - len(stored), 1))
                 kept.update(batch)
 
             texts = self._hook.spvmia_self_prompt(
@@ -183,6 +192,8 @@ class Calibration:
                 )
                 folder = self._agree(self._store.commit_folder("references", key) if first else None)
                 record = {"trained": True, **trained}
+                name = "reference" if role is Role.REFERENCE else "candidate reference"
+                self._on_done(f"training the {name}", 1.0)
         self._backend.load_reference(role, str(folder))
         return {**record, "folder": folder.name}
 

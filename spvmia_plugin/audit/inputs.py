@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +18,7 @@ SHOT_SEPARATOR = "\n\n"
 
 
 class Inputs:
-    """Builds the sequences of an audit. Every text is tokenised once.
+    """Builds the sequences of an audit. A record's text is tokenised once.
 
     Args:
         backend: whose tokenizer and context length hold.
@@ -29,7 +30,8 @@ class Inputs:
     def __init__(self, backend: Backend, data: AuditData, shots: int = 0) -> None:
         self._backend = backend
         self._data = data
-        self._tokens: dict[str, tuple[int, ...]] = {}
+        self._tokens: dict[str, tuple[int, ...]] = {}  # of any text, until `forget`
+        self._of_records: dict[str, array[int]] = {}  # by id: an eighth of what a tuple of numbers takes
         self.prefix, self.shots = self._recall_prefix(shots) if shots else ((), 0)
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -37,6 +39,18 @@ class Inputs:
         if text not in self._tokens:
             self._tokens[text] = tuple(self._backend.encode(text))
         return self._tokens[text]
+
+    def tokens_of(self, record: Record) -> tuple[int, ...]:
+        """Tokens of a record's text, remembered for the whole audit."""
+        if record.text not in self._tokens:
+            if record.id not in self._of_records:
+                self._of_records[record.id] = array("i", self._backend.encode(record.text))
+            self._tokens[record.text] = tuple(self._of_records[record.id])
+        return self._tokens[record.text]
+
+    def forget(self) -> None:
+        """Let go of the tokens of all texts but the records', which are kept packed."""
+        self._tokens.clear()
 
     def framed(self, text: str) -> ScoreInput:
         """A text as the model reads it: in the context and with the special tokens that `mia_prefix` says."""
@@ -46,7 +60,7 @@ class Inputs:
         """The sequence of a record's view TEXT, LOWERCASE or PREFIXED; a string is the reason why there is none."""
         if view is View.LOWERCASE:
             return self.framed(record.text.lower())
-        text = self.framed(record.text)
+        text = self._in_frame(record.text, self.tokens_of(record))
         if view is View.TEXT:
             return text
         if not self.prefix:
@@ -63,8 +77,8 @@ class Inputs:
         if isinstance(variant, TextEdits):
             return self.framed(variant.apply(record.text))
         if isinstance(variant, EmbeddingNoise):
-            return replace(self.framed(record.text), noise=variant)
-        return self._in_frame(record.text, tuple(variant.apply(self.encode(record.text))))
+            return replace(self._in_frame(record.text, self.tokens_of(record)), noise=variant)
+        return self._in_frame(record.text, tuple(variant.apply(self.tokens_of(record))))
 
     def _in_frame(self, text: str, token_ids: tuple[int, ...]) -> ScoreInput:
         frame = frame_of(self._backend, text)
@@ -81,7 +95,11 @@ class Inputs:
     def _recall_prefix(self, shots: int) -> tuple[tuple[int, ...], int]:
         """As many shots as leave room for the longest record; records beyond half the context don't count."""
         context = self._backend.max_length
-        longest = max((len(self.encode(record.text)) for record in self._data.records), default=0)
+        longest = 0
+        for record in self._data.records:
+            longest = max(longest, len(self.tokens_of(record)))
+            if len(self._tokens) > 1000:
+                self.forget()
         frame = frame_of(self._backend, "")
         around = len(frame.context) + len(frame.before) + len(frame.after)
         room = context - around - min(longest, context // 2)

@@ -14,23 +14,19 @@ from spvmia_plugin.signals import RecordSignals, Role, Unscored, View
 
 
 def judge(
-    attack: Attack, signals: Mapping[str, RecordSignals], audited: Sequence[Record], seed: int
+    attack: Attack, signals: Mapping[str, RecordSignals], blind: Mapping[str, float | Unscored] | None = None
 ) -> dict[str, RecordResult]:
-    """Score the records of this process.
+    """Score some records.
 
     Args:
         attack: scores them.
-        signals: by record id, of the records of this process.
-        audited: the records of all processes: blind attacks are fitted on them.
-        seed: of the folds of blind attacks.
+        signals: by record id.
+        blind: a blind attack's scores by record id, from `blind_scores`.
 
     Returns:
         By record id: the score, or the reason why there is none, and the means of the samples file.
     """
-    if isinstance(attack, BlindAttack):
-        scores = _blind_scores(attack, audited, seed)
-    else:
-        scores = dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
+    scores = blind or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
     role = reference_role(attack)
     return {
         record_id: RecordResult.of(scores[record_id], **_means(of_record, role))
@@ -38,7 +34,14 @@ def judge(
     }
 
 
-def _blind_scores(attack: BlindAttack, audited: Sequence[Record], seed: int) -> dict[str, float | Unscored]:
+def blind_scores(attack: BlindAttack, audited: Sequence[Record], seed: int) -> dict[str, float | Unscored]:
+    """Scores by record id of an attack that sees no model.
+
+    Args:
+        attack: scores them.
+        audited: the records of all processes: it is fitted on them.
+        seed: of the folds.
+    """
     values = attack.score_all(
         [record.text for record in audited],
         np.array([record.is_member for record in audited], dtype=bool),

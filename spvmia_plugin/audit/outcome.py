@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,6 +52,60 @@ class RecordResult:
         return cls(number, None, **known) if math.isfinite(number) else cls(None, "score is not finite", **known)
 
 
+class Results(Mapping[str, RecordResult]):
+    """One attack's results by record id, in arrays: a tenth of what as many objects take.
+
+    Args:
+        found: to begin with.
+    """
+
+    def __init__(self, found: Mapping[str, RecordResult] | None = None) -> None:
+        self._row: dict[str, int] = {}
+        self._numbers = {name: array("d") for name in ("score", "target", "reference")}  # NaN: none
+        self._n_tokens = array("q")  # -1: none
+        self._reason = array("q")  # number in `_reasons`
+        self._reasons: dict[str | None, int] = {}
+        self.add(found or {})
+
+    def add(self, found: Mapping[str, RecordResult]) -> None:
+        """Take results of records that have none here yet."""
+        for record_id, result in found.items():
+            self._row[record_id] = len(self._reason)
+            for name, values in self._numbers.items():
+                value = getattr(result, name)
+                values.append(math.nan if value is None else value)
+            self._n_tokens.append(-1 if result.n_tokens is None else result.n_tokens)
+            self._reason.append(self._reasons.setdefault(result.reason, len(self._reasons)))
+
+    def __getitem__(self, record_id: str) -> RecordResult:
+        row = self._row[record_id]
+        score, target, reference = (None if math.isnan(v[row]) else v[row] for v in self._numbers.values())
+        n_tokens = self._n_tokens[row]
+        reason = list(self._reasons)[self._reason[row]]
+        return RecordResult(score, reason, None if n_tokens < 0 else n_tokens, target, reference)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __contains__(self, record_id: object) -> bool:
+        return record_id in self._row
+
+    def shares_ids_with(self, other: Results) -> Results:
+        """Hold the ids once, where another has the same ones in the same order."""
+        if self._row == other._row:
+            self._row = other._row
+        return self
+
+    def unscored_by_reason(self) -> dict[str, int]:
+        """How many records have no score, by reason, the most frequent first."""
+        names, counts = list(self._reasons), Counter(self._reason)
+        told = {name: counts[number] for number, name in enumerate(names) if name is not None}
+        return dict(Counter(told).most_common())
+
+
 @dataclass
 class Outcome:
     """Everything one audit computed.
@@ -64,7 +119,7 @@ class Outcome:
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
     """
 
-    results: dict[str, dict[str, RecordResult]] = field(default_factory=dict)
+    results: dict[str, Mapping[str, RecordResult]] = field(default_factory=dict)
     stages: dict[str, Cost] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
@@ -78,4 +133,6 @@ class Outcome:
 
 def unscored_by_reason(results: Mapping[str, RecordResult]) -> dict[str, int]:
     """How many records have no score, by reason, the most frequent first."""
+    if isinstance(results, Results):
+        return results.unscored_by_reason()
     return dict(Counter(result.reason for result in results.values() if result.reason is not None).most_common())

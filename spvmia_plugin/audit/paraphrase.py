@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 
@@ -24,8 +25,12 @@ def paraphrase(
     config: AuditConfig,
     *,
     quiet: bool = False,
+    on_made: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Neighbours]:
-    """The paraphrases of every record, by record id; found in the store or made and kept as they come."""
+    """The paraphrases of every record, by record id; found in the store or made and kept as they come.
+
+    `on_made` is told of how many records they were just made.
+    """
     keys = paraphrase_keys(records, perturbation, backend, store, config)
     result = stored_paraphrases(keys, store)
     if len(result) < len(records):
@@ -45,7 +50,10 @@ def paraphrase(
             def keep(batch: Mapping[int, Neighbours]) -> None:
                 made = {asked[i].id: checked(found) for i, found in batch.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
-                bar.update(len(made.keys() - result.keys()))
+                new = len(made.keys() - result.keys())
+                bar.update(new)
+                if new:
+                    on_made(new)
                 result.update(made)
 
             texts = [Document(record.id, record.text) for record in asked]
@@ -84,14 +92,32 @@ def roles_of(perturbation: Perturbation) -> tuple[Role, ...]:
     return getattr(perturbation, "roles", (Role.BASE, Role.TARGET))
 
 
-def describe(neighbours: Mapping[str, Neighbours], perturbation: Perturbation) -> dict[str, object]:
-    """What was made, JSON-ready: kind, counts, achieved mask rate."""
-    rates = [n.mask_rate for n in neighbours.values() if not math.isnan(n.mask_rate)]
-    return {
-        "kind": perturbation.name,
-        **perturbation.settings(),
-        "records": len(neighbours),
-        "records_without": sum(not n.variants for n in neighbours.values()),
-        "texts": sum(len(n.variants) for n in neighbours.values()),
-        "mask_rate": sum(rates) / len(rates) if rates else None,
-    }
+class Tally:
+    """Counts paraphrases as they are made, for the record of the stage.
+
+    Args:
+        perturbation: makes them.
+    """
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self._perturbation = perturbation
+        self._variants = array("q")  # of each record
+        self._rates = array("d")
+
+    def add(self, neighbours: Iterable[Neighbours]) -> None:
+        """Count some records' paraphrases."""
+        for found in neighbours:
+            self._variants.append(len(found.variants))
+            if not math.isnan(found.mask_rate):
+                self._rates.append(found.mask_rate)
+
+    def to_json(self) -> dict[str, object]:
+        """What was made, JSON-ready: kind, counts, achieved mask rate."""
+        return {
+            "kind": self._perturbation.name,
+            **self._perturbation.settings(),
+            "records": len(self._variants),
+            "records_without": sum(not count for count in self._variants),
+            "texts": sum(self._variants),
+            "mask_rate": sum(self._rates) / len(self._rates) if self._rates else None,
+        }

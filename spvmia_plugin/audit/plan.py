@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from spvmia_plugin.audit.calibrate import SELF_PROMPT, Calibration
 from spvmia_plugin.audit.inputs import Inputs
@@ -62,11 +62,21 @@ class Scoring:
     sweeps: Sequence[Sweep]
 
 
+def added(stages: Iterable[Stage]) -> list[Stage]:
+    """Stages of one name as one, in the order of the names."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        before = found.get(stage.name)
+        count, tokens = (before.count, before.tokens) if before else (0, 0)
+        found[stage.name] = replace(stage, count=stage.count + count, tokens=stage.tokens + tokens)
+    return list(found.values())
+
+
 class Planner:
-    """Counts what an audit has to do, and what the store has of it.
+    """Counts what is to do for some of an audit's records, and what the store has of it.
 
     Args:
-        records: those that this process scores.
+        records: some of those that this process scores.
         inputs: their sequences.
         neighbours: the paraphrases that the store has, by record id.
         config: settings.
@@ -77,14 +87,18 @@ class Planner:
     ) -> None:
         self._config = config
         self._count = len(records)
-        self._tokens = {record.id: len(inputs.encode(record.text)) for record in records}
+        self._tokens = {record.id: len(inputs.tokens_of(record)) for record in records}
         self._open = [record.id for record in records if record.id not in neighbours]
         self.sheets = [Sheet(record, inputs, neighbours.get(record.id)) for record in records]
 
-    def references(self, data: AuditData, calibration: Calibration, roles: set[Role]) -> list[Stage]:
-        """Self-prompting, and training the references that are to be trained."""
+    @property
+    def tokens(self) -> int:
+        """Of all records."""
+        return sum(self._tokens.values())
+
+    def references(self, data: AuditData, calibration: Calibration, roles: set[Role], mean: float) -> list[Stage]:
+        """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
         config, stages = self._config, []
-        mean = sum(self._tokens.values()) / max(self._count, 1)
         length = config.block_size or mean
         if Role.REFERENCE in roles and config.reference == SELF_PROMPT:
             to_do = max(config.self_prompts - calibration.stored_self_prompts(), 0)
@@ -129,11 +143,11 @@ def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
     """The plan as a plain table; `rate` in scored tokens a second, None if nothing was measured."""
     rows = [("stage", "count", "tokens", "about")]
     for stage in stages:
-        about = "from store" if not stage.tokens else _duration(stage.seconds(rate)) if rate else ""
+        about = "from store" if not stage.tokens else duration(stage.seconds(rate)) if rate else ""
         rows.append((stage.name, f"{stage.count:,} {stage.unit}", f"{stage.tokens:,}", about))
     if rate:
         total = sum(stage.seconds(rate) for stage in stages)
-        rows.append(("total", "", f"{sum(stage.tokens for stage in stages):,}", _duration(total)))
+        rows.append(("total", "", f"{sum(stage.tokens for stage in stages):,}", duration(total)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip()
@@ -149,7 +163,8 @@ def show(text: str) -> None:
     print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words for people."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

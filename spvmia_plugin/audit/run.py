@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
+from spvmia_plugin.audit.forecast import Forecast
 from spvmia_plugin.audit.inputs import Inputs
-from spvmia_plugin.audit.judge import judge
+from spvmia_plugin.audit.judge import blind_scores, judge
 from spvmia_plugin.audit.memory import FittingBatches, keep_bases
 from spvmia_plugin.audit.needs import check_features, union_of_needs
-from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.paraphrase import describe, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
-from spvmia_plugin.audit.plan import Planner, Scoring, render, show
+from spvmia_plugin.audit.outcome import Outcome, Results
+from spvmia_plugin.audit.paraphrase import Tally, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
+from spvmia_plugin.audit.plan import Planner, Scoring, Stage, added, render, show
 from spvmia_plugin.audit.scorer import Scorer
 from spvmia_plugin.audit.sheet import Sheet
 from spvmia_plugin.audit.sweep import sweeps
@@ -27,6 +28,9 @@ from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store import Store
+
+RECORDS_AT_A_TIME = 2000
+"""Records whose sequences and signals are held at once; batches are planned over so many."""
 
 _CALLED = {
     Role.TARGET: "target",
@@ -76,10 +80,21 @@ class Run:
         self.quiet = quiet
         self.outcome = Outcome()
         self._needs = union_of_needs(audit.attacks)
-        self._scorer = Scorer(backend, store, quiet=quiet)
-        self._calibration = Calibration(audit.data, audit.config, backend, registry, store)
+        self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
+        self._scoring: dict[str, int] = {}  # tokens of a stage of the plan
+        self._unmade = 0  # records that the plan found no paraphrases of
+        self._scorer = Scorer(backend, store, quiet=quiet, on_scored=self._on_scored)
+        self._calibration = Calibration(
+            audit.data,
+            audit.config,
+            backend,
+            registry,
+            store,
+            on_done=lambda name, share: self._forecast.done(name, share),
+        )
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
+        self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
         self._batches = FittingBatches(backend, store)
         self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
 
@@ -104,15 +119,8 @@ class Run:
         if self.roles and not self.quiet:
             self._show_plan(inputs)
         self.calibrate()
-        neighbours = self._paraphrase(inputs)
-        signals = self._score(inputs, neighbours)
-        for name, attack in self.audit.attacks.items():
-            results = judge(attack, signals, self.audit.audited, self.audit.config.seed)
-            if is_foreign(attack) and not self.audit.config.log_text:
-                results = {
-                    key: replace(each, reason=self._quotes.without(each.reason)) for key, each in results.items()
-                }
-            self.outcome.results[name] = results
+        self._paraphrase(inputs)
+        self._attack(inputs)
         self.outcome.models = self._identities()
         self.outcome.notes += self._backend_notes()
         self._batches.forget()
@@ -150,6 +158,8 @@ class Run:
                 made = self._calibration.build(role)
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
             self._built.add(role)
+            prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
+            self._forecast.finish(*prompting, f"training the {name}")
             if self._is_trained(role) and self._is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
             if left_out := made.get("left_out"):
@@ -212,31 +222,80 @@ class Run:
     def _shots(self) -> int:
         return max((getattr(attack, "shots", 0) for attack in self.audit.attacks.values()), default=0)
 
-    def _paraphrase(self, inputs: Inputs) -> dict[str, Neighbours]:
+    def _parts(self) -> Iterator[Sequence[Record]]:
+        """The records of this process, some at a time: what is known of the others lies in the store."""
+        for start in range(0, len(self.audit.records), RECORDS_AT_A_TIME):
+            yield self.audit.records[start : start + RECORDS_AT_A_TIME]
+
+    def _paraphrase(self, inputs: Inputs) -> None:
+        """Make all paraphrases; they are kept in the store."""
+        if self._perturbation is None:
+            return
+        tally = Tally(self._perturbation)
+        for part in self._parts():
+            with self._stage("paraphrases", Role.BASE):
+                tally.add(self._paraphrases_of(part, inputs).values())
+            inputs.forget()
+        self._forecast.finish(f"paraphrases ({self._perturbation.name})")
+        self.outcome.details["paraphrases"] = self._without_text(
+            tally.to_json(), foreign=is_foreign(self._perturbation)
+        )
+
+    def _paraphrases_of(self, records: Sequence[Record], inputs: Inputs) -> dict[str, Neighbours]:
         if self._perturbation is None:
             return {}
         asked = [(role, unknown_ids(self.backend, role)) for role in roles_of(self._perturbation)]
 
         def lacking(record: Record) -> Role | None:
-            ids = inputs.encode(record.text)
+            ids = inputs.tokens_of(record)
             return next((role for role, unknown in asked if not unknown.isdisjoint(ids)), None)
 
-        roles = {record.id: lacking(record) for record in self.audit.records}
+        roles = {record.id: lacking(record) for record in records}
         found = {key: Neighbours((), reason=_unreadable(role)) for key, role in roles.items() if role is not None}
-        records = [record for record in self.audit.records if record.id not in found]
-        with self._stage("paraphrases", Role.BASE):
-            found |= paraphrase(
-                records, self._perturbation, self.backend, self.store, self.audit.config, quiet=self.quiet
-            )
-        self.outcome.details["paraphrases"] = self._without_text(
-            describe(found, self._perturbation), foreign=is_foreign(self._perturbation)
+        able = [record for record in records if record.id not in found]
+        return found | paraphrase(
+            able,
+            self._perturbation,
+            self.backend,
+            self.store,
+            self.audit.config,
+            quiet=self.quiet,
+            on_made=self._on_paraphrased,
         )
-        return found
 
-    def _score(self, inputs: Inputs, neighbours: Mapping[str, Neighbours]) -> dict[str, RecordSignals]:
-        sheets = {record.id: Sheet(record, inputs, neighbours.get(record.id)) for record in self.audit.records}
-        population = self._population(inputs)
-        population_signals: dict[Role, Sequence[TokenSignals]] = {}
+    def _attack(self, inputs: Inputs) -> None:
+        """Score the records' sequences and attack them, some records at a time."""
+        audit = self.audit
+        blind = {
+            name: blind_scores(attack, audit.audited, audit.config.seed)
+            for name, attack in audit.attacks.items()
+            if isinstance(attack, BlindAttack)
+        }
+        results = {name: Results() for name in audit.attacks}
+        long = 0
+        for part in self._parts():
+            signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
+            long += sum(each.is_long for each in signals.values())
+            for name, attack in audit.attacks.items():
+                judged = judge(attack, signals, blind.get(name))
+                if is_foreign(attack) and not audit.config.log_text:
+                    judged = {
+                        key: replace(each, reason=self._quotes.without(each.reason)) for key, each in judged.items()
+                    }
+                results[name].add(judged)
+            self._scorer.forget()
+            inputs.forget()
+        first = next(iter(results.values()), Results())
+        self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
+        if long:
+            self.outcome.notes.append(
+                f"{long} of {len(audit.records)} records exceed the model's context of {self.backend.max_length} "
+                "tokens and were scored in the harness's rolling windows; their scores are less comparable"
+            )
+
+    def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
+        neighbours = self._paraphrases_of(records, inputs)
+        sheets = {record.id: Sheet(record, inputs, neighbours.get(record.id)) for record in records}
         for role in sorted(self.roles):
             model, views, refusal = self._model_of(role), self._views_of(role), self._refusal(role)
             if model is None or refusal is not None:
@@ -246,16 +305,28 @@ class Run:
             scored = self._readable(sheets.values(), model, views)
             for sheet in set(sheets.values()) - set(scored):
                 sheet.refuse(role, views, _unreadable(model))
+            # The population is one for all records: scored with the first of them.
+            population = [] if role in self._population_signals else self._population(inputs)
             found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}", model):
                 for sweep in sweeps(views, scored, population):
-                    found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments)
+                    found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments, part_of=role)
+            if last:
+                self._forecast.finish(f"scoring: {role.value}")
             for sheet in scored:
                 sheet.fill(role, views, found)
-            if View.POPULATION in views:
-                population_signals[role] = [found[item] for item in population]
-        self._note_long_texts(sheets)
-        return {key: sheet.signals(population_signals) for key, sheet in sheets.items()}
+            if View.POPULATION in views and role not in self._population_signals:
+                self._population_signals[role] = [found[item] for item in population]
+        return {key: sheet.signals(self._population_signals) for key, sheet in sheets.items()}
+
+    def _on_paraphrased(self, count: int) -> None:
+        if self._perturbation is not None and self._unmade:
+            self._forecast.done(f"paraphrases ({self._perturbation.name})", count / self._unmade)
+
+    def _on_scored(self, role: Role, tokens: int) -> None:
+        name = f"scoring: {role.value}"
+        if self._scoring.get(name):
+            self._forecast.done(name, tokens / self._scoring[name])
 
     def _views_of(self, role: Role) -> dict[View, bool]:
         return {view: moments for (r, view), moments in self._needs.items() if r is role}
@@ -281,42 +352,48 @@ class Run:
                 f"ReCaLL: {inputs.shots} of {self._shots()} shots: no more fit the context or were held out"
             )
 
-    def _note_long_texts(self, sheets: Mapping[str, Sheet]) -> None:
-        long = sum(sheet.is_long for sheet in sheets.values())
-        if long:
-            self.outcome.notes.append(
-                f"{long} of {len(sheets)} records exceed the model's context of {self.backend.max_length} tokens "
-                "and were scored in the harness's rolling windows; their scores are less comparable"
-            )
-
     def _show_plan(self, inputs: Inputs) -> None:
         audit = self.audit
-        neighbours = self._stored_neighbours()
-        planner = Planner(audit.records, inputs, neighbours, audit.config)
-        stages = planner.references(audit.data, self._calibration, self.roles)
-        if self._perturbation is not None:
-            stages.append(planner.paraphrases(self._perturbation))
         # Whether a reference equals the target shows once it is there.
         scored = [role for role in sorted(self.roles) if self._model_of(role) is not None]
         scored = [role for role in scored if not self._is_there(self._model_of(role)) or self._refusal(role) is None]
-        works = [self._work(role, planner, inputs) for role in scored]
-        stages += [planner.scoring(work, self._scorer) for work in works]
-        rate = self._measure(works) if any(stage.tokens for stage in stages) else None
+        tokens, of_parts = 0, list[Stage]()
+        first: list[Scoring] = []
+        for number, part in enumerate(self._parts()):
+            neighbours = self._stored_neighbours(part)
+            self._unmade += len(part) - len(neighbours)
+            planner = Planner(part, inputs, neighbours, audit.config)
+            if self._perturbation is not None:
+                of_parts.append(planner.paraphrases(self._perturbation))
+            works = [self._work(role, planner, [] if number else self._population(inputs)) for role in scored]
+            of_parts += [planner.scoring(work, self._scorer) for work in works]
+            tokens += planner.tokens
+            first = first or works  # the first batch of all is that of the first records
+            if number:
+                self._scorer.forget()
+            inputs.forget()
+        mean = tokens / max(len(audit.records), 1)
+        planner = Planner((), inputs, {}, audit.config)
+        stages = [*planner.references(audit.data, self._calibration, self.roles, mean), *added(of_parts)]
+        rate = self._measure(first) if any(stage.tokens for stage in stages) else None
+        if rate is not None:
+            self._forecast = Forecast(stages, rate, show)
+            self._scoring = {stage.name: stage.tokens for stage in stages}
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}, {len(audit.attacks)} attacks"
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in self._backend_notes())]))
 
-    def _stored_neighbours(self) -> dict[str, Neighbours]:
+    def _stored_neighbours(self, records: Sequence[Record]) -> dict[str, Neighbours]:
         if self._perturbation is None:
             return {}
-        keys = paraphrase_keys(self.audit.records, self._perturbation, self.backend, self.store, self.audit.config)
+        keys = paraphrase_keys(records, self._perturbation, self.backend, self.store, self.audit.config)
         return stored_paraphrases(keys, self.store)
 
-    def _work(self, role: Role, planner: Planner, inputs: Inputs) -> Scoring:
+    def _work(self, role: Role, planner: Planner, population: Sequence[ScoreInput]) -> Scoring:
         model, views = self._model_of(role), self._views_of(role)
         if model is None or not self._is_there(model):
-            return Scoring(role, None, views, sweeps(views, planner.sheets, self._population(inputs)))
+            return Scoring(role, None, views, sweeps(views, planner.sheets, population))
         readable = self._readable(planner.sheets, model, views)
-        return Scoring(role, model, views, sweeps(views, readable, self._population(inputs)))
+        return Scoring(role, model, views, sweeps(views, readable, population))
 
     def _is_there(self, model: Role | None) -> bool:
         return model in (Role.TARGET, Role.BASE) or model in self._built
@@ -325,23 +402,24 @@ class Run:
         """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
         for work in sorted(works, key=lambda work: work.role is not Role.TARGET):
             for sweep in work.sweeps if work.model is not None else ():
-                with self._stage("measuring the speed", work.model or work.role):
+                with self._stage("measuring the speed", work.model or work.role) as spent:
                     tokens = self._scorer.first_batch(work.model or work.role, sweep.inputs, moments=sweep.moments)
                 if tokens:
-                    return tokens / self.outcome.stages["measuring the speed"].seconds
+                    return tokens / spent.seconds
         return None
 
     @contextmanager
-    def _stage(self, name: str, *roles: Role) -> Iterator[None]:
-        """Count what a stage costs: the models' own counts, and the wall clock."""
+    def _stage(self, name: str, *roles: Role) -> Iterator[Cost]:
+        """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
         before = [self.backend.cost(role) for role in roles]
         started = time.perf_counter()
-        yield
+        self._forecast.begin()
         spent = Cost()
+        yield spent
         for role, earlier in zip(roles, before, strict=True):
             spent += _difference(self.backend.cost(role), earlier)
         spent.seconds = time.perf_counter() - started
-        self.outcome.stages[name] = spent
+        self.outcome.stages.setdefault(name, Cost()).__iadd__(spent)
 
 
 def _is_known(item: ScoreInput, unknown: frozenset[int]) -> bool:

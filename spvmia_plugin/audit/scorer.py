@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from spvmia_plugin.progress import progress_bar
@@ -19,17 +19,31 @@ class Scorer:
         backend: computes them.
         store: keeps them.
         quiet: show no progress (another process does).
+        on_scored: called as batches finish, with the role that `score` was told and their tokens.
     """
 
-    def __init__(self, backend: Backend, store: Store, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        *,
+        quiet: bool = False,
+        on_scored: Callable[[Role, int], None] | None = None,
+    ) -> None:
         self._backend = backend
         self._store = store
         self._quiet = quiet
+        self._on_scored = on_scored
+        self._role: Role | None = None
+        self._is_new = store.signals.is_empty()  # then nothing has to be looked for before the work
         self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
         self._names: dict[tuple[str, ScoreInput], str] = {}
 
-    def score(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> dict[ScoreInput, TokenSignals]:
-        """Signals of all `inputs` under a role's model."""
+    def score(
+        self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool, part_of: Role | None = None
+    ) -> dict[ScoreInput, TokenSignals]:
+        """Signals of all `inputs` under a role's model; `part_of` is the role it stands in for."""
+        self._role = part_of or role
         distinct = list(dict.fromkeys(inputs))
         keys = self._keys(role, distinct)
         found = self._load(keys, moments)
@@ -39,10 +53,15 @@ class Scorer:
                 results |= self._compute(role, distinct, keys, moments, set(found), bar)
         return results
 
+    def forget(self) -> None:
+        """Let go of what was read and computed; the store has it."""
+        self._known.clear()
+        self._names.clear()
+
     def missing(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
         """How many tokens are not in the store yet: what the plan counts."""
         distinct = list(dict.fromkeys(inputs))
-        found = self._load(self._keys(role, distinct), moments)
+        found = {} if self._is_new else self._load(self._keys(role, distinct), moments)
         return sum(len(item.token_ids) for i, item in enumerate(distinct) if i not in found)
 
     def first_batch(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
@@ -74,6 +93,8 @@ class Scorer:
             self._known.update(made)
             if bar is not None:
                 bar.update(sum(i not in done for i in batch))
+                if self._on_scored is not None and self._role is not None:
+                    self._on_scored(self._role, sum(len(inputs[i].token_ids) for i in batch if i not in done))
 
         computed = self._backend.score(role, inputs, moments=moments, on_done=keep, done=done)
         return {inputs[i]: signals for i, signals in enumerate(computed) if signals is not None}

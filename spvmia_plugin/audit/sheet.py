@@ -25,11 +25,6 @@ class Sheet:
         self._of_neighbours: dict[Role, Sequence[TokenSignals]] = {}
         self._missing: dict[tuple[Role, View], str] = {}
 
-    @property
-    def is_long(self) -> bool:
-        """Whether the record exceeds the model's context."""
-        return any(signals.windows > 1 for signals in self._tokens.values())
-
     def inputs(self, views: Sequence[View]) -> list[ScoreInput]:
         """The sequences of the given views that exist."""
         single = [item for view in views if isinstance(item := self._views.get(view), ScoreInput)]

@@ -28,12 +28,22 @@ class SharedData:
         self.comparison: Comparison | None = None
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
+        self._docs: list[dict[str, object]] | None = None
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
         self._findings: dict[tuple[str, ...], list[Finding]] = {}
 
     def record(self, record_id: str) -> Record:
         """The record with this id."""
         return self._by_id[record_id]
+
+    def docs(self, *, with_text: bool) -> list[dict[str, object]]:
+        """What the harness logs of each record: one object for all tasks of a run."""
+        if self._docs is None:
+            self._docs = [
+                {"id": record.id, "is_member": record.is_member, **({"text": record.text} if with_text else {})}
+                for record in self.data.records
+            ]
+        return self._docs
 
     def blind(self, record_ids: Sequence[str]) -> BlindInterval | None:
         """The blind baseline on these records, computed once however many tasks ask; None if too few to fold."""

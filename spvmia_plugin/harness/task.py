@@ -14,7 +14,7 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
 from spvmia_plugin.audit.comparison import Comparison
-from spvmia_plugin.audit.outcome import Outcome, RecordResult
+from spvmia_plugin.audit.outcome import Outcome, RecordResult, Results
 from spvmia_plugin.audit.record import audit_record
 from spvmia_plugin.boundary import behind
 from spvmia_plugin.config import PREFIX, AuditConfig
@@ -79,7 +79,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
-        self._results: dict[str, RecordResult] = {}
+        self._results: Mapping[str, RecordResult] = {}
         self.ignored_options: Sequence[str] = ()
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
@@ -150,11 +150,7 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def test_docs(self) -> list[dict[str, object]]:
         """One document a record: what the harness logs of it."""
-        return [self._doc(record) for record in self.data.records]
-
-    def _doc(self, record: Record) -> dict[str, object]:
-        doc: dict[str, object] = {"id": record.id, "is_member": record.is_member}
-        return doc | {"text": record.text} if self.settings.log_text else doc
+        return self._shared.docs(with_text=self.settings.log_text)
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> str:
         """The record's id: the text stays private."""
@@ -244,13 +240,14 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
         summary = self._summarise(items)
-        blind = self._shared.blind([item.record_id for item in items])
+        if name == "blind_auroc":
+            blind = self._shared.blind([item.record_id for item in items])
+            return blind.auroc if blind else math.nan
         values = {
             "auroc": summary.auroc,
             "tpr_at_1pct_fpr": summary.tpr_at_1pct_fpr.value,
             "tpr_at_0.1pct_fpr": summary.tpr_at_0_1pct_fpr.value,
             "asr": summary.asr,
-            "blind_auroc": blind.auroc if blind else math.nan,
             "epsilon_lb": self._canaries.epsilon_lb if self._canaries else math.nan,
             "privacy_score": summary.privacy_score,
             "auroc_stderr": summary.auroc_stderr,
@@ -263,7 +260,7 @@ class AuditTask(Task):  # type: ignore[misc]
         """The statistics of all records, computed at the first metric and kept for the others."""
         if self._summary is None or set(self._results) != {item.record_id for item in items}:
             scored = [item for item in items if item.score is not None]
-            self._results = {item.record_id: RecordResult(item.score, item.reason) for item in items}
+            self._results = Results({item.record_id: RecordResult(item.score, item.reason) for item in items})
             self._summary = summarise(
                 [float(item) for item in scored],
                 [item.is_member for item in scored],

@@ -141,6 +141,15 @@ class Entries:
         self.database.shrink()
         return counts
 
+    def has(self, kind: str) -> bool:
+        """Whether there is any entry of a kind, sound or not."""
+        with storage_errors(self._root):
+            if not self.database.exists():
+                return False
+        query = "SELECT 1 FROM entries WHERE kind = ? LIMIT 1"
+        found = self.database.read(lambda connection: connection.execute(query, (kind,)).fetchone())
+        return found is not None
+
     def summary(self) -> dict[str, tuple[int, int]]:
         """(number, bytes) of the entries by kind."""
         if not self.database.exists():
@@ -206,6 +215,10 @@ class EntryView(Generic[T]):
         with contextlib.suppress(SpvmiaError):  # as in `Entries.get`
             self._entries.forget(damaged)
         return values
+
+    def is_empty(self) -> bool:
+        """Whether nothing of the kind is stored."""
+        return not self._entries.has(self._kind)
 
     def put(self, values: Mapping[str, T]) -> None:
         """Store values by key; a key that is there already is overwritten.
