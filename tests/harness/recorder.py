@@ -65,6 +65,7 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
     for name, stage in _METHODS.items():
         put(HFBackend, name, staged(getattr(HFBackend, name), stage))
     put(trial, "_agrees", staged(trial._agrees, _TRIAL))
+    put(HFBackend, "_readable", staged(HFBackend._readable, _TRIAL))
     forward = LlamaForCausalLM.forward
 
     @functools.wraps(forward)
