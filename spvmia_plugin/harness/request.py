@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -31,21 +32,51 @@ REQUEST_TYPE = "spvmia_audit"
 
 
 class AuditInstance(Instance):  # type: ignore[misc]
-    """A request for one record's score. What the harness logs of it is the id; the record rides on an attribute."""
+    """A request for one record's score. What the harness logs of it is the id; the record rides on an attribute.
+
+    There is one for each record and attack: what follows from these two, or is the same for all, is not held by each.
+    """
+
+    request_type = REQUEST_TYPE
+    idx = 0
+    repeats = 1
 
     def __init__(self, task: AuditTask, record: Record, doc: dict[str, object], doc_id: int) -> None:
-        super().__init__(
-            request_type=REQUEST_TYPE,
-            doc=doc,
-            arguments=(record.id,),
-            idx=0,
-            task_name=task.config.task,
-            doc_id=doc_id,
-            metadata=(task.config.task, doc_id, 1),
-        )
-        self.target = task.doc_to_target(doc)
-        self.record = record
         self.task = task
+        self.record = record
+        self.doc = doc
+        self.doc_id = doc_id
+        self.resps: list[str] = []
+
+    @property
+    def target(self) -> str:
+        """The record's class, which lm-eval 0.5 asks of a request."""
+        return self.task.doc_to_target(self.doc)
+
+    @property
+    def arguments(self) -> tuple[str]:
+        """The record's id."""
+        return (self.record.id,)
+
+    @property
+    def task_name(self) -> str:
+        """The task it is a request of."""
+        return str(self.task.config.task)
+
+    @property
+    def metadata(self) -> tuple[str, int, int]:
+        """Task, number of the record, and how often it is asked."""
+        return (self.task_name, self.doc_id, 1)
+
+    @cached_property
+    def filtered_resps(self) -> dict[str, str]:
+        """The answer by filter, once the harness has put it here."""
+        return {}
+
+    def let_go(self) -> None:
+        """Drop the answer: the harness has read it, and keeps what it logs of it."""
+        self.resps = []
+        self.__dict__.pop("filtered_resps", None)
 
 
 def install_request_type() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -28,6 +29,7 @@ class SharedData:
         self.comparison: Comparison | None = None
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
+        self.answered: Sequence[Any] = ()  # requests of the task whose answers the harness reads
         self._docs: list[dict[str, object]] | None = None
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
         self._findings: dict[tuple[str, ...], list[Finding]] = {}

@@ -190,6 +190,13 @@ class AuditTask(Task):  # type: ignore[misc]
         record = self._shared.record(doc["id"])
         return AuditInstance(self, record, dict(doc), self.data.records.index(record))
 
+    def apply_filters(self) -> None:
+        """As the harness does. It reads one task's answers after the other's: those of the last are done with."""
+        for instance in self._shared.answered:
+            instance.let_go()
+        super().apply_filters()
+        self._shared.answered = self._instances or []
+
     def findings(self) -> list[Finding]:
         """What limits the numbers of the records that are audited."""
         return self._shared.findings([record.id for record in self.audited])
