@@ -1,0 +1,10 @@
+"""A change that is not meant to change a number, a file or a page changes none: byte for byte, but for last digits."""
+
+from __future__ import annotations
+
+from tests.golden.make import differences, everything, read
+
+
+def test_nothing_has_changed(tmp_path):
+    told = differences(everything(tmp_path), read())
+    assert not told, "\n".join([*told, "if it is meant: python -m tests.golden.make --write, and say so in the commit"])
