@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, version
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -140,12 +140,21 @@ def _owner(frames: list[FrameType]) -> str:
     for frame in frames:
         top = _top(frame)
         if top not in _CARRIERS:
-            names = packages_distributions().get(top, [])
+            names = packages_distributions().get(top) or _owners(top)
             try:
                 return f"{names[0]} {version(names[0])}" if names else f"the code of {_safe(top)}"
             except PackageNotFoundError:
                 return _safe(names[0])
     return "spvmia-plugin's own code"
+
+
+def _owners(top: str) -> list[str]:
+    """Distributions with a file in a module's folder, which Python 3.10 does not look for."""
+    return [
+        found.metadata["Name"]
+        for found in distributions()
+        if any(file.parts[0] in (top, f"{top}.py") for file in found.files or ())
+    ]
 
 
 def _place(frames: list[FrameType], lines: list[int]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -194,7 +194,8 @@ def _on_checked_paths(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _told(name: str, hint: Any) -> str:
     """What users call a parameter: `--output`, or RESULTS where it is an argument."""
-    about = next(iter(getattr(hint, "__metadata__", ())), None)
+    # Python 3.10 wraps what has the default None in an Optional of its own.
+    about = next((part.__metadata__[0] for part in (hint, *get_args(hint)) if hasattr(part, "__metadata__")), None)
     if isinstance(about, ArgumentInfo):
         return str(about.metavar or name.upper())
     # Inside Annotated the first name lies where the default would.
