@@ -14,11 +14,11 @@ from lm_eval.models.huggingface import HFLM
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.store import Store
+from spvmia_plugin.util.libraries import quiet_libraries
 
 STAGES = {
     "generate": "self-prompting",

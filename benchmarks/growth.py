@@ -19,9 +19,9 @@ from audits import audit, load_lm, make_data
 from common import Ratio, Report, in_turn
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 
 PAIRS = 5

@@ -25,7 +25,7 @@ from audits import Stages, audit, load_lm
 from common import Ratio, Report
 from released_algorithm import PARAPHRASES, PROMPT_TOKENS, prepare
 
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.util.libraries import quiet_libraries
 
 MB = 2**20
 OURS, THEIRS = "ours", "released"
@@ -187,7 +187,7 @@ def _sizes(target: Any, loaded: int, peaks: Peaks) -> dict[str, Any]:
 
 def allowed_bytes(options: Any, ours: dict[str, Any]) -> int:
     """One batch of float32 logits, the adapter with gradient and both of Adam's moments in float32, 1 GB."""
-    from spvmia_plugin.scoring.batching import token_budget
+    from spvmia_plugin.models.batching import token_budget
 
     logits = 4 * token_budget(options.device) * ours["vocab"]
     return logits + 4 * 4 * int(ours["trained_parameters"]) + 2**30

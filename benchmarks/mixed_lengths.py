@@ -20,9 +20,9 @@ from common import Ratio, Report, in_turn
 from rolling import best_batch_size, rolling
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models.batching import plan_passes, token_budget
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.scoring.batching import plan_passes, token_budget
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 
 SIGNALS, EQUAL, BEST = "signals", "loglikelihood_rolling, equal batch size", "loglikelihood_rolling, best batch size"

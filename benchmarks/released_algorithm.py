@@ -20,11 +20,11 @@ from audits import Stages, audit, load_lm, make_data
 from common import Ratio, Report
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.rng import isolated_rng
-from spvmia_plugin.scoring.hf_backend import HFBackend
+from spvmia_plugin.util.libraries import quiet_libraries
+from spvmia_plugin.util.rng import isolated_rng
 
 PARAPHRASES = 10
 PROMPT_TOKENS = 16

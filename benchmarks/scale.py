@@ -72,7 +72,7 @@ def blind(folder: Path) -> dict[str, object]:
     import resource
 
     from spvmia_plugin.attacks import BagOfWords
-    from spvmia_plugin.metrics.blind import blind_interval
+    from spvmia_plugin.checks.blind import blind_interval
 
     texts, labels = [], []
     for name in ("members", "nonmembers"):

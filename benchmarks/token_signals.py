@@ -20,9 +20,9 @@ from common import Ratio, Report, in_turn
 from rolling import best_batch_size, rolling
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models.batching import plan_batches, token_budget
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.scoring.batching import plan_batches, token_budget
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 
 BARE, PLAIN, MOMENTS, HARNESS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.lazy import Lazy
+from spvmia_plugin.util.lazy import Lazy
 
 if TYPE_CHECKING:
     from spvmia_plugin.attacks.base import Attack
@@ -63,7 +63,7 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:
 @hookimpl
 def spvmia_register_backends() -> Iterable[Lazy[Backend]]:
     """The harness's Hugging Face models."""
-    return [Lazy("hf", "spvmia_plugin.scoring.hf_backend:HFBackend")]
+    return [Lazy("hf", "spvmia_plugin.models.hf_backend:HFBackend")]
 
 
 @hookimpl(trylast=True)
@@ -71,7 +71,7 @@ def spvmia_self_prompt(
     backend: Backend, prompts: Sequence[Document], config: AuditConfig, on_done: OnDone, done: Collection[int]
 ) -> Sequence[str | None] | None:
     """Sample the target (Fu et al. 2024, section 4.2)."""
-    from spvmia_plugin.reference.self_prompt import self_prompt
+    from spvmia_plugin.training.self_prompt import self_prompt
 
     return self_prompt(backend, prompts, config, on_done=on_done, done=done)
 

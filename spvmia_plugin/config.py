@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.paths import path_problem
-from spvmia_plugin.strict_json import is_number, is_whole, not_finite
+from spvmia_plugin.util.paths import path_problem
+from spvmia_plugin.util.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"
 MAX_SHOWN = 80

@@ -74,7 +74,7 @@ def audit(folder: Path) -> dict[str, float]:
     from lm_eval.tasks import TaskManager
 
     from spvmia_plugin.harness.enable import tasks_folder
-    from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.util.libraries import quiet_libraries
     from tests.tiny import tiny_texts
 
     base, adapter = save_models(folder)

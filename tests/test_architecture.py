@@ -23,22 +23,13 @@ MODULES = {
 
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
-    ["errors", "lazy", "paths", "seeds", "shown", "strict_json", "redact", "rng", "progress", "boundary"],
+    ["errors", "seeds", "util"],
     ["records", "config", "signals"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
-    [
-        "libraries",
-        "processes",
-        "data",
-        "finetune_config",
-        "preconditions",
-        "checkpoints",
-        "packed_weights",
-        "training",
-    ],
-    ["perturb", "reference", "scoring"],
-    ["audit", "base_model", "finetune"],
+    ["data", "checks"],
+    ["perturb", "models", "training"],
+    ["audit"],
     ["harness"],
     ["results", "page"],
     ["report", "leaderboard", "export", "combination"],
@@ -50,14 +41,13 @@ BUILTINS = "builtins"
 HEAVY = {"torch", "transformers", "peft", "lm_eval", "datasets", "accelerate"}
 PURE = {
     "errors",
-    "boundary",
-    "lazy",
     "seeds",
     "records",
     "config",
     "signals",
     "metrics",
     "attacks",
+    "checks",
     "hookspecs",
     "plugins",
     "protocols",
@@ -137,7 +127,7 @@ def test_input_is_checked_with_errors_not_asserts(module: str) -> None:
 
 TELLERS = {"reason_of", "refusal", "unavailable", "cannot_load", "_reason"}
 """What says what a library said."""
-TRIALS = {"spvmia_plugin.reference.targets", "spvmia_plugin.scoring.trial"}
+TRIALS = {"spvmia_plugin.training.lora_targets", "spvmia_plugin.models.trial"}
 """Where a model is tried: whatever it raises is the answer, and only what the machine lacks is raised again."""
 
 

@@ -23,11 +23,11 @@ from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.attacks.loss import Loss
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.lazy import Lazy
 from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import Registry, hook_names, load_registry
 from spvmia_plugin.protocols import Backend, DatasetSource
 from spvmia_plugin.records import Document
+from spvmia_plugin.util.lazy import Lazy
 from tests.example_install import EXAMPLE, install_example
 
 DOCS = Path(__file__).parent.parent / "docs" / "plugins.md"

@@ -145,10 +145,10 @@ class Shadow:
         """The target's own texts, from the prompts of its manifest."""
         from lm_eval.models.huggingface import HFLM
 
-        from spvmia_plugin.libraries import quiet_libraries
+        from spvmia_plugin.models.hf_backend import HFBackend
         from spvmia_plugin.records import Document
-        from spvmia_plugin.reference.self_prompt import self_prompt
-        from spvmia_plugin.scoring.hf_backend import HFBackend
+        from spvmia_plugin.training.self_prompt import self_prompt
+        from spvmia_plugin.util.libraries import quiet_libraries
 
         prompts = texts.read_target(self._audited).texts["prompts"]
         # Another seed than the audit's, whose texts train the reference.

@@ -31,10 +31,10 @@ def train_target(lora_target: Path, output: Path, kind: str, options: Mapping[st
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from spvmia_plugin.base_model import training_device
-    from spvmia_plugin.libraries import quiet_libraries
-    from spvmia_plugin.rng import isolated_rng
-    from spvmia_plugin.training import TrainSettings, train
+    from spvmia_plugin.models.base_model import training_device
+    from spvmia_plugin.training.trainer import TrainSettings, train
+    from spvmia_plugin.util.libraries import quiet_libraries
+    from spvmia_plugin.util.rng import isolated_rng
 
     manifest = read_manifest(lora_target)
     tokenizer = AutoTokenizer.from_pretrained(manifest.base_model)

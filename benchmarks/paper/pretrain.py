@@ -68,7 +68,7 @@ def _train(folder: Path, documents: Sequence[Document], size: Size) -> None:
     import torch
 
     from spvmia_plugin.data.private import private_folder
-    from spvmia_plugin.training import TrainSettings, train
+    from spvmia_plugin.training.trainer import TrainSettings, train
 
     texts = [document.text for document in documents]
     tokenizer = _tokenizer(texts, size)

@@ -21,7 +21,7 @@ def quantised(model: str, bits: int, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.util.libraries import quiet_libraries
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would tell of each layer that it casts
     kind = (

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.attacks.base import mean_logprob
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, RecordSignals, Role, TokenSignals
-from spvmia_plugin.strict_json import is_number, is_whole
+from spvmia_plugin.util.strict_json import is_number, is_whole
 
 DIFFERENT_TOKENS = "the two models tokenise the text differently"
 

@@ -2,7 +2,7 @@
 
 Ridge regression on labels of -1 and 1 is one Newton step of penalised logistic regression from zero. It is linear in
 the labels, so that scoring hundreds of permuted labelings costs little more than scoring one: that is what makes an
-honest null distribution affordable (`spvmia_plugin.metrics.blind`). Nothing here holds features or scores of all
+honest null distribution affordable (`spvmia_plugin.checks.blind`). Nothing here holds features or scores of all
 records under all labelings: features lie in blocks of rows, packed, and scores are made for some labelings at a time.
 """
 

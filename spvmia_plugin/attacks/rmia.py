@@ -12,7 +12,7 @@ from spvmia_plugin.attacks.base import Attack, mean_logprob, score_or_reason
 from spvmia_plugin.attacks.common import check_same_tokens, target_and
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored, View
-from spvmia_plugin.strict_json import is_number
+from spvmia_plugin.util.strict_json import is_number
 
 Memo = dict[tuple[int, int], NDArray[np.float64]]
 """Sorted r of a population by the identities of its two sequences, which live as long as their records."""

@@ -11,12 +11,12 @@ from spvmia_plugin.audit.counting import NOT_IN_REFERENCE, NOT_IN_SELF_PROMPTS, 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, TrainsTogether
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.store.corpora import Corpus
+from spvmia_plugin.util.progress import progress_bar
 
 SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 """Values of `mia_reference` that are no path."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 
-from spvmia_plugin.boundary import Quotes, is_foreign
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation
 from spvmia_plugin.records import Document, Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
+from spvmia_plugin.util.boundary import Quotes, is_foreign
+from spvmia_plugin.util.progress import progress_bar
 
 
 def paraphrase(

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 
-from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult, unscored_by_reason
+from spvmia_plugin.checks.blind import BlindInterval
+from spvmia_plugin.checks.finding import Finding
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.metrics.blind import BlindInterval
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.summary import Summary
-from spvmia_plugin.preconditions import Finding
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.redact import without_secrets, without_secrets_in
+from spvmia_plugin.util.libraries import versions
+from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 
 FORMAT = 1
 """Version of this record's layout."""
 
-PACKAGES = ("lm_eval", "torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn")
 
 EPSILON_REASON = (
     "membership was not randomised: scores of one training run are not independent, so a per-record bound would not "
@@ -87,14 +84,3 @@ def _clusters(data: AuditData, results: Mapping[str, RecordResult]) -> dict[str,
         for record in data.records
         if record.id in results and record.cluster != record.id.partition("#")[0]
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    found = {"spvmia-plugin": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

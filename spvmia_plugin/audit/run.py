@@ -20,14 +20,14 @@ from spvmia_plugin.audit.plan import Planner, Scoring, Stage, added, render, sho
 from spvmia_plugin.audit.scorer import Scorer
 from spvmia_plugin.audit.sheet import Sheet
 from spvmia_plugin.audit.sweep import sweeps
-from spvmia_plugin.boundary import Quotes, is_foreign
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of, unknown_ids
 from spvmia_plugin.records import AuditData, Record
-from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store import Store
+from spvmia_plugin.util.boundary import Quotes, is_foreign
+from spvmia_plugin.util.shown import shown
 
 RECORDS_AT_A_TIME = 2000
 """Records whose sequences and signals are held at once; batches are planned over so many."""

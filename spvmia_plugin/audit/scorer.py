@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
-from spvmia_plugin.progress import progress_bar
 from spvmia_plugin.protocols import Backend, ScoreInput
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store import Store
+from spvmia_plugin.util.progress import progress_bar
 
 
 class Scorer:

@@ -10,17 +10,17 @@ import typer
 from spvmia_plugin.cli.machine import Json, Quiet, TrustRemoteCode, line_printer, print_json
 
 if TYPE_CHECKING:
-    from spvmia_plugin.finetune_config import FinetuneConfig
+    from spvmia_plugin.training.finetune_config import FinetuneConfig
 
 
 def _methods() -> list[str]:
-    from spvmia_plugin.finetune_config import METHODS
+    from spvmia_plugin.training.finetune_config import METHODS
 
     return list(METHODS)
 
 
 def _dtypes() -> list[str]:
-    from spvmia_plugin.finetune_config import DTYPES
+    from spvmia_plugin.training.finetune_config import DTYPES
 
     return list(DTYPES)
 
@@ -80,8 +80,8 @@ def finetune(
     # Every option but --json is a field of the same name.
     options = {name: value for name, value in locals().items() if name != "as_json"}
 
-    from spvmia_plugin.finetune import FinetuneConfig
-    from spvmia_plugin.finetune import finetune as run
+    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.finetune import finetune as run
 
     config = FinetuneConfig(**options)
     folder = run(config, line_printer(quiet=quiet, as_json=as_json))
@@ -92,7 +92,7 @@ def finetune(
 def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
     """What a program wants to know of a finished target; no record ids."""
     from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
-    from spvmia_plugin.finetune import audit_command
+    from spvmia_plugin.training.finetune import audit_command
 
     manifest = read_manifest(folder)
     return {

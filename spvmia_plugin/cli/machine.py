@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spvmia_plugin.strict_json import finite
+from spvmia_plugin.util.strict_json import finite
 
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON on stdout, and all else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what --json asks for.")]

@@ -120,7 +120,7 @@ def _print_json(run: HarnessRun, tokens: list[list[TokenView]]) -> None:
 
 def _tell(run: HarnessRun, written: list[Path], say: Callable[[str], None]) -> None:
     from spvmia_plugin.report.verdict import judge
-    from spvmia_plugin.shown import shown
+    from spvmia_plugin.util.shown import shown
 
     for audit in run.audits:
         verdict = judge(audit)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.paths import as_path
+from spvmia_plugin.util.paths import as_path
 
 KEY_BYTES = 32
 KEY_FILE = "fingerprint.key"

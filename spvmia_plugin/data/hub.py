@@ -9,9 +9,9 @@ from typing import Any
 from spvmia_plugin.data.files import Loaded, member_said
 from spvmia_plugin.data.source_file import EXPECTED, LABEL
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
-from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
+from spvmia_plugin.util.paths import as_path
 
 PREFIX = "hf:"
 PARQUET_REVISION = "refs/convert/parquet"

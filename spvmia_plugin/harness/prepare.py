@@ -13,14 +13,14 @@ from lm_eval.utils import simple_parse_args_string
 from spvmia_plugin.audit.calibrate import SELF_PROMPT
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.audit.run import Audit, Run
-from spvmia_plugin.base_model import no_loading_bars
-from spvmia_plugin.boundary import behind
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.models.base_model import no_loading_bars
 from spvmia_plugin.signals import Role
+from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.libraries import quiet_libraries
 
 DEVICE = "cuda:0"
 """The harness's own default: the first GPU, or the CPU where there is none."""

@@ -15,14 +15,14 @@ from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
-from spvmia_plugin.boundary import behind
+from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.null_backend import NullBackend
 from spvmia_plugin.harness.ranks import meet
-from spvmia_plugin.preconditions import Finding, check_tokenisation
 from spvmia_plugin.protocols import Backend, Cost, frame_of
 from spvmia_plugin.records import Record
 from spvmia_plugin.store import Store
+from spvmia_plugin.util.boundary import behind
 
 if TYPE_CHECKING:
     from spvmia_plugin.harness.task import AuditTask

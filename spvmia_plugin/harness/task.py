@@ -16,7 +16,7 @@ from lm_eval.config.task import TaskConfig
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult, Results
 from spvmia_plugin.audit.record import audit_record
-from spvmia_plugin.boundary import behind
+from spvmia_plugin.checks.preconditions import Finding, warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
@@ -30,12 +30,12 @@ from spvmia_plugin.harness.shared import SHARED, SharedData
 from spvmia_plugin.harness.tokenizer import load_tokenizer
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
-from spvmia_plugin.paths import label
+from spvmia_plugin.models.identity import same_model
 from spvmia_plugin.plugins import Registry, load_registry
-from spvmia_plugin.preconditions import Finding, warnings_first
 from spvmia_plugin.records import AuditData, Record
-from spvmia_plugin.scoring.identity import same_model
-from spvmia_plugin.strict_json import utf8
+from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.paths import label
+from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
 """What the harness passes on for prompts: a record is no prompt."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.libraries import refusal
+from spvmia_plugin.util.libraries import refusal
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spvmia_plugin.metrics.strongest import Strongest
 from spvmia_plugin.results.model import Audit, TaskResult
-from spvmia_plugin.strict_json import is_number
+from spvmia_plugin.util.strict_json import is_number
 
 STRONGEST = "strongest"
 """In place of an attack's name: the one with the largest AUROC, whichever it is."""

@@ -16,7 +16,7 @@ from spvmia_plugin.leaderboard.pareto import places
 from spvmia_plugin.leaderboard.plain import csv_text
 from spvmia_plugin.leaderboard.view import number_title
 from spvmia_plugin.results.model import Capability
-from spvmia_plugin.strict_json import finite
+from spvmia_plugin.util.strict_json import finite
 
 FORMAT = 1
 """Version of the JSON's layout."""

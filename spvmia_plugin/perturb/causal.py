@@ -63,7 +63,7 @@ class Causal:
         done: Collection[int] = (),
     ) -> list[Neighbours | None]:
         """2N token edits a text, each of max(1, floor(rate * T)) positions; handed on batch by batch of the model."""
-        from spvmia_plugin.scoring.batching import plan_passes, token_budget
+        from spvmia_plugin.models.batching import plan_passes, token_budget
 
         tokens = [backend.encode(text.text) for text in texts]
         found: list[Neighbours | None] = [None] * len(texts)

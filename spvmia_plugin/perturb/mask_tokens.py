@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.libraries import quiet_libraries, refusal
+from spvmia_plugin.util.libraries import quiet_libraries, refusal
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _CONTEXT = 512

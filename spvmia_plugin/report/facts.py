@@ -10,14 +10,14 @@ import numpy as np
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
-from spvmia_plugin.redact import without_secrets
 from spvmia_plugin.report import repeat
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.numbers import plain
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
-from spvmia_plugin.strict_json import finite
+from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.util.strict_json import finite
 
 FORMAT = 1
 """Version of this layout."""

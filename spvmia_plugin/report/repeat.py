@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from spvmia_plugin.redact import without_secrets
 from spvmia_plugin.results import HarnessRun
+from spvmia_plugin.util.redact import without_secrets
 
 _DEFAULT_SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
 _OPTIONS = {

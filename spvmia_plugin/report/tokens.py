@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.scorer import signals_key
-from spvmia_plugin.boundary import behind
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.redact import HIDDEN
 from spvmia_plugin.results import Audit, HarnessRun
-from spvmia_plugin.shown import shown
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import Store
+from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.redact import HIDDEN
+from spvmia_plugin.util.shown import shown
 
 REFERENCES = ("reference", "candidate", "base")
 """Models to compare the target with, the first that the run scored."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from spvmia_plugin.metrics.exposure import Exposures
-from spvmia_plugin.redact import without_secrets
 from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.facts import exposed
 from spvmia_plugin.report.numbers import Number, Text, audited, metric
@@ -28,7 +27,8 @@ from spvmia_plugin.report.verdict import (
 )
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.findings import failed
-from spvmia_plugin.shown import shown
+from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.util.shown import shown
 
 FIRST_ROWS = 25
 """Rows of the exposure table that stand in the page itself, for readers without scripts and for print."""

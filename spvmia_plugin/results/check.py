@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.strict_json import is_number, is_whole, not_finite
+from spvmia_plugin.util.strict_json import is_number, is_whole, not_finite
 
 FORMAT = 1
 """Layout of `mia_audit` that this version reads."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.redact import without_secrets, without_secrets_in
 from spvmia_plugin.results.check import check_record, check_results
 from spvmia_plugin.results.files import load_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import read_samples
-from spvmia_plugin.shown import shown
-from spvmia_plugin.strict_json import is_number
+from spvmia_plugin.util.redact import without_secrets, without_secrets_in
+from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.strict_json import is_number
 
 _RESULTS, _SAMPLES = "results_", "samples_"
 _NOT_METRICS = {"name", "alias", "sample_len", "sample_count", "samples", " "}

@@ -13,7 +13,6 @@ from typing import Any
 import platformdirs
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.paths import as_path
 from spvmia_plugin.protocols import Neighbours
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import codecs
@@ -24,6 +23,7 @@ from spvmia_plugin.store.folders import Folders, Locks
 from spvmia_plugin.store.keys import Keys
 from spvmia_plugin.store.layout import Foreign
 from spvmia_plugin.store.upkeep import GRACE_SECONDS, Cleared, Upkeep, Verified
+from spvmia_plugin.util.paths import as_path
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from lm_eval.models.huggingface import HFLM
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.rng import isolated_rng
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
-from tests.scoring.models import plain_logprobs
+from spvmia_plugin.util.libraries import quiet_libraries
+from spvmia_plugin.util.rng import isolated_rng
+from tests.models.models import plain_logprobs
 from tests.tiny import save_tiny, tiny_texts
 
 REGISTRY = load_registry(entry_points=False)

@@ -13,12 +13,12 @@ import torch
 
 from spvmia_plugin.attacks.spv import Spv
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import Frame, ScoreInput
 from spvmia_plugin.records import Document
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.signals import RecordSignals, Role, View
+from spvmia_plugin.util.libraries import quiet_libraries
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # as `python benchmarks/x.py` has it

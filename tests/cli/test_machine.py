@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from spvmia_plugin.cli import prepare as prepare_module
 from spvmia_plugin.cli.machine import line_printer, print_json
 from spvmia_plugin.cli.main import make_app
-from spvmia_plugin.finetune_config import DTYPES, METHODS
+from spvmia_plugin.training.finetune_config import DTYPES, METHODS
 
 
 def invoke(*arguments: str) -> Any:
@@ -60,7 +60,7 @@ def test_names_of_plugins_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Entry, Manifest, write_manifest
-    from spvmia_plugin.finetune import FinetuneConfig
+    from spvmia_plugin.training.finetune import FinetuneConfig
 
     def trained(config: FinetuneConfig, say: Any) -> Path:
         say("plan: one record")
@@ -72,7 +72,7 @@ def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch:
         write_manifest(manifest, tmp_path / MANIFEST_NAME)
         return tmp_path
 
-    monkeypatch.setattr("spvmia_plugin.finetune.finetune", trained)
+    monkeypatch.setattr("spvmia_plugin.training.finetune.finetune", trained)
     options = ["--model", "b", "--data", "d.jsonl", "--output", str(tmp_path)]
     result = invoke("finetune", *options, "--json")
     assert result.exit_code == 0, result.stderr

@@ -25,8 +25,8 @@ def adapter(base, tmp_path_factory):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from spvmia_plugin.libraries import quiet_libraries
-    from spvmia_plugin.rng import isolated_rng
+    from spvmia_plugin.util.libraries import quiet_libraries
+    from spvmia_plugin.util.rng import isolated_rng
 
     folder = tmp_path_factory.mktemp("adapter") / "lora"
     with isolated_rng(1), quiet_libraries():
@@ -104,7 +104,7 @@ def evaluate(base, adapter, neighbour_tasks, tmp_path_factory, monkeypatch):
         import lm_eval
         from lm_eval.tasks import TaskManager
 
-        from spvmia_plugin.libraries import quiet_libraries
+        from spvmia_plugin.util.libraries import quiet_libraries
 
         args = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", **(model_args or {})}
         args = {key: value for key, value in args.items() if value is not None}

@@ -9,8 +9,8 @@ import pytest
 
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.finetune import FinetuneConfig, finetune
 from spvmia_plugin.metrics.one_run import canary_audit, default_guesses
+from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 from tests.tiny import save_tiny, tiny_texts
 
 from .conftest import write_jsonl

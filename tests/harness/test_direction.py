@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 from tests.tiny import tiny_texts
 
 from .conftest import write_jsonl

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tests.scoring.models import rolling
+from tests.models.models import rolling
 
 from .conftest import TASKS, read_jsonl, write_jsonl
 
@@ -112,7 +112,7 @@ def test_rolling_log_likelihood_is_the_loss_attack_in_its_context(evaluate, opti
     """In float32 the mean of our token signals times T equals the harness's own `loglikelihood_rolling`."""
     from lm_eval.models.huggingface import HFLM
 
-    from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.util.libraries import quiet_libraries
 
     told = {**options, "mia_cache_dir": str(cache), "mia_prefix": "harness"}
     result = scores(evaluate(["loss_mia_custom"], told), "loss_mia_custom")
@@ -131,7 +131,7 @@ def test_the_model_is_left_as_it_was(options, tmp_path, base, adapter):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from spvmia_plugin.libraries import quiet_libraries
+    from spvmia_plugin.util.libraries import quiet_libraries
 
     with quiet_libraries():
         lm = HFLM(pretrained=str(base), peft=str(adapter), dtype="float32", device="cpu", batch_size=4)

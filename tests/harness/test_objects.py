@@ -9,8 +9,8 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.task import _check_base
-from spvmia_plugin.libraries import quiet_libraries
-from spvmia_plugin.rng import isolated_rng
+from spvmia_plugin.util.libraries import quiet_libraries
+from spvmia_plugin.util.rng import isolated_rng
 
 ATTACKS = ["loss_mia_custom", "lira_base_mia_custom", "spv_wbc_mia_custom"]
 
@@ -33,7 +33,7 @@ def test_one_object_with_swapped_adapters_and_one_store(base, adapter, evaluate,
     """Each run's answers are what a run of its own, with its own store, gives."""
     from peft import LoraConfig, PeftModel
 
-    from spvmia_plugin.scoring.snapshot import Snapshot
+    from spvmia_plugin.models.snapshot import Snapshot
 
     with isolated_rng(2), quiet_libraries():
         model = PeftModel.from_pretrained(plain(base), adapter, adapter_name="x").eval()

@@ -8,7 +8,7 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.prepare import prepare
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.util.libraries import quiet_libraries
 
 
 def test_a_prepared_reference_is_found_by_the_run(evaluate, base, adapter, options, tmp_path):

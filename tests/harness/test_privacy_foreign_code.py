@@ -282,7 +282,7 @@ def test_what_our_own_code_calls_on_records(audit, monkeypatch, place, private):
     """A tokenizer, a model and a backend that raise with the text."""
     import transformers
 
-    from spvmia_plugin.scoring.hf_backend import HFBackend
+    from spvmia_plugin.models.hf_backend import HFBackend
 
     text = private[0][0]
     tokenizer = place in ("packing", "reading")
@@ -312,7 +312,7 @@ def test_what_our_own_code_calls_on_records(audit, monkeypatch, place, private):
 def test_finetune(tmp_path, base, private, monkeypatch, capfd):
     import transformers
 
-    from spvmia_plugin.finetune import FinetuneConfig, finetune
+    from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 
     texts, _ = private
     real = transformers.PreTrainedTokenizerBase.__call__

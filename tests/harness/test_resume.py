@@ -9,14 +9,14 @@ import pytest
 
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.scoring.hf_backend import HFBackend
 from spvmia_plugin.store import Store
-from spvmia_plugin.training import TrainSettings
+from spvmia_plugin.training.trainer import TrainSettings
 from tests.harness.kills import OPTIONS, PROMPTS, TASKS, TEXTS, kills
 from tests.harness.recorder import STAGES, Pass, record, repeated, units
-from tests.scoring.models import harness_lm
+from tests.models.models import harness_lm
 
 REGISTRY = load_registry(entry_points=False)
 
@@ -132,9 +132,8 @@ def read_json(store):
 def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, monkeypatch):
     """All attacks through the harness: no forward pass but those that say which function each model is; no sampling, no
     training; the same numbers."""
-    from transformers import LlamaForCausalLM
-
     from spvmia_plugin.scoring import roles
+    from transformers import LlamaForCausalLM
 
     ask, forward, asking = roles.ask, LlamaForCausalLM.forward, []
 

@@ -17,7 +17,7 @@ def scores(result):
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
 def test_a_warm_store_serves_an_audit(evaluate, options, tmp_path, monkeypatch, caplog, how):
-    from spvmia_plugin.scoring.hf_backend import HFBackend
+    from spvmia_plugin.models.hf_backend import HFBackend
 
     with small_disk(tmp_path / "disk", "32m") as disk:
         metadata = {**options, "mia_cache_dir": str(disk.place / "cache")}
@@ -42,7 +42,7 @@ def test_a_warm_store_serves_an_audit(evaluate, options, tmp_path, monkeypatch, 
 
 
 def test_a_cold_store_is_told_before_any_work(evaluate, options, tmp_path, monkeypatch):
-    from spvmia_plugin.scoring.hf_backend import HFBackend
+    from spvmia_plugin.models.hf_backend import HFBackend
 
     with small_disk(tmp_path / "disk", "1m") as disk:
         (disk.place / "cache").mkdir()

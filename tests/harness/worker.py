@@ -15,7 +15,7 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.libraries import quiet_libraries
+from spvmia_plugin.util.libraries import quiet_libraries
 from tests.harness.conftest import TASKS
 
 
@@ -33,7 +33,7 @@ def main(order: dict[str, Any]) -> None:
     from lm_eval.tasks import TaskManager
 
     from spvmia_plugin.errors import SpvmiaError
-    from spvmia_plugin.scoring.hf_backend import HFBackend
+    from spvmia_plugin.models.hf_backend import HFBackend
 
     with quiet_libraries():
         lm = RankedLM(**order["model"])

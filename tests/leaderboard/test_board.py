@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from spvmia_plugin.checks.finding import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.comparable import recipe_words
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.view import table_view
-from spvmia_plugin.metrics.finding import Finding
 from spvmia_plugin.results import read_runs
 from tests.leaderboard.models import ATTACKS, DUPLICATES, RECIPE, TOO_FEW, audit_of, audited, model, three_models
 from tests.results.builders import fake_records

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spvmia_plugin.metrics.overlap import SPAN_WORDS, normalised, spans_of
+from spvmia_plugin.checks.overlap import SPAN_WORDS, normalised, spans_of
 
 
 def naive_spans(text):

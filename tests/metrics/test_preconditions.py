@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spvmia_plugin.checks.preconditions import check_preconditions, check_tokenisation
 from spvmia_plugin.data.tokenisation import probe_digest
-from spvmia_plugin.preconditions import check_preconditions, check_tokenisation
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 

@@ -11,7 +11,7 @@ import shlex
 
 import pytest
 
-from spvmia_plugin.metrics.finding import Finding
+from spvmia_plugin.checks.finding import Finding
 from spvmia_plugin.report.html import embedded, render
 from spvmia_plugin.report.repeat import typed
 from spvmia_plugin.results import read_latest

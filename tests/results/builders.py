@@ -17,12 +17,12 @@ import numpy as np
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult
 from spvmia_plugin.audit.record import audit_record
+from spvmia_plugin.checks.blind import BlindInterval
+from spvmia_plugin.checks.preconditions import Finding, check_preconditions
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.metrics.blind import BlindInterval
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.preconditions import Finding, check_preconditions
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.records import AuditData, Membership, Record
 

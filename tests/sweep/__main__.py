@@ -15,8 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 
-from spvmia_plugin.libraries import quiet_libraries
-from tests.scoring.models import harness_lm, save_base
+from spvmia_plugin.util.libraries import quiet_libraries
+from tests.models.models import harness_lm, save_base
 from tests.sweep import try_adapter, try_family
 from tests.sweep.adapters import ADAPTERS, NO_TARGETS
 from tests.sweep.families import FAMILIES

@@ -13,8 +13,8 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spvmia_plugin.libraries import quiet_libraries
-from spvmia_plugin.rng import isolated_rng
+from spvmia_plugin.util.libraries import quiet_libraries
+from spvmia_plugin.util.rng import isolated_rng
 
 QV, MLP = ["q_proj", "v_proj"], ["up_proj", "down_proj"]
 PROMPT = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3}

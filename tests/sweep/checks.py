@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.libraries import quiet_libraries
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
-from tests.scoring.models import naive
+from spvmia_plugin.util.libraries import quiet_libraries
+from tests.models.models import naive
 
 TOLERANCE = 1e-5
 

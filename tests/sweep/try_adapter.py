@@ -11,11 +11,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.libraries import quiet_libraries
-from spvmia_plugin.rng import isolated_rng
-from spvmia_plugin.scoring.hf_backend import HFBackend
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
-from tests.scoring.models import assert_same, fingerprint
+from spvmia_plugin.util.libraries import quiet_libraries
+from spvmia_plugin.util.rng import isolated_rng
+from tests.models.models import assert_same, fingerprint
 from tests.sweep.adapters import UNTIED, save_target, save_untied
 from tests.sweep.checks import seen, verdict
 from tests.tiny import tiny_texts

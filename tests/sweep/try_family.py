@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.libraries import quiet_libraries
-from spvmia_plugin.scoring.hf_backend import HFBackend
+from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
-from tests.scoring.test_generation import one_by_one
+from spvmia_plugin.util.libraries import quiet_libraries
+from tests.models.test_generation import one_by_one
 from tests.sweep.checks import seen, verdict
 from tests.sweep.families import build
 from tests.tiny import tiny_texts

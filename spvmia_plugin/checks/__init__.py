@@ -1,0 +1,1 @@
+"""What has to hold of the data before a number means anything."""

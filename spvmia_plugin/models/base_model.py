@@ -1,0 +1,186 @@
+"""The base of a fine-tuning: found before the data are dealt out, loaded after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spvmia_plugin.data.packing import Block
+from spvmia_plugin.data.tokenisation import Reading
+from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.util.libraries import brings_code
+from spvmia_plugin.util.paths import as_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from spvmia_plugin.training.finetune_config import FinetuneConfig
+    from spvmia_plugin.training.trainer import TrainSettings
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The base model before its weights are loaded.
+
+    Attributes:
+        name: hub id, or absolute path of a folder.
+        tokenizer: its tokenizer.
+        context: tokens it can read at once, None if it does not say.
+        quantised: whether its weights are packed.
+    """
+
+    name: str
+    tokenizer: Any
+    context: int | None
+    quantised: bool
+
+    @classmethod
+    def find(cls, config: FinetuneConfig) -> BaseModel:
+        """Load config and tokenizer.
+
+        Raises:
+            SpvmiaError: there is no such model, or it cannot be trained as asked.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        local = as_path(config.model, "--model", utf8=True)
+        name = str(local.absolute()) if local.is_dir() else config.model
+        try:
+            model_config = AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+        except Exception as error:  # tokenizers raises nothing more special for a damaged file
+            _refuse_code(config, error)
+            raise SpvmiaError(
+                f"--model: no model with a tokenizer could be loaded from {config.model!r} ({reason_of(error)}); "
+                "name a local folder, or a hub id if the hub can be reached"
+            ) from error
+        context = getattr(model_config, "max_position_embeddings", None)
+        quantised = getattr(model_config, "quantization_config", None) is not None
+        if context is not None and config.block_size > context:
+            raise SpvmiaError(
+                f"--block-size: expected at most the {context} tokens of the model's context, got "
+                f"{config.block_size}; lower it"
+            )
+        if quantised and config.method == "full":
+            raise SpvmiaError(
+                f"--method: full expects a base with plain weights, got the quantised {config.model!r}; use lora"
+            )
+        return cls(name, tokenizer, context, quantised)
+
+    def sequences(self, blocks: Sequence[Block]) -> list[list[int]]:
+        """Training tokens of each block, no longer than the context.
+
+        Raises:
+            SpvmiaError: a text with nothing to predict.
+        """
+        sequences, reading = [], Reading(self.tokenizer)
+        for block in blocks:
+            ids = reading.natural(block.text)[: self.context]
+            if len(ids) < 2:
+                raise SpvmiaError(f"--data: {block.id}: expected at least 2 tokens to train on, got fewer; remove it")
+            sequences.append(ids)
+        return sequences
+
+
+def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
+    """The base on the accelerator if there is one; with a fresh adapter for LoRA.
+
+    Raises:
+        SpvmiaError: there are no such weights, or `--lora-targets` names no modules of the model or
+            some that peft refuses.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # files, formats, a pickle that is refused: each library has its own
+        _refuse_code(config, error)
+        raise SpvmiaError(
+            f"--model: no causal language model could be loaded from {config.model!r} ({reason_of(error)}); "
+            "name a folder with config.json and weights as safetensors"
+        ) from error
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.is_trainable:
+        raise SpvmiaError(
+            f"--model: expected a base that can be trained, got {config.model!r} with quantised weights of a kind that "
+            "cannot; give the model with plain weights"
+        )
+    model = model.to(training_device())
+    return _with_adapter(model, config, base) if config.method == "lora" else model
+
+
+def _refuse_code(config: FinetuneConfig, error: Exception) -> None:
+    """Say so if the base cannot be loaded because it brings code that nobody allowed to run."""
+    if brings_code(error) and not config.trust_remote_code:
+        raise SpvmiaError(
+            f"--model: {config.model!r} brings code of its own, which runs only with --trust-remote-code; read that "
+            "code before you add it, or name a model without"
+        ) from None
+
+
+def training_device() -> torch.device:
+    """The accelerator that is there, or the CPU. A torch that is built for CUDA names it without a card, too."""
+    import torch
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device or torch.device("cpu")
+
+
+def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    from spvmia_plugin.models.adapters import AdapterHost
+    from spvmia_plugin.training.lora_targets import lora_targets
+    from spvmia_plugin.util.rng import isolated_rng
+
+    asked = [target.strip() for target in config.lora_targets.split(",")] if config.lora_targets else None
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=lora_targets(AdapterHost(model), asked, "--lora-targets", r=config.lora_rank),
+    )
+    with isolated_rng(stable_seed(config.seed, "adapter")):
+        adapted = get_peft_model(model, lora)
+    adapted.peft_config["default"].base_model_name_or_path = base.name
+    return adapted
+
+
+def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings) -> str:
+    """Time one step, after one to warm up, and multiply. Nothing is learned from them."""
+    import torch
+
+    longest = max(sequences, key=lambda ids: len(ids))
+    batch = torch.tensor([list(longest)] * settings.batch_size, device=model.device)
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        loss.item()  # waits for the device
+        seconds = time.perf_counter() - started
+    model.zero_grad(set_to_none=True)
+    share = sum(map(len, sequences)) / (len(sequences) * batch.shape[1])
+    total = seconds * share * settings.total_steps(len(sequences))
+    shown = f"{total / 60:.1f} minutes" if total >= 60 else f"{max(1, total):.0f} s"
+    return f"estimate: {shown} of training on {model.device}"
+
+
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Leave out the library's bars for loading and saving weights: ours counts what takes time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

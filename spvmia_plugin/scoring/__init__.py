@@ -1,1 +1,0 @@
-"""Token signals: texts in, per-token statistics out."""

@@ -1,0 +1,1 @@
+"""Training: the loop and its checkpoints, LoRA, self-prompted references, and `spvmia finetune`."""

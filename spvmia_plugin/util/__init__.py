@@ -1,0 +1,1 @@
+"""What any program needs: files, JSON, processes, the console. Nothing here knows of audits."""

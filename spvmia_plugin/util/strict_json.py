@@ -1,0 +1,72 @@
+"""JSON as the standard has it: Python writes and reads NaN and the infinities, which are no JSON.
+
+Here is decided what a number is, for options, manifests and results alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, NoReturn, TypeGuard
+
+from spvmia_plugin.util.paths import label
+
+LARGEST = sys.float_info.max
+"""JSON's whole numbers have no end, and Python reads them; a float does not hold more."""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is a real number, neither NaN nor infinite nor beyond a float, and not a truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= LARGEST)  # type: ignore[operator]
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether `value` is a whole number, and not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def not_finite(value: Any) -> float | None:
+    """The first NaN or infinity in a value as JSON has them, lists and mappings searched through; None if none is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return next((found for found in map(not_finite, parts) if found is not None), None)
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null for NaN and the infinities, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def strict_loads(text: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: it is none, or holds NaN, an infinity, or a number that Python would read as one, such as 1e999.
+    """
+    return json.loads(text, parse_constant=_refuse, parse_float=_parse_float)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def utf8(value: Any) -> Any:
+    """A JSON value whose texts UTF-8 can hold: a file name of other bytes becomes what `paths.label` makes of it."""
+    if isinstance(value, Mapping):
+        return {label(key) if isinstance(key, str) else key: utf8(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [utf8(inner) for inner in value]
+    return label(value) if isinstance(value, str) else value

@@ -1,0 +1,91 @@
+"""The same results on other kinds of decoders: learned and no positions, sliding windows, states instead of caches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models.hf_backend import HFBackend
+from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
+from spvmia_plugin.signals import Role
+from spvmia_plugin.util.rng import isolated_rng
+from tests.models.models import harness_lm, naive
+from tests.models.test_generation import one_by_one
+from tests.models.test_hf_backend import CONTEXT
+from tests.tiny import tiny_texts
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+CONFIGS = {
+    "gpt2": lambda n: transformers.GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=4, n_positions=128, **IDS),
+    "gpt_neox": lambda n: transformers.GPTNeoXConfig(vocab_size=n, **SMALL, **IDS),
+    "opt": lambda n: transformers.OPTConfig(
+        vocab_size=n,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=128,
+        **IDS,
+    ),
+    "bloom": lambda n: transformers.BloomConfig(vocab_size=n, hidden_size=32, n_layer=2, n_head=4, **IDS),
+    "mistral_sliding": lambda n: transformers.MistralConfig(
+        vocab_size=n, **SMALL, num_key_value_heads=2, sliding_window=8, max_position_embeddings=128, **IDS
+    ),
+    "gemma3_scaled_embeddings": lambda n: transformers.Gemma3TextConfig(
+        vocab_size=n, **SMALL, num_key_value_heads=2, head_dim=8, sliding_window=8, max_position_embeddings=128, **IDS
+    ),
+    "mixtral_experts": lambda n: transformers.MixtralConfig(
+        vocab_size=n, **SMALL, num_key_value_heads=2, num_local_experts=4, max_position_embeddings=128, **IDS
+    ),
+    "mamba_without_cache": lambda n: transformers.MambaConfig(
+        vocab_size=n, hidden_size=32, num_hidden_layers=2, state_size=8, time_step_rank=4, **IDS
+    ),
+}
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def lm(request, models):
+    lm = harness_lm(models, "full")
+    with isolated_rng(4):
+        model = transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](len(lm.tokenizer)))
+        for parameter in model.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)  # far from uniform predictions
+    lm._model = model.float().eval()
+    return lm
+
+
+def test_scores_and_contexts(lm):
+    backend = HFBackend(lm, AuditConfig(max_length=100))
+    rows = [tuple(backend.encode(text)) for text in tiny_texts(4, words=(3, 12))]
+    for context in ((), (0,), CONTEXT):
+        items = [ScoreInput(ids, context) for ids in rows]
+        for item, signals in zip(items, backend.score(Role.TARGET, items, moments=True), strict=True):
+            logprob, _, mean, std = naive(lm.model, item)
+            assert signals.logprob == pytest.approx(logprob.numpy(), abs=1e-4)
+            assert signals.mean == pytest.approx(mean.numpy(), abs=1e-4)
+            assert signals.std == pytest.approx(std.numpy(), abs=1e-4)
+
+
+def test_generation_with_prompts_of_unequal_length(lm):
+    backend = HFBackend(lm, AuditConfig(max_length=100))
+    heads = [backend.encode(text)[: 2 + 3 * i] for i, text in enumerate(tiny_texts(4))]
+    found = backend.generate(heads, [22] * 4, range(4))
+    assert found == [one_by_one(lm.model, head, 22, i, lm.eot_token_id) for i, head in enumerate(heads)]
+
+
+def test_noise_is_in_units_of_what_the_model_reads(lm):
+    backend = HFBackend(lm, AuditConfig(max_length=100))
+    ids = tuple(backend.encode(tiny_texts(1)[0]))[:20]
+    (signals,) = backend.score(Role.TARGET, [ScoreInput(ids, (), EmbeddingNoise(9, 1, 0.3))], moments=False)
+    embed = lm.model.get_input_embeddings()
+    with torch.no_grad():
+        std = embed(torch.arange(embed.weight.shape[0])).std()
+        rows = embed(torch.tensor([ids[:-1]]))
+        z = torch.randn(len(ids) - 1, rows.shape[-1], generator=torch.Generator().manual_seed(9))
+        rows[0] += 0.3 * std * z
+        logp = lm.model(inputs_embeds=rows).logits[0].log_softmax(-1)
+    assert signals.logprob == pytest.approx(logp[range(len(ids) - 1), list(ids[1:])].numpy(), abs=5e-4)

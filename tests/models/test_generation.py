@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from spvmia_plugin.scoring import generation
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models.generation import Generator
+from spvmia_plugin.models.hf_backend import HFBackend
+from spvmia_plugin.models.sampling import Sampling, uniforms
+from spvmia_plugin.signals import Role
+from spvmia_plugin.util.libraries import quiet_libraries
+from tests.models.models import KINDS, harness_lm
+from tests.tiny import tiny_texts
+
+TEXTS = tiny_texts(9, words=(12, 20))
+
+
+def make(models, kind="lora", **config):
+    lm = harness_lm(models, kind)
+    return lm, HFBackend(lm, AuditConfig(**config), str(models / "base"))
+
+
+def prompts(backend):
+    return [backend.encode(text)[: 2 + i % 4] for i, text in enumerate(TEXTS)]
+
+
+def one_by_one(model, prompt, length, seed, end):
+    """No batch, no cache, no padding: the whole text through the model for every token."""
+    ids = list(prompt)
+    for u in uniforms(seed, length - len(prompt)):
+        with torch.no_grad(), quiet_libraries():
+            logits = model(torch.tensor([ids])).logits[:, -1]
+        p = logits[0].softmax(-1).double().cumsum(0)
+        token = int(torch.searchsorted(p, u * p[-1], right=True))
+        if token == end:
+            break
+        ids.append(token)
+    return ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_with_a_cache_give_what_one_by_one_gives(models, kind):
+    lm, backend = make(models, kind)
+    heads = prompts(backend)
+    lengths = [10 + i for i in range(len(heads))]
+    found = backend.generate(heads, lengths, range(len(heads)))
+    for i, text in enumerate(found):
+        assert text == one_by_one(lm.model, heads[i], lengths[i], i, lm.eot_token_id)
+    assert all(text[: len(head)] == head for text, head in zip(found, heads, strict=True))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_text_does_not_depend_on_its_batch(models, monkeypatch, rows):
+    _, backend = make(models, temperature=0.8, top_k=50, top_p=0.9)
+    heads = prompts(backend)
+    whole = backend.generate(heads, [20] * len(heads), range(9))
+    monkeypatch.setitem(generation.MAX_ROWS, "cpu", rows)
+    assert backend.generate(heads, [20] * len(heads), range(9)) == whole
+    assert backend.generate(heads[::-1], [20] * len(heads), range(8, -1, -1)) == whole[::-1]
+    assert backend.generate(heads, [20] * len(heads), [1] * 9) != whole
+
+
+def test_a_model_without_a_cache(models, monkeypatch):
+    from transformers import DynamicCache
+
+    _, backend = make(models)
+    heads = prompts(backend)
+    whole = backend.generate(heads, [15] * len(heads), range(9))
+    assert not backend.paths
+    backend.close()
+    monkeypatch.setattr(DynamicCache, "batch_select_indices", lambda self, rows: None)  # there by name only
+    assert backend.generate(heads, [15] * len(heads), range(9)) == whole
+    assert "read again" in backend.paths["target: generation"]
+
+
+def test_end_tokens_end_a_text_and_are_left_out(models, monkeypatch):
+    lm, backend = make(models)
+    heads = prompts(backend)
+    whole = backend.generate(heads, [30] * 9, range(9))
+    ends = {text[len(head) + 2] for text, head in zip(whole[:3], heads, strict=False)}
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", [*ends, lm.eot_token_id])
+    for head, long, text in zip(heads, whole, backend.generate(heads, [30] * 9, range(9)), strict=True):
+        new = long[len(head) :]
+        first = next((i for i, token in enumerate(new) if token in ends), len(new))
+        assert text == long[: len(head) + first]
+
+
+def test_rows_that_ended_leave_the_batch(models, monkeypatch):
+    _, backend = make(models)
+    backend.generate([], [], [])  # the trial of the cache
+    widths = []
+    original = generation._Decoder.step
+    monkeypatch.setattr(
+        generation._Decoder, "step", lambda self, tokens: widths.append(len(tokens)) or original(self, tokens)
+    )
+    heads = prompts(backend)
+    lengths = [len(head) + 1 + i for i, head in enumerate(heads)]
+    found = backend.generate(heads, lengths, range(9))
+    assert list(map(len, found)) == lengths
+    assert widths[0] > 4 * widths[-1]
+    cost = backend.cost(Role.TARGET)
+    assert cost.generated_tokens == sum(range(1, 10))
+    assert cost.forward_tokens == sum(map(len, heads)) + sum(range(9))
+
+
+def test_done_batches_are_skipped_and_finished_ones_reported(models, monkeypatch):
+    _, backend = make(models)
+    monkeypatch.setitem(generation.MAX_ROWS, "cpu", 2)
+    heads, reported = prompts(backend), []
+    whole = backend.generate(heads, [12] * 9, range(9), on_done=reported.append)
+    assert [len(batch) for batch in reported] == [2, 2, 2, 2, 1]
+    assert {i: text for batch in reported for i, text in batch.items()} == dict(enumerate(whole))
+    rest = backend.generate(heads, [12] * 9, range(9), done=[*reported[0], min(reported[1])])
+    for i in range(9):
+        assert rest[i] == (None if i in reported[0] else whole[i])
+
+
+def test_nothing_left_to_write(models):
+    _, backend = make(models)
+    heads = prompts(backend)
+    assert backend.generate(heads, [1] * 9, range(9)) == heads
+    assert backend.generate([], [], []) == []
+
+
+def test_the_tokenizer_s_own_lead_is_what_the_model_reads_first(models):
+    lm, backend = make(models)
+    with backend._model(Role.TARGET) as model:
+        runner, cost = backend._runners["generate"], backend._costs[Role.TARGET]
+        led = Generator(model, Sampling(), [lm.eot_token_id], [7], runner, cost)
+        head = prompts(backend)[0]
+        (text,) = led.generate([head], [12], [3], on_done=None, done=())
+    assert text == one_by_one(lm.model, [7, *head], 13, 3, lm.eot_token_id)[1:]
+
+
+def test_tokens_are_drawn_from_the_model(models):
+    lm, backend = make(models, temperature=0.3)
+    head = prompts(backend)[0]
+    found = backend.generate([head] * 3000, [len(head) + 1] * 3000, range(3000))
+    counts = np.zeros(len(lm.tokenizer))
+    for text in found:
+        counts[text[-1] if len(text) > len(head) else lm.eot_token_id] += 1
+    with torch.no_grad():
+        p = (lm.model(torch.tensor([head])).logits[0, -1].double() / 0.3).softmax(-1).numpy()
+    groups = np.arange(len(p)) % 13
+    expected = np.bincount(groups, p) * 3000
+    assert chisquare(np.bincount(groups, counts), expected).pvalue > 0.001

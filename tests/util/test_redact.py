@@ -1,0 +1,154 @@
+"""Credentials: what is one, what is none, and that they are gone wherever results are handed on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from spvmia_plugin.export import FORMATS as EXPORTS
+from spvmia_plugin.export import ExportOptions
+from spvmia_plugin.leaderboard import FORMATS, Options, build_board
+from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.report.facts import report_facts
+from spvmia_plugin.report.html import render
+from spvmia_plugin.report.repeat import command
+from spvmia_plugin.results import read_latest
+from spvmia_plugin.util.redact import without_secrets, without_secrets_in
+from tests.results.builders import fake_audit, fake_records, write_run
+
+SECRET = "Zq9xKw7LmT3vRb8nYc"
+SHAPED = [
+    "AKIAIOSFODNN7EXAMPLE",
+    "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+    "github_pat_11ABCDEFG0abcdefghijkl",
+    "sk-abcdefghijklmnopqrstuvwx",
+    "sk-ant-api03-AbC_dEf-123456789",
+    "hf_abcdefghijklmnopqrstuvw",
+    "glpat-abcdefghij1234567890",
+    "xoxb-1234567890-abcdefghij",
+    "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----",
+]
+NAMED = [
+    "base_url=http://host/v1?api_key={}&x=1,model=m",
+    "pretrained=a,token={}",
+    "http://host/?apiKey={}",
+    "https://host/x?X-Amz-Signature={}&a=b",
+    "https://host/x?sig={}",
+    "https://user:{}@host/x",
+    "root:{}@host/db",
+    "Authorization: Bearer {}",
+    "x-api-key: {}",
+    "--hf-token {} --batch 3",
+    "password={}",
+    'secret="{} and more, still"',
+    '{{"api_key": "{}, {}"}}',
+    '{{\\"access_token\\": \\"{}\\"}}',
+    "header={{'Authorization': 'Basic {}', 'a': 'b'}},m=1",
+    "http%3A%2F%2Fhost%2F%3Fapi_key%3D{}%26x%3D1",
+    "http://host/?u=http%253A%252F%252Fq%252F%253Ftoken%253D{}",
+    "AccountKey={};EndpointSuffix=x",
+]
+ORDINARY = [
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "hf-internal-testing/tiny-random-gpt2",
+    "org/sk-learn-classifier-v2-large",
+    "EleutherAI/pythia-160m@step3000",
+    "git@github.com:org/model.git",
+    "/home/alice/runs/token-classification/key/adapter",
+    "C:\\models\\secret-garden",
+    "pretrained=gpt2,dtype=bfloat16,add_bos_token=True,tokenizer=gpt2",
+    "think_end_token=</think>,pad_token=<pad>",
+    "support.jsonl:214#3",
+    "3 non-members repeat members: the AUROC is too low",
+    "the token: one of the vocabulary",
+    "7ef9" * 16,
+    "2026-11-23T19:43:12",
+    "100% of them",
+]
+
+
+@pytest.mark.parametrize("text", SHAPED)
+def test_what_looks_like_one_is_hidden_wherever_it_stands(text: str) -> None:
+    for place in (text, f"use {text} here", {"a": [{"b": text}]}, {text: 1}):
+        assert text not in json.dumps(without_secrets(place))
+        assert "***" in json.dumps(without_secrets(place))
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_what_is_named_as_one_is_hidden(text: str) -> None:
+    told = without_secrets_in(text.format(*[SECRET] * 2))
+    assert SECRET not in told
+    assert "and more" not in told
+    assert "***" in told
+    assert without_secrets_in(told) == told
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_what_is_none_stays(text: str) -> None:
+    assert without_secrets_in(text) == text
+
+
+def test_entries_are_judged_by_their_names() -> None:
+    told = without_secrets({"password": 12345, "apiKey": SECRET, "X-Api-Key": SECRET, "cost": {"forward_tokens": 3}})
+    assert told == {"password": "***", "apiKey": "***", "X-Api-Key": "***", "cost": {"forward_tokens": 3}}
+    kept = {"eos_token": "</s>", "answer_key": "b", "tokens": [1], "add_bos_token": True, "token": None}
+    assert without_secrets(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "part", ["a", "a.", "a:", "a=", "sk-", "eyJ", "token=", "%25", "a b ", '"', "token='", "key: "]
+)
+def test_long_texts_take_no_longer_than_their_length(part: str) -> None:
+    started = time.process_time()
+    without_secrets_in(part * (100_000 // len(part)))
+    assert time.process_time() - started < 5
+
+
+def test_nothing_that_is_handed_on_holds_one(tmp_path: Path) -> None:
+    """In model_args, options, provenance, names and messages; in every format."""
+    settings = {"mia_cache_dir": f"/x?token={SECRET}", "mia_reference": f"https://u:{SECRET}@host/model"}
+    audit = fake_audit({"spv": 1.0, "loss": 0.1}, records=fake_records(40, 40), findings=(), settings=settings)
+    arguments = {
+        "base_url": f"http://host/v1?api_key={SECRET}",
+        "pretrained": "m",
+        "password": SECRET,
+        "headers": {"Authorization": SECRET},
+        "nested": {"deep": [f"token={SECRET}"]},
+        "note": f"http%3A%2F%2Fh%2F%3Fsecret%3D{SECRET}",
+    }
+    capabilities = {f"task?key={SECRET}": {"acc": 0.5}}
+    path = write_run(tmp_path, [audit], model_args=arguments, capabilities=capabilities, model="m")
+    raw = json.loads(path.read_text())
+    raw["model_name"] = f"http://host/v1?api_key={SECRET}"
+    record = raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]
+    record["models"]["target"]["source"] = f"s3://{SHAPED[0]}:{SECRET}@bucket"
+    record["data"]["source"] = f"https://host/records.jsonl?sig={SECRET}"
+    record["preconditions"] = [{"code": "x", "severity": "note", "message": f"token={SECRET}", "details": {}}]
+    path.write_text(json.dumps(raw))
+    run = read_latest(tmp_path)
+    board = build_board([Source(tmp_path)], Options())
+    told = [render(run), json.dumps(report_facts(run)), " ".join(command(run))]
+    told += [write(board) for write in FORMATS.values()]
+    for write in EXPORTS.values():
+        files = write(run, ExportOptions(benchmark="a/b", instances=True))
+        told += [f"{name} {''.join(text)}" for name, text in files.items()]
+    assert len(told) > 9
+    assert [text for text in told if SECRET in text or SHAPED[0] in text] == []
+    assert "base_url=" in " ".join(command(run)) or "base_url" in " ".join(command(run))
+
+
+def test_what_we_write_holds_none() -> None:
+    [task] = fake_audit(
+        {"loss": 0.1},
+        findings=(),
+        settings={"mia_cache_dir": f"/x?token={SECRET}"},
+        provenance={"place": f"https://u:{SECRET}@host"},
+    )
+    record = task.config["metadata"]["mia_audit"]  # type: ignore[index]
+    assert SECRET not in json.dumps(record)
+    assert record["settings"]["mia_seed"] == 0
