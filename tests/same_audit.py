@@ -49,6 +49,7 @@ def save_models(folder: Path) -> tuple[Path, Path]:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from spvmia_plugin.util.libraries import quiet_libraries
     from tests.tiny import tiny_llama, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
@@ -64,7 +65,8 @@ def save_models(folder: Path) -> tuple[Path, Path]:
     tokenizer.save_pretrained(folder / "base")
     tuned = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"]))
     fill([(name, weights) for name, weights in tuned.named_parameters() if "lora_" in name], 0.2, seed=2)
-    tuned.save_pretrained(folder / "adapter")
+    with quiet_libraries():
+        tuned.save_pretrained(folder / "adapter")
     return folder / "base", folder / "adapter"
 
 

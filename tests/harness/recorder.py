@@ -44,9 +44,9 @@ class Pass:
 
 def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = setattr) -> None:
     """Have `keep` called before every forward pass; `put` is `setattr`, or monkeypatch's."""
-    from spvmia_plugin.scoring import trial
     from transformers import LlamaForCausalLM
 
+    from spvmia_plugin.models import trial
     from spvmia_plugin.models.hf_backend import HFBackend
 
     inside: list[tuple[str, str]] = []

@@ -132,8 +132,9 @@ def read_json(store):
 def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, monkeypatch):
     """All attacks through the harness: no forward pass but those that say which function each model is; no sampling, no
     training; the same numbers."""
-    from spvmia_plugin.scoring import roles
     from transformers import LlamaForCausalLM
+
+    from spvmia_plugin.models import roles
 
     ask, forward, asking = roles.ask, LlamaForCausalLM.forward, []
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from spvmia_plugin.scoring import generation
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models import generation
 from spvmia_plugin.models.generation import Generator
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.models.sampling import Sampling, uniforms

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from spvmia_plugin.scoring import batching, scorer
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.models import batching, scorer
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import Backend, EmbeddingNoise, ScoreInput
 from spvmia_plugin.signals import Role

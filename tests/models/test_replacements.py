@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from spvmia_plugin.scoring import replacements, statistics
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.models import replacements, statistics
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 from tests.models.models import harness_lm

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from spvmia_plugin.scoring import statistics
 
+from spvmia_plugin.models import statistics
 from spvmia_plugin.models.statistics import token_statistics
 
 KERNELS = [statistics._CpuKernel, statistics._DeviceKernel]

@@ -7,8 +7,6 @@ import json
 
 import pytest
 import torch
-from spvmia_plugin.reference import lora
-from spvmia_plugin.scoring import hf_backend
 
 from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.checks.preconditions import check_tokenisation
@@ -16,10 +14,12 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.packing import fast_tokenize, pack
 from spvmia_plugin.data.tokenisation import PROBES, Reading, frame_around, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.models import hf_backend
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import Frame, ScoreInput
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.signals import Role, View
+from spvmia_plugin.training import lora
 from spvmia_plugin.training.self_prompt import self_prompt
 from tests.models.models import harness_lm, naive, rolling
 from tests.tiny import END, tiny_texts, tiny_tokenizer
