@@ -17,7 +17,7 @@ from typing import Any
 import pluggy
 import pytest
 
-from spvmia_plugin import __version__, builtins, hookimpl, hookspecs, lazy, plugins
+from spvmia_plugin import __version__, builtins, hookimpl, hookspecs, plugins
 from spvmia_plugin.attacks import BUILTIN_ATTACKS
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.attacks.loss import Loss
@@ -27,6 +27,7 @@ from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import Registry, hook_names, load_registry
 from spvmia_plugin.protocols import Backend, DatasetSource
 from spvmia_plugin.records import Document
+from spvmia_plugin.util import lazy
 from spvmia_plugin.util.lazy import Lazy
 from tests.example_install import EXAMPLE, install_example
 
