@@ -67,6 +67,8 @@ class TokenSignals:
         mean: (T,) float32, mu_t = mean of log p(v | x_<t) over the vocabulary under p, or None if not computed.
         std: (T,) float32, sigma_t = its standard deviation, or None if not computed.
         windows: number of rolling windows the text was scored in; more than 1 means it exceeds the context.
+
+    All attacks see the same arrays, so nobody may write into them.
     """
 
     logprob: FloatArray
@@ -74,6 +76,11 @@ class TokenSignals:
     mean: FloatArray | None = None
     std: FloatArray | None = None
     windows: int = 1
+
+    def __post_init__(self) -> None:
+        for values in (self.logprob, self.top1, self.mean, self.std):
+            if values is not None:
+                values.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.logprob)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, TokenSignals, Unscored
 
 NLL_FLOOR = 1e-6
@@ -46,7 +47,7 @@ class Attack:
 
     def score(self, signals: RecordSignals) -> float | Unscored:
         """Score one record, or say why it has no score. Never raises for what a record lacks, never returns NaN."""
-        return score_or_reason(self.score_record, signals)
+        return score_or_reason(self.score_record, signals, self.name)
 
     def score_many(self, records: Sequence[RecordSignals]) -> list[float | Unscored]:
         """Score records, in their order; every score is what `score` gives. Override it to share work among them."""
@@ -73,14 +74,28 @@ class BlindAttack(Attack):
         raise NotImplementedError
 
 
-def score_or_reason(score_record: Callable[[RecordSignals], float], signals: RecordSignals) -> float | Unscored:
-    """Call `score_record`; a missing signal and a score that is not finite become `Unscored`."""
+def score_or_reason(
+    score_record: Callable[[RecordSignals], float], signals: RecordSignals, attack: str
+) -> float | Unscored:
+    """Call `score_record`; a missing signal and a score that is not finite become `Unscored`.
+
+    Raises:
+        SpvmiaError: it returned no number.
+    """
     try:
         with np.errstate(all="ignore"):  # what overflows or divides by zero is told in the reason, not in a warning
-            value = float(score_record(signals))
+            value = score_record(signals)
     except MissingSignal as missing:
         return Unscored(missing.reason)
-    return value if np.isfinite(value) else Unscored("score is not finite")
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise SpvmiaError(
+            f"{attack}: expected a number from score_record, got {type(value).__name__}; correct the attack's plugin"
+        )
+    try:
+        score = float(value)
+    except OverflowError:  # a whole number larger than any float
+        score = np.inf
+    return score if np.isfinite(score) else Unscored("score is not finite")
 
 
 def mean_logprob(signals: TokenSignals) -> float:

@@ -55,7 +55,7 @@ class Rmia(Attack):
     def score_many(self, records: Sequence[RecordSignals]) -> list[float | Unscored]:
         """Score records against the population they share."""
         memo: Memo = {}
-        return [score_or_reason(lambda record: self._share(record, memo), signals) for signals in records]
+        return [score_or_reason(lambda record: self._share(record, memo), signals, self.name) for signals in records]
 
     def _share(self, signals: RecordSignals, memo: Memo) -> float:
         ratio = self._ratio(*target_and(Role.BASE, signals))

@@ -77,13 +77,15 @@ def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]]) -> P
     from spvmia_plugin.data.private import write_private
     from spvmia_plugin.errors import SpvmiaError
     from spvmia_plugin.report.html import render
+    from spvmia_plugin.util.paths import check_file_to_write
 
     if page.is_dir():
         raise SpvmiaError(f"--output: expected a file, got the folder {page}; name a file in it, such as {page / NAME}")
+    check_file_to_write(page, "--output")
     content = render(run, tokens).encode("utf-8")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_private(page, content)  # it names records, and shows their texts where the run logged them
+        write_private(page.resolve(), content)  # it names records, and shows their texts where the run logged them
     except OSError as error:
         raise SpvmiaError(f"--output: cannot write {page} ({error.strerror}); name another file") from error
     return page

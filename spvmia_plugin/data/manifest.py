@@ -166,7 +166,7 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
         raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
-    if content.get("format") != FORMAT:
+    if content.get("format") != FORMAT or not is_whole(content["format"]):
         raise SpvmiaError(
             f"{option}: {path}: expected format {FORMAT}, got {content.get('format')!r}; "
             "use the version of spvmia-plugin that wrote it"
@@ -185,7 +185,7 @@ def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
 
 def _parsed(content: Mapping[str, Any]) -> Manifest:
     origin = DataOrigin(**content["data"])
-    if not is_whole(origin.block_size) or not isinstance(origin.spec, str):
+    if not is_whole(origin.block_size) or not is_whole(origin.seed) or not isinstance(origin.spec, str):
         raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
     return Manifest(
@@ -211,7 +211,9 @@ def _entry(row: Mapping[str, Any], is_canary: bool) -> Entry:
     pieces = tuple(Piece(*map(int, piece)) for piece in row["pieces"])
     if is_canary and not isinstance(row["included"], bool):
         raise TypeError("included")
-    return Entry(str(row["id"]), str(row["cluster"]), pieces, row["included"] if is_canary else None)
+    # They go to stderr and into files, so half a surrogate pair becomes its escape.
+    id_, cluster = (str(row[key]).encode("utf-8", "backslashreplace").decode() for key in ("id", "cluster"))
+    return Entry(id_, cluster, pieces, row["included"] if is_canary else None)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ EXPECTED = f"{' '.join(KINDS)} (also compressed, {' '.join(COMPRESSIONS)})"
 LABEL = "label"
 """The column that says who is a member where one file holds both classes: 1 is a member, 0 is none."""
 
-GROWTH, FREE_GROWTH = 200, 256 * 2**20
+GROWTH, FREE_GROWTH = 200, 64 * 2**20
 """A file of so many bytes may hold more than so many times its size only up to `FREE_GROWTH` characters."""
 
 _SPECIAL = {

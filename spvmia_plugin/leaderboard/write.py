@@ -10,6 +10,7 @@ from spvmia_plugin.leaderboard.board import Board
 from spvmia_plugin.leaderboard.machine import to_csv, to_json
 from spvmia_plugin.leaderboard.markdown import to_markdown
 from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.util.paths import check_file_to_write
 
 FORMATS: Mapping[str, Callable[[Board], str]] = {
     ".html": to_html,
@@ -41,6 +42,7 @@ def write_board(board: Board, path: Path) -> None:
         SpvmiaError: as `check_output`, or the file cannot be written.
     """
     check_output(path)
+    check_file_to_write(path, "--output")
     text = FORMATS[path.suffix.lower()](board)
     try:
         path.write_bytes(text.encode("utf-8", "backslashreplace"))

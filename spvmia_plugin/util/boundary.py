@@ -33,7 +33,7 @@ _CARRIERS = {_OURS, "pluggy", "lm_eval", "__main__", *sys.stdlib_module_names}
 """Top-level modules that call the code that is looked for, but are not it."""
 
 _QUOTED_CHARACTERS = 20
-_SHORT_TEXT = 8
+_SHORT_TEXT = 6
 _LONGEST = 300
 _DISTINCT = 100
 
@@ -203,7 +203,7 @@ def _safe(name: str) -> str:
 
 
 def _quotes(line: str, text: str) -> bool:
-    """Whether a line holds 20 characters of a text in a row, or all of a short one. Both as `_plain` makes them."""
+    """Whether a line holds 20 letters and digits of a text in a row, or all of a short one. Both are `_plain`."""
     if len(text) < _QUOTED_CHARACTERS:
         return len(text) >= _SHORT_TEXT and text in line
     half = _QUOTED_CHARACTERS // 2
@@ -215,13 +215,16 @@ def _quotes(line: str, text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Without what `repr`, JSON or a line break make of it: escapes resolved, all white space one space, no case."""
+    """Without what `repr`, JSON, a line break or joined words make of it: escapes resolved, letters and digits alone.
+
+    Of a text that has none, what it has.
+    """
     resolved = re.sub(
         r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|[nrt])",
         lambda match: chr(int(match[1] or match[2], 16)) if match[1] or match[2] else " ",
         text,
     )
-    return " ".join(resolved.replace("\\", "").split()).casefold()
+    return "".join(filter(str.isalnum, resolved)).casefold() or "".join(resolved.split())
 
 
 @contextmanager
@@ -230,7 +233,7 @@ def _warnings_without_text(log_text: bool) -> Iterator[None]:
     if log_text:
         yield
         return
-    ours, seen = str(Path(__file__).parent), set[tuple[str, str, int]]()
+    ours, seen = str(Path(__file__).parent.parent), set[tuple[str, str, int]]()
     with warnings.catch_warnings():
         show = warnings.showwarning
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from spvmia_plugin.errors import SpvmiaError
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_OF_LM_EVAL = re.compile(r".*_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?\.jsonl?")
+"""Results and samples end in the time of their run."""
 
 
 def path_problem(text: str | Path, *, utf8: bool = False) -> str | None:
@@ -64,3 +67,22 @@ def label(name: str | Path) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a pair that stands for no byte: no file is called so
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+def check_file_to_write(path: Path, option: str) -> None:
+    """Refuse an output that would take the place of something other than an earlier output.
+
+    Args:
+        path: the file to be written; a link is followed.
+        option: what named it, for errors.
+
+    Raises:
+        SpvmiaError: there is a device, a pipe or a socket, or a file that lm_eval wrote.
+    """
+    if path.exists() and not path.is_file():
+        raise SpvmiaError(f"{option}: expected a regular file, got {path}, which is a device, a pipe or a socket")
+    if path.exists() and _OF_LM_EVAL.fullmatch(path.resolve().name):
+        raise SpvmiaError(
+            f"{option}: expected a file that may be replaced, got {path}, results or samples of an lm_eval run; name "
+            "another file"
+        )

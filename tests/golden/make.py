@@ -168,7 +168,7 @@ def everything(folder: Path) -> dict[str, str]:
     }  # fmt: skip
     with contextlib.redirect_stderr(said):
         one, two, shadow = (audited(folder, name, **common, mia_log_text=name == "aside") for name in MODELS)
-    found["stderr"] = re.sub(r"[\d,.]+ (tokens/s|s|min)\b", r"0 \1", re.sub(r" {2,}", "  ", said.getvalue()))
+    found["stderr"] = re.sub(r"[\d,.]+ (tokens/s|s|min)\b", "0 s", re.sub(r" {2,}", "  ", said.getvalue()))
     found["store"] = store(folder)
     out = folder / "out"
     out.mkdir()

@@ -61,6 +61,14 @@ def ours_in_capitals(text: str) -> None:
     raise SpvmiaError(f"mia_x: got {text.upper()}")
 
 
+def ours_joined(text: str) -> None:
+    raise SpvmiaError(f"mia_x: got {' | '.join(text.split())}")
+
+
+def ours_as_words(text: str) -> None:
+    raise SpvmiaError(f"mia_x: odd tokens {text.split()}")
+
+
 def out_of_memory(text: str) -> None:
     raise MemoryError(text)
 
@@ -72,7 +80,8 @@ def from_a_document(text: str) -> None:
     read(Document("private.jsonl:7", text))
 
 
-WAYS = [chained, in_a_context, noted, as_type, unicode_error, system_exit, ours, ours_in_capitals, out_of_memory]
+WAYS = [chained, in_a_context, noted, as_type, unicode_error, system_exit, ours, ours_in_capitals, ours_joined]
+WAYS += [ours_as_words, out_of_memory]
 
 
 @pytest.mark.parametrize("way", [*WAYS, from_a_document])
@@ -87,7 +96,7 @@ def test_the_text_is_in_nothing_that_is_said(way) -> None:
     assert "ELM" not in said
     assert "Roe" not in said
     assert str(error).startswith("the audit: expected ")
-    assert " with private.jsonl:7 at tests/test_boundary.py:" in str(error)
+    assert " with private.jsonl:7 at util/test_boundary.py:" in str(error)
     assert "mia_log_text" in str(error)
 
 

@@ -20,6 +20,7 @@ from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.store import Store
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 from spvmia_plugin.util.paths import as_path, label
+from tests.results.builders import fake_audit, write_run
 
 LONG = "a longer name than the file system takes"
 IMPOSSIBLE = {
@@ -33,6 +34,14 @@ IMPOSSIBLE = {
 NOT_UTF8 = os.fsdecode(b"/nowhere/caf\xe9")
 FILES = ("members", "nonmembers", "prompts", "candidate", "dataset_path", "manifest")
 FOLDERS = ("base_model", "reference", "mask_model", "cache_dir")
+
+
+def run_here(*arguments: object) -> Any:
+    from typer.testing import CliRunner
+
+    from spvmia_plugin.cli.main import make_app
+
+    return CliRunner().invoke(make_app(), [str(argument) for argument in arguments])
 
 
 def told(error: pytest.ExceptionInfo[SpvmiaError]) -> str:
@@ -192,3 +201,33 @@ def test_every_command_says_which_path_cannot_be(
         assert done.exit_code == 1
         expected = f"{option}: expected the path of a file or folder, got {why}; correct the path"
         assert done.stderr.splitlines()[-1] == expected
+
+
+# --- outputs ---
+
+
+@pytest.mark.parametrize("command", ["report", "leaderboard"])
+def test_an_output_takes_the_place_of_no_audit(tmp_path: Path, command: str) -> None:
+    results = write_run(tmp_path / "r", [fake_audit({"spv": 1.0, "loss": 0.3})])
+    before = {path: path.read_bytes() for path in results.parent.iterdir()}
+    (tmp_path / "link.json").symlink_to(results)
+    for output in [*before, tmp_path / "link.json"]:
+        found = run_here(command, tmp_path / "r", "--output", output)
+        assert found.exit_code == 1
+        assert found.stderr.startswith("--output: expected a file that ")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("command", ["report", "leaderboard"])
+def test_an_output_takes_the_place_of_no_pipe(tmp_path: Path, command: str) -> None:
+    write_run(tmp_path / "r", [fake_audit({"spv": 1.0, "loss": 0.3})])
+    pipe, target, link = tmp_path / "pipe.html", tmp_path / "target.html", tmp_path / "link.html"
+    os.mkfifo(pipe)
+    found = run_here(command, tmp_path / "r", "--output", pipe)
+    assert (found.exit_code, pipe.is_fifo()) == (1, True)
+    assert found.stderr == f"--output: expected a regular file, got {pipe}, which is a device, a pipe or a socket\n"
+    target.write_text("older")
+    link.symlink_to(target)
+    assert run_here(command, tmp_path / "r", "--output", link).exit_code == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("<!doctype html>")
