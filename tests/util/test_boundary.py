@@ -87,7 +87,7 @@ def test_the_text_is_in_nothing_that_is_said(way) -> None:
     assert "ELM" not in said
     assert "Roe" not in said
     assert str(error).startswith("the audit: expected ")
-    assert " with private.jsonl:7 at tests/test_boundary.py:" in str(error)
+    assert " with private.jsonl:7 at util/test_boundary.py:" in str(error)
     assert "mia_log_text" in str(error)
 
 
