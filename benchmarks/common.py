@@ -110,8 +110,7 @@ def lora_target(model: Path, folder: Path, *, rank: int = 64, alpha: int = 16) -
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from spvmia_plugin.util.libraries import quiet_libraries
-    from spvmia_plugin.util.rng import isolated_rng
+    from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
     with isolated_rng(1), quiet_libraries():
         view = get_peft_model(

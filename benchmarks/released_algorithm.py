@@ -23,8 +23,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 PARAPHRASES = 10
 PROMPT_TOKENS = 16

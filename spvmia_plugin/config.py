@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.util.paths import path_problem
+from spvmia_plugin.util.files import path_problem
 from spvmia_plugin.util.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"

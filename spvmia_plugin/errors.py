@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 MAX_REASON = 200
 """Characters of a library's own words that a message repeats."""

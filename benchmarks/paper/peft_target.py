@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.paper.texts import read_target
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from spvmia_plugin.data.private import private_folder
+from spvmia_plugin.util.files import private_folder
 
 VIRTUAL_TOKENS = 20
 """Of prefix tuning and p-tuning."""
@@ -33,8 +33,7 @@ def train_target(lora_target: Path, output: Path, kind: str, options: Mapping[st
 
     from spvmia_plugin.models.base_model import training_device
     from spvmia_plugin.training.trainer import TrainSettings, train
-    from spvmia_plugin.util.libraries import quiet_libraries
-    from spvmia_plugin.util.rng import isolated_rng
+    from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
     manifest = read_manifest(lora_target)
     tokenizer = AutoTokenizer.from_pretrained(manifest.base_model)

@@ -67,8 +67,8 @@ def pretrain(folder: Path, data: Mapping[str, str], files: Path, size: Size | No
 def _train(folder: Path, documents: Sequence[Document], size: Size) -> None:
     import torch
 
-    from spvmia_plugin.data.private import private_folder
     from spvmia_plugin.training.trainer import TrainSettings, train
+    from spvmia_plugin.util.files import private_folder
 
     texts = [document.text for document in documents]
     tokenizer = _tokenizer(texts, size)

@@ -12,10 +12,10 @@ from typing import Any
 from spvmia_plugin.data.from_manifest import builtin_datasets
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Rebuilt, read_manifest, rebuild, write_manifest
 from spvmia_plugin.data.packing import cut_documents, fast_tokenize
-from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.data.sources import load_spec
 from spvmia_plugin.data.split import shuffled, unique, without
 from spvmia_plugin.records import Document
+from spvmia_plugin.util.files import private_folder, write_private
 
 
 def read_target(target: Path) -> Rebuilt:

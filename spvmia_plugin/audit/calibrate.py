@@ -15,8 +15,8 @@ from spvmia_plugin.protocols import Backend, TrainsTogether
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
-from spvmia_plugin.store.corpora import Corpus
-from spvmia_plugin.util.progress import progress_bar
+from spvmia_plugin.store.folders import Corpus
+from spvmia_plugin.util.console import progress_bar
 
 SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 """Values of `mia_reference` that are no path."""

@@ -14,7 +14,7 @@ from spvmia_plugin.records import Document, Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
-from spvmia_plugin.util.progress import progress_bar
+from spvmia_plugin.util.console import progress_bar
 
 
 def paraphrase(

@@ -15,7 +15,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Neighbours, Perturbation
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import Role, View
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 GENERATION_FACTOR = 6.0
 """A sampled token costs about this many scored ones: its forward pass serves one position a row."""

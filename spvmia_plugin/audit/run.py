@@ -27,7 +27,7 @@ from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 RECORDS_AT_A_TIME = 2000
 """Records whose sequences and signals are held at once; batches are planned over so many."""

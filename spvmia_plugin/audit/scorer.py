@@ -9,7 +9,7 @@ from typing import Any
 from spvmia_plugin.protocols import Backend, ScoreInput
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store import Store
-from spvmia_plugin.util.progress import progress_bar
+from spvmia_plugin.util.console import progress_bar
 
 
 class Scorer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
     from spvmia_plugin.store import Cleared, Store

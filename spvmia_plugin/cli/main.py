@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from typer.models import ArgumentInfo
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.util.paths import as_path
+from spvmia_plugin.util.files import as_path
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the same command continues from there"

@@ -74,10 +74,9 @@ def _tokens(run: HarnessRun, record_ids: list[str]) -> list[list[TokenView]]:
 
 
 def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]]) -> Path:
-    from spvmia_plugin.data.private import write_private
     from spvmia_plugin.errors import SpvmiaError
     from spvmia_plugin.report.html import render
-    from spvmia_plugin.util.paths import check_file_to_write
+    from spvmia_plugin.util.files import check_file_to_write, write_private
 
     if page.is_dir():
         raise SpvmiaError(f"--output: expected a file, got the folder {page}; name a file in it, such as {page / NAME}")
@@ -122,7 +121,7 @@ def _print_json(run: HarnessRun, tokens: list[list[TokenView]]) -> None:
 
 def _tell(run: HarnessRun, written: list[Path], say: Callable[[str], None]) -> None:
     from spvmia_plugin.report.verdict import judge
-    from spvmia_plugin.util.shown import shown
+    from spvmia_plugin.util.console import shown
 
     for audit in run.audits:
         verdict = judge(audit)

@@ -14,7 +14,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.comparable import base_model, conditions, differences, target_identity
 from spvmia_plugin.results import Audit, read_latest
 from spvmia_plugin.results.findings import failed, touches
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 _OWN = ("data set", "data", "membership", "members and non-members")
 """Conditions that a shadow need not share with the target: its records are its own. Their share of members counts."""

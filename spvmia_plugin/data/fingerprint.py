@@ -8,9 +8,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.util.paths import as_path
+from spvmia_plugin.util.files import as_path, private_folder, write_private
 
 KEY_BYTES = 32
 KEY_FILE = "fingerprint.key"

@@ -17,7 +17,7 @@ from spvmia_plugin.data.split import MIN_RECORDS, shuffled
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import AuditData, Document
-from spvmia_plugin.util.paths import label, path_problem
+from spvmia_plugin.util.files import label, path_problem
 
 CUSTOM = "custom"
 

@@ -11,7 +11,7 @@ from spvmia_plugin.data.source_file import EXPECTED, LABEL
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
-from spvmia_plugin.util.paths import as_path
+from spvmia_plugin.util.files import as_path
 
 PREFIX = "hf:"
 PARQUET_REVISION = "refs/convert/parquet"

@@ -10,14 +10,13 @@ from typing import Any
 
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
-from spvmia_plugin.data.private import write_private
 from spvmia_plugin.data.shards import is_there
 from spvmia_plugin.data.source_file import SourceFile
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
-from spvmia_plugin.util.paths import as_path
+from spvmia_plugin.util.files import as_path, write_private
 from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
 
 MANIFEST_NAME = "mia_manifest.json"

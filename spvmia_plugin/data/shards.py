@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spvmia_plugin.data.source_file import EXPECTED, split_ending
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.util.paths import as_path, label
+from spvmia_plugin.util.files import as_path, label
 
 SHARD_REMEDY = "check the path; a folder or a pattern such as 'shards/*.jsonl' names several files"
 

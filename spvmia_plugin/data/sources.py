@@ -11,7 +11,7 @@ from spvmia_plugin.data.hub import PREFIX, load_hub, load_source, parse_hub_spec
 from spvmia_plugin.data.shards import find_shards, shard_names
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
-from spvmia_plugin.util.paths import label
+from spvmia_plugin.util.files import label
 
 
 def cleaned(documents: Iterable[Document], source: DatasetSource) -> tuple[Document, ...]:

@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.data.private import write_private
 from spvmia_plugin.demo import phrases
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.files import write_private
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _SLOT = re.compile(r"<(\w+)>")

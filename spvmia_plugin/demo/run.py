@@ -22,13 +22,13 @@ from pathlib import Path
 
 from spvmia_plugin import __version__
 from spvmia_plugin.data.manifest import MANIFEST_NAME
-from spvmia_plugin.data.private import private_folder, write_private
 from spvmia_plugin.demo import plan
 from spvmia_plugin.demo.capability import TASK, write_capability_task
 from spvmia_plugin.demo.corpus import make_tickets, write_corpus
 from spvmia_plugin.demo.model import is_complete
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import enabled, tasks_folder
+from spvmia_plugin.util.files import private_folder, write_private
 
 Say = Callable[[str], None]
 

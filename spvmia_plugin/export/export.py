@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from spvmia_plugin.data.private import write_private
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export.common import ExportOptions, Files, Lines
 from spvmia_plugin.export.every_eval_ever import to_every_eval_ever
 from spvmia_plugin.export.hub_results import to_hub_results
 from spvmia_plugin.export.model_index import to_model_index
 from spvmia_plugin.results.model import HarnessRun
+from spvmia_plugin.util.files import write_private
 
 FORMATS: Mapping[str, Callable[[HarnessRun, ExportOptions], Files]] = {
     "every-eval-ever": to_every_eval_ever,

@@ -8,7 +8,7 @@ from typing import Any
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.harness.installed import gather
 from spvmia_plugin.protocols import Cost
-from spvmia_plugin.util.processes import one_of
+from spvmia_plugin.util.libraries import one_of
 
 _SUMS = ("records", "records_without", "texts")
 """Counts of paraphrases that add up over the shares."""

@@ -34,7 +34,7 @@ from spvmia_plugin.models.identity import same_model
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.util.boundary import behind
-from spvmia_plugin.util.paths import label
+from spvmia_plugin.util.files import label
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")

@@ -24,7 +24,7 @@ from spvmia_plugin.leaderboard.rank import loss, rank_ranges, ranks
 from spvmia_plugin.leaderboard.standing import reasons_not_ranked, remarks
 from spvmia_plugin.results.model import Audit, Capability
 from spvmia_plugin.results.read import read_runs
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 _NORMAL_95 = 1.959963984540054
 _FURTHER = {"auroc": "AUROC", "tpr_at_1pct_fpr": "TPR at 1 % FPR", "privacy_score": "privacy score"}

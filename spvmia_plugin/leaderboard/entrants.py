@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.comparable import conditions, digest, target_identity
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun
-from spvmia_plugin.util.paths import as_path
+from spvmia_plugin.util.files import as_path
 
 _NOT_THE_MODEL = frozenset({"batch_size", "max_batch_size", "device", "parallelize", "device_map_option"})
 """Arguments of the model that do not change what it says."""

@@ -12,7 +12,7 @@ from spvmia_plugin.leaderboard.figure import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, W
 from spvmia_plugin.leaderboard.pareto import in_words
 from spvmia_plugin.leaderboard.view import lead, models, reading, table_view
 from spvmia_plugin.page import policy, resource, templates, trusted, with_theme
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 
 def to_html(board: Board) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$]|(?<=:)/(?=/)|(?<=\bwww)\.)", re.IGNORECASE)
 """What means something in the middle of a line, and the two ways in which a bare address becomes a link."""

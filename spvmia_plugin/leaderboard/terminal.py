@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from spvmia_plugin.leaderboard.board import Board
 from spvmia_plugin.leaderboard.pareto import in_words
 from spvmia_plugin.leaderboard.view import TableView, lead, table_view
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
     from rich.console import Console

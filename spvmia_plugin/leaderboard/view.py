@@ -12,7 +12,7 @@ from spvmia_plugin.leaderboard.comparable import common_recipe, recipe_words
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
 from spvmia_plugin.page import MISSING
 from spvmia_plugin.results.model import Capability
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 
 @dataclass(frozen=True, slots=True)

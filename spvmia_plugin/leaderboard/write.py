@@ -10,7 +10,7 @@ from spvmia_plugin.leaderboard.board import Board
 from spvmia_plugin.leaderboard.machine import to_csv, to_json
 from spvmia_plugin.leaderboard.markdown import to_markdown
 from spvmia_plugin.leaderboard.page import to_html
-from spvmia_plugin.util.paths import check_file_to_write
+from spvmia_plugin.util.files import check_file_to_write
 
 FORMATS: Mapping[str, Callable[[Board], str]] = {
     ".html": to_html,

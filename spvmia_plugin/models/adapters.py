@@ -10,8 +10,7 @@ from typing import Any
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.inner import inner_model
 from spvmia_plugin.models.snapshot import Snapshot
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 _PREFIX = "spvmia_"
 

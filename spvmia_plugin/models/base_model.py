@@ -12,8 +12,8 @@ from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.util.files import as_path
 from spvmia_plugin.util.libraries import brings_code
-from spvmia_plugin.util.paths import as_path
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,7 @@ def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
 
     from spvmia_plugin.models.adapters import AdapterHost
     from spvmia_plugin.training.lora_targets import lora_targets
-    from spvmia_plugin.util.rng import isolated_rng
+    from spvmia_plugin.util.libraries import isolated_rng
 
     asked = [target.strip() for target in config.lora_targets.split(",")] if config.lora_targets else None
     lora = LoraConfig(

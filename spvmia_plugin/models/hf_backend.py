@@ -28,7 +28,7 @@ from spvmia_plugin.models.trial import answers_nan, looks_back_only
 from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import check_targets, train_lora
-from spvmia_plugin.util.processes import first_says, is_first, one_of
+from spvmia_plugin.util.libraries import first_says, is_first, one_of
 
 
 class HFBackend:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from spvmia_plugin.models.inner import inner_model
+from spvmia_plugin.util.files import file_digest
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
-_BLOCK = 2**22
 _NOT_SETTINGS = frozenset({"_name_or_path", "transformers_version", "use_cache"})
 
 
@@ -72,15 +72,7 @@ def _files(folder: Path) -> dict[str, object] | None:
     paths = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS or p.name in _CONFIGS]
     if not any(p.suffix in _WEIGHTS for p in paths):
         return None
-    return {"files": {path.name: _sha256(path) for path in paths}}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"files": {path.name: file_digest(path) for path in paths}}
 
 
 def _hub(name: str, revision: str | None) -> dict[str, object] | None:

@@ -34,8 +34,7 @@ from spvmia_plugin.models.probe import EQUAL, TEXT, Answer, ask, embedding_rows
 from spvmia_plugin.models.snapshot import Snapshot
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 BASE_OPTION = "mia_base_model"
 _OPTIONS = {Role.REFERENCE: "mia_reference", Role.CANDIDATE: "mia_candidate", Role.BASE: BASE_OPTION}

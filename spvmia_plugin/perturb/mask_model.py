@@ -14,8 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from spvmia_plugin.models.inner import cache_name, cache_of
 from spvmia_plugin.perturb.mask_tokens import MaskTokens, cannot_load
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 TOP_K = 50
 """`generate`'s default when the released code was written; that code leaves it there, with top_p 1."""

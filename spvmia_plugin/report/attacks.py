@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.signals import View
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 TITLES: Mapping[str, str] = {
     "loss": "Loss",

@@ -16,7 +16,7 @@ from spvmia_plugin.report.numbers import Number, Text
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.view import FIRST_ROWS, AuditView, view
 from spvmia_plugin.results import HarnessRun
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
     from markupsafe import Markup

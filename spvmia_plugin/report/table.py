@@ -8,7 +8,7 @@ from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.report.attacks import ranked, title
 from spvmia_plugin.report.numbers import STYLES
 from spvmia_plugin.results import Audit, TaskResult
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 MAX_ROWS = 2000
 """Records in the table. The others are in the samples files, and in `spvmia report --json`."""

@@ -15,8 +15,8 @@ from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import HIDDEN
-from spvmia_plugin.util.shown import shown
 
 REFERENCES = ("reference", "candidate", "base")
 """Models to compare the target with, the first that the run scored."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spvmia_plugin.report.numbers import Number
 from spvmia_plugin.report.tokens import TokenView
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 SHADES = (0.5, 1.5, 3.0)
 """Nats from which on a token has the next darker shade."""

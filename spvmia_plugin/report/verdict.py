@@ -11,7 +11,7 @@ from spvmia_plugin.report.attacks import title
 from spvmia_plugin.report.numbers import Number, Text, audited, metric
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.findings import failed, touches
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 

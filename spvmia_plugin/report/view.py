@@ -27,8 +27,8 @@ from spvmia_plugin.report.verdict import (
 )
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.findings import failed
+from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import without_secrets
-from spvmia_plugin.util.shown import shown
 
 FIRST_ROWS = 25
 """Rows of the exposure table that stand in the page itself, for readers without scripts and for print."""

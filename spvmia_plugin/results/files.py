@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 
 MAX_RESULTS = 512 << 20
 """Bytes of a results file. Those of 2 x 100,000 records have 100 kB, or 200 MB where each belongs to somebody."""

@@ -16,8 +16,8 @@ from spvmia_plugin.results.check import check_record, check_results
 from spvmia_plugin.results.files import load_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import read_samples
+from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
-from spvmia_plugin.util.shown import shown
 from spvmia_plugin.util.strict_json import is_number
 
 _RESULTS, _SAMPLES = "results_", "samples_"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from spvmia_plugin.store.store import ENTRY_KINDS, FOLDER_KINDS, KINDS, Store
-from spvmia_plugin.store.upkeep import Cleared, Verified
+from spvmia_plugin.store.store import ENTRY_KINDS, FOLDER_KINDS, KINDS, Cleared, Store, Verified
 
 __all__ = ["ENTRY_KINDS", "FOLDER_KINDS", "KINDS", "Cleared", "Store", "Verified"]

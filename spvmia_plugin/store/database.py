@@ -13,17 +13,9 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from spvmia_plugin.store import layout
-from spvmia_plugin.store.files import (
-    PRIVATE_FILE,
-    TEMPORARY,
-    cache_error,
-    make_folder,
-    make_root,
-    storage_errors,
-    tree_size,
-)
-from spvmia_plugin.store.layout import SIDE_FILES, Foreign
+from spvmia_plugin.store import files
+from spvmia_plugin.store.files import SIDE_FILES, Foreign, cache_error, make_root, storage_errors, tree_size
+from spvmia_plugin.util.files import PRIVATE_FILE, TEMPORARY, private_folder
 
 T = TypeVar("T")
 
@@ -109,7 +101,7 @@ class Database:
         """The databases in the folder that are not this version's."""
         current = self._current()
         return [
-            Foreign(path.name, _version(path), _size(path)) for path in layout.databases(self._root) if path != current
+            Foreign(path.name, _version(path), _size(path)) for path in files.databases(self._root) if path != current
         ]
 
     def close(self) -> None:
@@ -163,7 +155,7 @@ class Database:
 
     def _current(self) -> Path | None:
         """This version's file, of the last generation."""
-        ours = [path for path in layout.databases(self._root) if _is_ours(path)]
+        ours = [path for path in files.databases(self._root) if _is_ours(path)]
         return ours[-1] if ours else None
 
     def _replace(self, damaged: Path) -> None:
@@ -177,16 +169,16 @@ class Database:
     def _create(self, damaged: Path | None) -> Path:
         """Make the next generation, complete before it gets its name, unless another process already has."""
         make_root(self._root)
-        lock = make_folder(self._root / "locks") / "entries.lock"
+        lock = private_folder(self._root / "locks") / "entries.lock"
         with FileLock(lock, mode=PRIVATE_FILE):
-            files = layout.databases(self._root)
-            others = [path for path in files if _is_ours(path) and path != damaged]
+            present = files.databases(self._root)
+            others = [path for path in present if _is_ours(path) and path != damaged]
             if damaged is not None and _is_ours(damaged):
                 remove_database(damaged)
             if others:
                 return others[-1]
-            self.corrupt_count += any(map(_is_no_database, files))
-            path = self._root / layout.database_name(max(map(layout.generation_of, files), default=0) + 1)
+            self.corrupt_count += any(map(_is_no_database, present))
+            path = self._root / files.database_name(max(map(files.generation_of, present), default=0) + 1)
             _build(self._root / f"{TEMPORARY}{secrets.token_hex(8)}", path)
             return path
 
@@ -203,12 +195,12 @@ def _size(path: Path) -> int:
 
 def _is_ours(path: Path) -> bool:
     """Whether a database is this version's, by its name and by what stands in it. An empty one was cut, and is ours."""
-    return layout.version_in_name(path) == layout.LAYOUT and (_version(path) == layout.LAYOUT or not tree_size(path))
+    return files.version_in_name(path) == files.LAYOUT and (_version(path) == files.LAYOUT or not tree_size(path))
 
 
 def _is_no_database(path: Path) -> bool:
     """Whether something else stands under a name of ours."""
-    return layout.version_in_name(path) == layout.LAYOUT and _version(path) is None and tree_size(path) > 0
+    return files.version_in_name(path) == files.LAYOUT and _version(path) is None and tree_size(path) > 0
 
 
 def _version(path: Path) -> int | None:
@@ -244,7 +236,7 @@ def _build(temporary: Path, path: Path) -> None:
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
     try:
         with contextlib.closing(_open(temporary)) as connection:
-            connection.executescript(f"{_SCHEMA}PRAGMA user_version = {layout.LAYOUT};")
+            connection.executescript(f"{_SCHEMA}PRAGMA user_version = {files.LAYOUT};")
         os.replace(temporary, path)
     except BaseException:
         remove_database(temporary)

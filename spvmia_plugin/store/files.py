@@ -1,4 +1,7 @@
-"""Files and folders that only their owner can read, written whole or not at all."""
+"""The store's folder: names by the version of what lies under them, and files written whole or not at all.
+
+What another version wrote is never touched.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,91 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store.layout import is_store_name
+from spvmia_plugin.util.files import PRIVATE_FOLDER, TEMPORARY, private_folder
 
-PRIVATE_FOLDER = 0o700
-PRIVATE_FILE = 0o600
+LAYOUT = 1
+"""Version of everything the store writes, and the one number to raise with any change to it.
+
+It stands in the name of the database and of every folder (but for 1, whose folders had their names before versions
+did), and in the database's `user_version`. So plugins of several versions share one store's folder, each with what it
+wrote itself.
+"""
+
+AREAS = ("references", "self_prompts", "work")
+"""Folders of folders. `locks` is common to all versions: there is nothing in a lock."""
+
+SIDE_FILES = ("", "-wal", "-shm", "-journal")
+"""What SQLite puts beside a database, by what it appends to the name."""
+
+_DATABASE = re.compile(r"entries-(?:v(\d{1,6})-)?(\d{1,9})\.sqlite")
+_VERSIONED = re.compile(rf"({'|'.join(AREAS)}|key)-v(\d{{1,6}})")
+_OURS = re.compile(rf"key|locks|{'|'.join(AREAS)}|fingerprint\.key|entries-.*\.sqlite.*|\.spvmia-.*")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Something in the store's folder that this version did not write, and leaves alone.
+
+    Attributes:
+        name: path below the store's folder.
+        version: of the store's layout that wrote it, None if it does not say.
+        size: bytes.
+    """
+
+    name: str
+    version: int | None
+    size: int
+
+
+def area(name: str) -> str:
+    """The folder's name in this version: `references`, or `references-v2`."""
+    return name if LAYOUT == 1 else f"{name}-v{LAYOUT}"
+
+
+def database_name(generation: int) -> str:
+    """Name of this version's database."""
+    return f"entries-v{LAYOUT}-{generation:06d}.sqlite"
+
+
+def generation_of(path: Path) -> int:
+    """The generation in a database's name."""
+    match = _DATABASE.fullmatch(path.name)
+    return int(match[2]) if match else 0
+
+
+def databases(root: Path) -> list[Path]:
+    """Files of any version that are named as databases, the last generation last."""
+    return sorted((p for p in root.glob("entries-*.sqlite") if _DATABASE.fullmatch(p.name)), key=generation_of)
+
+
+def version_in_name(path: Path) -> int:
+    """The version in a database's name; names from before versions stood in them are version 1's."""
+    match = _DATABASE.fullmatch(path.name)
+    return int(match[1] or 1) if match else 0
+
+
+def other_places(root: Path) -> Iterator[tuple[Path, int]]:
+    """(folder or key, version) of the other versions in a store."""
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        match = _VERSIONED.fullmatch(path.name)
+        if match and path.name not in {*map(area, AREAS), f"key-v{LAYOUT}"}:
+            yield path, int(match[2])
+        elif LAYOUT != 1 and path.name in AREAS:
+            yield path, 1
+
+
+def is_store_name(name: str) -> bool:
+    """Whether a name in a folder is one that a store of any version uses."""
+    return bool(_OURS.fullmatch(name) or _VERSIONED.fullmatch(name))
+
 
 KEY = re.compile("[0-9a-f]{64}")
 """A name as `Store.key` makes them."""
 
-TEMPORARY = ".spvmia-tmp-"
-"""Prefix of files that are being written; a killed process leaves them, nothing ever reads them."""
 TRASH = ".spvmia-trash-"
 """Prefix of folders that are being removed."""
 
@@ -54,47 +129,10 @@ def make_root(root: Path) -> None:
     (`/tmp`) must not find it closed. What the store puts inside is private in any case.
     """
     if not root.is_dir():
-        _make_missing(root)
+        private_folder(root)
     elif root.stat().st_mode & 0o077 and all(is_store_name(path.name) for path in root.iterdir()):
         with contextlib.suppress(OSError):  # somebody else's folder, not ours to close; or a read-only one
             root.chmod(PRIVATE_FOLDER)
-
-
-def make_folder(folder: Path) -> Path:
-    """Create a folder inside the store, and make it private whatever the umask or an earlier hand did."""
-    if not folder.is_dir():
-        _make_missing(folder)
-    elif folder.stat().st_mode & 0o777 != PRIVATE_FOLDER:
-        folder.chmod(PRIVATE_FOLDER)
-    return folder
-
-
-def _make_missing(folder: Path) -> None:
-    if not folder.parent.is_dir():
-        _make_missing(folder.parent)
-    try:
-        folder.mkdir(mode=PRIVATE_FOLDER)
-    except FileExistsError:
-        if not folder.is_dir():  # a file is in the way; otherwise another process was faster
-            raise
-        return
-    folder.chmod(PRIVATE_FOLDER)  # an unusual umask may have taken rights from the owner too
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a whole file with mode 0600, or leave what was there."""
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-        with open(descriptor, "wb") as file:
-            os.chmod(temporary, PRIVATE_FILE)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def discard(path: Path) -> None:

@@ -1,32 +1,30 @@
-"""Folders that are built once (references): unfinished ones resume, finished ones carry a checksum of every file."""
+"""Folders of the store: references, which are built once, and self-prompted text, a file a batch: the only text."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from spvmia_plugin.store.files import (
-    PRIVATE_FILE,
-    PRIVATE_FOLDER,
     UNWRITABLE,
+    area,
     cache_error,
     discard,
     if_writable,
-    make_folder,
     make_root,
     storage_errors,
-    write_private,
+    visible,
 )
 from spvmia_plugin.store.keys import Keys, looks_sealed
-from spvmia_plugin.store.layout import area
+from spvmia_plugin.util.files import PRIVATE_FILE, PRIVATE_FOLDER, file_digest, private_folder, write_private
 
 MANIFEST = ".spvmia-manifest"
 """File inside a finished folder: size and SHA-256 of each file, sealed with the store's key."""
@@ -93,7 +91,7 @@ class Locks:
     def _lock(self, key: str) -> FileLock:
         if key not in self._locks:
             make_root(self._root)
-            folder = make_folder(self._root / "locks")
+            folder = private_folder(self._root / "locks")
             self._locks[key] = FileLock(folder / f"{key}.lock", mode=PRIVATE_FILE)
         return self._locks[key]
 
@@ -136,9 +134,9 @@ class Folders:
             raise cache_error(self._root, self._locks.unheld[key])
         with storage_errors(self._root):
             make_root(self._root)
-            make_folder(self._root / area("work"))
-            make_folder(self._root / area("work") / kind)
-            folder = make_folder(self._root / area("work") / kind / key)
+            private_folder(self._root / area("work"))
+            private_folder(self._root / area("work") / kind)
+            folder = private_folder(self._root / area("work") / kind / key)
             touch(folder, self._clock())
         return folder
 
@@ -146,7 +144,7 @@ class Folders:
         """Make the unfinished folder a finished one, in one rename; see `Store.commit_folder`."""
         source, target = self._root / area("work") / kind / key, self._root / area(kind) / key
         with storage_errors(self._root):
-            make_folder(target.parent)
+            private_folder(target.parent)
             dropped = sorted({path.name for pattern in drop for path in source.glob(pattern)})
             files = _seal_files(source, set(dropped))
             manifest = json.dumps({"dropped": dropped, "files": files}, sort_keys=True).encode()
@@ -198,7 +196,7 @@ class Folders:
             path = folder / name
             if not path.is_file() or path.stat().st_size != size:
                 return f"{name!r} is missing or cut"
-            if _sha256(path) != digest:
+            if file_digest(path) != digest:
                 return f"{name!r} has changed"
         return None
 
@@ -220,7 +218,7 @@ def _seal_files(folder: Path, dropped: set[str]) -> dict[str, list[object]]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         if not _hidden(name):
-            files[name] = [path.stat().st_size, _sha256(path)]
+            files[name] = [path.stat().st_size, file_digest(path)]
     for path in folder.rglob("*"):
         if path.is_dir():
             path.chmod(PRIVATE_FOLDER)
@@ -236,9 +234,92 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in Path(name).parts)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+SELF_PROMPTS = "self_prompts"
+
+_BATCH = re.compile(r"\d{8,}-[0-9a-f]{16}\.json")
+"""Names of our batches. Another file in the folder is none of ours."""
+
+
+class Corpus:
+    """The texts generated from one target with one set of settings, as far as they are there.
+
+    Attributes:
+        corrupt_count: batches found damaged, and removed.
+    """
+
+    def __init__(
+        self, root: Path, key: str, keys: Keys, clock: Callable[[], float], grown: Callable[[int], None]
+    ) -> None:
+        self.corrupt_count = 0
+        self.folder = root / area(SELF_PROMPTS) / key
+        self._root = root
+        self._keys = keys
+        self._clock = clock
+        self._grown = grown
+
+    def load(self) -> dict[int, str]:
+        """Texts by index, of all whole batches written so far; damaged batches are removed.
+
+        Raises:
+            SpvmiaError: the store can't be read.
+        """
+        texts: dict[int, str] = {}
+        with storage_errors(self._root):
+            for path in self.batches():
+                batch = self.read(path)
+                if batch is None:
+                    self.corrupt_count += 1
+                    _LOG.warning("mia_cache_dir: a batch of self-prompts is damaged; it will be generated again")
+                    with if_writable():
+                        discard(path)
+                for index, text in (batch or {}).items():
+                    texts.setdefault(index, text)  # written by two processes, it is the same text; the first file wins
+            if texts:
+                touch(self.folder, self._clock())
+        return texts
+
+    def append(self, texts: Mapping[int, str]) -> None:
+        """Write one batch, whole or not at all.
+
+        Raises:
+            SpvmiaError: disk full, or folder not writable.
+        """
+        if not texts:
+            return
+        payload = json.dumps({str(index): text for index, text in sorted(texts.items())}).encode()
+        with storage_errors(self._root):
+            sealed = self._keys.seal(self._context, payload)
+            make_root(self._root)
+            private_folder(self.folder.parent)
+            private_folder(self.folder)
+            write_private(self.folder / f"{min(texts):08d}-{sealed[:16].decode()}.json", sealed)
+        self._grown(len(sealed))
+
+    def batches(self) -> list[Path]:
+        """The files of the batches."""
+        return [path for path in visible(self.folder) if _BATCH.fullmatch(path.name)]
+
+    def read(self, path: Path) -> dict[int, str] | None:
+        """The texts of one batch, or None if it is damaged. A batch that has just gone is empty."""
+        try:
+            payload = self._keys.unseal(self._context, path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return None if payload is None else {int(index): text for index, text in json.loads(payload).items()}
+
+    def is_foreign(self) -> bool:
+        """Whether something lies in the folder that is no batch of ours, not even a damaged one."""
+        ours = set(self.batches())
+        return any(path not in ours or not looks_sealed(_beginning(path)) for path in visible(self.folder))
+
+    @property
+    def _context(self) -> str:
+        return f"{SELF_PROMPTS}/{self.folder.name}"
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from spvmia_plugin.store import layout
-from spvmia_plugin.store.files import PRIVATE_FILE, make_folder, make_root, write_private
+from spvmia_plugin.store import files
+from spvmia_plugin.store.files import make_root
+from spvmia_plugin.util.files import PRIVATE_FILE, private_folder, write_private
 
 CHECKSUM_BYTES = 16
 _KEY_BYTES = 32
@@ -39,7 +40,7 @@ class Keys:
     def name(self, kind: str, parts: Mapping[str, object]) -> str:
         """HMAC-SHA256 of the canonical JSON of `parts`, as 64 hexadecimal digits."""
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        return self._mac(f"name {layout.LAYOUT} {kind}\n{canonical}".encode())
+        return self._mac(f"name {files.LAYOUT} {kind}\n{canonical}".encode())
 
     def text(self, text: str) -> str:
         """HMAC-SHA256 of a text, as 64 hexadecimal digits. Lone surrogates are allowed."""
@@ -79,7 +80,7 @@ class Keys:
     @property
     def path(self) -> Path:
         """The file that holds the key, or will."""
-        path, own = self._root / "key", self._root / f"key-v{layout.LAYOUT}"
+        path, own = self._root / "key", self._root / f"key-v{files.LAYOUT}"
         return own if own.exists() or _is_foreign(path) else path
 
     def _load(self) -> bytes | None:
@@ -92,7 +93,7 @@ class Keys:
 
     def _create(self) -> bytes:
         make_root(self._root)
-        lock = make_folder(self._root / "locks") / "key.lock"
+        lock = private_folder(self._root / "locks") / "key.lock"
         with FileLock(lock, mode=PRIVATE_FILE):
             if secret := self._load():  # another process was faster
                 return secret

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.files import file_digest
 
 CHECKPOINTS = "checkpoints"
 """Folder, inside a training's output, that they lie in."""
@@ -70,7 +71,7 @@ class Seal(TrainerCallback):  # type: ignore[misc]
 
 def _digests(folder: Path) -> dict[str, str]:
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        path.name: file_digest(path)
         for path in sorted(folder.iterdir())
         if path.is_file() and not path.name.endswith(_SEAL)
     }

@@ -23,7 +23,6 @@ from spvmia_plugin.data.manifest import (
     write_manifest,
 )
 from spvmia_plugin.data.packing import Block, fast_tokenize
-from spvmia_plugin.data.private import private_folder
 from spvmia_plugin.data.shards import absolute_spec
 from spvmia_plugin.data.sources import is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
@@ -34,7 +33,7 @@ from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.training.finetune_config import FinetuneConfig
 from spvmia_plugin.util.boundary import behind
-from spvmia_plugin.util.paths import as_path
+from spvmia_plugin.util.files import as_path, private_folder
 
 if TYPE_CHECKING:
     from spvmia_plugin.training.trainer import TrainSettings
@@ -280,8 +279,7 @@ def _train_and_save(
 ) -> dict[str, object]:
     from spvmia_plugin.training.checkpoints import writing
     from spvmia_plugin.training.trainer import train
-    from spvmia_plugin.util.libraries import quiet_libraries
-    from spvmia_plugin.util.rng import isolated_rng
+    from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
     with isolated_rng(stable_seed(config.seed, "target")), quiet_libraries(), no_loading_bars():
         model = load_model(config, base)

@@ -11,7 +11,7 @@ from spvmia_plugin.models.adapters import AdapterHost, save_adapter
 from spvmia_plugin.training.checkpoints import writing
 from spvmia_plugin.training.lora_targets import lora_targets
 from spvmia_plugin.training.trainer import TrainSettings, train
-from spvmia_plugin.util.processes import is_first
+from spvmia_plugin.util.libraries import is_first
 
 _NAME = "training"
 

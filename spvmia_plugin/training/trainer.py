@@ -20,10 +20,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
 from spvmia_plugin.training.packed_weights import unpacked
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.processes import first_says, is_first, one_of
-from spvmia_plugin.util.progress import progress_bar
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.libraries import first_says, is_first, isolated_rng, one_of, quiet_libraries
 
 _WEIGHTS = "trainable.safetensors"
 _LOSSES = "spvmia.losses"

@@ -1,15 +1,19 @@
-"""What libraries say: warnings about each other are kept quiet, refusals to load something put into plain words."""
+"""What surrounds the work of libraries: warnings kept quiet, random state put back, refusals in words, the processes of
+a launch."""
 
 from __future__ import annotations
 
 import platform
+import random
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.errors import reason_of
+from spvmia_plugin.errors import SpvmiaError, reason_of
 
 _COMPUTING = ("lm_eval", "torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn")
 
@@ -59,3 +63,64 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+@contextmanager
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's global generators, and put their states back on the way out.
+
+    Libraries that draw from global state (Trainer, dropout, LoRA initialisation) become reproducible inside, and
+    nobody outside notices: a task of the harness that samples gives the same bits with or without us.
+
+    Args:
+        seed: non-negative; NumPy's generator gets it modulo 2**32.
+    """
+    import numpy as np
+    import torch
+
+    # A build for CUDA on a machine without: torch 2.6 raises if it is asked for the one there is.
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kind = accelerator.type if accelerator is not None and accelerator.type != "cpu" else "cuda"
+    devices = list(range(torch.accelerator.device_count())) if accelerator is not None else []
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices, device_type=kind):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def is_first(processes: int) -> bool:
+    """Whether this is the one of so many processes that looks, writes and shows for all."""
+    import torch
+
+    return processes == 1 or int(torch.distributed.get_rank()) == 0
+
+
+def first_says(value: Any) -> Any:
+    """What the first process passed, in all of them; `value` itself where there is one."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+@contextmanager
+def one_of(processes: int) -> Iterator[None]:
+    """While processes wait for each other.
+
+    Raises:
+        SpvmiaError: another process has failed. It has said why; this one must not wait for it.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # as for want of memory: a lost connection has no type of its own in gloo
+        if not re.search("connection|gloo|nccl", str(error), re.IGNORECASE):
+            raise
+        raise SpvmiaError(
+            f"several processes: expected all {processes} to finish, got a broken connection: another one has "
+            "failed, and its own last line says why; correct that and run the same command again, which continues"
+        ) from error

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NoReturn, TypeGuard
 
-from spvmia_plugin.util.paths import label
+from spvmia_plugin.util.files import label
 
 LARGEST = sys.float_info.max
 """JSON's whole numbers have no end, and Python reads them; a float does not hold more."""

@@ -14,7 +14,7 @@ from spvmia_plugin.audit.scorer import Scorer
 from spvmia_plugin.protocols import Cost, ScoreInput
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
-from spvmia_plugin.util.progress import progress_bar
+from spvmia_plugin.util.console import progress_bar
 from tests.audit.fakes import FakeBackend, make_data
 from tests.audit.test_run import OPTIONS, forward_tokens, run
 

@@ -5,8 +5,9 @@ import zipfile
 import pytest
 
 from spvmia_plugin.demo import model as demo_model
-from spvmia_plugin.demo.model import GGUF_NAME, RECEIPT, fetch_gguf, is_complete, sha256, write_demo_model
+from spvmia_plugin.demo.model import GGUF_NAME, RECEIPT, fetch_gguf, is_complete, write_demo_model
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.files import file_digest
 
 
 def fake_wheel(path, gguf=b"not a model"):
@@ -17,9 +18,9 @@ def fake_wheel(path, gguf=b"not a model"):
 
 def pin(monkeypatch, wheel=None, gguf=None):
     if wheel is not None:
-        monkeypatch.setattr(demo_model, "WHEEL_SHA256", sha256(wheel))
+        monkeypatch.setattr(demo_model, "WHEEL_SHA256", file_digest(wheel))
     if gguf is not None:
-        monkeypatch.setattr(demo_model, "GGUF_SHA256", sha256(gguf))
+        monkeypatch.setattr(demo_model, "GGUF_SHA256", file_digest(gguf))
 
 
 @pytest.fixture
@@ -40,14 +41,6 @@ def arithmetic_model(monkeypatch):
 
     monkeypatch.setattr(demo_model, "convert", convert)
     monkeypatch.setattr(demo_model, "check_predictions", lambda directory: 3.5)
-
-
-def test_sha256_is_the_digest_of_the_whole_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"abc" * 1_000_000)  # more than one block
-    import hashlib
-
-    assert sha256(path) == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
 
 
 def test_from_takes_the_wheel(tmp_path, monkeypatch, gguf):
@@ -91,7 +84,7 @@ def test_folder_is_written_at_once_and_then_reused(tmp_path, monkeypatch, gguf, 
     folder, said = tmp_path / "new" / "model", []
     assert write_demo_model(folder, gguf, said.append)
     assert is_complete(folder)
-    assert json.loads((folder / RECEIPT).read_text())["gguf_sha256"] == sha256(gguf)
+    assert json.loads((folder / RECEIPT).read_text())["gguf_sha256"] == file_digest(gguf)
     before = folder.stat().st_mtime_ns
     assert not write_demo_model(folder, None, said.append)
     assert folder.stat().st_mtime_ns == before

@@ -25,8 +25,7 @@ def adapter(base, tmp_path_factory):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from spvmia_plugin.util.libraries import quiet_libraries
-    from spvmia_plugin.util.rng import isolated_rng
+    from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
     folder = tmp_path_factory.mktemp("adapter") / "lora"
     with isolated_rng(1), quiet_libraries():

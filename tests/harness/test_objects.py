@@ -9,8 +9,7 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.task import _check_base
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 ATTACKS = ["loss_mia_custom", "lira_base_mia_custom", "spv_wbc_mia_custom"]
 

@@ -13,8 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.tiny import save_tiny
 
 KINDS = ("lora", "lora_everywhere", "lora_modules", "full", "prefix", "prompt", "ia3", "bias")

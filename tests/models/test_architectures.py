@@ -10,7 +10,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
 from spvmia_plugin.signals import Role
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng
 from tests.models.models import harness_lm, naive
 from tests.models.test_generation import one_by_one
 from tests.models.test_hf_backend import CONTEXT

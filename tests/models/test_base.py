@@ -16,8 +16,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.carried import is_hostable, is_inert
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.models.models import assert_same, fingerprint, inputs, plain_logprobs
 from tests.tiny import save_tiny, tiny_llama, tiny_texts, tiny_tokenizer
 

@@ -16,8 +16,7 @@ from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.models.probe import EQUAL, Answer, probe_rows
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.models.models import (
     KINDS,
     assert_same,

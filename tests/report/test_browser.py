@@ -13,7 +13,7 @@ from spvmia_plugin.report.html import render
 from spvmia_plugin.report.table import MAX_ROWS
 from spvmia_plugin.report.tokens import Token, TokenView
 from spvmia_plugin.results import read_latest
-from spvmia_plugin.util.shown import shown
+from spvmia_plugin.util.console import shown
 from tests.hostile import ALERT, NAMES, NASTY, hostile_texts
 from tests.results.builders import WARNING, fake_audit, fake_records, write_run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.store import Store, layout
+from spvmia_plugin.store import Store, files
 from spvmia_plugin.store.folders import MANIFEST
 from tests.store.samples import Clock, bits, build, signals, some_signals
 from tests.store.test_cli import run
@@ -49,7 +49,7 @@ def test_two_versions_share_a_folder_and_neither_loses_anything(
 ) -> None:
     """A plugin before or after this one: its tidying, eviction and clearing stop at its own."""
     mine, other = (1, 2) if newer else (2, 1)
-    monkeypatch.setattr(layout, "LAYOUT", mine)
+    monkeypatch.setattr(files, "LAYOUT", mine)
     with Store(tmp_path) as store:
         values = some_signals(store)
         store.signals.put(values)
@@ -60,14 +60,14 @@ def test_two_versions_share_a_folder_and_neither_loses_anything(
         unfinished = store.work_folder("references", store.key("references", a=2))
         (unfinished / "checkpoint").write_text("half")
     before = content(tmp_path)
-    monkeypatch.setattr(layout, "LAYOUT", other)
+    monkeypatch.setattr(files, "LAYOUT", other)
     foreign = Store(tmp_path).summary()["foreign"]
     assert {each["version"] for each in foreign} == {mine}
     assert sum(each["bytes"] for each in foreign) > 20_000
     use_and_tidy(tmp_path)
     after = content(tmp_path)
     assert {name: after.get(name) for name in before} == before
-    monkeypatch.setattr(layout, "LAYOUT", mine)
+    monkeypatch.setattr(files, "LAYOUT", mine)
     with Store(tmp_path) as store:
         found = store.signals.get(values)
         assert {k: bits(v) for k, v in found.items()} == {k: bits(v) for k, v in values.items()}

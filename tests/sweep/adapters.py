@@ -13,8 +13,7 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 QV, MLP = ["q_proj", "v_proj"], ["up_proj", "down_proj"]
 PROMPT = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3}

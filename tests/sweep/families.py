@@ -9,8 +9,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 FAMILIES: tuple[str, ...] = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 

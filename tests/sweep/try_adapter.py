@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.models.models import assert_same, fingerprint
 from tests.sweep.adapters import UNTIED, save_target, save_untied
 from tests.sweep.checks import seen, verdict

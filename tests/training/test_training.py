@@ -3,6 +3,9 @@ from __future__ import annotations
 import errno
 import math
 import random
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +16,9 @@ from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training import trainer as training
-from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal
+from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal, last_checkpoint
 from spvmia_plugin.training.trainer import TrainSettings, train
-from spvmia_plugin.util.libraries import quiet_libraries
-from spvmia_plugin.util.rng import isolated_rng
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.tiny import tiny_llama, tiny_texts, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -280,3 +282,17 @@ def test_settings_count_steps():
 def test_nothing_to_predict_is_an_error(tmp_path, rows):
     with pytest.raises(SpvmiaError, match="at least 2 tokens"):
         train(lora_model(), rows, TrainSettings(1, 1, 1), tmp_path, pad_token_id=PAD, description="reference")
+
+
+def test_a_checkpoint_larger_than_memory_is_sealed_and_found_again(tmp_path: Path):
+    """Digests of it are streamed: those of a 600 MB checkpoint took 600 MB."""
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    (folder / "trainable.safetensors").write_bytes(bytes(2**25))
+    tracemalloc.start()
+    Seal("run").on_save(SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=7), None)
+    found = last_checkpoint(tmp_path, "run")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == folder
+    assert peak < 2**22

@@ -11,7 +11,7 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.trainer import TrainSettings, train
-from spvmia_plugin.util.processes import first_says, one_of
+from spvmia_plugin.util.libraries import first_says, one_of
 from tests.launch import two_processes
 from tests.training.test_training import PAD, lora_model, sequences, trained
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from spvmia_plugin.training import trainer as training
-from spvmia_plugin.util.processes import first_says
+from spvmia_plugin.util.libraries import first_says
 from tests.launch import two_processes
 from tests.training.test_training import PAD, lora_model, sequences, trained
 from tests.training.test_training_together import SETTINGS

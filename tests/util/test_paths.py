@@ -19,7 +19,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.store import Store
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
-from spvmia_plugin.util.paths import as_path, label
+from spvmia_plugin.util.files import as_path, label
 from tests.results.builders import fake_audit, write_run
 
 LONG = "a longer name than the file system takes"

@@ -1,15 +1,19 @@
-"""What users write as a path, made one: `~` spelt out, and what no file can be called refused by name."""
+"""Paths as users write them, files that only their owner may read, and digests of files."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from spvmia_plugin.errors import SpvmiaError
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
 _OF_LM_EVAL = re.compile(r".*_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?\.jsonl?")
 """Results and samples end in the time of their run."""
 
@@ -67,6 +71,77 @@ def label(name: str | Path) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a pair that stands for no byte: no file is called so
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+
+TEMPORARY = ".spvmia-tmp-"
+"""Prefix of files that are being written; a killed process leaves them, nothing ever reads them."""
+
+_CHUNK = 2**20
+
+
+def private_folder(path: Path) -> Path:
+    """Make `path`, and what is missing above it, readable by the owner alone; a folder that exists keeps its parents.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            private_folder(path.parent)
+        try:
+            path.mkdir(mode=PRIVATE_FOLDER)
+        except FileExistsError:
+            if not path.is_dir():  # a file is in the way; otherwise another process was faster
+                raise
+    if path.stat().st_mode & 0o777 != PRIVATE_FOLDER:  # an unusual umask may have taken rights from the owner too
+        path.chmod(PRIVATE_FOLDER)
+    return path
+
+
+def write_private(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> None:
+    """Write a whole file at once with mode 0600: readers see the old file or the new one, never half of one.
+
+    Args:
+        path: the file; its folder exists.
+        content: what it holds, at once or piece by piece.
+        replace: whether an existing file is replaced; otherwise it is kept and nothing is written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as file:
+            part.chmod(PRIVATE_FILE)
+            file.writelines([content] if isinstance(content, bytes) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            part.replace(path)
+        elif not path.exists():
+            try:
+                os.link(part, path)
+            except FileExistsError:  # another process was first
+                pass
+            except OSError:  # a file system without hard links
+                part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read piece by piece: a checkpoint is larger than the memory there is for it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_file_to_write(path: Path, option: str) -> None:

@@ -1,8 +1,25 @@
-"""Names that come from other people, made safe to print: no control characters, nothing that turns the text around."""
+"""What a terminal shows: progress bars, and names that come from other people made safe to print."""
 
 from __future__ import annotations
 
+import sys
 import unicodedata
+from typing import Any
+
+
+def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0, quiet: bool = False) -> Any:
+    """Return a tqdm bar on stderr, disabled where that is no terminal, or where another process shows its own."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=desc,
+        unit=unit,
+        dynamic_ncols=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )
+
 
 _HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
 """Unicode categories without a glyph of their own: controls, bidirectional overrides, line separators, surrogates."""
