@@ -75,8 +75,8 @@ def test_accepts_what_the_real_parsers_accept(check: Any, parsers: Any, line: st
         ("spvmia run --taks x", "--taks"),
         ("accelerate launch -m lm_eval --taks x", "--taks"),
         ("lm_eval --tasks spv_mia_wikitex", "no task 'spv_mia_wikitex'"),
-        ("lm_eval --tasks spv_mia_custom --metadata mia_preset=quik", "mia_preset: expected one of"),
-        ("lm_eval --tasks spv_mia_custom --metadata mia_sed=1", "did you mean 'mia_seed'?"),
+        ('lm_eval --tasks spv_mia_custom --metadata \'{"mia_preset": "quik"}\'', "mia_preset: expected one of"),
+        ("lm_eval --tasks spv_mia_custom --metadata '{\"mia_sed\": 1}'", "did you mean 'mia_seed'?"),
         ("rm -rf /", "unknown program 'rm'"),
     ],
 )
