@@ -31,7 +31,7 @@ LAYERS = [
     ["perturb", "models", "training"],
     ["audit"],
     ["harness"],
-    ["results", "page"],
+    ["results", "web"],
     ["report", "leaderboard", "export", "combination"],
     ["demo", "cli", "__main__"],
 ]

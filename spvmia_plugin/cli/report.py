@@ -92,17 +92,14 @@ def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]]) -> P
 
 def _write_figures(run: HarnessRun, folder: Path) -> list[Path]:
     from spvmia_plugin.errors import SpvmiaError
-    from spvmia_plugin.report.figures import pictures, save
+    from spvmia_plugin.report.figures import pictures
 
     names = [audit.dataset for audit in run.audits]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for number, audit in enumerate(run.audits, 1):
-            save(
-                pictures(audit),
-                folder,
-                names[number - 1] if names.count(audit.dataset) == 1 else f"{number}-{audit.dataset}",
-            )
+            name = audit.dataset if names.count(audit.dataset) == 1 else f"{number}-{audit.dataset}"
+            pictures(audit).save(folder, name)
     except OSError as error:
         raise SpvmiaError(f"--figures: cannot write to {folder} ({error.strerror}); name another folder") from error
     return [folder]
@@ -111,8 +108,7 @@ def _write_figures(run: HarnessRun, folder: Path) -> list[Path]:
 def _print_json(run: HarnessRun, tokens: list[list[TokenView]]) -> None:
     import sys
 
-    from spvmia_plugin.report.facts import report_facts
-    from spvmia_plugin.report.streamed import streamed
+    from spvmia_plugin.report.facts import report_facts, streamed
 
     for part in streamed(report_facts(run, tokens, one_by_one=True)):
         sys.stdout.write(part)

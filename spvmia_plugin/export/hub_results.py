@@ -10,8 +10,8 @@ from typing import Any
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export.common import ExportOptions, Files, protocol_digits, warnings
 from spvmia_plugin.export.metric import values
-from spvmia_plugin.leaderboard.plain import unlinked
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+from spvmia_plugin.web.text import unlinked
 
 PATH = ".eval_results/spvmia.yaml"
 VALUE = "privacy_score"

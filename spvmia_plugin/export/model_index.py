@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export.common import ExportOptions, Files, model_id, protocol_digits, source_name, warnings
 from spvmia_plugin.export.metric import Value, values
-from spvmia_plugin.leaderboard.plain import unlinked
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+from spvmia_plugin.web.text import unlinked
 
 PATH = "model-index.md"
 _HUB_METRICS = {"auroc": "roc_auc"}

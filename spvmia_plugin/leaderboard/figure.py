@@ -1,4 +1,4 @@
-"""Geometry of the picture of capability against privacy; `page_files/front.svg` draws it, the style colours it."""
+"""Geometry of the picture of capability against privacy; `files/front.svg` draws it, the style colours it."""
 
 from __future__ import annotations
 

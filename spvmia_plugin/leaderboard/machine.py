@@ -13,10 +13,10 @@ from spvmia_plugin.leaderboard.board import Board, Row, Table
 from spvmia_plugin.leaderboard.comparable import recipe_words
 from spvmia_plugin.leaderboard.estimate import Estimate
 from spvmia_plugin.leaderboard.pareto import places
-from spvmia_plugin.leaderboard.plain import csv_text
 from spvmia_plugin.leaderboard.view import number_title
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.strict_json import finite
+from spvmia_plugin.web.text import csv_text
 
 FORMAT = 1
 """Version of the JSON's layout."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from spvmia_plugin.leaderboard.board import Board
 from spvmia_plugin.leaderboard.pareto import in_words
-from spvmia_plugin.leaderboard.plain import markdown
 from spvmia_plugin.leaderboard.view import TableView, lead, models, reading, table_view
+from spvmia_plugin.web.text import markdown
 
 
 def to_markdown(board: Board) -> str:

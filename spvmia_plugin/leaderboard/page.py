@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from spvmia_plugin import __version__
 from spvmia_plugin.leaderboard.board import Board, Options, Table
 from spvmia_plugin.leaderboard.estimate import METRICS
 from spvmia_plugin.leaderboard.figure import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from spvmia_plugin.leaderboard.pareto import in_words
 from spvmia_plugin.leaderboard.view import lead, models, reading, table_view
-from spvmia_plugin.page import policy, resource, templates, trusted, with_theme
 from spvmia_plugin.util.console import shown
+from spvmia_plugin.web import page as web
+
+COLOURS = ("paper card ink soft line grey", "accent wash warn warn-wash warn-line")
+"""Of `web.page.theme`."""
 
 
 def to_html(board: Board) -> str:
     """The whole page."""
-    environment = templates("spvmia_plugin.leaderboard", "page_files")
+    environment = web.templates("spvmia_plugin.leaderboard")
     tables = []
     for number, table in enumerate(board.tables, 1):
         view = table_view(table, board.options)
@@ -25,13 +27,11 @@ def to_html(board: Board) -> str:
         told = {name: getattr(view, name) for name in ("title", "differs", "caption", "headings", "rows", "marked")}
         remarks = [{"name": row.name, "reasons": row.remarks} for row in view.rows if row.remarks]
         tables.append({**told, **picture, "conditions": view.conditions, "remarks": remarks})
-    style = resource("spvmia_plugin.leaderboard", "page_files/board.css")
-    script = with_theme(resource("spvmia_plugin.leaderboard", "page_files/board.js"))
-    html: str = environment.get_template("board.html").render(
-        version=__version__,
-        style=trusted(style),
-        script=trusted(script),
-        policy=policy(style, script),
+    return web.render(
+        environment,
+        "spvmia_plugin.leaderboard",
+        "board",
+        web.theme(COLOURS),
         page={
             "models": models(board),
             "lead": lead(board),
@@ -41,7 +41,6 @@ def to_html(board: Board) -> str:
             "reading": reading(board),
         },
     )
-    return html
 
 
 def _picture(environment: Any, name: str, table: Table, options: Options) -> dict[str, object]:
@@ -70,4 +69,4 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
     bars = (
         f"Bars are {confidence:.0%} intervals, filled circles are on the front, a number in place of a name is a rank."
     )
-    return {"svg": trusted(svg), "words": words, "bars": bars}
+    return {"svg": web.trusted(svg), "words": words, "bars": bars}

@@ -10,9 +10,9 @@ from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.columns import Column
 from spvmia_plugin.leaderboard.comparable import common_recipe, recipe_words
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
-from spvmia_plugin.page import MISSING
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.console import shown
+from spvmia_plugin.web.text import MISSING, printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,6 @@ class TableView:
     def marked(self) -> list[RowView]:
         """Rows that are not ranked."""
         return [row for row in self.rows if row.marked]
-
-
-def printed(value: float) -> str:
-    """A number as people read it: three decimals."""
-    return f"{value:.3f}" if math.isfinite(value) else MISSING
 
 
 def table_view(table: Table, options: Options) -> TableView:

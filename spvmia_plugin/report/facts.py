@@ -1,8 +1,9 @@
-"""Everything the report tells, unrounded and JSON-ready."""
+"""Everything the report tells, unrounded and for programs, and the command that repeats the audit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,7 @@ import numpy as np
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
-from spvmia_plugin.report import repeat
-from spvmia_plugin.report.attacks import attack_classes, blind_task, ranked, stage_seconds, stages, title
-from spvmia_plugin.report.numbers import plain
+from spvmia_plugin.report.numbers import attack_classes, blind_task, plain, ranked, stage_seconds, stages, title
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
@@ -24,6 +23,14 @@ FORMAT = 1
 
 _SHARED = ("membership", "n", "preconditions", "notes", "cost", "stages", "models", "settings", "seed", "versions")
 """Entries of `mia_audit` that all attacks of an audit share, told once."""
+_DEFAULT_SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
+_OPTIONS = {
+    "batch_size": "--batch_size",
+    "max_batch_size": "--max_batch_size",
+    "device": "--device",
+    "limit": "--limit",
+}
+"""Entries of the harness's config that are options of its command."""
 
 
 def report_facts(
@@ -60,7 +67,7 @@ def report_facts(
         ],
         "config": dict(run.config),
         "versions": dict(run.versions),
-        "command": repeat.command(run),
+        "command": command(run),
     }
     clean: dict[str, Any] = finite(without_secrets(facts))
     for audit, told in zip(run.audits, clean["audits"], strict=True):
@@ -122,3 +129,64 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]]) -> dict[str, 
         "rests_on": rests_on,
         "seconds_of_what_it_rests_on": stage_seconds(task, rests_on),
     }
+
+
+def streamed(value: Any, indent: int = 2, level: int = 0) -> Iterator[str]:
+    """The text of a JSON value as `json.dumps(value, indent=2)` writes it; iterators are lists.
+
+    Args:
+        value: mappings with text keys, lists, iterators and scalars. Nothing that is not finite.
+        indent: spaces of a level.
+        level: of `value`.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    if isinstance(value, Mapping):
+        opened, closed, parts = "{", "}", ((f"{json.dumps(str(key))}: ", inner) for key, inner in value.items())
+    elif isinstance(value, (list, tuple, Iterator)):
+        opened, closed, parts = "[", "]", (("", inner) for inner in value)
+    else:
+        yield json.dumps(value, allow_nan=False)
+        return
+    inside = f"\n{' ' * indent * (level + 1)}"
+    separator = opened
+    for name, inner in parts:
+        yield f"{separator}{inside}{name}"
+        yield from streamed(inner, indent, level + 1)
+        separator = ","
+    yield f"{opened}{closed}" if separator == opened else f"\n{' ' * indent * level}{closed}"
+
+
+def command(run: HarnessRun) -> list[str]:
+    """The words of the `lm_eval` command that repeats the audits of a run; its ordinary tasks are left out."""
+    config = without_secrets(dict(run.config))
+    words = ["lm_eval", "run", "--model", str(config.get("model") or "hf")]
+    if config.get("model_args"):
+        words += ["--model_args", _model_args(config["model_args"])]
+    words += ["--tasks", ",".join(task.task for audit in run.audits for task in audit.tasks)]
+    options = without_secrets({key: value for audit in run.audits for key, value in audit.tasks[0].options.items()})
+    if options:
+        words += ["--metadata", json.dumps(options)]
+    for key, option in _OPTIONS.items():
+        if config.get(key) not in (None, ""):
+            value = config[key]  # a limit of 50.0 records is 50
+            whole = isinstance(value, float) and value.is_integer() and value > 1
+            words += [option, str(int(value) if whole else value)]
+    seeds = [config.get(key, default) for key, default in _DEFAULT_SEEDS.items()]
+    if seeds != list(_DEFAULT_SEEDS.values()):
+        words += ["--seed", ",".join(str(seed) for seed in seeds)]
+    return [*words, "--output_path", "results", "--log_samples"]
+
+
+def _model_args(arguments: Any) -> str:
+    """`key=value,...`, or JSON where a value would not survive that."""
+    if not isinstance(arguments, Mapping):
+        return str(arguments)
+    simple = all(
+        isinstance(value, (int, float)) or (isinstance(value, str) and not set(value) & set(",={}[]\"'\n"))
+        for value in arguments.values()
+    )
+    if simple:
+        return ",".join(f"{key}={value}" for key, value in arguments.items())
+    return json.dumps(dict(arguments))

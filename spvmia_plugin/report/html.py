@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin import __version__
-from spvmia_plugin.page import MISSING, policy, resource, templates, trusted, with_theme
-from spvmia_plugin.report import draw, repeat
-from spvmia_plugin.report.figures import Picture, Pictures, pictures
-from spvmia_plugin.report.inline import inline
-from spvmia_plugin.report.numbers import Number, Text
+from spvmia_plugin.metrics.exposure import Exposures
+from spvmia_plugin.report.facts import command, exposed
+from spvmia_plugin.report.figures import Picture, pictures
+from spvmia_plugin.report.numbers import (
+    Number,
+    Text,
+    attack_classes,
+    audited,
+    blind_task,
+    metric,
+    ranked,
+    stage_seconds,
+    stages,
+    strongest_task,
+    title,
+    with_interval,
+)
 from spvmia_plugin.report.tokens import TokenView
-from spvmia_plugin.report.view import FIRST_ROWS, AuditView, view
-from spvmia_plugin.results import HarnessRun
+from spvmia_plugin.report.verdict import CANNOT_SHOW, casts_doubt, judge, ranges, strongest_numbers
+from spvmia_plugin.results import Audit, HarnessRun, TaskResult
+from spvmia_plugin.results.findings import failed
 from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.web import drawing
+from spvmia_plugin.web import page as web
+from spvmia_plugin.web.text import MISSING, STYLES, typed
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+FIRST_ROWS = 25
+"""Rows of the exposure table that stand in the page itself, for readers without scripts and for print."""
+MAX_ROWS = 2000
+"""Records in the table. The others are in the samples files, and in `spvmia report --json`."""
+MAX_TEXT = 600
+"""Characters of a record in the table."""
+_ALL_TEXTS = 400_000
+"""Characters of all records in the table together, so that the page stays one that opens."""
+_LEAST_TEXT = 100
+COLOURS = (
+    "paper card ink soft line grey",
+    "accent accent-ink wash",
+    "first second third chosen member other",
+    "warn warn-wash warn-line",
+)
+"""Of `web.page.theme`."""
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -31,20 +64,18 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
         run: the run.
         tokens: for each audit, records to show token by token.
     """
-    environment = templates("spvmia_plugin.report", "page")
-    environment.filters |= {"number": number_html, "sentence": sentence_html}
-    style = resource("spvmia_plugin.report", "page/report.css")
-    script = with_theme(resource("spvmia_plugin.report", "page/report.js"))
-    page: str = environment.get_template("report.html").render(
+    environment = web.templates("spvmia_plugin.report")
+    environment.filters |= {"number": number_html, "sentence": sentence_html, "shown": shown}
+    return web.render(
+        environment,
+        "spvmia_plugin.report",
+        "report",
+        web.theme(COLOURS, screen_only=True),
         run=run,
         model=shown(run.model),
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         versions={shown(key): shown(value) for key, value in run.versions.items()},
-        spvmia_version=__version__,
-        parts=[
-            _part(view(audit, tokens[number] if tokens else ()), pictures(audit), number)
-            for number, audit in enumerate(run.audits)
-        ],
+        parts=[_part(audit, tokens[number] if tokens else (), number) for number, audit in enumerate(run.audits)],
         results_file=shown(run.path.name),
         capabilities=[
             {
@@ -55,38 +86,230 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
             }
             for found in run.capabilities
         ],
-        command=shown_lines(repeat.typed(repeat.command(run))),
-        style=trusted(style),
-        script=trusted(script),
-        policy=policy(style, script),
+        command="\n".join(shown(line) for line in typed(command(run)).split("\n")),
         first_rows=FIRST_ROWS,
     )
-    return page
 
 
-def _part(shown_audit: AuditView, drawn: Pictures, number: int) -> dict[str, Any]:
-    """One audit's part of the page with its figures drawn."""
+def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, Any]:
+    """What the page shows of one audit, in the order of the page. The template only lays it out."""
 
     def inlined(found: Sequence[Picture]) -> list[dict[str, Any]]:
         return [
             {
-                "svg": trusted(inline(draw.svg(picture.draw), f"a{number}-{picture.name}-", picture.alt)),
+                "svg": web.trusted(
+                    drawing.inline(drawing.svg(picture.draw), f"a{number}-{picture.name}-", picture.alt)
+                ),
                 "caption": picture.caption,
                 "attacks": picture.attacks,
             }
             for picture in found
         ]
 
+    record, members, figures, epsilon = audit.record, exposed(audit), pictures(audit), _epsilon(audit)
+    table = _exposure_table(audit, members)
+    provenance = {
+        "data": {key: value for key, value in record["data"].items() if key != "clusters"},
+        "models": record.get("models", {}),
+        "stages": record.get("stages", {}),
+        "seed": record.get("seed"),
+        "versions": record.get("versions", {}),
+    }
+    notes = [found["message"] for found in record["preconditions"] if found["severity"] != "warning"]
+    # Those that the verdict depends on before those that touch other numbers.
+    warnings = sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
     return {
-        "view": shown_audit,
         "number": number,
-        "dataset": shown(shown_audit.audit.dataset) + (", canaries" if shown_audit.epsilon else ""),
-        "data": trusted(embedded(shown_audit.table)),
-        "ranking": inlined([drawn.ranking]),
-        "roc": inlined(drawn.roc),
-        "scores": inlined(drawn.scores),
-        "scatter": inlined(drawn.scatter),
-        "cost": inlined([drawn.cost] if drawn.cost else []),
+        "dataset": shown(audit.dataset) + (", canaries" if epsilon else ""),
+        "source": shown(str(record["data"].get("source") or audit.dataset)),
+        "warnings": [shown(found["message"]) for found in warnings],
+        "verdict": judge(audit),
+        "epsilon": epsilon,
+        "ranges": ranges(audit),
+        "cannot_show": CANNOT_SHOW,
+        "hundred": _hundred(audit),
+        "facts": _facts(audit),
+        "rows": _rows(audit),
+        **{name: inlined(getattr(figures, name)) for name in ("ranking", "roc", "scores", "scatter", "cost")},
+        "members": members,
+        "table": table,
+        "data": web.trusted(embedded(table)),
+        "tokens": tokens,
+        "stages": _stages(audit.tasks[0]),
+        "blind": _blind(audit),
+        "notes": [shown(str(note)) for note in (*notes, *record.get("notes", ()))],
+        "settings": _flat(without_secrets(record["settings"])),
+        "provenance": _flat(without_secrets(provenance)),
+    }
+
+
+def _hundred(audit: Audit) -> dict[str, Any] | None:
+    """Of 100 training records, how sure it is of each that it can be picked out at 1 false accusation in 100 others."""
+    best = strongest_task(audit)
+    if best is None:
+        return None
+    numbers = with_interval(best, "tpr_at_1pct_fpr", "per_hundred")
+    tpr, low, high = (number.value for number in numbers)
+    if tpr is None or low is None or high is None or math.isnan(tpr):
+        return None
+    ends = {"sure": round(100 * low), "likely": round(100 * tpr), "maybe": round(100 * high)}
+    kinds = [next((kind for kind, end in ends.items() if place < end), "rest") for place in range(100)]
+    alt = "Of 100 training records about {} can be picked out, at least {}, at most {}.".format(*numbers)
+    return {"kinds": kinds, "alt": alt}
+
+
+def _facts(audit: Audit) -> list[tuple[str, Text, Text]]:
+    """The tiles below the verdict: what, the number, and its range."""
+    first, best = audit.tasks[0], strongest_task(audit)
+    tiles: list[tuple[str, Text, Text]] = []
+    if best is not None:
+        auroc, low, high = strongest_numbers(audit, "share")
+        tiles.append(("AUROC of the strongest", (auroc,), (low, " to ", high)))
+        tpr, low, high = with_interval(best, "tpr_at_1pct_fpr", "share")
+        tiles.append(("its TPR at 1 % FPR", (tpr,), (low, " to ", high)))
+        tiles.append(
+            ("its privacy score", (metric(best, "privacy_score", "share"),), ("1 = guessing, 0 = told apart",))
+        )
+    members, others = (audited(first, "n", key, style="count") for key in ("members", "nonmembers"))
+    tiles.append(("audited", (members, " members"), (others, " others")))
+    tiles.append(("membership", (str(audit.record["membership"]),), ()))
+    return tiles
+
+
+def _rows(audit: Audit) -> list[dict[str, Any]]:
+    """The table of all attacks, the blind one last."""
+    classes = attack_classes()
+    best, blind = strongest_task(audit), blind_task(audit)
+    return [
+        {
+            "title": title(task.attack),
+            "task": shown(task.task),
+            "is_strongest": task is best,
+            "is_blind": task is blind,
+            "auroc": with_interval(task, "auroc", "share"),
+            "tpr_1": with_interval(task, "tpr_at_1pct_fpr", "share"),
+            "tpr_01": with_interval(task, "tpr_at_0.1pct_fpr", "share"),
+            "asr": metric(task, "asr", "share"),
+            "scored": audited(task, "n", "scored", style="count"),
+            "seconds": Number(
+                stage_seconds(task, stages(task, classes)),
+                "seconds",
+                f"computed/{task.task}/seconds_of_what_it_rests_on",
+            ),
+            "unscored": [
+                (audited(task, "unscored", reason, style="count"), shown(reason)) for reason in task.record["unscored"]
+            ],
+        }
+        for task in (*ranked(audit), *([blind] if blind else []))
+    ]
+
+
+def _epsilon(audit: Audit) -> Text | None:
+    """The bound on epsilon of a canary audit."""
+    if not audit.tasks[0].is_canary_audit:
+        return None
+    task = audit.tasks[0]
+    bound = metric(task, "epsilon_lb", "share")
+    if bound.value is None or math.isnan(bound.value):
+        return (f"No bound on epsilon: {shown(str(audit.record['epsilon_lb'].get('reason')))}.",)
+    confidence = audited(task, "epsilon_lb", "confidence", style="percent")
+    canaries = audited(task, "epsilon_lb", "n_canaries", style="count")
+    return (
+        "Coins decided which of ",
+        *(canaries, " canaries were trained on. With ", confidence, " confidence the training is not differentially "),
+        *("private for any epsilon below ", bound, ". It is a lower bound: 0 does not mean private."),
+    )
+
+
+def _blind(audit: Audit) -> Text:
+    """What words alone tell: whether the data give membership away by themselves."""
+    found, first = audit.record["blind"], audit.tasks[0]
+    if found.get("auroc") is None:
+        return (f"Without any model: not tested, {shown(str(found.get('reason')))}.",)
+    auroc, low, high = (audited(first, "blind", key, style="share") for key in ("auroc", "low", "high"))
+    gives_away = isinstance(low.value, float) and low.value > 0.5
+    meaning = (
+        "The data give membership away by themselves, so the attacks may have learned that."
+        if gives_away
+        else "The words of the records alone do not give membership away, as far as this test sees."
+    )
+    return ("A classifier that sees no model reaches an AUROC of ", auroc, " (", low, " to ", high, f"). {meaning}")
+
+
+def _stages(task: TaskResult) -> list[tuple[str, Sequence[Number]]]:
+    """Each stage's tokens and seconds."""
+    kinds = (
+        ("forward_tokens", "count"),
+        ("generated_tokens", "count"),
+        ("training_tokens", "count"),
+        ("seconds", "seconds"),
+    )
+    return [
+        (shown(stage), [audited(task, "cost", stage, key, style=style) for key, style in kinds])
+        for stage in task.record.get("cost", {})
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested JSON value as (path, printed) pairs."""
+    if isinstance(value, Mapping) and value:
+        return [
+            pair for key, inner in value.items() for pair in _flat(inner, f"{prefix} › {key}" if prefix else str(key))
+        ]
+    if isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        return [pair for number, inner in enumerate(value, 1) for pair in _flat(inner, f"{prefix} › {number}")]
+    if value is None:
+        return [(shown(prefix), "not given")]
+    printed = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return [(shown(prefix), shown(printed))]
+
+
+def _exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
+    """The table of the most exposed members by column, with numbers as they are printed.
+
+    Args:
+        audit: the audit.
+        members: all of them, the most exposed first.
+    """
+    total, members = len(members), members[:MAX_ROWS]
+    texts = audit.records.texts(members.ids) if audit.records else {}
+    limit = max(_LEAST_TEXT, min(MAX_TEXT, _ALL_TEXTS // max(len(members), 1)))
+    tasks = [task for task in ranked(audit) if (members.rank[members.names.index(task.attack)] > 0).any()]
+    attacks = [_columns(task, members) for task in tasks]
+    places = {task.attack: place for place, task in enumerate(tasks)}
+    best = [places.get(member.lowest_share_attack or "") for member in members]
+    lowest = [None if place is None else attacks[place]["higher"][row] for row, place in enumerate(best)]
+    return {
+        "total": total,
+        "ids": [shown(record_id) for record_id in members.ids],
+        "texts": [_excerpt(texts.get(record_id, ""), limit) for record_id in members.ids] if texts else None,
+        "lowest": lowest,
+        "zero": [int(count == 0) for count in lowest],
+        "best": best,
+        "attacks": attacks,
+    }
+
+
+def _excerpt(text: str, limit: int) -> str:
+    """A text safe to show, and short enough for a cell."""
+    limit = limit if text.isascii() else limit // 3  # the page's data are ASCII: six characters for any other one
+    rest = len(text) - limit
+    return shown(text) if rest <= 0 else f"{shown(text[:limit])} … ({rest:,} more characters)"
+
+
+def _columns(task: TaskResult, members: Exposures) -> dict[str, Any]:
+    """One attack's columns: score as it is printed, rank among all scored, and how many others score as high."""
+    number = members.names.index(task.attack)
+    ranks, counts = members.rank[number].tolist(), members.at_least[number].tolist()
+    scores = members.score[number].tolist()
+    return {
+        "name": task.attack,
+        "title": title(task.attack),
+        "scored": members.scored[number],
+        "others": members.others[number],
+        "score": [STYLES["score"](score) if rank else None for score, rank in zip(scores, ranks, strict=True)],
+        "rank": [rank or None for rank in ranks],
+        "higher": [None if count < 0 else count for count in counts],
     }
 
 
@@ -112,8 +335,3 @@ def sentence_html(text: Text) -> Markup:
 def embedded(value: Any) -> str:
     """JSON that no parser takes for anything else, whatever its strings hold, inside a script element."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_ESCAPED)
-
-
-def shown_lines(text: str) -> str:
-    """`shown`, but for the line ends."""
-    return "\n".join(shown(line) for line in text.split("\n"))

@@ -1,37 +1,42 @@
-"""Numbers as people read them, each with its exact value and the place in the results file it was taken from."""
+"""The attacks of an audit as people name and order them, and numbers with their exact value and where they stand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from spvmia_plugin.page import MISSING
-from spvmia_plugin.results import TaskResult
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.results import Audit, TaskResult
+from spvmia_plugin.signals import View
+from spvmia_plugin.util.console import shown
+from spvmia_plugin.web.text import printed
 
-
-def per_hundred(value: float) -> str:
-    """A share as "of 100": whole from 10 on, two digits below, where a whole number would hide the difference."""
-    hundred = 100 * value
-    return f"{hundred:.0f}" if hundred >= 9.95 else f"{hundred:.2g}"
-
-
-def share_percent(value: float) -> str:
-    """A share in percent, two significant digits below 10."""
-    return f"{100 * value:.3g} %"
-
-
-STYLES: Mapping[str, Callable[[float], str]] = {
-    "share": lambda value: f"{value:.3f}",
-    "per_hundred": per_hundred,
-    "percent": share_percent,
-    "count": lambda value: f"{value:,.0f}",
-    "seconds": lambda value: f"{value:,.1f}",
-    "nats": lambda value: f"{value:.2f}",
-    "score": lambda value: f"{value:#.4g}".removesuffix("."),
+TITLES: Mapping[str, str] = {
+    "loss": "Loss",
+    "zlib": "Loss per zlib byte",
+    "lowercase": "Lowercase ratio",
+    "min_k": "Min-K%",
+    "min_k_pp": "Min-K%++",
+    "neighbour": "Neighbours",
+    "detectgpt": "DetectGPT",
+    "ratio": "Loss ratio, base reference",
+    "lira_base": "LiRA, base reference",
+    "lira_candidate": "LiRA, candidate reference",
+    "spv": "SPV-MIA",
+    "ez": "Error zone, base reference",
+    "wbc": "Windows, base reference",
+    "spv_ez": "Error zone, SPV reference",
+    "spv_wbc": "Windows, SPV reference",
+    "recall": "ReCaLL",
+    "rmia": "RMIA, offline",
+    "bag_of_words": "Bag of words (sees no model)",
 }
-"""How a value is printed, by what it is."""
+"""Names in full; an attack of a plugin goes by its own name."""
+
+CALIBRATING = {"reference": ("reference",), "candidate": ("candidate reference",)}
+"""Stages that bring a role's model, beyond those that score with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Number:
 
     Attributes:
         value: unrounded; None or NaN is not resolved.
-        style: of `STYLES`.
+        style: of `web.text.STYLES`.
         source: where it was taken from: "results/<task>/<metric>", "mia_audit/<task>/<key>/...", or "computed/...".
     """
 
@@ -50,9 +55,7 @@ class Number:
 
     def __str__(self) -> str:
         """As it is printed."""
-        if self.value is None or not math.isfinite(self.value):
-            return MISSING
-        return STYLES[self.style](self.value)
+        return printed(self.value, self.style)
 
 
 Text: TypeAlias = tuple["str | Number", ...]
@@ -81,3 +84,62 @@ def audited(task: TaskResult, *path: str | int, style: str) -> Number:
             value = None
     known = float(value) if isinstance(value, (int, float)) else None
     return Number(known, style, "/".join(("mia_audit", task.task, *map(str, path))))
+
+
+def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Number, Number]:
+    """A metric with both ends of its interval."""
+    path = ("auroc_interval",) if name == "auroc" else (name, "interval")
+    low, high = (audited(task, "metrics", *path, end, style=style) for end in (0, 1))
+    return metric(task, name, style), low, high
+
+
+def title(name: str) -> str:
+    """The attack's name in full, safe to show."""
+    return TITLES.get(name) or shown(name)
+
+
+def ranked(audit: Audit) -> list[TaskResult]:
+    """The attacks on the model by AUROC, the strongest first; those without an AUROC last."""
+
+    def auroc(task: TaskResult) -> float:
+        value = task.metrics.get("auroc", math.nan)
+        return value if math.isfinite(value) else -1.0
+
+    return sorted(audit.model_attacks, key=lambda task: -auroc(task))
+
+
+def blind_task(audit: Audit) -> TaskResult | None:
+    """The blind baseline, if it was among the tasks."""
+    return next((task for task in audit.tasks if task not in audit.model_attacks), None)
+
+
+def strongest_task(audit: Audit) -> TaskResult | None:
+    """The task of the strongest attack."""
+    name = audit.strongest.name if audit.strongest else None
+    return next((task for task in audit.model_attacks if task.attack == name), None)
+
+
+def attack_classes() -> Mapping[str, type[Attack]]:
+    """The attacks of all installed plugins by name."""
+    from spvmia_plugin.plugins import load_registry  # reads the entry points of every installed distribution
+
+    return load_registry().attacks
+
+
+def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] | None:
+    """Stages of the audit's cost that the attack rests on; None for an attack of a plugin that is not installed."""
+    cls = classes.get(task.attack)
+    if cls is None:
+        return None
+    needs = cls().needs
+    roles = {need.role.value for need in needs}
+    wanted = {f"scoring: {role}" for role in roles}
+    wanted |= {stage for role in roles for stage in CALIBRATING.get(role, ())}
+    if any(need.view is View.NEIGHBOURS for need in needs):
+        wanted.add("paraphrases")
+    return [stage for stage in task.record.get("cost", {}) if stage in wanted]
+
+
+def stage_seconds(task: TaskResult, names: Sequence[str] | None) -> float | None:
+    """Seconds of the stages an attack rests on: an upper limit, for attacks share them; None if not known."""
+    return None if names is None else math.fsum(task.record["cost"][name]["seconds"] for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from spvmia_plugin.audit.scorer import signals_key
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
+from spvmia_plugin.report.numbers import Number
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store import Store
@@ -20,6 +22,9 @@ from spvmia_plugin.util.redact import HIDDEN
 
 REFERENCES = ("reference", "candidate", "base")
 """Models to compare the target with, the first that the run scored."""
+
+SHADES = (0.5, 1.5, 3.0)
+"""Nats from which on a token has the next darker shade."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,23 @@ class TokenView:
     reference: str | None = None
     tokens: tuple[Token, ...] = ()
     reason: str | None = None
+
+    def rows(self) -> list[tuple[str, Number, Number, Number, int]]:
+        """Each token with its numbers and how far target and reference part, from -3 to 3, as the page shows it."""
+        found = []
+        for place, token in enumerate(self.tokens):
+            source, difference = f"computed/{self.record_id}/{place}", token.difference
+            step = sum(abs(difference) >= limit for limit in SHADES) if difference is not None else 0
+            found.append(
+                (
+                    token.text,
+                    Number(token.target, "nats", f"{source}/target"),
+                    Number(token.reference, "nats", f"{source}/reference"),
+                    Number(difference, "nats", f"{source}/difference"),
+                    step if difference is None or difference > 0 else -step,
+                )
+            )
+        return found
 
     def to_json(self) -> dict[str, object]:
         """JSON-ready. It holds the record's text."""
@@ -103,11 +125,8 @@ def token_views(run: HarnessRun, audit: Audit, record_ids: Sequence[str]) -> lis
 
 def _views(run: HarnessRun, audit: Audit, chosen: Sequence[tuple[str, bool]]) -> list[TokenView]:
     try:
-        lookup = _Lookup(run, audit, [record_id for record_id, _ in chosen])
-        try:
+        with closing(_Lookup(run, audit, [record_id for record_id, _ in chosen])) as lookup:
             return [lookup.view(record_id, is_member) for record_id, is_member in chosen]
-        finally:
-            lookup.close()
     except OSError as error:
         raise SpvmiaError(str(error)) from error
 

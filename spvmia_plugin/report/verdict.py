@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spvmia_plugin.report.attacks import title
-from spvmia_plugin.report.numbers import Number, Text, audited, metric
+from spvmia_plugin.report.numbers import Number, Text, audited, metric, strongest_task, title, with_interval
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.findings import failed, touches
 from spvmia_plugin.util.console import shown
@@ -63,9 +62,16 @@ def judge(audit: Audit) -> Verdict:
     sentences = [_of_pairs(audit, level)]
     best = strongest_task(audit)
     if level != "unresolved" and best is not None:
-        sentences.append(picked_out(best, audit.record["membership"]))
-        if (other := _better_at_low_fpr(audit, best)) is not None:
-            sentences.append(_other_attack(other))
+        sentences.append(_picked_out(best, audit.record["membership"]))
+        most = max(audit.model_attacks, key=_tpr)
+        if _tpr(most) > _tpr(best) >= 0:
+            tpr, low, high = with_interval(most, "tpr_at_1pct_fpr", "per_hundred")
+            sentences.append(
+                (
+                    f"Another attack, {title(most.attack)}, picks out most at that rate: about ",
+                    *(tpr, " (", low, " to ", high, "). It was chosen for that, so its number is too high on average."),
+                )
+            )
     known = MEMBERSHIP.get(str(audit.record["membership"]), "How membership is known was not recorded.")
     return Verdict(level, _headline(audit, level, doubts > 0), tuple(sentences), doubts, known)
 
@@ -73,12 +79,6 @@ def judge(audit: Audit) -> Verdict:
 def casts_doubt(finding: Mapping[str, Any], audit: Audit) -> bool:
     """Whether a failed precondition touches the AUROC of the strongest attack, which the verdict rests on."""
     return touches(finding, audit.strongest.name if audit.strongest else None, "auroc")
-
-
-def strongest_task(audit: Audit) -> TaskResult | None:
-    """The task of the strongest attack."""
-    name = audit.strongest.name if audit.strongest else None
-    return next((task for task in audit.model_attacks if task.attack == name), None)
 
 
 def _level(audit: Audit) -> Level:
@@ -94,19 +94,16 @@ def _headline(audit: Audit, level: Level, provisional: bool) -> str:
         return "These data cannot say whether an outsider can tell training records from others."
     if level == "reversed":
         return "Training records score lower than others. That points at the data, or at swapped labels."
-    said = "these attacks found no evidence that an outsider can tell training records from others."
-    if level == "evidence":
-        said = _strength(audit.strongest.interval[0] if audit.strongest else math.nan)
+    low = audit.strongest.interval[0] if audit.strongest else math.nan
+    if level == "none_found":
+        said = "these attacks found no evidence that an outsider can tell training records from others."
+    elif low >= MARKED:
+        said = "an outsider can often tell which records this model was trained on."
+    elif low >= CLEAR:
+        said = "an outsider can tell training records from others, clearly better than by chance."
+    else:
+        said = "an outsider can tell training records from others a little better than by chance."
     return f"Provisionally, {said}" if provisional else said[0].upper() + said[1:]
-
-
-def _strength(low: float) -> str:
-    """How well an outsider can tell, by the lower end of the strongest attack's interval."""
-    if low >= MARKED:
-        return "an outsider can often tell which records this model was trained on."
-    if low >= CLEAR:
-        return "an outsider can tell training records from others, clearly better than by chance."
-    return "an outsider can tell training records from others a little better than by chance."
 
 
 def _of_pairs(audit: Audit, level: Level) -> Text:
@@ -150,60 +147,27 @@ def strongest_numbers(audit: Audit, style: str) -> tuple[Number, Number, Number]
     return auroc, low, high
 
 
-def picked_out(task: TaskResult, membership: object = "manifest") -> Text:
+def _picked_out(task: TaskResult, membership: object) -> Text:
     """The TPR at 1 % FPR in words."""
-    reason = _lookup(task.record, "metrics", "tpr_at_1pct_fpr", "reason")
-    tpr, low, high = tpr_numbers(task, "per_hundred")
+    tpr, low, high = with_interval(task, "tpr_at_1pct_fpr", "per_hundred")
     if tpr.value is None or math.isnan(tpr.value):
+        details = task.record["metrics"].get("tpr_at_1pct_fpr") or {}
+        reason = details.get("reason") or "no reason was recorded"
         return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {shown(str(reason))}.",)
+    others = audited(task, "metrics", "n_nonmembers", style="count")
+    # The range reaches down to 0 whatever the estimate: the threshold rests on too few non-members.
+    too_few = low.value == 0 and others.value is not None and others.value < ENOUGH_NONMEMBERS
+    reach = f" others were audited; from {ENOUGH_NONMEMBERS} on it need not."
     supposed = "supposed training records" if membership == "assumed" else "training records"
     return (
         f"Of 100 {supposed}, it can pick out about ",
         *(tpr, " (", low, " to ", high, ") while wrongly accusing 1 in 100 others. Guessing picks out 1"),
         *((", which lies within that range",) if (low.value or 0.0) <= GUESSING <= (high.value or 0.0) else ()),
         ".",
-        *_few_others(task, low.value),
+        *((" The range reaches 0 because only ", others, reach) if too_few else ()),
     )
 
 
-def _few_others(task: TaskResult, low: float | None) -> Text:
-    """Why the range reaches down to 0 whatever the estimate: the threshold rests on too few non-members."""
-    others = audited(task, "metrics", "n_nonmembers", style="count")
-    if low != 0 or others.value is None or others.value >= ENOUGH_NONMEMBERS:
-        return ()
-    return (
-        " The range reaches 0 because only ",
-        others,
-        f" others were audited; from {ENOUGH_NONMEMBERS} on it need not.",
-    )
-
-
-def tpr_numbers(task: TaskResult, style: str) -> tuple[Number, Number, Number]:
-    """TPR at 1 % FPR and both ends of its interval."""
-    low, high = (audited(task, "metrics", "tpr_at_1pct_fpr", "interval", end, style=style) for end in (0, 1))
-    return metric(task, "tpr_at_1pct_fpr", style), low, high
-
-
-def _better_at_low_fpr(audit: Audit, best: TaskResult) -> TaskResult | None:
-    """Another attack that picks out more at 1 % FPR than the one with the largest AUROC."""
-
-    def tpr(task: TaskResult) -> float:
-        value = task.metrics.get("tpr_at_1pct_fpr", math.nan)
-        return -1.0 if math.isnan(value) else value
-
-    other = max(audit.model_attacks, key=tpr)
-    return other if tpr(other) > tpr(best) >= 0 else None
-
-
-def _other_attack(task: TaskResult) -> Text:
-    tpr, low, high = tpr_numbers(task, "per_hundred")
-    return (
-        f"Another attack, {title(task.attack)}, picks out most at that rate: about ",
-        *(tpr, " (", low, " to ", high, "). It was chosen for that, so its number is too high on average."),
-    )
-
-
-def _lookup(record: Mapping[str, Any], *path: str) -> Any:
-    for step in path:
-        record = record.get(step) or {}
-    return record or "no reason was recorded"
+def _tpr(task: TaskResult) -> float:
+    value = task.metrics.get("tpr_at_1pct_fpr", math.nan)
+    return -1.0 if math.isnan(value) else value

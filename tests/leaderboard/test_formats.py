@@ -23,9 +23,9 @@ from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.machine import to_csv, to_json
 from spvmia_plugin.leaderboard.markdown import to_markdown
 from spvmia_plugin.leaderboard.page import to_html
-from spvmia_plugin.leaderboard.plain import csv_text, markdown, unlinked
 from spvmia_plugin.leaderboard.terminal import show_board
 from spvmia_plugin.results import read_latest
+from spvmia_plugin.web.text import csv_text, markdown, unlinked
 from tests.hostile import ALERT, NAMES, NASTY, control_characters
 from tests.leaderboard.models import DUPLICATES, audited, model, three_models
 

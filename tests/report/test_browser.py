@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from spvmia_plugin.report.html import render
-from spvmia_plugin.report.table import MAX_ROWS
+from spvmia_plugin.report.html import MAX_ROWS, render
 from spvmia_plugin.report.tokens import Token, TokenView
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.util.console import shown

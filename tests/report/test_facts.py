@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.metrics.intervals import tpr_interval
-from spvmia_plugin.report.curves import band_rates, curve
-from spvmia_plugin.report.repeat import command, typed, without_secrets
+from spvmia_plugin.report.facts import command
+from spvmia_plugin.report.figures import band_rates, curve
 from spvmia_plugin.results import read_latest
+from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.web.text import typed
 from tests.results.builders import fake_audit, fake_records, write_run
 
 

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.report import table
-from spvmia_plugin.report.curves import Curve
-from spvmia_plugin.report.draw import MAX_STEPS, _steps
-from spvmia_plugin.report.facts import exposed, report_facts
+from spvmia_plugin.report import html
+from spvmia_plugin.report.facts import exposed, report_facts, streamed
+from spvmia_plugin.report.figures import MAX_STEPS, Curve, steps
 from spvmia_plugin.report.html import render
-from spvmia_plugin.report.inline import inline
-from spvmia_plugin.report.streamed import streamed
 from spvmia_plugin.results import read_latest
+from spvmia_plugin.web.drawing import inline
 from tests.report.pages import Page
 from tests.results.builders import fake_audit, fake_records, write_run
 
@@ -35,7 +33,7 @@ def test_a_page_of_a_thousand_records_under_every_attack_is_small(tmp_path):
 
 
 def test_the_most_exposed_stand_on_the_page_and_the_rest_is_named(tmp_path, undrawn, monkeypatch):
-    monkeypatch.setattr(table, "MAX_ROWS", 30)
+    monkeypatch.setattr(html, "MAX_ROWS", 30)
     write_run(tmp_path, [fake_audit({"spv": 1.0, "loss": 0.2}, records=fake_records(80, 40), findings=())])
     run = read_latest(tmp_path)
     page = Page(render(run))
@@ -53,7 +51,7 @@ def test_a_page_with_everybody_says_nothing_of_a_rest(plain_run):
 
 
 def test_texts_share_the_room(tmp_path, undrawn, monkeypatch):
-    monkeypatch.setattr(table, "_ALL_TEXTS", 60 * 150)
+    monkeypatch.setattr(html, "_ALL_TEXTS", 60 * 150)
     texts = ["x" * 1000]
     audit = fake_audit({"spv": 1.0}, records=fake_records(60, 20, texts=texts), settings={"mia_log_text": True})
     write_run(tmp_path, [audit])
@@ -102,7 +100,7 @@ def test_a_thinned_curve_is_the_curve_on_a_screen(floor):
     tpr = np.searchsorted(-members, -others, side="right") / len(members)
     fpr = np.arange(1, len(others) + 1) / len(others)
     whole = Curve(np.r_[0, fpr, 1], np.r_[0, tpr, 1], fpr[:0], fpr[:0], fpr[:0], len(members), len(others))
-    x, y = _steps(whole, floor)
+    x, y = steps(whole, floor)
     assert len(x) < 4 * MAX_STEPS
     assert (x[0], y[0], x[-1], y[-1]) == (floor, floor, 1.0, 1.0)
     shown = y[np.searchsorted(x, fpr, side="right") - 1]

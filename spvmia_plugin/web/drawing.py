@@ -1,13 +1,36 @@
-"""Makes matplotlib's SVG fit to stand inside a page: no styles of its own, unique ids, colours of the theme."""
+"""Figures by matplotlib: as files for papers, and as pictures inside a page that follow its theme."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
-from spvmia_plugin.report.palette import PALETTE
+PALETTE = {
+    "ink": "#3b4252",
+    "soft": "#7d8597",
+    "line": "#c5cad6",
+    "grey": "#a3aab8",
+    "first": "#2563a8",
+    "second": "#0d8a72",
+    "third": "#b56a0a",
+    "member": "#b5471f",
+    "other": "#3f6fb3",
+}
+"""Colour of a figure by role, in files; in a page each becomes a class, which follows the theme (`page.COLOURS`)."""
 
+PAPER = "#ffffff"
+"""Background of the files; the page's figures have none."""
+
+TOP = ("first", "second", "third")
+"""Colours of the strongest attacks, in their order."""
+
+_WIDTH = 5.0
+"""Inches: narrow enough that the text stays readable on a phone. A page shows it at 360 to 560 pixels."""
+_NOTHING_OF_THE_CLOCK = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _CLASSES = {colour: name for name, colour in PALETTE.items()}
 _DECIMALS = re.compile(r"-?\d+\.\d{2,}")
 _STEP = re.compile(r"([ML])\s*(-?[\d.]+(?:e-?\d+)?)\s+(-?[\d.]+(?:e-?\d+)?)\s*")
@@ -19,6 +42,64 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _OF_ATTACK = re.compile(r"(band|curve)-(\d+)")
 _DROPPED = ("metadata", "style", "title")
 _FONT = re.compile(r"(?P<size>[\d.]+)px")
+
+
+def axes(height: float) -> tuple[Any, Any]:
+    """A new figure of a height in inches, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def svg(draw: Callable[[bool], Any]) -> str:
+    """A figure as SVG without a background, for the page."""
+    import matplotlib
+
+    with matplotlib.rc_context(_settings()), io.StringIO() as buffer:
+        draw(True).savefig(buffer, format="svg", transparent=True, metadata=_NOTHING_OF_THE_CLOCK)
+        return buffer.getvalue()
+
+
+def write(draw: Callable[[bool], Any], path: Path) -> None:
+    """Write a figure to a PNG (200 dpi) or SVG file, on white.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(_settings()):
+        metadata = {"Software": None} if path.suffix == ".png" else _NOTHING_OF_THE_CLOCK
+        draw(False).savefig(path, facecolor=PAPER, dpi=200, metadata=metadata)
+
+
+def _settings() -> dict[Any, Any]:
+    """matplotlib's settings for every figure: text stays text, and the same figure gives the same bytes."""
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "spvmia",
+        "font.family": ["sans-serif"],
+        "font.size": 9.5,
+        "text.color": PALETTE["ink"],
+        "text.parse_math": False,
+        "axes.edgecolor": PALETTE["line"],
+        "axes.labelcolor": PALETTE["ink"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "axes.unicode_minus": True,
+        "axes.formatter.use_mathtext": False,
+        "grid.color": PALETTE["line"],
+        "grid.linewidth": 0.5,
+        "xtick.color": PALETTE["soft"],
+        "ytick.color": PALETTE["soft"],
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+    }
 
 
 def inline(svg: str, prefix: str, label: str) -> str:

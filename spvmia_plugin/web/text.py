@@ -1,0 +1,73 @@
+"""Numbers and commands as people read them, and names from other people made safe for where they are shown."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+
+from spvmia_plugin.util.console import shown
+
+MISSING = "–"
+"""Printed for what is not resolved."""
+
+
+def _per_hundred(value: float) -> str:
+    """A share as "of 100": whole from 10 on, two digits below, where a whole number would hide the difference."""
+    hundred = 100 * value
+    return f"{hundred:.0f}" if hundred >= 9.95 else f"{hundred:.2g}"
+
+
+STYLES: Mapping[str, Callable[[float], str]] = {
+    "share": lambda value: f"{value:.3f}",
+    "per_hundred": _per_hundred,
+    "percent": lambda value: f"{100 * value:.3g} %",
+    "count": lambda value: f"{value:,.0f}",
+    "seconds": lambda value: f"{value:,.1f}",
+    "nats": lambda value: f"{value:.2f}",
+    "score": lambda value: f"{value:#.4g}".removesuffix("."),
+}
+"""How a value is printed, by what it is."""
+
+
+def printed(value: float | None, style: str = "share") -> str:
+    """A number in one of `STYLES`; `MISSING` where it is None or not finite."""
+    return MISSING if value is None or not math.isfinite(value) else STYLES[style](value)
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$]|(?<=:)/(?=/)|(?<=\bwww)\.)", re.IGNORECASE)
+"""What means something in the middle of a line, and the two ways in which a bare address becomes a link."""
+_CALLS = re.compile(r"@(?=[\w-])|#(?=\d)|\bGH-(?=\d)", re.IGNORECASE)
+"""What sites that show Markdown link after it is rendered, where no backslash helps: people, mail addresses, issues."""
+_LINKS = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)", re.IGNORECASE)
+_JOINER = "\N{WORD JOINER}"
+"""Has no width and is no part of a name, so that what stands on both sides of it is no link."""
+_FORMULA = ("=", "+", "-", "@")
+
+
+def markdown(text: str) -> str:
+    """The text as Markdown that shows it: no markup, no HTML, no end of a table's cell, no link and no mention."""
+    return _MARKDOWN.sub(r"\\\1", _CALLS.sub(rf"\g<0>{_JOINER}", shown(text)))
+
+
+def unlinked(text: str) -> str:
+    """The text without anything that a site turns into a link or a mention, where markup is not read."""
+    return _LINKS.sub(_JOINER, _CALLS.sub(rf"\g<0>{_JOINER}", shown(text)))
+
+
+def csv_text(text: str) -> str:
+    """The text as a cell that no spreadsheet takes for a formula: one that starts like one gets an apostrophe."""
+    safe = shown(text)
+    return f"'{safe}" if safe.lstrip().startswith(_FORMULA) else safe
+
+
+def typed(words: Sequence[str]) -> str:
+    """A command as it is typed into a shell, one option a line."""
+    lines = [shlex.quote(words[0])]
+    for word in words[1:]:
+        if word.startswith("--"):
+            lines.append(f"    {shlex.quote(word)}")
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n".join(lines)
