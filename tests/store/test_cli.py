@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from spvmia_plugin.cli.cache import cache, readable
+from spvmia_plugin.cli.upkeep import cache, readable
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import KINDS, Store
 from tests.store.samples import build, paraphrases, signals

@@ -21,23 +21,14 @@ TrustRemoteCode = Annotated[
 
 def line_printer(*, quiet: bool, as_json: bool) -> Callable[[str], None]:
     """Return what prints a line for people: to stdout, beside JSON to stderr, or not at all."""
-    if quiet:
-        return _drop
-    return _to_stderr if as_json else _to_stdout
+
+    def say(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    return say
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; what is not finite becomes null."""
     print(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _drop(_: str) -> None:
-    pass
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _to_stdout(line: str) -> None:
-    print(line, flush=True)

@@ -1,13 +1,15 @@
-"""`spvmia finetune`: a target whose training records are known."""
+"""Commands that make and audit a target: `spvmia finetune`, `prepare`, `run` and `tasks`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from spvmia_plugin.cli.machine import Json, Quiet, TrustRemoteCode, line_printer, print_json
+from spvmia_plugin.cli.output import Json, Quiet, TrustRemoteCode, line_printer, print_json
+from spvmia_plugin.errors import SpvmiaError
 
 if TYPE_CHECKING:
     from spvmia_plugin.training.finetune_config import FinetuneConfig
@@ -105,3 +107,108 @@ def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
         "versions": dict(manifest.versions),
         "audit": audit_command(manifest.base_model, folder, config),
     }
+
+
+def prepare(
+    model_args: Annotated[str, typer.Option("--model_args", help="As for lm_eval: pretrained=BASE,peft=ADAPTER")],
+    model: Annotated[str, typer.Option("--model", help="As for lm_eval.")] = "hf",
+    tasks: Annotated[str, typer.Option("--tasks", help="The task whose reference is built.")] = "spv_mia_custom",
+    metadata: Annotated[
+        str, typer.Option("--metadata", help="mia_* options, as for lm_eval: JSON, or key=value,key=value.")
+    ] = "{}",
+    device: Annotated[
+        str, typer.Option("--device", help="As for lm_eval; the CPU where there is no such GPU.")
+    ] = "cuda:0",
+    trust_remote_code: TrustRemoteCode = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Build the self-prompt reference now; a later lm_eval run with the same options finds it.
+
+    Sampling from the target and training the reference take most of an audit's time, and can be done where the GPU is.
+
+        spvmia prepare --model_args pretrained=./smollm2,peft=target \\
+                       --metadata '{"mia_preset": "quick"}'
+
+    Interrupted, it continues when the same command is given again.
+    """
+    options = _read_options(metadata)
+    from spvmia_plugin.harness.prepare import prepare as build
+
+    say = line_printer(quiet=quiet, as_json=as_json)
+    arguments = f"{model_args},trust_remote_code=True" if trust_remote_code else model_args
+    outcome = build(model, arguments, tasks, options, device=device)
+    reference: Any = outcome.details["reference"]
+    if as_json:
+        print_json({"reference": reference, "cost": outcome.cost_json()})
+    made = "trained now" if reference["trained"] else "found in the store, trained before"
+    say(
+        f"reference ready: {made}, on {reference['self_prompts']} self-prompts; lm_eval finds it when it is given the "
+        "same model, data and options"
+    )
+
+
+def _read_options(text: str) -> dict[str, Any] | str:
+    """The options as a dict; text in the form `key=value` is left to the harness."""
+    if "=" in text and not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SpvmiaError(f"--metadata: expected a JSON object, got text that is not JSON ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise SpvmiaError(f"--metadata: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def run(context: typer.Context) -> None:
+    """Run lm_eval with the audit tasks included; every argument goes to lm_eval as it is.
+
+    Needs no `spvmia enable`, and does no harm after it. Your own `--include_path` is kept.
+
+        spvmia run --model hf --model_args pretrained=BASE,peft=adapter \\
+                   --tasks spv_mia_custom,arc_easy --batch_size auto \\
+                   --output_path results --log_samples
+
+    lm_eval's own options and its list of tasks:
+
+        spvmia run run --help
+        spvmia run ls tasks
+
+    What the `mia_*` options in `--metadata` mean: docs/options.md.
+    """
+    from spvmia_plugin.harness.launch import launch
+
+    launch(context.args)
+
+
+def tasks(
+    write: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="ATTACK DATASET", help="Write the task file of a registered attack on a data set."),
+    ] = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where --write puts it.")] = Path("spvmia_tasks"),
+) -> None:
+    """Print the folder of the audit tasks, or write the task of a plugin's attack.
+
+    For an lm_eval that nothing may be copied into:
+
+        lm_eval --include_path "$(spvmia tasks)" --tasks spv_mia_wikitext \\
+                --model hf --model_args pretrained=MODEL
+
+    For an attack or a data set that a plugin registers, `--write` makes the file; the task is `<attack>_mia_<dataset>`:
+
+        spvmia tasks --write my_attack custom
+        spvmia run --include_path spvmia_tasks --tasks my_attack_mia_custom \\
+                   --model hf --model_args pretrained=MODEL
+    """
+    from spvmia_plugin.harness.enable import tasks_folder
+
+    if write is None:
+        print(tasks_folder())
+        return
+    from spvmia_plugin.harness.yamls import write_task
+
+    path = write_task(*write, output)
+    print(f"wrote {path}")
+    print(f"use it with: spvmia run --include_path {path.parent} --tasks {path.stem} ...")

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from spvmia_plugin.cli import prepare as prepare_module
-from spvmia_plugin.cli.machine import line_printer, print_json
+from spvmia_plugin.cli.audit import _read_options
 from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.cli.output import line_printer, print_json
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.finetune_config import DTYPES, METHODS
 
 
@@ -116,8 +117,8 @@ def test_prepare_takes_metadata_as_lm_eval_does(prepared: dict[str, Any], text: 
 
 @pytest.mark.parametrize("text", ["mia_preset", "[1]", '{"a=1"'])
 def test_prepare_refuses_other_metadata(text: str) -> None:
-    with pytest.raises(prepare_module.SpvmiaError, match="--metadata: expected a JSON object, got"):
-        prepare_module._read_options(text)
+    with pytest.raises(SpvmiaError, match="--metadata: expected a JSON object, got"):
+        _read_options(text)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_prepare_refuses_other_metadata(text: str) -> None:
     [("spvmia finetune --method ", METHODS), ("spvmia finetune --dtype ", DTYPES), ("spvmia demo --size ", None)],
 )
 def test_the_shell_completes_values(words: str, expected: tuple[str, ...] | None) -> None:
-    from spvmia_plugin.demo.plan import SIZES
+    from spvmia_plugin.demo.run import SIZES
 
     command = Path(sys.executable).with_name("spvmia")
     question = {"_SPVMIA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}

@@ -1,18 +1,55 @@
-"""`spvmia cache`: what the store holds, whether it is sound, and how to empty it."""
+"""Commands about what is installed and stored: `spvmia plugins` and `spvmia cache`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spvmia_plugin.cli.output import Json, print_json
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
-    from spvmia_plugin.store import Cleared, Store
+    from spvmia_plugin.store import Store
+
+
+def plugins(as_json: Json = False) -> None:
+    """List the hooks, and what is registered for each by which distribution.
+
+    A hook is a place where an installed package can add to an audit or replace a part of it: an attack, a
+    perturbation, a data set, a backend, the self-prompts, the training of the reference. How to write one:
+    docs/plugins.md.
+
+        pip install ./my-attack
+        spvmia plugins
+    """
+    from spvmia_plugin.plugins import load_registry
+
+    listing = load_registry().listing()
+    if as_json:
+        lines = [
+            {"hook": entry.hook, "distribution": entry.distribution, "registered": list(entry.names)}
+            for entry in listing
+        ]
+        print_json({"hooks": lines})
+        return
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("hook", no_wrap=True), "distribution", "registered")
+    last = None
+    for entry in listing:
+        if last not in (None, entry.hook):
+            table.add_section()
+        # Names come from other people's packages: Text shows them as they are, without markup.
+        table.add_row("" if entry.hook == last else entry.hook, Text(entry.distribution), Text(", ".join(entry.names)))
+        last = entry.hook
+    Console().print(table)
+
 
 cache = typer.Typer(
     name="cache",
@@ -87,19 +124,32 @@ def clear(
 
         spvmia cache clear --kind self_prompts --yes
     """
+    from spvmia_plugin.store import KINDS
+
     with _store(cache_dir) as store:
-        _check_kind(kind)
+        if kind is not None and kind not in KINDS:
+            raise SpvmiaError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
         if other_versions and kind is not None:
             raise SpvmiaError("--other-versions: expected without --kind, got both; kinds are those of this version")
         if not yes:
             what = "what other versions wrote" if other_versions else kind or "everything"
-            _confirm(f"Remove {what} from {store.root}?")
+            if not sys.stdin.isatty():
+                raise SpvmiaError(
+                    "--yes: expected where nobody can be asked, got no terminal; add --yes to clear the cache"
+                )
+            typer.confirm(f"Remove {what} from {store.root}?", abort=True)
         if other_versions:
-            removed = store.clear_foreign()
-            typer.echo(f"freed {readable(sum(each.size for each in removed))}, of other versions")
+            freed = sum(each.size for each in store.clear_foreign())
+            typer.echo(f"freed {readable(freed)}, of other versions")
             return
         cleared = store.clear(kind)
-    _tell(cleared)
+    for removed_kind, (count, size) in cleared.removed.items():
+        typer.echo(_row(removed_kind, count, size))
+    for name in cleared.in_use:
+        typer.echo(f"left alone, another process is building it: {name}")
+    for each in cleared.foreign:
+        typer.echo(_foreign(each.name, each.version, each.size))
+    typer.echo(f"freed {readable(sum(size for _, size in cleared.removed.values()))}")
 
 
 def _store(cache_dir: str | None) -> Store:
@@ -108,35 +158,12 @@ def _store(cache_dir: str | None) -> Store:
     return Store(cache_dir)
 
 
-def _check_kind(kind: str | None) -> None:
-    from spvmia_plugin.store import KINDS
-
-    if kind is not None and kind not in KINDS:
-        raise SpvmiaError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise SpvmiaError("--yes: expected where nobody can be asked, got no terminal; add --yes to clear the cache")
-    typer.confirm(question, abort=True)
-
-
-def _tell(cleared: Cleared) -> None:
-    for kind, (count, size) in cleared.removed.items():
-        typer.echo(_row(kind, count, size))
-    for name in cleared.in_use:
-        typer.echo(f"left alone, another process is building it: {name}")
-    for each in cleared.foreign:
-        typer.echo(_foreign(each.name, each.version, each.size))
-    typer.echo(f"freed {readable(sum(size for _, size in cleared.removed.values()))}")
-
-
 def _foreign(name: str, version: int | None, size: int) -> str:
     of = "another version" if version is None else f"version {version}"
     return f"{shown(name)}: {readable(size)} of {of}, left alone"
 
 
-def _row(kind: str, count: Any, size: Any) -> str:
+def _row(kind: str, count: int, size: int) -> str:
     return f"{kind:<13}{count:>9} {readable(size):>10}"
 
 
