@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
 import pytest
 
 from spvmia_plugin.leaderboard.estimate import Estimate
-from spvmia_plugin.leaderboard.figure import HEIGHT, WIDTH, draw
+from spvmia_plugin.leaderboard.figure import HEIGHT, WIDTH, Figure, draw
 from spvmia_plugin.leaderboard.pareto import Point, in_words, places
 from spvmia_plugin.leaderboard.rank import loss, rank_ranges, ranks
 
@@ -109,11 +110,37 @@ def test_ticks_say_what_the_metrics_are() -> None:
     assert not math.isnan(sum(tick.at for tick in (*figure.x_ticks, *figure.y_ticks)))
 
 
-def test_labels_do_not_overlap_where_there_is_room() -> None:
+def text_boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Left, top, right, bottom of what is written: at 13 pixels a character is 6 wide or more, and 10 high, 3 below."""
+    boxes = []
+    for mark in figure.marks:
+        width = 6 * len(mark.label)
+        left = mark.label_x if mark.anchor == "start" else mark.label_x - width
+        if mark.label:
+            boxes.append((left, mark.label_y - 10, left + width, mark.label_y + 3))
+    return boxes
+
+
+def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_labels_cover_no_other_label_and_no_point(seed: int) -> None:
+    figure = draw(random_points(15, seed), 1, 0.5)
+    labels = text_boxes(figure)
+    points = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in figure.marks]
+    assert len(labels) > 5
+    assert not any(overlap(one, other) for one, other in itertools.combinations(labels, 2))
+    assert not any(overlap(label, point) for label in labels for point in points)
+    assert all(box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= HEIGHT for box in labels)
+
+
+def test_labels_of_one_point_stand_around_it() -> None:
     same = (0.5, 0.4, 0.6)
     figure = draw([Point("first", same, same), Point("second", same, same), Point("third", same, same)], 1, 0.0)
-    spots = {(mark.label_x, mark.label_y, mark.anchor) for mark in figure.marks}
-    assert len(spots) == 3
+    assert [mark.label for mark in figure.marks] == ["first", "second", "third"]
+    assert not any(overlap(one, other) for one, other in itertools.combinations(text_boxes(figure), 2))
 
 
 def test_without_room_the_rank_stands_for_the_name() -> None:
