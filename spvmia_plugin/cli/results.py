@@ -301,10 +301,7 @@ def leaderboard(
     """
     from spvmia_plugin.leaderboard import Options, build_board, write_board
     from spvmia_plugin.leaderboard.entrants import Source
-    from spvmia_plugin.leaderboard.machine import to_json
-    from spvmia_plugin.leaderboard.markdown import to_markdown
-    from spvmia_plugin.leaderboard.terminal import show_board
-    from spvmia_plugin.leaderboard.write import check_output
+    from spvmia_plugin.leaderboard.formats import check_output, show_board, to_json, to_markdown
 
     if output is not None:
         check_output(output)

@@ -1,27 +1,17 @@
-"""The leaderboard as data: tables of comparable audits, their rows ranked or marked."""
+"""The leaderboard as data: tables of comparable audits, their rows ranked, or marked with the reason why not."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.leaderboard.columns import Column, Key, columns_of
-from spvmia_plugin.leaderboard.comparable import (
-    Compare,
-    Conditions,
-    SameData,
-    conditions,
-    differences,
-    grouped,
-    recipe,
-)
+from spvmia_plugin.leaderboard.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate, counted, of_attack, task_of
-from spvmia_plugin.leaderboard.pareto import Point
-from spvmia_plugin.leaderboard.rank import loss, rank_ranges, ranks
-from spvmia_plugin.leaderboard.standing import reasons_not_ranked, remarks
+from spvmia_plugin.leaderboard.front import Point
+from spvmia_plugin.results.findings import failed, touches
 from spvmia_plugin.results.model import Audit, Capability
 from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.console import shown
@@ -29,6 +19,12 @@ from spvmia_plugin.util.console import shown
 _NORMAL_95 = 1.959963984540054
 _FURTHER = {"auroc": "AUROC", "tpr_at_1pct_fpr": "TPR at 1 % FPR", "privacy_score": "privacy score"}
 """Metrics of the attack that counts which every row shows, beside the one it is ranked by."""
+UNSCORED_LIMIT = 0.05
+"""An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
+
+Key = tuple[object, ...]
+Loss = tuple[float, float, float]
+"""Value, lower and upper end of how much a model gives away; more is worse."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,25 @@ class Row:
     remarks: Sequence[str]
     rank: int | None = None
     rank_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A capability score that may be compared across models.
+
+    Attributes:
+        key: task, metric, samples, version and few-shot examples; equal for all its scores.
+        title: heading: the task and metric, with what tells it from a column of the same name.
+        higher_is_better: None where the harness does not say.
+    """
+
+    key: Key
+    title: str
+    higher_is_better: bool | None
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` is the title, or the task alone."""
+        return name in (self.title, self.key[0])
 
 
 @dataclass(frozen=True)
@@ -256,4 +271,72 @@ def _point(row: Row, column: Column, metric: str) -> Point:
     )
 
 
-__all__ = ["METRICS", "Board", "Column", "Options", "Row", "Table", "build_board"]
+def columns_of(rows: Iterable[Mapping[Key, Capability]]) -> list[Column]:
+    """The columns of some rows' scores: those that most rows have first."""
+    found: dict[Key, list[Capability]] = {}
+    for row in rows:
+        for key, capability in row.items():
+            found.setdefault(key, []).append(capability)
+    keys = sorted(found, key=lambda key: -len(found[key]))
+    return [Column(key, _title(found[key][0], keys), found[key][0].higher_is_better) for key in keys]
+
+
+def _title(capability: Capability, keys: Sequence[Key]) -> str:
+    key = capability_key(capability)
+    title = f"{capability.task}, {capability.metric}"
+    if [other[:2] for other in keys].count(key[:2]) == 1:
+        return title
+    return f"{title} ({capability.n} samples, {capability.fewshot} examples, version {capability.version})"
+
+
+def loss(number: Estimate, metric: str) -> Loss:
+    """A number on a scale on which more is worse: an AUROC below 0.5 is as far from chance as one above."""
+    value, low, high = number.value, number.low, number.high
+    if metric != "auroc":
+        return value, low, high
+    ends = abs(low - 0.5), abs(high - 0.5)
+    return abs(value - 0.5), 0.0 if low <= 0.5 <= high else min(ends), max(ends)
+
+
+def ranks(losses: Sequence[Loss]) -> list[int]:
+    """1 for the smallest loss; equal ones share a rank."""
+    return [1 + sum(other[0] < ours[0] for other in losses) for ours in losses]
+
+
+def rank_ranges(losses: Sequence[Loss]) -> list[tuple[int, int]]:
+    """Best and worst rank of each: only a model whose whole interval lies beyond ours is sure to be ahead or behind."""
+    return [
+        (1 + sum(high < ours[1] for _, _, high in losses), len(losses) - sum(low > ours[2] for _, low, _ in losses))
+        for ours in losses
+    ]
+
+
+def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]:
+    """Why the audit is not ranked by this number; empty if it is.
+
+    Every finding of severity "warning" disqualifies, those of later versions and of plugins too, but for findings
+    that touch another metric or another attack than the one that counts.
+    """
+    found = [str(finding["message"]) for finding in failed(audit) if touches(finding, number.attack, metric)]
+    if math.isnan(number.value):
+        found.append(f"{METRICS[metric]}: {number.reason}")
+    elif math.isnan(number.low):
+        found.append(f"{METRICS[metric]} has no interval")
+    if metric == "auroc" and number.high < 0.5:
+        found.append(
+            "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
+        )
+    task = task_of(audit, number.attack) if number.attack else None
+    if task is not None:
+        total, scored = task.record["n"]["records"], task.record["n"]["scored"]
+        if total - scored > UNSCORED_LIMIT * total:
+            found.append(f"{number.attack} has no score for {total - scored} of {total} records")
+    return found
+
+
+def remarks(audit: Audit, number: Estimate, metric: str) -> list[str]:
+    """What limits the row's numbers without keeping it from being ranked."""
+    findings = audit.record.get("preconditions", [])
+    others = [finding for finding in findings if finding["severity"] != "warning"]
+    elsewhere = [finding for finding in failed(audit) if not touches(finding, number.attack, metric)]
+    return [str(finding["message"]) for finding in (*elsewhere, *others)]

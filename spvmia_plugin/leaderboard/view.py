@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
-from spvmia_plugin.leaderboard.columns import Column
+from spvmia_plugin.leaderboard.board import Board, Column, Options, Row, Table
 from spvmia_plugin.leaderboard.comparable import common_recipe, recipe_words
 from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability

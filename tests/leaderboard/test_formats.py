@@ -20,10 +20,7 @@ from spvmia_plugin.export import FORMATS as EXPORTS
 from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
-from spvmia_plugin.leaderboard.machine import to_csv, to_json
-from spvmia_plugin.leaderboard.markdown import to_markdown
-from spvmia_plugin.leaderboard.page import to_html
-from spvmia_plugin.leaderboard.terminal import show_board
+from spvmia_plugin.leaderboard.formats import show_board, to_csv, to_html, to_json, to_markdown
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.web.text import csv_text, markdown, unlinked
 from tests.hostile import ALERT, NAMES, NASTY, control_characters

@@ -8,10 +8,9 @@ import random
 
 import pytest
 
+from spvmia_plugin.leaderboard.board import loss, rank_ranges, ranks
 from spvmia_plugin.leaderboard.estimate import Estimate
-from spvmia_plugin.leaderboard.figure import HEIGHT, WIDTH, Figure, draw
-from spvmia_plugin.leaderboard.pareto import Point, in_words, places
-from spvmia_plugin.leaderboard.rank import loss, rank_ranges, ranks
+from spvmia_plugin.leaderboard.front import HEIGHT, WIDTH, Figure, Point, draw, in_words, places
 
 
 def random_points(n: int, seed: int) -> list[Point]:

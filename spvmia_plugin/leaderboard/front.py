@@ -1,12 +1,14 @@
-"""Geometry of the picture of capability against privacy; `files/front.svg` draws it, the style colours it."""
+"""The front of capability against privacy: who is on it and how sure that is, and the geometry of its picture.
+
+`files/front.svg` draws the picture, the style colours it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from spvmia_plugin.leaderboard.pareto import Place, Point, places
+from typing import Literal
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 16, 56
@@ -18,6 +20,64 @@ _CHARACTER, _LINE, _GAP = 7.0, 15.0, 9.0
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
+
+Place = Literal["front", "close", "behind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One model. On both axes larger is better, whatever the metrics' own directions.
+
+    Attributes:
+        name: the model.
+        capability: value, lower end, upper end.
+        privacy: value, lower end, upper end.
+        rank: stands for the name where that has no room.
+    """
+
+    name: str
+    capability: tuple[float, float, float]
+    privacy: tuple[float, float, float]
+    rank: int | None = None
+
+
+def places(points: Sequence[Point]) -> list[Place]:
+    """Place of each point.
+
+    Returns:
+        "front": no other model is at least as good on both axes and better on one. "behind": some model's intervals
+        lie wholly above this one's on both axes. "close": dominated, but the intervals do not tell.
+    """
+
+    def place(point: Point) -> Place:
+        beaten_by = [
+            other
+            for other in points
+            if other.capability[0] >= point.capability[0]
+            and other.privacy[0] >= point.privacy[0]
+            and (other.capability[0] > point.capability[0] or other.privacy[0] > point.privacy[0])
+        ]
+        if not beaten_by:
+            return "front"
+        surely = (other.capability[1] > point.capability[2] and other.privacy[1] > point.privacy[2] for other in points)
+        return "behind" if any(surely) else "close"
+
+    return [place(point) for point in points]
+
+
+def in_words(points: Sequence[Point]) -> str:
+    """The picture for those who do not see it."""
+    by_place: dict[Place, list[str]] = {"front": [], "close": [], "behind": []}
+    for point, place in zip(points, places(points), strict=True):
+        by_place[place].append(point.name)
+    sentences = [
+        f"On the front (no other model is both more capable and more private): {', '.join(by_place['front'])}."
+    ]
+    if by_place["close"]:
+        sentences.append(f"Behind the front by less than the error bars can tell: {', '.join(by_place['close'])}.")
+    if by_place["behind"]:
+        sentences.append(f"Behind it by more than the error bars: {', '.join(by_place['behind'])}.")
+    return " ".join(sentences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +133,25 @@ def draw(points: Sequence[Point], x_sign: int, y_offset: float) -> Figure:
     """
     x_axis = _Axis([value for point in points for value in point.capability], LEFT, WIDTH - RIGHT)
     y_axis = _Axis([value for point in points for value in point.privacy], HEIGHT - BOTTOM, TOP)
-    taken: list[Box] = [_around(x_axis.at(p.capability[0]), y_axis.at(p.privacy[0])) for p in points]
+    spots = [(x_axis.at(point.capability[0]), y_axis.at(point.privacy[0])) for point in points]
+    taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     marks = []
-    for point, place in zip(points, places(points), strict=True):
-        x, y = x_axis.at(point.capability[0]), y_axis.at(point.privacy[0])
+    for point, place, (x, y) in zip(points, places(points), spots, strict=True):
         label, label_x, label_y, anchor = _labelled(x, y, point, taken)
         marks.append(
             Mark(
-                point.name,
-                label,
-                place,
-                x,
-                y,
-                x_axis.at(point.capability[1]),
-                x_axis.at(point.capability[2]),
-                y_axis.at(point.privacy[1]),
-                y_axis.at(point.privacy[2]),
-                label_x,
-                label_y,
-                anchor,
+                name=point.name,
+                label=label,
+                place=place,
+                x=x,
+                y=y,
+                x_low=x_axis.at(point.capability[1]),
+                x_high=x_axis.at(point.capability[2]),
+                y_low=y_axis.at(point.privacy[1]),
+                y_high=y_axis.at(point.privacy[2]),
+                label_x=label_x,
+                label_y=label_y,
+                anchor=anchor,
             )
         )
     x_ticks = [Tick(x_axis.at(value), f"{x_sign * value + 0.0:g}") for value in x_axis.ticks()]
@@ -121,10 +181,6 @@ class _Axis:
         return [round(step * k, 10) for k in range(first, math.floor(self._high / step) + 1)]
 
 
-def _around(x: float, y: float) -> Box:
-    return x - 6, y - 6, x + 6, y + 6
-
-
 def _labelled(x: float, y: float, point: Point, taken: list[Box]) -> tuple[str, float, float, str]:
     """The name where it has room, else the rank, else nothing: the table holds all of them."""
     name = point.name if len(point.name) <= _LABEL_LENGTH else f"{point.name[: _LABEL_LENGTH - 1]}…"
@@ -145,24 +201,16 @@ def _free_spot(x: float, y: float, width: float, taken: list[Box]) -> tuple[floa
         (x - diagonal, y + diagonal + _LINE * 0.7, "end"),
     ]
     for spot in spots:
-        box = _label_box(spot, width)
-        if _fits(box, taken):
+        left = spot[0] if spot[2] == "start" else spot[0] - width
+        box = left, spot[1] - _LINE * 0.8, left + width, spot[1] + _LINE * 0.2
+        inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM
+        free = not any(
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+        )
+        if inside and free:
             taken.append(box)
             return round(spot[0], 2), round(spot[1], 2), spot[2]
     return None
-
-
-def _label_box(spot: tuple[float, float, str], width: float) -> Box:
-    x, y, anchor = spot
-    left = x if anchor == "start" else x - width
-    return left, y - _LINE * 0.8, left + width, y + _LINE * 0.2
-
-
-def _fits(box: Box, taken: Sequence[Box]) -> bool:
-    inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM
-    return inside and not any(
-        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
-    )
 
 
 def _staircase(marks: Sequence[Mark]) -> str:
