@@ -71,7 +71,7 @@ def blind(folder: Path) -> dict[str, object]:
     """The blind baseline's AUROC and interval on the files of `folder`."""
     import resource
 
-    from spvmia_plugin.attacks import BagOfWords
+    from spvmia_plugin.attacks.bag_of_words import BagOfWords
     from spvmia_plugin.checks.blind import blind_interval
 
     texts, labels = [], []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvmia_plugin import hookimpl
+from spvmia_plugin.attacks import PLACES
 from spvmia_plugin.util.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -15,35 +16,14 @@ if TYPE_CHECKING:
     from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
     from spvmia_plugin.records import Document
 
-# By name, and imported when they are used: `spvmia plugins` loads neither torch nor NumPy. In the order of DESIGN
-# section 4: reference-free, calibrated by the base, by a population, by self-prompts.
-_ATTACKS = {
-    "loss": "loss:Loss",
-    "zlib": "zlib_entropy:Zlib",
-    "lowercase": "lowercase:Lowercase",
-    "min_k": "min_k:MinK",
-    "min_k_pp": "min_k_pp:MinKPlusPlus",
-    "neighbour": "neighbour:Neighbour",
-    "detectgpt": "detectgpt:DetectGPT",
-    "lira_base": "lira_base:LiraBase",
-    "lira_candidate": "lira_candidate:LiraCandidate",
-    "ratio": "ratio:Ratio",
-    "ez": "ez:Ez",
-    "wbc": "wbc:Wbc",
-    "recall": "recall:Recall",
-    "rmia": "rmia:Rmia",
-    "bag_of_words": "bag_of_words:BagOfWords",
-    "spv_ez": "spv_ez:SpvEz",
-    "spv_wbc": "spv_wbc:SpvWbc",
-    "spv": "spv:Spv",
-}
+# By name, and imported when they are used: `spvmia plugins` loads neither torch nor NumPy.
 _PERTURBATIONS = {"mask_fill": "mask_fill:MaskFill", "causal": "causal:Causal", "embedding": "embedding:Embedding"}
 
 
 @hookimpl
 def spvmia_register_attacks() -> Iterable[Lazy[Attack]]:
     """The attacks of the paper, its baselines and newer ones."""
-    return [Lazy(name, f"spvmia_plugin.attacks.{place}") for name, place in _ATTACKS.items()]
+    return [Lazy(name, f"spvmia_plugin.attacks.{place}") for name, place in PLACES.items()]
 
 
 @hookimpl

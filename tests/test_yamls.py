@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spvmia_plugin import __version__
-from spvmia_plugin.attacks import BUILTIN_ATTACKS
+from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.yamls import builtin_files, differences, generate, main, write_task
@@ -64,7 +64,7 @@ def test_every_name_of_the_design_has_a_file_and_no_other_is_there() -> None:
 
 
 def test_every_attack_of_the_registry_has_its_tasks() -> None:
-    assert {f"{attack.name}_mia" for attack in BUILTIN_ATTACKS} == set(ATTACK_TASKS)
+    assert {f"{attack.name}_mia" for attack in builtin_attacks()} == set(ATTACK_TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)

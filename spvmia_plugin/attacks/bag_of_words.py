@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.attacks.base import BlindAttack
-from spvmia_plugin.attacks.common import is_count
+from spvmia_plugin.attacks.base import BlindAttack, is_count
 from spvmia_plugin.attacks.out_of_fold import (
     Design,
     Labelings,
@@ -68,6 +67,7 @@ class BagOfWords(BlindAttack):
     """
 
     name = "bag_of_words"
+    title = "Bag of words (sees no model)"
 
     folds: int = 5
     words: int = 2000

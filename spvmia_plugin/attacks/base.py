@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, TokenSignals, Unscored
+from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored
+from spvmia_plugin.util.strict_json import is_number, is_whole
 
 NLL_FLOOR = 1e-6
 """Negative log-likelihoods in a denominator are floored here (DESIGN section 4)."""
@@ -25,11 +26,13 @@ class Attack:
 
     Class attributes:
         name: the attack's name; its tasks are `<name>_mia_<dataset>`.
+        title: what people call it, in reports; the name if there is none.
         options: which user option sets which field, `{"share": "mia_min_k"}`. A plugin may name options of its own
             here (prefix `mia_`); they are then known to `--metadata`.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     options: ClassVar[Mapping[str, str]] = {}
 
     @property
@@ -112,3 +115,64 @@ def lowest_share(values: FloatArray, share: float) -> FloatArray:
     """The max(1, floor(share * T)) lowest of `values` (T,), in ascending order."""
     count = max(1, int(np.floor(share * len(values))))
     return np.sort(values)[:count]
+
+
+DIFFERENT_TOKENS = "the two models tokenise the text differently"
+
+
+def check_same_tokens(left: TokenSignals, right: TokenSignals) -> None:
+    """Refuse to compare two models on one text if they scored different numbers of tokens.
+
+    Raises:
+        MissingSignal: the lengths differ, so neither token differences nor means over tokens mean anything.
+    """
+    if len(left) != len(right):
+        raise MissingSignal(DIFFERENT_TOKENS)
+
+
+def target_and(reference: Role, signals: RecordSignals) -> tuple[TokenSignals, TokenSignals]:
+    """The record's signals under the target and under `reference`, token by token the same text.
+
+    Raises:
+        MissingSignal: one of them is absent, or their lengths differ.
+    """
+    target, other = signals.of(Role.TARGET), signals.of(reference)
+    check_same_tokens(target, other)
+    return target, other
+
+
+def token_differences(reference: Role, signals: RecordSignals) -> NDArray[np.float64]:
+    """d_t = l_t(theta) - l_t(reference), shape (T,), in float64.
+
+    Raises:
+        MissingSignal: as `target_and`.
+    """
+    target, other = target_and(reference, signals)
+    return np.subtract(target.logprob, other.logprob, dtype=np.float64)
+
+
+def paraphrase_means(signals: RecordSignals) -> NDArray[np.float64]:
+    """L of every paraphrase under the target, shape (2N,).
+
+    Raises:
+        MissingSignal: there is no paraphrase, or one without tokens.
+    """
+    paraphrases = signals.neighbours_of(Role.TARGET)
+    if not all(len(paraphrase) for paraphrase in paraphrases):
+        raise MissingSignal("a paraphrase has no scored tokens")
+    return np.array([mean_logprob(paraphrase) for paraphrase in paraphrases])
+
+
+def check_share(option: str, value: object) -> None:
+    """A share of tokens lies in (0, 1].
+
+    Raises:
+        SpvmiaError: it does not.
+    """
+    if not is_number(value) or not 0 < value <= 1:
+        raise SpvmiaError(f"{option}: expected a share of tokens > 0 and <= 1, got {value!r}; the default is 0.2")
+
+
+def is_count(value: object) -> bool:
+    """Whether `value` is a whole number of at least 1 and not a truth value."""
+    return is_whole(value) and value >= 1

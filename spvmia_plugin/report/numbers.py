@@ -7,33 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.signals import View
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import printed
-
-TITLES: Mapping[str, str] = {
-    "loss": "Loss",
-    "zlib": "Loss per zlib byte",
-    "lowercase": "Lowercase ratio",
-    "min_k": "Min-K%",
-    "min_k_pp": "Min-K%++",
-    "neighbour": "Neighbours",
-    "detectgpt": "DetectGPT",
-    "ratio": "Loss ratio, base reference",
-    "lira_base": "LiRA, base reference",
-    "lira_candidate": "LiRA, candidate reference",
-    "spv": "SPV-MIA",
-    "ez": "Error zone, base reference",
-    "wbc": "Windows, base reference",
-    "spv_ez": "Error zone, SPV reference",
-    "spv_wbc": "Windows, SPV reference",
-    "recall": "ReCaLL",
-    "rmia": "RMIA, offline",
-    "bag_of_words": "Bag of words (sees no model)",
-}
-"""Names in full; an attack of a plugin goes by its own name."""
 
 CALIBRATING = {"reference": ("reference",), "candidate": ("candidate reference",)}
 """Stages that bring a role's model, beyond those that score with it."""
@@ -94,8 +73,9 @@ def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Numb
 
 
 def title(name: str) -> str:
-    """The attack's name in full, safe to show."""
-    return TITLES.get(name) or shown(name)
+    """The attack's name in full, safe to show; one of a plugin, which a report does not load, by its own name."""
+    titles = {attack.name: attack.title for attack in builtin_attacks()}
+    return titles.get(name) or shown(name)
 
 
 def ranked(audit: Audit) -> list[TaskResult]:

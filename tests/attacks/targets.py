@@ -9,28 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spvmia_plugin.attacks import (
-    Attack,
-    BagOfWords,
-    BlindAttack,
-    DetectGPT,
-    Ez,
-    LiraBase,
-    LiraCandidate,
-    Loss,
-    Lowercase,
-    MinK,
-    MinKPlusPlus,
-    Neighbour,
-    Ratio,
-    Recall,
-    Rmia,
-    Spv,
-    SpvEz,
-    SpvWbc,
-    Wbc,
-    Zlib,
-)
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.attacks.calibrated import Ez, LiraBase, LiraCandidate, Ratio, SpvEz, SpvWbc, Wbc
+from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
+from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from tests.attacks import naive
 

@@ -9,7 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks import BagOfWords, out_of_fold
+from spvmia_plugin.attacks import out_of_fold
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.out_of_fold import assign_folds, group_labels, join_same_texts
 from spvmia_plugin.signals import Unscored
 from tests.attacks.corpora import auroc, half, names, texts

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.attacks import BUILTIN_ATTACKS, Attack
+from spvmia_plugin.attacks import builtin_attacks
+from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.signals import Role
 
 PAGE = Path(__file__).parents[2] / "docs" / "attacks.md"
@@ -21,10 +22,10 @@ def rows() -> dict[str, list[str]]:
 
 
 def test_every_built_in_attack_has_a_row_and_no_other() -> None:
-    assert set(rows()) == {attack.name for attack in BUILTIN_ATTACKS}
+    assert set(rows()) == {attack.name for attack in builtin_attacks()}
 
 
-@pytest.mark.parametrize("attack", BUILTIN_ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", builtin_attacks(), ids=lambda attack: attack.name)
 def test_a_row_is_complete_and_names_the_models_it_needs(attack: type[Attack]) -> None:
     row = rows()[attack.name]
     assert len(row) == 7
@@ -36,7 +37,7 @@ def test_a_row_is_complete_and_names_the_models_it_needs(attack: type[Attack]) -
         assert f"`{option}`" in row[1]
 
 
-@pytest.mark.parametrize("attack", BUILTIN_ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", builtin_attacks(), ids=lambda attack: attack.name)
 def test_docstrings_give_formula_paper_and_variant(attack: type[Attack]) -> None:
     text = attack.__doc__ or ""
     assert text.startswith("score = ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks import Attack
+from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import Need, RecordSignals, Role, TokenSignals, Unscored, View
 

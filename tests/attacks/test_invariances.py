@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks import BlindAttack
+from spvmia_plugin.attacks.base import BlindAttack
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored
 from tests.attacks.targets import TARGETS, Target, make_record, make_records, scores, tokens, transform
 

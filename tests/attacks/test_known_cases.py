@@ -9,26 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks import (
-    Attack,
-    DetectGPT,
-    Ez,
-    LiraBase,
-    LiraCandidate,
-    Loss,
-    Lowercase,
-    MinK,
-    MinKPlusPlus,
-    Neighbour,
-    Ratio,
-    Recall,
-    Rmia,
-    Spv,
-    SpvEz,
-    SpvWbc,
-    Wbc,
-    Zlib,
-)
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.calibrated import Ez, LiraBase, LiraCandidate, Ratio, SpvEz, SpvWbc, Wbc
+from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
+from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)

@@ -6,23 +6,18 @@ import math
 
 import pytest
 
-from spvmia_plugin.attacks import (
-    BUILTIN_ATTACKS,
-    Attack,
-    BagOfWords,
-    MinK,
-    MinKPlusPlus,
-    Recall,
-    Rmia,
-    Spv,
-    SpvWbc,
-    Wbc,
-)
+from spvmia_plugin.attacks import builtin_attacks
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.calibrated import SpvWbc, Wbc
+from spvmia_plugin.attacks.paraphrased import Spv
+from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.reference_free import MinK, MinKPlusPlus
 from spvmia_plugin.errors import SpvmiaError
 
 
 def test_options_and_defaults() -> None:
-    known = {attack.name: {o: getattr(attack(), f) for f, o in attack.options.items()} for attack in BUILTIN_ATTACKS}
+    known = {attack.name: {o: getattr(attack(), f) for f, o in attack.options.items()} for attack in builtin_attacks()}
     windows = (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)
     assert {name: options for name, options in known.items() if options} == {
         "min_k": {"mia_min_k": 0.2},

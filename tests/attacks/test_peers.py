@@ -12,8 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from spvmia_plugin.attacks import BUILTIN_ATTACKS, Attack, Ez, MinK, MinKPlusPlus, Spv
-from spvmia_plugin.attacks.base import mean_logprob
+from spvmia_plugin.attacks import builtin_attacks
+from spvmia_plugin.attacks.base import Attack, mean_logprob
+from spvmia_plugin.attacks.calibrated import Ez
+from spvmia_plugin.attacks.paraphrased import Spv
+from spvmia_plugin.attacks.reference_free import MinK, MinKPlusPlus
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from tests.attacks import peers
 
@@ -22,7 +25,7 @@ ROWS: list[dict[str, Any]] = GIVEN["rows"]
 RECORDS = [peers.record(row) for row in ROWS]
 SCORES: dict[str, list[float]] = GIVEN["scores"]
 PAGE = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text("utf-8")
-ATTACKS: dict[str, Attack] = {attack.name: attack() for attack in BUILTIN_ATTACKS}
+ATTACKS: dict[str, Attack] = {attack.name: attack() for attack in builtin_attacks()}
 
 Figures = NDArray[np.float64]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.attacks.loss import Loss
-from spvmia_plugin.attacks.zlib_entropy import Zlib
+from spvmia_plugin.attacks.reference_free import Loss, Zlib
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import RecordResult
 from spvmia_plugin.metrics.strongest import strongest

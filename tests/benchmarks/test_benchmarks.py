@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from spvmia_plugin.attacks.spv import Spv
+from spvmia_plugin.attacks.paraphrased import Spv
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry

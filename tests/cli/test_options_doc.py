@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.attacks import BUILTIN_ATTACKS
+from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.config import PREFIX, PRESETS, AuditConfig
 
 TEXT = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_every_option_of_an_attack_is_listed_with_its_default() -> None:
         for name, default, _, attacks, _ in rows(SECTIONS["Attacks"])
     }
     actual: dict[str, tuple[Any, set[str]]] = {}
-    for attack in BUILTIN_ATTACKS:
+    for attack in builtin_attacks():
         defaults = {field.name: field.default for field in dataclasses.fields(attack)}
         for name, option in attack.options.items():
             default = list(d) if isinstance(d := defaults[name], tuple) else d

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from spvmia_plugin.attacks import BagOfWords, out_of_fold
+from spvmia_plugin.attacks import out_of_fold
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.checks.blind import auroc_columns, blind_interval, not_computed
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.records import AuditData, Record

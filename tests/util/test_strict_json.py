@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spvmia_plugin.attacks import BUILTIN_ATTACKS
+from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from spvmia_plugin.errors import SpvmiaError
@@ -19,7 +19,7 @@ from spvmia_plugin.util.strict_json import is_number, is_whole, not_finite, stri
 from tests.data.test_manifest import make_manifest
 
 NONE = [math.inf, -math.inf, math.nan, 10**400]
-ATTACK_OPTIONS = frozenset(option for attack in BUILTIN_ATTACKS for option in attack.options.values())
+ATTACK_OPTIONS = frozenset(option for attack in builtin_attacks() for option in attack.options.values())
 NUMBERS = [f.name for f in dataclasses.fields(AuditConfig) if f.metadata and isinstance(f.default, (int, float))]
 NUMBERS = [name for name in NUMBERS if not isinstance(getattr(AuditConfig(), name), bool)]
 

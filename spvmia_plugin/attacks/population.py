@@ -1,4 +1,4 @@
-"""RMIA, offline."""
+"""Attacks that need other texts besides the record: ReCaLL, which puts them before it, and RMIA."""
 
 from __future__ import annotations
 
@@ -8,11 +8,55 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.attacks.base import Attack, mean_logprob, score_or_reason
-from spvmia_plugin.attacks.common import check_same_tokens, target_and
+from spvmia_plugin.attacks.base import (
+    Attack,
+    check_same_tokens,
+    is_count,
+    mean_logprob,
+    nll,
+    score_or_reason,
+    target_and,
+)
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.util.strict_json import is_number
+
+
+@dataclass(frozen=True)
+class Recall(Attack):
+    """score = NLL(x | prefix of held-out non-members) / NLL(x).
+
+    ReCaLL, Xie et al. 2024, arXiv 2406.15968.
+
+    Which one this is: the prefix is conditioned on and not scored, as in the paper and its code (labels masked); some
+    benchmark code scores prefix and record together, and so measures mostly the prefix. The prefix is one and the
+    same for all records: the first held-out documents, as many of the `shots` as the context holds (the authors vary
+    their number and report the best; 7 is kept fixed here). The prefix gives the first token a context too: in the
+    authors' code it counts after the prefix and, where the tokenizer puts nothing before a text, not without it.
+
+    Attributes:
+        shots: how many held-out documents make the prefix.
+    """
+
+    name = "recall"
+    title = "ReCaLL"
+    options = {"shots": "mia_recall_shots"}  # noqa: RUF012 - ClassVar in the base
+
+    shots: int = 7
+
+    def __post_init__(self) -> None:
+        if not is_count(self.shots):
+            raise SpvmiaError(f"mia_recall_shots: expected a whole number >= 1, got {self.shots!r}; the default is 7")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under the target, alone and after the prefix."""
+        return frozenset({Need(Role.TARGET), Need(Role.TARGET, View.PREFIXED)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The ratio of both NLLs."""
+        return nll(signals.of(Role.TARGET, View.PREFIXED)) / nll(signals.of(Role.TARGET))
+
 
 Memo = dict[tuple[int, int], NDArray[np.float64]]
 """Sorted r of a population by the identities of its two sequences, which live as long as their records."""
@@ -35,6 +79,7 @@ class Rmia(Attack):
     """
 
     name = "rmia"
+    title = "RMIA, offline"
     options = {"a": "mia_rmia_a"}  # noqa: RUF012 - ClassVar in the base
 
     a: float = 0.3

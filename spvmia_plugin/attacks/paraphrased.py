@@ -1,4 +1,4 @@
-"""SPV-MIA: the self-calibrated probabilistic variation."""
+"""Attacks that compare a record with its paraphrases: neighbours, DetectGPT and SPV-MIA."""
 
 from __future__ import annotations
 
@@ -6,11 +6,65 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvmia_plugin.attacks.base import Attack, mean_logprob
-from spvmia_plugin.attacks.common import check_same_tokens
+from spvmia_plugin.attacks.base import Attack, check_same_tokens, mean_logprob, paraphrase_means
 from spvmia_plugin.config import SpvVariant
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, TokenSignals, View
+
+
+@dataclass(frozen=True)
+class Neighbour(Attack):
+    """score = L(x) - mean L(x~): how far the text stands out among its paraphrases.
+
+    Mattern et al. 2023, arXiv 2305.18462, with the sign turned.
+
+    Which one this is: the plain difference (detectgpt divides it by the standard deviation); the paraphrases are
+    those of `mia_perturbation`, where the authors replace single words through BERT with dropout. Each mean is over
+    the tokens of its own text, which may differ in number.
+    """
+
+    name = "neighbour"
+    title = "Neighbours"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record and its paraphrases under the target."""
+        return frozenset({Need(Role.TARGET), Need(Role.TARGET, View.NEIGHBOURS)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The difference of the means."""
+        return mean_logprob(signals.of(Role.TARGET)) - float(np.mean(paraphrase_means(signals)))
+
+
+@dataclass(frozen=True)
+class DetectGPT(Attack):
+    """score = (L(x) - mean L(x~)) / std L(x~), the standard deviation with ddof 1.
+
+    Mitchell et al. 2023, arXiv 2301.11305, the normalised discrepancy; as a membership attack in Mattern et al. 2023.
+
+    Which one this is: ddof 1, as the paper divides by the sample estimate; the authors' code calls `np.std` with ddof
+    0, which multiplies every score by the same factor as long as all records have equally many paraphrases, and not
+    otherwise. Their code puts 1 for a standard deviation of 0; here such a record is unscored, for it would be on
+    another scale than the rest.
+    """
+
+    name = "detectgpt"
+    title = "DetectGPT"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record and its paraphrases under the target."""
+        return frozenset({Need(Role.TARGET), Need(Role.TARGET, View.NEIGHBOURS)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The difference of the means in standard deviations."""
+        around = paraphrase_means(signals)
+        if len(around) < 2:
+            raise MissingSignal("fewer than 2 paraphrases")
+        if np.ptp(around) == 0:  # not the std, which rounding can leave a little above 0
+            raise MissingSignal("all paraphrases are equally likely")
+        return float((mean_logprob(signals.of(Role.TARGET)) - np.mean(around)) / np.std(around, ddof=1))
+
 
 MIN_WORDS = 14
 """Texts with fewer words, split at single spaces, get int(0.3 * words / 4) = 0 masks in the released code."""
@@ -37,6 +91,7 @@ class Spv(Attack):
     """
 
     name = "spv"
+    title = "SPV-MIA"
     options = {"variant": "mia_spv_variant"}  # noqa: RUF012 - ClassVar in the base
 
     variant: SpvVariant = "paper"

@@ -1,0 +1,192 @@
+"""Attacks that compare the target with a reference, token by token or as a whole; which one is a class attribute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from spvmia_plugin.attacks.base import Attack, is_count, mean_logprob, nll, target_and, token_differences
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.signals import Need, RecordSignals, Role
+
+
+@dataclass(frozen=True)
+class LiraBase(Attack):
+    """score = L_theta - L_base: the log-likelihood ratio of the target and the model before fine-tuning.
+
+    The baseline LiRA-Base of Fu et al. 2024, arXiv 2311.06062; the test is that of Mireshghallah et al. 2022,
+    arXiv 2203.03929, and, without its shadow models, of Carlini et al. 2022, arXiv 2112.03570.
+
+    Which one this is: the difference of mean log-probabilities (`ratio` divides them). One reference and no
+    variance of shadow models: not the full LiRA, whatever its name says. MIMIR's `reference_based` and the
+    `ref` of mink-plus-plus are the same difference, but there the reference is another, smaller model.
+
+    Attributes:
+        reference: whose log-probability is subtracted.
+    """
+
+    name = "lira_base"
+    title = "LiRA, base reference"
+    reference: ClassVar[Role] = Role.BASE
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under target and reference."""
+        return frozenset({Need(Role.TARGET), Need(self.reference)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The difference of the means."""
+        target, other = target_and(self.reference, signals)
+        return mean_logprob(target) - mean_logprob(other)
+
+
+@dataclass(frozen=True)
+class LiraCandidate(LiraBase):
+    """score = L_theta - L_candidate, the candidate being the base fine-tuned on `mia_candidate`.
+
+    The baseline LiRA-Candidate of Fu et al. 2024, arXiv 2311.06062: what an attacker does who has other data of the
+    same domain.
+
+    Which one this is: `lira_base` with another reference, trained by the settings of the self-prompt
+    reference; the paper's code trains it by a separate script with settings of its own.
+    """
+
+    name = "lira_candidate"
+    title = "LiRA, candidate reference"
+    reference = Role.CANDIDATE
+
+
+@dataclass(frozen=True)
+class Ratio(Attack):
+    """score = NLL_base / NLL_theta: how much the fine-tuning lowered the loss, relatively.
+
+    Carlini et al. 2021, arXiv 2012.07805, section 5, who compare with a smaller model of the same family.
+
+    Which one this is: the ratio of log-perplexities (lira_base is their difference), with the model before
+    fine-tuning as reference. Code that divides perplexities themselves gives the order of lira_base. -NLL_theta /
+    NLL_base, also seen, is the same order.
+    """
+
+    name = "ratio"
+    title = "Loss ratio, base reference"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under target and base."""
+        return frozenset({Need(Role.TARGET), Need(Role.BASE)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The ratio of both NLLs."""
+        target, base = target_and(Role.BASE, signals)
+        return nll(base) / nll(target)
+
+
+@dataclass(frozen=True)
+class Ez(Attack):
+    """score = P / (P + M) over the tokens where theta's top-1 is wrong; P = sum max(d, 0), M = sum max(-d, 0).
+
+    EZ-MIA, Ilic et al. 2026, arXiv 2601.12104, code JetBrains-Research/ez-mia; d_t = l_t(theta) - l_t(base).
+
+    Which one this is: the paper's statistic is P / M, which has the same order and no finite value at M = 0. A text
+    without a wrong token (theta predicts all of it) scores 1, as does one with M = 0 < P; with P = M = 0 it scores
+    0.5. The authors' code drops the first token that has a log-probability, and gives its lowest score, 0, where no
+    wrong token moved down (M = 0) and for fewer than two wrong tokens: that is, to the texts memorised best.
+
+    Attributes:
+        reference: whose log-probability is subtracted.
+    """
+
+    name = "ez"
+    title = "Error zone, base reference"
+    reference: ClassVar[Role] = Role.BASE
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under target and reference."""
+        return frozenset({Need(Role.TARGET), Need(self.reference)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The share of upward shifts among all shifts at wrong tokens."""
+        difference = token_differences(self.reference, signals)[~signals.of(Role.TARGET).top1]
+        if len(difference) == 0:
+            return 1.0
+        up, down = float(difference.clip(min=0).sum()), float((-difference).clip(min=0).sum())
+        return up / (up + down) if up + down else 0.5
+
+
+@dataclass(frozen=True)
+class SpvEz(Ez):
+    """score = P / (P + M) as in `ez`, with the self-prompt reference phi in place of the base model.
+
+    No paper: `ez` (Ilic et al. 2026, arXiv 2601.12104) under the calibration of Fu et al. 2024, arXiv 2311.06062.
+
+    Which one this is: the `distillation` option of ez-mia comes close (a reference tuned on generations of the
+    target); there the prompts are longer and the sampling is truncated (temperature 0.9, top_p 0.9).
+    """
+
+    name = "spv_ez"
+    title = "Error zone, SPV reference"
+    reference = Role.REFERENCE
+
+
+WINDOWS = (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)
+
+
+@dataclass(frozen=True)
+class Wbc(Attack):
+    """score = mean over the windows w of the share of positions with sum of d over w tokens > 0.
+
+    WBC, Chen et al. 2026, arXiv 2601.02751; d_t = l_t(theta) - l_t(base), windows of w tokens at every position.
+
+    Which one this is: the ten window sizes of the authors' code. A window longer than the text is clamped to it, as in
+    their code, so that every size counts once for every record, with one position then: short texts keep a score on
+    the same scale. A sum of exactly 0 counts as a vote against membership. All scored tokens count.
+
+    Attributes:
+        windows: window sizes in tokens.
+        reference: whose log-probability is subtracted.
+    """
+
+    name = "wbc"
+    title = "Windows, base reference"
+    options = {"windows": "mia_wbc_windows"}  # noqa: RUF012 - ClassVar in the base
+    reference: ClassVar[Role] = Role.BASE
+
+    windows: tuple[int, ...] = WINDOWS
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.windows, (list, tuple)) or not self.windows or not all(map(is_count, self.windows)):
+            raise SpvmiaError(
+                f"mia_wbc_windows: expected a list of whole numbers >= 1, got {self.windows!r}; "
+                f"the default is {list(WINDOWS)}"
+            )
+        object.__setattr__(self, "windows", tuple(self.windows))  # JSON and YAML give lists
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under target and reference."""
+        return frozenset({Need(Role.TARGET), Need(self.reference)})
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """The mean share of windows in which the target beats the reference."""
+        difference = token_differences(self.reference, signals)
+        sizes = [min(window, len(difference)) for window in self.windows]
+        # Summed window by window: differences of running sums would leave rounding where a sum is exactly 0.
+        return float(np.mean([np.mean(sliding_window_view(difference, size).sum(axis=1) > 0) for size in sizes]))
+
+
+@dataclass(frozen=True)
+class SpvWbc(Wbc):
+    """score = the share of windows as in `wbc`, with the self-prompt reference phi in place of the base model.
+
+    No paper: `wbc` (Chen et al. 2026, arXiv 2601.02751) under the calibration of Fu et al. 2024, arXiv 2311.06062.
+
+    Which one this is: `wbc` in all but the reference, with the same option for the windows.
+    """
+
+    name = "spv_wbc"
+    title = "Windows, SPV reference"
+    reference = Role.REFERENCE

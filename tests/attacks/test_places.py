@@ -1,0 +1,40 @@
+"""A built-in attack is added in three places and generated tasks; what is missing is named. CONTRIBUTING.md lists them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from spvmia_plugin import attacks
+from spvmia_plugin.attacks import PLACES, builtin_attacks
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.harness.yamls import builtin_files, differences
+from tests.attacks.test_docs import PAGE, rows
+
+
+def defined() -> dict[str, type[Attack]]:
+    """The attacks that the modules of the room define, by name."""
+    modules = [
+        importlib.import_module(f"{attacks.__name__}.{found.name}") for found in pkgutil.iter_modules(attacks.__path__)
+    ]
+    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    return {found.name: found for found in classes if issubclass(found, Attack) and "name" in vars(found)}
+
+
+def test_every_attack_that_is_defined_is_registered() -> None:
+    missing = {name: f"{found.__module__.rpartition('.')[2]}:{found.__name__}" for name, found in defined().items()}
+    missing = {name: place for name, place in missing.items() if PLACES.get(name) != place}
+    assert missing == {}, "spvmia_plugin/attacks/__init__.py: PLACES"
+
+
+def test_every_attack_has_a_title() -> None:
+    assert [found.name for found in builtin_attacks() if not found.title] == [], "`title` of the attack's class"
+
+
+def test_every_attack_has_a_row_in_the_documentation() -> None:
+    assert sorted(set(PLACES) - set(rows())) == [], f"{PAGE}: the table"
+
+
+def test_every_attack_has_its_tasks() -> None:
+    assert differences(tasks_folder(), builtin_files()) == [], "python -m spvmia_plugin.harness.yamls"
