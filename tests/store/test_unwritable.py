@@ -178,4 +178,5 @@ def test_an_audit_is_not_lost_because_the_store_cannot_be_made_smaller(
     store.signals.put(some_signals(store))
     store.close()
     assert caplog.messages == ["mia_cache_dir: no room"]
-    assert len(Store(store.root).signals.get(some_signals(store))) == 40
+    with Store(store.root) as again:
+        assert len(again.signals.get(some_signals(again))) == 40

@@ -61,7 +61,8 @@ def test_two_versions_share_a_folder_and_neither_loses_anything(
         (unfinished / "checkpoint").write_text("half")
     before = content(tmp_path)
     monkeypatch.setattr(files, "LAYOUT", other)
-    foreign = Store(tmp_path).summary()["foreign"]
+    with Store(tmp_path) as store:
+        foreign = store.summary()["foreign"]
     assert {each["version"] for each in foreign} == {mine}
     assert sum(each["bytes"] for each in foreign) > 20_000
     use_and_tidy(tmp_path)
