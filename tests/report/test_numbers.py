@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from decimal import Decimal
 
 import pytest
 
 from spvmia_plugin.report.facts import report_facts
-from spvmia_plugin.report.numbers import Number
 from tests.report.pages import Page
 
 
@@ -118,23 +116,3 @@ def test_the_table_of_records_agrees_with_the_samples(plain_run, page):
         assert shares[record][best["name"]] == min(shares[record].values())
     lowest = [min(shares[record].values(), default=2.0) for record in table["ids"]]
     assert lowest == sorted(lowest)
-
-
-@pytest.mark.parametrize(
-    ("value", "printed"), [(0.0, "0"), (0.004, "0.4"), (0.07, "7"), (0.0996, "10"), (0.36, "36"), (1.0, "100")]
-)
-def test_of_a_hundred(value, printed):
-    assert str(Number(value, "per_hundred", "")) == printed
-
-
-@pytest.mark.parametrize(
-    ("value", "printed"),
-    [(0.89, "0.8900"), (-3.0432, "-3.043"), (12345.6, "1.235e+04"), (1234.4, "1234"), (0.0, "0.000")],
-)
-def test_scores_have_four_digits(value, printed):
-    assert str(Number(value, "score", "")) == printed
-
-
-@pytest.mark.parametrize("value", [None, math.nan, math.inf])
-def test_what_is_not_resolved_is_a_dash(value):
-    assert str(Number(value, "share", "")) == "–"
