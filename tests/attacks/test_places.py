@@ -1,4 +1,4 @@
-"""A built-in attack is added in three places and generated tasks; what is missing is named. CONTRIBUTING.md lists them."""
+"""A built-in attack is added in three places, and its tasks are generated; what is missing is named."""
 
 from __future__ import annotations
 
