@@ -179,6 +179,36 @@ def test_modules_stay_readable(module: str) -> None:
             assert length - documented.count("\n") - 1 <= 80, f"{node.name} in line {node.lineno}"
 
 
+def test_what_a_class_brings_itself_is_documented() -> None:
+    """What overrides is documented where it was brought."""
+    classes = {
+        node.name: (node, [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases])
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def methods(name: str) -> set[str]:
+        """Names that a class and its bases define; of a base that is not ours, any."""
+        if name not in classes:
+            return set()
+        node, bases = classes[name]
+        own = {each.name for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        return own.union(*map(methods, bases))
+
+    bare = [
+        f"{name}.{method.name}"
+        for name, (node, bases) in classes.items()
+        if not name.startswith("_") and not any(base not in classes for base in bases)
+        for method in node.body
+        if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and not method.name.startswith("_")
+        and ast.get_docstring(method) is None
+        and not any(method.name in methods(base) for base in bases)
+    ]
+    assert bare == []
+
+
 @pytest.mark.parametrize("statement", ["import spvmia_plugin", "import spvmia_plugin.cli.main as m; m.make_app()"])
 def test_what_is_imported_at_once_is_light(statement: str) -> None:
     code = f"import sys; {statement}; print(*sys.modules)"
