@@ -150,7 +150,7 @@ def cut_texts(encode: Any, decode: Any, lengths: Sequence[int], source: Path | N
     if source is None:
         documents = made_up_texts(8 + sum(lengths) // 100)
     else:
-        from spvmia_plugin.data.files import read_documents
+        from spvmia_plugin.data.sources import read_documents
 
         documents = [document.text for document in read_documents(source, "text", option="--texts").documents]
     stream = _tokens(encode, documents)

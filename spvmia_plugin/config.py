@@ -102,7 +102,8 @@ def _flag() -> Check:
     return Check("true or false", lambda value: isinstance(value, bool))
 
 
-def _read_names(value: Any) -> tuple[str, ...]:
+def read_names(value: Any) -> tuple[str, ...]:
+    """Names as an option has them: a list, or one text with commas between."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
 
 
@@ -115,7 +116,7 @@ def _names() -> Check:
                 isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value))
             )
         ),
-        _read_names,
+        read_names,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Membership = Literal["manifest", "declared", "assumed"]
 """How membership is known: from `spvmia finetune`, from the user's files, or not at all (public data)."""
@@ -25,6 +25,14 @@ class Document:
     row: int = 0
 
 
+class Piece(NamedTuple):
+    """Characters `start` to `end` of the document in a source's row, followed by a blank line."""
+
+    row: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One audited text: a packed block of tokens, or a whole document.
@@ -35,12 +43,14 @@ class Record:
         is_member: whether it was in the target's training data. Members are the positive class everywhere.
         cluster: id of the document it comes from. Records of one cluster are dependent, so the cluster is the
             unit of resampling; no document lies in two clusters.
+        pieces: where the text was cut from, for a manifest to cut it again.
     """
 
     id: str
     text: str = field(repr=False)
     is_member: bool
     cluster: str
+    pieces: tuple[Piece, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

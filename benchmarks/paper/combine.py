@@ -35,7 +35,7 @@ from benchmarks.paper.summary import clusters_of
 from spvmia_plugin.combination import NORMALISATIONS, Scored, compare, fit
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME
-from spvmia_plugin.data.split import MIN_RECORDS
+from spvmia_plugin.data.split import MIN_RECORDS, as_documents
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.results.read import read_runs
 
@@ -137,8 +137,7 @@ class Shadow:
 
         if self._kind == "self_prompts":
             return self._written(n * SPARE)
-        rebuilt = texts.read_target(self._audited)
-        documents = texts.untouched(self._place.data[self._cell.data], "text", rebuilt, self._cell.seed)
+        documents = texts.untouched(self._place.data[self._cell.data], "text", self._audited, self._cell.seed)
         return texts.texts_for(documents, AutoTokenizer.from_pretrained(self._model), n * block * SPARE)
 
     def _written(self, n: int) -> list[str]:
@@ -146,16 +145,15 @@ class Shadow:
         from lm_eval.models.huggingface import HFLM
 
         from spvmia_plugin.models.hf_backend import HFBackend
-        from spvmia_plugin.records import Document
         from spvmia_plugin.training.self_prompt import self_prompt
         from spvmia_plugin.util.libraries import quiet_libraries
 
-        prompts = texts.read_target(self._audited).texts["prompts"]
+        records, _ = texts.read_target(self._audited)
         # Another seed than the audit's, whose texts train the reference.
         settings = {**self._cell.audit_options(), "mia_self_prompts": n, "mia_seed": self._cell.seed + 1000}
         block = int(str(self._cell.finetune_options()["block-size"]))
         config = AuditConfig.from_metadata({**settings, "mia_block_size": block})
-        documents = [Document(entry.id, text) for entry, text in prompts]
+        documents = as_documents(records["prompts"])
         with quiet_libraries():
             lm = HFLM(pretrained=self._model, peft=str(self._audited), device=self._place.device, batch_size=16)
             return [text for text in self_prompt(HFBackend(lm, config), documents, config) if text]

@@ -37,7 +37,7 @@ def train_target(lora_target: Path, output: Path, kind: str, options: Mapping[st
 
     manifest = read_manifest(lora_target)
     tokenizer = AutoTokenizer.from_pretrained(manifest.base_model)
-    members = [text for _, text in read_target(lora_target).texts["members"]]
+    members = [record.text for record in read_target(lora_target)[0]["members"]]
     sequences = [list(tokenizer(text, verbose=False)["input_ids"]) for text in members]
     settings = TrainSettings(
         epochs=float(str(options["epochs"])),

@@ -110,7 +110,7 @@ class Steps:
         if not path.is_file():
             settings = AuditConfig.from_metadata(metadata)
             tokens = CANDIDATE_SHARE * settings.self_prompts * self._block
-            documents = texts.untouched(self.data, "text", texts.read_target(self.target), self.cell.seed)
+            documents = texts.untouched(self.data, "text", self.target, self.cell.seed)
             chosen = texts.texts_for(documents, self._tokenizer, tokens)
             if not chosen:
                 return None
@@ -142,18 +142,18 @@ class Steps:
 
     def _true_data(self, kind: str, n: int) -> Path:
         source = self.place.data[str(self.place.other)] if kind == "other" else self.data
-        documents = texts.untouched(source, "text", texts.read_target(self.target), self.cell.seed)
+        documents = texts.untouched(source, "text", self.target, self.cell.seed)
         wanted = CANDIDATE_SHARE * (n + ORACLE_HELD_OUT) * self._block
         return texts.write_texts(self._files / "reference.jsonl", texts.texts_for(documents, self._tokenizer, wanted))
 
     def _declared(self, kind: str) -> dict[str, Any]:
         """The manifest's records as files, and other prompts."""
-        rebuilt = texts.read_target(self.target)
+        records, _ = texts.read_target(self.target)
         other = []
         if kind == "other":
-            other = texts.untouched(self.place.data[str(self.place.other)], "text", rebuilt, self.cell.seed)
-        prompts = texts.prompt_texts(kind, self._tokenizer, self._block, len(rebuilt.texts["prompts"]), other)
-        named = {name: [text for _, text in rebuilt.texts[name]] for name in ("members", "nonmembers")}
+            other = texts.untouched(self.place.data[str(self.place.other)], "text", self.target, self.cell.seed)
+        prompts = texts.prompt_texts(kind, self._tokenizer, self._block, len(records["prompts"]), other)
+        named = {name: [record.text for record in records[name]] for name in ("members", "nonmembers")}
         written = {
             f"mia_{name}": str(texts.write_texts(self._files / f"{name}.jsonl", items))
             for name, items in {**named, "prompts": prompts}.items()

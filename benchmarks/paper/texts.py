@@ -9,25 +9,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.data.from_manifest import builtin_datasets
-from spvmia_plugin.data.manifest import MANIFEST_NAME, Rebuilt, read_manifest, rebuild, write_manifest
+from spvmia_plugin.data.load import builtin_datasets
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, write_manifest
 from spvmia_plugin.data.packing import cut_documents, fast_tokenize
 from spvmia_plugin.data.sources import load_spec
 from spvmia_plugin.data.split import shuffled, unique, without
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Record
 from spvmia_plugin.util.files import private_folder, write_private
 
 
-def read_target(target: Path) -> Rebuilt:
-    """The records of a target, and the documents they were cut from."""
+def read_target(target: Path) -> tuple[dict[str, list[Record]], dict[str, list[Document]]]:
+    """The records of a target, and the documents they were cut from, by class."""
     return rebuild(read_manifest(target), builtin_datasets())
 
 
-def untouched(data: str, column: str, rebuilt: Rebuilt, seed: int) -> list[Document]:
+def untouched(data: str, column: str, target: Path, seed: int) -> list[Document]:
     """Documents of the data that a target's manifest does not name, in a seeded order."""
+    _, used = read_target(target)
     documents = load_spec(data, column, option="--data", datasets=builtin_datasets()).documents
-    used = [document for documents_ in rebuilt.documents.values() for document in documents_]
-    return list(shuffled(without(unique(documents), used), seed, "untouched"))
+    named = [document for of_class in used.values() for document in of_class]
+    return list(shuffled(without(unique(documents), named), seed, "untouched"))
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from spvmia_plugin.checks.finding import Finding
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.signals import Unscored
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.comparison import Comparison
 from spvmia_plugin.audit.outcome import Outcome, RecordResult, unscored_by_reason
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
-from spvmia_plugin.checks.finding import Finding
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.summary import Summary

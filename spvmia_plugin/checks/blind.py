@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords, FoldedTexts
 from spvmia_plugin.attacks.out_of_fold import MIN_DOCUMENTS_PER_FOLD, labelings_at_a_time
-from spvmia_plugin.checks.finding import Finding
+from spvmia_plugin.checks import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,17 @@ from spvmia_plugin.cli.output import Json, Quiet, TrustRemoteCode, line_printer,
 from spvmia_plugin.errors import SpvmiaError
 
 if TYPE_CHECKING:
-    from spvmia_plugin.training.finetune_config import FinetuneConfig
+    from spvmia_plugin.training.finetune import FinetuneConfig
 
 
 def _methods() -> list[str]:
-    from spvmia_plugin.training.finetune_config import METHODS
+    from spvmia_plugin.training.finetune import METHODS
 
     return list(METHODS)
 
 
 def _dtypes() -> list[str]:
-    from spvmia_plugin.training.finetune_config import DTYPES
+    from spvmia_plugin.training.finetune import DTYPES
 
     return list(DTYPES)
 

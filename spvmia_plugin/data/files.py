@@ -1,142 +1,326 @@
-"""Reads a user's own files directly: `datasets` would leave a copy of a private file in the user's cache."""
+"""The files behind what a user names: one, a folder of shards, a pattern; opened safely, decompressed on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import errno
+import glob
+import io
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from spvmia_plugin.data.json_rows import json_rows
-from spvmia_plugin.data.shards import find_shards, shard_names
-from spvmia_plugin.data.source_file import EXPECTED, LABEL, Growth, SourceFile, split_ending
-from spvmia_plugin.data.table_rows import Rows, arrow_rows, delimited_rows, parquet_rows
-from spvmia_plugin.data.text_lines import lines
-from spvmia_plugin.records import Document
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, known_columns
+from spvmia_plugin.util.files import as_path, label
 
-_MEMBER = ("1", "1.0", "true", "member")
-_NONMEMBER = ("0", "0.0", "false", "nonmember", "non-member")
-"""What stands in a column `label`, in lower case."""
+KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".ndjson", ".tsv", ".arrow", ".feather")
+"""Endings of files with texts."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings after these, and what pyarrow calls them: it brings all three."""
+
+EXPECTED = f"{' '.join(KINDS)} (also compressed, {' '.join(COMPRESSIONS)})"
+
+LABEL = "label"
+"""The column that says who is a member where one file holds both classes: 1 is a member, 0 is none."""
+
+GROWTH, FREE_GROWTH = 200, 64 * 2**20
+"""A file of so many bytes may hold more than so many times its size only up to `FREE_GROWTH` characters."""
+
+_SPECIAL = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
+def split_ending(path: Path) -> tuple[str, str]:
+    """The kind of a file and its compression, both as endings in lower case: `.jsonl` and `.gz`, or `""`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    kind = suffixes[-1] if suffixes and suffixes[-1] in KINDS else ""
+    return kind, compression
+
+
+class Growth:
+    """Counts what a file turns into, so that a small one does not fill the memory."""
+
+    def __init__(self, file: SourceFile, size: int) -> None:
+        self._file = file
+        self._left = max(FREE_GROWTH, GROWTH * size)
+
+    def add(self, amount: int) -> None:
+        """Count so many bytes or characters.
+
+        Raises:
+            SpvmiaError: they are too many for the file's size.
+        """
+        self._left -= amount
+        if self._left < 0:
+            raise self._file.error(
+                f"expected at most {GROWTH} times the file's size of content, got more",
+                "decompress the file yourself, or take out repeated rows",
+            )
+
+
+class _Counted(io.RawIOBase):
+    """A stream whose bytes are counted."""
+
+    def __init__(self, stream: Any, growth: Growth) -> None:
+        self._stream, self._growth = stream, growth
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._growth.add(len(data))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What one source holds.
+class SourceFile:
+    """One file of texts.
 
     Attributes:
-        documents: its texts, in order; ids are `name:row`, rows from 1 in each file.
-        empty_rows: rows without a text, or of nothing but white space, left out.
+        path: where it lies.
+        option: what the user calls it (`mia_members`).
+        columns: the columns that are read: the text, and `LABEL` where one file holds both classes.
     """
 
-    documents: tuple[Document, ...]
-    empty_rows: int
+    path: Path
+    option: str
+    columns: tuple[str, ...]
 
+    def error(self, problem: str, remedy: str, row: int | None = None) -> SpvmiaError:
+        """An error about the file, or about a row of it."""
+        place = f"{self.path}" if row is None else f"{self.path}, row {row}"
+        return SpvmiaError(f"{self.option}: {place}: {problem}; {remedy}")
 
-def read_documents(
-    spec: str | Path,
-    column: str,
-    *,
-    option: str,
-    names: Mapping[Path, str] | None = None,
-    member: bool | None = None,
-) -> Loaded:
-    """Read texts from a file, from all files of a folder, or from those that fit a pattern.
+    def no_column(self, column: str, columns: Iterable[str], row: int | None = None) -> SpvmiaError:
+        """The error for a column that is not there; of `columns` only what looks like a name is shown."""
+        columns = list(columns)
+        names = known_columns(columns)
+        others = len(columns) - len(names)
+        known = ", ".join(map(repr, names)) or "none"
+        known += f" and {others} that look like data (is there a header?)" if others else ""
+        remedy = "name the column with the text (mia_text_column, or --text-column of finetune)"
+        if column == LABEL and column != self.columns[0]:
+            remedy = (
+                "a file named in both mia_members and mia_nonmembers says with it who is a member (1) and who is none "
+                "(0); add the column, or give each class its own file"
+            )
+        return self.error(f"expected a column {column!r}, got {known}{did_you_mean(column, names)}", remedy, row)
 
-    The ending says how: .jsonl .ndjson .json .csv .tsv .txt .parquet .arrow .feather, each also compressed (.gz .zst
-    .bz2).
+    def check_columns(self, columns: Iterable[str], row: int | None = None) -> None:
+        """Make sure that the wanted columns are there, and no column twice.
 
-    Args:
-        spec: the file, folder or pattern; `~` stands for the home folder.
-        column: the column with the text; lines of a .txt file and JSON strings have none, each is a document.
-        option: what the user calls this source, for errors (`mia_members`).
-        names: names of the files in document ids, by absolute path; by default as `shard_names` makes them.
-        member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
+        Raises:
+            SpvmiaError: names the column.
+        """
+        columns = list(columns)
+        for column in self.columns:
+            if column not in columns:
+                raise self.no_column(column, columns, row)
+        counts = Counter(columns) if len(set(columns)) < len(columns) else {}
+        repeated = [name for name, count in counts.items() if name and count > 1]
+        if repeated:
+            names = ", ".join(map(repr, known_columns(repeated))) or f"{len(repeated)} of them"
+            raise self.error(f"expected each column once, got several called {names}", "rename or remove them", row)
 
-    Raises:
-        SpvmiaError: no such file, unknown ending, nothing in it, no such column, a row that is no text, invalid
-            JSON or UTF-8 (with the row).
-    """
-    shards = find_shards(spec, option)
-    names = names or shard_names(shards)
-    columns = (column,) if member is None else (column, LABEL)
-    documents: list[Document] = []
-    empty = rows_before = 0
-    for shard in shards:
-        file = SourceFile(shard.path, option, columns)
-        growth = Growth(file, file.size())
-        row = 0
-        for row, (value, *labels) in _reader(file)(file):
-            text = _checked_text(file, row, value)
-            growth.add(len(text))
-            is_member = _is_member(file, row, labels[0], text) if labels else None
-            if is_member is not member:
-                continue
-            if text.strip():
-                documents.append(Document(f"{names[shard.path]}:{row}", text, rows_before + row if rows_before else 0))
-            else:
-                empty += 1
-        rows_before += row
-    if not documents:
-        what = "row of text" if member is None else f"{'member' if member else 'non-member'} with a text"
-        whole = SourceFile(Path(spec).expanduser(), option, columns)
-        raise whole.error(f"expected at least one {what}, got none", "give a file with texts")
-    return Loaded(tuple(documents), empty)
-
-
-def _reader(file: SourceFile) -> Callable[[SourceFile], Rows]:
-    kind = split_ending(file.path)[0]
-    if not kind:
-        raise file.error(
-            f"expected a file ending in {EXPECTED}, got {file.path.suffix or 'no extension'!r}",
-            "convert it, or write hf:<dataset> for a hub data set",
-        )
-    return _READERS[kind]
-
-
-def _checked_text(file: SourceFile, row: int, value: Any) -> str:
-    """The text of a row; a missing one is empty."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise file.error(
-            f"expected text in column {file.columns[0]!r}, got {type(value).__name__}", "correct or remove the row", row
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise file.error("expected valid Unicode, got half a surrogate pair", "correct the row", row) from error
-    return value
-
-
-def member_said(value: Any) -> bool | None:
-    """What a value of the column `label` says: a member, none, or (None) neither of them."""
-    said = str(value).strip().lower()
-    return True if said in _MEMBER else False if said in _NONMEMBER else None
-
-
-def _is_member(file: SourceFile, row: int, value: Any, text: str) -> bool:
-    """What the label of a row says; an empty row without one counts among the members."""
-    said = member_said(value)
-    if said is None and text.strip():
-        raise file.error(
-            f"expected 1 (a member) or 0 (none) in column {LABEL!r}, got "
-            f"{'nothing' if value is None else f'another {type(value).__name__}'}",
-            "correct or remove the row, or give each class its own file",
+    def not_utf8(self, row: int) -> SpvmiaError:
+        """The error for a row of other bytes."""
+        return self.error(
+            "expected UTF-8, got other bytes",
+            "convert the file to UTF-8 (UTF-16 is read where a byte-order mark says so)",
             row,
         )
-    return said is not False
+
+    def size(self) -> int:
+        """Its bytes on disk; 0 if it is not there."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file's bytes, decompressed.
+
+        Raises:
+            SpvmiaError: it is no regular file, cannot be read, is damaged, or grows without measure.
+        """
+        compression = split_ending(self.path)[1]
+        try:
+            with open(self._descriptor(), "rb") as stream:
+                if not compression:
+                    yield stream
+                    return
+                import pyarrow as pa
+
+                growth = Growth(self, os.fstat(stream.fileno()).st_size)
+                with pa.CompressedInputStream(stream, COMPRESSIONS[compression]) as plain:
+                    yield io.BufferedReader(_Counted(plain, growth))
+        except OSError as error:
+            if error.errno is None:  # pyarrow's own
+                raise self.error(f"expected a whole {compression} file, got a damaged one", "write it anew") from error
+            raise self.error(f"expected a readable file, got {error.strerror or 'an error'}", "check it") from error
+
+    def _descriptor(self) -> int:
+        """Open a regular file: reading anything else could wait or go on for ever."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise self.error("expected a file, got no such file", "check the path") from error
+            if error.errno == errno.ENXIO:  # a socket
+                raise self.error("expected a regular file, got a socket", "check the path") from error
+            raise
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(descriptor)
+            what = next((name for is_kind, name in _SPECIAL.items() if is_kind(mode)), "something else")
+            raise self.error(f"expected a regular file, got {what}", "name a file, or save the data to one first")
+        return descriptor
 
 
-def _text_rows(file: SourceFile) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    if len(file.columns) > 1:
-        raise file.no_column(file.columns[1], ())
-    yield from ((row, (line,)) for row, line in lines(file))
+SHARD_REMEDY = "check the path; a folder or a pattern such as 'shards/*.jsonl' names several files"
 
 
-_READERS: dict[str, Callable[[SourceFile], Rows]] = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), json_rows),
-    **dict.fromkeys((".csv", ".tsv"), delimited_rows),
-    ".txt": _text_rows,
-    ".parquet": parquet_rows,
-    **dict.fromkeys((".arrow", ".feather"), arrow_rows),
-}
+MOST_FILES = 100_000
+"""So many files and folders below one folder are looked through: somebody named `/` by mistake."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a spec.
+
+    Attributes:
+        path: where it lies, absolute.
+        depth: how many of the last parts of the path make its name: one, and for shards those below the folder they
+            were found in and that folder too.
+    """
+
+    path: Path
+    depth: int = 1
+
+
+def find_shards(spec: str | Path, option: str) -> list[Shard]:
+    """The files that a spec names, sorted by path: one file, those below a folder, or those that fit a pattern.
+
+    In a folder, names that begin with a dot or an underscore are left out, and so are files of other kinds; all shards
+    must be of one kind. A pattern has `*`, `?`, `[...]` and `**`; a file or folder that is really called so wins.
+
+    Raises:
+        SpvmiaError: there is none, or a folder holds several kinds.
+    """
+    path = as_path(spec, option).absolute()
+    if path.is_dir():
+        found = sorted(_below(path, option), key=os.fsencode)
+        kinds = sorted({split_ending(file)[0] for file in found})
+        if len(kinds) != 1:
+            remedy = f"name them with a pattern, such as '{path.name}/*{kinds[0]}'" if kinds else "check the path"
+            raise SpvmiaError(
+                f"{option}: {path}: expected a folder with files of one kind, ending in {EXPECTED}, got "
+                f"{' and '.join(kinds) or 'none'}; {remedy}"
+            )
+        return [Shard(file, len(file.relative_to(path).parts) + 1) for file in found]
+    if is_pattern(spec):
+        fitting = (shard for shard in _fitting(Path(spec)) if not shard.path.is_dir())
+        shards = sorted(fitting, key=lambda shard: os.fsencode(shard.path))
+        if not shards:
+            raise SpvmiaError(f"{option}: {path}: expected files that fit the pattern, got none; {SHARD_REMEDY}")
+        return shards
+    return [Shard(path)]
+
+
+def is_pattern(spec: str | Path) -> bool:
+    """Whether a spec is a pattern, and no file or folder of that very name."""
+    return glob.has_magic(str(spec)) and not Path(spec).expanduser().exists()
+
+
+def absolute_spec(spec: str) -> str:
+    """The spec from the root, so that it means the same from any folder."""
+    path = Path(spec).expanduser()
+    if path.is_absolute() or not is_pattern(spec):
+        return str(path.absolute())
+    return str(Path(glob.escape(str(Path.cwd()))) / path)
+
+
+def is_there(spec: str) -> bool:
+    """Whether a spec names anything that exists."""
+    path = Path(spec).expanduser()
+    return path.exists() or (is_pattern(spec) and next(_fitting(path), None) is not None)
+
+
+def shard_names(shards: Iterable[Shard]) -> dict[Path, str]:
+    """What ids call each file: the last parts of its path, and folders before them where two would be called the same.
+
+    Raises:
+        SpvmiaError: two different files that cannot be told apart in UTF-8.
+    """
+    depths: dict[Path, int] = {}
+    for shard in shards:
+        depths[shard.path] = max(shard.depth, depths.get(shard.path, 0))
+    while True:
+        names = {path: label("/".join(path.parts[-depth:])) for path, depth in depths.items()}
+        taken = Counter(names.values())
+        same = [path for path in depths if taken[names[path]] > 1]
+        if not same:
+            return names
+        longer = {path: depths[path] + 1 for path in same if depths[path] < len(path.parts)}
+        if not longer:
+            raise SpvmiaError(f"{names[same[0]]}: expected files of different names, got two; rename one of them")
+        depths |= longer
+
+
+def _below(folder: Path, option: str) -> Sequence[Path]:
+    """Files of our kinds below a folder. What is no regular file is kept, for its error: no shard goes missing.
+
+    Raises:
+        SpvmiaError: a folder that cannot be listed, or so many files that it was hardly meant.
+    """
+
+    def fail(error: OSError) -> None:
+        raise SpvmiaError(
+            f"{option}: {error.filename}: expected a folder that can be listed, got {error.strerror}; check it"
+        ) from error
+
+    found = []
+    seen = 0
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        found += [Path(place, name) for name in names if not name.startswith((".", "_"))]
+        seen += len(folders) + len(names)
+        if seen > MOST_FILES:
+            raise SpvmiaError(
+                f"{option}: {folder}: expected a folder of shards, got more than {MOST_FILES:,} entries below "
+                "it; name the folder that holds the shards, or a pattern"
+            )
+    return [path for path in found if split_ending(path)[0]]
+
+
+def _fitting(pattern: Path) -> Iterator[Shard]:
+    """What fits a pattern. Folders before the first part that is one are taken by name, whatever signs are in it."""
+    pattern = pattern.expanduser()
+    base = Path(pattern.anchor) if pattern.is_absolute() else Path.cwd()
+    parts = [part for part in pattern.parts if part != pattern.anchor]
+    while len(parts) > 1 and (plain := _plain(parts[0])) is not None:
+        base /= plain
+        parts = parts[1:]
+    for name in glob.iglob("/".join(parts), root_dir=base, recursive=True):
+        yield Shard(base / name, len(Path(name).parts) + 1)
+
+
+def _plain(part: str) -> str | None:
+    """The only name that a part of a pattern fits, None if it fits several."""
+    plain = re.sub(r"\[([*?[])\]", r"\1", part)
+    return plain if glob.escape(plain) == part else None

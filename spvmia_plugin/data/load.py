@@ -7,49 +7,56 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.data.audit_data import Gathered, check_classes_differ, check_held_out
-from spvmia_plugin.data.files import Loaded
-from spvmia_plugin.data.fingerprint import user_cache_root, user_key
-from spvmia_plugin.data.from_manifest import (
-    CUSTOM,
-    builtin_datasets,
-    check_fits,
-    find_manifest,
-    from_manifest,
-    load_canaries,
-    manifest_key,
-)
-from spvmia_plugin.data.hub import load_source
-from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest
+from spvmia_plugin.config import PREFIX, AuditConfig
+from spvmia_plugin.data import BUILTIN_DATASETS
+from spvmia_plugin.data.files import LABEL
+from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_cache_root, user_key
+from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, read_manifest, rebuild
 from spvmia_plugin.data.packing import fast_tokenize
-from spvmia_plugin.data.source_file import LABEL
-from spvmia_plugin.data.sources import cleaned, file_names, load_spec, source_name
+from spvmia_plugin.data.sources import PREFIX as HUB_PREFIX
+from spvmia_plugin.data.sources import (
+    Loaded,
+    cleaned,
+    file_names,
+    is_file_spec,
+    load_source,
+    load_spec,
+    parse_hub_spec,
+    source_name,
+)
 from spvmia_plugin.data.split import (
     MIN_RECORDS,
     Packer,
     Parts,
     as_documents,
+    shuffled,
     split_declared,
     split_paper,
     split_random,
+    text_key,
     unique,
     without,
 )
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import AuditData, Document, Membership
+from spvmia_plugin.records import AuditData, Document, Membership, Record
+from spvmia_plugin.util.files import label, path_problem
 
 if TYPE_CHECKING:
     from spvmia_plugin.plugins import Registry
 
-__all__ = ["load_audit_data", "load_canaries"]
+CUSTOM = "custom"
 
 CLUSTER_RULE = {
     "random": "blocks that share a document, named after the first",
     "paper": "the block's first document; with sequential blocks a document may reach into the next cluster",
 }
 """What a cluster is, by split."""
+
+PROTOCOL: Mapping[Membership, str] = {
+    "declared": "files of members and non-members",
+    "assumed": "one pool, split by the audit; whether the model was trained on the members is assumed",
+}
 
 
 def load_audit_data(
@@ -85,32 +92,125 @@ def load_audit_data(
         raise SpvmiaError(
             f"mia_max_samples: expected at least {MIN_RECORDS} records of a class, got {config.max_samples}; raise it"
         )
-    manifest = find_manifest(config, target_dirs)
+    manifest = _find_manifest(config, target_dirs)
     if manifest is not None:
-        check_fits(manifest, dataset, config, datasets)
-        gathered = _of_manifest(manifest, config, datasets, tokenizer)
-        return gathered.assemble(config.seed, manifest_key(manifest))
-    gathered = _declared(config, tokenizer) if dataset == CUSTOM else _public(config, datasets[dataset], tokenizer)
-    return gathered.assemble(config.seed, user_key(user_cache_root(config.cache_dir)))
+        _check_fits(manifest, dataset, config, datasets)
+        return _of_manifest(manifest, config, datasets, tokenizer)
+    return _declared(config, tokenizer) if dataset == CUSTOM else _public(config, datasets[dataset], tokenizer)
 
 
-def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) -> Packer:
-    tokenize = fast_tokenize(tokenizer()) if block_size else None
-    return Packer(block_size, tokenize, sequential=config.split == "paper")
+def load_canaries(
+    config: AuditConfig,
+    *,
+    datasets: Mapping[str, DatasetSource] | None = None,
+    target_dirs: Sequence[Path] = (),
+) -> AuditData:
+    """The canaries of the target's manifest: records that an independent fair coin each put into training or not.
+
+    Nothing else is audited with them, and all of them are: `mia_max_samples` does not apply. The provenance holds
+    `canaries`: their number, how many are included, and the coin's probability.
+
+    Args:
+        config: `mia_manifest`, `mia_dataset_path`, `mia_seed` are read.
+        datasets: named data sets by name; the built-in ones by default.
+        target_dirs: folders of the target, where the manifest is looked for.
+
+    Raises:
+        SpvmiaError: there is no manifest, it has no canaries, or its data are not there or have changed.
+    """
+    known = datasets if datasets is not None else builtin_datasets()
+    manifest = _find_manifest(config, target_dirs)
+    if manifest is None:
+        raise SpvmiaError(
+            "mia_manifest: a canary audit expects the manifest of a target made by 'spvmia finetune --canaries M', got "
+            "none in the target's folder; name it with mia_manifest"
+        )
+    if not manifest.records["canaries"]:
+        raise SpvmiaError(
+            f"mia_manifest: {manifest.path}: expected canaries, got none; fine-tune with 'spvmia finetune --canaries M'"
+        )
+    _check_fits(manifest, CUSTOM, config, known)
+    records, _ = rebuild(manifest, known, config.dataset_path)
+    canaries = records["canaries"]
+    parts = Parts(
+        members=[canary for canary in canaries if canary.is_member],
+        nonmembers=[canary for canary in canaries if not canary.is_member],
+        prompts=as_documents(records["prompts"]),
+    )
+    numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5}
+    return _assembled_of_manifest(manifest, parts, config, known, canaries=numbers)
+
+
+def builtin_datasets() -> dict[str, DatasetSource]:
+    """The built-in data sets by name."""
+    return {source.name: source for source in BUILTIN_DATASETS}
+
+
+def _find_manifest(config: AuditConfig, target_dirs: Sequence[Path]) -> Manifest | None:
+    """The manifest that `mia_manifest` names, else the one in the first target folder that holds one."""
+    if config.manifest is not None:
+        return read_manifest(config.manifest)
+    for folder in target_dirs:
+        # What no folder can be called may still be a model's name: that it is none is for the harness to say.
+        if path_problem(folder) is None and (path := folder.expanduser() / MANIFEST_NAME).is_file():
+            return read_manifest(path)
+    return None
+
+
+def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets: Mapping[str, DatasetSource]) -> None:
+    """Make sure a manifest's data are those of the task, and no option says otherwise."""
+    spec = manifest.data.spec
+    if dataset != CUSTOM and config.dataset_path is None:
+        if spec.startswith(HUB_PREFIX):
+            fits = parse_hub_spec(spec, option="mia_manifest").dataset == datasets[dataset].hub_id
+        else:
+            fits = spec == datasets[dataset].name
+        if not fits:
+            raise SpvmiaError(
+                f"mia_manifest: {manifest.path}: the target was fine-tuned on {_short(spec, datasets)}, expected "
+                f"{dataset}; run the task on 'custom' data instead, or name the file with mia_dataset_path if it "
+                f"stands in for {dataset}"
+            )
+    files = ("members", "nonmembers", "prompts") if dataset == CUSTOM else ("prompts",)
+    contradictions = [(name, "names the records itself") for name in files if getattr(config, name) is not None]
+    told = {"split": manifest.data.split, "block_size": manifest.data.block_size, "text_column": manifest.data.column}
+    for name, value in told.items():
+        if name in config.given and getattr(config, name) != value:
+            contradictions.append((name, f"says {value!r}"))
+    if contradictions:
+        name, words = contradictions[0]
+        raise SpvmiaError(
+            f"{PREFIX}{name}: the manifest {manifest.path} {words}, got {getattr(config, name)!r}; leave the option "
+            "out to audit the records of the manifest"
+        )
+
+
+def _short(spec: str, datasets: Mapping[str, DatasetSource]) -> str:
+    return source_name(spec) if is_file_spec(spec, datasets) else spec
 
 
 def _of_manifest(
     manifest: Manifest, config: AuditConfig, datasets: Mapping[str, DatasetSource], tokenizer: Callable[[], Any]
-) -> Gathered:
-    """The records of a manifest, and candidate data beside it."""
-    gathered, rebuilt = from_manifest(manifest, config, datasets)
-    candidate = _read_candidate(config, [(f"the {name}", rebuilt.documents[name]) for name in rebuilt.documents])
+) -> AuditData:
+    """The records of a manifest, `mia_max_samples` of each class, and candidate data beside it."""
+    for name in ("members", "nonmembers"):
+        if len(manifest.records[name]) < MIN_RECORDS:
+            raise SpvmiaError(
+                f"mia_manifest: {manifest.path}: expected at least {MIN_RECORDS} {name}, got "
+                f"{len(manifest.records[name])}; fine-tune again with a larger --{name}"
+            )
+    records, documents = rebuild(manifest, datasets, config.dataset_path)
+    for name in ("members", "nonmembers"):
+        if len(records[name]) > config.max_samples:
+            records[name] = shuffled(records[name], config.seed, "max_samples")[: config.max_samples]
+    parts = Parts(records["members"], records["nonmembers"], as_documents(records["prompts"]))
+    candidate = _read_candidate(config, [(f"the {name}", of_class) for name, of_class in documents.items()])
     if candidate:
-        gathered.candidate = _pack_candidate(candidate, _packer(config, gathered.block_size, tokenizer), config)
-    return gathered
+        parts.candidate = _pack_candidate(candidate, _packer(config, manifest.data.block_size, tokenizer), config)
+    return _assembled_of_manifest(manifest, parts, config, datasets)
 
 
-def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> Gathered:
+def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
     """The user's own files."""
     _check_named(config)
     specs = {name: spec for name in ("members", "nonmembers", "prompts") if (spec := getattr(config, name))}
@@ -123,23 +223,28 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> Gathered:
         for name, spec in specs.items()
     }
     members, nonmembers = loaded["members"].documents, loaded["nonmembers"].documents
-    check_classes_differ(members, nonmembers)
+    _check_classes_differ(members, nonmembers)
     prompts = loaded["prompts"].documents if "prompts" in loaded else None
     audited = [("the members", members), ("the non-members", nonmembers)]
     if prompts is not None:
-        check_held_out("mia_prompts", prompts, audited)
+        _check_held_out("mia_prompts", prompts, audited)
     candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())])
     packer = _packer(config, config.block_size, tokenizer)
     parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, config.seed)
-    for name, blocks in (("members", parts.members), ("nonmembers", parts.nonmembers)):
-        if len(blocks) < MIN_RECORDS:
-            raise _too_few(f"mia_{name}", specs[name], len(blocks), len(loaded[name].documents), config.block_size)
-    gathered = _gathered(parts, config, list(loaded.values()), "declared")
-    gathered.source = " + ".join(dict.fromkeys(map(source_name, specs.values())))
-    if labelled:
-        gathered.provenance["labels"] = f"column {LABEL!r}: 1 is a member, 0 is none"
-    gathered.candidate = _pack_candidate(candidate, packer, config)
-    return gathered
+    for name, records in (("members", parts.members), ("nonmembers", parts.nonmembers)):
+        if len(records) < MIN_RECORDS:
+            unit, remedy = "records", "give more documents"
+            if config.block_size:
+                unit = f"records of {config.block_size} tokens"
+                remedy += ", or lower mia_block_size (0: whole documents)"
+            raise SpvmiaError(
+                f"mia_{name}: {specs[name]}: expected at least {MIN_RECORDS} {unit}, got {len(records)} from "
+                f"{len(loaded[name].documents)} documents; {remedy}"
+            )
+    parts.candidate = _pack_candidate(candidate, packer, config)
+    source = " + ".join(dict.fromkeys(map(source_name, specs.values())))
+    labels = {"labels": f"column {LABEL!r}: 1 is a member, 0 is none"} if labelled else {}
+    return _assembled_of_split(parts, config, list(loaded.values()), "declared", source, **labels)
 
 
 def _check_named(config: AuditConfig) -> None:
@@ -157,69 +262,48 @@ def _check_named(config: AuditConfig) -> None:
         )
 
 
-def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], Any]) -> Gathered:
+def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], Any]) -> AuditData:
     """A public data set, and nobody who says what the model was trained on."""
-    loaded = _load_public(config, source)
+    if config.dataset_path is not None:
+        name = source_name(config.dataset_path)
+        local = load_spec(config.dataset_path, config.text_column, option="mia_dataset_path")
+        loaded = [dataclasses.replace(local, documents=cleaned(local.documents, source))]
+    else:
+        name = f"hf:{source.hub_id}:{source.train_split}"
+        splits = [source.train_split]
+        if config.split == "paper" and source.heldout_split is not None:
+            splits.append(source.heldout_split)
+        option = f"data set {source.name}"
+        loaded = [load_source(source, split, option=option, local_option="mia_dataset_path") for split in splits]
     prompts = None
     if config.prompts is not None:
         prompts = unique(load_spec(config.prompts, config.text_column, option="mia_prompts").documents)
     candidate = _read_candidate(config, [("the prompts", prompts or ())])
-    kept = [without(item.documents, [*(prompts or ()), *candidate]) for item in loaded]
+    kept = [without(each.documents, [*(prompts or ()), *candidate]) for each in loaded]
+    documents = sum(len(each.documents) for each in loaded)
     packer = _packer(config, config.block_size, tokenizer)
     wanted = config.self_prompts if prompts is None else 0
     if config.split == "paper":
-        heldout = kept[1] if len(kept) > 1 else None
-        parts = split_paper(kept[0], heldout, packer, config.max_samples, wanted)
+        parts = split_paper(kept[0], kept[1] if len(kept) > 1 else None, packer, config.max_samples, wanted)
     else:
         parts = split_random(kept[0], packer, config.max_samples, wanted, config.seed)
-    parts.count("documents_that_are_prompts_or_candidate", sum(map(_n_documents, loaded)) - sum(map(len, kept)))
+    parts.count("documents_that_are_prompts_or_candidate", documents - sum(map(len, kept)))
     if prompts is not None:
         parts.prompts = packer.prompts(prompts)
-    gathered = _gathered(parts, config, loaded, "assumed")
-    gathered.source = _public_name(config, source)
-    gathered.candidate = _pack_candidate(candidate, packer, config)
-    _check_enough(parts, config, gathered.source, sum(map(_n_documents, loaded)))
-    return gathered
-
-
-def _load_public(config: AuditConfig, source: DatasetSource) -> list[Loaded]:
-    """The training split, and what else is held out under the paper's protocol."""
-    if config.dataset_path is not None:
-        local = load_spec(config.dataset_path, config.text_column, option="mia_dataset_path")
-        return [dataclasses.replace(local, documents=cleaned(local.documents, source))]
-    splits = [source.train_split]
-    if config.split == "paper" and source.heldout_split is not None:
-        splits.append(source.heldout_split)
-    option = f"data set {source.name}"
-    return [load_source(source, split, option=option, local_option="mia_dataset_path") for split in splits]
-
-
-def _public_name(config: AuditConfig, source: DatasetSource) -> str:
-    return source_name(config.dataset_path) if config.dataset_path else f"hf:{source.hub_id}:{source.train_split}"
-
-
-def _n_documents(loaded: Loaded) -> int:
-    return len(loaded.documents)
-
-
-def _check_enough(parts: Parts, config: AuditConfig, name: str, documents: int) -> None:
+    parts.candidate = _pack_candidate(candidate, packer, config)
     got = len(parts.members), len(parts.nonmembers), len(parts.prompts)
-    if min(got[:2]) >= MIN_RECORDS and got[2] >= 1:
-        return
-    raise SpvmiaError(
-        f"{'mia_dataset_path' if config.dataset_path else 'mia_block_size'}: {name}: expected documents for at least "
-        f"{MIN_RECORDS} members, {MIN_RECORDS} non-members and 1 prompt, got {documents} documents, enough for "
-        f"{got[0]}, {got[1]} and {got[2]}; give more documents, or lower mia_block_size"
-    )
+    if min(got[:2]) < MIN_RECORDS or not got[2]:
+        raise SpvmiaError(
+            f"{'mia_dataset_path' if config.dataset_path else 'mia_block_size'}: {name}: expected documents for at "
+            f"least {MIN_RECORDS} members, {MIN_RECORDS} non-members and 1 prompt, got {documents} documents, enough "
+            f"for {got[0]}, {got[1]} and {got[2]}; give more documents, or lower mia_block_size"
+        )
+    return _assembled_of_split(parts, config, loaded, "assumed", name)
 
 
-def _too_few(option: str, spec: str, got: int, documents: int, block_size: int) -> SpvmiaError:
-    unit, remedy = "records", "give more documents"
-    if block_size:
-        unit, remedy = f"records of {block_size} tokens", f"{remedy}, or lower mia_block_size (0: whole documents)"
-    return SpvmiaError(
-        f"{option}: {spec}: expected at least {MIN_RECORDS} {unit}, got {got} from {documents} documents; {remedy}"
-    )
+def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) -> Packer:
+    tokenize = fast_tokenize(tokenizer()) if block_size else None
+    return Packer(block_size, tokenize, sequential=config.split == "paper")
 
 
 def _read_candidate(config: AuditConfig, others: Sequence[tuple[str, Sequence[Document]]]) -> Sequence[Document]:
@@ -227,7 +311,7 @@ def _read_candidate(config: AuditConfig, others: Sequence[tuple[str, Sequence[Do
     if config.candidate is None:
         return ()
     documents = unique(load_spec(config.candidate, config.text_column, option="mia_candidate").documents)
-    check_held_out("mia_candidate", documents, others)
+    _check_held_out("mia_candidate", documents, others)
     return documents
 
 
@@ -236,36 +320,120 @@ def _pack_candidate(documents: Sequence[Document], packer: Packer, config: Audit
     if not documents:
         return ()
     packed = packer.pack(documents, config.self_prompts)
-    if not packed.blocks:
+    if not packed.records:
         raise SpvmiaError(
             f"mia_candidate: {config.candidate}: expected text for at least one record of {packer.block_size} tokens, "
             f"got {len(documents)} documents with less; give more documents"
         )
-    return as_documents(packed.blocks)
+    return as_documents(packed.records)
 
 
-PROTOCOL: Mapping[Membership, str] = {
-    "declared": "files of members and non-members",
-    "assumed": "one pool, split by the audit; whether the model was trained on the members is assumed",
-}
+def _check_classes_differ(members: Sequence[Record | Document], nonmembers: Sequence[Record | Document]) -> None:
+    """Refuse data in which one text is said to be trained on and not; both its ids are named."""
+    known = {text_key(item.text): item.id for item in members}
+    for item in nonmembers:
+        if text_key(item.text) in known:
+            raise SpvmiaError(
+                f"mia_nonmembers: {item.id} is the same text as {known[text_key(item.text)]} of the members, expected "
+                "each text in one class: it was trained on, and called a non-member AUROC and every TPR come out too "
+                "low; remove one of them"
+            )
 
 
-def _gathered(parts: Parts, config: AuditConfig, loaded: Sequence[Loaded], membership: Membership) -> Gathered:
-    return Gathered(
-        members=parts.members,
-        nonmembers=parts.nonmembers,
-        prompts=parts.prompts,
-        membership=membership,
-        block_size=config.block_size,
-        provenance={
-            "protocol": PROTOCOL[membership],
-            "split": config.split,
-            "split_seed": config.seed,
-            "cluster_rule": CLUSTER_RULE[config.split],
-            "counts": {
-                "documents": sum(map(_n_documents, loaded)),
-                "empty_rows": sum(item.empty_rows for item in loaded),
-                **parts.counts,
-            },
+def _check_held_out(
+    option: str, documents: Sequence[Document], others: Sequence[tuple[str, Sequence[Document]]]
+) -> None:
+    """Refuse data that should be held out and are among the audited ones; both ids are named.
+
+    Args:
+        option: the option that named `documents`.
+        documents: what should be nowhere else.
+        others: what each of `others` is in words ("the members"), and its documents.
+    """
+    known = {text_key(document.text): document.id for document in documents}
+    for what, items in others:
+        for item in items:
+            if text_key(item.text) in known:
+                raise SpvmiaError(
+                    f"{option}: {known[text_key(item.text)]} is the same text as {item.id} of {what}, expected data "
+                    "that are used for nothing else: a reference model that has learnt audited texts lets their scores "
+                    "drop, so AUROC is wrong; remove it"
+                )
+
+
+def _assembled_of_manifest(
+    manifest: Manifest, parts: Parts, config: AuditConfig, datasets: Mapping[str, DatasetSource], **more: object
+) -> AuditData:
+    provenance: dict[str, object] = {
+        "protocol": f"spvmia finetune, method {manifest.method}",
+        "split": manifest.data.split,
+        "split_seed": manifest.data.seed,
+        "tokenizer": manifest.tokenizer,
+        "frame": manifest.frame,
+        "manifest": label(manifest.path or ""),
+        "manifest_fingerprint": manifest.fingerprint,
+        "finetune": {"method": manifest.method, **manifest.settings},
+        "in_manifest": {name: len(records) for name, records in manifest.records.items()},
+        **more,
+    }
+    key = bytes.fromhex(manifest.fingerprint_key).ljust(KEY_BYTES, b"\0")
+    source, size = _short(manifest.data.spec, datasets), manifest.data.block_size
+    return _assembled(parts, config.seed, key, "manifest", source, size, provenance, manifest.base_model)
+
+
+def _assembled_of_split(
+    parts: Parts, config: AuditConfig, loaded: Sequence[Loaded], membership: Membership, source: str, **more: object
+) -> AuditData:
+    provenance: dict[str, object] = {
+        "protocol": PROTOCOL[membership],
+        "split": config.split,
+        "split_seed": config.seed,
+        "cluster_rule": CLUSTER_RULE[config.split],
+        "counts": {
+            "documents": sum(len(each.documents) for each in loaded),
+            "empty_rows": sum(each.empty_rows for each in loaded),
+            **parts.counts,
         },
+        **more,
+    }
+    key = user_key(user_cache_root(config.cache_dir))
+    return _assembled(parts, config.seed, key, membership, source, config.block_size, provenance)
+
+
+def _assembled(
+    parts: Parts,
+    seed: int,
+    key: bytes,
+    membership: Membership,
+    source: str,
+    block_size: int,
+    provenance: dict[str, object],
+    base_model: str | None = None,
+) -> AuditData:
+    """Shuffle the records with the seed, and fingerprint all texts with the key.
+
+    Blocks of different documents may be the same text (a heading, boilerplate) although no document is in both
+    classes: nobody can take these out of the files, so they are left to the preconditions, which report them.
+
+    Raises:
+        SpvmiaError: a whole document of the members is one of the non-members as well.
+    """
+    if not block_size:
+        _check_classes_differ(parts.members, parts.nonmembers)
+    texts: dict[str, Sequence[Record | Document]] = {
+        "member": parts.members,
+        "nonmember": parts.nonmembers,
+        "prompt": parts.prompts,
+        "candidate": parts.candidate,
+    }
+    return AuditData(
+        records=tuple(shuffled([*parts.members, *parts.nonmembers], seed, "records")),
+        prompts=tuple(parts.prompts),
+        candidate=tuple(parts.candidate),
+        membership=membership,
+        fingerprint=fingerprint(key, ((name, item.text) for name, items in texts.items() for item in items)),
+        source=source,
+        block_size=block_size,
+        base_model=base_model,
+        provenance=provenance,
     )

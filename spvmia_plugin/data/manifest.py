@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.data.files import SourceFile, is_there
 from spvmia_plugin.data.fingerprint import fingerprint
-from spvmia_plugin.data.packing import Block, Piece, document_row, rebuild_text
-from spvmia_plugin.data.shards import is_there
-from spvmia_plugin.data.source_file import SourceFile
+from spvmia_plugin.data.packing import document_row, rebuild_text
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Piece, Record
 from spvmia_plugin.util.files import as_path, write_private
 from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
 
@@ -24,26 +23,6 @@ FORMAT = 1
 PRIVATE_LINE = "names training records: do not publish"
 CLASSES = ("members", "nonmembers", "prompts", "canaries")
 _LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One record of a manifest: where its text lies, not the text. `included` is a canary's coin, else None."""
-
-    id: str
-    cluster: str
-    pieces: tuple[Piece, ...]
-    included: bool | None = None
-
-    @classmethod
-    def of(cls, block: Block, included: bool | None = None) -> Entry:
-        """The entry of a block."""
-        return cls(block.id, block.cluster, block.pieces, included)
-
-    def to_json(self) -> dict[str, object]:
-        """As it stands in the file."""
-        coin = {} if self.included is None else {"included": self.included}
-        return {"id": self.id, "cluster": self.cluster, **coin, "pieces": [list(piece) for piece in self.pieces]}
 
 
 @dataclass(frozen=True)
@@ -75,7 +54,8 @@ class Manifest:
         data: where the texts are.
         settings: every setting of the fine-tuning, by option name.
         versions: of the libraries that did it.
-        records: entries by class: members, nonmembers, prompts, canaries.
+        records: by class: members, nonmembers, prompts, canaries (members of these are those that the coin put into
+            training). The file says where their texts lie, and as it is read they have none.
         fingerprint_key: key of `fingerprint`, in hexadecimal.
         fingerprint: keyed hash over all texts and labels.
         training: what the training reported.
@@ -89,7 +69,7 @@ class Manifest:
     data: DataOrigin
     settings: Mapping[str, object]
     versions: Mapping[str, str]
-    records: Mapping[str, tuple[Entry, ...]]
+    records: Mapping[str, tuple[Record, ...]]
     fingerprint_key: str = field(repr=False)
     fingerprint: str
     training: Mapping[str, object] = field(default_factory=dict)
@@ -112,18 +92,23 @@ class Manifest:
             "versions": dict(self.versions),
             "fingerprint_key": self.fingerprint_key,
             "fingerprint": self.fingerprint,
-            **{name: [entry.to_json() for entry in self.records[name]] for name in CLASSES},
+            **{name: [_row(record, name) for record in self.records[name]] for name in CLASSES},
         }
 
 
-def manifest_fingerprint(key: str, texts: Mapping[str, Sequence[tuple[Entry, str]]]) -> str:
+def _row(record: Record, name: str) -> dict[str, object]:
+    coin = {"included": record.is_member} if name == "canaries" else {}
+    return {"id": record.id, "cluster": record.cluster, **coin, "pieces": [list(piece) for piece in record.pieces]}
+
+
+def manifest_fingerprint(key: str, records: Mapping[str, Sequence[Record]]) -> str:
     """The fingerprint of a manifest's texts: every record's text with its class, and a canary's coin."""
     return fingerprint(
         bytes.fromhex(key),
         (
-            (_LABELS.get(name) or f"canary {entry.included}", text)
-            for name, records in texts.items()
-            for entry, text in records
+            (_LABELS.get(name) or f"canary {record.is_member}", record.text)
+            for name, of_class in records.items()
+            for record in of_class
         ),
     )
 
@@ -187,48 +172,35 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
     if not is_whole(origin.block_size) or not is_whole(origin.seed) or not isinstance(origin.spec, str):
         raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
+    frame = content.get("frame")
     return Manifest(
         base_model=str(content["base_model"]),
         method=str(content["method"]),
         data=origin,
         settings=dict(content["settings"]),
         versions=dict(content["versions"]),
-        records={name: tuple(_entry(row, name == "canaries") for row in content[name]) for name in CLASSES},
+        records={name: tuple(_record(row, name) for row in content[name]) for name in CLASSES},
         fingerprint_key=content["fingerprint_key"],
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
         tokenizer=content.get("tokenizer"),
-        frame=_frame(content.get("frame")),
+        frame=None if frame is None else {name: [int(i) for i in frame[name]] for name in ("before", "after")},
     )
 
 
-def _frame(content: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]] | None:
-    return None if content is None else {name: [int(i) for i in content[name]] for name in ("before", "after")}
-
-
-def _entry(row: Mapping[str, Any], is_canary: bool) -> Entry:
+def _record(row: Mapping[str, Any], name: str) -> Record:
     pieces = tuple(Piece(*map(int, piece)) for piece in row["pieces"])
-    if is_canary and not isinstance(row["included"], bool):
+    is_member = row["included"] if name == "canaries" else name == "members"
+    if not isinstance(is_member, bool):
         raise TypeError("included")
     # They go to stderr and into files, so half a surrogate pair becomes its escape.
     id_, cluster = (str(row[key]).encode("utf-8", "backslashreplace").decode() for key in ("id", "cluster"))
-    return Entry(id_, cluster, pieces, row["included"] if is_canary else None)
+    return Record(id_, "", is_member, cluster, pieces)
 
 
-@dataclass(frozen=True)
-class Rebuilt:
-    """What a manifest names.
-
-    Attributes:
-        texts: entries with their texts, by class.
-        documents: the whole documents these were cut from, by class.
-    """
-
-    texts: Mapping[str, Sequence[tuple[Entry, str]]]
-    documents: Mapping[str, Sequence[Document]]
-
-
-def rebuild(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None = None) -> Rebuilt:
+def rebuild(
+    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None = None
+) -> tuple[dict[str, list[Record]], dict[str, list[Document]]]:
     """Rebuild the text of every record from the data, and make sure they are the data of the fine-tuning.
 
     Args:
@@ -236,26 +208,27 @@ def rebuild(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place
         datasets: named data sets.
         new_place: a local file to read instead of what the manifest names (`mia_dataset_path`).
 
+    Returns:
+        The records with their texts, and the whole documents these were cut from, both by class.
+
     Raises:
         SpvmiaError: the data are not there, or have changed.
     """
-    loaded = _load_data(manifest, datasets, new_place)
-    by_row = {document_row(document): document for document in loaded}
-    rows = {row: document.text for row, document in by_row.items()}
+    by_row = {document_row(document): document for document in _load_data(manifest, datasets, new_place)}
+    texts = {row: document.text for row, document in by_row.items()}
     where = new_place or manifest.data.spec
-    texts: dict[str, list[tuple[Entry, str]]] = {}
+    records, documents = {}, {}
     for name in CLASSES:
+        listed = manifest.records[name]
         try:
-            texts[name] = [(entry, rebuild_text(rows, entry.pieces)) for entry in manifest.records[name]]
+            records[name] = [replace(record, text=rebuild_text(texts, record.pieces)) for record in listed]
         except LookupError as error:
             raise _changed(where, f"row {error.args[0]} is missing or shorter") from error
-    if manifest_fingerprint(manifest.fingerprint_key, texts) != manifest.fingerprint:
+        rows = dict.fromkeys(piece.row for record in listed for piece in record.pieces)
+        documents[name] = [by_row[row] for row in rows]
+    if manifest_fingerprint(manifest.fingerprint_key, records) != manifest.fingerprint:
         raise _changed(where, "texts or labels differ from its fingerprint")
-    used = {
-        name: dict.fromkeys(piece.row for entry in entries for piece in entry.pieces)
-        for name, entries in manifest.records.items()
-    }
-    return Rebuilt(texts, {name: [by_row[row] for row in numbers] for name, numbers in used.items()})
+    return records, documents
 
 
 def _changed(where: str, problem: str) -> SpvmiaError:

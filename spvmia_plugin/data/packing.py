@@ -9,11 +9,11 @@ code; other blocks are dropped and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Piece, Record
 
 SEPARATOR = "\n\n"
 
@@ -24,36 +24,18 @@ _SLACK_TOKENS = 16  # a window cut in mid-word may tokenise differently at its e
 _CHARS_PER_TOKEN = 6
 
 
-class Piece(NamedTuple):
-    """Characters `start` to `end` of a document followed by `SEPARATOR`."""
-
-    row: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A text cut from one or several documents, not yet a member or non-member. Fields as in `Record`."""
-
-    id: str
-    text: str = field(repr=False)
-    cluster: str
-    pieces: tuple[Piece, ...]
-
-
 @dataclass(frozen=True)
 class Packed:
     """What packing made.
 
     Attributes:
-        blocks: in order.
+        records: in order, none of them a member: who is one is not packing's to say.
         used: how many documents, from the first, have a part in a block or were passed over.
         changed_length: blocks dropped because they have another length on their own.
         cut_rests: documents whose end was dropped because it fills no block.
     """
 
-    blocks: tuple[Block, ...]
+    records: tuple[Record, ...]
     used: int
     changed_length: int = 0
     cut_rests: int = 0
@@ -100,10 +82,10 @@ def fast_tokenize(tokenizer: Any) -> Tokenize:
 
 
 def whole_documents(documents: Sequence[Document], limit: int | None = None) -> Packed:
-    """One block per document, for block size 0."""
+    """One record per document, for block size 0."""
     taken = documents if limit is None else documents[:limit]
-    blocks = tuple(Block(d.id, d.text, d.id, (Piece(document_row(d), 0, len(d.text)),)) for d in taken)
-    return Packed(blocks, len(blocks))
+    records = tuple(Record(d.id, d.text, False, d.id, (Piece(document_row(d), 0, len(d.text)),)) for d in taken)
+    return Packed(records, len(records))
 
 
 def cut_documents(documents: Sequence[Document], tokenize: Tokenize, block_size: int) -> list[Document]:
@@ -170,7 +152,7 @@ def pack(
             cluster is then the block's first document, and a document may reach into the next cluster.
         one_per_cluster: leave out what continues a document.
     """
-    blocks: list[Block] = []
+    blocks: list[Record] = []
     cursor = _Cursor(0)
     changed = rests = 0
     while cursor.index < len(documents) and (limit is None or len(blocks) < limit):
@@ -198,7 +180,7 @@ def pack(
 
 def _next_block(
     documents: Sequence[Document], cursor: _Cursor, tokenize: Tokenize, block_size: int, *, alone: bool
-) -> tuple[Block, _Cursor] | None:
+) -> tuple[Record, _Cursor] | None:
     """The block at the cursor and the cursor after it, or None if the text does not fill one.
 
     `alone`: only what is left of the cursor's document may fill it.
@@ -248,7 +230,9 @@ def _slice(text: str, start: int, end: int) -> str:
     return text[start:] + SEPARATOR[max(0, start - len(text)) : end - len(text)]
 
 
-def _cut(documents: Sequence[Document], cursor: _Cursor, window: Sequence[Piece], length: int) -> tuple[Block, _Cursor]:
+def _cut(
+    documents: Sequence[Document], cursor: _Cursor, window: Sequence[Piece], length: int
+) -> tuple[Record, _Cursor]:
     """The first `length` characters of the window as a block, and the cursor behind them."""
     pieces: list[Piece] = []
     for index, start, end in window:
@@ -260,9 +244,10 @@ def _cut(documents: Sequence[Document], cursor: _Cursor, window: Sequence[Piece]
     first, last = documents[pieces[0].row], documents[pieces[-1].row]
     number = cursor.parts + 1 if pieces[0].row == cursor.index else 1
     name = first.id if number == 1 else f"{first.id}#{number}"
-    block = Block(
+    block = Record(
         name,
         _text(documents, pieces),
+        False,
         cursor.cluster or first.id,
         tuple(Piece(document_row(documents[index]), start, end) for index, start, end in pieces),
     )

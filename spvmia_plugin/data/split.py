@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from spvmia_plugin.data.packing import Block, Packed, Tokenize, cut_documents, pack, whole_documents
-from spvmia_plugin.records import Document
+from spvmia_plugin.data.packing import Packed, Tokenize, cut_documents, pack, whole_documents
+from spvmia_plugin.records import Document, Record
 from spvmia_plugin.seeds import stable_seed
 
 MIN_RECORDS = 20
@@ -59,22 +59,23 @@ class Packer:
 
 @dataclass
 class Parts:
-    """A split: records of both classes, prompts, and counts of what was left out on the way."""
+    """The texts of an audit: records of both classes, and what is never audited. Counts say what was left out."""
 
-    members: Sequence[Block] = ()
-    nonmembers: Sequence[Block] = ()
+    members: Sequence[Record] = ()
+    nonmembers: Sequence[Record] = ()
     prompts: Sequence[Document] = ()
+    candidate: Sequence[Document] = ()
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str, number: int) -> None:
         """Add to a count."""
         self.counts[name] = self.counts.get(name, 0) + number
 
-    def take(self, packed: Packed) -> tuple[Block, ...]:
-        """Count what packing dropped, and return its blocks."""
+    def take(self, packed: Packed, *, members: bool = False) -> tuple[Record, ...]:
+        """Count what packing dropped, and return its records, labelled."""
         self.count("blocks_of_other_length_alone", packed.changed_length)
         self.count("ends_of_documents_dropped", packed.cut_rests)
-        return packed.blocks
+        return tuple(replace(record, is_member=True) for record in packed.records) if members else packed.records
 
 
 def text_key(text: str) -> str:
@@ -103,9 +104,9 @@ def shuffled(items: Sequence[T], seed: int, purpose: str) -> list[T]:
     return order
 
 
-def as_documents(blocks: Sequence[Block]) -> tuple[Document, ...]:
-    """Blocks that are not audited."""
-    return tuple(Document(block.id, block.text) for block in blocks)
+def as_documents(records: Sequence[Record]) -> tuple[Document, ...]:
+    """Records that are not audited."""
+    return tuple(Document(record.id, record.text) for record in records)
 
 
 def split_random(documents: Sequence[Document], packer: Packer, records: int, prompts: int, seed: int) -> Parts:
@@ -125,14 +126,14 @@ def split_random(documents: Sequence[Document], packer: Packer, records: int, pr
     members = packer.pack(pool[:share], records)
     nonmembers = packer.pack(pool[members.used : members.used + share], records)
     rest = packer.pack(pool[members.used + nonmembers.used :], prompts)
-    parts.members, parts.nonmembers = parts.take(members), parts.take(nonmembers)
+    parts.members, parts.nonmembers = parts.take(members, members=True), parts.take(nonmembers)
     parts.prompts = as_documents(parts.take(rest))
     return parts
 
 
 def deal(
     documents: Sequence[Document], packer: Packer, wanted: Mapping[str, int], seed: int
-) -> tuple[dict[str, tuple[Block, ...]], Parts]:
+) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
     """Deal one pool out at random by document, in the order asked for, as far as it goes; without equal texts.
 
     Args:
@@ -142,7 +143,7 @@ def deal(
         seed: of the order.
 
     Returns:
-        Blocks by class, at most as many as wanted, and the counts of what was left out.
+        Records by class, at most as many as wanted, and the counts of what was left out.
     """
     pool = shuffled(unique(documents), seed, "split")
     parts = Parts()
@@ -150,8 +151,8 @@ def deal(
     dealt = {}
     for name, number in wanted.items():
         packed = packer.pack(pool, number, one_per_cluster=name == "canaries")
-        dealt[name], pool = parts.take(packed), pool[packed.used :]
-    return dealt, parts
+        dealt[name], pool = parts.take(packed, members=name == "members"), pool[packed.used :]
+    return dealt, parts.counts
 
 
 def split_paper(
@@ -175,7 +176,7 @@ def split_paper(
         pool, held = pool[:cut], pool[cut:]
     members = packer.pack(pool[: len(pool) // 2], records)
     rest = packer.pack(pool[members.used :], prompts)
-    parts.members = parts.take(members)
+    parts.members = parts.take(members, members=True)
     parts.prompts = as_documents(parts.take(rest))
     parts.nonmembers = parts.take(packer.pack(held, records))
     return parts
@@ -207,7 +208,7 @@ def split_declared(
     if prompts is None:
         cut = len(held) - max(int(PROMPT_SHARE * len(held)), min(1, len(held) - 1))
         held, prompts = held[:cut], held[cut:]
-    parts.members = parts.take(packer.pack(trained, records))
+    parts.members = parts.take(packer.pack(trained, records), members=True)
     parts.nonmembers = parts.take(packer.pack(held, records))
     parts.prompts = packer.prompts(unique(prompts))
     return parts

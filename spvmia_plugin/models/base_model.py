@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.files import as_path
 from spvmia_plugin.util.libraries import brings_code
@@ -18,7 +18,7 @@ from spvmia_plugin.util.libraries import brings_code
 if TYPE_CHECKING:
     import torch
 
-    from spvmia_plugin.training.finetune_config import FinetuneConfig
+    from spvmia_plugin.training.finetune import FinetuneConfig
     from spvmia_plugin.training.trainer import TrainSettings
 
 
@@ -71,17 +71,17 @@ class BaseModel:
             )
         return cls(name, tokenizer, context, quantised)
 
-    def sequences(self, blocks: Sequence[Block]) -> list[list[int]]:
-        """Training tokens of each block, no longer than the context.
+    def sequences(self, records: Sequence[Record]) -> list[list[int]]:
+        """Training tokens of each record, no longer than the context.
 
         Raises:
             SpvmiaError: a text with nothing to predict.
         """
         sequences, reading = [], Reading(self.tokenizer)
-        for block in blocks:
-            ids = reading.natural(block.text)[: self.context]
+        for record in records:
+            ids = reading.natural(record.text)[: self.context]
             if len(ids) < 2:
-                raise SpvmiaError(f"--data: {block.id}: expected at least 2 tokens to train on, got fewer; remove it")
+                raise SpvmiaError(f"--data: {record.id}: expected at least 2 tokens to train on, got fewer; remove it")
             sequences.append(ids)
         return sequences
 
@@ -111,7 +111,19 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
             "cannot; give the model with plain weights"
         )
     model = model.to(training_device())
-    return _with_adapter(model, config, base) if config.method == "lora" else model
+    if config.method == "full":
+        return model
+    from peft import get_peft_model
+
+    from spvmia_plugin.models.adapters import AdapterHost
+    from spvmia_plugin.training.lora import lora_config
+    from spvmia_plugin.util.libraries import isolated_rng
+
+    lora = lora_config(AdapterHost(model), config, "--lora-targets")
+    with isolated_rng(stable_seed(config.seed, "adapter")):
+        adapted = get_peft_model(model, lora)
+    adapted.peft_config["default"].base_model_name_or_path = base.name
+    return adapted
 
 
 def _refuse_code(config: FinetuneConfig, error: Exception) -> None:
@@ -129,27 +141,6 @@ def training_device() -> torch.device:
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device or torch.device("cpu")
-
-
-def _with_adapter(model: Any, config: FinetuneConfig, base: BaseModel) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    from spvmia_plugin.models.adapters import AdapterHost
-    from spvmia_plugin.training.lora_targets import lora_targets
-    from spvmia_plugin.util.libraries import isolated_rng
-
-    asked = [target.strip() for target in config.lora_targets.split(",")] if config.lora_targets else None
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=lora_targets(AdapterHost(model), asked, "--lora-targets", r=config.lora_rank),
-    )
-    with isolated_rng(stable_seed(config.seed, "adapter")):
-        adapted = get_peft_model(model, lora)
-    adapted.peft_config["default"].base_model_name_or_path = base.name
-    return adapted
 
 
 def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings) -> str:

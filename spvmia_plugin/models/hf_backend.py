@@ -27,7 +27,7 @@ from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.models.trial import answers_nan, looks_back_only
 from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.signals import Role, TokenSignals
-from spvmia_plugin.training.lora import check_targets, train_lora
+from spvmia_plugin.training.lora import lora_config, train_lora
 from spvmia_plugin.util.libraries import first_says, is_first, one_of
 
 
@@ -250,7 +250,7 @@ class HFBackend:
         """See `Backend.check_training`."""
         host = self._roles.host()
         host.check_free()
-        check_targets(host, self._config)
+        lora_config(host, self._config, "mia_lora_targets")  # tries them all
         devices = set(map(str, (getattr(host.model, "hf_device_map", None) or {}).values()))
         if self._config.reference_parallel and self.processes > 1 and len(devices) > 1:
             raise SpvmiaError(

@@ -6,39 +6,135 @@ import json
 import random
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spvmia_plugin.data.files import Loaded
+from spvmia_plugin.config import MAX_EPOCHS
+from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.fingerprint import derived_key, user_cache_root, user_key
 from spvmia_plugin.data.manifest import (
+    CLASSES,
     MANIFEST_NAME,
     DataOrigin,
-    Entry,
     Manifest,
     manifest_fingerprint,
     read_manifest,
     write_manifest,
 )
-from spvmia_plugin.data.packing import Block, fast_tokenize
-from spvmia_plugin.data.shards import absolute_spec
-from spvmia_plugin.data.sources import is_file_spec, load_spec
+from spvmia_plugin.data.packing import fast_tokenize
+from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.base_model import BaseModel, estimate, load_model, no_loading_bars
+from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
+from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.training.finetune_config import FinetuneConfig
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path, private_folder
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries, versions
+from spvmia_plugin.util.strict_json import is_number, is_whole
 
 if TYPE_CHECKING:
     from spvmia_plugin.training.trainer import TrainSettings
 
-__all__ = ["FinetuneConfig", "audit_command", "finetune"]
+
+METHODS = ("lora", "full")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """The options of `spvmia finetune`; defaults are those of the paper's target (Fu et al. 2024, appendix).
+
+    Attributes:
+        model: the base: a folder or a hub id.
+        data: `wikitext`, `ag_news`, `xsum`, a file, or `hf:<dataset>[:<config>][:<split>]`.
+        output: folder for the weights and the manifest.
+        method: `lora` or `full`.
+        members: records to train on.
+        nonmembers: records held out, to audit against.
+        prompts: records held out to prompt the target with; None for as many as members, or what the data give.
+        canaries: further records, each trained on if an independent fair coin says so.
+        epochs: passes over the training records.
+        lr: peak learning rate, decaying linearly.
+        lora_rank: rank of the adapter.
+        lora_alpha: its scale.
+        lora_dropout: its dropout.
+        lora_targets: modules, comma-separated, or `all-linear`; None for peft's default for the architecture.
+        batch_size: records per step.
+        block_size: tokens per record, 0 for whole documents.
+        text_column: the column with the text; a named data set has its own.
+        seed: of the split, the coins and the training.
+        dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
+        quiet: print nothing.
+        trust_remote_code: run the code that the base brings.
+    """
+
+    model: str
+    data: str
+    output: str | Path
+    method: str = "lora"
+    members: int = 1000
+    nonmembers: int = 1000
+    prompts: int | None = None
+    canaries: int = 0
+    epochs: float = 10.0
+    lr: float = 1e-4
+    lora_rank: int = 64
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.1
+    lora_targets: str | None = None
+    batch_size: int = 4
+    block_size: int = 128
+    text_column: str = "text"
+    seed: int = 0
+    dtype: str = "auto"
+    quiet: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            SpvmiaError: an option out of range.
+        """
+        least = f"a whole number >= {MIN_RECORDS}"
+        self._check("method", self.method in METHODS, "lora or full")
+        self._check("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
+        whole, number = is_whole, is_number  # from Python, a field may be given anything
+        self._check("members", whole(self.members) and self.members >= MIN_RECORDS, least)
+        self._check("nonmembers", whole(self.nonmembers) and self.nonmembers >= MIN_RECORDS, least)
+        prompts = self.prompts
+        self._check("prompts", prompts is None or (whole(prompts) and prompts >= 1), "a whole number >= 1")
+        self._check("canaries", whole(self.canaries) and self.canaries >= 0, "a whole number >= 0")
+        self._check(
+            "epochs", number(self.epochs) and 0 < self.epochs <= MAX_EPOCHS, f"a number > 0 and <= {MAX_EPOCHS:g}"
+        )
+        self._check("lr", number(self.lr) and 0 < self.lr <= 1, "a number > 0 and <= 1")
+        self._check("lora_rank", whole(self.lora_rank) and self.lora_rank >= 1, "a whole number >= 1")
+        self._check("lora_alpha", number(self.lora_alpha) and self.lora_alpha > 0, "a number > 0")
+        self._check("lora_dropout", number(self.lora_dropout) and 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
+        self._check("batch_size", whole(self.batch_size) and self.batch_size >= 1, "a whole number >= 1")
+        size = self.block_size
+        self._check("block_size", whole(size) and (size == 0 or size >= 8), "0 or a whole number >= 8")
+        self._check("seed", whole(self.seed) and self.seed >= 0, "a whole number >= 0")
+
+    def _check(self, name: str, fine: bool, expected: str) -> None:
+        if not fine:
+            raise SpvmiaError(
+                f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)!r}; correct it"
+            )
+
+    def settings(self) -> dict[str, object]:
+        """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
+        left_out = ("model", "data", "output", "quiet", "trust_remote_code")
+        whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
+        return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}
+
 
 UNFINISHED_NAME = "mia_manifest.unfinished.json"
 """The manifest while training: what a later start of the same run is recognised by."""
@@ -67,7 +163,7 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
     """
     loaded: list[Loaded] = []
     return behind(
-        lambda: _finetune(config, _silence if config.quiet else say, datasets, loaded),
+        lambda: _finetune(config, (lambda line: None) if config.quiet else say, datasets, loaded),
         doing="--data",
         texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
     )
@@ -79,19 +175,20 @@ def _finetune(
     """As `finetune`; what is read goes into `keep` as well."""
     output = as_path(config.output, "--output", utf8=True).absolute()
     _check_free(output)
-    known = datasets if datasets is not None else _registered_datasets()
+    known = datasets if datasets is not None else load_registry().datasets
     loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
     keep.append(loaded)
     base = BaseModel.find(config)
     dealt, counts = _deal(config, loaded, base)
     manifest = _manifest(config, base, dealt, known)
     _claim(output, manifest)
-    sequences = base.sequences(_trained_on(manifest, dealt))
-    settings = _train_settings(config)
+    trained = [record for name in ("members", "canaries") for record in dealt[name] if record.is_member]
+    sequences = base.sequences(trained)
+    from spvmia_plugin.training.trainer import TrainSettings, writing
+
+    settings = TrainSettings(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=config.seed)
     tell(_plan(config, manifest, sequences, settings, counts))
     training = _train_and_save(config, base, sequences, settings, output, tell)
-    from spvmia_plugin.training.checkpoints import writing
-
     with writing(output):
         write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
         shutil.rmtree(output / WORK_FOLDER)  # not before: where the manifest found no room, the next start needs it
@@ -112,16 +209,6 @@ def audit_command(base: str, output: Path, config: FinetuneConfig) -> str:
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
     options = f"--tasks {tasks} --metadata mia_preset=standard --batch_size auto --output_path results --log_samples"
     return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"
-
-
-def _silence(_: str) -> None:
-    pass
-
-
-def _registered_datasets() -> Mapping[str, DatasetSource]:
-    from spvmia_plugin.plugins import load_registry
-
-    return load_registry().datasets
 
 
 def _check_free(output: Path) -> None:
@@ -169,8 +256,8 @@ def _differing(one: Manifest, other: Manifest) -> str:
 
 def _deal(
     config: FinetuneConfig, loaded: Loaded, base: BaseModel
-) -> tuple[dict[str, tuple[Block, ...]], dict[str, int]]:
-    """Choose the records of each class.
+) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
+    """Choose the records of each class, and toss the canaries' coins.
 
     Raises:
         SpvmiaError: too few documents for them.
@@ -183,7 +270,7 @@ def _deal(
         "canaries": config.canaries,
         "prompts": prompts,
     }
-    dealt, parts = deal(loaded.documents, packer, wanted, config.seed)
+    dealt, counts = deal(loaded.documents, packer, wanted, config.seed)
     least = wanted | {"prompts": min(MIN_RECORDS, prompts) if config.prompts is None else prompts}
     for name, number in least.items():
         if len(dealt[name]) < number:
@@ -194,61 +281,43 @@ def _deal(
                 f"{len(loaded.documents)} documents; lower --members, --nonmembers, --prompts or --block-size, or give "
                 "more documents"
             )
-    return dealt, parts.counts | {"empty_rows": loaded.empty_rows}
+    dealt["canaries"] = tossed(dealt["canaries"], config.seed)
+    return dealt, counts | {"empty_rows": loaded.empty_rows}
+
+
+def tossed(canaries: Sequence[Record], seed: int) -> tuple[Record, ...]:
+    """The canaries, made members by a fair coin each, independent of the others and of the split."""
+    coins = random.Random(stable_seed(seed, "canary coins"))  # noqa: S311 - reproducible by the owner's seed
+    return tuple(replace(canary, is_member=bool(coins.getrandbits(1))) for canary in canaries)
 
 
 def _manifest(
     config: FinetuneConfig,
     base: BaseModel,
-    dealt: Mapping[str, Sequence[Block]],
+    dealt: Mapping[str, tuple[Record, ...]],
     datasets: Mapping[str, DatasetSource],
 ) -> Manifest:
-    from spvmia_plugin.util.libraries import versions
-
     reading = Reading(base.tokenizer)
     frame = reading.frame("")
     is_file = is_file_spec(config.data, datasets)
     spec = absolute_spec(config.data) if is_file else config.data
     source = datasets.get(config.data)
     column = source.text_column if source else config.text_column
-    entries = {name: tuple(Entry.of(block) for block in dealt[name]) for name in ("members", "nonmembers", "prompts")}
-    entries["canaries"] = tuple(Entry.of(block, coin) for block, coin in _coins(dealt["canaries"], config.seed))
     # The same data have the same key, and so the same fingerprint, in every target of one user.
     key = derived_key(user_key(user_cache_root(None)), f"manifest {spec} {column}").hex()
-    texts = {
-        name: [(entry, block.text) for entry, block in zip(entries[name], dealt[name], strict=True)] for name in entries
-    }
+    records = {name: dealt[name] for name in CLASSES}
     return Manifest(
         base_model=base.name,
         method=config.method,
         data=DataOrigin(spec, column, config.block_size, "random", config.seed),
         settings=config.settings(),
         versions=versions(),
-        records=entries,
+        records=records,
         fingerprint_key=key,
-        fingerprint=manifest_fingerprint(key, texts),
+        fingerprint=manifest_fingerprint(key, records),
         tokenizer=probe_digest(reading.body),
         frame={"before": list(frame.context), "after": list(frame.after)},
     )
-
-
-def _coins(blocks: Sequence[Block], seed: int) -> Iterator[tuple[Block, bool]]:
-    """A fair coin for each canary, independent of the others and of the split."""
-    generator = random.Random(stable_seed(seed, "canary coins"))  # noqa: S311 - reproducible by the owner's seed
-    for block in blocks:
-        yield block, bool(generator.getrandbits(1))
-
-
-def _trained_on(manifest: Manifest, dealt: Mapping[str, Sequence[Block]]) -> list[Block]:
-    """The members, and the canaries whose coin says so."""
-    coins = zip(manifest.records["canaries"], dealt["canaries"], strict=True)
-    return [*dealt["members"], *(block for entry, block in coins if entry.included)]
-
-
-def _train_settings(config: FinetuneConfig) -> TrainSettings:
-    from spvmia_plugin.training.trainer import TrainSettings
-
-    return TrainSettings(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=config.seed)
 
 
 def _plan(
@@ -277,9 +346,7 @@ def _train_and_save(
     output: Path,
     tell: Say,
 ) -> dict[str, object]:
-    from spvmia_plugin.training.checkpoints import writing
-    from spvmia_plugin.training.trainer import train
-    from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
+    from spvmia_plugin.training.trainer import train, writing
 
     with isolated_rng(stable_seed(config.seed, "target")), quiet_libraries(), no_loading_bars():
         model = load_model(config, base)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import importlib
+import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
-from spvmia_plugin.training.packed_weights import unpacked
 from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import first_says, is_first, isolated_rng, one_of, quiet_libraries
 
 _WEIGHTS = "trainable.safetensors"
@@ -323,3 +329,137 @@ def _untouched(model: Any) -> Iterator[None]:
             delattr(model, name)
         if use_cache is not None:
             model.config.use_cache = use_cache
+
+
+CHECKPOINTS = "checkpoints"
+"""Folder, inside a training's output, that they lie in."""
+_SEAL = "seal.json"
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what a full disk makes of torch's and safetensors' files into one line for people.
+
+    Raises:
+        SpvmiaError: the folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    except RuntimeError as error:  # torch writes through a library of its own, which has many words for it
+        places = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
+        if "inline_container" not in str(error) and not any(p.match("torch/serialization.py") for p in places):
+            raise
+        reason = "no room for a file of torch"
+    else:
+        return
+    raise SpvmiaError(
+        f"mia_cache_dir, or --output of 'spvmia finetune': expected a folder that can be written, got {reason!r} in "
+        f"{folder}; free space there, or name another folder; whole checkpoints are kept, and the same command "
+        "continues from the last"
+    )
+
+
+class Seal(TrainerCallback):  # type: ignore[misc]
+    """Closes a checkpoint: digests of its files, written last and at once, so that half of one is never used.
+
+    Only then the one before it goes: the Trainer's own limit would remove it earlier, and a kill in between lose both.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer after each checkpoint."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        part = folder / f".{_SEAL}"
+        with writing(folder):
+            seal = {"fingerprint": self.fingerprint, "files": _digests(folder)}
+            part.write_text(json.dumps(seal))
+            part.replace(folder / _SEAL)
+            for other in folder.parent.glob("checkpoint-*"):
+                if other != folder:
+                    shutil.rmtree(other)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.name: file_digest(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.endswith(_SEAL)
+    }
+
+
+def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
+    """Return the newest checkpoint of this very run that is whole; remove all others.
+
+    Raises:
+        SpvmiaError: the folder cannot be written.
+    """
+    found: Path | None = None
+    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+        if found is None and _is_whole(path, fingerprint):
+            found = path
+        else:
+            with writing(folder):
+                shutil.rmtree(path)
+    return found
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(path: Path, fingerprint: str) -> bool:
+    try:
+        seal = json.loads((path / _SEAL).read_text())
+        return bool(seal == {"fingerprint": fingerprint, "files": _digests(path)})
+    except (OSError, ValueError):
+        return False
+
+
+def fingerprint(model: Any, sequences: Sequence[Sequence[int]], settings: Mapping[str, object]) -> str:
+    """Digest of what a checkpoint must agree with: settings, data, starting point of what is trained."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for ids in sequences:
+        digest.update(json.dumps(list(map(int, ids))).encode())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            start = parameter.detach().double()
+            digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype), start.sum().item()]).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def unpacked(model: Any) -> Iterator[None]:
+    """Unpack the packed layers of `model` inside the block; afterwards they hold the very tensors they held before."""
+    kept = [(weight, weight.data, weight.quant_state) for weight in _packed(model)]
+    for weight, data, state in kept:
+        weight.data, weight.quant_state = _for_training(data, state)
+    try:
+        yield
+    finally:
+        for weight, data, state in kept:
+            weight.data, weight.quant_state = data, state
+
+
+def _packed(model: Any) -> list[Any]:
+    weights = [getattr(module, "weight", None) for module in model.modules()]
+    return [w for w in weights if getattr(getattr(w, "quant_state", None), "packing_format_for_cpu", False)]
+
+
+def _for_training(data: Any, state: Any) -> tuple[Any, Any]:
+    """The weights of the packed layout in the ordinary one, to the bit: with the scales that packing has rounded.
+
+    bitsandbytes' own inverse leaves the scales of singly quantised weights transposed, and quantises those of doubly
+    quantised ones anew.
+    """
+    # No dependency of ours: whoever holds such weights has it.
+    functional = importlib.import_module("bitsandbytes.functional")
+    ordinary = copy.copy(state)
+    ordinary.original_nested = False
+    ordinary.absmax = state.absmax.T.reshape(-1).float()
+    weights, layout = functional._convert_weight_packed_for_cpu_inverse(data, ordinary)
+    return weights, layout

@@ -119,14 +119,14 @@ def write_private(path: Path, content: bytes | Iterable[bytes], *, replace: bool
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            part.replace(path)
+            os.replace(part, path)
         elif not path.exists():
             try:
                 os.link(part, path)
             except FileExistsError:  # another process was first
                 pass
             except OSError:  # a file system without hard links
-                part.replace(path)
+                os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -33,10 +33,10 @@ from benchmarks.paper.steps import Steps
 from benchmarks.paper.summary import DERIVED, merge, summarise_audit, tokens_alone
 from spvmia_plugin.combination import Scored, compare, fit
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Entry, Manifest, write_manifest
-from spvmia_plugin.data.packing import Piece
+from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.training.finetune_config import FinetuneConfig
+from spvmia_plugin.records import Piece
+from spvmia_plugin.training.finetune import FinetuneConfig
 from tests.results.builders import fake_audit, fake_records, write_run
 from tests.tiny import save_tiny, tiny_texts
 
@@ -324,8 +324,7 @@ def audited(tmp_path):
     settings = {"mia_block_size": 64, **{k: v for k, v in MEDIUM.audit_options().items() if k != "mia_seed"}}
     strengths = {"spv": 1.6, "loss": 0.3, "lira_base": 1.0, "lira_candidate": None}
     write_run(tmp_path / "results", [fake_audit(strengths, records=records, settings=settings)])
-    entries = [Entry(r.id, r.cluster, (Piece(0, 0, 1),)) for r in records]
-    by_class = {name: tuple(e for e, r in zip(entries, records, strict=True) if r.is_member is member)
+    by_class = {name: tuple(dataclasses.replace(r, pieces=(Piece(0, 0, 1),)) for r in records if r.is_member is member)
                 for name, member in (("members", True), ("nonmembers", False))}  # fmt: skip
     finetuned = {key.replace("-", "_"): value for key, value in MEDIUM.finetune_options().items()}
     (tmp_path / "target").mkdir()

@@ -17,7 +17,7 @@ from spvmia_plugin.cli.audit import _read_options
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.cli.output import line_printer, print_json
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.training.finetune_config import DTYPES, METHODS
+from spvmia_plugin.training.finetune import DTYPES, METHODS
 
 
 def invoke(*arguments: str) -> Any:
@@ -60,14 +60,15 @@ def test_names_of_plugins_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Entry, Manifest, write_manifest
+    from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
+    from spvmia_plugin.records import Record
     from spvmia_plugin.training.finetune import FinetuneConfig
 
     def trained(config: FinetuneConfig, say: Any) -> Path:
         say("plan: one record")
-        entry = Entry("secret.jsonl:7", "secret.jsonl:7", ())
-        records = dict.fromkeys(("members", "nonmembers", "prompts"), (entry,))
-        records["canaries"] = (Entry("secret.jsonl:8", "secret.jsonl:8", (), included=True),)
+        record = Record("secret.jsonl:7", "", True, "secret.jsonl:7")
+        records = dict.fromkeys(("members", "nonmembers", "prompts"), (record,))
+        records["canaries"] = (Record("secret.jsonl:8", "", True, "secret.jsonl:8"),)
         origin = DataOrigin("/d.jsonl", "text", 0, "random", 0)
         manifest = Manifest("/base", "lora", origin, config.settings(), {}, records, "00", "f", {"losses": [1.0]})
         write_manifest(manifest, tmp_path / MANIFEST_NAME)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spvmia_plugin.data.csv_rows import csv_rows
-from spvmia_plugin.data.files import read_documents
-from spvmia_plugin.data.source_file import EXPECTED
+from spvmia_plugin.data.files import EXPECTED
+from spvmia_plugin.data.rows import csv_rows
+from spvmia_plugin.data.sources import read_documents
 from spvmia_plugin.errors import SpvmiaError
 
 HOSTILE = [

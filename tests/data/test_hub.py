@@ -7,8 +7,7 @@ import datasets
 import pytest
 
 from spvmia_plugin.data import BUILTIN_DATASETS
-from spvmia_plugin.data.hub import HubSpec, load_hub, load_source, parse_hub_spec
-from spvmia_plugin.data.sources import file_names, load_spec
+from spvmia_plugin.data.sources import HubSpec, file_names, load_hub, load_source, load_spec, parse_hub_spec
 from spvmia_plugin.errors import SpvmiaError
 
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spvmia_plugin.data import source_file
-from spvmia_plugin.data.files import read_documents
+from spvmia_plugin.data import files
+from spvmia_plugin.data.files import SourceFile
 from spvmia_plugin.data.manifest import read_manifest
-from spvmia_plugin.data.source_file import SourceFile
+from spvmia_plugin.data.sources import read_documents
 from spvmia_plugin.errors import SpvmiaError
 from tests.data.kinds import COMPRESS, KINDS, delimited
 
@@ -217,7 +217,7 @@ def test_folders_that_are_no_shards(tmp_path: Path) -> None:
 def test_a_folder_that_was_hardly_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shards(tmp_path / "data", a_jsonl=["a"], b_jsonl=["b"], c__d_jsonl=["c"])
     assert len(read(folder)) == 3
-    monkeypatch.setattr("spvmia_plugin.data.shards.MOST_FILES", 3)
+    monkeypatch.setattr("spvmia_plugin.data.files.MOST_FILES", 3)
     assert "expected a folder of shards, got more than 3 entries below it" in refused(folder)
 
 
@@ -315,7 +315,7 @@ def _limit() -> None:
 
 
 def test_a_table_that_repeats_one_text_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_file, "FREE_GROWTH", 10**6)
+    monkeypatch.setattr(files, "FREE_GROWTH", 10**6)
     pq.write_table(pa.table({"text": ["SECRET " * 1000] * 10_000}), tmp_path / "d.parquet")
     assert "expected at most 200 times the file's size of content" in refused(tmp_path / "d.parquet")
 

@@ -9,22 +9,20 @@ from typing import Any
 
 import pytest
 
-from spvmia_plugin.data.files import read_documents
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
 from spvmia_plugin.data.manifest import (
     MANIFEST_NAME,
     DataOrigin,
-    Entry,
     Manifest,
     manifest_fingerprint,
     read_manifest,
     rebuild,
     write_manifest,
 )
-from spvmia_plugin.data.packing import Block
+from spvmia_plugin.data.sources import read_documents
 from spvmia_plugin.data.split import Packer, deal
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Record
 from tests.data.builders import corpus, documents, word_tokenize
 from tests.tiny import tiny_texts
 
@@ -33,28 +31,29 @@ KEY = "ab" * 32
 
 def make_manifest(
     data: Path, n_documents: int = 200, *, pool: Sequence[Document] | None = None, **changes: Any
-) -> tuple[Manifest, dict[str, tuple[Block, ...]]]:
-    """A manifest over `data`, which holds `pool` or a corpus of `n_documents`, and the blocks it names."""
+) -> tuple[Manifest, dict[str, tuple[Record, ...]]]:
+    """A manifest over `data`, which holds `pool` or a corpus of `n_documents`, and the records it names."""
     wanted = {"members": 25, "nonmembers": 24, "prompts": 10, "canaries": 8}
     pool = pool or documents(tiny_texts(n_documents), data.name)
     dealt, _ = deal(pool, Packer(16, word_tokenize), wanted, seed=0)
-    records = {
-        name: tuple(Entry.of(b, i % 2 == 0 if name == "canaries" else None) for i, b in enumerate(blocks))
-        for name, blocks in dealt.items()
-    }
-    texts = {name: [(e, b.text) for e, b in zip(records[name], blocks, strict=True)] for name, blocks in dealt.items()}
+    dealt["canaries"] = tuple(dataclasses.replace(r, is_member=i % 2 == 0) for i, r in enumerate(dealt["canaries"]))
     manifest = Manifest(
         base_model="org/base",
         method="lora",
         data=DataOrigin(str(data), "text", 16, "random", 0),
         settings={"epochs": 10.0},
         versions={"torch": "2"},
-        records=records,
+        records=dealt,
         fingerprint_key=KEY,
-        fingerprint=manifest_fingerprint(KEY, texts),
+        fingerprint=manifest_fingerprint(KEY, dealt),
         training={"losses": [1.0]},
     )
     return dataclasses.replace(manifest, **changes), dealt
+
+
+def read_written(manifest: Manifest, folder: Path) -> Manifest:
+    write_manifest(manifest, folder / MANIFEST_NAME)
+    return read_manifest(folder)
 
 
 def test_a_manifest_survives_the_file_and_is_private(tmp_path: Path) -> None:
@@ -64,7 +63,8 @@ def test_a_manifest_survives_the_file_and_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert next(iter(json.loads(path.read_text()))) == "PRIVATE"
     assert "do not publish" in path.read_text().splitlines()[1]
-    assert read_manifest(path) == manifest
+    bare = {name: tuple(dataclasses.replace(r, text="") for r in records) for name, records in manifest.records.items()}
+    assert read_manifest(path) == dataclasses.replace(manifest, records=bare)
     assert read_manifest(tmp_path).path == path
     assert KEY not in repr(manifest)
 
@@ -78,9 +78,8 @@ def test_a_manifest_of_shards_finds_every_text_again(tmp_path: Path, spec: str) 
     pool = read_documents(tmp_path / spec, "text", option="--data").documents
     manifest, dealt = make_manifest(tmp_path / spec, pool=pool)
     assert {entry.id.partition(":")[0] for entry in manifest.records["members"]} == {f"data/{n}.jsonl" for n in "0123"}
-    rebuilt = rebuild(manifest, {})
-    for name, blocks in dealt.items():
-        assert [text for _, text in rebuilt.texts[name]] == [block.text for block in blocks]
+    rebuilt, _ = rebuild(manifest, {})
+    assert {name: tuple(records) for name, records in rebuilt.items()} == dealt
     corpus(tmp_path / "data" / "00.jsonl", 5, seed=9)
     with pytest.raises(SpvmiaError, match="expected the data the target was fine-tuned on, but "):
         rebuild(manifest, {})
@@ -98,11 +97,10 @@ def test_rewriting_keeps_the_mode_and_leaves_nothing_behind(tmp_path: Path) -> N
 
 def test_texts_are_rebuilt_without_a_tokenizer(tmp_path: Path) -> None:
     manifest, dealt = make_manifest(corpus(tmp_path / "d.jsonl", 200))
-    rebuilt = rebuild(manifest, {})
-    for name, blocks in dealt.items():
-        assert [text for _, text in rebuilt.texts[name]] == [block.text for block in blocks]
+    rebuilt, whole = rebuild(read_written(manifest, tmp_path), {})
+    assert {name: tuple(records) for name, records in rebuilt.items()} == dealt
     rows = {piece.row for block in dealt["members"] for piece in block.pieces}
-    assert {d.id for d in rebuilt.documents["members"]} == {f"d.jsonl:{row}" for row in rows}
+    assert {d.id for d in whole["members"]} == {f"d.jsonl:{row}" for row in rows}
 
 
 def test_no_text_is_in_the_file(tmp_path: Path) -> None:
@@ -153,8 +151,8 @@ def test_a_moved_file_asks_for_its_new_place_and_is_found_there(tmp_path: Path) 
     data.rename(tmp_path / "elsewhere.jsonl")
     with pytest.raises(SpvmiaError, match=r"d.jsonl, got no such file; .* with mia_dataset_path"):
         rebuild(manifest, {})
-    rebuilt = rebuild(manifest, {}, str(tmp_path / "elsewhere.jsonl"))
-    assert [text for _, text in rebuilt.texts["prompts"]] == [block.text for block in dealt["prompts"]]
+    rebuilt, _ = rebuild(manifest, {}, str(tmp_path / "elsewhere.jsonl"))
+    assert tuple(rebuilt["prompts"]) == dealt["prompts"]
 
 
 def test_changed_data_are_refused(tmp_path: Path) -> None:
@@ -174,7 +172,7 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
 def test_changed_labels_are_refused(tmp_path: Path) -> None:
     manifest, _ = make_manifest(corpus(tmp_path / "d.jsonl", 200))
     one, *others = manifest.records["canaries"]
-    flipped = {**manifest.records, "canaries": (dataclasses.replace(one, included=not one.included), *others)}
+    flipped = {**manifest.records, "canaries": (dataclasses.replace(one, is_member=not one.is_member), *others)}
     with pytest.raises(SpvmiaError, match="texts or labels differ"):
         rebuild(dataclasses.replace(manifest, records=flipped), {})
     records = manifest.records

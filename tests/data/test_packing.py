@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from spvmia_plugin.data.packing import (
     SEPARATOR,
-    Piece,
     cut_documents,
     document_row,
     fast_tokenize,
@@ -17,7 +16,7 @@ from spvmia_plugin.data.packing import (
     whole_documents,
 )
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Piece
 from tests.data.builders import documents, word_tokenize
 from tests.tiny import tiny_texts, tiny_tokenizer
 
@@ -57,7 +56,7 @@ def naive_blocks(docs: list[Document], block_size: int) -> list[tuple[str, str, 
 def test_blocks_are_those_of_a_naive_reading(texts: list[str], block_size: int) -> None:
     docs = documents(texts)
     packed = pack(docs, word_tokenize, block_size)
-    assert [(b.id, b.cluster, b.text) for b in packed.blocks] == naive_blocks(docs, block_size)
+    assert [(b.id, b.cluster, b.text) for b in packed.records] == naive_blocks(docs, block_size)
 
 
 @given(TEXTS, st.integers(2, 12), st.booleans())
@@ -66,17 +65,17 @@ def test_pieces_rebuild_every_block_without_a_tokenizer(texts: list[str], block_
     docs = documents(texts)
     packed = pack(docs, word_tokenize, block_size, sequential=sequential)
     by_row = {document_row(d): d.text for d in docs}
-    for block in packed.blocks:
+    for block in packed.records:
         assert rebuild_text(by_row, block.pieces) == block.text
         assert len(word_tokenize(block.text)[0]) == block_size
-    assert len({block.id for block in packed.blocks}) == len(packed.blocks)
+    assert len({block.id for block in packed.records}) == len(packed.records)
 
 
 @given(TEXTS, st.integers(2, 12))
 @settings(max_examples=200, deadline=None)
 def test_no_document_lies_in_two_clusters(texts: list[str], block_size: int) -> None:
     clusters: dict[int, set[str]] = {}
-    for block in pack(documents(texts), word_tokenize, block_size).blocks:
+    for block in pack(documents(texts), word_tokenize, block_size).records:
         for piece in block.pieces:
             clusters.setdefault(piece.row, set()).add(block.cluster)
     assert all(len(found) == 1 for found in clusters.values())
@@ -89,13 +88,13 @@ def test_sequential_blocks_leave_no_gap(texts: list[str], block_size: int) -> No
     packed = pack(docs, word_tokenize, block_size, sequential=True)
     joined = SEPARATOR.join(texts)
     if not packed.changed_length:
-        assert joined.startswith("".join(block.text for block in packed.blocks))
-        assert len(packed.blocks) == len(word_tokenize(joined)[0]) // block_size
+        assert joined.startswith("".join(block.text for block in packed.records))
+        assert len(packed.records) == len(word_tokenize(joined)[0]) // block_size
 
 
 def test_one_short_document_after_the_other_makes_one_block() -> None:
     packed = pack(documents(["aaaa bbbb", "cccc", "dddd eeee"]), word_tokenize, 4)
-    (block,) = packed.blocks
+    (block,) = packed.records
     assert block.text == "aaaa bbbb\n\ncccc"
     assert block.pieces == (Piece(1, 0, 11), Piece(2, 0, 4))
     assert packed.used == 3  # the last document fills no block
@@ -104,8 +103,8 @@ def test_one_short_document_after_the_other_makes_one_block() -> None:
 def test_a_long_document_goes_on_as_long_as_it_fills_blocks_and_its_rest_is_counted() -> None:
     text = " ".join(["abcd"] * 11)
     packed = pack(documents([text, text]), word_tokenize, 4)
-    assert [b.id for b in packed.blocks] == ["d.jsonl:1", "d.jsonl:1#2", "d.jsonl:2", "d.jsonl:2#2"]
-    assert [b.cluster for b in packed.blocks] == ["d.jsonl:1"] * 2 + ["d.jsonl:2"] * 2
+    assert [b.id for b in packed.records] == ["d.jsonl:1", "d.jsonl:1#2", "d.jsonl:2", "d.jsonl:2#2"]
+    assert [b.cluster for b in packed.records] == ["d.jsonl:1"] * 2 + ["d.jsonl:2"] * 2
     assert packed.cut_rests == 2
     assert packed.used == 2
 
@@ -119,7 +118,7 @@ def test_packing_stops_when_there_is_enough_and_reads_no_further() -> None:
 
     docs = documents([f"{i:04d} " + "abcd " * 30 for i in range(10_000)])
     packed = pack(docs, tokenize, 8, limit=5)
-    assert len(packed.blocks) == 5
+    assert len(packed.records) == 5
     assert packed.used == 2
     assert len(read) < 20
 
@@ -127,7 +126,7 @@ def test_packing_stops_when_there_is_enough_and_reads_no_further() -> None:
 def test_one_block_a_cluster_for_canaries() -> None:
     docs = documents([" ".join(["abcd"] * 40), " ".join(["efgh"] * 40)])
     packed = pack(docs, word_tokenize, 8, one_per_cluster=True)
-    assert [b.id for b in packed.blocks] == ["d.jsonl:1", "d.jsonl:2"]
+    assert [b.id for b in packed.records] == ["d.jsonl:1", "d.jsonl:2"]
 
 
 def test_a_block_of_another_length_on_its_own_is_dropped_and_counted() -> None:
@@ -137,15 +136,15 @@ def test_a_block_of_another_length_on_its_own_is_dropped_and_counted() -> None:
 
     docs = documents([" ".join(["abcd"] * 9)])
     packed = pack(docs, moody, 4)
-    assert packed.blocks == ()
+    assert packed.records == ()
     assert packed.changed_length == 2
 
 
 def test_a_megabyte_without_a_space_packs_in_linear_time() -> None:
     tokenizer = fast_tokenize(tiny_tokenizer())
     packed = pack(documents(["é" * 200_000]), tokenizer, 128, limit=50)
-    assert len(packed.blocks) == 50
-    assert all(len(tokenizer(block.text)[0]) == 128 for block in packed.blocks)
+    assert len(packed.records) == 50
+    assert all(len(tokenizer(block.text)[0]) == 128 for block in packed.records)
 
 
 def test_a_real_tokenizer_gives_blocks_of_exactly_the_size_on_hostile_text() -> None:
@@ -156,8 +155,8 @@ def test_a_real_tokenizer_gives_blocks_of_exactly_the_size_on_hostile_text() -> 
         for text, tail in zip(tiny_texts(60), tiny_texts(60, seed=2), strict=True)
     ]
     packed = pack(documents(texts), tokenizer, 32)
-    assert len(packed.blocks) > 60
-    assert {len(tokenizer(block.text)[0]) for block in packed.blocks} == {32}
+    assert len(packed.records) > 60
+    assert {len(tokenizer(block.text)[0]) for block in packed.records} == {32}
 
 
 def test_tokenizers_that_add_special_tokens_add_none_here() -> None:
@@ -188,7 +187,7 @@ def test_prompts_are_the_heads_of_documents() -> None:
 
 def test_whole_documents_are_records_of_their_own() -> None:
     packed = whole_documents(documents(["a", "bc", "d"]), 2)
-    assert [(b.id, b.cluster, b.text, b.pieces) for b in packed.blocks] == [
+    assert [(b.id, b.cluster, b.text, b.pieces) for b in packed.records] == [
         ("d.jsonl:1", "d.jsonl:1", "a", (Piece(1, 0, 1),)),
         ("d.jsonl:2", "d.jsonl:2", "bc", (Piece(2, 0, 2),)),
     ]

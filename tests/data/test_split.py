@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from spvmia_plugin.data.packing import Block
 from spvmia_plugin.data.split import Packer, Parts, deal, shuffled, split_declared, split_paper, split_random, unique
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Record
 from tests.data.builders import documents, word_tokenize
 from tests.tiny import tiny_texts
 
@@ -15,7 +14,7 @@ BLOCKS = Packer(16, word_tokenize)
 PAPER = Packer(16, word_tokenize, sequential=True)
 
 
-def rows(blocks: Iterable[Block]) -> set[int]:
+def rows(blocks: Iterable[Record]) -> set[int]:
     return {piece.row for block in blocks for piece in block.pieces}
 
 
@@ -29,6 +28,8 @@ def test_a_random_split_shares_no_document_and_depends_on_the_seed_alone(packer:
     parts = split_random(docs, packer, 50, 50, seed=1)
     assert (len(parts.members), len(parts.nonmembers), len(parts.prompts)) == (50, 50, 50)
     groups = [rows(parts.members), rows(parts.nonmembers), prompt_rows(parts.prompts)]
+    assert {record.is_member for record in parts.members} == {True}
+    assert {record.is_member for record in parts.nonmembers} == {False}
     assert sum(map(len, groups)) == len(set.union(*groups))
     assert split_random(docs, packer, 50, 50, seed=1) == parts
     assert rows(split_random(docs, packer, 50, 50, seed=2).members) != groups[0]
@@ -55,7 +56,7 @@ def test_the_papers_split_takes_blocks_in_order() -> None:
     docs = documents(tiny_texts(200))
     parts = split_paper(docs, None, PAPER, 20, 15)
     assert parts.members[0].id == "d.jsonl:1"
-    assert [b.text for b in parts.members] == [b.text for b in PAPER.pack(docs, 20).blocks]
+    assert [b.text for b in parts.members] == [b.text for b in PAPER.pack(docs, 20).records]
     assert parts.nonmembers[0].id == "d.jsonl:181"  # the last tenth
     assert len(parts.prompts) == 15
     assert prompt_rows(parts.prompts).isdisjoint(rows(parts.members))
@@ -97,13 +98,13 @@ def test_max_samples_cuts_both_classes() -> None:
 def test_dealing_gives_exactly_what_is_asked_for_while_it_lasts() -> None:
     docs = documents(tiny_texts(300))
     wanted = {"members": 40, "nonmembers": 30, "canaries": 20, "prompts": 10_000}
-    dealt, parts = deal(docs, BLOCKS, wanted, seed=0)
+    dealt, counts = deal(docs, BLOCKS, wanted, seed=0)
     assert [len(dealt[name]) for name in ("members", "nonmembers", "canaries")] == [40, 30, 20]
     assert 20 < len(dealt["prompts"]) < 10_000
     groups = [rows(blocks) for blocks in dealt.values()]
     assert sum(map(len, groups)) == len(set.union(*groups))
     assert len({block.cluster for block in dealt["canaries"]}) == 20
-    assert parts.counts["duplicate_documents"] == 0
+    assert counts["duplicate_documents"] == 0
 
 
 def test_shuffling_needs_no_global_state() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.checks.finding import Finding
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.records import Record
 from tests.results.builders import FakeTask, fake_audit, fake_records, write_run
 

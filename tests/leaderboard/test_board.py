@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.checks.finding import Finding
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.comparable import recipe_words

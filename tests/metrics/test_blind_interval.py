@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import ast
 import math
 import tracemalloc
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,24 @@ from scipy.stats import rankdata
 
 from spvmia_plugin.attacks import out_of_fold
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.checks import blind
 from spvmia_plugin.checks.blind import auroc_columns, blind_interval, not_computed
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.records import AuditData, Record
 from tests.attacks.corpora import auroc, half, names, texts
 from tests.attacks.test_bag_of_words import documents, naive_features
 
-AG_NEWS = Path(__file__).parents[3] / "shared" / "data" / "ag_news.jsonl"
+
+def docstrings() -> list[str]:
+    """Real text that every Python brings: what its library says of itself, in an order of its own."""
+    found: dict[str, None] = {}
+    for path in sorted(Path(ast.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                text = ast.get_docstring(node)
+                if text and len(text.split()) >= 12:
+                    found[text] = None
+    return list(found)
 
 
 def test_auroc_by_columns_equals_counted_pairs() -> None:
@@ -154,12 +166,26 @@ def test_level_on_null_data(unit: str) -> None:
         assert abs(count - 0.1 * runs) <= 3 * math.sqrt(runs * 0.09)
 
 
+@pytest.mark.parametrize(
+    ("above", "low", "high"), [(9, True, False), (10, False, False), (389, False, False), (390, False, True)]
+)
+def test_the_ends_are_the_tests_to_the_very_labeling(
+    above: int, low: bool, high: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 399 labelings, the true one is no better with 10 above it, and no worse with 10 below it: 2.5 % of 400."""
+    aurocs = iter([(399.5 - above) / 400, *(np.random.default_rng(0).permutation(399) + 1) / 400])
+    monkeypatch.setattr(blind, "auroc_columns", lambda ranks, labels: np.array(list(islice(aurocs, labels.shape[1]))))
+    corpus, labels, clusters = documents(3)
+    found = blind_interval(BagOfWords(words=20), corpus, labels, clusters, 5)
+    assert found.p_value == pytest.approx((1 + above) / 400)
+    assert (found.low > 0.5, found.high < 0.5) == (low, high)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not AG_NEWS.exists(), reason="the shared data are not part of the repository")
 def test_re_splits_of_real_text() -> None:
     """Members and non-members drawn alike: over 200 seeded re-splits at most 8 % of the lower ends lie above 0.5."""
-    lines = AG_NEWS.read_text("utf-8").splitlines()
-    corpus, labels = list(dict.fromkeys(json.loads(line)["text"] for line in lines)), half(500)
+    corpus, labels = docstrings(), half(500)
+    assert len(corpus) > 1000
     found = []
     for seed in range(200):
         chosen = np.random.default_rng([11, seed]).permutation(len(corpus))[:500]

@@ -139,6 +139,16 @@ def test_length_shift_is_a_warning_and_a_slight_one_a_note():
     assert found(audit(slight, NONMEMBERS))["length_shift"].severity == "note"
 
 
+@pytest.mark.parametrize(("longer", "auroc", "severity"), [(80, 0.54, "note"), (120, 0.56, "warning")])
+def test_a_shift_is_a_warning_from_an_auroc_of_055_on(longer, auroc, severity):
+    """Of 1000 members so many are longer than every non-member, and all others are as long as these."""
+    members = [Record(r.id, "a" * (50 + (row < longer)), True, r.cluster) for row, r in enumerate(MEMBERS)]
+    nonmembers = [Record(r.id, "b" * 50, False, r.cluster) for r in NONMEMBERS]
+    finding = found(audit(members, nonmembers))["length_shift"]
+    assert finding.details["auroc"] == pytest.approx(auroc)
+    assert finding.severity == severity
+
+
 def with_years(rows, years, every=1):
     return [
         Record(

@@ -184,7 +184,7 @@ def test_every_room_reads_a_text_alike(zoo, monkeypatch, tmp_path):
     # Packing cuts texts of exactly so many tokens of their own.
     if tokenizer.is_fast:
         documents = [Document(f"d:{i}", text) for i, text in enumerate(TEXTS)]
-        blocks = pack(documents, fast_tokenize(tokenizer), 16).blocks
+        blocks = pack(documents, fast_tokenize(tokenizer), 16).records
         assert blocks
         cut = [Record(b.id, b.text, True, b.cluster) for b in blocks]
         assert all(len(backend.encode(record.text)) == 16 for record in cut)

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from spvmia_plugin.checks.finding import Finding
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.report.html import embedded, render
 from spvmia_plugin.results import read_latest
 from tests.hostile import ALERT, NAMES, NASTY, control_characters

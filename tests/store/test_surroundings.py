@@ -125,7 +125,7 @@ def test_a_failed_batch_leaves_the_old_ones_and_no_rest(
 
     with monkeypatch.context() as patch:
         if step == "write":
-            patch.setattr("spvmia_plugin.store.files.open", lambda *a: refuse(), raising=False)
+            patch.setattr("spvmia_plugin.util.files.open", lambda *a: refuse(), raising=False)
         else:
             patch.setattr(os, step, refuse)
         with pytest.raises(SpvmiaError, match="No space left"):

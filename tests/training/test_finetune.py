@@ -15,8 +15,8 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.training import finetune as module
-from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
+from spvmia_plugin.records import Record
+from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune, tossed
 from tests.data.builders import corpus, write_texts
 from tests.data.kinds import COMPRESS
 from tests.tiny import save_tiny, tiny_texts
@@ -141,11 +141,12 @@ def test_only_the_members_are_trained_on(options: dict[str, Any], monkeypatch: p
 
 
 def test_coins_are_fair_and_follow_the_seed() -> None:
-    blocks: list[Any] = list(range(4000))
-    coins = [coin for _, coin in module._coins(blocks, seed=0)]
-    assert coins == [coin for _, coin in module._coins(blocks, seed=0)]
-    assert coins != [coin for _, coin in module._coins(blocks, seed=1)]
-    assert abs(sum(coins) - 2000) < 4 * (4000 / 4) ** 0.5
+    canaries = [Record(f"d:{row}", "", False, f"d:{row}") for row in range(4000)]
+    made = tossed(canaries, seed=0)
+    assert made == tossed(canaries, seed=0)
+    assert made != tossed(canaries, seed=1)
+    assert [record.id for record in made] == [record.id for record in canaries]
+    assert abs(sum(record.is_member for record in made) - 2000) < 4 * (4000 / 4) ** 0.5
 
 
 def test_a_full_target_is_an_ordinary_model_folder(options: dict[str, Any], base: Path) -> None:
@@ -189,8 +190,8 @@ def test_a_killed_run_continues_to_the_same_bits(options: dict[str, Any], monkey
 
     from spvmia_plugin.training.trainer import TrainSettings, _Trainer
 
-    settings = TrainSettings(epochs=4.0, lr=1e-3, batch_size=8, save_steps=2)
-    monkeypatch.setattr(module, "_train_settings", lambda _: settings)
+    monkeypatch.setattr(TrainSettings, "checkpoint_interval", lambda *_: 2)
+    options |= {"epochs": 4.0, "lr": 1e-3}
     step, steps = _Trainer.training_step, 0
 
     def killed(self: Any, *args: Any, **kwargs: Any) -> Any:

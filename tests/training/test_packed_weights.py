@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spvmia_plugin.training.packed_weights import unpacked
-from spvmia_plugin.training.trainer import TrainSettings, train
+from spvmia_plugin.training.trainer import TrainSettings, train, unpacked
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
 

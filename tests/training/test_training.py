@@ -16,8 +16,7 @@ from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training import trainer as training
-from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal, last_checkpoint
-from spvmia_plugin.training.trainer import TrainSettings, train
+from spvmia_plugin.training.trainer import CHECKPOINTS, Seal, TrainSettings, last_checkpoint, train
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.tiny import tiny_llama, tiny_texts, tiny_tokenizer
 
@@ -193,7 +192,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         ),
         ("torch.save", RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing")),
         ("transformers.trainer.TrainerState.save_to_json", FULL),
-        ("spvmia_plugin.training.checkpoints.Path.write_text", FULL),
+        ("spvmia_plugin.training.trainer.Path.write_text", FULL),
     ],
 )
 def test_a_full_disk_is_told_in_one_line_and_the_training_goes_on_later(tmp_path, monkeypatch, place, error):

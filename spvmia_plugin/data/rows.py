@@ -1,0 +1,356 @@
+"""Rows of files as people have them: lines of text, JSON, CSV with its relatives, Parquet, Arrow."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+from spvmia_plugin.data.files import SourceFile, split_ending
+
+# The marks of UTF-32 begin with, or contain, those of UTF-16.
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def lines(file: SourceFile) -> Iterator[tuple[int, str]]:
+    """Lines by their number, from 1. Only line feeds end a line: other separators belong to the text.
+
+    Raises:
+        SpvmiaError: a line in another encoding.
+    """
+    with file.opened() as stream:
+        head = _peek(stream)
+        wide = next(((mark, encoding) for mark, encoding in _WIDE if head.startswith(mark)), None)
+        if wide is not None:
+            text = _decoded(file, stream.read()[len(wide[0]) :], wide[1])
+            split = text.split("\n")
+            split = split[:-1] if split[-1] == "" else split
+            yield from ((row, line.removesuffix("\r")) for row, line in enumerate(split, start=1))
+            return
+        if _looks_wide(head):
+            raise file.not_utf8(1)
+        for row, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError as error:
+                raise file.not_utf8(row) from error
+            line = line.removeprefix("\ufeff") if row == 1 else line
+            yield row, line.removesuffix("\n").removesuffix("\r")
+
+
+def whole_text(file: SourceFile) -> str:
+    """The file as one text; bytes that are no UTF-8 stand in it as half surrogates, for rows to be told apart first.
+
+    Raises:
+        SpvmiaError: UTF-16 or UTF-32 that is not well-formed.
+    """
+    with file.opened() as stream:
+        data = stream.read()
+    for mark, encoding in _WIDE:
+        if data.startswith(mark):
+            return _decoded(file, data[len(mark) :], encoding)
+    if _looks_wide(data[:4]):
+        raise file.not_utf8(1)
+    return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
+def _peek(stream: IO[bytes]) -> bytes:
+    head: bytes = stream.peek(4)[:4]  # type: ignore[attr-defined]  # both kinds of stream are buffered
+    return head
+
+
+def _looks_wide(head: bytes) -> bool:
+    """Whether two characters of UTF-16 begin the file, without a mark: as UTF-8 each would be followed by a NUL."""
+    return len(head) == 4 and [byte == 0 for byte in head] in ([False, True, False, True], [True, False, True, False])
+
+
+def _decoded(file: SourceFile, data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding, "replace")
+        raise file.not_utf8(before.count("\n") + 1) from error
+
+
+_DIGITS = 4000
+"""Python reads no longer integers without a change of a global setting."""
+
+
+class _Repeated(dict[str, Any]):
+    """An object in which a key stands twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.keys_as_written = [key for key, _ in pairs]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Repeated(pairs)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer).decode
+
+
+def json_rows(file: SourceFile) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Rows by number with the values of the wanted columns: of a list by place, else by line.
+
+    A null row, and a line of nothing but white space, has None everywhere; so has a missing value that pandas wrote
+    as NaN.
+
+    Raises:
+        SpvmiaError: invalid JSON, a row that is neither an object nor a string, a column that is not there or twice.
+    """
+    numbered = lines(file)
+    before = []
+    for row, line in numbered:
+        before.append((row, line))
+        if line.strip():
+            break
+    together = itertools.chain(before, numbered)
+    if before and before[-1][1].lstrip().startswith("["):
+        yield from _of_list(file, "\n".join(line for _, line in together))
+        return
+    for row, line in together:
+        if not line.strip():
+            yield row, (None,) * len(file.columns)
+            continue
+        try:
+            value = _decode(line)
+        except (ValueError, RecursionError) as error:
+            raise file.error(
+                "expected one JSON object a line, got invalid JSON",
+                "correct the row; a string a line and one list are read too",
+                row,
+            ) from error
+        yield row, _values(file, row, value)
+
+
+def _of_list(file: SourceFile, text: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    try:
+        rows = _decode(text)
+    except (ValueError, RecursionError) as error:
+        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise file.error(
+            f"expected a JSON list of objects, got invalid JSON{where}",
+            "correct it",
+        ) from error
+    for row, value in enumerate(rows, start=1):
+        yield row, _values(file, row, value)
+
+
+def _values(file: SourceFile, row: int, value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return (None,) * len(file.columns)
+    if isinstance(value, str):
+        if len(file.columns) > 1:
+            raise file.no_column(file.columns[1], (), row)
+        return (value,)
+    if not isinstance(value, dict):
+        raise file.error(f"expected a JSON object or string, got {type(value).__name__}", "correct the row", row)
+    file.check_columns(value.keys_as_written if isinstance(value, _Repeated) else value, row)
+    return tuple(None if _is_nan(value[column]) else value[column] for column in file.columns)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value  # only NaN differs from itself
+
+
+_QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"')
+_PLAIN = {delimiter: re.compile(rf"[^{re.escape(delimiter)}\r\n]*") for delimiter in ",;\t|"}
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+class CsvError(ValueError):
+    """A row that is not well-formed; the message says how, without its text."""
+
+
+def csv_rows(text: str, delimiter: str = ",") -> Iterator[list[str]]:
+    """Yield the rows of a CSV text: fields apart by commas, quoted where they hold commas, quotes or line ends.
+
+    Args:
+        text: the whole file.
+        delimiter: what stands in the place of commas.
+
+    Raises:
+        CsvError: a quote that is not closed, or text after a closing quote.
+    """
+    position = 0
+    while position < len(text):
+        fields: list[str] = []
+        while True:
+            field, position = _field(text, position, delimiter)
+            fields.append(field)
+            if text[position : position + 1] != delimiter:
+                break
+            position += 1
+        yield fields
+        end = _LINE_END.match(text, position)
+        position = end.end() if end else position
+
+
+def _field(text: str, position: int, delimiter: str) -> tuple[str, int]:
+    """Return the field at `position` and where it ends: at a delimiter, a line end, or the end of the text."""
+    if text[position : position + 1] != '"':
+        plain = _PLAIN[delimiter].match(text, position)
+        end = plain.end() if plain else position
+        return text[position:end], end
+    quoted = _QUOTED.match(text, position)
+    if quoted is None:
+        raise CsvError("a quote that is never closed")
+    end = quoted.end()
+    if end < len(text) and text[end] not in f"{delimiter}\r\n":
+        raise CsvError("text after a closing quote")
+    return quoted[1].replace('""', '"'), end
+
+
+Rows = Iterator[tuple[int, tuple[Any, ...]]]
+"""A row's number, from 1, and the values of the wanted columns."""
+
+_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
+"""What may stand between fields, the usual one first; another one counts only where the header has the column then."""
+
+_BATCH = 1024
+
+
+def delimited_rows(file: SourceFile) -> Rows:
+    """Rows of a .csv or .tsv file, the first line of which names the columns.
+
+    Raises:
+        SpvmiaError: a column that is not there or twice, a row that is not well-formed, other bytes than UTF-8.
+    """
+    text = whole_text(file)
+    escaped = not text.isascii() and _has_bytes(text)
+    delimiter = _delimiter(file, text)
+    header: list[str] = []
+    row = -1
+    try:
+        for row, fields in enumerate(csv_rows(text, delimiter)):
+            if escaped and any(map(_has_bytes, fields)):
+                raise file.not_utf8(row)
+            if row == 0:
+                header = fields
+                file.check_columns(header)
+                places = [header.index(column) for column in file.columns]
+            elif len(fields) == len(header):
+                yield row, tuple(fields[place] for place in places)
+            elif fields == [""]:
+                yield row, (None,) * len(file.columns)
+            else:
+                raise file.error(
+                    f"expected {len(header)} fields, got {len(fields)}",
+                    "put quotes around text with commas" if delimiter == "," else "put quotes around such text",
+                    row,
+                )
+    except CsvError as error:
+        raise file.error(f"expected a well-formed CSV row, got {error}", "correct the row", row + 1) from error
+
+
+def _delimiter(file: SourceFile, text: str) -> str:
+    """The usual delimiter, or the one under which the header has the text's column."""
+    delimiters = _DELIMITERS[split_ending(file.path)[0]]
+    for delimiter in delimiters:
+        try:
+            if file.columns[0] in next(csv_rows(text, delimiter), ()):
+                return delimiter
+        except CsvError:
+            continue
+    return delimiters[0]
+
+
+def _has_bytes(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def parquet_rows(file: SourceFile) -> Rows:
+    """Rows of a Parquet file.
+
+    Raises:
+        SpvmiaError: it is none, or a column is not there or twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with file.opened() as stream:
+        source = _seekable(stream)
+        try:
+            with pq.ParquetFile(source) as parquet:
+                file.check_columns(parquet.schema_arrow.names)
+                batches = parquet.iter_batches(batch_size=_BATCH, columns=list(file.columns))
+                yield from _of_batches(file, batches)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file, error, "a Parquet file") from error
+
+
+def arrow_rows(file: SourceFile) -> Rows:
+    """Rows of an Arrow file or stream; what `datasets` saves and `.feather` files are such.
+
+    Raises:
+        SpvmiaError: it is neither, or a column is not there or twice.
+    """
+    import pyarrow as pa
+
+    with file.opened() as stream:
+        data = stream.read()
+        try:
+            try:
+                reader = pa.ipc.open_file(data)
+                batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            except pa.ArrowInvalid:
+                batches = reader = pa.ipc.open_stream(data)
+            file.check_columns(reader.schema.names)
+            yield from _of_batches(file, _valid(batches))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file, error, "an Arrow file") from error
+
+
+def _valid(batches: Iterable[Any]) -> Iterator[Any]:
+    """Arrow takes a file's word for where each text begins and ends: it is checked before memory is read by it."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
+
+
+def _damaged(file: SourceFile, error: Exception, expected: str) -> Exception:
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's, not pyarrow's
+        return error
+    return file.error(f"expected {expected}, got something else or a damaged one", "write it anew")
+
+
+def _seekable(stream: Any) -> Any:
+    """A Parquet file is read from its end: a compressed one from memory."""
+    if stream.seekable():
+        return stream
+    import pyarrow as pa
+
+    return pa.BufferReader(stream.read())
+
+
+def _of_batches(file: SourceFile, batches: Iterable[Any]) -> Rows:
+    row = 0
+    for batch in batches:
+        columns = [batch.column(batch.schema.names.index(column)) for column in file.columns]
+        for scalars in zip(*columns, strict=True):
+            row += 1
+            yield row, tuple(_value(file, row, scalar) for scalar in scalars)
+
+
+def _value(file: SourceFile, row: int, scalar: Any) -> Any:
+    """A cell; bytes are text that the writer did not call so."""
+    try:
+        value = scalar.as_py()
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise file.not_utf8(row) from error
