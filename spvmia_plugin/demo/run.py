@@ -25,13 +25,11 @@ import platformdirs
 from spvmia_plugin import __version__
 from spvmia_plugin.data.manifest import MANIFEST_NAME
 from spvmia_plugin.demo.corpus import TASK, make_tickets, write_capability_task, write_corpus
-from spvmia_plugin.demo.model import is_complete
+from spvmia_plugin.demo.model import Say, is_complete
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import enabled, tasks_folder
 from spvmia_plugin.util.files import private_folder, write_private
 from spvmia_plugin.web.text import typed
-
-Say = Callable[[str], None]
 
 ENVIRONMENT = {
     # All that the commands load is local: no waiting for a hub that cannot be reached.
@@ -258,16 +256,10 @@ class Demo:
         write_corpus(self.layout.corpus, corpus)
         folder = private_folder(self.layout.tasks)
         write_capability_task(folder, questions)
-        self._copy_audit_tasks(folder)
+        if enabled() != "current":  # beside the capability task: `--include_path` takes one folder
+            for name in ("_common_yaml", *(f"{attack}_custom.yaml" for attack in ATTACKS)):
+                shutil.copyfile(tasks_folder() / name, folder / name)
         self.say(f"one of them: {corpus[0].text}")
-
-    def _copy_audit_tasks(self, folder: Path) -> None:
-        """Put our task files beside the capability task: `--include_path` takes one folder on the command line."""
-        if enabled() == "current":
-            return
-        source = tasks_folder()
-        for name in ("_common_yaml", *(f"{attack}_custom.yaml" for attack in ATTACKS)):
-            shutil.copyfile(source / name, folder / name)
 
     def _finetune(self) -> None:
         if (self.layout.target / MANIFEST_NAME).is_file():
@@ -303,16 +295,13 @@ class Demo:
             marks = None
         marks = marks if isinstance(marks, dict) else {}
         if marks.get("settings") != self._settings():
-            self._forget()
+            # The target is another target, and the tasks are others. The cache checks itself.
+            for folder in (self.layout.target, self.layout.tasks):
+                shutil.rmtree(folder, ignore_errors=True)
             return ["model"] if is_complete(self.layout.model) else []
         gone = {"model"} if self.layout.report.is_file() else {"model", "report"}
         done = [str(name) for name in marks["done"] if name not in gone]
         return ["model", *done] if is_complete(self.layout.model) else done
-
-    def _forget(self) -> None:
-        """Remove what a demo with other settings left: its target is another target. The cache checks itself."""
-        for folder in (self.layout.target, self.layout.tasks):
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _mark(self, done: Sequence[str]) -> None:
         marks = {"settings": self._settings(), "done": list(done)}

@@ -1,4 +1,4 @@
-"""The board in each format: HTML, Markdown, CSV, JSON, and on a terminal. Numbers for programs are not rounded."""
+"""The board for programs, unrounded: strict JSON, and CSV that no spreadsheet runs; and what writes each format."""
 
 from __future__ import annotations
 
@@ -6,36 +6,30 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
+from spvmia_plugin.leaderboard.board import Board, Row, Table
 from spvmia_plugin.leaderboard.comparable import recipe_words
-from spvmia_plugin.leaderboard.estimate import METRICS, Estimate
-from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words, places
-from spvmia_plugin.leaderboard.view import TableView, lead, models, number_title, reading, table_view
+from spvmia_plugin.leaderboard.estimate import Estimate
+from spvmia_plugin.leaderboard.front import places
+from spvmia_plugin.leaderboard.view import number_title, to_html, to_markdown
 from spvmia_plugin.results.model import Capability
-from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import check_file_to_write
 from spvmia_plugin.util.strict_json import finite
-from spvmia_plugin.web import page as web
-from spvmia_plugin.web.text import csv_text, markdown
+from spvmia_plugin.web.text import csv_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 
 FORMAT = 1
 """Version of the JSON's layout."""
 
 CsvCell = str | int | float
-
-COLOURS = ("paper card ink soft line grey", "accent wash warn warn-wash warn-line")
-"""Of `web.page.theme`."""
 
 
 def to_json(board: Board) -> str:
@@ -157,131 +151,6 @@ def _capability_json(score: Capability) -> dict[str, object]:
         "version": score.version,
         "fewshot": score.fewshot,
     }
-
-
-def to_markdown(board: Board) -> str:
-    """The whole board; names show as they are, whatever markup they hold."""
-    lines = [f"# Capability and privacy of {models(board)} models", "", markdown(lead(board)), ""]
-    for table in board.tables:
-        lines += _markdown_table(table_view(table, board.options))
-        if table.picture is not None:
-            lines += [f"Capability: {markdown(table.picture.title)}. {markdown(in_words(table.points))}", ""]
-    if board.not_audited:
-        lines += ["## Without a privacy audit", "", *_items(entrant.name for entrant in board.not_audited), ""]
-    if board.left_out:
-        lines += ["## Left out", "", *_items(board.left_out), ""]
-    return "\n".join([*lines, "## How to read this", "", *_items(reading(board)), ""])
-
-
-def _markdown_table(view: TableView) -> list[str]:
-    lines = [f"## {markdown(view.title)}", ""]
-    if view.differs:
-        lines += [f"Not comparable with the first table. What differs: {markdown(view.differs)}.", ""]
-    titles = [
-        markdown(f"{heading.title} ({heading.note})" if heading.note else heading.title) for heading in view.headings
-    ]
-    aligned = [":--" if heading.kind in ("model", "words") else "--:" for heading in view.headings]
-    lines += [markdown(view.caption), "", _line(titles), _line(aligned)]
-    for row in view.rows:
-        cells = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row.cells]
-        marked = [
-            f"{text} (not ranked)" if cell.kind == "model" and row.marked else text
-            for text, cell in zip(cells, row.cells, strict=True)
-        ]
-        lines.append(_line(markdown(text) for text in marked))
-    for title, rows in (("Not ranked, and why", view.marked), ("What else limits these numbers", view.rows)):
-        told = [(row.name, row.remarks if rows is view.rows else row.reasons) for row in rows]
-        sentences = [f"{name}: {'; '.join(words)}." for name, words in told if words]
-        if sentences:
-            lines += ["", f"### {title}", "", *_items(sentences)]
-    return [*lines, ""]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _items(sentences: Iterable[str]) -> list[str]:
-    return [f"* {markdown(sentence)}" for sentence in sentences]
-
-
-def to_html(board: Board) -> str:
-    """The board as one HTML file that loads nothing, and runs nothing but the script it was written with."""
-    environment = web.templates("spvmia_plugin.leaderboard")
-    return web.render(
-        environment,
-        "spvmia_plugin.leaderboard",
-        "board",
-        web.theme(COLOURS),
-        models=models(board),
-        lead=lead(board),
-        tables=[
-            (table_view(table, board.options), _picture(environment, f"picture-{number}", table, board.options))
-            for number, table in enumerate(board.tables, 1)
-        ],
-        not_audited=[shown(entrant.name) for entrant in board.not_audited],
-        left_out=board.left_out,
-        reading=reading(board),
-    )
-
-
-def _picture(environment: Any, name: str, table: Table, options: Options) -> dict[str, object]:
-    if table.picture is None:
-        return {
-            "svg": None,
-            "no_picture": "No picture: fewer than two ranked models have a capability score in common.",
-        }
-    points = [replace(point, name=shown(point.name)) for point in table.points]
-    sign = 1 if table.picture.higher_is_better else -1
-    words = in_words(points)
-    svg = environment.get_template("front.svg").render(
-        id=name,
-        figure=draw(points, sign, 0.5 if options.metric == "auroc" else 0.0),
-        words=words,
-        x_title=shown(table.picture.title),
-        y_title=METRICS[options.metric],
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        right=WIDTH - RIGHT,
-        top=TOP,
-        bottom=HEIGHT - BOTTOM,
-    )
-    confidence = max((row.number.confidence for row in table.rows if row.rank is not None), default=0.95)
-    bars = (
-        f"Bars are {confidence:.0%} intervals, filled circles are on the front, a number in place of a name is a rank."
-    )
-    return {"svg": web.trusted(svg), "words": words, "bars": bars}
-
-
-def show_board(board: Board, console: Console) -> None:
-    """Print the tables, the front in words, and why rows are not ranked. Names are text, never rich's markup."""
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    console.print(Text(lead(board)))
-    for table in board.tables:
-        view = table_view(table, board.options)
-        console.print()
-        if view.differs:
-            console.print(Text(f"Not comparable with the first table. What differs: {view.differs}.", style="yellow"))
-        grid = Grid(title=Text(view.title), caption=Text(view.caption), title_justify="left", caption_justify="left")
-        for heading in view.headings:
-            left = heading.kind in ("model", "words")
-            grid.add_column(Text(heading.title), justify="left" if left else "right", overflow="fold")
-        for row in view.rows:
-            cells = [Text(f"{cell.text}\n{cell.note}" if cell.note else cell.text) for cell in row.cells]
-            grid.add_row(*cells, style="dim" if row.marked else None, end_section=True)
-        console.print(grid)
-        if table.picture is not None:
-            console.print(Text(f"Capability: {shown(table.picture.title)}. {shown(in_words(table.points))}"))
-        for row in view.marked:
-            console.print(Text(f"Not ranked: {row.name}: {'; '.join(row.reasons)}.", style="yellow"))
-    for problem in board.left_out:
-        console.print(Text(f"Left out: {problem}", style="yellow"))
-    if board.not_audited:
-        names = ", ".join(shown(entrant.name) for entrant in board.not_audited)
-        console.print(Text(f"Without a privacy audit: {names}."))
 
 
 def check_output(path: Path) -> None:

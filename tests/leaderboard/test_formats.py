@@ -20,7 +20,8 @@ from spvmia_plugin.export import FORMATS as EXPORTS
 from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
-from spvmia_plugin.leaderboard.formats import show_board, to_csv, to_html, to_json, to_markdown
+from spvmia_plugin.leaderboard.formats import to_csv, to_json
+from spvmia_plugin.leaderboard.view import show_board, to_html, to_markdown
 from spvmia_plugin.results import read_latest
 from tests.hostile import ALERT, NAMES, NASTY, control_characters
 from tests.leaderboard.models import DUPLICATES, audited, model, three_models
