@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
-from spvmia_plugin.leaderboard.comparable import recipe_words
-from spvmia_plugin.leaderboard.estimate import METRICS, Estimate
 from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words, places
 from spvmia_plugin.leaderboard.view import TableView, lead, models, number_title, reading, table_view
+from spvmia_plugin.metrics.names import AUROC, METRICS
+from spvmia_plugin.results.comparable import recipe_words
+from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import check_file_to_write
@@ -93,8 +94,8 @@ def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[
         if score is not None:
             yield column.title, score.value
             yield f"{column.title}, stderr", score.stderr
-    yield "members", row.audit.record["n"]["members"]
-    yield "nonmembers", row.audit.record["n"]["nonmembers"]
+    yield "members", row.audit.mia_audit.n.members
+    yield "nonmembers", row.audit.mia_audit.n.nonmembers
     yield "fine-tuning", recipe_words(row.recipe)
     yield "limits", "; ".join(row.remarks)
 
@@ -127,8 +128,8 @@ def _row_json(row: Row) -> dict[str, object]:
         "further": {title: _estimate_json(estimate) for title, estimate in row.further.items()},
         "capabilities": [_capability_json(score) for score in row.capabilities.values()],
         "recipe": recipe_words(row.recipe),
-        "n": row.audit.record["n"],
-        "membership": row.audit.record["membership"],
+        "n": row.audit.told["n"],
+        "membership": row.audit.mia_audit.membership,
         "files": [path.name for path in row.entrant.files],
     }
 
@@ -236,10 +237,10 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
     words = in_words(points)
     svg = environment.get_template("front.svg").render(
         id=name,
-        figure=draw(points, sign, 0.5 if options.metric == "auroc" else 0.0),
+        figure=draw(points, sign, AUROC.guess if options.metric == AUROC.key else 0.0),
         words=words,
         x_title=shown(table.picture.title),
-        y_title=METRICS[options.metric],
+        y_title=METRICS[options.metric].label,
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,
