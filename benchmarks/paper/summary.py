@@ -20,6 +20,7 @@ from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.results.model import Audit, TaskResult
 from spvmia_plugin.results.read import read_latest
 from spvmia_plugin.signals import Role, View
+from spvmia_plugin.util.schema import as_json
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def summarise_audit(results: Path, target: Path, command: str) -> dict[str, Any]
     audit = run.audits[0]
     tokens = _record_tokens(audit)
     attacks = {task.attack: _of_task(task, tokens) for task in audit.tasks}
-    record = audit.record
+    record = audit.told
     settings = {key: value for key, value in record["settings"].items() if key not in _PLACES}
     reference = record["settings"]["mia_reference"]
     settings["mia_reference"] = reference if reference in ("self_prompt", "base") else "fine-tuned on true data"
@@ -146,9 +147,9 @@ def derived(audit: Audit, clusters: Mapping[str, str]) -> dict[str, Any]:
     target, reference = (np.array([getattr(record, name) for record in records]) for name in ("target", "reference"))
     labels = np.array([record.is_member for record in records])
     documents = [clusters.get(record.id, record.cluster) for record in records]
-    seed = int(audit.record["seed"])
+    seed = audit.mia_audit.seed
     found = {name: summarise(score(target, reference), labels, documents, seed=seed) for name, score in DERIVED.items()}
-    return {name: _metrics(summary.to_json()) for name, summary in found.items()}
+    return {name: _metrics(as_json(summary)) for name, summary in found.items()}
 
 
 def tokens_alone(attack: str, settings: Mapping[str, Any], tokens: int, prompts: int) -> dict[str, int]:
@@ -203,7 +204,7 @@ def tokens_together(
 
 def _of_task(task: TaskResult, tokens: int) -> dict[str, Any]:
     """Numbers of one attack."""
-    record = task.record
+    record = task.told
     alone = tokens_alone(task.attack, record["settings"], tokens, int(record["n"]["prompts"]))
     return {
         **_metrics(record["metrics"]),

@@ -1,4 +1,4 @@
-"""What a run gives back: a score or a reason for every record and attack, and what it cost."""
+"""What a run gives back: a score or a reason for every record and attack, how attacks compare, and what it cost."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
+from spvmia_plugin.audit.needs import reference_role
 from spvmia_plugin.checks import Finding
+from spvmia_plugin.metrics.several import error_correlations, strongest
 from spvmia_plugin.protocols import Cost
-from spvmia_plugin.signals import Unscored
+from spvmia_plugin.records import Record
+from spvmia_plugin.signals import RecordSignals, Role, Unscored, View
+from spvmia_plugin.util.schema import as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,51 @@ class RecordResult:
             return cls(None, value.reason, **known)
         number = float(value)
         return cls(number, None, **known) if math.isfinite(number) else cls(None, "score is not finite", **known)
+
+
+def score_records(
+    attack: Attack, signals: Mapping[str, RecordSignals], blind: Mapping[str, float | Unscored] | None = None
+) -> dict[str, RecordResult]:
+    """Score some records.
+
+    Args:
+        attack: scores them.
+        signals: by record id.
+        blind: a blind attack's scores by record id, from `blind_scores`.
+
+    Returns:
+        By record id: the score, or the reason why there is none, and the means of the samples file.
+    """
+    scores = blind or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
+    role = reference_role(attack)
+    results = {}
+    for record_id, of_record in signals.items():
+        target = of_record.tokens.get((Role.TARGET, View.TEXT))
+        reference = of_record.tokens.get((role, View.TEXT)) if role else None
+        results[record_id] = RecordResult.of(
+            scores[record_id],
+            n_tokens=len(target) if target is not None else None,
+            target=mean_logprob(target) if target is not None and len(target) else None,
+            reference=mean_logprob(reference) if reference is not None and len(reference) else None,
+        )
+    return results
+
+
+def blind_scores(attack: BlindAttack, audited: Sequence[Record], seed: int) -> dict[str, float | Unscored]:
+    """Scores by record id of an attack that sees no model.
+
+    Args:
+        attack: scores them.
+        audited: the records of all processes: it is fitted on them.
+        seed: of the folds.
+    """
+    values = attack.score_all(
+        [record.text for record in audited],
+        np.array([record.is_member for record in audited], dtype=bool),
+        [record.cluster for record in audited],
+        seed,
+    )
+    return {record.id: value for record, value in zip(audited, values, strict=True)}
 
 
 class Results(Mapping[str, RecordResult]):
@@ -136,3 +189,71 @@ def unscored_by_reason(results: Mapping[str, RecordResult]) -> dict[str, int]:
     if isinstance(results, Results):
         return results.unscored_by_reason()
     return dict(Counter(result.reason for result in results.values() if result.reason is not None).most_common())
+
+
+class Comparison:
+    """Collects the results of every task that attacks the same data: which is strongest, and how their errors agree.
+
+    Attributes:
+        strongest: `Strongest` as JSON with the name of the task added; empty until every task has its results. The
+            harness writes down a task's record before the next task is aggregated, so this one dict is shared by the
+            records of all tasks and filled in place by the last.
+
+    Args:
+        attacks: by task. Blind attacks do not look at the model and are not compared.
+        seed: of the draws of the max statistic.
+    """
+
+    def __init__(self, attacks: Mapping[str, Attack], seed: int) -> None:
+        self.strongest: dict[str, object] = {}
+        self._seed = seed
+        self._attacks = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
+        self._results: dict[str, Mapping[str, RecordResult]] = {}
+        self._records: dict[str, Record] = {}
+        self._correlations: Mapping[str, Mapping[tuple[str, str], float]] | None = None
+
+    def add(self, task: str, results: Mapping[str, RecordResult], records: Iterable[Record]) -> None:
+        """Take one task's results of all ranks; the last one brings the comparison.
+
+        Args:
+            task: its name.
+            results: by record id.
+            records: at least those with a result. Tasks may have been limited to different records.
+        """
+        self._records |= {record.id: record for record in records}
+        self._results[task] = results
+        self._correlations = None
+        if self._attacks.keys() <= self._results.keys():
+            self.strongest.clear()
+            self.strongest.update(self._compare())
+
+    def correlation(self, metric: str, one: str, other: str) -> float:
+        """How the errors of two tasks' numbers go together; 1 where that is not known, which errs on the safe side.
+
+        Args:
+            metric: `auroc`, `tpr_at_1pct_fpr` or `tpr_at_0.1pct_fpr`.
+            one: a task.
+            other: a task.
+        """
+        if self._correlations is None:
+            scores, members, clusters = self._table(self._results)
+            self._correlations = error_correlations(scores, members, clusters, seed=self._seed)
+        return self._correlations[metric].get((one, other), 1.0)
+
+    def _compare(self) -> dict[str, object]:
+        scores, members, clusters = self._table(self._attacks)
+        found = strongest(scores, members, clusters, seed=self._seed)
+        name = self._attacks[found.name].name if found.name else None
+        return {**as_json(found), "name": name, "task": found.name}
+
+    def _table(self, tasks: Iterable[str]) -> tuple[dict[str, list[float]], NDArray[np.bool_], list[str]]:
+        """Scores of each task, NaN where there is none, labels and documents of all records that some task has."""
+        chosen = {task: self._results[task] for task in tasks}
+        ids = sorted({record_id for results in chosen.values() for record_id in results})
+        records = [self._records[record_id] for record_id in ids]
+        scores: dict[str, list[float]] = {}
+        for task, results in chosen.items():
+            found = [results[record_id].score if record_id in results else None for record_id in ids]
+            scores[task] = [math.nan if score is None else score for score in found]
+        members = np.array([record.is_member for record in records], dtype=bool)
+        return scores, members, [record.cluster for record in records]

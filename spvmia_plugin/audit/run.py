@@ -11,10 +11,9 @@ from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
 from spvmia_plugin.audit.forecast import Forecast
 from spvmia_plugin.audit.inputs import Inputs
-from spvmia_plugin.audit.judge import blind_scores, judge
 from spvmia_plugin.audit.memory import FittingBatches, keep_bases
 from spvmia_plugin.audit.needs import check_features, union_of_needs
-from spvmia_plugin.audit.outcome import Outcome, Results
+from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.paraphrase import Tally, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
 from spvmia_plugin.audit.plan import Planner, Scoring, Stage, added, render, show
 from spvmia_plugin.audit.scorer import Scorer
@@ -277,7 +276,7 @@ class Run:
             signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
             long += sum(each.is_long for each in signals.values())
             for name, attack in audit.attacks.items():
-                judged = judge(attack, signals, blind.get(name))
+                judged = score_records(attack, signals, blind.get(name))
                 if is_foreign(attack) and not audit.config.log_text:
                     judged = {
                         key: replace(each, reason=self._quotes.without(each.reason)) for key, each in judged.items()

@@ -28,10 +28,6 @@ class Finding:
     message: str
     details: dict[str, object] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, object]:
-        """JSON-ready."""
-        return {"code": self.code, "severity": self.severity, "message": self.message, "details": self.details}
-
 
 def percent(share: float) -> str:
     """A share for people, three digits."""

@@ -21,8 +21,9 @@ from spvmia_plugin.checks.overlap import (
 from spvmia_plugin.data.tokenisation import Encode, probe_digest
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, cluster_codes
 from spvmia_plugin.metrics.intervals import estimate_auroc
+from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.roc import unresolved
-from spvmia_plugin.metrics.summary import FEW_DOCUMENTS, FPRS
+from spvmia_plugin.metrics.summary import FEW_DOCUMENTS
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 
@@ -132,12 +133,11 @@ def _sizes(members: Sequence[Record], nonmembers: Sequence[Record]) -> list[Find
         empty = "members" if not members else "non-members"
         return [Finding("empty_class", "warning", f"there are no {empty}: no number can be computed", counts)]
     findings = []
-    for fpr in FPRS:
-        reason = unresolved(len(members), len(nonmembers), fpr)
+    for metric in TPRS:
+        reason = unresolved(len(members), len(nonmembers), metric.fpr)
         if reason:
-            code = f"too_few_nonmembers_{100 * fpr:g}pct"
-            message = f"{reason}; the TPR at {percent(fpr)} FPR is NaN"
-            findings.append(Finding(code, "warning", message, {**counts, "fpr": fpr}))
+            message = f"{reason}; the {metric.label} is NaN"
+            findings.append(Finding(metric.too_few, "warning", message, {**counts, "fpr": metric.fpr}))
     return findings
 
 

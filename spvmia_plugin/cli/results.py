@@ -12,11 +12,12 @@ import typer
 
 from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.names import AUROC, TPR_01PCT, TPR_1PCT
 from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
     from spvmia_plugin.combination import Combined
-    from spvmia_plugin.metrics.gain import Gain
+    from spvmia_plugin.metrics.several import Gain
     from spvmia_plugin.metrics.summary import Summary
     from spvmia_plugin.report.tokens import TokenView
     from spvmia_plugin.results import HarnessRun
@@ -34,9 +35,9 @@ class Normalise(str, Enum):
 class Metric(str, Enum):
     """What models are ranked by."""
 
-    auroc = "auroc"
-    tpr_at_1pct_fpr = "tpr_at_1pct_fpr"
-    tpr_at_0_1pct_fpr = "tpr_at_0.1pct_fpr"
+    auroc = AUROC.key
+    tpr_at_1pct_fpr = TPR_1PCT.key
+    tpr_at_0_1pct_fpr = TPR_01PCT.key
 
 
 class Compare(str, Enum):
@@ -228,12 +229,12 @@ def _tell_combined(found: Combined, say: Callable[[str], None]) -> None:
         f"weights fitted on {found.n_shadow_records} records of the shadow"
     )
     weights = dict(zip(comparison.combination.attacks, comparison.combination.weights, strict=True))
-    say(_line("", "AUROC", "TPR at 1 % FPR", "weight"))
+    say(_line("", AUROC.label, TPR_1PCT.label, "weight"))
     say(_row("combination", numbers, ""))
     for name, single in sorted(comparison.singles.items(), key=lambda item: -item[1].auroc):
         say(_row(name, single, f"{weights[name]:+#.2g}"))
-    for metric, title in (("auroc", "AUROC"), ("tpr_at_1pct_fpr", "TPR at 1 % FPR")):
-        say(f"{title}: {_gain(comparison.gain[metric], comparison.best[metric])}")
+    for metric in (AUROC, TPR_1PCT):
+        say(f"{metric.label}: {_gain(comparison.gain[metric.key], comparison.best[metric.key])}")
     for place, counts in (("", comparison.unscored), (" of the shadow", found.shadow_unscored)):
         told = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         if told:

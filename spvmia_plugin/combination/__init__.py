@@ -1,7 +1,6 @@
 """Combines the attacks of an audit with weights fitted on a shadow model, whose members are known."""
 
 from spvmia_plugin.combination.audits import Combined, combine
-from spvmia_plugin.combination.compare import Comparison, compare
-from spvmia_plugin.combination.weights import NORMALISATIONS, Combination, Scored, fit
+from spvmia_plugin.combination.weights import NORMALISATIONS, Combination, OnTarget, Scored, compare, fit
 
-__all__ = ["NORMALISATIONS", "Combination", "Combined", "Comparison", "Scored", "combine", "compare", "fit"]
+__all__ = ["NORMALISATIONS", "Combination", "Combined", "OnTarget", "Scored", "combine", "compare", "fit"]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spvmia_plugin.combination.compare import AUROC, TPR, Comparison, compare
-from spvmia_plugin.combination.weights import Scored, fit
+from spvmia_plugin.combination.weights import OnTarget, Scored, compare, fit
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.leaderboard.comparable import base_model, conditions, differences, target_identity
+from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.results import Audit, read_latest
-from spvmia_plugin.results.findings import failed, touches
+from spvmia_plugin.results.comparable import base_model, conditions, differences, target_identity
+from spvmia_plugin.results.model import failed, touches
 from spvmia_plugin.util.console import shown
 
 _OWN = ("data set", "data", "membership", "members and non-members")
@@ -33,7 +33,7 @@ class Combined:
         warnings: in plain sentences, what may keep the weights from carrying over, and what limits the numbers.
     """
 
-    comparison: Comparison
+    comparison: OnTarget
     n_shadow_records: int
     shadow_unscored: Mapping[str, int]
     left_out: tuple[str, ...]
@@ -70,12 +70,15 @@ def combine(
     chosen = _chosen(attacks, there, common)
     scored = [_scored(audit, chosen) for audit in known]
     comparison = compare(fit(scored, chosen, normalisation), _scored(audited, chosen), seed=seed)
+    # The combination's own limits; the TPR at 0.1 % is not among its numbers.
+    numbers = comparison.combined
+    limits = [text for text in numbers.warnings if text != numbers.tpr_at_0_1pct_fpr.reason]
     return Combined(
         comparison=comparison,
         n_shadow_records=sum(len(one.labels) for one in scored),
         shadow_unscored={name: sum(one.unscored(name) for one in scored) for name in chosen},
         left_out=tuple(name for name in there if name not in chosen) if attacks is None else (),
-        warnings=(*_warnings(audited, known, shadows, chosen), *_limits(comparison), *left_out),
+        warnings=(*_warnings(audited, known, shadows, chosen), *limits, *left_out),
     )
 
 
@@ -118,10 +121,10 @@ def _check_apart(audits: Sequence[tuple[str, Audit]]) -> None:
     """No two audits of one model or of the same records: labels would be fitted and judged, or fitted twice."""
     seen: dict[tuple[str, str], str] = {}
     for name, audit in audits:
-        data = audit.record["data"]
+        data = audit.mia_audit.data
         marks = {
-            "the same records and prompts": data["fingerprint"],
-            "records of the same manifest": data.get("manifest_fingerprint"),
+            "the same records and prompts": data.fingerprint,
+            "records of the same manifest": data.provenance.get("manifest_fingerprint"),
             "the same model": target_identity(audit),
         }
         for what, value in marks.items():
@@ -172,14 +175,14 @@ def _warnings(target: Audit, known: Sequence[Audit], shadows: Sequence[Path], at
 
 def _failed(audit: Audit, attacks: Sequence[str]) -> list[str]:
     """Messages of the failed conditions that touch a number of a combination of these attacks."""
-    asked = [(attack, metric) for attack in attacks for metric in (AUROC, TPR)]
-    return [str(finding["message"]) for finding in failed(audit) if any(touches(finding, *number) for number in asked)]
+    asked = [(attack, metric.key) for attack in attacks for metric in (AUROC, TPR_1PCT)]
+    return [finding.message for finding in failed(audit) if any(touches(finding, *number) for number in asked)]
 
 
 def _conditions(one: Audit, other: Audit, attacks: Sequence[str]) -> list[dict[str, str]]:
     """What the two should have in common; the base model by its weights where both audits loaded it, else by name."""
     audits = (one, other)
-    loaded = all(audit.record.get("models", {}).get("base", {}).get("weights") for audit in audits)
+    loaded = all(audit.mia_audit.weights("base") for audit in audits)
     result = []
     for audit in audits:
         tasks = [task for task in audit.model_attacks if task.attack in attacks]
@@ -187,14 +190,8 @@ def _conditions(one: Audit, other: Audit, attacks: Sequence[str]) -> list[dict[s
         result.append(
             {
                 **{name: value for name, value in found.items() if name not in _OWN},
-                "base model": base_model(audit) if loaded else str(audit.record["data"].get("base_model")),
+                "base model": base_model(audit) if loaded else str(audit.mia_audit.data.base_model),
                 "share of members": f"{audit.labels().mean():.2f}",
             }
         )
     return result
-
-
-def _limits(comparison: Comparison) -> tuple[str, ...]:
-    """What limits the combination's own numbers; the TPR at 0.1 % is not among them."""
-    numbers = comparison.combined
-    return tuple(text for text in numbers.warnings if text != numbers.tpr_at_0_1pct_fpr.reason)

@@ -1,4 +1,6 @@
-"""A weighted sum of attacks. Its weights are fitted on shadow models; no label of the target touches them.
+"""A weighted sum of attacks, and what it has over each of them.
+
+Its weights are fitted on shadow models; no label of the target touches them.
 
 Shadow models as in Shokri et al. 2017 (arXiv 1610.05820), whose attack model sees confidences where this one sees the
 scores of attacks.
@@ -6,14 +8,20 @@ scores of attacks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, check_labels, cluster_codes
+from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
+from spvmia_plugin.metrics.several import Gain, gains
+from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.util.schema import as_json
 
 NORMALISATIONS = ("z", "rank")
 STRENGTHS: NDArray[np.float64] = np.logspace(-3, 2, 11)
@@ -125,30 +133,18 @@ def fit(shadows: Sequence[Scored], attacks: Sequence[str], normalisation: str = 
     absent = sorted({name for name in attacks for shadow in shadows if name not in shadow.scores})
     if absent:
         raise SpvmiaError(f"--shadow: expected scores of {', '.join(absent)}, got none; run these attacks on it")
-    for shadow in shadows:
-        _check_documents(shadow)
+    for shadow in shadows:  # each is normalised by itself, so each needs both classes
+        codes = cluster_codes(shadow.clusters, len(shadow.labels))
+        for name, chosen in (("members", shadow.labels), ("non-members", ~shadow.labels)):
+            if (found := len(np.unique(codes[chosen]))) < FOLDS:
+                raise SpvmiaError(
+                    f"--shadow: expected {name} of at least {FOLDS} documents, got {found}; audit a shadow of more"
+                )
     labels = np.concatenate([shadow.labels for shadow in shadows])
     inputs = np.concatenate([features(shadow.scores, attacks, normalisation) for shadow in shadows])
-    return _fitted(inputs, labels, _documents(shadows), attacks, normalisation)
-
-
-def _documents(shadows: Sequence[Scored]) -> Codes:
-    """The document of each record; those of different shadows may share an id and are told apart."""
-    return cluster_codes(
-        [(number, cluster) for number, shadow in enumerate(shadows) for cluster in shadow.clusters],
-        sum(len(shadow.labels) for shadow in shadows),
-    )
-
-
-def _check_documents(shadow: Scored) -> None:
-    """Each shadow is normalised by itself, so each needs both classes."""
-    codes = cluster_codes(shadow.clusters, len(shadow.labels))
-    for name, chosen in (("members", shadow.labels), ("non-members", ~shadow.labels)):
-        found = len(np.unique(codes[chosen]))
-        if found < FOLDS:
-            raise SpvmiaError(
-                f"--shadow: expected {name} of at least {FOLDS} documents, got {found}; audit a shadow of more"
-            )
+    # Documents of different shadows may share an id, and are told apart.
+    documents = [(number, cluster) for number, shadow in enumerate(shadows) for cluster in shadow.clusters]
+    return _fitted(inputs, labels, cluster_codes(documents, len(labels)), attacks, normalisation)
 
 
 def _fitted(inputs: Floats, labels: Bools, codes: Codes, attacks: Sequence[str], normalisation: str) -> Combination:
@@ -167,3 +163,87 @@ def _fitted(inputs: Floats, labels: Bools, codes: Codes, attacks: Sequence[str],
     search.fit(inputs, labels)
     weights = tuple(map(float, search.best_estimator_.coef_[0]))
     return Combination(tuple(attacks), weights, normalisation, float(search.best_params_["C"]))
+
+
+@dataclass(frozen=True)
+class OnTarget:
+    """What a combination found on a target.
+
+    Attributes:
+        combination: the weights.
+        combined: its numbers.
+        singles: those of each attack in it, on the same records: one without a score counts as the attack's median.
+        unscored: records that an attack has no score for, by attack.
+        best: by metric (`auroc`, `tpr_at_1pct_fpr`) the attack that has most of it on this target. It is chosen with
+            the target's labels, which favours it over the combination.
+        gain: by metric, the combination less `best`.
+    """
+
+    combination: Combination
+    combined: Summary
+    singles: Mapping[str, Summary]
+    unscored: Mapping[str, int]
+    best: Mapping[str, str]
+    gain: Mapping[str, Gain]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, None for NaN."""
+        fitted = self.combination
+        return {
+            "combination": {
+                "metrics": as_json(self.combined),
+                "weights": dict(zip(fitted.attacks, fitted.weights, strict=True)),
+                "normalisation": fitted.normalisation,
+                "strength": fitted.strength,
+            },
+            "singles": {name: as_json(single) for name, single in self.singles.items()},
+            "unscored": dict(self.unscored),
+            "best_single": dict(self.best),
+            "gain": {metric: as_json(gain) for metric, gain in self.gain.items()},
+            "n": self.combined.n_members + self.combined.n_nonmembers,
+        }
+
+
+def compare(combination: Combination, target: Scored, *, seed: int = 0) -> OnTarget:
+    """Score a target's records with a combination and set it against the best single attack.
+
+    Args:
+        combination: fitted on shadows.
+        target: scores of at least the combination's attacks, with the labels that the numbers are computed from.
+        seed: of the bootstraps.
+
+    Raises:
+        SpvmiaError: an attack of the combination was not run on the target.
+    """
+    absent = [name for name in combination.attacks if name not in target.scores]
+    if absent:
+        raise SpvmiaError(f"RESULTS: expected scores of {', '.join(absent)}, got none; run these attacks on the target")
+    combined = combination.score(target.scores)
+    values = {name: _filled(target.scores[name]) for name in combination.attacks}
+    singles = {name: summarise(scores, target.labels, target.clusters, seed=seed) for name, scores in values.items()}
+    numbers = {name: single.values() for name, single in singles.items()}
+    best = {
+        metric.key: max(singles, key=lambda name: _or_least(numbers[name][metric.key])) for metric in (AUROC, TPR_1PCT)
+    }
+    over = {
+        name: dict(zip(best, gains(combined, values[name], target.labels, target.clusters, seed=seed), strict=True))
+        for name in set(best.values())
+    }
+    return OnTarget(
+        combination=combination,
+        combined=summarise(combined, target.labels, target.clusters, seed=seed),
+        singles=singles,
+        unscored={name: target.unscored(name) for name in combination.attacks},
+        best=best,
+        gain={metric: over[name][metric] for metric, name in best.items()},
+    )
+
+
+def _filled(scores: Floats) -> Floats:
+    """A record without a score gets the median: the rank of a coin toss."""
+    known = np.isfinite(scores)
+    return np.where(known, scores, np.median(scores[known]) if known.any() else 0.0)
+
+
+def _or_least(value: float) -> float:
+    return -math.inf if math.isnan(value) else value

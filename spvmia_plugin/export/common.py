@@ -1,20 +1,68 @@
-"""What all exports share: whose number it is, under which protocol, and what is wrong with it."""
+"""What all exports share: whose number it is, which metric it is elsewhere, the protocol, and what is wrong with it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.leaderboard.comparable import conditions, digest
-from spvmia_plugin.results.findings import failed, touches
-from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS, PRIVACY, TPR_01PCT, TPR_1PCT, Metric
+from spvmia_plugin.results.comparable import conditions, digest
+from spvmia_plugin.results.estimate import Estimate, of_attack
+from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult, failed, touches
 
 LOCAL_DEVELOPER = "local"
 """Namespace of a model that lies in a folder and has no hub id."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What others ask of a metric.
+
+    Attributes:
+        id: a canonical id where there is one, else one in our namespace.
+        kind: family of metrics it may be averaged with.
+        description: what it says.
+        interval: how its interval is computed, None where it has none.
+    """
+
+    id: str
+    kind: str
+    description: str
+    interval: str | None = None
+
+
+_TPR = "largest share of members above a threshold that at most {} of the non-members exceed"
+_TPR_INTERVAL = "two-sided, the threshold being estimated as well"
+
+ABOUT: Mapping[Metric, About] = {
+    AUROC: About(
+        "auroc",
+        "auroc",
+        "probability that the attack scores a training record above a held-out one; 0.5 is what guessing reaches",
+        "DeLong, summed within documents, logit-transformed",
+    ),
+    TPR_1PCT: About("spvmia.tpr_at_1pct_fpr", "tpr_at_fpr", _TPR.format("1 %"), _TPR_INTERVAL),
+    TPR_01PCT: About("spvmia.tpr_at_0.1pct_fpr", "tpr_at_fpr", _TPR.format("0.1 %"), _TPR_INTERVAL),
+    ASR: About("spvmia.attack_success_rate", "accuracy", "1 - equal error rate of the attack"),
+    BLIND: About(
+        "spvmia.blind_auroc",
+        "auroc",
+        "AUROC of a classifier that sees words and length but no model; above 0.5 the data give membership away",
+        "permutation of the documents' labels",
+    ),
+    EPSILON: About(
+        "spvmia.epsilon_lower_bound",
+        "epsilon",
+        "lower bound on the epsilon of differential privacy, from canaries included by coin flips",
+    ),
+    PRIVACY: About(
+        "spvmia.privacy_score", "privacy_score", "1 - 2 |AUROC - 0.5|: 1 if the attack does no better than guessing"
+    ),
+}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -72,7 +120,7 @@ def model_id(run: HarnessRun, options: ExportOptions) -> str:
 
 def _is_local(run: HarnessRun) -> bool:
     """Whether the model came from a folder: `org/name` may be one. Weights of the hub are known by their commit."""
-    weights = [w for audit in run.audits for w in audit.record.get("models", {}).get("target", {}).get("weights", [])]
+    weights = [part for audit in run.audits for part in audit.mia_audit.weights("target")]
     return bool(weights) and "hub" not in weights[-1]
 
 
@@ -87,16 +135,25 @@ def warnings(task: TaskResult) -> list[str]:
 
     A metric that a finding leaves NaN is not exported, and needs no warning.
     """
-    return [str(finding["message"]) for finding in failed(task) if touches(finding, task.attack, "auroc")]
+    return [finding.message for finding in failed(task) if touches(finding, task.attack, AUROC.key)]
 
 
 def notes(task: TaskResult) -> list[str]:
     """Findings that should be known, and why a metric is left out."""
     told = warnings(task)
-    messages = (str(finding["message"]) for finding in task.record["preconditions"])
-    return [message for message in messages if message not in told]
+    return [finding.message for finding in task.mia_audit.preconditions if finding.message not in told]
 
 
 def source_name(audit: Audit) -> str:
     """Where the audited records come from, without the folders above."""
-    return Path(str(audit.record["data"].get("source") or audit.dataset)).name
+    return Path(audit.mia_audit.data.source or audit.dataset).name
+
+
+def name_of(metric: Metric) -> str:
+    """A metric's name for other sites, which write no space before "%"."""
+    return metric.label.replace(" %", "%")
+
+
+def estimates(task: TaskResult) -> Iterator[tuple[Metric, Estimate]]:
+    """All numbers of a task, exactly as the harness printed them, those that cannot be resolved as NaN."""
+    return ((metric, of_attack(task, key)) for key, metric in METRICS.items())

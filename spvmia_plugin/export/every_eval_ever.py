@@ -14,18 +14,21 @@ from typing import Any
 
 from spvmia_plugin import __version__
 from spvmia_plugin.export.common import (
+    ABOUT,
     LOCAL_DEVELOPER,
     ExportOptions,
     Files,
     Lines,
+    estimates,
     model_id,
+    name_of,
     notes,
     protocol_digits,
     source_name,
     warnings,
 )
-from spvmia_plugin.export.metric import AUROC, Value, left_out, values
-from spvmia_plugin.leaderboard.estimate import strongest_of
+from spvmia_plugin.metrics.names import AUROC, EPSILON, Metric
+from spvmia_plugin.results.estimate import Estimate, of_strongest
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import ScoredRecord
 
@@ -92,7 +95,7 @@ def _record(run: HarnessRun, audit: Audit, options: ExportOptions, evaluation_id
         "eval_library": {
             "name": "lm_eval",
             "version": run.versions.get("lm_eval_version", "unknown"),
-            "additional_details": {"plugin": f"spvmia-plugin {__version__}", **_strings(audit.record["versions"])},
+            "additional_details": {"plugin": f"spvmia-plugin {__version__}", **_strings(audit.mia_audit.versions)},
         },
         "model_info": _model_info(run, audit, options),
         "evaluation_results": [
@@ -106,7 +109,7 @@ def _model_info(run: HarnessRun, audit: Audit, options: ExportOptions) -> dict[s
     model = model_id(run, options)
     backend = str(run.config.get("model"))
     is_local = backend in _LOCAL_BACKENDS
-    weights = audit.record.get("models", {}).get("target", {}).get("weights")
+    weights = audit.mia_audit.weights("target")
     details = {
         "deployment_type": "self_deployed" if is_local else "unknown",
         "model_availability": "unknown",
@@ -131,107 +134,103 @@ def evaluation_name(audit: Audit, task: TaskResult) -> str:
 
 def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
     """The largest AUROC of several attacks, with the interval that allows for having been chosen."""
-    found = strongest_of(audit)
-    if found is None or found.name is None or math.isnan(found.auroc) or found.n_attacks < 2:
+    found = of_strongest(audit)
+    if math.isnan(found.value) or found.chosen_among < 2:
         return
-    task = next(task for task in audit.tasks if task.attack == found.name)
+    task = next(task for task in audit.tasks if task.attack == found.attack)
     name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"
-    value = Value(AUROC, found.auroc, math.nan, *found.interval, found.confidence, {})
-    result = _result(run, audit, task, value, name)
+    result = _result(run, audit, task, (AUROC, found), name)
     uncertainty = result["score_details"]["uncertainty"]
     if "confidence_interval" in uncertainty:
-        method = f"simultaneous over {found.n_attacks} attacks (max statistic of DeLong's components by document)"
+        method = f"simultaneous over {found.chosen_among} attacks (max statistic of DeLong's components by document)"
         uncertainty["confidence_interval"] |= {"method": method}
-    result["score_details"]["details"]["chosen_among"] = str(found.n_attacks)
+    result["score_details"]["details"]["chosen_among"] = str(found.chosen_among)
     yield result
 
 
 def _results(run: HarnessRun, audit: Audit, task: TaskResult) -> Iterator[dict[str, Any]]:
     name = evaluation_name(audit, task)
-    for value in values(task):
-        if not math.isnan(value.value):
-            yield _result(run, audit, task, value, name)
+    for metric, estimate in estimates(task):
+        if not math.isnan(estimate.value):
+            yield _result(run, audit, task, (metric, estimate), name)
 
 
-def _result(run: HarnessRun, audit: Audit, task: TaskResult, value: Value, name: str) -> dict[str, Any]:
+def _result(
+    run: HarnessRun, audit: Audit, task: TaskResult, number: tuple[Metric, Estimate], name: str
+) -> dict[str, Any]:
+    metric, estimate = number
+    data = audit.mia_audit.data
+    about_data = {
+        "fingerprint": data.fingerprint,
+        "block_size": data.block_size,
+        "split": data.provenance.get("split"),
+        "protocol": data.provenance.get("protocol"),
+        "fine_tuning": data.provenance.get("finetune"),
+        "membership": audit.mia_audit.membership,
+        "n": audit.told["n"],
+    }
     return {
-        "evaluation_result_id": f"{name}.{value.metric.key}",
+        "evaluation_result_id": f"{name}.{metric.key}",
         "evaluation_name": name,
-        "source_data": _source_data(audit),
+        "source_data": {
+            "dataset_name": source_name(audit),
+            "source_type": "other",
+            "additional_details": _strings(about_data),
+        },
         "evaluation_timestamp": repr(run.date),
-        "metric_config": _metric_config(value),
-        "score_details": _score_details(task, value),
-        "generation_config": {"additional_details": _strings(_without_places(audit.record["settings"]))},
+        "metric_config": _metric_config(metric),
+        "score_details": _score_details(task, metric, estimate),
+        "generation_config": {"additional_details": _strings(_without_places(audit.mia_audit.settings))},
     }
 
 
-def _source_data(audit: Audit) -> dict[str, Any]:
-    data = audit.record["data"]
+def _metric_config(metric: Metric) -> dict[str, Any]:
+    about, is_share = ABOUT[metric], math.isfinite(metric.maximum)
     return {
-        "dataset_name": source_name(audit),
-        "source_type": "other",
-        "additional_details": _strings(
-            {
-                "fingerprint": data["fingerprint"],
-                "block_size": data["block_size"],
-                "split": data.get("split"),
-                "protocol": data.get("protocol"),
-                "fine_tuning": data.get("finetune"),
-                "membership": audit.record["membership"],
-                "n": audit.record["n"],
-            }
-        ),
-    }
-
-
-def _metric_config(value: Value) -> dict[str, Any]:
-    metric = value.metric
-    return {
-        "evaluation_description": metric.description,
-        "metric_id": metric.id,
-        "metric_name": metric.name,
-        "metric_kind": metric.kind,
-        "metric_unit": "proportion" if math.isfinite(metric.maximum) else "nats",
-        **({"metric_parameters": dict(metric.parameters)} if metric.parameters else {}),
-        "lower_is_better": metric.lower_is_better,
+        "evaluation_description": about.description,
+        "metric_id": about.id,
+        "metric_name": name_of(metric),
+        "metric_kind": about.kind,
+        "metric_unit": "proportion" if is_share else "nats",
+        **({"metric_parameters": {"fpr": metric.fpr}} if not math.isnan(metric.fpr) else {}),
+        "lower_is_better": not metric.higher_is_better,
         "score_type": "continuous",
         "min_score": 0,
-        "max_score": metric.maximum if math.isfinite(metric.maximum) else "Infinity",
+        "max_score": metric.maximum if is_share else "Infinity",
     }
 
 
-def _score_details(task: TaskResult, value: Value) -> dict[str, Any]:
-    record = task.record
-    uncertainty: dict[str, Any] = {"num_samples": record["n"]["scored"]}
-    if math.isfinite(value.stderr):
-        method = "analytic" if value.metric.key == "auroc" else "bootstrap"
-        uncertainty["standard_error"] = {"value": value.stderr, "method": method}
-    if math.isfinite(value.low) and math.isfinite(value.high):
+def _score_details(task: TaskResult, metric: Metric, estimate: Estimate) -> dict[str, Any]:
+    told = task.told
+    uncertainty: dict[str, Any] = {"num_samples": task.mia_audit.n.scored}
+    if math.isfinite(estimate.stderr):
+        method = "analytic" if metric == AUROC else "bootstrap"
+        uncertainty["standard_error"] = {"value": estimate.stderr, "method": method}
+    if math.isfinite(estimate.low) and math.isfinite(estimate.high):
         uncertainty["confidence_interval"] = {
-            "lower": value.low,
-            "upper": value.high,
-            "confidence_level": value.confidence,
-            "method": value.metric.interval or "permutation of the documents' labels",
+            "lower": estimate.low,
+            "upper": estimate.high,
+            "confidence_level": estimate.confidence,
+            "method": ABOUT[metric].interval,
         }
-    details = {
-        "attack": record["attack"],
-        "n": record["n"],
-        "unscored": record["unscored"],
-        "warnings": warnings(task),
-        "notes": notes(task),
-        **({"bound": record["epsilon_lb"]} if value.metric.key == "epsilon_lb" else {}),
-        **({"realised_fpr": value.details["realised_fpr"]} if "realised_fpr" in value.details else {}),
-        **({"left_out": left_out(task)} if value.metric.key == "auroc" and left_out(task) else {}),
-    }
-    return {"score": value.value, "uncertainty": uncertainty, "details": _strings(details)}
+    details = {name: told[name] for name in ("attack", "n", "unscored")}
+    details |= {"warnings": warnings(task), "notes": notes(task)}
+    if metric == EPSILON:
+        details["bound"] = told["epsilon_lb"]
+    if not math.isnan(estimate.realised_fpr):
+        details["realised_fpr"] = estimate.realised_fpr
+    left_out = {other.key: found.reason for other, found in estimates(task) if math.isnan(found.value)}
+    if metric == AUROC and left_out:
+        details["left_out"] = left_out
+    return {"score": estimate.value, "uncertainty": uncertainty, "details": _strings(details)}
 
 
 def _lines(audit: Audit, evaluation_id: str, model: str) -> Iterator[str]:
     """A line for each scored record of each attack: ids, labels and scores, nothing that was or describes a text."""
     for task in audit.tasks:
-        if math.isnan(task.metrics.get("auroc", math.nan)):
+        if math.isnan(task.metrics.get(AUROC.key, math.nan)):
             continue
-        threshold = task.record["metrics"]["tpr_at_1pct_fpr"].get("threshold")
+        threshold = task.mia_audit.metrics.tpr_at_1pct_fpr.threshold
         name = evaluation_name(audit, task)
         for record in task.records or ():
             if record.score is not None:
@@ -239,9 +238,9 @@ def _lines(audit: Audit, evaluation_id: str, model: str) -> Iterator[str]:
                 yield json.dumps(row, allow_nan=False) + "\n"
 
 
-def _instance(name: str, record: ScoredRecord, threshold: float | None) -> dict[str, Any]:
+def _instance(name: str, record: ScoredRecord, threshold: float) -> dict[str, Any]:
     label = "member" if record.is_member else "nonmember"
-    guessed = threshold is not None and record.score is not None and record.score >= threshold
+    guessed = record.score is not None and record.score >= threshold
     return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_name": name,

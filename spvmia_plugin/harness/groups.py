@@ -16,7 +16,8 @@ from lm_eval.api.group import Group
 
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.harness.request import REQUEST_TYPE
-from spvmia_plugin.metrics.mean import mean_stderr
+from spvmia_plugin.metrics.names import AUROC
+from spvmia_plugin.metrics.several import mean_stderr
 
 if TYPE_CHECKING:
     from spvmia_plugin.harness.task import AuditTask
@@ -63,7 +64,7 @@ def _average(
         stderrs = [task_metrics[task.task_name][stderr_key] for task in found]
         if row.get(stderr_key) != "N/A":
             row[stderr_key] = _stderr(asked.metric, found, stderrs, weights) if complete else math.nan
-        if asked.metric == "auroc" and len(found) < len(tasks):
+        if asked.metric == AUROC.key and len(found) < len(tasks):
             missing = ", ".join(task.task_name for task in tasks if task not in found)
             show(f"spvmia: {group.name}: means over {len(found)} of {len(tasks)} tasks; without a number: {missing}")
 

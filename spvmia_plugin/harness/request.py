@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from spvmia_plugin.audit.comparison import Comparison
-from spvmia_plugin.audit.outcome import Outcome, unscored_by_reason
+from spvmia_plugin.audit.outcome import Comparison, Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation

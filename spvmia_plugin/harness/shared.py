@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.audit.comparison import Comparison
+from spvmia_plugin.audit.outcome import Comparison
 from spvmia_plugin.checks.blind import BlindInterval, blind_interval, not_computed
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.records import AuditData, Record

@@ -13,9 +13,8 @@ from typing import Any
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
-from spvmia_plugin.audit.comparison import Comparison
-from spvmia_plugin.audit.outcome import Outcome, RecordResult, Results
-from spvmia_plugin.audit.record import audit_record
+from spvmia_plugin.audit.mia_audit import mia_audit
+from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results
 from spvmia_plugin.checks.preconditions import Finding, warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
@@ -23,11 +22,11 @@ from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import check_version
 from spvmia_plugin.harness.groups import FILTER, install_group_means
 from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
-from spvmia_plugin.harness.item import Item
-from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
+from spvmia_plugin.harness.metrics import Item, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
 from spvmia_plugin.harness.shared import SHARED, SharedData
 from spvmia_plugin.harness.tokenizer import load_tokenizer
+from spvmia_plugin.metrics.names import BLIND, EPSILON, METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.identity import same_model
@@ -39,6 +38,8 @@ from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
 """What the harness passes on for prompts: a record is no prompt."""
+_NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
+"""What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
 
 
 class AuditTask(Task):  # type: ignore[misc]
@@ -205,11 +206,11 @@ class AuditTask(Task):  # type: ignore[misc]
         """The record's item for every metric."""
         result = RecordResult.from_json(results[0])
         item = Item(str(doc["id"]), bool(doc["is_member"]), result.score, result.reason)
-        return dict.fromkeys([*HIGHER_IS_BETTER, *STDERRS], item)
+        return dict.fromkeys(_NAMES, item)
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
         """Metric name -> function of all records' items. Standard errors follow their metrics to fill that column."""
-        return {name: partial(self._guarded, partial(self._aggregate, name)) for name in (*HIGHER_IS_BETTER, *STDERRS)}
+        return {name: partial(self._guarded, partial(self._aggregate, name)) for name in _NAMES}
 
     def _guarded(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Call what reads records, or asks the attack, for the harness."""
@@ -219,7 +220,7 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def higher_is_better(self) -> dict[str, bool]:
         """Privacy is better the less an attack succeeds."""
-        return dict(HIGHER_IS_BETTER)
+        return {key: metric.higher_is_better for key, metric in METRICS.items()}
 
     def aggregate(self, bootstrap_iters: int | None = None) -> tuple[dict[str, Any], int]:
         """Metrics and the number of records, for the lm_evals whose tasks are asked for them (0.5).
@@ -247,21 +248,12 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
         summary = self._summarise(items)
-        if name == "blind_auroc":
+        if name == BLIND.key:
             blind = self._shared.blind([item.record_id for item in items])
             return blind.auroc if blind else math.nan
-        values = {
-            "auroc": summary.auroc,
-            "tpr_at_1pct_fpr": summary.tpr_at_1pct_fpr.value,
-            "tpr_at_0.1pct_fpr": summary.tpr_at_0_1pct_fpr.value,
-            "asr": summary.asr,
-            "epsilon_lb": self._canaries.epsilon_lb if self._canaries else math.nan,
-            "privacy_score": summary.privacy_score,
-            "auroc_stderr": summary.auroc_stderr,
-            "tpr_at_1pct_fpr_stderr": summary.tpr_at_1pct_fpr.stderr,
-            "tpr_at_0.1pct_fpr_stderr": summary.tpr_at_0_1pct_fpr.stderr,
-        }
-        return values[name]
+        if name == EPSILON.key:
+            return self._canaries.epsilon_lb if self._canaries else math.nan
+        return summary.values()[name]
 
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
@@ -283,7 +275,7 @@ class AuditTask(Task):  # type: ignore[misc]
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:
-        return audit_record(
+        return mia_audit(
             attack=self.attack,
             data=self.data,
             config=self.settings,

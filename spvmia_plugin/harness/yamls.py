@@ -13,6 +13,7 @@ from pathlib import Path
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.metrics.names import EPSILON, METRICS
 from spvmia_plugin.plugins import load_registry
 
 CUSTOM = "custom"
@@ -20,11 +21,8 @@ CUSTOM = "custom"
 
 CANARY_TASK = f"canary_audit_{CUSTOM}"
 
-LOWER_IS_BETTER = ("auroc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "asr", "blind_auroc", "epsilon_lb")
-HIGHER_IS_BETTER = ("privacy_score",)
-
 # A mean of lower bounds bounds nothing.
-_NOT_AVERAGED = ("epsilon_lb",)
+_NOT_AVERAGED = (EPSILON,)
 
 _VERSION = "1.0"  # of the tasks' definition: raised when a score would change
 _COMMON = "_common_yaml"  # no .yaml at the end: the harness's index passes it by
@@ -85,7 +83,7 @@ def write_task(attack: str, dataset: str, folder: Path) -> Path:
 
 
 def _common() -> str:
-    metrics = [(name, "false") for name in LOWER_IS_BETTER] + [(name, "true") for name in HIGHER_IS_BETTER]
+    metrics = [(name, "true" if metric.higher_is_better else "false") for name, metric in METRICS.items()]
     lines = [
         f"  - metric: {name}\n    aggregation: {name}\n    higher_is_better: {higher}\n" for name, higher in metrics
     ]
@@ -107,7 +105,7 @@ def _task(name: str, attack: str, dataset: str, audit: str | None = None) -> str
 
 def _group(name: str, tasks: Sequence[str]) -> str:
     """A group with the plain mean over its tasks: a data set with more records weighs no more."""
-    metrics = [metric for metric in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER) if metric not in _NOT_AVERAGED]
+    metrics = [name for name, metric in METRICS.items() if metric not in _NOT_AVERAGED]
     return (
         f"group: {name}\ntask:\n"
         + "".join(f"  - {task}\n" for task in tasks)

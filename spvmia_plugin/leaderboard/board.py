@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.leaderboard.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
-from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate, counted, of_attack, task_of
 from spvmia_plugin.leaderboard.front import Point
-from spvmia_plugin.results.findings import failed, touches
-from spvmia_plugin.results.model import Audit, Capability
+from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY, TPR_1PCT
+from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
+from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
+from spvmia_plugin.results.model import Audit, Capability, failed, touches
 from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.console import shown
 
 _NORMAL_95 = 1.959963984540054
-_FURTHER = {"auroc": "AUROC", "tpr_at_1pct_fpr": "TPR at 1 % FPR", "privacy_score": "privacy score"}
+_FURTHER = (AUROC, TPR_1PCT, PRIVACY)
 """Metrics of the attack that counts which every row shows, beside the one it is ranked by."""
 UNSCORED_LIMIT = 0.05
 """An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
@@ -33,14 +33,14 @@ class Options:
 
     Attributes:
         attack: which attack counts: a name, or "strongest".
-        metric: which of `METRICS` models are ranked by.
+        metric: key of the metric that models are ranked by, one that `has_error`.
         compare: what differs between the rows of a table: models under one recipe, or recipes of one base model.
         same_data: how data are recognised.
         capability: title of a column or name of a task for the picture; None for the one that most models have.
     """
 
     attack: str = STRONGEST
-    metric: str = "auroc"
+    metric: str = AUROC.key
     compare: Compare = "models"
     same_data: SameData = "fingerprint"
     capability: str | None = None
@@ -199,7 +199,7 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
     rows = _ranked([_row(entrant, audit, options) for entrant, audit in members], options.metric)
     columns = columns_of(row.capabilities for row in rows)
     picture = _picture(columns, rows, options.capability)
-    source = str(rows[0].audit.record["data"].get("source") or values["data set"])
+    source = rows[0].audit.mia_audit.data.source or values["data set"]
     return Table(
         title=source if values["data set"] == "custom" else f"{values['data set']} ({source})",
         conditions=values,
@@ -214,10 +214,10 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
 def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
     number = counted(audit, options.attack, options.metric)
     counting = task_of(audit, number.attack) if number.attack else None
-    further = {title: of_attack(counting, metric) for metric, title in _FURTHER.items() if metric != options.metric}
-    if (options.attack, options.metric) != ("spv", "auroc"):
-        further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), "auroc")
-    further["blind baseline, AUROC"] = _blind(audit)
+    further = {metric.label: of_attack(counting, metric.key) for metric in _FURTHER if metric.key != options.metric}
+    if (options.attack, options.metric) != ("spv", AUROC.key):
+        further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), AUROC.key)
+    further["blind baseline, AUROC"] = of_blind(audit)
     return Row(
         entrant=entrant,
         audit=audit,
@@ -228,13 +228,6 @@ def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
         why_not_ranked=reasons_not_ranked(audit, number, options.metric),
         remarks=remarks(audit, number, options.metric),
     )
-
-
-def _blind(audit: Audit) -> Estimate:
-    found = audit.record.get("blind", {})
-    if found.get("auroc") is None:
-        return Estimate(reason=found.get("reason"))
-    return Estimate(found["auroc"], found["low"], found["high"], found["confidence"], attack="bag_of_words")
 
 
 def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
@@ -292,10 +285,10 @@ def _title(capability: Capability, keys: Sequence[Key]) -> str:
 def loss(number: Estimate, metric: str) -> Loss:
     """A number on a scale on which more is worse: an AUROC below 0.5 is as far from chance as one above."""
     value, low, high = number.value, number.low, number.high
-    if metric != "auroc":
+    if metric != AUROC.key:
         return value, low, high
-    ends = abs(low - 0.5), abs(high - 0.5)
-    return abs(value - 0.5), 0.0 if low <= 0.5 <= high else min(ends), max(ends)
+    ends = abs(low - AUROC.guess), abs(high - AUROC.guess)
+    return abs(value - AUROC.guess), 0.0 if low <= AUROC.guess <= high else min(ends), max(ends)
 
 
 def ranks(losses: Sequence[Loss]) -> list[int]:
@@ -317,18 +310,18 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]
     Every finding of severity "warning" disqualifies, those of later versions and of plugins too, but for findings
     that touch another metric or another attack than the one that counts.
     """
-    found = [str(finding["message"]) for finding in failed(audit) if touches(finding, number.attack, metric)]
+    found = [finding.message for finding in failed(audit) if touches(finding, number.attack, metric)]
     if math.isnan(number.value):
-        found.append(f"{METRICS[metric]}: {number.reason}")
+        found.append(f"{METRICS[metric].label}: {number.reason}")
     elif math.isnan(number.low):
-        found.append(f"{METRICS[metric]} has no interval")
-    if metric == "auroc" and number.high < 0.5:
+        found.append(f"{METRICS[metric].label} has no interval")
+    if metric == AUROC.key and number.high < AUROC.guess:
         found.append(
             "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
         )
     task = task_of(audit, number.attack) if number.attack else None
     if task is not None:
-        total, scored = task.record["n"]["records"], task.record["n"]["scored"]
+        total, scored = task.mia_audit.n.records, task.mia_audit.n.scored
         if total - scored > UNSCORED_LIMIT * total:
             found.append(f"{number.attack} has no score for {total - scored} of {total} records")
     return found
@@ -336,7 +329,6 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]
 
 def remarks(audit: Audit, number: Estimate, metric: str) -> list[str]:
     """What limits the row's numbers without keeping it from being ranked."""
-    findings = audit.record.get("preconditions", [])
-    others = [finding for finding in findings if finding["severity"] != "warning"]
+    others = [finding for finding in audit.mia_audit.preconditions if finding.severity != "warning"]
     elsewhere = [finding for finding in failed(audit) if not touches(finding, number.attack, metric)]
-    return [str(finding["message"]) for finding in (*elsewhere, *others)]
+    return [finding.message for finding in (*elsewhere, *others)]

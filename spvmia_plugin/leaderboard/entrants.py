@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.leaderboard.comparable import conditions, digest, target_identity
+from spvmia_plugin.results.comparable import conditions, digest, target_identity
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun
 from spvmia_plugin.util.files import as_path
 
@@ -156,7 +156,7 @@ def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, Harnes
             raise _contradiction(name, task.task, one[1].path, other[1].path)
         tasks[task.task] = task
     # What each run recorded as the strongest attack was chosen among its own: the samples have to tell it anew.
-    merged = [replace(task, record={**task.record, "strongest": {}}) for task in tasks.values()]
+    merged = [task.apart() for task in tasks.values()]
     if len({frozenset(task.records.roster.ids if task.records else ()) for task in merged}) > 1:
         raise SpvmiaError(
             f"RESULTS: expected the same records under all attacks on {name!r}, got others in {other[1].path} than in "

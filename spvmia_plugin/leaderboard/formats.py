@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.board import Board, Row, Table
-from spvmia_plugin.leaderboard.comparable import recipe_words
-from spvmia_plugin.leaderboard.estimate import Estimate
 from spvmia_plugin.leaderboard.front import places
 from spvmia_plugin.leaderboard.view import number_title, to_html, to_markdown
+from spvmia_plugin.results.comparable import recipe_words
+from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.files import check_file_to_write
 from spvmia_plugin.util.strict_json import finite
@@ -87,8 +87,8 @@ def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[
         if score is not None:
             yield column.title, score.value
             yield f"{column.title}, stderr", score.stderr
-    yield "members", row.audit.record["n"]["members"]
-    yield "nonmembers", row.audit.record["n"]["nonmembers"]
+    yield "members", row.audit.mia_audit.n.members
+    yield "nonmembers", row.audit.mia_audit.n.nonmembers
     yield "fine-tuning", recipe_words(row.recipe)
     yield "limits", "; ".join(row.remarks)
 
@@ -121,8 +121,8 @@ def _row_json(row: Row) -> dict[str, object]:
         "further": {title: _estimate_json(estimate) for title, estimate in row.further.items()},
         "capabilities": [_capability_json(score) for score in row.capabilities.values()],
         "recipe": recipe_words(row.recipe),
-        "n": row.audit.record["n"],
-        "membership": row.audit.record["membership"],
+        "n": row.audit.told["n"],
+        "membership": row.audit.mia_audit.membership,
         "files": [path.name for path in row.entrant.files],
     }
 

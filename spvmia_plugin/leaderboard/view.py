@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.leaderboard.board import Board, Column, Options, Row, Table
-from spvmia_plugin.leaderboard.comparable import common_recipe, recipe_words
-from spvmia_plugin.leaderboard.estimate import METRICS, STRONGEST, Estimate
 from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words
+from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY
+from spvmia_plugin.results.comparable import common_recipe, recipe_words
+from spvmia_plugin.results.estimate import STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web import page as web
@@ -107,18 +108,18 @@ def table_view(table: Table, options: Options) -> TableView:
 def number_title(options: Options) -> str:
     """Heading of what models are ranked by."""
     attack = "strongest attack" if options.attack == STRONGEST else shown(options.attack)
-    return f"{attack}, {METRICS[options.metric]}"
+    return f"{attack}, {METRICS[options.metric].label}"
 
 
 def lead(board: Board) -> str:
     """What the board says, in a sentence or two."""
-    chance = ", 0.5 is what guessing reaches" if board.options.metric == "auroc" else ""
+    chance = f", {AUROC.guess} is what guessing reaches" if board.options.metric == AUROC.key else ""
     attack = (
         "the strongest attack" if board.options.attack == STRONGEST else f"the attack {shown(board.options.attack)}"
     )
     tables = len(board.tables)
     parts = "" if tables == 1 else f" {tables} tables: only audits that can be compared share one."
-    return f"Ranked by {METRICS[board.options.metric]} of {attack}: lower is more private{chance}.{parts}"
+    return f"Ranked by {METRICS[board.options.metric].label} of {attack}: lower is more private{chance}.{parts}"
 
 
 def reading(board: Board) -> list[str]:
@@ -150,9 +151,9 @@ def models(board: Board) -> int:
 
 def _caption(table: Table) -> str:
     ranked = sum(row.rank is not None for row in table.rows)
-    record = table.rows[0].audit.record["n"]
+    n = table.rows[0].audit.mia_audit.n
     left = "" if ranked == len(table.rows) else f" {len(table.rows) - ranked} not ranked."
-    return f"{ranked} ranked.{left} Audited: {record['members']} members and {record['nonmembers']} non-members."
+    return f"{ranked} ranked.{left} Audited: {n.members} members and {n.nonmembers} non-members."
 
 
 def _row(number: int, row: Row, table: Table, recipe: str | None) -> RowView:
@@ -214,11 +215,11 @@ def _capability_heading(column: Column) -> Heading:
 
 
 def _direction(title: str) -> str:
-    return "higher is more private" if title == "privacy score" else "" if "blind" in title else "lower is more private"
+    return "higher is more private" if title == PRIVACY.label else "" if "blind" in title else "lower is more private"
 
 
 def _first(title: str) -> str:
-    return "descending" if title == "privacy score" else "ascending"
+    return "descending" if title == PRIVACY.label else "ascending"
 
 
 def to_html(board: Board) -> str:

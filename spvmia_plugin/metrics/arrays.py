@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.schema import MaybeNumber
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 Codes: TypeAlias = NDArray[np.int64]
-Interval: TypeAlias = tuple[float, float]
+Interval: TypeAlias = tuple[MaybeNumber, MaybeNumber]
 
 NAN_INTERVAL: Interval = (float("nan"), float("nan"))
 
@@ -64,13 +65,3 @@ def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: 
         )
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
-
-
-def json_number(value: float) -> float | None:
-    """A float that JSON can hold: NaN and infinities become None."""
-    return float(value) if np.isfinite(value) else None
-
-
-def json_interval(interval: Interval) -> list[float | None]:
-    """An interval as `[lower, upper]` with None for what is not resolved."""
-    return [json_number(end) for end in interval]

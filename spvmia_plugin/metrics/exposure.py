@@ -100,13 +100,16 @@ class Exposures(Sequence[MemberExposure]):
         """One member, made from the columns."""
         if isinstance(place, slice):
             return self.chosen(np.arange(len(self))[place])
-        attacks = {}
+        attacks: dict[str, AttackExposure] = {}
+        shares: dict[str, float] = {}
         for number, name in enumerate(self.names):
             if self.rank[number, place]:
-                count = int(self.at_least[number, place])
-                share = None if count < 0 else count / self.others[number]
-                attacks[name] = AttackExposure(float(self.score[number, place]), int(self.rank[number, place]), share)
-        return _member(self.ids[place], attacks)
+                if (count := int(self.at_least[number, place])) >= 0:
+                    shares[name] = count / self.others[number]
+                score, rank = float(self.score[number, place]), int(self.rank[number, place])
+                attacks[name] = AttackExposure(score, rank, shares.get(name))
+        best = min(shares, key=lambda name: shares[name], default=None)
+        return MemberExposure(self.ids[place], attacks, None if best is None else shares[best], best)
 
     def lowest_shares(self) -> Floats:
         """(m,) smallest `nonmember_share` over the attacks, infinity where there is none."""
@@ -168,9 +171,3 @@ def exposure(ids: Sequence[str], is_member: ArrayLike, scores_by_attack: Mapping
         [ids[row] for row in rows.tolist()], rows, list(scores_by_attack), scored, others, score, rank, at_least
     )
     return found.chosen(np.argsort(found.lowest_shares(), kind="stable"))
-
-
-def _member(record_id: str, attacks: Mapping[str, AttackExposure]) -> MemberExposure:
-    shares = {name: found.nonmember_share for name, found in attacks.items() if found.nonmember_share is not None}
-    best = min(shares, key=lambda name: shares[name], default=None)
-    return MemberExposure(record_id, attacks, shares[best] if best is not None else None, best)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.special import bdtr, gammaln, log_expit
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.arrays import Bools, Floats, check_labels, json_number
+from spvmia_plugin.metrics.arrays import Bools, Floats, check_labels
+from spvmia_plugin.util.schema import MaybeNumber
 
 _FAIR_COIN_P = 1e-6
 """Counts of included canaries that fair coins give more rarely than this are refused."""
@@ -36,7 +37,7 @@ class CanaryAudit:
         reason: why epsilon_lb is NaN, or None.
     """
 
-    epsilon_lb: float
+    epsilon_lb: MaybeNumber
     n_canaries: int
     n_included: int
     guesses_in: int
@@ -45,20 +46,6 @@ class CanaryAudit:
     delta: float
     confidence: float
     reason: str | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """JSON-ready, None for NaN."""
-        return {
-            "epsilon_lb": json_number(self.epsilon_lb),
-            "n_canaries": self.n_canaries,
-            "n_included": self.n_included,
-            "guesses_in": self.guesses_in,
-            "guesses_out": self.guesses_out,
-            "n_correct": self.n_correct,
-            "delta": self.delta,
-            "confidence": self.confidence,
-            "reason": self.reason,
-        }
 
 
 def default_guesses(n_canaries: int) -> tuple[int, int]:

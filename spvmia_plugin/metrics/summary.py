@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,14 +17,12 @@ from spvmia_plugin.metrics.arrays import (
     Interval,
     check_scores,
     cluster_codes,
-    json_interval,
-    json_number,
 )
 from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, tpr_interval, tpr_stderrs
+from spvmia_plugin.metrics.names import ASR, AUROC, FPRS, PRIVACY, TPR_01PCT, TPR_1PCT, Metric
 from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score, tpr_at_fpr
+from spvmia_plugin.util.schema import MaybeNumber
 
-FPRS = (0.01, 0.001)
-"""The false-positive rates that are reported."""
 FEW_DOCUMENTS = 20
 """Below so many documents in a class the intervals have not been checked by simulation."""
 
@@ -42,28 +40,17 @@ class TprSummary:
         reason: why the numbers are NaN, or None.
     """
 
-    value: float
-    stderr: float
+    value: MaybeNumber
+    stderr: MaybeNumber
     interval: Interval
-    realised_fpr: float
-    threshold: float
+    realised_fpr: MaybeNumber
+    threshold: MaybeNumber
     reason: str | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """JSON-ready, None for NaN and for an infinite threshold."""
-        return {
-            "value": json_number(self.value),
-            "stderr": json_number(self.stderr),
-            "interval": json_interval(self.interval),
-            "realised_fpr": json_number(self.realised_fpr),
-            "threshold": json_number(self.threshold),
-            "reason": self.reason,
-        }
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The numbers of one attack on one data set.
+    """The numbers of one attack on one data set, and their layout in `mia_audit`.
 
     Attributes:
         auroc: P(member's score > non-member's) + P(equal) / 2.
@@ -81,13 +68,13 @@ class Summary:
         warnings: plain sentences about what limits these numbers.
     """
 
-    auroc: float
-    auroc_stderr: float
+    auroc: MaybeNumber
+    auroc_stderr: MaybeNumber
     auroc_interval: Interval
     tpr_at_1pct_fpr: TprSummary
-    tpr_at_0_1pct_fpr: TprSummary
-    asr: float
-    privacy_score: float
+    tpr_at_0_1pct_fpr: TprSummary = field(metadata={"key": TPR_01PCT.key})
+    asr: MaybeNumber
+    privacy_score: MaybeNumber
     n_members: int
     n_nonmembers: int
     n_clusters: int
@@ -95,22 +82,20 @@ class Summary:
     reason: str | None
     warnings: tuple[str, ...]
 
-    def to_json(self) -> dict[str, object]:
-        """JSON-ready, None for NaN; the 0.1 % entry is keyed `tpr_at_0.1pct_fpr` as the metric is."""
+    @property
+    def tprs(self) -> dict[Metric, TprSummary]:
+        """The TPRs by metric."""
+        return {TPR_1PCT: self.tpr_at_1pct_fpr, TPR_01PCT: self.tpr_at_0_1pct_fpr}
+
+    def values(self) -> dict[str, float]:
+        """The numbers by the harness's names, and their standard errors."""
         return {
-            "auroc": json_number(self.auroc),
-            "auroc_stderr": json_number(self.auroc_stderr),
-            "auroc_interval": json_interval(self.auroc_interval),
-            "tpr_at_1pct_fpr": self.tpr_at_1pct_fpr.to_json(),
-            "tpr_at_0.1pct_fpr": self.tpr_at_0_1pct_fpr.to_json(),
-            "asr": json_number(self.asr),
-            "privacy_score": json_number(self.privacy_score),
-            "n_members": self.n_members,
-            "n_nonmembers": self.n_nonmembers,
-            "n_clusters": self.n_clusters,
-            "confidence": self.confidence,
-            "reason": self.reason,
-            "warnings": list(self.warnings),
+            AUROC.key: self.auroc,
+            AUROC.stderr_key: self.auroc_stderr,
+            **{metric.key: tpr.value for metric, tpr in self.tprs.items()},
+            **{metric.stderr_key: tpr.stderr for metric, tpr in self.tprs.items()},
+            ASR.key: self.asr,
+            PRIVACY.key: self.privacy_score,
         }
 
 

@@ -16,6 +16,7 @@ from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.util.schema import as_json
 from spvmia_plugin.util.strict_json import finite
 
 FORMAT = 1
@@ -78,7 +79,7 @@ def report_facts(
 
 def audit_facts(audit: Audit) -> dict[str, Any]:
     """All that the report tells about one audit."""
-    record, verdict, classes = audit.record, judge(audit), attack_classes()
+    told, verdict, classes = audit.told, judge(audit), attack_classes()
     blind = blind_task(audit)
     return {
         "dataset": audit.dataset,
@@ -92,13 +93,13 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
             "membership": verdict.membership,
             "cannot_show": CANNOT_SHOW,
         },
-        "strongest": audit.strongest.to_json() if audit.strongest else None,
+        "strongest": as_json(audit.strongest) if audit.strongest else None,
         "attacks": [_attack(task, classes) for task in ranked(audit)],
-        "blind_baseline": {**record["blind"], "task": blind.task if blind else None},
-        "epsilon_lb": record["epsilon_lb"],
+        "blind_baseline": {**told["blind"], "task": blind.task if blind else None},
+        "epsilon_lb": told["epsilon_lb"],
         "exposure": [],  # of its own, member by member
-        "data": {key: value for key, value in record["data"].items() if key != "clusters"},
-        **{key: record.get(key) for key in _SHARED},
+        "data": {key: value for key, value in told["data"].items() if key != "clusters"},
+        **{key: told[key] for key in _SHARED},
     }
 
 
@@ -122,10 +123,10 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]]) -> dict[str, 
     return {
         "task": task.task,
         "title": title(task.attack),
-        "attack": task.record["attack"],
+        "attack": task.told["attack"],
         "results": dict(task.metrics),
-        "metrics": task.record["metrics"],
-        "unscored": task.record["unscored"],
+        "metrics": task.told["metrics"],
+        "unscored": task.told["unscored"],
         "rests_on": rests_on,
         "seconds_of_what_it_rests_on": stage_seconds(task, rests_on),
     }

@@ -13,10 +13,11 @@ import numpy as np
 
 from spvmia_plugin.metrics.arrays import Floats, Interval, cluster_codes
 from spvmia_plugin.metrics.intervals import tpr_interval
+from spvmia_plugin.metrics.names import AUROC, FPRS
 from spvmia_plugin.metrics.roc import roc_curve, unresolved
-from spvmia_plugin.metrics.summary import FPRS
 from spvmia_plugin.report.numbers import attack_classes, blind_task, ranked, stage_seconds, stages, title
 from spvmia_plugin.results import Audit, TaskResult
+from spvmia_plugin.results.estimate import of_attack
 from spvmia_plugin.web import drawing
 from spvmia_plugin.web.drawing import PALETTE, TOP
 from spvmia_plugin.web.text import STYLES
@@ -90,8 +91,8 @@ def pictures(audit: Audit) -> Pictures:
 
 def _auroc(task: TaskResult) -> tuple[float, float, float]:
     """AUROC and both ends of its interval, NaN where not resolved."""
-    low, high = (np.nan if end is None else float(end) for end in task.record["metrics"]["auroc_interval"])
-    return task.metrics.get("auroc", np.nan), low, high
+    found = of_attack(task, AUROC.key)
+    return found.value, found.low, found.high
 
 
 def _ranking(audit: Audit, tasks: Sequence[TaskResult]) -> Picture:
@@ -325,7 +326,7 @@ def _scatters(audit: Audit, tasks: Sequence[TaskResult]) -> list[Picture]:
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             seen.setdefault(points.tobytes(), (points, []))[1].append(number)
-    return [_scatter(points, numbers, tasks, int(audit.record["seed"])) for points, numbers in seen.values()]
+    return [_scatter(points, numbers, tasks, audit.mia_audit.seed) for points, numbers in seen.values()]
 
 
 def _scatter(points: Floats, numbers: Sequence[int], tasks: Sequence[TaskResult], seed: int) -> Picture:

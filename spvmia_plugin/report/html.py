@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.metrics.exposure import Exposures
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, PRIVACY, TPR_01PCT, TPR_1PCT
 from spvmia_plugin.report.facts import command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.numbers import (
@@ -28,7 +29,7 @@ from spvmia_plugin.report.numbers import (
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, casts_doubt, judge, ranges, strongest_numbers
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
-from spvmia_plugin.results.findings import failed
+from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.web import drawing
@@ -106,23 +107,20 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, A
             for picture in found
         ]
 
-    record, members, figures, epsilon = audit.record, exposed(audit), pictures(audit), _epsilon(audit)
+    told, members, figures, epsilon = audit.told, exposed(audit), pictures(audit), _epsilon(audit)
     table = _exposure_table(audit, members)
     provenance = {
-        "data": {key: value for key, value in record["data"].items() if key != "clusters"},
-        "models": record.get("models", {}),
-        "stages": record.get("stages", {}),
-        "seed": record.get("seed"),
-        "versions": record.get("versions", {}),
+        "data": {key: value for key, value in told["data"].items() if key != "clusters"},
+        **{key: told[key] for key in ("models", "stages", "seed", "versions")},
     }
-    notes = [found["message"] for found in record["preconditions"] if found["severity"] != "warning"]
+    notes = [found.message for found in audit.mia_audit.preconditions if found.severity != "warning"]
     # Those that the verdict depends on before those that touch other numbers.
     warnings = sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
     return {
         "number": number,
         "dataset": shown(audit.dataset) + (", canaries" if epsilon else ""),
-        "source": shown(str(record["data"].get("source") or audit.dataset)),
-        "warnings": [shown(found["message"]) for found in warnings],
+        "source": shown(audit.mia_audit.data.source or audit.dataset),
+        "warnings": [shown(found.message) for found in warnings],
         "verdict": judge(audit),
         "epsilon": epsilon,
         "ranges": ranges(audit),
@@ -137,8 +135,8 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, A
         "tokens": tokens,
         "stages": _stages(audit.tasks[0]),
         "blind": _blind(audit),
-        "notes": [shown(str(note)) for note in (*notes, *record.get("notes", ()))],
-        "settings": _flat(without_secrets(record["settings"])),
+        "notes": [shown(note) for note in (*notes, *audit.mia_audit.notes)],
+        "settings": _flat(without_secrets(told["settings"])),
         "provenance": _flat(without_secrets(provenance)),
     }
 
@@ -148,7 +146,7 @@ def _hundred(audit: Audit) -> dict[str, Any] | None:
     best = strongest_task(audit)
     if best is None:
         return None
-    numbers = with_interval(best, "tpr_at_1pct_fpr", "per_hundred")
+    numbers = with_interval(best, TPR_1PCT.key, "per_hundred")
     tpr, low, high = (number.value for number in numbers)
     if tpr is None or low is None or high is None or math.isnan(tpr):
         return None
@@ -165,14 +163,12 @@ def _facts(audit: Audit) -> list[tuple[str, Text, Text]]:
     if best is not None:
         auroc, low, high = strongest_numbers(audit, "share")
         tiles.append(("AUROC of the strongest", (auroc,), (low, " to ", high)))
-        tpr, low, high = with_interval(best, "tpr_at_1pct_fpr", "share")
+        tpr, low, high = with_interval(best, TPR_1PCT.key, "share")
         tiles.append(("its TPR at 1 % FPR", (tpr,), (low, " to ", high)))
-        tiles.append(
-            ("its privacy score", (metric(best, "privacy_score", "share"),), ("1 = guessing, 0 = told apart",))
-        )
+        tiles.append(("its privacy score", (metric(best, PRIVACY.key, "share"),), ("1 = guessing, 0 = told apart",)))
     members, others = (audited(first, "n", key, style="count") for key in ("members", "nonmembers"))
     tiles.append(("audited", (members, " members"), (others, " others")))
-    tiles.append(("membership", (str(audit.record["membership"]),), ()))
+    tiles.append(("membership", (audit.mia_audit.membership,), ()))
     return tiles
 
 
@@ -186,10 +182,10 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
             "task": shown(task.task),
             "is_strongest": task is best,
             "is_blind": task is blind,
-            "auroc": with_interval(task, "auroc", "share"),
-            "tpr_1": with_interval(task, "tpr_at_1pct_fpr", "share"),
-            "tpr_01": with_interval(task, "tpr_at_0.1pct_fpr", "share"),
-            "asr": metric(task, "asr", "share"),
+            "auroc": with_interval(task, AUROC.key, "share"),
+            "tpr_1": with_interval(task, TPR_1PCT.key, "share"),
+            "tpr_01": with_interval(task, TPR_01PCT.key, "share"),
+            "asr": metric(task, ASR.key, "share"),
             "scored": audited(task, "n", "scored", style="count"),
             "seconds": Number(
                 stage_seconds(task, stages(task, classes)),
@@ -197,7 +193,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
                 f"computed/{task.task}/seconds_of_what_it_rests_on",
             ),
             "unscored": [
-                (audited(task, "unscored", reason, style="count"), shown(reason)) for reason in task.record["unscored"]
+                (audited(task, "unscored", reason, style="count"), shown(reason)) for reason in task.mia_audit.unscored
             ],
         }
         for task in (*ranked(audit), *([blind] if blind else []))
@@ -209,9 +205,9 @@ def _epsilon(audit: Audit) -> Text | None:
     if not audit.tasks[0].is_canary_audit:
         return None
     task = audit.tasks[0]
-    bound = metric(task, "epsilon_lb", "share")
+    bound = metric(task, EPSILON.key, "share")
     if bound.value is None or math.isnan(bound.value):
-        return (f"No bound on epsilon: {shown(str(audit.record['epsilon_lb'].get('reason')))}.",)
+        return (f"No bound on epsilon: {shown(str(audit.mia_audit.epsilon_lb.get('reason')))}.",)
     confidence = audited(task, "epsilon_lb", "confidence", style="percent")
     canaries = audited(task, "epsilon_lb", "n_canaries", style="count")
     return (
@@ -223,14 +219,13 @@ def _epsilon(audit: Audit) -> Text | None:
 
 def _blind(audit: Audit) -> Text:
     """What words alone tell: whether the data give membership away by themselves."""
-    found, first = audit.record["blind"], audit.tasks[0]
-    if found.get("auroc") is None:
-        return (f"Without any model: not tested, {shown(str(found.get('reason')))}.",)
+    found, first = audit.mia_audit.blind, audit.tasks[0]
+    if math.isnan(found.auroc):
+        return (f"Without any model: not tested, {shown(str(found.reason))}.",)
     auroc, low, high = (audited(first, "blind", key, style="share") for key in ("auroc", "low", "high"))
-    gives_away = isinstance(low.value, float) and low.value > 0.5
     meaning = (
         "The data give membership away by themselves, so the attacks may have learned that."
-        if gives_away
+        if found.low > BLIND.guess
         else "The words of the records alone do not give membership away, as far as this test sees."
     )
     return ("A classifier that sees no model reaches an AUROC of ", auroc, " (", low, " to ", high, f"). {meaning}")
@@ -246,7 +241,7 @@ def _stages(task: TaskResult) -> list[tuple[str, Sequence[Number]]]:
     )
     return [
         (shown(stage), [audited(task, "cost", stage, key, style=style) for key, style in kinds])
-        for stage in task.record.get("cost", {})
+        for stage in task.mia_audit.cost
     ]
 
 

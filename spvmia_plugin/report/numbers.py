@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.metrics.names import AUROC
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.signals import View
 from spvmia_plugin.util.console import shown
@@ -53,7 +54,7 @@ def metric(task: TaskResult, name: str, style: str) -> Number:
 
 def audited(task: TaskResult, *path: str | int, style: str) -> Number:
     """A number of the task's `mia_audit`; not resolved where the path ends before it."""
-    value: object = task.record
+    value: object = task.told
     for step in path:
         if isinstance(value, Mapping):
             value = value.get(step)
@@ -67,7 +68,7 @@ def audited(task: TaskResult, *path: str | int, style: str) -> Number:
 
 def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Number, Number]:
     """A metric with both ends of its interval."""
-    path = ("auroc_interval",) if name == "auroc" else (name, "interval")
+    path = ("auroc_interval",) if name == AUROC.key else (name, "interval")
     low, high = (audited(task, "metrics", *path, end, style=style) for end in (0, 1))
     return metric(task, name, style), low, high
 
@@ -82,7 +83,7 @@ def ranked(audit: Audit) -> list[TaskResult]:
     """The attacks on the model by AUROC, the strongest first; those without an AUROC last."""
 
     def auroc(task: TaskResult) -> float:
-        value = task.metrics.get("auroc", math.nan)
+        value = task.metrics.get(AUROC.key, math.nan)
         return value if math.isfinite(value) else -1.0
 
     return sorted(audit.model_attacks, key=lambda task: -auroc(task))
@@ -117,9 +118,9 @@ def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] |
     wanted |= {stage for role in roles for stage in CALIBRATING.get(role, ())}
     if any(need.view is View.NEIGHBOURS for need in needs):
         wanted.add("paraphrases")
-    return [stage for stage in task.record.get("cost", {}) if stage in wanted]
+    return [stage for stage in task.mia_audit.cost if stage in wanted]
 
 
 def stage_seconds(task: TaskResult, names: Sequence[str] | None) -> float | None:
     """Seconds of the stages an attack rests on: an upper limit, for attacks share them; None if not known."""
-    return None if names is None else math.fsum(task.record["cost"][name]["seconds"] for name in names)
+    return None if names is None else math.fsum(task.mia_audit.cost[name]["seconds"] for name in names)

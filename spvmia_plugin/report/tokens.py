@@ -138,8 +138,8 @@ class _Lookup:
         from spvmia_plugin.harness.tokenizer import load_tokenizer
 
         self._audit = audit
-        self._models: Mapping[str, Any] = audit.record.get("models") or {}
-        settings = audit.record["settings"]
+        self._models: Mapping[str, Any] = audit.mia_audit.models
+        settings = audit.mia_audit.settings
         max_length = _of_type(settings, "mia_max_length", int) or run.max_length or 0
         self._max_length = int(max_length)
         self._store = _existing_store(_of_type(settings, "mia_cache_dir", str))
@@ -186,7 +186,7 @@ class _Lookup:
 
     def _as_scored(self, text: str) -> ScoreInput:
         """The record's tokens between those that the audit says it had them read in."""
-        frame: Mapping[str, Sequence[int]] = (self._audit.record.get("stages") or {}).get("frame") or {}
+        frame: Mapping[str, Sequence[int]] = self._audit.mia_audit.stages.get("frame") or {}
         context, before, after = (_ids(frame.get(name, ())) for name in ("context", "before", "after"))
         return ScoreInput((*before, *Reading(self._tokenizer).body(text), *after), context)
 
@@ -207,7 +207,7 @@ class _Lookup:
             data = load_audit_data(
                 config, first.dataset, registry=registry, tokenizer=lambda: self._tokenizer, target_dirs=places
             )
-        if data.fingerprint != first.record["data"]["fingerprint"]:
+        if data.fingerprint != first.mia_audit.data.fingerprint:
             raise SpvmiaError("the audit's data have changed since, so the records are not the audited ones")
         return {record.id: record.text for record in data.records}
 

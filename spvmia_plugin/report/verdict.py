@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from spvmia_plugin.checks import Finding
+from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, metric, strongest_task, title, with_interval
 from spvmia_plugin.results import Audit, TaskResult
-from spvmia_plugin.results.findings import failed, touches
+from spvmia_plugin.results.model import failed, touches
 from spvmia_plugin.util.console import shown
 
 Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 
-GUESSING = 0.01
-"""TPR of guessing at 1 % FPR."""
 MARKED, CLEAR = 0.8, 0.6
 """Lower ends of the interval from which the headline says "often", and from which it says "clearly"."""
 
@@ -62,23 +62,23 @@ def judge(audit: Audit) -> Verdict:
     sentences = [_of_pairs(audit, level)]
     best = strongest_task(audit)
     if level != "unresolved" and best is not None:
-        sentences.append(_picked_out(best, audit.record["membership"]))
+        sentences.append(_picked_out(best))
         most = max(audit.model_attacks, key=_tpr)
         if _tpr(most) > _tpr(best) >= 0:
-            tpr, low, high = with_interval(most, "tpr_at_1pct_fpr", "per_hundred")
+            tpr, low, high = with_interval(most, TPR_1PCT.key, "per_hundred")
             sentences.append(
                 (
                     f"Another attack, {title(most.attack)}, picks out most at that rate: about ",
                     *(tpr, " (", low, " to ", high, "). It was chosen for that, so its number is too high on average."),
                 )
             )
-    known = MEMBERSHIP.get(str(audit.record["membership"]), "How membership is known was not recorded.")
+    known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")
     return Verdict(level, _headline(audit, level, doubts > 0), tuple(sentences), doubts, known)
 
 
-def casts_doubt(finding: Mapping[str, Any], audit: Audit) -> bool:
+def casts_doubt(finding: Finding, audit: Audit) -> bool:
     """Whether a failed precondition touches the AUROC of the strongest attack, which the verdict rests on."""
-    return touches(finding, audit.strongest.name if audit.strongest else None, "auroc")
+    return touches(finding, audit.strongest.name if audit.strongest else None, AUROC.key)
 
 
 def _level(audit: Audit) -> Level:
@@ -86,7 +86,7 @@ def _level(audit: Audit) -> Level:
     if found is None or found.name is None or math.isnan(found.interval[0]):
         return "unresolved"
     low, high = found.interval
-    return "evidence" if low > 0.5 else "reversed" if high < 0.5 else "none_found"
+    return "evidence" if low > AUROC.guess else "reversed" if high < AUROC.guess else "none_found"
 
 
 def _headline(audit: Audit, level: Level, provisional: bool) -> str:
@@ -136,38 +136,36 @@ def ranges(audit: Audit) -> str:
 def strongest_numbers(audit: Audit, style: str) -> tuple[Number, Number, Number]:
     """AUROC of the strongest attack and both ends of its simultaneous interval."""
     found = audit.strongest
-    recorded = bool(audit.record.get("strongest"))
-    if found is None or recorded:
+    if found is None or audit.mia_audit.strongest:
         first = audit.tasks[0]
         low, high = (audited(first, "strongest", "interval", end, style=style) for end in (0, 1))
         return audited(first, "strongest", "auroc", style=style), low, high
     task = strongest_task(audit)
-    auroc = metric(task, "auroc", style) if task else Number(found.auroc, style, "computed/strongest/auroc")
+    auroc = metric(task, AUROC.key, style) if task else Number(found.auroc, style, "computed/strongest/auroc")
     low, high = (Number(found.interval[end], style, f"computed/strongest/interval/{end}") for end in (0, 1))
     return auroc, low, high
 
 
-def _picked_out(task: TaskResult, membership: object) -> Text:
+def _picked_out(task: TaskResult) -> Text:
     """The TPR at 1 % FPR in words."""
-    tpr, low, high = with_interval(task, "tpr_at_1pct_fpr", "per_hundred")
+    tpr, low, high = with_interval(task, TPR_1PCT.key, "per_hundred")
     if tpr.value is None or math.isnan(tpr.value):
-        details = task.record["metrics"].get("tpr_at_1pct_fpr") or {}
-        reason = details.get("reason") or "no reason was recorded"
-        return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {shown(str(reason))}.",)
+        reason = task.mia_audit.metrics.tpr_at_1pct_fpr.reason or "no reason was recorded"
+        return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {shown(reason)}.",)
     others = audited(task, "metrics", "n_nonmembers", style="count")
     # The range reaches down to 0 whatever the estimate: the threshold rests on too few non-members.
     too_few = low.value == 0 and others.value is not None and others.value < ENOUGH_NONMEMBERS
     reach = f" others were audited; from {ENOUGH_NONMEMBERS} on it need not."
-    supposed = "supposed training records" if membership == "assumed" else "training records"
+    supposed = "supposed training records" if task.mia_audit.membership == "assumed" else "training records"
     return (
         f"Of 100 {supposed}, it can pick out about ",
         *(tpr, " (", low, " to ", high, ") while wrongly accusing 1 in 100 others. Guessing picks out 1"),
-        *((", which lies within that range",) if (low.value or 0.0) <= GUESSING <= (high.value or 0.0) else ()),
+        *((", which lies within that range",) if (low.value or 0.0) <= TPR_1PCT.guess <= (high.value or 0.0) else ()),
         ".",
         *((" The range reaches 0 because only ", others, reach) if too_few else ()),
     )
 
 
 def _tpr(task: TaskResult) -> float:
-    value = task.metrics.get("tpr_at_1pct_fpr", math.nan)
+    value = task.metrics.get(TPR_1PCT.key, math.nan)
     return -1.0 if math.isnan(value) else value

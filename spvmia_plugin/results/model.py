@@ -1,10 +1,13 @@
-"""What one run of the harness found: audits, made of attacks, and capability scores."""
+"""What one run of the harness found: audits, made of attacks, and capability scores.
+
+Failed preconditions are told here as reports, leaderboards and exports read them: each says something of some numbers.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.metrics.strongest import Strongest, strongest
+from spvmia_plugin.audit.mia_audit import MiaAudit
+from spvmia_plugin.checks import Finding
+from spvmia_plugin.metrics.names import TPRS
+from spvmia_plugin.metrics.several import Strongest, strongest
 from spvmia_plugin.results.samples import Records
 
 BLIND_ATTACK = "bag_of_words"
 """The attack that sees no model: a baseline to compare with, never the strongest attack."""
+
+_ONE_METRIC = {metric.too_few: metric.key for metric in TPRS}
+"""Findings that leave one metric NaN and all others as they are."""
+_ONE_ATTACK: Mapping[str, str] = {"candidate_overlaps_audited": "lira_candidate"}
+"""Findings that touch one attack only."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,8 @@ class TaskResult:
         dataset: "wikitext", "ag_news", "xsum", "custom" or a plugin's.
         metrics: the harness's row by metric name ("auroc", "auroc_stderr", "tpr_at_1pct_fpr", ...), NaN where the
             file has NaN or "N/A".
-        record: `mia_audit` of the results file.
+        mia_audit: all else that the results file has of it, typed.
+        told: the same as it stands in the file, for reports that tell all of it.
         records: all audited records in the file's order; None if the run kept no samples.
         options: the `mia_*` options that the user gave, without the defaults.
     """
@@ -36,14 +48,15 @@ class TaskResult:
     task: str
     dataset: str
     metrics: Mapping[str, float]
-    record: Mapping[str, Any]
+    mia_audit: MiaAudit
+    told: Mapping[str, Any]
     records: Records | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def attack(self) -> str:
         """Name of the attack: "spv", "loss", ..."""
-        return str(self.record["attack"]["name"])
+        return self.mia_audit.attack.name
 
     @property
     def is_canary_audit(self) -> bool:
@@ -53,6 +66,11 @@ class TaskResult:
     def scores(self) -> NDArray[np.float64]:
         """(n,) scores in the order of `records`, NaN where unscored."""
         return np.zeros(0) if self.records is None else self.records.score
+
+    def apart(self) -> TaskResult:
+        """Without the strongest attack that the run recorded: among other attacks it has to be chosen anew."""
+        told = {**self.told, "strongest": {}}
+        return replace(self, mia_audit=replace(self.mia_audit, strongest=None), told=told)
 
 
 @dataclass(frozen=True)
@@ -71,9 +89,14 @@ class Audit:
         return self.tasks[0].dataset
 
     @property
-    def record(self) -> Mapping[str, Any]:
-        """`mia_audit` of the first attack: what all of them share (data, settings, models, preconditions, cost)."""
-        return self.tasks[0].record
+    def mia_audit(self) -> MiaAudit:
+        """Of the first attack: what all of them share (data, settings, models, preconditions, cost)."""
+        return self.tasks[0].mia_audit
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """The same as it stands in the file."""
+        return self.tasks[0].told
 
     @cached_property
     def records(self) -> Records | None:
@@ -118,27 +141,28 @@ class Audit:
 
         Runs of before it was recorded: computed from the samples; None without samples or attacks.
         """
-        if recorded := self.record.get("strongest"):
-            return _strongest_of(recorded)
+        if recorded := self.mia_audit.strongest:
+            return recorded
         scores = {task.attack: self.scores(task) for task in self.model_attacks}
         if not self.has_samples or not scores:
             return None
-        return strongest(scores, self.labels(), self.clusters(), seed=int(self.record["seed"]))
+        return strongest(scores, self.labels(), self.clusters(), seed=self.mia_audit.seed)
 
 
-def _strongest_of(recorded: Mapping[str, Any]) -> Strongest:
-    """Read `Strongest.to_json()`."""
-    low, high = (math.nan if end is None else float(end) for end in recorded["interval"])
-    auroc, critical = (math.nan if (value := recorded[key]) is None else float(value) for key in ("auroc", "critical"))
-    return Strongest(
-        name=recorded["name"],
-        auroc=auroc,
-        interval=(low, high),
-        critical=critical,
-        n_attacks=int(recorded["n_attacks"]),
-        confidence=float(recorded["confidence"]),
-        reason=recorded["reason"],
-    )
+def failed(of: Audit | TaskResult) -> list[Finding]:
+    """The findings of severity "warning": preconditions that did not hold."""
+    return [finding for finding in of.mia_audit.preconditions if finding.severity == "warning"]
+
+
+def touches(finding: Finding, attack: str | None, metric: str) -> bool:
+    """Whether a finding says something about a metric of an attack; those that this version does not know do.
+
+    Args:
+        finding: of `mia_audit`.
+        attack: its name; None where no attack has a number.
+        metric: the harness's name of the metric.
+    """
+    return _ONE_METRIC.get(finding.code, metric) == metric and _ONE_ATTACK.get(finding.code, attack) == attack
 
 
 @dataclass(frozen=True, slots=True)

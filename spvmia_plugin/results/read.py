@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.audit.mia_audit import FORMAT, MiaAudit, read_mia_audit
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.results.check import check_record, check_results
 from spvmia_plugin.results.files import load_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import read_samples
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
+from spvmia_plugin.util.schema import Misfit
 from spvmia_plugin.util.strict_json import is_number
 
 _RESULTS, _SAMPLES = "results_", "samples_"
@@ -26,6 +27,13 @@ _STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)$")
 """What lm_eval ends the names of results and samples files with: local time."""
 _NO_METRICS = "bypass"
 """The metric that `lm_eval --predict_only` puts in place of all others."""
+_END_OF_TIME = 253_402_300_000
+"""The year 9999, the last that a calendar has."""
+_MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtasks": False} | {
+    "higher_is_better": True,
+    "n-samples": True,
+}
+"""Parts of a results file besides its rows, and whether each holds mappings."""
 
 
 def read_runs(place: Path, option: str = "RESULTS") -> list[HarnessRun]:
@@ -150,8 +158,30 @@ def _load(path: Path) -> dict[str, Any]:
     ):
         kind = SpvmiaError if ours or _STAMP.search(path.stem) is None else _NoResults
         raise kind(f"RESULTS: expected a results file of lm_eval, got {path} without 'results' and 'configs'")
-    check_results(raw, path)
+    if problem := _problem(raw):
+        raise SpvmiaError(f"RESULTS: {path}: {problem}; run lm_eval again, or leave the file out")
     return raw
+
+
+def _problem(raw: Mapping[str, Any]) -> str | None:
+    """The first part of a results file that is not what lm_eval writes, or None. Files come from other people too."""
+    for part, nested in _MAPPINGS.items():
+        value = raw.get(part)
+        if value is not None and not (
+            isinstance(value, Mapping) and all(not nested or isinstance(inner, Mapping) for inner in value.values())
+        ):
+            return f"expected {'mappings by task' if nested else 'a mapping'} as {part!r}"
+    if not all(isinstance(row, Mapping) for row in raw["results"].values()):
+        return "expected a mapping for each task in 'results'"
+    date = raw.get("date")
+    if date is not None and not (is_number(date) and 0 <= date < _END_OF_TIME):
+        return "expected a finite number as 'date', the seconds since 1970"
+    left = dict(raw.get("group_subtasks") or {})
+    if not all(isinstance(m, list) and all(isinstance(name, str) for name in m) for m in left.values()):
+        return "expected lists of names in 'group_subtasks'"
+    while done := [name for name, members in left.items() if not any(member in left for member in members)]:
+        left = {name: members for name, members in left.items() if name not in done}
+    return f"expected groups that do not hold themselves, got {sorted(left)[0]!r}" if left else None
 
 
 def _saved(path: Path) -> float:
@@ -221,27 +251,51 @@ def _task(
     *,
     with_samples: bool,
 ) -> TaskResult:
-    record = metadata["mia_audit"]
-    check_record(record, path, name)
-    clusters = record["data"].get("clusters") or {}
-    for task in before:  # 200,000 documents by record, once for all attacks
-        if (other := task.record["data"].get("clusters")) == clusters:
-            clusters = other
+    told, audit = _told(path, name, metadata["mia_audit"], before)
     records = None
     samples = _samples_file(path, name) if with_samples else None
     if samples is not None:
+        clusters = audit.data.clusters or {}
         records = read_samples(samples, clusters, [task.records for task in before if task.records is not None])
-    told = without_secrets({**record, "data": {**record["data"], "clusters": None}})
-    told["data"]["clusters"] = clusters
     given = {key: value for key, value in metadata.items() if key.startswith("mia_") and key != "mia_audit"}
     return TaskResult(
         task=without_secrets_in(name),
         dataset=without_secrets_in(str(metadata.get("spvmia_dataset", "custom"))),
         metrics={key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS},
-        record=told,
+        mia_audit=audit,
+        told=told,
         records=records,
         options=without_secrets(given),
     )
+
+
+def _told(
+    path: Path, task: str, given: Mapping[str, Any], before: Sequence[TaskResult]
+) -> tuple[Mapping[str, Any], MiaAudit]:
+    """`mia_audit` without credentials, as it stands there and read as what it should be.
+
+    Raises:
+        SpvmiaError: another layout, or a value that is not what it should be; names the file, the task and the key.
+    """
+    if given.get("format") != FORMAT:
+        raise SpvmiaError(
+            f"RESULTS: {path}: {task}: expected mia_audit of format {FORMAT}, got {given.get('format')!r}; use the "
+            "version of spvmia-plugin that wrote it"
+        )
+    data = given.get("data")
+    if isinstance(data, Mapping) and (clusters := data.get("clusters")):
+        # 200,000 documents by record: no credentials, and once for all attacks.
+        clusters = next((there for other in before if (there := other.mia_audit.data.clusters) == clusters), clusters)
+        told = without_secrets({**given, "data": {**data, "clusters": None}})
+        told["data"]["clusters"] = clusters
+    else:
+        told = without_secrets(given)
+    try:
+        return told, read_mia_audit(told)
+    except Misfit as problem:
+        raise SpvmiaError(
+            f"RESULTS: {path}: {task}: mia_audit: {problem}; run lm_eval again, or leave the file out"
+        ) from None
 
 
 def _samples_file(path: Path, task: str) -> Path | None:
@@ -259,9 +313,9 @@ def _grouped(tasks: list[TaskResult]) -> list[Audit]:
     """Tasks that audited the same records with the same settings, in the order of the file."""
     groups: dict[tuple[str, ...], list[TaskResult]] = {}
     for task in tasks:
-        record = task.record
-        shared = json.dumps([record["settings"], record["n"]["records"]], sort_keys=True)
-        key = (task.dataset, str(task.is_canary_audit), str(record["data"]["fingerprint"]), shared)
+        audit = task.mia_audit
+        shared = json.dumps([audit.settings, audit.n.records], sort_keys=True)
+        key = (task.dataset, str(task.is_canary_audit), audit.data.fingerprint, shared)
         groups.setdefault(key, []).append(task)
     return [Audit(tuple(group)) for group in groups.values()]
 

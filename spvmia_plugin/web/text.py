@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
+from spvmia_plugin.metrics.names import DECIMALS
 from spvmia_plugin.util.console import shown
 
 MISSING = "–"
@@ -20,7 +21,7 @@ def _per_hundred(value: float) -> str:
 
 
 STYLES: Mapping[str, Callable[[float], str]] = {
-    "share": lambda value: f"{value:.3f}",
+    "share": lambda value: f"{value:.{DECIMALS}f}",
     "per_hundred": _per_hundred,
     "percent": lambda value: f"{100 * value:.3g} %",
     "count": lambda value: f"{value:,.0f}",

@@ -124,7 +124,7 @@ def test_a_model_index_holds_the_interval(tmp_path: Path) -> None:
     card = ModelCard.load(exported(tmp_path, results, "model-index"))
     audit = read_latest(results).audits[0]
     (auroc,) = (result for result in card.data.eval_results if result.metric_type == "roc_auc")
-    assert auroc.metric_args["interval"] == audit.record["metrics"]["auroc_interval"]
+    assert auroc.metric_args["interval"] == audit.told["metrics"]["auroc_interval"]
     assert auroc.metric_args["lower_is_better"] is True
 
 

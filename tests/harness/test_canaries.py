@@ -11,6 +11,7 @@ from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.one_run import canary_audit, default_guesses
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.util.schema import as_json
 from tests.tiny import save_tiny, tiny_texts
 
 from .conftest import write_jsonl
@@ -61,7 +62,7 @@ def test_a_target_that_memorised_its_records_has_a_positive_bound(audit, target)
     assert found["n_included"] == sum(coins.values())
     scores = [json.loads(sample["resps"][0][0])["score"] for sample in samples]
     again = canary_audit(scores, [sample["doc"]["is_member"] for sample in samples])
-    assert again.to_json() == found
+    assert as_json(again) == found
 
 
 def test_a_model_that_never_saw_the_canaries_has_none(audit, target, base):

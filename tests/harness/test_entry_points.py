@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.harness.metrics import AGGREGATIONS, HIGHER_IS_BETTER, record_pair, register_metrics
+from spvmia_plugin.harness.metrics import AGGREGATIONS, record_pair, register_metrics
+from spvmia_plugin.metrics.names import METRICS
 
 PROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -46,12 +47,12 @@ def test_registered_with_the_lm_eval_of_today(name: str) -> None:
     if hasattr(registry, "get_metric"):  # 0.4.13 keeps three tables
         assert registry.get_metric(name) is record_pair
         assert registry.get_metric_aggregation(name) is AGGREGATIONS[name]
-        assert registry.is_higher_better(name) is HIGHER_IS_BETTER[name]
+        assert registry.is_higher_better(name) is METRICS[name].higher_is_better
     else:
         metric = registry.metric_registry.get(name)
         assert metric.fn is record_pair
         assert metric.aggregation is AGGREGATIONS[name]
-        assert metric.higher_is_better is HIGHER_IS_BETTER[name]
+        assert metric.higher_is_better is METRICS[name].higher_is_better
 
 
 def test_what_they_compute() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.strongest import strongest
+from spvmia_plugin.metrics.several import strongest
+from spvmia_plugin.util.schema import as_json
 from tests.tiny import save_tiny, tiny_texts
 
 from .conftest import read_jsonl, write_jsonl
@@ -36,7 +37,7 @@ def test_every_task_names_the_strongest_attack_of_the_run(evaluate, options, cac
     ids = sorted(scored(result, tasks[0]))
     attacks = [task for task in tasks if task != "bag_of_words_mia_custom"]
     scores = {task: [scored(result, task)[key] for key in ids] for task in attacks}
-    expected = strongest(scores, np.array([key.startswith("members") for key in ids])).to_json()
+    expected = as_json(strongest(scores, np.array([key.startswith("members") for key in ids])))
     assert found[0] == {**expected, "name": expected["name"].removesuffix("_mia_custom"), "task": expected["name"]}
     assert found[0]["n_attacks"] == 3
 

@@ -11,10 +11,10 @@ import pytest
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard import Board, Options, build_board
-from spvmia_plugin.leaderboard.comparable import recipe_words
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.view import table_view
 from spvmia_plugin.results import read_runs
+from spvmia_plugin.results.comparable import recipe_words
 from tests.leaderboard.models import ATTACKS, DUPLICATES, RECIPE, TOO_FEW, audit_of, audited, model, three_models
 from tests.results.builders import fake_records
 
@@ -44,7 +44,7 @@ def test_models_are_ranked_by_the_strongest_attack(tmp_path: Path) -> None:
 def test_the_interval_of_the_strongest_allows_for_the_choice(tmp_path: Path) -> None:
     model(tmp_path, "org/one", audited())
     row = board_of(tmp_path).tables[0].rows[0]
-    pointwise = row.audit.tasks[0].record["metrics"]["auroc_interval"]
+    pointwise = row.audit.tasks[0].told["metrics"]["auroc_interval"]
     assert row.number.low < pointwise[0]
     assert row.number.high > pointwise[1]
 
@@ -54,7 +54,7 @@ def test_one_attack_can_be_named(tmp_path: Path) -> None:
     row = board_of(tmp_path, attack="loss", metric="tpr_at_1pct_fpr").tables[0].rows[0]
     task = next(task for task in row.audit.tasks if task.attack == "loss")
     assert (row.number.attack, row.number.value) == ("loss", task.metrics["tpr_at_1pct_fpr"])
-    assert [row.number.low, row.number.high] == task.record["metrics"]["tpr_at_1pct_fpr"]["interval"]
+    assert [row.number.low, row.number.high] == task.told["metrics"]["tpr_at_1pct_fpr"]["interval"]
 
 
 @pytest.mark.parametrize(

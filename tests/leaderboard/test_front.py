@@ -9,8 +9,8 @@ import random
 import pytest
 
 from spvmia_plugin.leaderboard.board import loss, rank_ranges, ranks
-from spvmia_plugin.leaderboard.estimate import Estimate
 from spvmia_plugin.leaderboard.front import HEIGHT, WIDTH, Figure, Point, draw, in_words, places
+from spvmia_plugin.results.estimate import Estimate
 
 
 def random_points(n: int, seed: int) -> list[Point]:

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.stats import norm
 
 from spvmia_plugin.metrics.arrays import cluster_codes
-from spvmia_plugin.metrics.gain import gains
 from spvmia_plugin.metrics.intervals import estimate_auroc, tpr_interval
 from spvmia_plugin.metrics.one_run import epsilon_lower_bound
+from spvmia_plugin.metrics.several import gains
 
 SIZES = (100, 400, 2000)
 AUROCS = (0.5, 0.7, 0.95)

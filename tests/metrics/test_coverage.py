@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.metrics.one_run import canary_audit
-from spvmia_plugin.metrics.strongest import strongest
+from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.metrics.summary import summarise
 from tests.metrics.simulation import (
     AUROCS,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.gain import gains
 from spvmia_plugin.metrics.roc import auroc, tpr_at_fpr
+from spvmia_plugin.metrics.several import gains
+from spvmia_plugin.util.schema import as_json
 from tests.metrics.simulation import gain_coverage
 
 LABELS = np.arange(400) < 200
@@ -75,7 +76,7 @@ def test_what_is_not_resolved_has_a_reason_and_no_number():
     few = np.r_[0:40, 200:240]
     of_auroc, of_tpr = gains(ours[few], theirs[few], LABELS[few])
     assert math.isfinite(of_auroc.value)
-    assert of_tpr.to_json() == {
+    assert as_json(of_tpr) == {
         "value": None,
         "interval": [None, None],
         "reason": "40 non-members cannot resolve an FPR of 1 %: at least 100 are needed",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.mean import TPR_NAMES, error_correlations, mean_stderr
 from spvmia_plugin.metrics.roc import tpr_at_fpr
+from spvmia_plugin.metrics.several import error_correlations, mean_stderr
 from spvmia_plugin.metrics.summary import summarise
 
 LABELS = np.arange(400) < 200
@@ -82,7 +82,7 @@ def test_what_does_not_vary_counts_as_agreeing():
     scores = {"perfect": LABELS.astype(float), "noise": np.random.default_rng(5).standard_normal(400)}
     found = error_correlations(scores, LABELS)
     assert found["auroc"]["perfect", "noise"] == 1
-    assert found[TPR_NAMES[0]]["perfect", "noise"] == 1
+    assert found["tpr_at_1pct_fpr"]["perfect", "noise"] == 1
 
 
 def test_attacks_without_scores_of_both_classes_are_left_out():
@@ -99,7 +99,7 @@ def test_attacks_without_scores_of_both_classes_are_left_out():
 def test_few_scored_records_leave_replicates_without_a_class():
     scores = {"rare": np.where(np.isin(np.arange(400), [0, 399]), 1.0 * LABELS, math.nan), "all": np.arange(400.0)}
     found = error_correlations(scores, LABELS)
-    assert all(-1 <= value <= 1 + 1e-9 for value in found[TPR_NAMES[0]].values())
+    assert all(-1 <= value <= 1 + 1e-9 for value in found["tpr_at_1pct_fpr"].values())
 
 
 def test_lengths_have_to_match():

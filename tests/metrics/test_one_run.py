@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.one_run import canary_audit, default_guesses, epsilon_lower_bound, p_value
+from spvmia_plugin.util.schema import as_json
 
 
 def naive_p_value(guesses, correct, total, epsilon, delta):
@@ -88,7 +89,7 @@ def test_leaky_scores_give_a_positive_bound_and_noise_none():
     leaky = canary_audit(rng.standard_normal(1000) + 2 * coins, coins)
     assert 2 < leaky.epsilon_lb < 6
     assert canary_audit(rng.standard_normal(1000), coins).epsilon_lb < 0.3
-    json.dumps(leaky.to_json(), allow_nan=False)
+    json.dumps(as_json(leaky), allow_nan=False)
 
 
 def test_equal_scores_do_not_leak_through_the_order_of_the_records():
@@ -111,7 +112,7 @@ def test_what_cannot_be_audited_is_nan_with_a_reason():
     nothing = canary_audit(np.full(100, math.nan), np.tile([True, False], 50))
     assert math.isnan(nothing.epsilon_lb)
     assert nothing.reason == "no canary has a score"
-    assert nothing.to_json()["epsilon_lb"] is None
+    assert as_json(nothing)["epsilon_lb"] is None
     unfair = canary_audit(np.zeros(100), np.arange(100) < 90)
     assert math.isnan(unfair.epsilon_lb)
     assert "fair coins" in unfair.reason

@@ -12,6 +12,7 @@ from spvmia_plugin.checks.preconditions import check_preconditions, check_tokeni
 from spvmia_plugin.data.tokenisation import probe_digest
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
+from spvmia_plugin.util.schema import as_json
 
 
 def make_texts(n, seed=0, words=40):
@@ -44,7 +45,7 @@ HELD_OUT = [Document(f"data.txt:{row + 1}", TEXTS[row]) for row in range(2000, 2
 
 def found(data):
     findings = {finding.code: finding for finding in check_preconditions(data)}
-    written = json.dumps([finding.to_json() for finding in findings.values()], allow_nan=False)
+    written = json.dumps([as_json(finding) for finding in findings.values()], allow_nan=False)
     assert not re.search(r"word\d", written)  # ids, never text
     return findings
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.strongest import strongest
+from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.metrics.summary import summarise
+from spvmia_plugin.util.schema import as_json
 
 LABELS = np.arange(400) < 200
 
@@ -56,7 +57,7 @@ def test_attacks_without_scores_of_both_classes_do_not_count():
     found = strongest({"nothing": nothing, "one_class": one_class}, LABELS)
     assert found.name is None
     assert found.n_attacks == 0
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["interval"] == [None, None]
+    assert json.loads(json.dumps(as_json(found), allow_nan=False))["interval"] == [None, None]
     assert strongest({"nothing": nothing, "a": attack(1.0, 0)}, LABELS).n_attacks == 1
 
 

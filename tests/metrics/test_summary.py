@@ -8,6 +8,7 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.summary import summarise
+from spvmia_plugin.util.schema import as_json
 from tests.metrics.simulation import binormal_audit
 
 
@@ -33,7 +34,7 @@ def test_numbers_of_a_full_audit():
 
 def test_json_names_the_metrics_and_has_no_nan():
     found = summarise(*audit(50, 150))
-    written = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    written = json.loads(json.dumps(as_json(found), allow_nan=False))
     assert written["auroc_interval"] == list(found.auroc_interval)
     assert written["tpr_at_0.1pct_fpr"]["value"] is None
     assert written["tpr_at_0.1pct_fpr"]["interval"] == [None, None]
@@ -56,7 +57,7 @@ def test_thirty_nonmembers_resolve_neither_rate():
 )
 def test_an_empty_class_leaves_everything_nan(labels, reason):
     found = summarise(np.arange(float(len(labels))), labels)
-    written = found.to_json()
+    written = as_json(found)
     assert reason in found.reason
     assert found.warnings == (found.reason,)
     assert [written[key] for key in ("auroc", "auroc_stderr", "asr", "privacy_score")] == [None] * 4

@@ -163,7 +163,7 @@ def test_the_band_at_one_percent_is_the_reported_interval(tmp_path):
     [audit] = read_latest(tmp_path).audits
     found = curve(audit, audit.tasks[0])
     place = int(np.flatnonzero(found.band_fpr == 0.01)[0])
-    assert [found.low[place], found.high[place]] == audit.record["metrics"]["tpr_at_1pct_fpr"]["interval"]
+    assert [found.low[place], found.high[place]] == audit.told["metrics"]["tpr_at_1pct_fpr"]["interval"]
     rate = float(found.band_fpr[-5])
     codes = np.unique(audit.clusters(), return_inverse=True)[1]
     expected = tpr_interval(audit.scores(audit.tasks[0]), audit.labels(), codes, rate, 0.95)

@@ -61,7 +61,7 @@ def fill_store(folder: Path, run, token_ids: tuple[int, ...]) -> dict[str, Token
             item = ScoreInput(token_ids)
             logprob = -draw.exponential(2, item.scored).astype(np.float32)
             made[role] = TokenSignals(logprob, np.zeros(item.scored, dtype=bool))
-            identity = run.audits[0].record["models"][role]
+            identity = run.audits[0].told["models"][role]
             store.signals.put({signals_key(store, identity, 8192, item): made[role]})
     return made
 

@@ -66,7 +66,7 @@ def test_how_many_can_be_picked_out(tmp_path):
     write_run(tmp_path, [fake_audit({"spv": 2.0}, findings=(), records=fake_records(500, 500))])
     [audit] = read_latest(tmp_path).audits
     [task] = audit.tasks
-    low, high = task.record["metrics"]["tpr_at_1pct_fpr"]["interval"]
+    low, high = task.told["metrics"]["tpr_at_1pct_fpr"]["interval"]
     tpr = task.metrics["tpr_at_1pct_fpr"]
     assert low > 0.1
     expected = f"Of 100 training records, it can pick out about {100 * tpr:.0f} ({100 * low:.0f} to {100 * high:.0f}) "

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from spvmia_plugin.audit.comparison import Comparison
-from spvmia_plugin.audit.outcome import Outcome, RecordResult
-from spvmia_plugin.audit.record import audit_record
+from spvmia_plugin.audit.mia_audit import mia_audit
+from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult
 from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.metrics.names import METRICS
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.plugins import load_registry
@@ -31,8 +31,7 @@ STRENGTHS: Mapping[str, float | None] = {"spv": 1.6, "loss": 0.3, "lira_base": 1
 CALIBRATED = ("spv", "lira_base", "lira_candidate", "ratio", "ez", "wbc", "spv_ez", "spv_wbc", "rmia")
 BLIND = BlindInterval(auroc=0.51, low=0.44, high=0.58, p_value=0.4, confidence=0.95, permutations=399)
 WARNING = Finding("near_duplicates", "warning", "3 non-members repeat members: the AUROC is too low", {"count": 3})
-LOWER_IS_BETTER = ("auroc", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr", "asr", "blind_auroc", "epsilon_lb")
-HIGHER_IS_BETTER = dict.fromkeys(LOWER_IS_BETTER, False) | {"privacy_score": True}
+HIGHER_IS_BETTER = {key: metric.higher_is_better for key, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def fake_audit(
     tasks = []
     for task, of_task in results.items():
         summary, canaries = _numbers(records, of_task, canary, seed)
-        audit = audit_record(
+        audit = mia_audit(
             attack=attacks[task], data=data, config=config, summary=summary, results=of_task, outcome=_outcome(),
             findings=found, blind=blind, canaries=canaries, comparison=comparison,
         )  # fmt: skip

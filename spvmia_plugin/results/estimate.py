@@ -1,21 +1,16 @@
-"""The numbers of one row, each with its interval, straight from the results file."""
+"""A number with its uncertainty, the same for report, leaderboard and exports, straight from the results file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from spvmia_plugin.metrics.strongest import Strongest
-from spvmia_plugin.results.model import Audit, TaskResult
-from spvmia_plugin.util.strict_json import is_number
+from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS
+from spvmia_plugin.metrics.several import Strongest
+from spvmia_plugin.results.model import BLIND_ATTACK, Audit, TaskResult
 
 STRONGEST = "strongest"
 """In place of an attack's name: the one with the largest AUROC, whichever it is."""
-
-METRICS = {"auroc": "AUROC", "tpr_at_1pct_fpr": "TPR at 1 % FPR", "tpr_at_0.1pct_fpr": "TPR at 0.1 % FPR"}
-"""What models can be ranked by -> its heading. Lower is better of each."""
 
 NO_SAMPLES = (
     "the strongest of several attacks has no valid interval without the scores of the records: run lm_eval with "
@@ -51,23 +46,32 @@ class Estimate:
 
 
 def of_attack(task: TaskResult | None, metric: str) -> Estimate:
-    """One metric of one attack, as the harness printed it, with the pointwise interval of its record."""
+    """One metric of one attack, as the harness printed it, with the pointwise interval of its `mia_audit`."""
     if task is None:
         return Estimate(reason="the attack was not run")
-    metrics = task.record["metrics"]
-    details: Mapping[str, Any] = metrics.get(metric) if isinstance(metrics.get(metric), Mapping) else {}
-    low, high = _interval(details.get("interval") or metrics.get(f"{metric}_interval"))
+    audit, metrics = task.mia_audit, task.mia_audit.metrics
+    interval, confidence = (math.nan, math.nan), metrics.confidence
+    realised_fpr, reason = math.nan, None
+    if metric == AUROC.key:
+        interval = metrics.auroc_interval
+    elif (tpr := metrics.tprs.get(METRICS[metric])) is not None:
+        interval, realised_fpr, reason = tpr.interval, tpr.realised_fpr, tpr.reason
+    elif metric == BLIND.key:
+        if not math.isnan(audit.blind.auroc):
+            interval, confidence = (audit.blind.low, audit.blind.high), audit.blind.confidence
+        reason = audit.blind.reason
+    elif metric == EPSILON.key:
+        reason = audit.epsilon_lb.get("reason")
     value = task.metrics.get(metric, math.nan)
-    reason = details.get("reason") or metrics.get("reason")
     return Estimate(
         value=value,
-        low=low,
-        high=high,
-        confidence=_number(metrics.get("confidence")),
-        stderr=task.metrics.get(f"{metric}_stderr", math.nan),
+        low=interval[0],
+        high=interval[1],
+        confidence=confidence,
+        stderr=task.metrics.get(METRICS[metric].stderr_key, math.nan),
         attack=task.attack,
-        realised_fpr=_number(details.get("realised_fpr")),
-        reason=str(reason or "not resolved") if math.isnan(value) else None,
+        realised_fpr=realised_fpr,
+        reason=str(reason or metrics.reason or "not resolved") if math.isnan(value) else None,
     )
 
 
@@ -75,7 +79,7 @@ def of_strongest(audit: Audit) -> Estimate:
     """The largest AUROC of the audit's attacks, with the interval that allows for the choice."""
     attacks = audit.model_attacks
     if len(attacks) == 1:
-        return of_attack(attacks[0], "auroc")
+        return of_attack(attacks[0], AUROC.key)
     found = strongest_of(audit)
     if found is None:
         return Estimate(reason=NO_SAMPLES if attacks else "no attack on the model was run")
@@ -98,8 +102,15 @@ def strongest_of(audit: Audit) -> Strongest | None:
     found, names = audit.strongest, {task.attack for task in audit.model_attacks}
     if found is None or (found.n_attacks <= len(names) and found.name in (None, *names)):
         return found
-    alone = [replace(task, record={**task.record, "strongest": {}}) for task in audit.tasks]
-    return Audit(tuple(alone)).strongest
+    return Audit(tuple(task.apart() for task in audit.tasks)).strongest
+
+
+def of_blind(audit: Audit) -> Estimate:
+    """The baseline that sees no model, as every attack of the audit recorded it."""
+    blind = audit.mia_audit.blind
+    if math.isnan(blind.auroc):
+        return Estimate(reason=blind.reason)
+    return Estimate(blind.auroc, blind.low, blind.high, blind.confidence, attack=BLIND_ATTACK)
 
 
 def counted(audit: Audit, attack: str, metric: str) -> Estimate:
@@ -107,7 +118,7 @@ def counted(audit: Audit, attack: str, metric: str) -> Estimate:
     if attack != STRONGEST:
         return of_attack(task_of(audit, attack), metric)
     strongest = of_strongest(audit)
-    if metric == "auroc" or strongest.attack is None:
+    if metric == AUROC.key or strongest.attack is None:
         return strongest
     return of_attack(task_of(audit, strongest.attack), metric)
 
@@ -115,12 +126,3 @@ def counted(audit: Audit, attack: str, metric: str) -> Estimate:
 def task_of(audit: Audit, attack: str) -> TaskResult | None:
     """The audit's task of an attack, or None."""
     return next((task for task in audit.tasks if task.attack == attack), None)
-
-
-def _interval(pair: Sequence[Any] | None) -> tuple[float, float]:
-    low, high = pair or (None, None)
-    return _number(low), _number(high)
-
-
-def _number(value: object) -> float:
-    return float(value) if is_number(value) else math.nan

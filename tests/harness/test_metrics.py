@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spvmia_plugin.harness.item import Item
+from spvmia_plugin.harness.metrics import Item
 
 ITEMS = [Item("a.jsonl:1", True, 0.25, None), Item("a.jsonl:2", False, None, "no paraphrase")]
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.reference_free import Loss, Zlib
-from spvmia_plugin.audit.comparison import Comparison
-from spvmia_plugin.audit.outcome import RecordResult
-from spvmia_plugin.metrics.strongest import strongest
+from spvmia_plugin.audit.outcome import Comparison, RecordResult
+from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.records import Record
+from spvmia_plugin.util.schema import as_json
 
 RECORDS = [Record(f"d:{i // 2}#{i % 2 + 1}", "", is_member=i % 4 < 2, cluster=f"d:{i // 2}") for i in range(80)]
 IDS = [record.id for record in RECORDS]
@@ -32,7 +32,7 @@ def test_the_last_task_fills_in_what_the_first_ones_already_hold():
     comparison.add("a", results(weak), RECORDS)
     assert held == {}
     comparison.add("b", results(strong), RECORDS)
-    expected = strongest({"a": weak, "b": strong}, LABELS, CLUSTERS, seed=3).to_json()
+    expected = as_json(strongest({"a": weak, "b": strong}, LABELS, CLUSTERS, seed=3))
     assert held["task"] == "b"
     assert held["name"] == "zlib"
     assert held["n_attacks"] == 2

@@ -46,22 +46,20 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         compare: whether the rows of a table are models under one recipe, or recipes of one base model.
         same_data: how data are recognised: by their keyed hash, or by the ids and labels of the audited records.
     """
-    record, data = audit.record, audit.record["data"]
-    settings = record.get("settings", {})
-    found = {
+    told, data = audit.mia_audit, audit.mia_audit.data
+    return {
         "data set": audit.dataset,
         "audit": "canaries" if audit.tasks[0].is_canary_audit else "records",
-        "data": str(data["fingerprint"]) if same_data == "fingerprint" else _ids_digest(audit),
-        "split": str(data.get("split")),
-        "block size": str(data.get("block_size")),
-        "members and non-members": f"{record['n']['members']} and {record['n']['nonmembers']}",
-        "membership": str(record["membership"]),
+        "data": data.fingerprint if same_data == "fingerprint" else _ids_digest(audit),
+        "split": str(data.provenance.get("split")),
+        "block size": str(data.block_size),
+        "members and non-members": f"{told.n.members} and {told.n.nonmembers}",
+        "membership": told.membership,
         **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
-        **{name: _text(value) for name, value in settings.items() if name not in _FREE_SETTINGS},
-        **{f"attack {task.attack}": _text(_hyper_parameters(task)) for task in attacks},
-        "spvmia-plugin": str(record.get("versions", {}).get("spvmia-plugin")),
+        **{name: _text(value) for name, value in told.settings.items() if name not in _FREE_SETTINGS},
+        **{f"attack {task.attack}": _text(dict(task.mia_audit.attack.parameters)) for task in attacks},
+        "spvmia-plugin": str(told.versions.get("spvmia-plugin")),
     }
-    return dict(found)
 
 
 def digest(values: Conditions) -> str:
@@ -71,14 +69,14 @@ def digest(values: Conditions) -> str:
 
 def differences(one: Conditions, other: Conditions) -> str:
     """What differs, in words: "fine-tuning (3 epochs here, 5 epochs there), attack ez (only here)"."""
-    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
-    return ", ".join(_difference(name, one.get(name), other.get(name)) for name in names)
-
-
-def _difference(name: str, here: str | None, there: str | None) -> str:
-    if here is None or there is None:
-        return f"{name} (only {'there' if here is None else 'here'})"
-    return f"{name} ({_short(here)} here, {_short(there)} there)"
+    told = []
+    for name in dict.fromkeys([*one, *other]):
+        here, there = one.get(name), other.get(name)
+        if here is None or there is None:
+            told.append(f"{name} (only {'there' if here is None else 'here'})")
+        elif here != there:
+            told.append(f"{name} ({_short(here)} here, {_short(there)} there)")
+    return ", ".join(told)
 
 
 def _short(value: str) -> str:
@@ -113,10 +111,8 @@ def common_recipe(recipes: Sequence[Conditions]) -> Conditions:
 
 def recipe(audit: Audit) -> dict[str, str]:
     """How the target was fine-tuned: the method, and the settings that apply to it."""
-    told = audit.record["data"].get("finetune")
-    models = audit.record.get("models", {})
-    weights = [models.get(role, {}).get("weights") for role in ("target", "base")]
-    if weights[0] and weights[0] == weights[1]:
+    told = audit.mia_audit.data.provenance.get("finetune")
+    if (weights := audit.mia_audit.weights("target")) and weights == audit.mia_audit.weights("base"):
         return {_METHOD: UNTRAINED}
     if not isinstance(told, Mapping):
         return {_METHOD: UNKNOWN_RECIPE}
@@ -124,46 +120,36 @@ def recipe(audit: Audit) -> dict[str, str]:
     lora = values.get("method") == "lora"
     kept = {name: value for name, value in values.items() if lora or not name.startswith("lora_")}
     method = str(kept.pop("method", "of an unnamed method"))
-    return {
-        _METHOD: method,
-        **{f"{_METHOD} {name.replace('_', ' ')}": _plain(value) for name, value in kept.items()},
-    }
+    words = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in kept.items()}
+    return {_METHOD: method, **{f"{_METHOD} {name.replace('_', ' ')}": value for name, value in words.items()}}
 
 
 def base_model(audit: Audit) -> str:
     """The model before fine-tuning: the hash of its weights where it was loaded, else its name."""
-    weights = audit.record.get("models", {}).get("base", {}).get("weights")
-    return _hashed(weights) if weights else str(audit.record["data"].get("base_model"))
+    weights = audit.mia_audit.weights("base")
+    return _hashed(weights) if weights else str(audit.mia_audit.data.base_model)
 
 
 def target_identity(audit: Audit) -> str | None:
     """A hash over the weights of base and adapter and the form they were loaded in; None where nothing was loaded."""
-    target = audit.record.get("models", {}).get("target")
-    if not isinstance(target, Mapping) or not target.get("weights"):
+    if not audit.mia_audit.weights("target"):
         return None
+    target = audit.mia_audit.models["target"]
     return _hashed({name: value for name, value in target.items() if name not in _NOT_MODEL})
 
 
 def _ids_digest(audit: Audit) -> str:
     """A hash over ids and labels of the audited records and the candidates' file: the same rows, the same names."""
     if not audit.has_samples:
-        return str(audit.record["data"]["fingerprint"])
+        return audit.mia_audit.data.fingerprint
     rows = sorted([record_id, label] for record_id, label in zip(audit.ids(), audit.labels().tolist(), strict=True))
-    candidate = audit.record["settings"].get("mia_candidate")
-    names = [audit.record["data"].get("source"), PurePath(str(candidate)).name if candidate else None]
+    candidate = audit.mia_audit.settings.get("mia_candidate")
+    names = [audit.mia_audit.data.source, PurePath(str(candidate)).name if candidate else None]
     return _hashed([*names, rows])
-
-
-def _hyper_parameters(task: TaskResult) -> Mapping[str, Any]:
-    return {name: value for name, value in task.record["attack"].items() if name != "name"}
 
 
 def _hashed(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _text(value: object) -> str:

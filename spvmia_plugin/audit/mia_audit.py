@@ -1,0 +1,215 @@
+"""`mia_audit`: all that a result carries besides its numbers, without any text. Its layout, for writer and readers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
+from spvmia_plugin.checks import Finding
+from spvmia_plugin.checks.blind import BlindInterval
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.metrics.one_run import CanaryAudit
+from spvmia_plugin.metrics.several import Strongest
+from spvmia_plugin.metrics.summary import Summary
+from spvmia_plugin.records import AuditData
+from spvmia_plugin.util.libraries import versions
+from spvmia_plugin.util.redact import without_secrets, without_secrets_in
+from spvmia_plugin.util.schema import LEFT_OUT, OTHERS, MaybeNumber, Misfit, as_json, read
+from spvmia_plugin.util.strict_json import not_finite
+
+FORMAT = 1
+"""Version of this layout."""
+
+EPSILON_REASON = (
+    "membership was not randomised: scores of one training run are not independent, so a per-record bound would not "
+    "hold; fine-tune with 'spvmia finetune --canaries M' and run canary_audit_custom"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackTold:
+    """An attack: its name, and its hyper-parameters beside it."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many records were audited, of each class and with a score, and how many prompts were kept aside."""
+
+    records: int
+    members: int
+    nonmembers: int
+    scored: int
+    prompts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """The blind baseline: `BlindInterval`, or why there is none."""
+
+    auroc: MaybeNumber = math.nan
+    low: MaybeNumber = field(default=math.nan, metadata=LEFT_OUT)
+    high: MaybeNumber = field(default=math.nan, metadata=LEFT_OUT)
+    p_value: MaybeNumber = field(default=math.nan, metadata=LEFT_OUT)
+    confidence: MaybeNumber = field(default=math.nan, metadata=LEFT_OUT)
+    permutations: int | None = field(default=None, metadata=LEFT_OUT)
+    reason: str | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataTold:
+    """Where the records come from.
+
+    Attributes:
+        source: files or data set, as people know them.
+        fingerprint: keyed hash of records and prompts.
+        block_size: tokens of a record; 0 for whole documents.
+        base_model: name of the model before fine-tuning, None where nobody said.
+        provenance: whatever else is known: split, protocol, recipe of the fine-tuning.
+        clusters: the document of each record whose id does not tell it: readers of the files can resample documents.
+    """
+
+    source: str
+    fingerprint: str
+    block_size: int
+    base_model: Any = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
+    clusters: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiaAudit:
+    """`mia_audit` of one task.
+
+    Attributes:
+        format: version of this layout.
+        attack: what was run.
+        membership: how it is known who is a member: "manifest", "declared" or "assumed".
+        metrics: the numbers with their uncertainty.
+        n: how many records.
+        unscored: records without a score, by reason.
+        strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
+        epsilon_lb: `CanaryAudit`, or `epsilon_lb` null and the reason.
+        blind: the baseline that sees no model.
+        preconditions: what limits the numbers.
+        notes: plain sentences about the run.
+        cost: tokens and seconds of each stage.
+        stages: records of the stages.
+        models: identity of the model behind each role.
+        data: where the records come from.
+        settings: all `mia_*` options.
+        seed: of everything random.
+        versions: of the libraries.
+    """
+
+    format: int
+    attack: AttackTold
+    membership: str
+    metrics: Summary
+    n: Counts
+    unscored: Mapping[str, int]
+    strongest: Strongest | None = None
+    epsilon_lb: Mapping[str, Any]
+    blind: Blind
+    preconditions: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    cost: Mapping[str, Mapping[str, float]]
+    stages: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+    data: DataTold
+    settings: Mapping[str, Any]
+    seed: int
+    versions: Mapping[str, str]
+
+    def weights(self, role: str) -> Sequence[Mapping[str, Any]]:
+        """Identity of the weights behind a role, the base's before the adapter's; empty where none were loaded."""
+        found: Sequence[Mapping[str, Any]] = self.models.get(role, {}).get("weights", ())
+        return found
+
+
+def mia_audit(
+    *,
+    attack: Attack,
+    data: AuditData,
+    config: AuditConfig,
+    summary: Summary,
+    results: Mapping[str, RecordResult],
+    outcome: Outcome,
+    findings: Sequence[Finding],
+    blind: BlindInterval | None,
+    canaries: CanaryAudit | None,
+    comparison: Comparison | None,
+) -> dict[str, object]:
+    """What one task writes, JSON-ready. Its `strongest` is the comparison's own, filled when the last task is done."""
+    audited = [record for record in data.records if record.id in results]
+    members = sum(record.is_member for record in audited)
+    told = MiaAudit(
+        format=FORMAT,
+        attack=AttackTold(attack.name, attack.config()),
+        membership=data.membership,
+        metrics=summary,
+        n=Counts(
+            records=len(results),
+            members=members,
+            nonmembers=len(audited) - members,
+            scored=sum(result.score is not None for result in results.values()),
+            prompts=len(data.prompts),
+        ),
+        unscored=unscored_by_reason(results),
+        epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
+        blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
+        preconditions=tuple(findings),
+        notes=tuple(without_secrets(outcome.notes)),
+        cost=outcome.cost_json(),
+        stages=without_secrets(outcome.details),
+        models=without_secrets(outcome.models),
+        data=DataTold(
+            source=without_secrets_in(data.source),
+            fingerprint=data.fingerprint,
+            block_size=data.block_size,
+            base_model=without_secrets(data.base_model),
+            provenance=without_secrets(data.provenance),
+            clusters={record.id: record.cluster for record in audited if record.cluster != record.id.partition("#")[0]},
+        ),
+        settings=without_secrets(config.to_json()),
+        seed=config.seed,
+        versions=versions(),
+    )
+    return {**as_json(told), "strongest": comparison.strongest if comparison else {}}
+
+
+def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
+    """Read what a task wrote. Results files come from other people too.
+
+    Raises:
+        Misfit: a value is not what it should be.
+    """
+    strongest = given.get("strongest") or None  # absent from runs of before it was recorded
+    if isinstance(strongest, Mapping) and (missing := {part.name for part in fields(Strongest)} - strongest.keys()):
+        raise Misfit(f"expected strongest.{min(missing)}")
+    found: MiaAudit = read(MiaAudit, {**given, "strongest": strongest})
+    for stage, spent in found.cost.items():
+        read(Mapping, spent, f"cost of {stage}")
+        read(float, spent.get("seconds"), f"cost of {stage}.seconds")
+    for role, identity in found.models.items():
+        read(Mapping, identity, f"models.{role}")
+        weights = identity.get("weights", [])
+        if not isinstance(weights, list) or not all(isinstance(part, Mapping) for part in weights):
+            raise Misfit(f"expected a list of mappings as models.{role}.weights")
+    if not all(isinstance(document, str) for document in (found.data.clusters or {}).values()):
+        raise Misfit("expected texts by record as data.clusters")
+    read(str, found.versions.get("spvmia-plugin"), "versions.spvmia-plugin")
+    if not math.isnan(found.blind.auroc):
+        for end in ("low", "high", "confidence"):
+            read(float, given["blind"].get(end), f"blind.{end}")
+    wrong = not_finite({key: value for key, value in given.items() if key != "data"})
+    wrong = not_finite({**given["data"], "clusters": None}) if wrong is None else wrong
+    if wrong is not None:  # Python writes and reads them; JSON has none
+        raise Misfit(f"expected finite numbers, got {wrong}")
+    return found

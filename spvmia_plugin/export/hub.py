@@ -1,0 +1,127 @@
+"""The Hub's two formats, through huggingface_hub's own classes.
+
+`.eval_results/*.yaml` (huggingface.co/docs/hub/eval-results), and the `model-index` of a model card.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.export.common import (
+    ExportOptions,
+    Files,
+    estimates,
+    model_id,
+    name_of,
+    protocol_digits,
+    source_name,
+    warnings,
+)
+from spvmia_plugin.metrics.names import AUROC, BLIND, PRIVACY
+from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+from spvmia_plugin.web.text import unlinked
+
+_RESULTS_PATH, _CARD_PATH = ".eval_results/spvmia.yaml", "model-index.md"
+_VALUE = PRIVACY
+"""Hub results have one number a task and no direction; the Hub ranks large numbers first, so they get the one that is
+better the larger it is. The others stand in the notes."""
+_HUB_METRICS = {AUROC.key: "roc_auc"}
+"""Ids of hf.co/metrics, where there is one."""
+
+
+def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
+    """One entry an attack: the privacy score, with AUROC, intervals, protocol and warnings in its notes.
+
+    Raises:
+        SpvmiaError: no benchmark was named.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    if options.benchmark is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", options.benchmark):
+        raise SpvmiaError(
+            "--benchmark: expected the Hub's data set that hosts the leaderboard, ORG/NAME with an eval.yaml, got "
+            f"{options.benchmark!r}; its eval.yaml names the tasks as lm_eval does"
+        )
+    date = datetime.fromtimestamp(run.date, timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    entries = [
+        EvalResultEntry(
+            dataset_id=options.benchmark, task_id=task.task, value=value, date=date, notes=_notes(audit, task)
+        )
+        for audit in run.audits
+        for task in audit.tasks
+        if not math.isnan(value := task.metrics.get(_VALUE.key, math.nan))
+    ]
+    if not entries:
+        raise SpvmiaError(f"RESULTS: expected an audit with a privacy score, got none in {run.path}")
+    told = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=False, width=120)
+    return {_RESULTS_PATH: told}
+
+
+def _notes(audit: Audit, task: TaskResult) -> str:
+    """One paragraph: first what is wrong, then what the number is."""
+    told = [f"WARNING: {message}" for message in warnings(task)]
+    for metric, estimate in estimates(task):
+        if metric != _VALUE and not math.isnan(estimate.value):
+            interval = "" if math.isnan(estimate.low) else f" ({estimate.low!r} to {estimate.high!r})"
+            told.append(f"{name_of(metric)} {estimate.value!r}{interval}")
+    found = task.mia_audit
+    told.append(f"{found.n.members} members, {found.n.nonmembers} non-members, membership {found.membership}")
+    told.append(f"protocol {protocol_digits(audit, task)}: comparable with results of the same digits only")
+    told.append(f"spvmia-plugin {found.versions['spvmia-plugin']}")
+    return unlinked("; ".join(told))
+
+
+def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
+    """A card of metadata alone, to be merged into the model's README.
+
+    Raises:
+        SpvmiaError: an audit whose preconditions failed: a card shows a bare number, and has no place for the warning.
+    """
+    from huggingface_hub import ModelCardData
+
+    failed = [message for audit in run.audits for task in audit.tasks for message in warnings(task)]
+    if failed:
+        raise SpvmiaError(
+            f"--to: expected an audit whose preconditions hold, as a model card shows a number without its warnings; "
+            f"got {failed[0]}; mend the data and run again, or export to every-eval-ever or hf-eval-results, which "
+            "carry the warning"
+        )
+    results = [result for audit in run.audits for task in audit.tasks for result in _card_results(audit, task)]
+    if not results:
+        raise SpvmiaError(f"RESULTS: expected an audit with a number, got none in {run.path}")
+    card = ModelCardData(model_name=model_id(run, options).partition("/")[2], eval_results=results)
+    return {_CARD_PATH: f"---\n{card.to_yaml()}\n---\n"}
+
+
+def _card_results(audit: Audit, task: TaskResult) -> Iterator[object]:
+    from huggingface_hub import EvalResult
+
+    found = task.mia_audit
+    for metric, estimate in estimates(task):
+        if math.isnan(estimate.value):
+            continue
+        better = "higher" if metric.higher_is_better else "lower"
+        whose = "" if metric == BLIND else f" of the attack {task.attack}"
+        yield EvalResult(
+            task_type="text-generation",
+            task_name="Membership inference",
+            dataset_type=audit.dataset,
+            dataset_name=unlinked(source_name(audit)),
+            dataset_config=f"{task.task}-{protocol_digits(audit, task)}",
+            metric_type=_HUB_METRICS.get(metric.key, metric.key),
+            metric_name=unlinked(f"{name_of(metric)}{whose} ({better} is better)"),
+            metric_value=estimate.value,
+            metric_args={
+                "lower_is_better": not metric.higher_is_better,
+                "members": found.n.members,
+                "nonmembers": found.n.nonmembers,
+                "membership": found.membership,
+                **({"stderr": estimate.stderr} if math.isfinite(estimate.stderr) else {}),
+                **({"interval": [estimate.low, estimate.high]} if math.isfinite(estimate.low) else {}),
+            },
+        )

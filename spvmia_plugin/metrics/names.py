@@ -1,0 +1,67 @@
+"""The numbers of every task: what they are called, which way they point, what guessing gets. The one table of them.
+
+Harness, results, report, leaderboard and exports read it; no NumPy, so that what only lists stays light.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DECIMALS = 3
+"""With which people read each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a task.
+
+    Attributes:
+        key: the harness's name, `auroc` of `auroc,none`.
+        label: for people.
+        guess: what an attack that guesses gets, on average or as its limit.
+        higher_is_better: whether more is more private.
+        has_error: whether a standard error follows it, in the harness's own column.
+        maximum: the largest value it can have; all start at 0.
+        fpr: the false-positive rate it is read at, NaN for what is read at none.
+        too_few: code of the finding that it is NaN for want of non-members, empty where there is none.
+    """
+
+    key: str
+    label: str
+    guess: float
+    higher_is_better: bool = False
+    has_error: bool = False
+    maximum: float = 1.0
+    fpr: float = math.nan
+    too_few: str = ""
+
+    @property
+    def stderr_key(self) -> str:
+        """The harness's name of its standard error."""
+        return f"{self.key}_stderr"
+
+
+AUROC = Metric("auroc", "AUROC", guess=0.5, has_error=True)
+TPR_1PCT = Metric(
+    "tpr_at_1pct_fpr", "TPR at 1 % FPR", guess=0.01, has_error=True, fpr=0.01, too_few="too_few_nonmembers_1pct"
+)
+TPR_01PCT = Metric(
+    "tpr_at_0.1pct_fpr", "TPR at 0.1 % FPR", guess=0.001, has_error=True, fpr=0.001, too_few="too_few_nonmembers_0.1pct"
+)
+ASR = Metric("asr", "attack success rate", guess=0.5)
+BLIND = Metric("blind_auroc", "AUROC of the blind baseline", guess=0.5)
+EPSILON = Metric("epsilon_lb", "lower bound on epsilon", guess=0.0, maximum=math.inf)
+PRIVACY = Metric("privacy_score", "privacy score", guess=1.0, higher_is_better=True)
+
+METRICS: Mapping[str, Metric] = {
+    metric.key: metric for metric in (AUROC, TPR_1PCT, TPR_01PCT, ASR, BLIND, EPSILON, PRIVACY)
+}
+"""By key, in the order in which the harness prints them."""
+
+TPRS = (TPR_1PCT, TPR_01PCT)
+FPRS = tuple(metric.fpr for metric in TPRS)
+"""The false-positive rates that are reported."""
+WITH_ERROR = tuple(metric for metric in METRICS.values() if metric.has_error)
+"""Those with a standard error and an interval: what models can be ranked by."""
