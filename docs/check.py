@@ -264,7 +264,7 @@ def main() -> int:
     parsers = Parsers()
     problems: list[str] = []
     checked = excused = 0
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         problems += broken_links(text, page)
         problems += [f"{page.name}: no such message in the sources: {message}" for message in unsaid(text)]

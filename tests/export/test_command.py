@@ -101,3 +101,12 @@ def test_an_export_and_a_leaderboard_agree(results: Path, tmp_path: Path) -> Non
     interval = scores["AUROC"]["uncertainty"]["confidence_interval"]
     assert [interval["lower"], interval["upper"]] == row["number"]["interval"]
     assert scores["privacy score"]["score"] == row["further"]["privacy score"]["value"]
+
+
+def test_every_format_is_on_the_command_line_and_in_the_documentation() -> None:
+    from spvmia_plugin.cli.results import Format
+    from spvmia_plugin.export import FORMATS
+
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
+    assert sorted(set(FORMATS) ^ {each.value for each in Format}) == [], "spvmia_plugin/cli/results.py: Format"
+    assert [name for name in FORMATS if f"--to {name}" not in page] == [], "docs/export.md"

@@ -4,10 +4,12 @@ import json
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import spvmia_plugin
 from spvmia_plugin.checks.preconditions import check_preconditions, check_tokenisation
 from spvmia_plugin.data.tokenisation import probe_digest
 from spvmia_plugin.protocols import Frame
@@ -255,3 +257,12 @@ def test_another_tokenizer_than_the_manifests_is_told():
     assert (finding.code, finding.severity) == ("tokenizer_changed", "warning")
     assert "AUROC comes out too low" in finding.message
     assert check_tokenisation(replace(data, provenance={"tokenizer": None}), MEMBERS, by_letters, Frame()) == []
+
+
+def test_every_finding_is_in_the_documentation():
+    """A code is what programs read; its row says what it means for the number."""
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text("utf-8")
+    sources = [path.read_text("utf-8") for path in Path(spvmia_plugin.__file__).parent.rglob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'Finding\(\s*"(\w+)"', source)}
+    assert len(codes) > 12
+    assert sorted(code for code in codes if f"`{code}`" not in page) == [], "docs/statistics.md"
