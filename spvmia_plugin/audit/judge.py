@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
-from spvmia_plugin.audit.needs import reference_role
 from spvmia_plugin.audit.outcome import RecordResult
+from spvmia_plugin.audit.roles import reference_role
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import RecordSignals, Role, Unscored, View
 

@@ -9,17 +9,21 @@ from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
-from spvmia_plugin.audit.forecast import Forecast
-from spvmia_plugin.audit.inputs import Inputs
 from spvmia_plugin.audit.judge import blind_scores, judge
-from spvmia_plugin.audit.memory import FittingBatches, keep_bases
-from spvmia_plugin.audit.needs import check_features, union_of_needs
 from spvmia_plugin.audit.outcome import Outcome, Results
-from spvmia_plugin.audit.paraphrase import Tally, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
-from spvmia_plugin.audit.plan import Planner, Scoring, Stage, added, render, show
-from spvmia_plugin.audit.scorer import Scorer
-from spvmia_plugin.audit.sheet import Sheet
-from spvmia_plugin.audit.sweep import sweeps
+from spvmia_plugin.audit.plan import Forecast, Planner, Scoring, Stage, added, render, show
+from spvmia_plugin.audit.roles import check_features, union_of_needs
+from spvmia_plugin.audit.sequences import Inputs, Sheet, sweeps
+from spvmia_plugin.audit.stored import (
+    FittingBatches,
+    Scorer,
+    Tally,
+    keep_bases,
+    paraphrase,
+    paraphrase_keys,
+    roles_of,
+    stored_paraphrases,
+)
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of, unknown_ids

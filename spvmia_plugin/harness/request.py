@@ -1,12 +1,16 @@
-"""The request type: one method added to the harness's LM, which receives the requests of all our tasks together."""
+"""The request type: one method added to the harness's LM, which receives the requests of all our tasks together.
+
+In a run of several processes each scores its share of the records, then they meet, and rank 0 knows what all did.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -17,15 +21,18 @@ from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.harness.null_backend import NullBackend
-from spvmia_plugin.harness.ranks import meet
-from spvmia_plugin.protocols import Backend, Cost, frame_of
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.installed import gather
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, frame_of
 from spvmia_plugin.records import Record
+from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.libraries import one_of
 
 if TYPE_CHECKING:
     from spvmia_plugin.harness.task import AuditTask
+
 
 REQUEST_TYPE = "spvmia_audit"
 """Name of the request type, of the LM's method, and the tasks' OUTPUT_TYPE (padding over ranks is keyed on it)."""
@@ -235,3 +242,130 @@ def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
         f"{total.training_tokens:,} trained on, in {total.seconds:,.0f} s"
     )
     return [*lines, cost_line]
+
+
+class NullBackend:
+    """A backend without features. `check_features` refuses every attack that would need one."""
+
+    name: ClassVar[str] = "none"
+    features = BackendFeatures(logprobs=False, moments=False, embeddings=False, generate=False, train=False)
+    max_length = 0
+    device = None
+
+    def __init__(self, lm: Any, config: AuditConfig | None = None, base_model: str | None = None) -> None:
+        self.name = type(lm).__name__  # type: ignore[misc]
+
+    @classmethod
+    def accepts(cls, lm: Any) -> bool:
+        """Never: it is what is left when no backend accepts."""
+        return False
+
+    def encode(self, text: str) -> list[int]:
+        """Nothing is scored, so nothing is tokenised."""
+        return []
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of no tokens."""
+        return ""
+
+    def identity(self, role: Role) -> dict[str, object]:
+        """The model's class is all that is known."""
+        return {"model": self.name}
+
+    def cost(self, role: Role) -> Cost:
+        """Nothing was spent."""
+        return Cost()
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+    def require(self, roles: Iterable[Role]) -> None:
+        """Raise: there is no model."""
+        self._refuse()
+
+    def score(self, *args: object, **kwargs: object) -> list[Any]:
+        """Raise: there are no log-probabilities."""
+        self._refuse()
+        return []
+
+    def sample_replacements(self, *args: object, **kwargs: object) -> list[Any]:
+        """Raise: there are no log-probabilities."""
+        self._refuse()
+        return []
+
+    def generate(self, *args: object, **kwargs: object) -> list[Any]:
+        """Raise: sampling is not offered."""
+        self._refuse()
+        return []
+
+    def train_reference(self, texts: Sequence[str], output_dir: Path) -> dict[str, object]:
+        """Raise: training is not offered."""
+        self._refuse()
+        return {}
+
+    def check_training(self) -> None:
+        """Raise: training is not offered."""
+        self._refuse()
+
+    def load_reference(self, role: Role, path: str) -> None:
+        """Raise: there is no model."""
+        self._refuse()
+
+    def _refuse(self) -> None:
+        raise SpvmiaError(f"--model: {self.name} gives no token log-probabilities; use '--model hf'")
+
+
+_SUMS = ("records", "records_without", "texts")
+"""Counts of paraphrases that add up over the shares."""
+
+
+def meet(lm: Any, outcomes: Sequence[Outcome]) -> None:
+    """Wait until every process has scored its share; on rank 0, add what the others spent and noted to `outcomes`.
+
+    Args:
+        lm: the harness's LM, which knows its rank and reaches the others.
+        outcomes: of the audits of this process; every process has the same audits in the same order.
+
+    Raises:
+        SpvmiaError: another process has failed. It has said why; this one must not wait for it.
+    """
+    if lm.world_size == 1:
+        return
+    mine = [(outcome.stages, outcome.notes, outcome.details) for outcome in outcomes]
+    with one_of(lm.world_size):
+        shares = gather(lm, mine)
+        lm.barrier()
+    if shares is not None:
+        for k, outcome in enumerate(outcomes):
+            _merge(outcome, [share[k] for share in shares])
+
+
+def _merge(outcome: Outcome, shares: Sequence[tuple[dict[str, Cost], list[str], dict[str, Any]]]) -> None:
+    stages: dict[str, Cost] = {}
+    for costs, notes, _ in shares:
+        for name, cost in costs.items():
+            stages[name] = _together(stages[name], cost) if name in stages else cost
+        outcome.notes += [note for note in notes if note not in outcome.notes]
+    outcome.stages = stages
+    for name in outcome.details:
+        outcome.details[name] = _of_all(name, [details[name] for *_, details in shares if name in details])
+
+
+def _together(one: Cost, other: Cost) -> Cost:
+    """Work adds up; processes that run side by side take as long as the slowest."""
+    seconds = max(one.seconds, other.seconds)
+    total = Cost(**vars(one))
+    total += other
+    total.seconds = seconds
+    return total
+
+
+def _of_all(name: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One stage's record: that of the process which trained; the paraphrases of all."""
+    if name == "paraphrases":
+        sums = {key: sum(each[key] for each in details) for key in _SUMS}
+        rated = [each for each in details if each["mask_rate"] is not None]
+        weight = sum(each["texts"] for each in rated)
+        mean = sum(each["mask_rate"] * each["texts"] for each in rated) / weight if weight else None
+        return {**details[0], **sums, "mask_rate": mean}
+    return dict(next((each for each in details if each.get("trained")), details[0]))

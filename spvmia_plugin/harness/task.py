@@ -26,8 +26,7 @@ from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
 from spvmia_plugin.harness.item import Item
 from spvmia_plugin.harness.metrics import HIGHER_IS_BETTER, STDERRS, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
-from spvmia_plugin.harness.shared import SHARED, SharedData
-from spvmia_plugin.harness.tokenizer import load_tokenizer
+from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.identity import same_model

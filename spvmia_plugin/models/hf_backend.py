@@ -15,16 +15,12 @@ from numpy.typing import NDArray
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.batching import BatchRunner
-from spvmia_plugin.models.generation import Generator
-from spvmia_plugin.models.head import HeadlessModel
-from spvmia_plugin.models.inner import inner_model
-from spvmia_plugin.models.probe import EQUAL, NEARLY_EQUAL
-from spvmia_plugin.models.replacements import Replacer
+from spvmia_plugin.models.forward import HeadlessModel, answers_nan, inner_model, looks_back_only
+from spvmia_plugin.models.generation import Generator, Replacer, Sampling
+from spvmia_plugin.models.identity import EQUAL, NEARLY_EQUAL
 from spvmia_plugin.models.roles import RoleModels
-from spvmia_plugin.models.sampling import Sampling
-from spvmia_plugin.models.scorer import Scorer
+from spvmia_plugin.models.scoring import Scorer
 from spvmia_plugin.models.tokens import Tokens
-from spvmia_plugin.models.trial import answers_nan, looks_back_only
 from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import check_targets, train_lora

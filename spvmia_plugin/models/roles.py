@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.adapters import AdapterHost
-from spvmia_plugin.models.carried import (
+from spvmia_plugin.models.adapters import (
+    AdapterHost,
+    Snapshot,
     adapter_file,
     base_name,
     holds_lora_only,
@@ -28,10 +29,19 @@ from spvmia_plugin.models.carried import (
     kinds,
     structure,
 )
-from spvmia_plugin.models.identity import Weights, adapter_free_digest, model_identity, same_model, tensors_digest
-from spvmia_plugin.models.inner import inner_model
-from spvmia_plugin.models.probe import EQUAL, TEXT, Answer, ask, embedding_rows
-from spvmia_plugin.models.snapshot import Snapshot
+from spvmia_plugin.models.forward import inner_model
+from spvmia_plugin.models.identity import (
+    EQUAL,
+    TEXT,
+    Answer,
+    Weights,
+    adapter_free_digest,
+    ask,
+    embedding_rows,
+    model_identity,
+    same_model,
+    tensors_digest,
+)
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries

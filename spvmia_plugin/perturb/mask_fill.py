@@ -13,17 +13,19 @@ import numpy as np
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.perturb.causal import device_type
-from spvmia_plugin.perturb.mask_tokens import MaskTokens, load_mask_tokens
 from spvmia_plugin.perturb.masking import (
     RELEASED_MIN_WORDS,
+    Cutter,
+    MaskTokens,
     Span,
+    Window,
     Words,
+    load_mask_tokens,
     paper_spans,
     released_spans,
     split_released,
     split_words,
 )
-from spvmia_plugin.perturb.windows import Cutter, Window
 from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TextEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed

@@ -7,7 +7,7 @@ from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import AdapterHost, linear_names, lost_weights
-from spvmia_plugin.models.inner import inner_model
+from spvmia_plugin.models.forward import inner_model
 from spvmia_plugin.training.packed_weights import unpacked
 
 ALL_LINEAR = "all-linear"

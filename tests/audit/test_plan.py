@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.audit.stored import Scorer
 from spvmia_plugin.protocols import Cost, ScoreInput
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store

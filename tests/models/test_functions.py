@@ -10,10 +10,10 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.audit.stored import Scorer
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
-from spvmia_plugin.models.probe import EQUAL, Answer, probe_rows
+from spvmia_plugin.models.identity import EQUAL, Answer, probe_rows
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries

@@ -1,15 +1,24 @@
-"""From records to sequences: what each view of a record is as tokens."""
+"""From records to sequences, and from their signals to what attacks see of a record."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits, frame_of, unknown_ids
+from spvmia_plugin.protocols import (
+    Backend,
+    EmbeddingNoise,
+    Neighbour,
+    Neighbours,
+    ScoreInput,
+    TextEdits,
+    frame_of,
+    unknown_ids,
+)
 from spvmia_plugin.records import AuditData, Record
-from spvmia_plugin.signals import Role, View
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 
 MAX_POPULATION = 1000
 """At most this many held-out documents serve as population."""
@@ -115,3 +124,80 @@ class Inputs:
             prefix += shot
             used += 1
         return tuple(prefix), used
+
+
+PER_RECORD = (View.TEXT, View.LOWERCASE, View.PREFIXED)
+"""The views that are one sequence a record."""
+
+
+class Sheet:
+    """The sequences of one record by view, and the signals found for them, role by role."""
+
+    def __init__(self, record: Record, inputs: Inputs, neighbours: Neighbours | None) -> None:
+        self.record = record
+        self._views = {view: inputs.of(record, view) for view in PER_RECORD}
+        self._neighbours = [inputs.neighbour(record, variant) for variant in neighbours.variants] if neighbours else []
+        self._no_neighbours = neighbours.reason if neighbours else None
+        self._tokens: dict[tuple[Role, View], TokenSignals] = {}
+        self._of_neighbours: dict[Role, Sequence[TokenSignals]] = {}
+        self._missing: dict[tuple[Role, View], str] = {}
+
+    def inputs(self, views: Sequence[View]) -> list[ScoreInput]:
+        """The sequences of the given views that exist."""
+        single = [item for view in views if isinstance(item := self._views.get(view), ScoreInput)]
+        return single + (self._neighbours if View.NEIGHBOURS in views else [])
+
+    def fill(self, role: Role, views: Mapping[View, bool], found: Mapping[ScoreInput, TokenSignals]) -> None:
+        """Take from `found` what a role's views of this record are."""
+        for view in views:
+            item = self._views.get(view)
+            if isinstance(item, ScoreInput):
+                self._tokens[role, view] = found[item]
+            elif isinstance(item, str):
+                self._missing[role, view] = item
+        if View.NEIGHBOURS in views:
+            self._of_neighbours[role] = [found[item] for item in self._neighbours]
+            if self._no_neighbours:
+                self._missing[role, View.NEIGHBOURS] = self._no_neighbours
+
+    def refuse(self, role: Role, views: Mapping[View, bool], reason: str) -> None:
+        """Note why a role gives nothing."""
+        self._missing |= {(role, view): reason for view in views}
+
+    def signals(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals:
+        """What attacks get to see of the record."""
+        return RecordSignals(self.record.text, self._tokens, self._of_neighbours, population, self._missing)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Distinct sequences, scored with moments or without.
+
+    Attributes:
+        inputs: the sequences.
+        moments: whether mean and standard deviation over the vocabulary are needed.
+    """
+
+    inputs: Sequence[ScoreInput]
+    moments: bool
+
+
+def sweeps(views: Mapping[View, bool], sheets: Iterable[Sheet], population: Sequence[ScoreInput]) -> list[Sweep]:
+    """All sequences of one role's views (view -> with moments), each once.
+
+    Paraphrases go last and by themselves. They are not there yet when the first batch of the others is scored to
+    measure the speed, and that batch has to be the one which the whole sweep has.
+    """
+    sheets = list(sheets)
+    seen: dict[ScoreInput, bool] = {}
+    found = []
+    for paraphrases in (False, True):
+        for moments in (True, False):
+            wanted = [view for view, asked in views.items() if asked is moments]
+            wanted = [view for view in wanted if (view is View.NEIGHBOURS) is paraphrases]
+            sequences = [item for sheet in sheets for item in sheet.inputs(wanted)]
+            sequences += population if View.POPULATION in wanted else []
+            new = [item for item in dict.fromkeys(sequences) if item not in seen or (moments and not seen[item])]
+            seen |= dict.fromkeys(new, moments)
+            found += [Sweep(new, moments)] if new else []
+    return found
