@@ -13,18 +13,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.audit.roles import CALLED, Player
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, TrainsTogether
+from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.store.folders import Corpus
 from spvmia_plugin.util.console import progress_bar
-
-SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
-"""Values of `mia_reference` that are no path."""
 
 
 class Calibration:
@@ -47,8 +45,8 @@ class Calibration:
         self._registry = registry
         self._store = store
         self._on_done = on_done
-        together = backend if config.reference_parallel and isinstance(backend, TrainsTogether) else None
-        self._launch = together if together and together.processes > 1 else None
+        self.processes = (backend.processes or 1) if config.reference_parallel else 1
+        """How many train a reference together."""
 
     @property
     def is_foreign(self) -> bool:
@@ -57,11 +55,6 @@ class Calibration:
         return any(
             not name.startswith("spvmia-plugin ") for hook in hooks for name in self._registry.implementers(hook)
         )
-
-    @property
-    def processes(self) -> int:
-        """How many train a reference together."""
-        return self._launch.processes if self._launch else 1
 
     def check(self) -> None:
         """Make sure that a reference could be trained, before anything is sampled for it.
@@ -72,7 +65,7 @@ class Calibration:
         self._backend.check_training()
         if not self._config.reference_parallel:
             return
-        if not isinstance(self._backend, TrainsTogether):
+        if self._backend.processes is None:
             raise SpvmiaError(
                 "mia_reference_parallel: expected a backend that trains in several processes, got "
                 f"{self._backend.name!r}; leave the option out"
@@ -89,21 +82,25 @@ class Calibration:
                 f"{self._config.reference_batch}; change it, or leave mia_reference_parallel out"
             )
 
-    def build(self, role: Role) -> dict[str, object]:
+    def build(self, player: Player) -> dict[str, object]:
         """Put a model behind REFERENCE or CANDIDATE: made, found in the store, or what the user names.
 
         Returns:
             Its record, JSON-ready.
         """
-        if role is Role.CANDIDATE:
-            texts = [document.text for document in self._data.candidate]
-            return {"documents": len(texts), **self._train(role, texts)}
         kind = self._config.reference
-        if kind != SELF_PROMPT:
-            self._backend.load_reference(role, kind)
+        if not player.trained:
+            self._backend.load_reference(player.role, kind)
             return {"kind": kind, "path": kind}
+        if player.role is Role.CANDIDATE:
+            texts = self._candidate_texts
+            return {"documents": len(texts), **self._train(player.role, texts)}
         texts = self.self_prompts()
-        return {"kind": kind, "self_prompts": len(texts), **self._train(role, texts)}
+        return {"kind": kind, "self_prompts": len(texts), **self._train(player.role, texts)}
+
+    @property
+    def _candidate_texts(self) -> list[str]:
+        return [document.text for document in self._data.candidate]
 
     def self_prompts(self) -> list[str]:
         """The target's own generations: from the store, continued where a killed run stopped."""
@@ -142,16 +139,16 @@ class Calibration:
         corpus.append({i: text for i, text in made.items() if i not in kept})
         return made
 
-    def ready(self, roles: Iterable[Role]) -> set[Role]:
-        """Those of `roles` that only have to be loaded. Processes that train together load and train in one order."""
-        return set(self._agree({role for role in roles if self.is_ready(role)} if self._first else None))
+    def ready(self, players: Iterable[Player]) -> set[Role]:
+        """Those that only have to be loaded. Processes that train together load and train in one order."""
+        return set(self._agree({player.role for player in players if self.is_ready(player)} if self._first else None))
 
-    def is_ready(self, role: Role) -> bool:
+    def is_ready(self, player: Player) -> bool:
         """Whether nothing has to be sampled or trained for REFERENCE or CANDIDATE: it only has to be loaded."""
-        if role is Role.CANDIDATE:
-            return self._is_trained([document.text for document in self._data.candidate])
-        if self._config.reference != SELF_PROMPT:
+        if not player.trained:
             return True
+        if player.role is Role.CANDIDATE:
+            return self._is_trained(self._candidate_texts)
         key = self.corpus_key()
         stored = self._store.corpus(key).load()
         return len(stored) == self._finished_count(key) and self._is_trained([stored[i] for i in sorted(stored)])
@@ -181,7 +178,7 @@ class Calibration:
             settings=counting(self._config, NOT_IN_REFERENCE, makers),
             max_length=self._backend.max_length,
             plugins=makers,
-            **({"processes": self.processes} if self._launch else {}),
+            **({"processes": self.processes} if self.processes > 1 else {}),
         )
 
     def _train(self, role: Role, texts: Sequence[str]) -> dict[str, object]:
@@ -197,18 +194,17 @@ class Calibration:
                 )
                 folder = self._agree(self._store.commit_folder("references", key) if first else None)
                 record = {"trained": True, **trained}
-                name = "reference" if role is Role.REFERENCE else "candidate reference"
-                self._on_done(f"training the {name}", 1.0)
+                self._on_done(f"training the {CALLED[role]}", 1.0)
         self._backend.load_reference(role, str(folder))
         return {**record, "folder": folder.name}
 
     @property
     def _first(self) -> bool:
-        return self._launch is None or self._launch.first
+        return self.processes == 1 or self._backend.first
 
     def _agree(self, value: Any) -> Any:
         """What the first of the processes that train together says; in any other run, what this one says."""
-        return self._launch.agree(value) if self._launch else value
+        return self._backend.agree(value) if self.processes > 1 else value
 
 
 OURS = "spvmia-plugin "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from spvmia_plugin.audit.roles import Player
 from spvmia_plugin.protocols import (
     Backend,
     EmbeddingNoise,
@@ -14,8 +15,6 @@ from spvmia_plugin.protocols import (
     Neighbours,
     ScoreInput,
     TextEdits,
-    frame_of,
-    unknown_ids,
 )
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
@@ -74,7 +73,7 @@ class Inputs:
             return text
         if not self.prefix:
             return "no held-out document fits the context as a ReCaLL prefix"
-        frame = frame_of(self._backend, record.text)
+        frame = self._backend.frame(record.text)
         context = (*frame.context, *frame.before, *self.prefix)
         token_ids = text.token_ids[len(frame.before) :]
         if len(context) + len(token_ids) > self._backend.max_length:
@@ -90,7 +89,7 @@ class Inputs:
         return self._in_frame(record.text, tuple(variant.apply(self.tokens_of(record))))
 
     def _in_frame(self, text: str, token_ids: tuple[int, ...]) -> ScoreInput:
-        frame = frame_of(self._backend, text)
+        frame = self._backend.frame(text)
         return ScoreInput((*frame.before, *token_ids, *frame.after), frame.context)
 
     def population(self) -> list[ScoreInput]:
@@ -109,13 +108,13 @@ class Inputs:
             longest = max(longest, len(self.tokens_of(record)))
             if len(self._tokens) > 1000:
                 self.forget()
-        frame = frame_of(self._backend, "")
+        frame = self._backend.frame("")
         around = len(frame.context) + len(frame.before) + len(frame.after)
         room = context - around - min(longest, context // 2)
         separator = self.encode(SHOT_SEPARATOR)
         prefix: list[int] = []
         used = 0
-        unknown = unknown_ids(self._backend, Role.TARGET)
+        unknown = self._backend.unknown_ids(Role.TARGET)
         texts = (self._cut(self.encode(document.text)) for document in self._data.prompts)
         for text in islice((ids for ids in texts if unknown.isdisjoint(ids)), shots):
             shot = [*text, *separator]
@@ -126,78 +125,103 @@ class Inputs:
         return tuple(prefix), used
 
 
-PER_RECORD = (View.TEXT, View.LOWERCASE, View.PREFIXED)
-"""The views that are one sequence a record."""
-
-
 class Sheet:
-    """The sequences of one record by view, and the signals found for them, role by role."""
+    """The sequences of one record by view, made when they are asked for, and the signals found for them.
 
-    def __init__(self, record: Record, inputs: Inputs, neighbours: Neighbours | None) -> None:
+    Args:
+        record: whose sequences.
+        inputs: makes them.
+    """
+
+    def __init__(self, record: Record, inputs: Inputs) -> None:
         self.record = record
-        self._views = {view: inputs.of(record, view) for view in PER_RECORD}
-        self._neighbours = [inputs.neighbour(record, variant) for variant in neighbours.variants] if neighbours else []
-        self._no_neighbours = neighbours.reason if neighbours else None
+        self._inputs = inputs
+        self._sequences: dict[View, ScoreInput | str] = {}  # of the views that are one a record, or why there is none
+        self._paraphrases: list[ScoreInput] = []
+        self._no_paraphrases: str | None = None
         self._tokens: dict[tuple[Role, View], TokenSignals] = {}
-        self._of_neighbours: dict[Role, Sequence[TokenSignals]] = {}
+        self._of_paraphrases: dict[Role, Sequence[TokenSignals]] = {}
         self._missing: dict[tuple[Role, View], str] = {}
 
-    def inputs(self, views: Sequence[View]) -> list[ScoreInput]:
-        """The sequences of the given views that exist."""
-        single = [item for view in views if isinstance(item := self._views.get(view), ScoreInput)]
-        return single + (self._neighbours if View.NEIGHBOURS in views else [])
+    def paraphrase(self, found: Neighbours) -> None:
+        """Take the record's paraphrases."""
+        self._paraphrases = [self._inputs.neighbour(self.record, variant) for variant in found.variants]
+        self._no_paraphrases = found.reason
 
-    def fill(self, role: Role, views: Mapping[View, bool], found: Mapping[ScoreInput, TokenSignals]) -> None:
+    def sequences(self, views: Iterable[View]) -> list[ScoreInput]:
+        """The record's own sequences of some views, as far as they exist."""
+        found: list[ScoreInput] = []
+        for view in views:
+            if view is View.NEIGHBOURS:
+                found += self._paraphrases
+            elif view is not View.POPULATION and isinstance(item := self._sequence(view), ScoreInput):
+                found.append(item)
+        return found
+
+    def fill(self, role: Role, views: Iterable[View], found: Mapping[ScoreInput, TokenSignals]) -> None:
         """Take from `found` what a role's views of this record are."""
         for view in views:
-            item = self._views.get(view)
-            if isinstance(item, ScoreInput):
-                self._tokens[role, view] = found[item]
-            elif isinstance(item, str):
-                self._missing[role, view] = item
-        if View.NEIGHBOURS in views:
-            self._of_neighbours[role] = [found[item] for item in self._neighbours]
-            if self._no_neighbours:
-                self._missing[role, View.NEIGHBOURS] = self._no_neighbours
+            if view is View.NEIGHBOURS:
+                self._of_paraphrases[role] = [found[item] for item in self._paraphrases]
+                if self._no_paraphrases:
+                    self._missing[role, view] = self._no_paraphrases
+            elif view is not View.POPULATION:
+                item = self._sequence(view)
+                if isinstance(item, str):
+                    self._missing[role, view] = item
+                else:
+                    self._tokens[role, view] = found[item]
 
-    def refuse(self, role: Role, views: Mapping[View, bool], reason: str) -> None:
+    def refuse(self, role: Role, views: Iterable[View], reason: str) -> None:
         """Note why a role gives nothing."""
         self._missing |= {(role, view): reason for view in views}
 
     def signals(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals:
         """What attacks get to see of the record."""
-        return RecordSignals(self.record.text, self._tokens, self._of_neighbours, population, self._missing)
+        return RecordSignals(self.record.text, self._tokens, self._of_paraphrases, population, self._missing)
+
+    def _sequence(self, view: View) -> ScoreInput | str:
+        if view not in self._sequences:
+            self._sequences[view] = self._inputs.of(self.record, view)
+        return self._sequences[view]
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Distinct sequences, scored with moments or without.
+class Request:
+    """Distinct sequences that one model scores in one go: batches are planned over them.
 
     Attributes:
+        role: whom the signals are for.
+        model: the role whose model scores them.
         inputs: the sequences.
         moments: whether mean and standard deviation over the vocabulary are needed.
+        is_there: whether the model can be asked; one that is to be trained cannot, when the plan is made.
     """
 
+    role: Role
+    model: Role
     inputs: Sequence[ScoreInput]
     moments: bool
+    is_there: bool = True
 
 
-def sweeps(views: Mapping[View, bool], sheets: Iterable[Sheet], population: Sequence[ScoreInput]) -> list[Sweep]:
-    """All sequences of one role's views (view -> with moments), each once.
+def requests(
+    player: Player, model: Role, sheets: Sequence[Sheet], population: Sequence[ScoreInput], *, is_there: bool = True
+) -> list[Request]:
+    """All sequences of one role's views, each once.
 
     Paraphrases go last and by themselves. They are not there yet when the first batch of the others is scored to
-    measure the speed, and that batch has to be the one which the whole sweep has.
+    measure the speed, and that batch has to be the one which the whole request has.
     """
-    sheets = list(sheets)
     seen: dict[ScoreInput, bool] = {}
     found = []
     for paraphrases in (False, True):
         for moments in (True, False):
-            wanted = [view for view, asked in views.items() if asked is moments]
+            wanted = [view for view, asked in player.views.items() if asked is moments]
             wanted = [view for view in wanted if (view is View.NEIGHBOURS) is paraphrases]
-            sequences = [item for sheet in sheets for item in sheet.inputs(wanted)]
+            sequences = [item for sheet in sheets for item in sheet.sequences(wanted)]
             sequences += population if View.POPULATION in wanted else []
             new = [item for item in dict.fromkeys(sequences) if item not in seen or (moments and not seen[item])]
             seen |= dict.fromkeys(new, moments)
-            found += [Sweep(new, moments)] if new else []
+            found += [Request(player.role, model, new, moments, is_there)] if new else []
     return found

@@ -8,9 +8,9 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from inspect import signature
 from typing import Any
 
+from spvmia_plugin.audit.sequences import Request
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput
@@ -21,14 +21,14 @@ from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import progress_bar
 
 
-class Scorer:
+class StoredSignals:
     """Token signals by role, each distinct (model, sequence) computed once.
 
     Args:
         backend: computes them.
         store: keeps them.
         quiet: show no progress (another process does).
-        on_scored: called as batches finish, with the role that `score` was told and their tokens.
+        on_scored: called as batches of a request finish, with its role and their tokens.
     """
 
     def __init__(
@@ -43,23 +43,24 @@ class Scorer:
         self._store = store
         self._quiet = quiet
         self._on_scored = on_scored
-        self._role: Role | None = None
         self._is_new = store.signals.is_empty()  # then nothing has to be looked for before the work
         self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
         self._names: dict[tuple[str, ScoreInput], str] = {}
 
-    def score(
-        self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool, part_of: Role | None = None
-    ) -> dict[ScoreInput, TokenSignals]:
-        """Signals of all `inputs` under a role's model; `part_of` is the role it stands in for."""
-        self._role = part_of or role
-        distinct = list(dict.fromkeys(inputs))
-        keys = self._keys(role, distinct)
-        found = self._load(keys, moments)
-        results: dict[ScoreInput, TokenSignals] = {distinct[i]: signals for i, signals in found.items()}
-        if len(found) < len(distinct):
-            with self._bar(role, len(distinct), len(found)) as bar:
-                results |= self._compute(role, distinct, keys, moments, set(found), bar)
+    def of(self, request: Request) -> dict[ScoreInput, TokenSignals]:
+        """Signals of all sequences of a request."""
+        keys, inputs = self._keys(request), request.inputs
+        found = self._load(keys, request.moments)
+        results = {inputs[i]: signals for i, signals in found.items()}
+        if len(found) < len(inputs):
+            with progress_bar(
+                desc=f"scoring: {request.model.value}",
+                total=len(inputs),
+                unit=" texts",
+                initial=len(found),
+                quiet=self._quiet,
+            ) as bar:
+                results |= self._compute(request, keys, set(found), bar)
         return results
 
     def forget(self) -> None:
@@ -67,51 +68,47 @@ class Scorer:
         self._known.clear()
         self._names.clear()
 
-    def missing(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
-        """How many tokens are not in the store yet: what the plan counts."""
-        distinct = list(dict.fromkeys(inputs))
-        found = {} if self._is_new else self._load(self._keys(role, distinct), moments)
-        return sum(len(item.token_ids) for i, item in enumerate(distinct) if i not in found)
+    def missing(self, request: Request) -> int:
+        """How many tokens are not in the store yet: what the plan counts. All, where the model is not there yet."""
+        nothing = self._is_new or not request.is_there
+        found = {} if nothing else self._load(self._keys(request), request.moments)
+        return sum(len(item.token_ids) for i, item in enumerate(request.inputs) if i not in found)
 
-    def first_batch(self, role: Role, inputs: Sequence[ScoreInput], *, moments: bool) -> int:
-        """Compute the first batch that is not in the store, as `score` would: a measurement that is no extra work.
+    def first_batch(self, request: Request) -> int:
+        """Compute the first batch that is not in the store, as `of` would: a measurement that is no extra work.
 
         Returns:
             Tokens that went through the model, 0 if nothing was missing.
         """
-        distinct = list(dict.fromkeys(inputs))
-        keys = self._keys(role, distinct)
-        found = self._load(keys, moments)
-        missing = [i for i in range(len(distinct)) if i not in found]
+        keys, inputs, model = self._keys(request), request.inputs, request.model
+        found = self._load(keys, request.moments)
+        missing = [i for i in range(len(inputs)) if i not in found]
         if not missing:
             return 0
         # A ReCaLL prefix is read once for many: what follows it says little about the others' speed.
-        shortest = min(len(distinct[i].context_ids) for i in missing)
-        missing = [i for i in missing if len(distinct[i].context_ids) == shortest]
-        first = max(missing, key=lambda i: len(distinct[i].token_ids))  # backends begin with the longest
-        before = self._backend.cost(role).forward_tokens
-        self._compute(role, distinct, keys, moments, set(range(len(distinct))) - {first}, None)
-        return self._backend.cost(role).forward_tokens - before
+        shortest = min(len(inputs[i].context_ids) for i in missing)
+        missing = [i for i in missing if len(inputs[i].context_ids) == shortest]
+        first = max(missing, key=lambda i: len(inputs[i].token_ids))  # backends begin with the longest
+        before = self._backend.cost(model).forward_tokens
+        self._compute(request, keys, set(range(len(inputs))) - {first}, None)
+        return self._backend.cost(model).forward_tokens - before
 
     def _compute(
-        self, role: Role, inputs: list[ScoreInput], keys: list[str], moments: bool, done: Set[int], bar: Any
+        self, request: Request, keys: Sequence[str], done: Set[int], bar: Any
     ) -> dict[ScoreInput, TokenSignals]:
+        inputs = request.inputs
+
         def keep(batch: Mapping[int, TokenSignals]) -> None:
             made = {keys[i]: signals for i, signals in batch.items()}
             self._store.signals.put(made)
             self._known.update(made)
             if bar is not None:
                 bar.update(sum(i not in done for i in batch))
-                if self._on_scored is not None and self._role is not None:
-                    self._on_scored(self._role, sum(len(inputs[i].token_ids) for i in batch if i not in done))
+                if self._on_scored is not None:
+                    self._on_scored(request.role, sum(len(inputs[i].token_ids) for i in batch if i not in done))
 
-        computed = self._backend.score(role, inputs, moments=moments, on_done=keep, done=done)
+        computed = self._backend.score(request.model, inputs, moments=request.moments, on_done=keep, done=done)
         return {inputs[i]: signals for i, signals in enumerate(computed) if signals is not None}
-
-    def _bar(self, role: Role, total: int, initial: int) -> Any:
-        return progress_bar(
-            desc=f"scoring: {role.value}", total=total, unit=" texts", initial=initial, quiet=self._quiet
-        )
 
     def _load(self, keys: list[str], moments: bool) -> dict[int, TokenSignals]:
         self._known.update(self._store.signals.get(key for key in keys if not self._has(key, moments)))
@@ -120,13 +117,13 @@ class Scorer:
     def _has(self, key: str, moments: bool) -> bool:
         return key in self._known and (not moments or self._known[key].mean is not None)
 
-    def _keys(self, role: Role, inputs: Sequence[ScoreInput]) -> list[str]:
-        identity = self._backend.identity(role)
+    def _keys(self, request: Request) -> list[str]:
+        identity = self._backend.identity(request.model)
         model = json.dumps(identity, sort_keys=True)
-        for item in inputs:
+        for item in request.inputs:
             if (model, item) not in self._names:
                 self._names[model, item] = signals_key(self._store, identity, self._backend.max_length, item)
-        return [self._names[model, item] for item in inputs]
+        return [self._names[model, item] for item in request.inputs]
 
 
 def signals_key(store: Store, identity: Mapping[str, object], max_length: int, item: ScoreInput) -> str:
@@ -138,12 +135,9 @@ def signals_key(store: Store, identity: Mapping[str, object], max_length: int, i
         max_length: the context that the sequence was scored in.
         item: the sequence.
     """
-    return store.key("signals", model=identity, max_length=max_length, input=_json(item))
-
-
-def _json(item: ScoreInput) -> list[object]:
     noise = [item.noise.seed, item.noise.sign, item.noise.scale] if item.noise else None
-    return [list(item.token_ids), list(item.context_ids), noise]
+    sequence = [list(item.token_ids), list(item.context_ids), noise]
+    return store.key("signals", model=identity, max_length=max_length, input=sequence)
 
 
 def paraphrase(
@@ -163,10 +157,7 @@ def paraphrase(
     keys = paraphrase_keys(records, perturbation, backend, store, config)
     result = stored_paraphrases(keys, store)
     if len(result) < len(records):
-        asked, done = list(records), {i for i, record in enumerate(records) if record.id in result}
-        options: dict[str, object] = {"done": done}
-        if "done" not in signature(perturbation.neighbours).parameters:
-            asked, options = [record for record in records if record.id not in result], {}
+        done = {i for i, record in enumerate(records) if record.id in result}
         with progress_bar(
             desc="paraphrasing", total=len(records), unit=" records", initial=len(result), quiet=quiet
         ) as bar:
@@ -177,7 +168,7 @@ def paraphrase(
                 return replace(found, reason=quotes.without(found.reason)) if foreign else found
 
             def keep(batch: Mapping[int, Neighbours]) -> None:
-                made = {asked[i].id: checked(found) for i, found in batch.items()}
+                made = {records[i].id: checked(found) for i, found in batch.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
                 new = len(made.keys() - result.keys())
                 bar.update(new)
@@ -185,9 +176,9 @@ def paraphrase(
                     on_made(new)
                 result.update(made)
 
-            texts = [Document(record.id, record.text) for record in asked]
-            answer = perturbation.neighbours(texts, backend, on_done=keep, **options)  # type: ignore[arg-type]
-            keep({i: found for i, found in enumerate(answer) if found is not None and asked[i].id not in result})
+            texts = [Document(record.id, record.text) for record in records]
+            answer = perturbation.neighbours(texts, backend, on_done=keep, done=done)
+            keep({i: of for i, of in enumerate(answer) if of is not None and records[i].id not in result})
     return {record.id: result[record.id] for record in records}
 
 
@@ -201,7 +192,7 @@ def paraphrase_keys(
     records: Sequence[Record], perturbation: Perturbation, backend: Backend, store: Store, config: AuditConfig
 ) -> dict[str, str]:
     """Store keys by record id: the text, the settings, and the models that make the paraphrases."""
-    models = {role.value: backend.identity(role) for role in roles_of(perturbation)}
+    models = {role.value: backend.identity(role) for role in perturbation.roles}
     settings = {
         "name": perturbation.name,
         "settings": perturbation.settings(),
@@ -214,11 +205,6 @@ def paraphrase_keys(
         record.id: store.key("neighbours", id=record.id, text=store.text_hash(record.text), **settings)
         for record in records
     }
-
-
-def roles_of(perturbation: Perturbation) -> tuple[Role, ...]:
-    """The models a perturbation asks. One that does not say may ask any: its paraphrases are kept for these alone."""
-    return getattr(perturbation, "roles", (Role.BASE, Role.TARGET))
 
 
 class Tally:
@@ -253,26 +239,18 @@ class Tally:
 
 
 def keep_bases(backend: Backend, store: Store) -> None:
-    """Have the store keep what bases answer to fixed tokens, so that comparing a target with its base is paid once.
-
-    Backends without `remember_base` have nothing to keep.
-    """
-    remember = getattr(backend, "remember_base", None)
-    if remember is None:
-        return
+    """Have the store keep what bases answer to fixed tokens, so that comparing a target with its base is paid once."""
 
     def recall(base: Mapping[str, object]) -> str | None:
         key = store.key("base_answers", base=base)
         found: str | None = store.json.get([key]).get(key)
         return found
 
-    remember(recall, lambda base, digest: store.json.put({store.key("base_answers", base=base): digest}))
+    backend.remember_base(recall, lambda base, digest: store.json.put({store.key("base_answers", base=base): digest}))
 
 
 class FittingBatches:
     """Batch sizes that fitted into memory, kept while an audit is unfinished: a killed one resumes with its batches.
-
-    Backends without `remember_limits` find them out again.
 
     Args:
         backend: finds it out.
@@ -286,14 +264,11 @@ class FittingBatches:
 
     def recall(self) -> None:
         """Begin with the sizes of a run that was not finished, and have new ones kept at once."""
-        remember = getattr(self._backend, "remember_limits", None)
-        if remember is None:
-            return
         self._key = self._store.key(
             "batch_limits", target=self._backend.identity(Role.TARGET), device=str(self._backend.device)
         )
         known: Mapping[str, int] = self._store.json.get([self._key]).get(self._key, {})
-        remember(known, self._keep)
+        self._backend.remember_limits(known, self._keep)
 
     def forget(self) -> None:
         """The run is finished: the next one, beside fewer other processes perhaps, tries whole batches again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -16,6 +16,9 @@ from spvmia_plugin.checks.preconditions import Finding, check_preconditions, war
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.util.libraries import refusal
+
+if TYPE_CHECKING:
+    from spvmia_plugin.harness.request import AuditInstance
 
 
 class SharedData:
@@ -31,10 +34,20 @@ class SharedData:
         self.comparison: Comparison | None = None
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
-        self.answered: Sequence[Any] = ()  # requests of the task whose answers the harness reads
+        self._read: Sequence[AuditInstance] = ()
         self._docs: list[dict[str, object]] | None = None
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
         self._findings: dict[tuple[str, ...], list[Finding]] = {}
+
+    def compare(self, comparison: Comparison | None) -> None:
+        """Take the comparison of all attacks on these data, or let go of that of an earlier run."""
+        self.comparison = comparison
+
+    def reads(self, requests: Sequence[AuditInstance]) -> None:
+        """The harness reads one task's answers after the other's: those of the last are done with."""
+        for request in self._read:
+            request.let_go()
+        self._read = requests
 
     def record(self, record_id: str) -> Record:
         """The record with this id."""

@@ -316,30 +316,6 @@ _SHAREABLE = frozenset(
 )
 
 
-def base_name(lm: Any, given: str | None, *, explicit: bool) -> str | None:
-    """Folder or hub id of the model before fine-tuning, None if nothing tells.
-
-    What was loaded holds, and not what an adapter's config remembers of the machine it was trained on.
-
-    Args:
-        lm: the harness's HFLM.
-        given: `mia_base_model`, or what a manifest names.
-        explicit: it is `mia_base_model`.
-    """
-    loaded = getattr(lm, "pretrained", None)
-    if explicit and given is not None:
-        return given
-    if isinstance(loaded, str) and (getattr(lm, "peft", None) or getattr(lm, "delta", None)):
-        return loaded
-    configs = getattr(lm.model, "peft_config", None)
-    if given is not None or not configs:
-        return given
-    remembered = [config.base_model_name_or_path for config in configs.values()]
-    return next(
-        (str(name) for name in [getattr(inner_model(lm.model), "name_or_path", None), *remembered] if name), None
-    )
-
-
 def is_hostable(model: Any) -> bool:
     """Whether further adapters can be put on a model beside its own: LoRA, without biases, not merged.
 

@@ -130,6 +130,7 @@ class Generator:
         active = [i for i, n in enumerate(wanted) if n > 0]
         if not active:
             return new
+        # All uniforms of the batch, (A, W): row r holds the draws of prompt active[r], whichever rows still live then.
         draws = np.zeros((len(active), max(wanted)))
         for row, i in enumerate(active):
             draws[row, : wanted[i]] = uniforms(seeds[i], wanted[i])
@@ -138,7 +139,8 @@ class Generator:
             self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual, cached=self._cached
         )
         self._cost.forward_tokens += sum(len(self._lead) + len(prompts[i]) for i in active)
-        kept = list(range(len(active)))  # rows of `stream` still in the batch, in the decoder's order
+        # Three numberings: i of prompts, row of `stream`, position in the decoder, which holds the rows `kept`, (B,).
+        kept = list(range(len(active)))
         for step in range(draws.shape[1]):
             chosen = self._choose(decoder.last, stream[kept, step])
             ended, tokens = torch.isin(chosen, self._end_ids).tolist(), chosen.tolist()
@@ -148,11 +150,12 @@ class Generator:
                 if len(new[i]) < wanted[i] and not ended[position]:
                     new[i].append(tokens[position])
                 else:
-                    wanted[i] = len(new[i])
+                    wanted[i] = len(new[i])  # ended: what it draws while it stays in the batch is dropped
                 if len(new[i]) < wanted[i]:
                     alive.append(position)
             if not alive:
                 break
+            # Rows that ended go on in the batch until enough have: each time rows are taken out, the cache is copied.
             if len(alive) <= _SHED * len(kept):
                 decoder.keep(alive)
                 chosen, kept = chosen[alive], [kept[p] for p in alive]
@@ -178,6 +181,8 @@ class _Decoder:
         # peft puts virtual tokens before whatever it is given: only the first pass may go through it
         self._inner = model.model.get_base_model() if virtual else None
         self._texts = rows
+        # Padded on the left, so that every row's last token is in the last column and one step appends one column. The
+        # mask (B, W) grows with the cache: it says which of the W columns read so far are a row's own.
         width = max(map(len, rows))
         self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
         self._padded = not bool(self._mask.all())
@@ -220,6 +225,7 @@ class _Decoder:
         return given | ({"position_ids": positions} if takes(self._model.model, "position_ids") else {})
 
     def _rerun(self) -> None:
+        # (B, W), padded on the right: nothing looks ahead. The last token of each row has its state at its own column.
         width = max(map(len, self._texts))
         ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in self._texts], device=self._model.device)
         rows = self._model.forward(input_ids=ids).rows
@@ -403,7 +409,9 @@ class _Wanted:
     @classmethod
     def of(cls, token_ids: TokenIds, positions: Positions, seed: int, shift: int) -> _Wanted:
         """Sort the draws of one text by position; output p - `shift` of its row predicts token p."""
-        where = np.concatenate(positions)
+        # The k draws of all paraphrases in one row; equal positions share a row of the table, and so one product with
+        # the output layer. A draw's column is how many draws of its position come before it.
+        where = np.concatenate(positions)  # (k,)
         distinct, row = np.unique(where, return_inverse=True)
         order = np.argsort(row, kind="stable")
         counts = np.bincount(row, minlength=len(distinct))
