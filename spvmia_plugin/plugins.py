@@ -13,13 +13,14 @@ import pluggy
 
 from spvmia_plugin import __version__, hookspecs
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
+from spvmia_plugin.protocols import Perturbation, completed
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.lazy import Loading
 
 if TYPE_CHECKING:
     from spvmia_plugin.attacks.base import Attack
     from spvmia_plugin.config import AuditConfig
-    from spvmia_plugin.protocols import Backend, DatasetSource, Perturbation
+    from spvmia_plugin.protocols import Backend, DatasetSource
 
 GROUP = "spvmia"
 
@@ -108,7 +109,7 @@ class Registry:
             SpvmiaError: no such perturbation.
         """
         make = self._known("mia_perturbation", config.perturbation, self.perturbations)
-        return behind(lambda: make(config), doing=f"mia_perturbation {config.perturbation}")
+        return behind(lambda: completed(make(config), Perturbation), doing=f"mia_perturbation {config.perturbation}")
 
     def dataset(self, name: str) -> DatasetSource:
         """Return a data set by name.

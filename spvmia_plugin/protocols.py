@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from spvmia_plugin.errors import SpvmiaError
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of the command line
     import numpy as np
@@ -134,6 +137,10 @@ class Cost:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
+    def __sub__(self, earlier: Cost) -> Cost:
+        """What has been spent since."""
+        return Cost(**{name: getattr(self, name) - getattr(earlier, name) for name in self.__dataclass_fields__})
+
 
 @dataclass(frozen=True)
 class BackendFeatures:
@@ -146,39 +153,57 @@ class BackendFeatures:
     train: bool = True
 
 
-@runtime_checkable
-class Backend(Protocol):
+class Backend:
     """A model of the harness as the audit sees it: scoring, sampling and reference training by role.
 
     Built over the harness's own LM object and its tokenizer, device, dtype, prefix token and context length. Every
     method leaves the target's weights, mode, adapters and the global random state exactly as they were.
+
+    A backend overrides what it can do, and says in `features` what that is. What is not overridden refuses, or is the
+    answer of a backend that has nothing to say.
     """
 
-    name: ClassVar[str]
-    features: BackendFeatures
-    max_length: int
-    device: Any
+    name: str
+    features = BackendFeatures()
+    max_length = 0
+    device: Any = None
+    processes: int | None = None
+    """How many processes of this launch can train one reference (`mia_reference_parallel`); None if they cannot."""
+    first = True
+    """Whether this is the first of them."""
 
-    def __init__(self, lm: Any, config: AuditConfig, base_model: str | None) -> None:
+    def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         """Drive `lm` under `config`; `base_model` is the model before fine-tuning, where somebody named it."""
-        ...
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
         """Whether this backend can drive `lm` (an `lm_eval.api.model.LM`)."""
-        ...
+        return False
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences about the models for the plan and for `mia_audit`."""
+        return ()
 
     def encode(self, text: str) -> list[int]:
         """Tokens of the text alone, without any that the tokenizer or the harness adds before or after it."""
-        ...
+        raise self._unable()
 
     def decode(self, token_ids: TokenIds) -> str:
         """Text of tokens, special tokens left out."""
-        ...
+        raise self._unable()
+
+    def frame(self, text: str) -> Frame:
+        """What stands around the tokens of `text` when it is scored, by `mia_prefix`."""
+        return Frame()
+
+    def survives(self, token_ids: TokenIds) -> bool:
+        """Whether these are the very tokens of their own text, so that somebody who sends text can have them read."""
+        return list(self.encode(self.decode(token_ids))) == list(token_ids)
 
     def identity(self, role: Role) -> dict[str, object]:
         """What identifies the weights behind a role (paths, hashes, dtype), JSON-ready: store keys and provenance."""
-        ...
+        raise self._unable()
 
     def require(self, roles: Iterable[Role]) -> None:
         """Make sure the models behind `roles` (BASE at most: the trained ones need `load_reference`) can be had.
@@ -186,7 +211,15 @@ class Backend(Protocol):
         Raises:
             SpvmiaError: no base model is known (`mia_base_model`), or its tokenizer differs from the target's.
         """
-        ...
+        raise self._unable()
+
+    def is_same(self, one: Role, other: Role) -> bool:
+        """Whether the models of two roles compute one function: what compares them is then unscored."""
+        return False
+
+    def unknown_ids(self, role: Role) -> frozenset[int]:
+        """Token ids of the target's tokenizer that a role's model does not have: records with them are unscored."""
+        return frozenset()
 
     def score(
         self,
@@ -203,7 +236,7 @@ class Backend(Protocol):
         of nothing but these is skipped (None in the answer), any other batch is computed whole. So a resumed run has
         the batches, and the bits, of one that was never interrupted.
         """
-        ...
+        raise self._unable()
 
     def sample_replacements(
         self,
@@ -224,7 +257,7 @@ class Backend(Protocol):
         Returns:
             For each text, for each draw, token ids of the same shape as its positions; never the original token.
         """
-        ...
+        raise self._unable()
 
     def generate(
         self,
@@ -241,7 +274,7 @@ class Backend(Protocol):
         `seeds` are one a prompt: a continuation depends on its seed, and not on what else was asked for. `done` as in
         `score`.
         """
-        ...
+        raise self._unable()
 
     def train_reference(self, texts: Sequence[str], output_dir: Path) -> dict[str, object]:
         """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
@@ -250,7 +283,7 @@ class Backend(Protocol):
         last one may stay there as `checkpoint*`, and the store removes it. Returns a JSON-ready record: losses,
         tokens, seconds.
         """
-        ...
+        raise self._unable()
 
     def check_training(self) -> None:
         """Make sure that a reference could be trained with the config, before anything is sampled for it.
@@ -258,93 +291,72 @@ class Backend(Protocol):
         Raises:
             SpvmiaError: `mia_lora_targets` names no module of the base, or one on which LoRA can't be trained.
         """
-        ...
-
-    def load_reference(self, role: Role, path: str) -> None:
-        """Put the adapter or model at `path` (folder or hub id) behind REFERENCE or CANDIDATE."""
-        ...
-
-    def cost(self, role: Role) -> Cost:
-        """What has been spent on a role since the backend was made."""
-        ...
-
-    def close(self) -> None:
-        """Take away everything that was added to the harness's model."""
-        ...
-
-
-@runtime_checkable
-class Frames(Protocol):
-    """What a backend has besides if it reads more than a text's own tokens. Without it nothing stands around them."""
-
-    def frame(self, text: str) -> Frame:
-        """What stands around the tokens of `text` when it is scored, by `mia_prefix`."""
-        ...
-
-    def survives(self, token_ids: TokenIds) -> bool:
-        """Whether these are the very tokens of their own text, so that somebody who sends text can have them read."""
-        ...
-
-
-def frame_of(backend: Backend, text: str) -> Frame:
-    """What stands around the tokens of a text under a backend."""
-    ask = getattr(backend, "frame", None)  # asked for every sequence: `isinstance` of a protocol takes longer than it
-    found: Frame = ask(text) if ask is not None else Frame()
-    return found
-
-
-def survives(backend: Backend, token_ids: TokenIds) -> bool:
-    """Whether tokens are those of their own text under a backend."""
-    ask = getattr(backend, "survives", None)
-    if ask is not None:
-        return bool(ask(token_ids))
-    return list(backend.encode(backend.decode(token_ids))) == list(token_ids)
-
-
-def unknown_ids(backend: Backend, role: Role) -> frozenset[int]:
-    """Token ids of the target's tokenizer that a role's model does not have; none where a backend does not say."""
-    ask = getattr(backend, "unknown_ids", None)
-    found: frozenset[int] = ask(role) if ask is not None else frozenset()
-    return found
-
-
-@runtime_checkable
-class TrainsTogether(Protocol):
-    """What a backend has besides if all processes of a launch can train one reference (`mia_reference_parallel`).
-
-    Attributes:
-        processes: how many there are.
-        first: whether this is the first of them.
-    """
-
-    processes: int
-    first: bool
+        raise self._unable()
 
     def agree(self, value: Any) -> Any:
-        """What the first process says, told to every process; all must ask.
+        """What the first of the `processes` that train together says, told to every one of them; all must ask.
 
         Raises:
             SpvmiaError: another process has failed.
         """
-        ...
+        return value
+
+    def load_reference(self, role: Role, path: str) -> None:
+        """Put the adapter or model at `path` (folder or hub id) behind REFERENCE or CANDIDATE."""
+        raise self._unable()
+
+    def remember_base(
+        self, recall: Callable[[Mapping[str, object]], str | None], keep: Callable[[Mapping[str, object], str], None]
+    ) -> None:
+        """Have what a base answers kept over runs: whether a target carries it is then known without loading it.
+
+        Args:
+            recall: gives what was kept for a description of a base (JSON-ready), or None.
+            keep: keeps the hash of its answers.
+        """
+
+    def remember_limits(self, known: Mapping[str, int], keep: Callable[[dict[str, int]], None]) -> None:
+        """Begin with the batch sizes that fitted in a run that was killed: a resumed one then has the same batches.
+
+        Args:
+            known: what `keep` was called with last; empty if nothing is known.
+            keep: called with all sizes found so far whenever memory has run out.
+        """
+
+    def cost(self, role: Role) -> Cost:
+        """What has been spent on a role since the backend was made."""
+        return Cost()
+
+    def close(self) -> None:
+        """Take away everything that was added to the harness's model."""
+
+    def _unable(self) -> SpvmiaError:
+        return SpvmiaError(f"--model: {self.name} gives no token log-probabilities; use '--model hf'")
 
 
-class Perturbation(Protocol):
-    """Makes paraphrases. Constructed with the config; `neighbours` is called once for all texts of an audit."""
+class Perturbation:
+    """Makes paraphrases. Constructed with the config; `neighbours` is called once for some texts of an audit."""
 
-    name: ClassVar[str]
-    roles: ClassVar[tuple[Role, ...]]
-    """The models it asks through the backend. Paraphrases are kept for these; without it, for base and target."""
+    name: str
+    passes: float = 1.0
+    """About how many model passes over a text its paraphrases take: what the plan counts."""
 
-    def __init__(self, config: AuditConfig) -> None: ...
+    def __init__(self, config: AuditConfig) -> None:
+        self._config = config
+
+    @property
+    def roles(self) -> Collection[Role]:
+        """The models it asks through the backend: paraphrases are kept for these. It may ask base and target."""
+        from spvmia_plugin.signals import Role  # brings NumPy
+
+        return Role.BASE, Role.TARGET
 
     def check(self) -> None:
         """Raise `SpvmiaError` for what cannot work (a mask model that is not there), before long work starts."""
-        ...
 
     def settings(self) -> dict[str, object]:
         """What changes its results, JSON-ready: part of the store's key."""
-        ...
+        raise NotImplementedError
 
     def neighbours(
         self,
@@ -362,6 +374,66 @@ class Perturbation(Protocol):
 
         The result for a text depends on its id, the text, the config's seed and the models, not on the other texts.
         """
+        raise NotImplementedError
+
+
+Plugged = TypeVar("Plugged", Backend, Perturbation)
+
+
+def completed(made: Any, base: type[Plugged]) -> Plugged:
+    """A plugin's backend or perturbation, with the answers of `base` where it has none of its own.
+
+    A class that derives from `base` has them. One that does not is given them here, once, so that nobody who uses it
+    has to ask what it has.
+    """
+    if not isinstance(made, base):
+        for name, default in vars(base).items():
+            if not name.startswith("_") and not hasattr(made, name):
+                setattr(made, name, default.__get__(made) if hasattr(default, "__get__") else default)
+    if issubclass(base, Perturbation) and "done" not in signature(made.neighbours).parameters:
+        made.neighbours = _of_the_missing(made.neighbours)
+    found: Plugged = made
+    return found
+
+
+def _of_the_missing(neighbours: Callable[..., Sequence[Neighbours | None]]) -> Callable[..., Any]:
+    """`Perturbation.neighbours` of an implementation that knows nothing of `done`: it gets the missing texts alone."""
+
+    def of_all(
+        texts: Sequence[Document], backend: Backend, *, on_done: OnDone, done: Collection[int]
+    ) -> list[Neighbours | None]:
+        asked = [i for i in range(len(texts)) if i not in done]
+        made = neighbours(
+            [texts[i] for i in asked], backend, on_done=lambda batch: on_done({asked[k]: of for k, of in batch.items()})
+        )
+        found = dict(zip(asked, made, strict=True))
+        return [found.get(i) for i in range(len(texts))]
+
+    return of_all
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """What `Backend` says of the tokens around a text's own. For plugins that name it."""
+
+    def frame(self, text: str) -> Frame:
+        """See `Backend.frame`."""
+        ...
+
+    def survives(self, token_ids: TokenIds) -> bool:
+        """See `Backend.survives`."""
+        ...
+
+
+@runtime_checkable
+class TrainsTogether(Protocol):
+    """What `Backend` says of processes that train one reference. For plugins that name it."""
+
+    processes: int
+    first: bool
+
+    def agree(self, value: Any) -> Any:
+        """See `Backend.agree`."""
         ...
 
 

@@ -42,11 +42,20 @@ class View(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One kind of signal an attack asks for; a run computes the union of all attacks' needs once."""
+    """One kind of signal an attack asks for; a run computes the union of all attacks' needs once.
+
+    Attributes:
+        role: the model.
+        view: the text.
+        moments: whether mean and standard deviation over the vocabulary are wanted.
+        shots: of the view PREFIXED alone: how many held-out documents the prefix should hold. Where several attacks
+            ask, it is one prefix, as long as the longest.
+    """
 
     role: Role
     view: View = View.TEXT
     moments: bool = False
+    shots: int = 7
 
 
 @dataclass(frozen=True, slots=True)

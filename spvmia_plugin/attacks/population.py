@@ -51,7 +51,7 @@ class Recall(Attack):
     @property
     def needs(self) -> frozenset[Need]:
         """The record under the target, alone and after the prefix."""
-        return frozenset({Need(Role.TARGET), Need(Role.TARGET, View.PREFIXED)})
+        return frozenset({Need(Role.TARGET), Need(Role.TARGET, View.PREFIXED, shots=self.shots)})
 
     def score_record(self, signals: RecordSignals) -> float:
         """The ratio of both NLLs."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
-from spvmia_plugin.audit.needs import reference_role
+from spvmia_plugin.audit.roles import reference_role
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.several import error_correlations, strongest
 from spvmia_plugin.protocols import Cost

@@ -1,19 +1,19 @@
-"""The plan of an audit: stages, counts, tokens and an estimate, shown before any long work."""
+"""The plan of an audit: stages, counts, tokens and an estimate, shown before any long work and corrected as it goes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spvmia_plugin.audit.calibrate import SELF_PROMPT, Calibration
-from spvmia_plugin.audit.inputs import Inputs
-from spvmia_plugin.audit.scorer import Scorer
-from spvmia_plugin.audit.sheet import Sheet
-from spvmia_plugin.audit.sweep import Sweep
+from spvmia_plugin.audit.calibrate import Calibration
+from spvmia_plugin.audit.roles import CALLED, Player
+from spvmia_plugin.audit.sequences import Request
+from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Neighbours, Perturbation
-from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.protocols import Perturbation
+from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util.console import shown
 
@@ -45,23 +45,6 @@ class Stage:
         return self.tokens * self.factor / rate
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """What one role has to score, as far as it is known before the work.
-
-    Attributes:
-        role: who plays it.
-        model: the model behind it, or None where that is not there yet: then all of it is to do.
-        views: its views and whether they need moments.
-        sweeps: its sequences; of the paraphrases those that the store has.
-    """
-
-    role: Role
-    model: Role | None
-    views: Mapping[View, bool]
-    sweeps: Sequence[Sweep]
-
-
 def added(stages: Iterable[Stage]) -> list[Stage]:
     """Stages of one name as one, in the order of the names."""
     found: dict[str, Stage] = {}
@@ -76,67 +59,47 @@ class Planner:
     """Counts what is to do for some of an audit's records, and what the store has of it.
 
     Args:
-        records: some of those that this process scores.
-        inputs: their sequences.
-        neighbours: the paraphrases that the store has, by record id.
+        lengths: tokens of each record.
+        unmade: the records whose paraphrases the store does not have.
         config: settings.
     """
 
-    def __init__(
-        self, records: Sequence[Record], inputs: Inputs, neighbours: Mapping[str, Neighbours], config: AuditConfig
-    ) -> None:
+    def __init__(self, lengths: Mapping[str, int], unmade: Collection[str], config: AuditConfig) -> None:
         self._config = config
-        self._count = len(records)
-        self._tokens = {record.id: len(inputs.tokens_of(record)) for record in records}
-        self._open = [record.id for record in records if record.id not in neighbours]
-        self.sheets = [Sheet(record, inputs, neighbours.get(record.id)) for record in records]
-
-    @property
-    def tokens(self) -> int:
-        """Of all records."""
-        return sum(self._tokens.values())
-
-    def references(self, data: AuditData, calibration: Calibration, roles: set[Role], mean: float) -> list[Stage]:
-        """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
-        config, stages = self._config, []
-        length = config.block_size or mean
-        if Role.REFERENCE in roles and config.reference == SELF_PROMPT:
-            to_do = max(config.self_prompts - calibration.stored_self_prompts(), 0)
-            tokens = max(0, int(to_do * (length - config.prompt_tokens)))
-            stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
-            ready = calibration.is_ready(Role.REFERENCE)
-            stages.append(self._training("reference", config.self_prompts, length, ready, calibration.processes))
-        if Role.CANDIDATE in roles and data.candidate:
-            ready = calibration.is_ready(Role.CANDIDATE)
-            texts = len(data.candidate)
-            stages.append(self._training("candidate reference", texts, length, ready, calibration.processes))
-        return stages
-
-    def _training(self, name: str, texts: int, length: float, ready: bool, processes: int) -> Stage:
-        tokens = 0 if ready else int(texts * length * self._config.reference_epochs / processes)
-        return Stage(f"training the {name}", texts, "texts", tokens, TRAINING_FACTOR)
+        self._count = len(lengths)
+        self._draws = 2 * config.perturbations
+        self._unmade = [lengths[record_id] for record_id in unmade]
 
     def paraphrases(self, perturbation: Perturbation) -> Stage:
         """Paraphrases that are to be made."""
-        passes = getattr(perturbation, "passes", 1.0)
-        tokens = int(passes * sum(self._tokens[record_id] for record_id in self._open))
+        tokens = int(perturbation.passes * sum(self._unmade))
         return Stage(f"paraphrases ({perturbation.name})", self._draws * self._count, "texts", tokens)
 
-    def scoring(self, work: Scoring, scorer: Scorer) -> Stage:
+    def scoring(self, player: Player, requests: Sequence[Request], signals: StoredSignals) -> Stage:
         """Sequences of one role. Paraphrases that are not made yet count as long as their record."""
-        unmade = self._open if View.NEIGHBOURS in work.views else []
-        tokens = self._draws * sum(self._tokens[record_id] for record_id in unmade)
-        for sweep in work.sweeps:
-            if work.model is None:
-                tokens += sum(len(item.token_ids) for item in sweep.inputs)
-            else:
-                tokens += scorer.missing(work.model, sweep.inputs, moments=sweep.moments)
-        count = sum(len(sweep.inputs) for sweep in work.sweeps) + self._draws * len(unmade)
-        return Stage(f"scoring: {work.role.value}", count, "texts", tokens)
+        unmade = self._unmade if View.NEIGHBOURS in player.views else []
+        count = sum(len(request.inputs) for request in requests) + self._draws * len(unmade)
+        tokens = sum(map(signals.missing, requests)) + self._draws * sum(unmade)
+        return Stage(f"scoring: {player.role.value}", count, "texts", tokens)
 
-    @property
-    def _draws(self) -> int:
-        return 2 * self._config.perturbations
+
+def reference_stages(
+    players: Iterable[Player], config: AuditConfig, data: AuditData, calibration: Calibration, mean: float
+) -> list[Stage]:
+    """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
+    length = config.block_size or mean
+    stages = []
+    for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
+        texts = len(data.candidate)
+        if player.role is Role.REFERENCE:
+            texts = config.self_prompts
+            to_do = max(texts - calibration.stored_self_prompts(), 0)
+            tokens = max(0, int(to_do * (length - config.prompt_tokens)))
+            stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
+        to_do = 0 if calibration.is_ready(player) else texts
+        tokens = int(to_do * length * config.reference_epochs / calibration.processes)
+        stages.append(Stage(f"training the {CALLED[player.role]}", texts, "texts", tokens, TRAINING_FACTOR))
+    return stages
 
 
 def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
@@ -168,3 +131,81 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+MOVED = 0.25
+"""A remaining time that differs by more than this share from the one last told is told anew."""
+LEAST_SECONDS = 10.0
+"""What is measured, and what is left, for less than this says nothing worth a line."""
+
+
+class Forecast:
+    """What is left of a plan. A kind of work begins with the plan's estimate; its real rate replaces that.
+
+    Args:
+        stages: the plan's; without any, nothing is told.
+        rate: scored tokens a second, as measured for the plan.
+        say: tells people.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        rate: float,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._estimates = {stage.name: stage.seconds(rate) for stage in stages if stage.tokens}
+        self._left = dict.fromkeys(self._estimates, 1.0)  # share of each stage
+        self._spent: dict[str, tuple[float, float]] = {}  # by kind: seconds as estimated, and as they were
+        self._say = say
+        self._clock = clock
+        self._since = clock()
+        self._told = sum(self._estimates.values())
+
+    @property
+    def seconds(self) -> float:
+        """What is left."""
+        return sum(
+            share * self._estimates[name] * self._factor(_kind(name)) for name, share in self._left.items() if share
+        )
+
+    def begin(self) -> None:
+        """A stage begins: the time until now was that of none."""
+        self._since = self._clock()
+
+    def done(self, name: str, share: float) -> None:
+        """A share of a stage, of all that was to do of it, took the time since the last call."""
+        now = self._clock()
+        seconds, self._since = now - self._since, now
+        if name not in self._left:
+            return
+        share = min(share, self._left[name])
+        self._left[name] = self._left[name] - share if self._left[name] - share > 1e-9 else 0.0
+        estimated, real = self._spent.get(_kind(name), (0.0, 0.0))
+        self._spent[_kind(name)] = estimated + share * self._estimates[name], real + seconds
+        self._told = max(0.0, self._told - seconds)
+        left = self.seconds
+        moved = abs(left - self._told) > MOVED * max(left, self._told)
+        if moved and left and max(left, self._told) > LEAST_SECONDS and real + seconds > LEAST_SECONDS:
+            pace = "slower" if left > self._told else "faster"
+            self._say(f"spvmia: about {duration(left)} left ({name} is {pace} than planned)")
+            self._told = left
+
+    def finish(self, *names: str) -> None:
+        """Nothing is left of these stages, whatever the plan thought."""
+        for name in names:
+            if name in self._left:
+                self._told = max(0.0, self._told - self._left[name] * self._estimates[name] * self._factor(_kind(name)))
+                self._left[name] = 0.0
+
+    def _factor(self, kind: str) -> float:
+        """How much longer a kind of work takes than estimated."""
+        estimated, real = self._spent.get(kind, (0.0, 0.0))
+        return real / estimated if estimated else 1.0
+
+
+def _kind(name: str) -> str:
+    """Stages of one kind go at one rate: scoring under any model, training any reference."""
+    return name.partition(" ")[0]

@@ -8,20 +8,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.audit.calibrate import BASE_AS_REFERENCE, SELF_PROMPT, Calibration
-from spvmia_plugin.audit.forecast import Forecast
-from spvmia_plugin.audit.inputs import Inputs
-from spvmia_plugin.audit.memory import FittingBatches, keep_bases
-from spvmia_plugin.audit.needs import check_features, union_of_needs
+from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
-from spvmia_plugin.audit.paraphrase import Tally, paraphrase, paraphrase_keys, roles_of, stored_paraphrases
-from spvmia_plugin.audit.plan import Planner, Scoring, Stage, added, render, show
-from spvmia_plugin.audit.scorer import Scorer
-from spvmia_plugin.audit.sheet import Sheet
-from spvmia_plugin.audit.sweep import sweeps
+from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, show
+from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
+from spvmia_plugin.audit.sequences import Inputs, Request, Sheet, requests
+from spvmia_plugin.audit.stored import (
+    FittingBatches,
+    StoredSignals,
+    Tally,
+    keep_bases,
+    paraphrase,
+    paraphrase_keys,
+    stored_paraphrases,
+)
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, frame_of, unknown_ids
+from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store import Store
@@ -30,13 +33,6 @@ from spvmia_plugin.util.console import shown
 
 RECORDS_AT_A_TIME = 2000
 """Records whose sequences and signals are held at once; batches are planned over so many."""
-
-_CALLED = {
-    Role.TARGET: "target",
-    Role.BASE: "base",
-    Role.REFERENCE: "reference",
-    Role.CANDIDATE: "candidate reference",
-}
 
 
 @dataclass(frozen=True)
@@ -73,34 +69,31 @@ class Run:
         self, audit: Audit, backend: Backend, registry: Registry, store: Store, *, quiet: bool = False
     ) -> None:
         self.audit = audit
-        self.backend = backend
+        self.backend = completed(backend, Backend)
         self.registry = registry
         self.store = store
         self.quiet = quiet
         self.outcome = Outcome()
-        self._needs = union_of_needs(audit.attacks)
+        self.players = cast(audit.attacks.values(), audit.config, audit.data)
+        self._shots = shots(audit.attacks.values())
         self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
-        self._scoring: dict[str, int] = {}  # tokens of a stage of the plan
+        self._planned: dict[str, int] = {}  # tokens of each stage of the plan
         self._unmade = 0  # records that the plan found no paraphrases of
-        self._scorer = Scorer(backend, store, quiet=quiet, on_scored=self._on_scored)
+        self._signals = StoredSignals(self.backend, store, quiet=quiet, on_scored=self._on_scored)
         self._calibration = Calibration(
             audit.data,
             audit.config,
-            backend,
+            self.backend,
             registry,
             store,
             on_done=lambda name, share: self._forecast.done(name, share),
         )
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
+        self._sheets: dict[str, Sheet] = {}  # by record id, of the part of the records that was looked at last
         self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
-        self._batches = FittingBatches(backend, store)
+        self._batches = FittingBatches(self.backend, store)
         self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
-
-    @property
-    def roles(self) -> set[Role]:
-        """The models this audit scores with."""
-        return {role for role, _ in self._needs}
 
     def execute(self) -> Outcome:
         """Run every stage.
@@ -109,57 +102,69 @@ class Run:
             SpvmiaError: something needed is missing; found before long work starts.
         """
         self.check()
-        inputs = Inputs(self.backend, self.audit.data, self._shots())
-        self._note_shots(inputs)
-        if self.roles:
-            frame = frame_of(self.backend, "")
+        inputs = Inputs(self.backend, self.audit.data, self._shots)
+        if self._shots:
+            self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
+        if inputs.shots < self._shots:
+            self.outcome.notes.append(
+                f"ReCaLL: {inputs.shots} of {self._shots} shots: no more fit the context or were held out"
+            )
+        if self.players:
+            frame = self.backend.frame("")
             self.outcome.details["frame"] = {name: list(ids) for name, ids in asdict(frame).items()}
-            self._build(self._calibration.ready(self._calibrated()))
-        if self.roles and not self.quiet:
+            self._build(self._calibration.ready(self._calibrated))
+        if self.players and not self.quiet:
             self._show_plan(inputs)
         self.calibrate()
         self._paraphrase(inputs)
         self._attack(inputs)
-        self.outcome.models = self._identities()
+        self.outcome.models = {
+            player.role.value: self.backend.identity(player.model)
+            for player in self.players.values()
+            if player.model is not None
+        }
         self.outcome.notes += self._backend_notes()
         self._batches.forget()
         return self.outcome
 
     def check(self) -> None:
         """Everything that can be refused before long work."""
-        check_features(self.audit.attacks, self.audit.config, self.backend.features, self.backend.name)
-        if any(view is View.NEIGHBOURS for _, view in self._needs):
-            self._perturbation = self.registry.perturbation(self.audit.config)
+        audit, players = self.audit, self.players.values()
+        check_features(audit.attacks, self.players, audit.config.perturbation, self.backend.features, self.backend.name)
+        if self._is_viewed(View.NEIGHBOURS):
+            self._perturbation = self.registry.perturbation(audit.config)
             self._perturbation.check()
         keep_bases(self.backend, self.store)
-        if self._base_needed():
+        # A reference that the user names may do without the base.
+        paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
+        if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
             self.backend.require({Role.BASE})
-        if self.roles:
+        if players:
             self._batches.recall()
-        if self._trains() and not all(map(self._calibration.is_ready, self._calibrated())):
+        if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
             self._calibration.check()
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
-        self._build(self._calibrated())
+        self._build({player.role for player in self._calibrated})
 
-    def _calibrated(self) -> set[Role]:
-        """The roles that need a model besides target and base."""
-        found = {Role.REFERENCE} if self.audit.config.reference != BASE_AS_REFERENCE else set()
-        return (found | ({Role.CANDIDATE} if self.audit.data.candidate else set())) & self.roles
+    @property
+    def _calibrated(self) -> list[Player]:
+        return [player for player in self.players.values() if player.is_calibrated]
+
+    def _is_viewed(self, view: View) -> bool:
+        return any(view in player.views for player in self.players.values())
 
     def _build(self, roles: set[Role]) -> None:
         for role in sorted(roles - self._built, reverse=True):  # the reference before the candidate
-            name = "reference" if role is Role.REFERENCE else "candidate reference"
-            with self._stage(
-                name, *({Role.TARGET, Role.REFERENCE} if role is Role.REFERENCE else {role, Role.REFERENCE})
-            ):
-                made = self._calibration.build(role)
+            player, name = self.players[role], CALLED[role]
+            with self._stage(name):
+                made = self._calibration.build(player)
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
             self._built.add(role)
             prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
             self._forecast.finish(*prompting, f"training the {name}")
-            if self._is_trained(role) and self._is_same(role, Role.BASE):
+            if player.trained and self.backend.is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
             if left_out := made.get("left_out"):
                 self.outcome.notes.append(
@@ -170,56 +175,21 @@ class Run:
         """What a plugin says of its work, without what quotes a record."""
         return self._quotes.without_any(details) if foreign and not self.audit.config.log_text else details
 
-    def _base_needed(self) -> bool:
-        """Whether something is scored, paraphrased or trained with the base. A named reference may do without."""
-        config = self.audit.config
-        calibrated = Role.REFERENCE in self.roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
-        paraphrased = self._perturbation is not None and Role.BASE in roles_of(self._perturbation)
-        return Role.BASE in self.roles or calibrated or paraphrased or self._trains()
+    def _is_there(self, player: Player) -> bool:
+        """Whether the model can be asked already."""
+        return player.model is not None and (not player.is_calibrated or player.role in self._built)
 
-    def _trains(self) -> bool:
-        return any(self._is_trained(role) for role in (Role.REFERENCE, Role.CANDIDATE))
-
-    def _is_trained(self, role: Role) -> bool:
-        """Whether the audit trains the model of REFERENCE or CANDIDATE, or did so before."""
-        asked = (
-            bool(self.audit.data.candidate) if role is Role.CANDIDATE else self.audit.config.reference == SELF_PROMPT
-        )
-        return role in self.roles and asked
-
-    def _identities(self) -> dict[str, object]:
-        """What stood behind each role that was scored."""
-        models = {role.value: self._model_of(role) for role in sorted(self.roles)}
-        return {name: self.backend.identity(model) for name, model in models.items() if model is not None}
-
-    def _model_of(self, role: Role) -> Role | None:
-        """The role whose model is scored: the base stands in for the reference where the user asked for that."""
-        if role is Role.REFERENCE and self.audit.config.reference == BASE_AS_REFERENCE:
-            return Role.BASE
-        if role is Role.CANDIDATE and not self.audit.data.candidate:
-            return None
-        return role
-
-    def _is_same(self, one: Role, other: Role) -> bool:
-        """Whether two models compute one function; a backend that can't say is taken to hold different ones."""
-        ask = getattr(self.backend, "is_same", None)
-        return bool(ask is not None and ask(one, other))
-
-    def _refusal(self, role: Role) -> str | None:
+    def _refusal(self, player: Player) -> str | None:
         """Why a role gives nothing for any record: what is not there, or can't be told from the target."""
-        model = self._model_of(role)
-        if model is None:
+        if player.model is None:
             return "mia_candidate is not given"
-        if model is Role.TARGET or not self._is_same(Role.TARGET, model):
+        if player.model is Role.TARGET or not self.backend.is_same(Role.TARGET, player.model):
             return None
-        return "the target is the base" if model is Role.BASE else f"the {_CALLED[model]} is the target"
+        return "the target is the base" if player.model is Role.BASE else f"the {CALLED[player.model]} is the target"
 
     def _backend_notes(self) -> list[str]:
         """What the backend has to say about the models."""
-        return [note for note in getattr(self.backend, "notes", ()) if note not in self.outcome.notes]
-
-    def _shots(self) -> int:
-        return max((getattr(attack, "shots", 0) for attack in self.audit.attacks.values()), default=0)
+        return [note for note in self.backend.notes if note not in self.outcome.notes]
 
     def _parts(self) -> Iterator[Sequence[Record]]:
         """The records of this process, some at a time: what is known of the others lies in the store."""
@@ -232,7 +202,7 @@ class Run:
             return
         tally = Tally(self._perturbation)
         for part in self._parts():
-            with self._stage("paraphrases", Role.BASE):
+            with self._stage("paraphrases"):
                 tally.add(self._paraphrases_of(part, inputs).values())
             inputs.forget()
         self._forecast.finish(f"paraphrases ({self._perturbation.name})")
@@ -243,7 +213,7 @@ class Run:
     def _paraphrases_of(self, records: Sequence[Record], inputs: Inputs) -> dict[str, Neighbours]:
         if self._perturbation is None:
             return {}
-        asked = [(role, unknown_ids(self.backend, role)) for role in roles_of(self._perturbation)]
+        asked = [(role, self.backend.unknown_ids(role)) for role in self._perturbation.roles]
 
         def lacking(record: Record) -> Role | None:
             ids = inputs.tokens_of(record)
@@ -282,7 +252,8 @@ class Run:
                         key: replace(each, reason=self._quotes.without(each.reason)) for key, each in judged.items()
                     }
                 results[name].add(judged)
-            self._scorer.forget()
+            self._signals.forget()
+            self._sheets = {}
             inputs.forget()
         first = next(iter(results.values()), Results())
         self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
@@ -293,30 +264,39 @@ class Run:
             )
 
     def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
-        neighbours = self._paraphrases_of(records, inputs)
-        sheets = {record.id: Sheet(record, inputs, neighbours.get(record.id)) for record in records}
-        for role in sorted(self.roles):
-            model, views, refusal = self._model_of(role), self._views_of(role), self._refusal(role)
+        sheets = self._sheets_of(records, inputs, self._paraphrases_of(records, inputs))
+        for role, player in self.players.items():
+            model, refusal = player.model, self._refusal(player)
             if model is None or refusal is not None:
-                for sheet in sheets.values():
-                    sheet.refuse(role, views, str(refusal))
+                for sheet in sheets:
+                    sheet.refuse(role, player.views, str(refusal))
                 continue
-            scored = self._readable(sheets.values(), model, views)
-            for sheet in set(sheets.values()) - set(scored):
-                sheet.refuse(role, views, _unreadable(model))
+            scored = self._readable(sheets, model, player.views)
+            for sheet in set(sheets) - set(scored):
+                sheet.refuse(role, player.views, _unreadable(model))
             # The population is one for all records: scored with the first of them.
             population = [] if role in self._population_signals else self._population(inputs)
             found: dict[ScoreInput, TokenSignals] = {}
-            with self._stage(f"scoring: {role.value}", model):
-                for sweep in sweeps(views, scored, population):
-                    found |= self._scorer.score(model, sweep.inputs, moments=sweep.moments, part_of=role)
+            with self._stage(f"scoring: {role.value}"):
+                for request in requests(player, model, scored, population):
+                    found |= self._signals.of(request)
             if last:
                 self._forecast.finish(f"scoring: {role.value}")
             for sheet in scored:
-                sheet.fill(role, views, found)
-            if View.POPULATION in views and role not in self._population_signals:
+                sheet.fill(role, player.views, found)
+            if View.POPULATION in player.views and role not in self._population_signals:
                 self._population_signals[role] = [found[item] for item in population]
-        return {key: sheet.signals(self._population_signals) for key, sheet in sheets.items()}
+        return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
+
+    def _sheets_of(
+        self, records: Sequence[Record], inputs: Inputs, paraphrases: Mapping[str, Neighbours]
+    ) -> list[Sheet]:
+        """Sheets of a part of the records, with such paraphrases as there are; the plan's, if there is one part."""
+        if self._sheets.keys() != {record.id for record in records}:
+            self._sheets = {record.id: Sheet(record, inputs) for record in records}
+        for record_id, found in paraphrases.items():
+            self._sheets[record_id].paraphrase(found)
+        return list(self._sheets.values())
 
     def _on_paraphrased(self, count: int) -> None:
         if self._perturbation is not None and self._unmade:
@@ -324,99 +304,84 @@ class Run:
 
     def _on_scored(self, role: Role, tokens: int) -> None:
         name = f"scoring: {role.value}"
-        if self._scoring.get(name):
-            self._forecast.done(name, tokens / self._scoring[name])
+        if self._planned.get(name):
+            self._forecast.done(name, tokens / self._planned[name])
 
-    def _views_of(self, role: Role) -> dict[View, bool]:
-        return {view: moments for (r, view), moments in self._needs.items() if r is role}
-
-    def _readable(self, sheets: Iterable[Sheet], model: Role, views: Mapping[View, bool]) -> list[Sheet]:
+    def _readable(self, sheets: Sequence[Sheet], model: Role, views: Iterable[View]) -> list[Sheet]:
         """The records of which a model has all tokens."""
-        unknown = unknown_ids(self.backend, model)
-        return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.inputs(list(views)))]
+        unknown = self.backend.unknown_ids(model)
+        return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.sequences(views))]
 
     def _population(self, inputs: Inputs) -> list[ScoreInput]:
         """Held-out documents that every model can read: those of one model are compared with those of another."""
-        if not any(view is View.POPULATION for _, view in self._needs):
+        if not self._is_viewed(View.POPULATION):
             return []
-        models = {model for role in self.roles if (model := self._model_of(role)) is not None and self._is_there(model)}
-        unknown = frozenset[int]().union(*(unknown_ids(self.backend, model) for model in models))
+        models = {player.model for player in self.players.values() if player.model and self._is_there(player)}
+        unknown = frozenset[int]().union(*map(self.backend.unknown_ids, models))
         return [item for item in inputs.population() if _is_known(item, unknown)]
 
-    def _note_shots(self, inputs: Inputs) -> None:
-        if self._shots():
-            self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
-        if inputs.shots < self._shots():
-            self.outcome.notes.append(
-                f"ReCaLL: {inputs.shots} of {self._shots()} shots: no more fit the context or were held out"
-            )
-
     def _show_plan(self, inputs: Inputs) -> None:
-        audit = self.audit
+        audit, perturbation = self.audit, self._perturbation
         # Whether a reference equals the target shows once it is there.
-        scored = [role for role in sorted(self.roles) if self._model_of(role) is not None]
-        scored = [role for role in scored if not self._is_there(self._model_of(role)) or self._refusal(role) is None]
+        scored = [
+            (player, player.model)
+            for player in self.players.values()
+            if player.model is not None and (not self._is_there(player) or self._refusal(player) is None)
+        ]
         tokens, of_parts = 0, list[Stage]()
-        first: list[Scoring] = []
+        first: list[Request] = []
         for number, part in enumerate(self._parts()):
-            neighbours = self._stored_neighbours(part)
-            self._unmade += len(part) - len(neighbours)
-            planner = Planner(part, inputs, neighbours, audit.config)
-            if self._perturbation is not None:
-                of_parts.append(planner.paraphrases(self._perturbation))
-            works = [self._work(role, planner, [] if number else self._population(inputs)) for role in scored]
-            of_parts += [planner.scoring(work, self._scorer) for work in works]
-            tokens += planner.tokens
-            first = first or works  # the first batch of all is that of the first records
+            lengths = {record.id: len(inputs.tokens_of(record)) for record in part}
+            tokens += sum(lengths.values())
+            stored: dict[str, Neighbours] = {}
+            if perturbation is not None:
+                keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config)
+                stored = stored_paraphrases(keys, self.store)
+            self._unmade += len(part) - len(stored)
+            sheets = self._sheets_of(part, inputs, stored)
+            planner = Planner(lengths, [record.id for record in part if record.id not in stored], audit.config)
+            if perturbation is not None:
+                of_parts.append(planner.paraphrases(perturbation))
+            population = [] if number else self._population(inputs)
+            for player, model in scored:
+                is_there = self._is_there(player)
+                readable = self._readable(sheets, model, player.views) if is_there else sheets
+                asked = requests(player, model, readable, population, is_there=is_there)
+                of_parts.append(planner.scoring(player, asked, self._signals))
+                first += [] if number else asked  # the first batch of all is that of the first records
             if number:
-                self._scorer.forget()
+                self._signals.forget()
             inputs.forget()
         mean = tokens / max(len(audit.records), 1)
-        planner = Planner((), inputs, {}, audit.config)
-        stages = [*planner.references(audit.data, self._calibration, self.roles, mean), *added(of_parts)]
+        references = reference_stages(self.players.values(), audit.config, audit.data, self._calibration, mean)
+        stages = [*references, *added(of_parts)]
         rate = self._measure(first) if any(stage.tokens for stage in stages) else None
         if rate is not None:
             self._forecast = Forecast(stages, rate, show)
-            self._scoring = {stage.name: stage.tokens for stage in stages}
+            self._planned = {stage.name: stage.tokens for stage in stages}
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}, {len(audit.attacks)} attacks"
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in self._backend_notes())]))
 
-    def _stored_neighbours(self, records: Sequence[Record]) -> dict[str, Neighbours]:
-        if self._perturbation is None:
-            return {}
-        keys = paraphrase_keys(records, self._perturbation, self.backend, self.store, self.audit.config)
-        return stored_paraphrases(keys, self.store)
-
-    def _work(self, role: Role, planner: Planner, population: Sequence[ScoreInput]) -> Scoring:
-        model, views = self._model_of(role), self._views_of(role)
-        if model is None or not self._is_there(model):
-            return Scoring(role, None, views, sweeps(views, planner.sheets, population))
-        readable = self._readable(planner.sheets, model, views)
-        return Scoring(role, model, views, sweeps(views, readable, population))
-
-    def _is_there(self, model: Role | None) -> bool:
-        return model in (Role.TARGET, Role.BASE) or model in self._built
-
-    def _measure(self, works: Sequence[Scoring]) -> float | None:
+    def _measure(self, asked: Iterable[Request]) -> float | None:
         """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
-        for work in sorted(works, key=lambda work: work.role is not Role.TARGET):
-            for sweep in work.sweeps if work.model is not None else ():
-                with self._stage("measuring the speed", work.model or work.role) as spent:
-                    tokens = self._scorer.first_batch(work.model or work.role, sweep.inputs, moments=sweep.moments)
+        for request in sorted(asked, key=lambda request: request.role is not Role.TARGET):
+            if request.is_there:
+                with self._stage("measuring the speed") as spent:
+                    tokens = self._signals.first_batch(request)
                 if tokens:
                     return tokens / spent.seconds
         return None
 
     @contextmanager
-    def _stage(self, name: str, *roles: Role) -> Iterator[Cost]:
+    def _stage(self, name: str) -> Iterator[Cost]:
         """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
-        before = [self.backend.cost(role) for role in roles]
+        before = {role: self.backend.cost(role) for role in Role}
         started = time.perf_counter()
         self._forecast.begin()
         spent = Cost()
         yield spent
-        for role, earlier in zip(roles, before, strict=True):
-            spent += _difference(self.backend.cost(role), earlier)
+        for role, earlier in before.items():
+            spent += self.backend.cost(role) - earlier
         spent.seconds = time.perf_counter() - started
         self.outcome.stages.setdefault(name, Cost()).__iadd__(spent)
 
@@ -426,8 +391,4 @@ def _is_known(item: ScoreInput, unknown: frozenset[int]) -> bool:
 
 
 def _unreadable(model: Role) -> str:
-    return f"the record uses tokens that the {_CALLED[model]} does not have"
-
-
-def _difference(after: Cost, before: Cost) -> Cost:
-    return Cost(**{name: getattr(after, name) - getattr(before, name) for name in Cost.__dataclass_fields__})
+    return f"the record uses tokens that the {CALLED[model]} does not have"

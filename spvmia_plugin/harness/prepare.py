@@ -10,8 +10,8 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
-from spvmia_plugin.audit.calibrate import SELF_PROMPT
 from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.audit.roles import cast
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
@@ -49,11 +49,12 @@ def prepare(
     # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
     manager = TaskManager(metadata={**arguments, **options}, include_path=str(tasks_folder()), include_defaults=False)
     task = manager.load([task_name])["tasks"].get(task_name)
-    if not isinstance(task, AuditTask) or Role.REFERENCE not in {need.role for need in task.attack.needs}:
+    players = cast([task.attack], task.settings, task.data) if isinstance(task, AuditTask) else {}
+    if Role.REFERENCE not in players:
         raise SpvmiaError(
             f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
         )
-    if task.settings.reference != SELF_PROMPT:
+    if not players[Role.REFERENCE].trained:
         raise SpvmiaError(
             f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
             "preparing; leave the option out"
@@ -70,7 +71,7 @@ def prepare(
 
 def _calibrate(lm: Any, task: AuditTask, task_name: str) -> Outcome:
     audit = Audit(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
-    with open_store(task.settings) as store, open_backend(lm, task) as backend:
+    with open_store(task.settings) as store, open_backend(lm, task.registry, task.settings, task.base_model) as backend:
         run = Run(audit, backend, task.registry, store)
         run.check()
         run.calibrate()

@@ -1,33 +1,66 @@
-"""The request type: one method added to the harness's LM, which receives the requests of all our tasks together."""
+"""The request type: one method added to the harness's LM, which receives the requests of all our tasks together.
+
+In a run of several processes each scores its share of the records, then they meet, and rank 0 knows what all did.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Comparison, Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Audit, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.harness.null_backend import NullBackend
-from spvmia_plugin.harness.ranks import meet
-from spvmia_plugin.protocols import Backend, Cost, frame_of
+from spvmia_plugin.harness.installed import gather
+from spvmia_plugin.harness.shared import SharedData
+from spvmia_plugin.plugins import Registry
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
 from spvmia_plugin.records import Record
+from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.boundary import behind
-
-if TYPE_CHECKING:
-    from spvmia_plugin.harness.task import AuditTask
+from spvmia_plugin.util.libraries import one_of
 
 REQUEST_TYPE = "spvmia_audit"
 """Name of the request type, of the LM's method, and the tasks' OUTPUT_TYPE (padding over ranks is keyed on it)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What one task asks, the same for all of its records.
+
+    Attributes:
+        task: its name.
+        attack: what scores the records.
+        settings: options of the audit.
+        shared: the data.
+        audited: the records that the whole run scores, over all processes.
+        ignored_options: options of the harness that change nothing here.
+        base_model: the model before fine-tuning, where somebody named it.
+        registry: plugins.
+        answer: takes what was computed besides the records' answers.
+    """
+
+    task: str
+    attack: Attack
+    settings: AuditConfig
+    shared: SharedData
+    audited: Sequence[Record]
+    ignored_options: Sequence[str]
+    base_model: str | None
+    registry: Registry
+    answer: Callable[[Outcome, Comparison], None]
 
 
 class AuditInstance(Instance):  # type: ignore[misc]
@@ -40,8 +73,8 @@ class AuditInstance(Instance):  # type: ignore[misc]
     idx = 0
     repeats = 1
 
-    def __init__(self, task: AuditTask, record: Record, doc: dict[str, object], doc_id: int) -> None:
-        self.task = task
+    def __init__(self, asked: Asked, record: Record, doc: dict[str, object], doc_id: int) -> None:
+        self.asked = asked
         self.record = record
         self.doc = doc
         self.doc_id = doc_id
@@ -50,7 +83,7 @@ class AuditInstance(Instance):  # type: ignore[misc]
     @property
     def target(self) -> str:
         """The record's class, which lm-eval 0.5 asks of a request."""
-        return self.task.doc_to_target(self.doc)
+        return "member" if self.record.is_member else "nonmember"
 
     @property
     def arguments(self) -> tuple[str]:
@@ -60,7 +93,7 @@ class AuditInstance(Instance):  # type: ignore[misc]
     @property
     def task_name(self) -> str:
         """The task it is a request of."""
-        return str(self.task.config.task)
+        return self.asked.task
 
     @property
     def metadata(self) -> tuple[str, int, int]:
@@ -92,87 +125,77 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
     Raises:
         SpvmiaError: an audit cannot run (the message names the option), or another process has failed.
     """
-    tasks = list({id(request.task): request.task for request in requests}.values())
+    asked = list({id(request.asked): request.asked for request in requests}.values())
     return behind(
-        lambda: _answer(lm, tasks, requests),
+        lambda: _answer(lm, asked, requests),
         doing="the audit",
-        texts=lambda: [pair for task in tasks for pair in task.data.texts()],
-        log_text=any(task.settings.log_text for task in tasks),
+        texts=lambda: [pair for each in asked for pair in each.shared.data.texts()],
+        log_text=any(each.settings.log_text for each in asked),
     )
 
 
-def _answer(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance]) -> list[str]:
-    outcomes: dict[int, Outcome] = {}
-    ignored = _ignored(tasks)
-    if ignored and lm.rank == 0:
+def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> list[str]:
+    # Options of the run that change nothing here.
+    options = list(dict.fromkeys(name for each in asked for name in each.ignored_options))
+    ignored = (
+        f"{' and '.join(options)} {'changes' if len(options) == 1 else 'change'} no audit: records are scored as they "
+        "stand in the data, without a template"
+    )
+    if options and lm.rank == 0:
         show(f"spvmia: note: {ignored}")
-    _compare(tasks)
-    for group in _groups(tasks):
-        outcome = _run_group(lm, group, requests)
-        for task in group:
-            task.outcome = outcome
-            outcomes[id(task)] = outcome
-    distinct = list({id(outcome): outcome for outcome in outcomes.values()}.values())
-    meet(lm, distinct)
+    # Tasks on the same data under the same settings make one audit: their signals are computed once.
+    audits: dict[tuple[int, str], list[Asked]] = {}
+    for each in asked:
+        key = (id(each.shared.data), json.dumps(each.settings.to_json(), sort_keys=True))
+        audits.setdefault(key, []).append(each)
+    outcomes = [_run(lm, together, requests) for together in audits.values()]
+    meet(lm, outcomes)
     if lm.rank == 0:
-        for line in _closing_lines(distinct):
+        for line in _closing_lines(outcomes):
             show(line)
-    if ignored:  # told already
-        for outcome in distinct:
-            outcome.notes.append(ignored)
-    return [outcomes[id(r.task)].results[r.task.config.task][r.record.id].to_json() for r in requests]
+    answers = {}
+    comparisons = _comparisons(asked)
+    for together, outcome in zip(audits.values(), outcomes, strict=True):
+        outcome.notes += [ignored] if options else []  # told already
+        for each in together:
+            each.answer(outcome, comparisons[each.shared.data.fingerprint])
+            answers[id(each)] = outcome.results[each.task]
+    return [answers[id(request.asked)][request.record.id].to_json() for request in requests]
 
 
-def _ignored(tasks: Iterable[AuditTask]) -> str:
-    """The line about options of the run that change nothing here, empty if there are none."""
-    options = list(dict.fromkeys(name for task in tasks for name in task.ignored_options))
-    if not options:
-        return ""
-    verb = "changes" if len(options) == 1 else "change"
-    return f"{' and '.join(options)} {verb} no audit: records are scored as they stand in the data, without a template"
+def _comparisons(asked: Sequence[Asked]) -> dict[str, Comparison]:
+    """By the data's fingerprint: attacks on the same data are compared, under whatever settings each of them runs."""
+    on_same_data: dict[str, list[Asked]] = {}
+    for each in asked:
+        on_same_data.setdefault(each.shared.data.fingerprint, []).append(each)
+    return {
+        fingerprint: Comparison({each.task: each.attack for each in group}, group[0].settings.seed)
+        for fingerprint, group in on_same_data.items()
+    }
 
 
-def _compare(tasks: Iterable[AuditTask]) -> None:
-    """Attacks on the same data are compared with each other, under whatever settings each of them runs."""
-    on_same_data: dict[str, list[AuditTask]] = {}
-    for task in tasks:
-        on_same_data.setdefault(task.data.fingerprint, []).append(task)
-    for group in on_same_data.values():
-        comparison = Comparison({task.config.task: task.attack for task in group}, group[0].settings.seed)
-        for task in group:
-            task.comparison = comparison
-
-
-def _groups(tasks: Iterable[AuditTask]) -> list[list[AuditTask]]:
-    """Tasks on the same data under the same settings make one audit: their signals are computed once."""
-    groups: dict[tuple[int, str], list[AuditTask]] = {}
-    for task in tasks:
-        key = (id(task.data), json.dumps(task.settings.to_json(), sort_keys=True))
-        groups.setdefault(key, []).append(task)
-    return list(groups.values())
-
-
-def _run_group(lm: Any, tasks: list[AuditTask], requests: Sequence[AuditInstance]) -> Outcome:
-    first = tasks[0]
-    mine = {id(task) for task in tasks}
+def _run(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> Outcome:
+    first, mine = asked[0], {id(each) for each in asked}
     audit = Audit(
-        data=first.data,
+        data=first.shared.data,
         config=first.settings,
-        attacks={task.config.task: task.attack for task in tasks},
-        records=_distinct(r.record for r in requests if id(r.task) in mine),
-        audited=_distinct(record for task in tasks for record in task.audited),
+        attacks={each.task: each.attack for each in asked},
+        records=_distinct(request.record for request in requests if id(request.asked) in mine),
+        audited=_distinct(record for each in asked for record in each.audited),
     )
-    _warn(lm, first.findings())
-    with open_store(first.settings) as store, open_backend(lm, first) as backend:
+    _warn(lm, first.shared.findings([record.id for record in first.audited]))
+    with (
+        open_store(first.settings) as store,
+        open_backend(lm, first.registry, first.settings, first.base_model) as backend,
+    ):
         about_tokens = (
-            check_tokenisation(audit.data, audit.audited, backend.encode, frame_of(backend, ""))
+            check_tokenisation(audit.data, audit.audited, backend.encode, backend.frame(""))
             if backend.features.logprobs
             else []
         )
         _warn(lm, about_tokens)
         outcome = Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
-    outcome.findings = about_tokens
-    return outcome
+    return dataclasses.replace(outcome, findings=about_tokens)
 
 
 def _warn(lm: Any, findings: Iterable[Finding]) -> None:
@@ -199,23 +222,18 @@ def open_store(settings: AuditConfig) -> Store:
 
 
 @contextmanager
-def open_backend(lm: Any, task: AuditTask) -> Iterator[Backend]:
+def open_backend(lm: Any, registry: Registry, settings: AuditConfig, base_model: str | None) -> Iterator[Backend]:
     """The first registered backend that can drive `lm`, or one that can do nothing and says so by name.
 
     What it added to the harness's model is taken away in the end.
     """
-    backend = _make_backend(lm, task)
+    accepting = (backend for backend in registry.backends.values() if backend.accepts(lm))
+    made = next(accepting, None)
+    backend = NullBackend(lm) if made is None else completed(made(lm, settings, base_model), Backend)
     try:
         yield backend
     finally:
         backend.close()
-
-
-def _make_backend(lm: Any, task: AuditTask) -> Backend:
-    for backend in task.registry.backends.values():
-        if backend.accepts(lm):
-            return backend(lm, task.settings, task.base_model)
-    return NullBackend(lm)
 
 
 def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
@@ -234,3 +252,71 @@ def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
         f"{total.training_tokens:,} trained on, in {total.seconds:,.0f} s"
     )
     return [*lines, cost_line]
+
+
+class NullBackend(Backend):
+    """What is left when no backend accepts a model: it can do nothing, so attacks that need a model are refused."""
+
+    features = BackendFeatures(logprobs=False, moments=False, embeddings=False, generate=False, train=False)
+
+    def __init__(self, lm: Any) -> None:
+        self.name = type(lm).__name__
+
+    def identity(self, role: Role) -> dict[str, object]:
+        return {"model": self.name}
+
+
+_SUMS = ("records", "records_without", "texts")
+"""Counts of paraphrases that add up over the shares."""
+
+
+def meet(lm: Any, outcomes: Sequence[Outcome]) -> None:
+    """Wait until every process has scored its share; on rank 0, add what the others spent and noted to `outcomes`.
+
+    Args:
+        lm: the harness's LM, which knows its rank and reaches the others.
+        outcomes: of the audits of this process; every process has the same audits in the same order.
+
+    Raises:
+        SpvmiaError: another process has failed. It has said why; this one must not wait for it.
+    """
+    if lm.world_size == 1:
+        return
+    mine = [(outcome.stages, outcome.notes, outcome.details) for outcome in outcomes]
+    with one_of(lm.world_size):
+        shares = gather(lm, mine)
+        lm.barrier()
+    if shares is not None:
+        for k, outcome in enumerate(outcomes):
+            _merge(outcome, [share[k] for share in shares])
+
+
+def _merge(outcome: Outcome, shares: Sequence[tuple[dict[str, Cost], list[str], dict[str, Any]]]) -> None:
+    stages: dict[str, Cost] = {}
+    for costs, notes, _ in shares:
+        for name, cost in costs.items():
+            stages[name] = _together(stages[name], cost) if name in stages else cost
+        outcome.notes += [note for note in notes if note not in outcome.notes]
+    outcome.stages = stages
+    for name in outcome.details:
+        outcome.details[name] = _of_all(name, [details[name] for *_, details in shares if name in details])
+
+
+def _together(one: Cost, other: Cost) -> Cost:
+    """Work adds up; processes that run side by side take as long as the slowest."""
+    seconds = max(one.seconds, other.seconds)
+    total = Cost(**vars(one))
+    total += other
+    total.seconds = seconds
+    return total
+
+
+def _of_all(name: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One stage's record: that of the process which trained; the paraphrases of all."""
+    if name == "paraphrases":
+        sums = {key: sum(each[key] for each in details) for key in _SUMS}
+        rated = [each for each in details if each["mask_rate"] is not None]
+        weight = sum(each["texts"] for each in rated)
+        mean = sum(each["mask_rate"] * each["texts"] for each in rated) / weight if weight else None
+        return {**details[0], **sums, "mask_rate": mean}
+    return dict(next((each for each in details if each.get("trained")), details[0]))

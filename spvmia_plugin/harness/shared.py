@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -13,7 +13,12 @@ from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.audit.outcome import Comparison
 from spvmia_plugin.checks.blind import BlindInterval, blind_interval, not_computed
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions, warnings_first
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.util.libraries import refusal
+
+if TYPE_CHECKING:
+    from spvmia_plugin.harness.request import AuditInstance
 
 
 class SharedData:
@@ -29,10 +34,20 @@ class SharedData:
         self.comparison: Comparison | None = None
         self._seed = seed
         self._by_id = {record.id: record for record in data.records}
-        self.answered: Sequence[Any] = ()  # requests of the task whose answers the harness reads
+        self._read: Sequence[AuditInstance] = ()
         self._docs: list[dict[str, object]] | None = None
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
         self._findings: dict[tuple[str, ...], list[Finding]] = {}
+
+    def compare(self, comparison: Comparison | None) -> None:
+        """Take the comparison of all attacks on these data, or let go of that of an earlier run."""
+        self.comparison = comparison
+
+    def reads(self, requests: Sequence[AuditInstance]) -> None:
+        """The harness reads one task's answers after the other's: those of the last are done with."""
+        for request in self._read:
+            request.let_go()
+        self._read = requests
 
     def record(self, record_id: str) -> Record:
         """The record with this id."""
@@ -73,3 +88,31 @@ class SharedData:
 SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
 """Data of the run that is being built. The harness builds tasks one by one and gives them no common ground; when it
 asks for their requests all are there, and the entry goes: a later run in this process reads the files anew."""
+
+
+def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
+    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`).
+
+    Raises:
+        SpvmiaError: none is named, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    name = next((metadata[key] for key in ("tokenizer", "pretrained", "peft") if metadata.get(key)), None)
+    if hasattr(name, "get_vocab"):
+        return name  # from Python it may be handed over itself
+    name = getattr(name, "name_or_path", name)  # a model: the harness, too, takes the tokenizer from where it was
+    if name is None:
+        raise SpvmiaError(
+            "mia_block_size: packing needs the model's tokenizer, got no 'pretrained' in the model's arguments; "
+            "pass --metadata '{\"pretrained\": ...}' or set mia_block_size to 0 for whole documents"
+        )
+    passed_on = {key: metadata[key] for key in ("revision", "gguf_file") if metadata.get(key)}
+    trusted = str(metadata.get("trust_remote_code")).lower() == "true"  # with None, transformers asks at the terminal
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
+    except Exception as error:  # tokenizers raises nothing more special for a damaged file
+        raise SpvmiaError(
+            f"pretrained: no tokenizer could be loaded from {name!r} ({refusal(error)}); "
+            "name a local folder with a tokenizer, or pass tokenizer=... in --model_args"
+        ) from error

@@ -15,7 +15,7 @@ from lm_eval.config.task import TaskConfig
 
 from spvmia_plugin.audit.mia_audit import mia_audit
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results
-from spvmia_plugin.checks.preconditions import Finding, warnings_first
+from spvmia_plugin.checks.preconditions import warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
@@ -23,9 +23,8 @@ from spvmia_plugin.harness.enable import check_version
 from spvmia_plugin.harness.groups import FILTER, install_group_means
 from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
 from spvmia_plugin.harness.metrics import Item, register_metrics
-from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance, install_request_type
-from spvmia_plugin.harness.shared import SHARED, SharedData
-from spvmia_plugin.harness.tokenizer import load_tokenizer
+from spvmia_plugin.harness.request import REQUEST_TYPE, Asked, AuditInstance, install_request_type
+from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
 from spvmia_plugin.metrics.names import BLIND, EPSILON, METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
@@ -81,7 +80,6 @@ class AuditTask(Task):  # type: ignore[misc]
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
         self._results: Mapping[str, RecordResult] = {}
-        self.ignored_options: Sequence[str] = ()
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
 
@@ -102,9 +100,9 @@ class AuditTask(Task):  # type: ignore[misc]
         """
         return self._shared.comparison
 
-    @comparison.setter
-    def comparison(self, comparison: Comparison | None) -> None:
-        self._shared.comparison = comparison
+    def _take(self, outcome: Outcome, comparison: Comparison) -> None:
+        self.outcome = outcome
+        self._shared.compare(comparison)
 
     @property
     def _qualified_name(self) -> str:
@@ -169,9 +167,9 @@ class AuditTask(Task):  # type: ignore[misc]
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
-        self.ignored_options = [f"--{name}" for name in _OF_PROMPTS if options.get(name)]
         self._summary, self._canaries, self._results = None, None, {}
-        self.outcome, self.comparison = Outcome(), None
+        self.outcome = Outcome()
+        self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
         if len(self.audited) < world_size:
@@ -182,25 +180,33 @@ class AuditTask(Task):  # type: ignore[misc]
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
+        asked = self._asked([f"--{name}" for name in _OF_PROMPTS if options.get(name)])
         self._instances = [
-            AuditInstance(self, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
+            AuditInstance(asked, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
         ]
+
+    def _asked(self, ignored_options: Sequence[str] = ()) -> Asked:
+        return Asked(
+            task=str(self.config.task),
+            attack=self.attack,
+            settings=self.settings,
+            shared=self._shared,
+            audited=self.audited,
+            ignored_options=ignored_options,
+            base_model=self.base_model,
+            registry=self.registry,
+            answer=self._take,
+        )
 
     def construct_requests(self, doc: Mapping[str, Any], ctx: str, **_: object) -> AuditInstance:
         """One request for one record."""
         record = self._shared.record(doc["id"])
-        return AuditInstance(self, record, dict(doc), self.data.records.index(record))
+        return AuditInstance(self._asked(), record, dict(doc), self.data.records.index(record))
 
     def apply_filters(self) -> None:
-        """As the harness does. It reads one task's answers after the other's: those of the last are done with."""
-        for instance in self._shared.answered:
-            instance.let_go()
+        """As the harness does."""
+        self._shared.reads(self._instances or [])
         super().apply_filters()
-        self._shared.answered = self._instances or []
-
-    def findings(self) -> list[Finding]:
-        """What limits the numbers of the records that are audited."""
-        return self._shared.findings([record.id for record in self.audited])
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Item]:
         """The record's item for every metric."""

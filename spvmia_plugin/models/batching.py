@@ -39,14 +39,16 @@ def plan_batches(
     A batch ends before the row that would bring its padding above `most_padding`. Depends on nothing but the arguments;
     equal lengths keep their order.
     """
+    # Longest first: if memory runs out, it does so in the first batch, and rows that follow each other differ least.
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[Batch] = []
     start = 0
     while start < len(order):
-        width = max(1, lengths[order[start]])
+        width = max(1, lengths[order[start]])  # a batch is rows x width, and this row is its longest
         end = start + min(max(1, budget // width), max_rows or len(order))
         rows = order[start:end]
         if most_padding is not None:
+            # Of the first k rows together, for k = 1, 2, ...: it only grows, so those that may stay are a prefix.
             padding = itertools.accumulate(width - lengths[i] for i in rows)
             rows = rows[: max(1, sum(tokens <= most_padding for tokens in padding))]
         batches.append(Batch(rows, width))
@@ -81,6 +83,8 @@ class BatchRunner:
             return
         at = _Position()
 
+        # `at` outlives an attempt: after memory ran out, the next one goes on with the rows that are not done, in
+        # smaller parts. A batch of R rows, W wide, is done in parts of limit // W rows.
         def attempt(limit: int) -> None:
             if limit < largest and limit != self.limit:
                 self.limit = limit
@@ -94,6 +98,7 @@ class BatchRunner:
                     at.row += rows
                 at.batch, at.row = at.batch + 1, 0
 
+        # In tokens of the batch that failed: half of the rows that were tried at once, 0 (nothing fits) from one row.
         def halve() -> int:
             batch = batches[at.batch]
             rows = min(len(batch.rows) - at.row, max(1, (self.limit or largest) // batch.width))

@@ -1,19 +1,24 @@
-"""Batched sampling with a key-value cache, each row from its own seed."""
+"""What a model writes: continuations of prompts, and tokens in place of others. Each row draws from its own seed.
+
+One uniform number a draw, turned into a token by the inverse CDF. A draw depends on the row's seed and its distribution
+alone, so neither the batch nor the device's random generator has a say in it.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches
-from spvmia_plugin.models.head import HeadlessModel
-from spvmia_plugin.models.inner import prompt_learning, takes
-from spvmia_plugin.models.sampling import Sampling, inverse_cdf, uniforms
-from spvmia_plugin.models.trial import each, holds, probe_ids
+from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches, plan_passes, token_budget
+from spvmia_plugin.models.forward import HeadlessModel, each, holds, probe_ids, prompt_learning, takes
+from spvmia_plugin.models.statistics import rows_per_product
+from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.protocols import Cost, OnDone, TokenIds
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
@@ -125,6 +130,7 @@ class Generator:
         active = [i for i, n in enumerate(wanted) if n > 0]
         if not active:
             return new
+        # All uniforms of the batch, (A, W): row r holds the draws of prompt active[r], whichever rows still live then.
         draws = np.zeros((len(active), max(wanted)))
         for row, i in enumerate(active):
             draws[row, : wanted[i]] = uniforms(seeds[i], wanted[i])
@@ -133,7 +139,8 @@ class Generator:
             self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual, cached=self._cached
         )
         self._cost.forward_tokens += sum(len(self._lead) + len(prompts[i]) for i in active)
-        kept = list(range(len(active)))  # rows of `stream` still in the batch, in the decoder's order
+        # Three numberings: i of prompts, row of `stream`, position in the decoder, which holds the rows `kept`, (B,).
+        kept = list(range(len(active)))
         for step in range(draws.shape[1]):
             chosen = self._choose(decoder.last, stream[kept, step])
             ended, tokens = torch.isin(chosen, self._end_ids).tolist(), chosen.tolist()
@@ -143,11 +150,12 @@ class Generator:
                 if len(new[i]) < wanted[i] and not ended[position]:
                     new[i].append(tokens[position])
                 else:
-                    wanted[i] = len(new[i])
+                    wanted[i] = len(new[i])  # ended: what it draws while it stays in the batch is dropped
                 if len(new[i]) < wanted[i]:
                     alive.append(position)
             if not alive:
                 break
+            # Rows that ended go on in the batch until enough have: each time rows are taken out, the cache is copied.
             if len(alive) <= _SHED * len(kept):
                 decoder.keep(alive)
                 chosen, kept = chosen[alive], [kept[p] for p in alive]
@@ -173,6 +181,8 @@ class _Decoder:
         # peft puts virtual tokens before whatever it is given: only the first pass may go through it
         self._inner = model.model.get_base_model() if virtual else None
         self._texts = rows
+        # Padded on the left, so that every row's last token is in the last column and one step appends one column. The
+        # mask (B, W) grows with the cache: it says which of the W columns read so far are a row's own.
         width = max(map(len, rows))
         self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
         self._padded = not bool(self._mask.all())
@@ -215,8 +225,199 @@ class _Decoder:
         return given | ({"position_ids": positions} if takes(self._model.model, "position_ids") else {})
 
     def _rerun(self) -> None:
+        # (B, W), padded on the right: nothing looks ahead. The last token of each row has its state at its own column.
         width = max(map(len, self._texts))
         ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in self._texts], device=self._model.device)
         rows = self._model.forward(input_ids=ids).rows
         ends = torch.tensor([len(row) - 1 for row in self._texts], device=rows.device)
         self.last = rows[torch.arange(len(rows), device=rows.device), ends]
+
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to turn logits into probabilities: temperature first, then the k best, then the p-nucleus."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, V) float32 weights, 0 for what is not to be drawn; rows need not sum to one."""
+        x = logits.float()
+        if self.temperature != 1:
+            # From the best downwards, so that nothing overflows however cold it is; float32 has no smaller divisor.
+            x = (x - x.amax(-1, keepdim=True)) / max(self.temperature, torch.finfo(torch.float32).tiny)
+        if 0 < self.top_k < x.shape[-1]:
+            least = x.topk(self.top_k, -1).values[..., -1:]
+            x = x.masked_fill(x < least, float("-inf"))
+        p = x.softmax(-1)
+        if self.top_p < 1:
+            p = _nucleus(p, self.top_p)
+        return p
+
+
+def _nucleus(p: torch.Tensor, share: float) -> torch.Tensor:
+    """Keep the most probable tokens whose mass first reaches `share`; ties stay with the last that is kept."""
+    ordered = p.sort(-1, descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    last = (before < share).sum(-1, keepdim=True) - 1
+    return p.masked_fill(p < ordered.gather(-1, last), 0.0)
+
+
+def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Draw indices: the first v whose cumulative weight exceeds u times the total.
+
+    Looks for the block of v first and within it then: sums over blocks take one pass over the weights, cumulative
+    sums of all of them would take three and a copy in float64.
+
+    Args:
+        weights: (B, V), non-negative. An index of weight 0 is never drawn.
+        uniforms: (B, K) in [0, 1).
+
+    Returns:
+        (B, K) indices.
+    """
+    wide = torch.float32 if weights.device.type == "mps" else torch.float64  # rounding in 49k float32 sums shows
+    rows, vocab = weights.shape
+    if vocab % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, _BLOCK - vocab % _BLOCK))
+    blocks = weights.view(rows, -1, _BLOCK)
+    before = blocks.sum(-1).to(wide).cumsum(-1)
+    point = uniforms.to(wide) * before[:, -1:]
+    block = _first_above(before, point)
+    inner = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).to(wide).cumsum(-1)  # (B, K, block)
+    start = torch.nn.functional.pad(before, (1, 0)).gather(1, block)
+    return block * _BLOCK + _first_above(inner, (point - start)[..., None]).squeeze(-1)
+
+
+def _first_above(cumulative: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+    """First index where `cumulative` exceeds `point`; where rounding puts the point at the end, the last step up."""
+    found = torch.searchsorted(cumulative, point.contiguous(), right=True)
+    last = (cumulative < cumulative[..., -1:]).sum(-1, keepdim=True)
+    return torch.minimum(found, last)
+
+
+def uniforms(seed: int, count: int) -> NDArray[np.float64]:
+    """The stream of one row: `count` numbers in [0, 1)."""
+    return np.random.default_rng(seed).random(count)
+
+
+Positions = Sequence[NDArray[np.int64]]
+
+
+class Replacer:
+    """Draws x~_t ~ p(. | x_<t), x~_t != x_t, at given positions.
+
+    Args:
+        model: the model of a role.
+        tokens: what is read before a text, and padding.
+        runner: runs batches, remembers what fitted into memory.
+        cost: is added to.
+    """
+
+    def __init__(self, model: HeadlessModel, tokens: Tokens, runner: BatchRunner, cost: Cost) -> None:
+        self._model = model
+        self._tokens = tokens
+        frame = tokens.frame("a")
+        self._context = frame.context + frame.before
+        self._runner = runner
+        self._cost = cost
+
+    def draw(
+        self, sequences: Sequence[TokenIds], positions: Sequence[Positions], seeds: Sequence[int]
+    ) -> list[list[NDArray[np.int64]]]:
+        """See `Backend.sample_replacements`.
+
+        Raises:
+            ValueError: a first token is to be replaced, and nothing stands before it.
+        """
+        shift = 0 if self._context else 1  # output p - shift of a row predicts token p of its text
+        if any((draw < shift).any() for draws in positions for draw in draws):
+            raise ValueError("positions: expected none at 0, because this tokenizer puts nothing before a text")
+        started = time.perf_counter()
+        drawn: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64) for _ in draws] for draws in positions]
+        active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]
+        planned = plan_passes([len(sequences[i]) for i in active], token_budget(self._model.device.type))
+
+        def work(batch: Batch) -> None:
+            rows = [active[k] for k in batch.rows]
+            hidden = self._model.forward(input_ids=self._inputs([sequences[i] for i in rows])).rows
+            hidden = hidden[:, max(0, len(self._context) - 1) :]
+            wanted = [_Wanted.of(sequences[i], positions[i], seeds[i], shift) for i in rows]
+            for i, found in zip(rows, self._draw(hidden, wanted), strict=True):
+                drawn[i] = np.split(found, np.cumsum([len(draw) for draw in positions[i]])[:-1])
+            self._cost.batches += 1
+            self._cost.forward_tokens += sum(len(sequences[i]) for i in rows)
+
+        self._runner.run(planned, work)
+        self._cost.seconds += time.perf_counter() - started
+        return drawn
+
+    def _inputs(self, sequences: Sequence[TokenIds]) -> torch.Tensor:
+        """The context and all tokens but the last, padded on the right."""
+        width = max(map(len, sequences))
+        pad = self._tokens.pad_id
+        rows = [[*self._context, *ids[:-1], *[pad] * (width - len(ids))] for ids in sequences]
+        return torch.tensor(rows, device=self._model.device)
+
+    def _draw(self, hidden: torch.Tensor, wanted: Sequence[_Wanted]) -> list[NDArray[np.int64]]:
+        """All draws of every text of a batch, in one transfer from the device.
+
+        Args:
+            hidden: (B, W, d) final hidden states.
+            wanted: what to draw for each row.
+        """
+        states = torch.cat([row[w.outputs.to(row.device)] for row, w in zip(hidden, wanted, strict=True)])  # (n, d)
+        original = torch.cat([w.original for w in wanted]).to(states.device)  # (n,)
+        width = max(w.u.shape[1] for w in wanted)
+        u = torch.cat([torch.nn.functional.pad(w.u, (0, width - w.u.shape[1])) for w in wanted])
+        u = u.to(torch.float32 if states.device.type == "mps" else torch.float64).to(states.device)  # (n, K)
+        parts = []
+        for rows in torch.arange(len(states)).split(rows_per_product(self._model.vocab, states)):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            logits = self._model.logits(states[part]).float()
+            weights = logits.scatter(-1, original[part, None], float("-inf")).softmax(-1)
+            parts.append(inverse_cdf(weights, u[part]))
+        drawn = torch.cat(parts).cpu().numpy()
+        ends = np.cumsum([len(w.outputs) for w in wanted])[:-1]
+        return [part[w.row, w.slot] for part, w in zip(np.split(drawn, ends), wanted, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The draws of one text, put in a table: a row for each distinct position, drawn from at most K times.
+
+    Its stream of uniforms runs through the draws in order.
+
+    Attributes:
+        outputs: (m,) which of the row's outputs predict the distinct positions.
+        original: (m,) the tokens that stand there.
+        u: (m, K) uniforms, filled from the left.
+        row: (k,) the table's row of each draw.
+        slot: (k,) its column.
+    """
+
+    outputs: torch.Tensor
+    original: torch.Tensor
+    u: torch.Tensor
+    row: NDArray[np.int64]
+    slot: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, token_ids: TokenIds, positions: Positions, seed: int, shift: int) -> _Wanted:
+        """Sort the draws of one text by position; output p - `shift` of its row predicts token p."""
+        # The k draws of all paraphrases in one row; equal positions share a row of the table, and so one product with
+        # the output layer. A draw's column is how many draws of its position come before it.
+        where = np.concatenate(positions)  # (k,)
+        distinct, row = np.unique(where, return_inverse=True)
+        order = np.argsort(row, kind="stable")
+        counts = np.bincount(row, minlength=len(distinct))
+        slot = np.empty(len(row), np.int64)
+        slot[order] = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        u = np.zeros((len(distinct), int(counts.max())))
+        u[row, slot] = uniforms(seed, len(where))
+        original = torch.tensor([token_ids[p] for p in distinct])
+        return cls(torch.from_numpy(distinct - shift), original, torch.from_numpy(u), row, slot)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from accelerate.utils.memory import should_reduce_batch_size
@@ -15,24 +15,20 @@ from numpy.typing import NDArray
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.batching import BatchRunner
-from spvmia_plugin.models.generation import Generator
-from spvmia_plugin.models.head import HeadlessModel
-from spvmia_plugin.models.inner import inner_model
-from spvmia_plugin.models.probe import EQUAL, NEARLY_EQUAL
-from spvmia_plugin.models.replacements import Replacer
+from spvmia_plugin.models.forward import HeadlessModel, answers_nan, inner_model, looks_back_only
+from spvmia_plugin.models.generation import Generator, Replacer, Sampling
+from spvmia_plugin.models.identity import EQUAL, NEARLY_EQUAL
 from spvmia_plugin.models.roles import RoleModels
-from spvmia_plugin.models.sampling import Sampling
-from spvmia_plugin.models.scorer import Scorer
+from spvmia_plugin.models.scoring import Scorer
 from spvmia_plugin.models.tokens import Tokens
-from spvmia_plugin.models.trial import answers_nan, looks_back_only
-from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.protocols import Backend, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import lora_config, train_lora
 from spvmia_plugin.util.libraries import first_says, is_first, one_of
 
 
-class HFBackend:
-    """A causal language model of the harness's class HFLM. Implements `protocols.Backend`; see there.
+class HFBackend(Backend):
+    """A causal language model of the harness's class HFLM. What it does for an audit is said in `Backend`.
 
     Only attributes of `lm` are used, nothing of lm_eval is imported: `model`, `tokenizer`, `tok_encode`,
     `prefix_token_id`, `max_length`, `mixed_precision_dtype`, `world_size`, and `pretrained`, `peft`, `delta`,
@@ -45,8 +41,8 @@ class HFBackend:
             does not carry its base; a LoRA target does.
     """
 
-    name: ClassVar[str] = "hf"
-    features = BackendFeatures()
+    name = "hf"
+    processes: int
 
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         lm = _unwrapped(lm)
@@ -80,23 +76,19 @@ class HFBackend:
         return "HFLM" in names and getattr(lm, "backend", None) == "causal"
 
     def encode(self, text: str) -> list[int]:
-        """See `Backend.encode`."""
         return self._tokens.encode(text)
 
     def frame(self, text: str) -> Frame:
-        """See `Frames.frame`."""
         return self._tokens.frame(text)
 
     def decode(self, token_ids: TokenIds) -> str:
-        """See `Backend.decode`."""
         return self._tokens.decode(token_ids)
 
     def survives(self, token_ids: TokenIds) -> bool:
-        """See `Frames.survives`."""
         return self._tokens.survives(token_ids)
 
     def identity(self, role: Role) -> dict[str, object]:
-        """See `Backend.identity`. Holds no path: the same weights elsewhere are the same weights.
+        """Holds no path: the same weights elsewhere are the same weights.
 
         Besides what the model is made of, it holds the hash of its answers to fixed tokens: one object computes
         something else after its adapters were swapped, scaled, merged or switched off.
@@ -112,16 +104,13 @@ class HFBackend:
         return self._identities[role]
 
     def require(self, roles: Iterable[Role]) -> None:
-        """See `Backend.require`."""
         self._roles.require(roles)
 
     @property
     def notes(self) -> Sequence[str]:
-        """What was found out about the models that a reader of the results should know: the base, slower ways."""
         return [*self._roles.notes, *(f"{what}: {how}" for what, how in self.paths.items())]
 
     def is_same(self, one: Role, other: Role) -> bool:
-        """Whether the models of two roles compute one function: scores from their difference would be round-off."""
         distance = self._roles.distance(one, other)
         if EQUAL < distance <= NEARLY_EQUAL:
             self._roles.note_once(
@@ -131,7 +120,6 @@ class HFBackend:
         return distance <= EQUAL
 
     def unknown_ids(self, role: Role) -> frozenset[int]:
-        """Token ids that a role's model does not have: those added to the target's tokenizer, or without a row."""
         if role not in self._unknown:
             self._unknown[role] = self._roles.unknown_ids(role)
         return self._unknown[role]
@@ -141,21 +129,9 @@ class HFBackend:
         recall: Callable[[Mapping[str, object]], str | None],
         keep: Callable[[Mapping[str, object], str], None],
     ) -> None:
-        """Have what a base answers kept over runs: whether a target carries it is then known without loading it.
-
-        Args:
-            recall: gives what was kept for a description of a base (JSON-ready), or None.
-            keep: keeps the hash of its answers.
-        """
         self._roles.remember(recall, keep)
 
     def remember_limits(self, known: Mapping[str, int], keep: Callable[[dict[str, int]], None]) -> None:
-        """Begin with the batch sizes that fitted in a run that was killed: a resumed one then has the same batches.
-
-        Args:
-            known: what `keep` was called with last; empty if nothing is known.
-            keep: called with all sizes found so far whenever memory has run out.
-        """
         for name, runner in self._runners.items():
             runner.limit = known.get(name)
             runner.on_limit = lambda: keep({n: r.limit for n, r in self._runners.items() if r.limit is not None})
@@ -169,7 +145,6 @@ class HFBackend:
         on_done: OnDone | None = None,
         done: Collection[int] = (),
     ) -> list[TokenSignals | None]:
-        """See `Backend.score`."""
         with self._model(role) as model:
             scorer = Scorer(model, self._tokens, self._runners["score"], self._costs[role])
             found = scorer.score(inputs, moments=moments, on_done=on_done, done=set(done))
@@ -184,7 +159,6 @@ class HFBackend:
         positions: Sequence[Sequence[NDArray[np.int64]]],
         seeds: Sequence[int],
     ) -> list[list[NDArray[np.int64]]]:
-        """See `Backend.sample_replacements`."""
         with self._model(role) as model:
             replacer = Replacer(model, self._tokens, self._runners["sample"], self._costs[role])
             return replacer.draw(sequences, positions, seeds)
@@ -198,7 +172,6 @@ class HFBackend:
         on_done: OnDone | None = None,
         done: Collection[int] = (),
     ) -> list[list[int] | None]:
-        """See `Backend.generate`."""
         config = self._config
         with self._model(Role.TARGET) as model:
             generator = Generator(
@@ -214,7 +187,7 @@ class HFBackend:
             return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
 
     def train_reference(self, texts: Sequence[str], output_dir: Path, role: Role = Role.REFERENCE) -> dict[str, object]:
-        """See `Backend.train_reference`. `role` only says whose cost it is.
+        """As `Backend.train_reference`. `role` only says whose cost it is.
 
         Texts with tokens that only the target has are left out; the record counts them as `left_out`.
 
@@ -247,7 +220,6 @@ class HFBackend:
         return record
 
     def check_training(self) -> None:
-        """See `Backend.check_training`."""
         host = self._roles.host()
         host.check_free()
         lora_config(host, self._config, "mia_lora_targets")  # tries them all
@@ -259,23 +231,19 @@ class HFBackend:
             )
 
     def agree(self, value: Any) -> Any:
-        """See `TrainsTogether.agree`."""
         with one_of(self.processes):
             return first_says(value)
 
     def load_reference(self, role: Role, path: str) -> None:
-        """See `Backend.load_reference`."""
         self._headless.pop(role, None)
         self._identities.pop(role, None)
         self._unknown.pop(role, None)
         self._roles.load_reference(role, path)
 
     def cost(self, role: Role) -> Cost:
-        """See `Backend.cost`."""
         return dataclasses.replace(self._costs[role])
 
     def close(self) -> None:
-        """See `Backend.close`."""
         self._headless.clear()
         self._roles.close()
 

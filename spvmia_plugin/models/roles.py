@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.adapters import AdapterHost
-from spvmia_plugin.models.carried import (
+from spvmia_plugin.models.adapters import (
+    AdapterHost,
+    Snapshot,
     adapter_file,
-    base_name,
     holds_lora_only,
     is_hostable,
     is_inert,
@@ -28,10 +28,19 @@ from spvmia_plugin.models.carried import (
     kinds,
     structure,
 )
-from spvmia_plugin.models.identity import Weights, adapter_free_digest, model_identity, same_model, tensors_digest
-from spvmia_plugin.models.inner import inner_model
-from spvmia_plugin.models.probe import EQUAL, TEXT, Answer, ask, embedding_rows
-from spvmia_plugin.models.snapshot import Snapshot
+from spvmia_plugin.models.forward import inner_model
+from spvmia_plugin.models.identity import (
+    EQUAL,
+    TEXT,
+    Answer,
+    Weights,
+    adapter_free_digest,
+    ask,
+    embedding_rows,
+    model_identity,
+    same_model,
+    tensors_digest,
+)
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -72,7 +81,7 @@ class RoleModels:
         self._tokens = tokens
         self._autocast = autocast
         self.target = lm.model
-        self.base_name = base_name(lm, base_model, explicit=explicit)
+        self.base_name = _base_name(lm, base_model, explicit=explicit)
         self._named = base_model is not None
         loaded = getattr(lm, "pretrained", None)
         self._loaded = loaded if isinstance(loaded, str) else None
@@ -440,3 +449,27 @@ def _adapter_config(path: str) -> Any:
         return PeftConfig.from_pretrained(path)
     except (OSError, ValueError):
         return None  # no adapter there, or nothing at all: then loading the model says what is wrong
+
+
+def _base_name(lm: Any, given: str | None, *, explicit: bool) -> str | None:
+    """Folder or hub id of the model before fine-tuning, None if nothing tells.
+
+    What was loaded holds, and not what an adapter's config remembers of the machine it was trained on.
+
+    Args:
+        lm: the harness's HFLM.
+        given: `mia_base_model`, or what a manifest names.
+        explicit: it is `mia_base_model`.
+    """
+    loaded = getattr(lm, "pretrained", None)
+    if explicit and given is not None:
+        return given
+    if isinstance(loaded, str) and (getattr(lm, "peft", None) or getattr(lm, "delta", None)):
+        return loaded
+    configs = getattr(lm.model, "peft_config", None)
+    if given is not None or not configs:
+        return given
+    remembered = [config.base_model_name_or_path for config in configs.values()]
+    return next(
+        (str(name) for name in [getattr(inner_model(lm.model), "name_or_path", None), *remembered] if name), None
+    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TokenEdits, frame_of, survives
+from spvmia_plugin.protocols import Backend, Neighbours, OnDone, Perturbation, TokenEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
@@ -24,29 +22,22 @@ SPARE = 3
 """Positions to choose from, for each that is to be replaced."""
 
 
-class Causal:
+class Causal(Perturbation):
     """2N independent draws: a share of the tokens is replaced by x~_t ~ p_base(. | x_<t), x~_t != x_t.
 
     One forward pass of the base over a text yields all its paraphrases, with the target's own tokenizer and no second
     model. Each replaced token is conditioned on the original tokens before it; the first one of a text is left alone
     where nothing stands before it. A text longer than the context is read in windows of that length.
 
-    A paraphrase has to be a text: its tokens are those that its own text is cut into (`protocols.survives`). Others
+    A paraphrase has to be a text: its tokens are those that its own text is cut into (`Backend.survives`). Others
     nobody could send to a model, and no model has seen their like. A draw that is one is kept as it is. In any other
     the positions are gone through in random order, each gets the first of its draws with which the whole is still a
     text, and one that has none is passed over for the next. Where at least half of the positions can't be filled
     there is one paraphrase less, and the reason says so.
     """
 
-    name: ClassVar[str] = "causal"
-    roles: ClassVar[tuple[Role, ...]] = (Role.BASE,)
-    passes: ClassVar[float] = 1.0
-
-    def __init__(self, config: AuditConfig) -> None:
-        self._config = config
-
-    def check(self) -> None:
-        """Nothing of its own can be missing; `Backend.require` looks for the base model."""
+    name = "causal"
+    roles = (Role.BASE,)
 
     def settings(self) -> dict[str, object]:
         """Seed, number of draws, share of tokens; and that draws survive the way through text."""
@@ -79,7 +70,7 @@ class Causal:
         return found
 
     def _of(self, texts: Sequence[Document], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
-        config, frame = self._config, frame_of(backend, "")
+        config, frame = self._config, backend.frame("")
         lead = len(frame.context) + len(frame.before)
         first = 0 if lead else 1  # the first position that something stands before
         wanted = 2 * config.perturbations
@@ -121,7 +112,7 @@ def _impossible(token_ids: Sequence[int], first: int, backend: Backend) -> str |
     if len(token_ids) <= first:
         return "no token that another one stands before"
     # A text whose own tokens don't survive has no paraphrase whose tokens do.
-    return None if survives(backend, token_ids) else "the record's text is not cut into its own tokens again"
+    return None if backend.survives(token_ids) else "the record's text is not cut into its own tokens again"
 
 
 def _edits(
@@ -129,11 +120,11 @@ def _edits(
 ) -> TokenEdits | None:
     """`count` replacements that leave a text, at least half as many, or None."""
     chosen = {int(p): draws[0][int(p)] for p in order[:count]}
-    if not survives(backend, _edit(chosen).apply(token_ids)):
+    if not backend.survives(_edit(chosen).apply(token_ids)):
         chosen = {}
         for position in map(int, order):
             tries = ({**chosen, position: draw[position]} for draw in draws)
-            found = next((new for new in tries if survives(backend, _edit(new).apply(token_ids))), None)
+            found = next((new for new in tries if backend.survives(_edit(new).apply(token_ids))), None)
             chosen = chosen if found is None else found
             if len(chosen) == count:
                 break

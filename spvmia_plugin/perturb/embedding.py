@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
 
-from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbours, OnDone
+from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbours, OnDone, Perturbation
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.signals import Role
 
 
-class Embedding:
+class Embedding(Perturbation):
     """Pairs x + sigma z, x - sigma z on the input embeddings (Fu et al. 2024, the embedding domain).
 
     The two of a pair are adjacent and share their z. sigma = `mia_noise` times the standard deviation of the model's
     embedding matrix. Nothing is computed here: the noise is drawn from its seed while the pairs are scored.
     """
 
-    name: ClassVar[str] = "embedding"
-    roles: ClassVar[tuple[Role, ...]] = ()
-    passes: ClassVar[float] = 0.0
-
-    def __init__(self, config: AuditConfig) -> None:
-        self._config = config
-
-    def check(self) -> None:
-        """Nothing can be missing before the backend is known."""
+    name = "embedding"
+    roles = ()
+    passes = 0.0
 
     def settings(self) -> dict[str, object]:
         """Seed, number of pairs, sigma."""

@@ -6,28 +6,29 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.perturb.causal import device_type
-from spvmia_plugin.perturb.mask_tokens import MaskTokens, load_mask_tokens
 from spvmia_plugin.perturb.masking import (
     RELEASED_MIN_WORDS,
+    Cutter,
+    MaskTokens,
     Span,
+    Window,
     Words,
+    load_mask_tokens,
     paper_spans,
     released_spans,
     split_released,
     split_words,
 )
-from spvmia_plugin.perturb.windows import Cutter, Window
-from spvmia_plugin.protocols import Backend, Neighbours, OnDone, TextEdits
+from spvmia_plugin.protocols import Backend, Neighbours, OnDone, Perturbation, TextEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.signals import Role
 
 if TYPE_CHECKING:
     from spvmia_plugin.perturb.mask_model import FillRow, MaskModel
@@ -79,7 +80,7 @@ class _Filled:
         return self.complete, self.found, self.changed_words
 
 
-class MaskFill:
+class MaskFill(Perturbation):
     """2N independent fills of masked words (Fu et al. 2024, section 4.3; Mattern et al. 2023; Mitchell et al. 2023).
 
     In variant `paper`, `mia_mask_rate` of the words are masked in spans of two. With `mia_spv_variant=released` the
@@ -88,11 +89,11 @@ class MaskFill:
     temperature 1, the 50 most probable tokens.
     """
 
-    name: ClassVar[str] = "mask_fill"
-    roles: ClassVar[tuple[Role, ...]] = ()
+    name = "mask_fill"
+    roles = ()
 
     def __init__(self, config: AuditConfig) -> None:
-        self._config = config
+        super().__init__(config)
         self._released = config.attack_options.get("mia_spv_variant") == "released"
         self._draws = 2 * config.perturbations
         self.passes = 2.0 * self._draws  # each draw is read once, and about as long in the writing

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.modeling_outputs import BaseModelOutput
 
-from spvmia_plugin.models.inner import cache_name, cache_of
-from spvmia_plugin.perturb.mask_tokens import MaskTokens, cannot_load
+from spvmia_plugin.models.forward import cache_name, cache_of
+from spvmia_plugin.perturb.masking import MaskTokens, cannot_load
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 TOP_K = 50

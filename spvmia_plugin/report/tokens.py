@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.audit.scorer import signals_key
+from spvmia_plugin.audit.stored import signals_key
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
@@ -135,7 +135,7 @@ class _Lookup:
     """Texts, tokenizer and store of one audit."""
 
     def __init__(self, run: HarnessRun, audit: Audit, record_ids: Sequence[str]) -> None:
-        from spvmia_plugin.harness.tokenizer import load_tokenizer
+        from spvmia_plugin.harness.shared import load_tokenizer
 
         self._audit = audit
         self._models: Mapping[str, Any] = audit.mia_audit.models

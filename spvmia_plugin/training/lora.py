@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import AdapterHost, linear_names, lost_weights, save_adapter
-from spvmia_plugin.models.inner import inner_model
+from spvmia_plugin.models.forward import inner_model
 from spvmia_plugin.training.trainer import TrainSettings, train, unpacked, writing
 from spvmia_plugin.util.libraries import is_first
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Backend, OnDone, unknown_ids
+from spvmia_plugin.protocols import Backend, OnDone
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
@@ -75,7 +75,7 @@ def _prompts(backend: Backend, prompts: Sequence[Document], config: AuditConfig)
         )
     documents = [backend.encode(document.text) for document in prompts]
     heads = [ids[: config.prompt_tokens] for ids in documents if len(ids) >= config.prompt_tokens]
-    unknown = unknown_ids(backend, Role.TARGET)
+    unknown = backend.unknown_ids(Role.TARGET)
     heads = [ids for ids in heads if unknown.isdisjoint(ids) and backend.decode(ids).strip()]
     if not heads:
         raise SpvmiaError(

@@ -6,13 +6,13 @@ from collections import Counter
 
 import numpy as np
 
-from spvmia_plugin.protocols import BackendFeatures, Cost
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role, TokenSignals
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """Characters are tokens; log-probabilities are drawn from a generator seeded with the role and the sequence."""
 
     name = "fake"

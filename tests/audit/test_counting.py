@@ -7,10 +7,9 @@ import dataclasses
 import pytest
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.audit import counting
+from spvmia_plugin.audit import calibrate
 from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.paraphrase import paraphrase_keys
-from spvmia_plugin.audit.scorer import signals_key
+from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import load_registry
@@ -88,7 +87,7 @@ def test_each_setting_counts_or_cannot(kind, models, tmp_path) -> None:
 
 
 def test_what_cannot_count_is_a_setting() -> None:
-    for names in (counting.NOT_IN_SELF_PROMPTS, counting.NOT_IN_REFERENCE):
+    for names in (calibrate.NOT_IN_SELF_PROMPTS, calibrate.NOT_IN_REFERENCE):
         assert names <= set(FIELDS)
 
 

@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from spvmia_plugin.audit import forecast as forecast_module
+from spvmia_plugin.audit import plan as plan_module
 from spvmia_plugin.audit import run as run_module
-from spvmia_plugin.audit.forecast import Forecast
-from spvmia_plugin.audit.plan import Stage
+from spvmia_plugin.audit.plan import Forecast, Stage
 from tests.audit.fakes import FakeBackend
 from tests.audit.test_plan import DATA
 from tests.audit.test_run import run
@@ -122,7 +121,7 @@ class Slow(FakeBackend):
 @pytest.mark.parametrize("quiet", [False, True])
 def test_an_audit_tells_it_and_another_rank_does_not(tmp_path, monkeypatch, capsys, quiet):
     clock = Clock()
-    monkeypatch.setattr(forecast_module.Forecast.__init__, "__defaults__", (clock,))
+    monkeypatch.setattr(plan_module.Forecast.__init__, "__defaults__", (clock,))
     run(tmp_path, ["loss", "ez"], data=DATA, quiet=quiet, backend=Slow(clock))
     told = re.findall(r"spvmia: about .* left \(scoring: \w+ is slower than planned\)", capsys.readouterr().err)
     assert bool(told) is not quiet

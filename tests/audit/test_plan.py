@@ -10,7 +10,9 @@ from collections import Counter
 
 import pytest
 
-from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.audit.run import Run
+from spvmia_plugin.audit.sequences import Request
+from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.protocols import Cost, ScoreInput
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
@@ -53,6 +55,19 @@ def test_what_it_counts_is_what_is_done(tmp_path, capsys):
     assert stages["training the reference"][:2] == (6, 6 * 40 * 2)
     assert stages["training the candidate reference"][0] == 2
     assert sum(cost.seconds for cost in outcome.stages.values()) > 0
+
+
+def test_estimates_are_those_of_the_measured_speed(tmp_path, capsys, monkeypatch):
+    """At 10 scored tokens a second: a sampled token takes as long as six, a trained one as long as four."""
+    monkeypatch.setattr(Run, "_measure", lambda self, requests: 10.0)
+    stages, _, _ = table(tmp_path, capsys)
+    told = {name: (tokens, about) for name, (_, tokens, about) in stages.items()}
+    assert told["self-prompting the target"] == (144, "86 s")
+    assert told["training the reference"] == (480, "3 min")
+    assert told["training the candidate reference"] == (160, "64 s")
+    assert told["paraphrases (causal)"] == (480, "48 s")
+    assert told["scoring: candidate"] == (480, "48 s")
+    assert told["scoring: reference"][1] == "9 min"
 
 
 def test_a_second_run_plans_nothing(tmp_path, capsys):
@@ -134,12 +149,12 @@ def test_equal_texts_are_scored_once_over_records_and_paraphrases(tmp_path):
 def test_a_signal_with_moments_serves_those_without(tmp_path):
     backend, item = FakeBackend(), ScoreInput((1, 2, 3))
     with Store(tmp_path) as store:
-        Scorer(backend, store).score(Role.TARGET, [item], moments=True)
-        scorer = Scorer(backend, store)
-        assert scorer.missing(Role.TARGET, [item], moments=False) == 0
-        assert scorer.first_batch(Role.TARGET, [item], moments=False) == 0
-        assert scorer.score(Role.TARGET, [item], moments=False)[item].mean is not None
-        assert scorer.missing(Role.BASE, [item, item], moments=False) == 3
+        StoredSignals(backend, store).of(Request(Role.TARGET, Role.TARGET, [item], moments=True))
+        signals, plain = StoredSignals(backend, store), Request(Role.TARGET, Role.TARGET, [item], moments=False)
+        assert signals.missing(plain) == 0
+        assert signals.first_batch(plain) == 0
+        assert signals.of(plain)[item].mean is not None
+        assert signals.missing(Request(Role.BASE, Role.BASE, [item], moments=False)) == 3
     assert sum(backend.scored.values()) == 1
     assert backend.cost(Role.BASE) == Cost()
 

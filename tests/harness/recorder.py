@@ -46,7 +46,7 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
     """Have `keep` called before every forward pass; `put` is `setattr`, or monkeypatch's."""
     from transformers import LlamaForCausalLM
 
-    from spvmia_plugin.models import trial
+    from spvmia_plugin.models import forward as passes
     from spvmia_plugin.models.hf_backend import HFBackend
 
     inside: list[tuple[str, str]] = []
@@ -64,7 +64,7 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
 
     for name, stage in _METHODS.items():
         put(HFBackend, name, staged(getattr(HFBackend, name), stage))
-    put(trial, "_agrees", staged(trial._agrees, _TRIAL))
+    put(passes, "_agrees", staged(passes._agrees, _TRIAL))
     put(HFBackend, "_readable", staged(HFBackend._readable, _TRIAL))
     forward = LlamaForCausalLM.forward
 

@@ -11,13 +11,13 @@ from lm_eval.api.instance import Instance
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance
 from spvmia_plugin.records import Record
 
-TASK = SimpleNamespace(config=SimpleNamespace(task="spv_mia_custom"), doc_to_target=lambda doc: "member")
+ASKED = SimpleNamespace(task="spv_mia_custom")
 RECORD = Record("members.jsonl:3", "secret", True, "members.jsonl:3")
 
 
 def test_it_is_to_the_harness_what_it_was():
     doc = {"id": RECORD.id, "is_member": True}
-    made = AuditInstance(TASK, RECORD, doc, 7)
+    made = AuditInstance(ASKED, RECORD, doc, 7)
     told = {"request_type": REQUEST_TYPE, "doc": doc, "arguments": (RECORD.id,), "idx": 0, "task_name": made.task_name}
     plain = Instance(**told, doc_id=7, metadata=("spv_mia_custom", 7, 1))
     plain.target = made.target  # a field of lm-eval 0.5
@@ -29,10 +29,10 @@ def test_it_is_to_the_harness_what_it_was():
 
 def test_a_request_takes_little():
     docs = [{"id": f"f:{i}", "is_member": True} for i in range(1000)]
-    AuditInstance(TASK, RECORD, docs[0], 0)
+    AuditInstance(ASKED, RECORD, docs[0], 0)
     tracemalloc.start()
     try:
-        held = [AuditInstance(TASK, RECORD, doc, i) for i, doc in enumerate(docs)]
+        held = [AuditInstance(ASKED, RECORD, doc, i) for i, doc in enumerate(docs)]
         each = tracemalloc.get_traced_memory()[0] / len(held)
     finally:
         tracemalloc.stop()

@@ -32,7 +32,7 @@ def test_one_object_with_swapped_adapters_and_one_store(base, adapter, evaluate,
     """Each run's answers are what a run of its own, with its own store, gives."""
     from peft import LoraConfig, PeftModel
 
-    from spvmia_plugin.models.snapshot import Snapshot
+    from spvmia_plugin.models.adapters import Snapshot
 
     with isolated_rng(2), quiet_libraries():
         model = PeftModel.from_pretrained(plain(base), adapter, adapter_name="x").eval()

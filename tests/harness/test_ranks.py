@@ -9,7 +9,7 @@ import pytest
 
 from spvmia_plugin.audit.outcome import Outcome
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.ranks import meet
+from spvmia_plugin.harness.request import meet
 from spvmia_plugin.protocols import Cost
 from tests.launch import two_processes
 from tests.tiny import tiny_texts

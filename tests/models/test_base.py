@@ -13,7 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.carried import is_hostable, is_inert
+from spvmia_plugin.models.adapters import is_hostable, is_inert
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries

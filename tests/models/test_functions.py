@@ -10,10 +10,11 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.audit.scorer import Scorer
+from spvmia_plugin.audit.sequences import Request
+from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
-from spvmia_plugin.models.probe import EQUAL, Answer, probe_rows
+from spvmia_plugin.models.identity import EQUAL, Answer, probe_rows
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store import Store
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -131,10 +132,10 @@ def test_one_object_in_many_states_and_one_store(models, tmp_path):
             before = fingerprint(model)
             lm = lm_of(model, models)
             backend = HFBackend(lm, AuditConfig(base_model=str(models / "base")))
-            scorer = Scorer(backend, store, quiet=True)
+            stored = StoredSignals(backend, store, quiet=True)
             for role, oracle in ((Role.TARGET, model), (Role.BASE, plain(models))):
                 items = inputs(backend, TEXTS)
-                signals = scorer.score(role, items, moments=False)
+                signals = stored.of(Request(role, role, list(dict.fromkeys(items)), moments=False))
                 for item, text in zip(items, TEXTS, strict=True):
                     assert signals[item].logprob == pytest.approx(plain_logprobs(lm, oracle, text), abs=1e-5), state
             found[state] = backend.identity(Role.TARGET)

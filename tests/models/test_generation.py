@@ -7,9 +7,8 @@ from scipy.stats import chisquare
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models import generation
-from spvmia_plugin.models.generation import Generator
+from spvmia_plugin.models.generation import Generator, Sampling, uniforms
 from spvmia_plugin.models.hf_backend import HFBackend
-from spvmia_plugin.models.sampling import Sampling, uniforms
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.models.models import KINDS, harness_lm

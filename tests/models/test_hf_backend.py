@@ -8,7 +8,7 @@ import torch
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models import batching, scorer
+from spvmia_plugin.models import batching, scoring
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import Backend, EmbeddingNoise, ScoreInput
 from spvmia_plugin.signals import Role
@@ -82,7 +82,7 @@ def test_long_texts_are_scored_in_the_windows_of_the_harness(models, max_length)
 def test_batching_does_not_change_results(backend, monkeypatch):
     items = inputs(backend, TEXTS)
     whole = backend.score(Role.TARGET, items, moments=True)
-    monkeypatch.setattr(scorer, "token_budget", lambda kind: 1)
+    monkeypatch.setattr(scoring, "token_budget", lambda kind: 1)
     for a, b in zip(whole, backend.score(Role.TARGET, items, moments=True), strict=True):
         assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
         assert a.std == pytest.approx(b.std, abs=1e-4)
@@ -91,14 +91,14 @@ def test_batching_does_not_change_results(backend, monkeypatch):
 def test_out_of_memory_halves_batches_and_changes_nothing(backend, monkeypatch):
     items = inputs(backend, TEXTS)
     whole = backend.score(Role.TARGET, items, moments=False)
-    original = scorer.ScoringPass.plain
+    original = scoring.ScoringPass.plain
 
     def tight(self, pieces, **kwargs):
         if len(pieces) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return original(self, pieces, **kwargs)
 
-    monkeypatch.setattr(scorer.ScoringPass, "plain", tight)
+    monkeypatch.setattr(scoring.ScoringPass, "plain", tight)
     assert sums(backend.score(Role.TARGET, items, moments=False)) == pytest.approx(sums(whole), rel=1e-5)
     assert backend._runners["score"].limit is not None
 
@@ -112,7 +112,7 @@ def test_equal_inputs_are_computed_once(backend):
 
 
 def test_results_are_reported_as_batches_finish(backend, monkeypatch):
-    monkeypatch.setattr(scorer, "token_budget", lambda kind: 60)
+    monkeypatch.setattr(scoring, "token_budget", lambda kind: 60)
     items = [*inputs(backend, TEXTS), *inputs(backend, TEXTS[:1])]
     reported = []
     found = backend.score(Role.TARGET, items, moments=False, on_done=reported.append)
@@ -123,7 +123,7 @@ def test_results_are_reported_as_batches_finish(backend, monkeypatch):
 
 
 def test_a_resumed_run_repeats_the_batches_of_a_whole_one(backend, monkeypatch):
-    monkeypatch.setattr(scorer, "token_budget", lambda kind: 100)
+    monkeypatch.setattr(scoring, "token_budget", lambda kind: 100)
     items, reported = inputs(backend, TEXTS), []
     whole = backend.score(Role.TARGET, items, moments=True, on_done=reported.append)
     done = {i for batch in reported[:3] for i in batch} - {min(reported[2])}
@@ -165,7 +165,7 @@ def test_a_context_without_a_shared_cache(backend, monkeypatch):
     items = [ScoreInput(item.token_ids, CONTEXT) for item in inputs(backend, TEXTS[:4])]
     items += [ScoreInput(item.token_ids) for item in items]
     fast = backend.score(Role.TARGET, items, moments=True)
-    monkeypatch.setattr(scorer.ScoringPass, "context", lambda self, ids: None)
+    monkeypatch.setattr(scoring.ScoringPass, "context", lambda self, ids: None)
     for a, b in zip(fast, backend.score(Role.TARGET, items, moments=True), strict=True):
         assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
     assert any("read again" in words for words in backend.paths.values())
@@ -263,6 +263,6 @@ def test_the_batch_budget_depends_on_the_device():
 
 def test_slower_ways_are_told(backend, monkeypatch):
     items = [ScoreInput(item.token_ids, CONTEXT) for item in inputs(backend, TEXTS[:4])]
-    monkeypatch.setattr(scorer.ScoringPass, "context", lambda self, ids: None)
+    monkeypatch.setattr(scoring.ScoringPass, "context", lambda self, ids: None)
     backend.score(Role.TARGET, items, moments=False)
     assert "target: contexts: read again with every sequence: no shared key-value cache" in backend.notes

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spvmia_plugin.models.inner import cache_name, cache_of, inner_model
+from spvmia_plugin.models.forward import cache_name, cache_of, inner_model
 
 
 class New:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from spvmia_plugin.models.windows import rolling_windows
+from spvmia_plugin.models.scoring import rolling_windows
 
 PREFIX = -1
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.protocols import BackendFeatures, Frame
+from spvmia_plugin.protocols import Backend, BackendFeatures, Frame
 from spvmia_plugin.signals import Role
 
 VOCABULARY = 97
@@ -18,7 +18,7 @@ SENTINELS = 12
 CHOICES = "abcd"
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """A character is a token; replacements are drawn evenly from the other tokens. Remembers what it was asked."""
 
     name = "fake"

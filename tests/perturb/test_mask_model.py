@@ -12,7 +12,7 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.perturb.mask_model import FillRow, MaskModel, loaded, pick
-from spvmia_plugin.perturb.mask_tokens import MaskTokens, load_mask_tokens
+from spvmia_plugin.perturb.masking import MaskTokens, load_mask_tokens
 from tests.perturb.fakes import fill_word
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.perturb.mask_tokens import MaskTokens, load_mask_tokens
+from spvmia_plugin.perturb.masking import MaskTokens, load_mask_tokens
 from tests.perturb.fakes import SENTINELS, fill_word, tiny_t5_tokenizer
 from tests.tiny import save_tiny
 

@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spvmia_plugin.perturb.masking import Span, paper_spans, split_words
-from spvmia_plugin.perturb.windows import Cutter
+from spvmia_plugin.perturb.masking import Cutter, Span, paper_spans, split_words
 
 MASK, END = -1, -2
 

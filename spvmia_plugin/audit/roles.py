@@ -1,0 +1,126 @@
+"""What the requested attacks need together, which model plays each role, and whether the backend can give it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.protocols import BackendFeatures
+from spvmia_plugin.records import AuditData
+from spvmia_plugin.signals import Role, View
+
+SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
+"""Values of `mia_reference` that are no path."""
+
+CALLED = {
+    Role.TARGET: "target",
+    Role.BASE: "base",
+    Role.REFERENCE: "reference",
+    Role.CANDIDATE: "candidate reference",
+}
+"""What people are told of."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """A role of an audit: which model plays it, and what is asked of it.
+
+    Attributes:
+        role: the role.
+        model: the role whose model is scored: the base stands in for the reference where the user asked for that. None
+            where there is nothing to make a model from.
+        trained: whether the audit trains the model, or did so before.
+        views: the views to score, and whether with moments.
+    """
+
+    role: Role
+    model: Role | None
+    trained: bool
+    views: Mapping[View, bool]
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a model is put behind the role: trained, or loaded from where the user says."""
+        return self.model is self.role and self.role in (Role.REFERENCE, Role.CANDIDATE)
+
+
+def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dict[Role, Player]:
+    """The roles that the attacks need, each with all its views: what several need is computed once."""
+    views: dict[Role, dict[View, bool]] = {}
+    for attack in attacks:
+        for need in attack.needs:
+            of_role = views.setdefault(need.role, {})
+            of_role[need.view] = of_role.get(need.view, False) or need.moments
+    model: dict[Role, Role | None] = {role: role for role in Role}
+    if config.reference == BASE_AS_REFERENCE:
+        model[Role.REFERENCE] = Role.BASE
+    if not data.candidate:
+        model[Role.CANDIDATE] = None
+    trained = {Role.REFERENCE: config.reference == SELF_PROMPT, Role.CANDIDATE: bool(data.candidate)}
+    return {
+        role: Player(
+            role,
+            model[role],
+            trained.get(role, False),
+            # Needs are sets: in the order of `View` instead, or batches would differ from process to process.
+            {view: views[role][view] for view in View if view in views[role]},
+        )
+        for role in sorted(views)
+    }
+
+
+def check_features(
+    attacks: Mapping[str, Attack],
+    players: Mapping[Role, Player],
+    perturbation: str,
+    features: BackendFeatures,
+    name: str,
+) -> None:
+    """Refuse, before any work, attacks the backend cannot serve.
+
+    Args:
+        attacks: by key.
+        players: of all of them.
+        perturbation: `mia_perturbation`.
+        features: what the backend can do.
+        name: its name.
+
+    Raises:
+        SpvmiaError: names the attacks that cannot run and those that can.
+    """
+
+    def can_run(attack: Attack) -> bool:
+        if isinstance(attack, BlindAttack):
+            return True
+        trains = any(players[need.role].trained for need in attack.needs)
+        noise = perturbation == "embedding" and any(need.view is View.NEIGHBOURS for need in attack.needs)
+        return (
+            features.logprobs
+            and (features.moments or not any(need.moments for need in attack.needs))
+            and (features.embeddings or not noise)
+            and ((features.train and features.generate) or not trains)
+        )
+
+    able = sorted(key for key, attack in attacks.items() if can_run(attack))
+    unable = sorted(attacks.keys() - set(able))
+    if unable:
+        rest = f"; these can run: {', '.join(able)}" if able else ""
+        raise SpvmiaError(
+            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; "
+            "use '--model hf' or a backend plugin that gives token log-probabilities"
+        )
+
+
+def shots(attacks: Collection[Attack]) -> int:
+    """How many held-out documents the ReCaLL prefix should hold: the most that an attack asks for, 0 if none does."""
+    asked = (need.shots for attack in attacks for need in attack.needs if need.view is View.PREFIXED)
+    return max(asked, default=0)
+
+
+def reference_role(attack: Attack) -> Role | None:
+    """The model the attack calibrates with, if any."""
+    roles = {need.role for need in attack.needs}
+    return next((role for role in (Role.REFERENCE, Role.CANDIDATE, Role.BASE) if role in roles), None)
