@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spvmia_plugin import hookimpl
 from spvmia_plugin.attacks import PLACES
-from spvmia_plugin.util.lazy import Lazy
+from spvmia_plugin.lazy import Lazy
 
 if TYPE_CHECKING:
     from spvmia_plugin.attacks.base import Attack

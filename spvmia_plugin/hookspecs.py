@@ -17,9 +17,9 @@ import pluggy
 if TYPE_CHECKING:
     from spvmia_plugin.attacks.base import Attack
     from spvmia_plugin.config import AuditConfig
+    from spvmia_plugin.lazy import Lazy
     from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
     from spvmia_plugin.records import Document
-    from spvmia_plugin.util.lazy import Lazy
 
 hookspec = pluggy.HookspecMarker("spvmia")
 

@@ -13,9 +13,9 @@ import pluggy
 
 from spvmia_plugin import __version__, hookspecs
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
+from spvmia_plugin.lazy import Loading
 from spvmia_plugin.protocols import Perturbation, completed
 from spvmia_plugin.util.boundary import behind
-from spvmia_plugin.util.lazy import Loading
 
 if TYPE_CHECKING:
     from spvmia_plugin.attacks.base import Attack

@@ -400,12 +400,15 @@ def _of_the_missing(neighbours: Callable[..., Sequence[Neighbours | None]]) -> C
     """`Perturbation.neighbours` of an implementation that knows nothing of `done`: it gets the missing texts alone."""
 
     def of_all(
-        texts: Sequence[Document], backend: Backend, *, on_done: OnDone, done: Collection[int]
+        texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None, done: Collection[int] = ()
     ) -> list[Neighbours | None]:
         asked = [i for i in range(len(texts)) if i not in done]
-        made = neighbours(
-            [texts[i] for i in asked], backend, on_done=lambda batch: on_done({asked[k]: of for k, of in batch.items()})
-        )
+
+        def at_their_places(batch: Mapping[int, Any]) -> None:
+            if on_done:
+                on_done({asked[k]: of for k, of in batch.items()})
+
+        made = neighbours([texts[i] for i in asked], backend, on_done=at_their_places)
         found = dict(zip(asked, made, strict=True))
         return [found.get(i) for i in range(len(texts))]
 

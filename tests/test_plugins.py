@@ -17,18 +17,17 @@ from typing import Any
 import pluggy
 import pytest
 
-from spvmia_plugin import __version__, builtins, hookimpl, hookspecs, plugins
+from spvmia_plugin import __version__, builtins, hookimpl, hookspecs, lazy, plugins, protocols
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.attacks.reference_free import Loss
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.lazy import Lazy
 from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import Registry, hook_names, load_registry
-from spvmia_plugin.protocols import Backend, DatasetSource
+from spvmia_plugin.protocols import Backend, DatasetSource, completed
 from spvmia_plugin.records import Document
-from spvmia_plugin.util import lazy
-from spvmia_plugin.util.lazy import Lazy
 from tests.example_install import EXAMPLE, install_example
 
 DOCS = Path(__file__).parent.parent / "docs" / "plugins.md"
@@ -142,7 +141,11 @@ def test_hook_spvmia_self_prompt() -> None:
         return [document.text + "!" for document in prompts] if config.seed else None
 
     call = registry_with(spvmia_self_prompt).manager.hook.spvmia_self_prompt
-    arguments: dict[str, Any] = {"backend": Backend(), "prompts": (Document("a:1", "a b c"),), "done": ()}
+    arguments: dict[str, Any] = {
+        "backend": completed(Backend(), protocols.Backend),
+        "prompts": (Document("a:1", "a b c"),),
+        "done": (),
+    }
     config = AuditConfig(seed=1, prompt_tokens=2, self_prompts=1, block_size=8)
     assert call(config=config, on_done=None, **arguments) == ["a b c!"]
 
