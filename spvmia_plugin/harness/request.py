@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -49,7 +48,8 @@ class Asked:
         ignored_options: options of the harness that change nothing here.
         base_model: the model before fine-tuning, where somebody named it.
         registry: plugins.
-        answer: takes what was computed besides the records' answers.
+        answer: takes what was computed.
+        read: the JSON string of a record's `RecordResult` by its id, once it is known.
     """
 
     task: str
@@ -61,14 +61,17 @@ class Asked:
     base_model: str | None
     registry: Registry
     answer: Callable[[Outcome, Comparison], None]
+    read: Callable[[str], str | None]
 
 
 class AuditInstance(Instance):  # type: ignore[misc]
     """A request for one record's score. What the harness logs of it is the id; the record rides on an attribute.
 
-    There is one for each record and attack: what follows from these two, or is the same for all, is not held by each.
+    There is one for each record and attack: what follows from these two, or is the same for all, is not held by each,
+    and an answer is written when it is read.
     """
 
+    __slots__ = ("_filtered", "asked", "doc", "doc_id", "record")
     request_type = REQUEST_TYPE
     idx = 0
     repeats = 1
@@ -78,7 +81,13 @@ class AuditInstance(Instance):  # type: ignore[misc]
         self.record = record
         self.doc = doc
         self.doc_id = doc_id
-        self.resps: list[str] = []
+        self._filtered: dict[str, Any] | None = None
+
+    @property
+    def resps(self) -> list[str]:
+        """The answer, empty before it is known. The harness appends it: to what it is handed here, which is lost."""
+        answer = self.asked.read(self.record.id)
+        return [] if answer is None else [answer]
 
     @property
     def target(self) -> str:
@@ -100,15 +109,16 @@ class AuditInstance(Instance):  # type: ignore[misc]
         """Task, number of the record, and how often it is asked."""
         return (self.task_name, self.doc_id, 1)
 
-    @cached_property
-    def filtered_resps(self) -> dict[str, str]:
+    @property
+    def filtered_resps(self) -> dict[str, Any]:
         """The answer by filter, once the harness has put it here."""
-        return {}
+        if self._filtered is None:
+            self._filtered = {}
+        return self._filtered
 
     def let_go(self) -> None:
         """Drop the answer: the harness has read it, and keeps what it logs of it."""
-        self.resps = []
-        self.__dict__.pop("filtered_resps", None)
+        self._filtered = None
 
 
 def install_request_type() -> None:
@@ -116,11 +126,11 @@ def install_request_type() -> None:
     setattr(LM, REQUEST_TYPE, answer)
 
 
-def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
+def answer(lm: Any, requests: Sequence[AuditInstance]) -> Iterator[str]:
     """Score all requests of a run: the LM method behind the request type.
 
     Returns:
-        For each request the JSON string of its `RecordResult`.
+        For each request the JSON string of its `RecordResult`, which its `resps` give too.
 
     Raises:
         SpvmiaError: an audit cannot run (the message names the option), or another process has failed.
@@ -134,7 +144,7 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
     )
 
 
-def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> list[str]:
+def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> Iterator[str]:
     # Options of the run that change nothing here.
     options = list(dict.fromkeys(name for each in asked for name in each.ignored_options))
     ignored = (
@@ -153,14 +163,12 @@ def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) 
     if lm.rank == 0:
         for line in _closing_lines(outcomes):
             show(line)
-    answers = {}
     comparisons = _comparisons(asked)
     for together, outcome in zip(audits.values(), outcomes, strict=True):
         outcome.notes += [ignored] if options else []  # told already
         for each in together:
             each.answer(outcome, comparisons[each.shared.data.fingerprint])
-            answers[id(each)] = outcome.results[each.task]
-    return [answers[id(request.asked)][request.record.id].to_json() for request in requests]
+    return (answer for request in requests for answer in request.resps)
 
 
 def _comparisons(asked: Sequence[Asked]) -> dict[str, Comparison]:

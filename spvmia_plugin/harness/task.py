@@ -104,6 +104,10 @@ class AuditTask(Task):  # type: ignore[misc]
         self.outcome = outcome
         self._shared.compare(comparison)
 
+    def _answer_of(self, record_id: str) -> str | None:
+        results = self.outcome.results.get(str(self.config.task), {})
+        return results[record_id].to_json() if record_id in results else None
+
     @property
     def _qualified_name(self) -> str:
         """The name in results and samples. 0.5 would put the group's before it, `mia_custom::loss_mia_custom`."""
@@ -196,6 +200,7 @@ class AuditTask(Task):  # type: ignore[misc]
             base_model=self.base_model,
             registry=self.registry,
             answer=self._take,
+            read=self._answer_of,
         )
 
     def construct_requests(self, doc: Mapping[str, Any], ctx: str, **_: object) -> AuditInstance:

@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance
 from spvmia_plugin.records import Record
 
-ASKED = SimpleNamespace(task="spv_mia_custom")
+ASKED = SimpleNamespace(task="spv_mia_custom", read=lambda record_id: None)
 RECORD = Record("members.jsonl:3", "secret", True, "members.jsonl:3")
 
 
@@ -36,7 +36,7 @@ def test_a_request_takes_little():
         each = tracemalloc.get_traced_memory()[0] / len(held)
     finally:
         tracemalloc.stop()
-    assert each < 260  # as an ordinary Instance: 440, and 120 more with an answer
+    assert each < 160  # as an ordinary Instance: 440, and 320 more with an answer
 
 
 def test_answers_are_let_go_and_what_is_logged_is_not(evaluate, options, tmp_path):
@@ -47,7 +47,6 @@ def test_answers_are_let_go_and_what_is_logged_is_not(evaluate, options, tmp_pat
             assert self.resps[0] in (self.filtered_resps["none"], *self.filtered_resps["none"])  # 0.5 keeps a list
             seen.append((self.task_name, self.doc_id))
             super().let_go()
-            assert not self.resps
             assert not self.filtered_resps
 
     from spvmia_plugin.harness import task
