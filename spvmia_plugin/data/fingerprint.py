@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.util.files import as_path, private_folder, write_private
+from spvmia_plugin.util.files import private_folder, write_private
 
 KEY_BYTES = 32
 KEY_FILE = "fingerprint.key"
 
-Entry = tuple[str, str]
-"""A label ("member", "nonmember", "prompt", ...) and a text."""
 
-
-def fingerprint(key: bytes, entries: Iterable[Entry]) -> str:
+def fingerprint(key: bytes, entries: Iterable[tuple[str, str]]) -> str:
     """HMAC-SHA256 over texts and labels, in hexadecimal; the order of the entries does not matter.
 
     Args:
         key: secret; equal data under another key have another fingerprint.
-        entries: labels and texts.
+        entries: labels ("member", "nonmember", "prompt", ...) and texts.
     """
-    digests = sorted(_entry_digest(key, label, text) for label, text in entries)
-    return hmac.new(key, b"".join(digests), hashlib.sha256).hexdigest()
-
-
-def _entry_digest(key: bytes, label: str, text: str) -> bytes:
-    head = f"{label}\0{len(text)}\0".encode()  # the length keeps label and text apart
-    return hmac.new(key, head + text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+    digests = []
+    for label, text in entries:
+        head = f"{label}\0{len(text)}\0".encode()  # the length keeps label and text apart
+        digests.append(hmac.digest(key, head + text.encode("utf-8", "surrogatepass"), "sha256"))
+    return hmac.digest(key, b"".join(sorted(digests)), "sha256").hex()
 
 
 def derived_key(key: bytes, purpose: str) -> bytes:
     """A key for one purpose, which tells nothing about the key it comes from."""
-    return hmac.new(key, purpose.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
-
-
-def user_cache_root(cache_dir: str | None) -> Path:
-    """The folder for what outlives a run: `mia_cache_dir`, else the user's cache folder for `spvmia`."""
-    if cache_dir is not None:
-        return as_path(cache_dir, "mia_cache_dir")
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("spvmia"))
+    return hmac.digest(key, purpose.encode("utf-8", "surrogatepass"), "sha256")
 
 
 def user_key(cache_root: Path) -> bytes:

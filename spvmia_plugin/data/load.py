@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data import BUILTIN_DATASETS
 from spvmia_plugin.data.files import LABEL
-from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_cache_root, user_key
+from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_key
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, read_manifest, rebuild
 from spvmia_plugin.data.packing import fast_tokenize
 from spvmia_plugin.data.sources import PREFIX as HUB_PREFIX
@@ -40,7 +40,7 @@ from spvmia_plugin.data.split import (
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import AuditData, Document, Membership, Record
-from spvmia_plugin.util.files import label, path_problem
+from spvmia_plugin.util.files import label, path_problem, user_cache
 
 if TYPE_CHECKING:
     from spvmia_plugin.plugins import Registry
@@ -396,7 +396,7 @@ def _assembled_of_split(
         },
         **more,
     }
-    key = user_key(user_cache_root(config.cache_dir))
+    key = user_key(user_cache(config.cache_dir))
     return _assembled(parts, config.seed, key, membership, source, config.block_size, provenance)
 
 

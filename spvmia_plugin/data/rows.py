@@ -7,9 +7,12 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import Any
 
-from spvmia_plugin.data.files import SourceFile, split_ending
+from spvmia_plugin.data.files import EXPECTED, SourceFile, split_ending
+
+Rows = Iterator[tuple[int, tuple[Any, ...]]]
+"""A row's number, from 1, and the values of the wanted columns."""
 
 # The marks of UTF-32 begin with, or contain, those of UTF-16.
 _WIDE = (
@@ -20,6 +23,31 @@ _WIDE = (
 )
 
 
+def rows_of(file: SourceFile) -> Rows:
+    """Rows of a file of any kind, by its ending; a line of a .txt file is a row with its text alone.
+
+    Raises:
+        SpvmiaError: an unknown ending, or as the reader of its kind.
+    """
+    match split_ending(file.path)[0]:
+        case ".jsonl" | ".ndjson" | ".json":
+            return json_rows(file)
+        case ".csv" | ".tsv":
+            return delimited_rows(file)
+        case ".parquet":
+            return parquet_rows(file)
+        case ".arrow" | ".feather":
+            return arrow_rows(file)
+        case ".txt":
+            if len(file.columns) > 1:
+                raise file.no_column(file.columns[1], ())
+            return ((row, (line,)) for row, line in lines(file))
+    raise file.error(
+        f"expected a file ending in {EXPECTED}, got {file.path.suffix or 'no extension'!r}",
+        "convert it, or write hf:<dataset> for a hub data set",
+    )
+
+
 def lines(file: SourceFile) -> Iterator[tuple[int, str]]:
     """Lines by their number, from 1. Only line feeds end a line: other separators belong to the text.
 
@@ -27,7 +55,7 @@ def lines(file: SourceFile) -> Iterator[tuple[int, str]]:
         SpvmiaError: a line in another encoding.
     """
     with file.opened() as stream:
-        head = _peek(stream)
+        head: bytes = stream.peek(4)[:4]  # type: ignore[attr-defined]  # both kinds of stream are buffered
         wide = next(((mark, encoding) for mark, encoding in _WIDE if head.startswith(mark)), None)
         if wide is not None:
             text = _decoded(file, stream.read()[len(wide[0]) :], wide[1])
@@ -60,11 +88,6 @@ def whole_text(file: SourceFile) -> str:
     if _looks_wide(data[:4]):
         raise file.not_utf8(1)
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-
-
-def _peek(stream: IO[bytes]) -> bytes:
-    head: bytes = stream.peek(4)[:4]  # type: ignore[attr-defined]  # both kinds of stream are buffered
-    return head
 
 
 def _looks_wide(head: bytes) -> bool:
@@ -104,7 +127,7 @@ def _integer(digits: str) -> int | float:
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer).decode
 
 
-def json_rows(file: SourceFile) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def json_rows(file: SourceFile) -> Rows:
     """Rows by number with the values of the wanted columns: of a list by place, else by line.
 
     A null row, and a line of nothing but white space, has None everywhere; so has a missing value that pandas wrote
@@ -138,7 +161,7 @@ def json_rows(file: SourceFile) -> Iterator[tuple[int, tuple[Any, ...]]]:
         yield row, _values(file, row, value)
 
 
-def _of_list(file: SourceFile, text: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _of_list(file: SourceFile, text: str) -> Rows:
     try:
         rows = _decode(text)
     except (ValueError, RecursionError) as error:
@@ -216,9 +239,6 @@ def _field(text: str, position: int, delimiter: str) -> tuple[str, int]:
     return quoted[1].replace('""', '"'), end
 
 
-Rows = Iterator[tuple[int, tuple[Any, ...]]]
-"""A row's number, from 1, and the values of the wanted columns."""
-
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 """What may stand between fields, the usual one first; another one counts only where the header has the column then."""
 
@@ -284,7 +304,8 @@ def parquet_rows(file: SourceFile) -> Rows:
     import pyarrow.parquet as pq
 
     with file.opened() as stream:
-        source = _seekable(stream)
+        # It is read from its end: a compressed one from memory.
+        source = stream if stream.seekable() else pa.BufferReader(stream.read())
         try:
             with pq.ParquetFile(source) as parquet:
                 file.check_columns(parquet.schema_arrow.names)
@@ -327,15 +348,6 @@ def _damaged(file: SourceFile, error: Exception, expected: str) -> Exception:
     if isinstance(error, OSError) and error.errno is not None:  # the disk's, not pyarrow's
         return error
     return file.error(f"expected {expected}, got something else or a damaged one", "write it anew")
-
-
-def _seekable(stream: Any) -> Any:
-    """A Parquet file is read from its end: a compressed one from memory."""
-    if stream.seekable():
-        return stream
-    import pyarrow as pa
-
-    return pa.BufferReader(stream.read())
 
 
 def _of_batches(file: SourceFile, batches: Iterable[Any]) -> Rows:

@@ -7,13 +7,13 @@ public, so its cache is the right place for them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.data.files import EXPECTED, LABEL, Growth, SourceFile, find_shards, shard_names, split_ending
-from spvmia_plugin.data.rows import Rows, arrow_rows, delimited_rows, json_rows, lines, parquet_rows
+from spvmia_plugin.data.files import EXPECTED, LABEL, Growth, SourceFile, find_shards, shard_names
+from spvmia_plugin.data.rows import rows_of
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
@@ -70,7 +70,7 @@ def read_documents(
         file = SourceFile(shard.path, option, columns)
         growth = Growth(file, file.size())
         row = 0
-        for row, (value, *labels) in _reader(file)(file):
+        for row, (value, *labels) in rows_of(file):
             text = _checked_text(file, row, value)
             growth.add(len(text))
             is_member = _is_member(file, row, labels[0], text) if labels else None
@@ -86,16 +86,6 @@ def read_documents(
         whole = SourceFile(Path(spec).expanduser(), option, columns)
         raise whole.error(f"expected at least one {what}, got none", "give a file with texts")
     return Loaded(tuple(documents), empty)
-
-
-def _reader(file: SourceFile) -> Callable[[SourceFile], Rows]:
-    kind = split_ending(file.path)[0]
-    if not kind:
-        raise file.error(
-            f"expected a file ending in {EXPECTED}, got {file.path.suffix or 'no extension'!r}",
-            "convert it, or write hf:<dataset> for a hub data set",
-        )
-    return _READERS[kind]
 
 
 def _checked_text(file: SourceFile, row: int, value: Any) -> str:
@@ -130,21 +120,6 @@ def _is_member(file: SourceFile, row: int, value: Any, text: str) -> bool:
             row,
         )
     return said is not False
-
-
-def _text_rows(file: SourceFile) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    if len(file.columns) > 1:
-        raise file.no_column(file.columns[1], ())
-    yield from ((row, (line,)) for row, line in lines(file))
-
-
-_READERS: dict[str, Callable[[SourceFile], Rows]] = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), json_rows),
-    **dict.fromkeys((".csv", ".tsv"), delimited_rows),
-    ".txt": _text_rows,
-    ".parquet": parquet_rows,
-    **dict.fromkeys((".arrow", ".feather"), arrow_rows),
-}
 
 
 PREFIX = "hf:"
@@ -231,7 +206,32 @@ def load_hub(
                 f"{did_you_mean(wanted, rows.column_names)}; "
                 + ("name the column with the text" if wanted == column else "name a split for each class")
             )
-    return _read(rows, columns, spec.name, option, clean, member)
+    documents: list[Document] = []
+    row = empty = 0
+    for batch in rows.select_columns(columns).iter(batch_size=10_000):
+        for value, *labels in zip(*(batch[column] for column in columns), strict=True):
+            row += 1
+            if not (value is None or isinstance(value, str)):
+                raise SpvmiaError(
+                    f"{option}: {spec.name}, row {row}: expected text in column {column!r}, got "
+                    f"{type(value).__name__}; name another column"
+                )
+            text = clean(value or "")
+            is_member = member_said(labels[0]) if labels else None
+            if labels and is_member is None and text.strip():
+                raise SpvmiaError(
+                    f"{option}: {spec.name}, row {row}: expected 1 (a member) or 0 (none) in column {LABEL!r}, got "
+                    f"another {type(labels[0]).__name__}; name a split for each class"
+                )
+            if labels and (is_member is not False) is not member:
+                continue
+            if text.strip():
+                documents.append(Document(f"{spec.name}:{row}", text))
+            else:
+                empty += 1
+    if not documents:
+        raise SpvmiaError(f"{option}: {spec.name}: expected at least one row of text, got none; name another split")
+    return Loaded(tuple(documents), empty)
 
 
 def load_source(source: DatasetSource, split: str, *, option: str, local_option: str) -> Loaded:
@@ -278,37 +278,6 @@ def _unavailable(spec: HubSpec, option: str, local_option: str, reason: str) -> 
         f"{option}: cannot load {spec.name} from the hub ({reason}); correct the name, "
         f"or give a local file with {local_option}"
     )
-
-
-def _read(
-    rows: Any, columns: list[str], name: str, option: str, clean: Callable[[str], str], member: bool | None
-) -> Loaded:
-    documents: list[Document] = []
-    row = empty = 0
-    for batch in rows.select_columns(columns).iter(batch_size=10_000):
-        for value, *labels in zip(*(batch[column] for column in columns), strict=True):
-            row += 1
-            if not (value is None or isinstance(value, str)):
-                raise SpvmiaError(
-                    f"{option}: {name}, row {row}: expected text in column {columns[0]!r}, got {type(value).__name__}; "
-                    "name another column"
-                )
-            text = clean(value or "")
-            is_member = member_said(labels[0]) if labels else None
-            if labels and is_member is None and text.strip():
-                raise SpvmiaError(
-                    f"{option}: {name}, row {row}: expected 1 (a member) or 0 (none) in column {LABEL!r}, got another "
-                    f"{type(labels[0]).__name__}; name a split for each class"
-                )
-            if labels and (is_member is not False) is not member:
-                continue
-            if text.strip():
-                documents.append(Document(f"{name}:{row}", text))
-            else:
-                empty += 1
-    if not documents:
-        raise SpvmiaError(f"{option}: {name}: expected at least one row of text, got none; name another split")
-    return Loaded(tuple(documents), empty)
 
 
 def cleaned(documents: Iterable[Document], source: DatasetSource) -> tuple[Document, ...]:

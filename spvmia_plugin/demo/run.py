@@ -20,15 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
 from spvmia_plugin import __version__
 from spvmia_plugin.data.manifest import MANIFEST_NAME
 from spvmia_plugin.demo.corpus import TASK, make_tickets, write_capability_task, write_corpus
 from spvmia_plugin.demo.model import Say, is_complete
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import enabled, tasks_folder
-from spvmia_plugin.util.files import private_folder, write_private
+from spvmia_plugin.util.files import private_folder, user_cache, write_private
 from spvmia_plugin.web.text import typed
 
 ENVIRONMENT = {
@@ -124,7 +122,7 @@ class Layout:
     @property
     def model(self) -> Path:
         """SmolLM2-135M."""
-        return Path(platformdirs.user_cache_dir("spvmia")) / "models" / "SmolLM2-135M"
+        return user_cache() / "models" / "SmolLM2-135M"
 
 
 def finetune_command(layout: Layout, size: Size) -> list[str]:

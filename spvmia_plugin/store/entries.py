@@ -309,7 +309,7 @@ def decode_signals(data: bytes) -> TokenSignals:
 
 
 def _floats(data: bytes, offset: int, width: int, count: int) -> NDArray[np.floating]:
-    # A copy: views of bytes are read-only, and computed signals are not.
+    # A copy: a view need not be aligned, and would keep all of the bytes.
     array: NDArray[np.floating] = np.frombuffer(data, _FLOATS[width], count, offset)
     return array.astype(_FLOATS[width].newbyteorder("="), copy=True)
 

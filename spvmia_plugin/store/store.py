@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import platformdirs
-
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Neighbours
 from spvmia_plugin.signals import TokenSignals
@@ -43,7 +41,7 @@ from spvmia_plugin.store.files import (
 )
 from spvmia_plugin.store.folders import SELF_PROMPTS, Corpus, Folders, Locks
 from spvmia_plugin.store.keys import Keys
-from spvmia_plugin.util.files import as_path
+from spvmia_plugin.util.files import user_cache
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,8 +85,7 @@ class Store:
                 made, or in the last hour by any process.
             clock: seconds since the epoch.
         """
-        place = root if root is not None else platformdirs.user_cache_dir("spvmia")
-        self.root = as_path(place, "mia_cache_dir", utf8=True)
+        self.root = user_cache(root, utf8=True)
         self._limit = size_limit_bytes
         self._clock = clock
         self._opened = clock()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from spvmia_plugin.config import MAX_EPOCHS
 from spvmia_plugin.data.files import absolute_spec
-from spvmia_plugin.data.fingerprint import derived_key, user_cache_root, user_key
+from spvmia_plugin.data.fingerprint import derived_key, user_key
 from spvmia_plugin.data.manifest import (
     CLASSES,
     MANIFEST_NAME,
@@ -34,7 +34,7 @@ from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.boundary import behind
-from spvmia_plugin.util.files import as_path, private_folder
+from spvmia_plugin.util.files import as_path, private_folder, user_cache
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries, versions
 from spvmia_plugin.util.strict_json import is_number, is_whole
 
@@ -304,7 +304,7 @@ def _manifest(
     source = datasets.get(config.data)
     column = source.text_column if source else config.text_column
     # The same data have the same key, and so the same fingerprint, in every target of one user.
-    key = derived_key(user_key(user_cache_root(None)), f"manifest {spec} {column}").hex()
+    key = derived_key(user_key(user_cache()), f"manifest {spec} {column}").hex()
     records = {name: dealt[name] for name in CLASSES}
     return Manifest(
         base_model=base.name,

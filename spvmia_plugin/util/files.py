@@ -61,6 +61,17 @@ def as_path(text: str | Path, option: str, *, utf8: bool = False) -> Path:
     return Path(text).expanduser()
 
 
+def user_cache(named: str | Path | None = None, *, utf8: bool = False) -> Path:
+    """The folder for what outlives a run: the one that `mia_cache_dir` names, else the user's cache for `spvmia`.
+
+    Raises:
+        SpvmiaError: as `as_path`.
+    """
+    import platformdirs
+
+    return as_path(platformdirs.user_cache_dir("spvmia") if named is None else named, "mia_cache_dir", utf8=utf8)
+
+
 def label(name: str | Path) -> str:
     """A name as it stands in ids and results, which are UTF-8: bytes of it that are not are written `\\xe9`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import tracemalloc
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -137,6 +138,11 @@ def test_a_date_shift_is_significant() -> None:
     found = blind_interval(BagOfWords(), corpus, labels, names(100), 0)
     assert found.low > 0.8
     assert found.p_value == 1 / 400
+    finding = found.finding()
+    assert (finding.code, finding.severity) == ("blind_above_chance", "warning")
+    assert finding.details["low"] == found.low
+    assert f"tells them apart with AUROC {found.auroc:.3f} (95% interval {found.low:.3f} to" in finding.message
+    assert replace(found, low=0.5).finding() is None
 
 
 def test_the_lower_end_agrees_with_the_test() -> None:

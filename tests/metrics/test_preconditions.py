@@ -266,3 +266,14 @@ def test_every_finding_is_in_the_documentation():
     codes = {code for source in sources for code in re.findall(r'Finding\(\s*"(\w+)"', source)}
     assert len(codes) > 12
     assert sorted(code for code in codes if f"`{code}`" not in page) == [], "docs/statistics.md"
+
+
+def test_another_context_than_that_of_the_training_is_told():
+    frame = {"before": [1], "after": []}
+    data = replace(audit(MEMBERS, NONMEMBERS), provenance={"frame": frame})
+    assert check_tokenisation(data, MEMBERS, by_words, Frame((1,))) == []
+    (finding,) = check_tokenisation(data, MEMBERS, by_words, Frame((), (), (2,)))
+    assert (finding.code, finding.severity) == ("context_changed", "warning")
+    assert finding.details == {"scored": {"before": [], "after": [2]}, "manifest": frame}
+    assert "tokens [] before and [2] after each, trained with [1] and []" in finding.message
+    assert check_tokenisation(replace(data, provenance={"frame": None}), MEMBERS, by_words, Frame()) == []
