@@ -151,53 +151,40 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
             f"RESULTS: expected lm_eval runs with a privacy task, got none in {places}; run for example "
             "`spvmia run --tasks mia_custom ... --output_path results --log_samples`"
         )
-    _check_attack(options.attack, [audit for _, audit in pairs])
-    groups = grouped(pairs, lambda pair: _conditions(pair[1], options))
-    tables = [_table(values, members, options) for values, members in groups]
-    _check_capability(options, tables)
-    audited = {id(entrant) for entrant, _ in pairs}
-    not_audited = [entrant for entrant in found if id(entrant) not in audited]
-    return Board(options, _told_apart(tables), not_audited, left_out)
-
-
-def _check_attack(attack: str, audits: Sequence[Audit]) -> None:
-    known = sorted({task.attack for audit in audits for task in audit.model_attacks})
-    if attack not in (STRONGEST, *known):
+    known = sorted({task.attack for _, audit in pairs for task in audit.model_attacks})
+    if options.attack not in (STRONGEST, *known):
         raise SpvmiaError(
-            f"--attack: expected {STRONGEST!r} or an attack that was run ({', '.join(known)}), got {attack!r}"
-            f"{did_you_mean(attack, known)}; name one of them"
+            f"--attack: expected {STRONGEST!r} or an attack that was run ({', '.join(known)}), got {options.attack!r}"
+            f"{did_you_mean(options.attack, known)}; name one of them"
         )
 
+    def of_pair(pair: tuple[Entrant, Audit]) -> Conditions:
+        """With one attack named, only that one must have run alike; for the strongest, all must."""
+        attacks = [task for task in pair[1].model_attacks if options.attack in (STRONGEST, task.attack)]
+        attacks.sort(key=lambda task: task.attack)
+        return conditions(pair[1], attacks, options.compare, options.same_data)
 
-def _check_capability(options: Options, tables: Sequence[Table]) -> None:
+    tables = [_table(values, members, options) for values, members in grouped(pairs, of_pair)]
     columns = [column for table in tables for column in table.columns]
     if options.capability is not None and not any(column.is_called(options.capability) for column in columns):
-        known = "; ".join(sorted({column.title for column in columns})) or "the results hold none"
+        titles = "; ".join(sorted({column.title for column in columns})) or "the results hold none"
         raise SpvmiaError(
-            f"--capability: expected a capability score of the results ({known}), got {options.capability!r}"
+            f"--capability: expected a capability score of the results ({titles}), got {options.capability!r}"
         )
-
-
-def _conditions(audit: Audit, options: Options) -> Conditions:
-    """With one attack named, only that one must have run alike; for the strongest, all must."""
-    attacks = [task for task in audit.model_attacks if options.attack in (STRONGEST, task.attack)]
-    return conditions(audit, sorted(attacks, key=lambda task: task.attack), options.compare, options.same_data)
-
-
-def _told_apart(tables: Sequence[Table]) -> list[Table]:
-    """Number the tables, and say what each has other than the first."""
-    if len(tables) == 1:
-        return list(tables)
-    first = tables[0].conditions
-    return [
-        replace(table, title=f"{number}. {table.title}", differs=differences(table.conditions, first))
-        for number, table in enumerate(tables, 1)
-    ]
+    if len(tables) > 1:
+        first = tables[0].conditions
+        tables = [
+            replace(table, title=f"{number}. {table.title}", differs=differences(table.conditions, first))
+            for number, table in enumerate(tables, 1)
+        ]
+    audited = {id(entrant) for entrant, _ in pairs}
+    not_audited = [entrant for entrant in found if id(entrant) not in audited]
+    return Board(options, tables, not_audited, left_out)
 
 
 def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options) -> Table:
     rows = _ranked([_row(entrant, audit, options) for entrant, audit in members], options.metric)
-    columns = columns_of(row.capabilities for row in rows)
+    columns = _columns(row.capabilities for row in rows)
     picture = _picture(columns, rows, options.capability)
     source = rows[0].audit.mia_audit.data.source or values["data set"]
     return Table(
@@ -264,22 +251,20 @@ def _point(row: Row, column: Column, metric: str) -> Point:
     )
 
 
-def columns_of(rows: Iterable[Mapping[Key, Capability]]) -> list[Column]:
+def _columns(rows: Iterable[Mapping[Key, Capability]]) -> list[Column]:
     """The columns of some rows' scores: those that most rows have first."""
     found: dict[Key, list[Capability]] = {}
     for row in rows:
         for key, capability in row.items():
             found.setdefault(key, []).append(capability)
-    keys = sorted(found, key=lambda key: -len(found[key]))
-    return [Column(key, _title(found[key][0], keys), found[key][0].higher_is_better) for key in keys]
-
-
-def _title(capability: Capability, keys: Sequence[Key]) -> str:
-    key = capability_key(capability)
-    title = f"{capability.task}, {capability.metric}"
-    if [other[:2] for other in keys].count(key[:2]) == 1:
-        return title
-    return f"{title} ({capability.n} samples, {capability.fewshot} examples, version {capability.version})"
+    columns = []
+    for key in sorted(found, key=lambda key: -len(found[key])):
+        score = found[key][0]
+        title = f"{score.task}, {score.metric}"
+        if sum(other[:2] == key[:2] for other in found) > 1:
+            title += f" ({score.n} samples, {score.fewshot} examples, version {score.version})"
+        columns.append(Column(key, title, score.higher_is_better))
+    return columns
 
 
 def loss(number: Estimate, metric: str) -> Loss:

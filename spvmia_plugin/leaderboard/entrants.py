@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +71,8 @@ def entrants(runs: Iterable[tuple[HarnessRun, str | None]]) -> list[Entrant]:
     groups: dict[str, list[tuple[HarnessRun, str | None]]] = {}
     by_arguments = _known_arguments(run for run, _ in named)
     for run, name in named:
-        key = _identity(run) or by_arguments.get(_arguments(run)) or f"arguments {_arguments(run)}"
+        arguments = _arguments(run)
+        key = _identity(run) or by_arguments.get(arguments) or hashlib.sha256(arguments.encode()).hexdigest()
         groups.setdefault(key, []).append((run, name))
     names = _names(groups)
     once = {key: {run.path.resolve(): run for run, _ in group}.values() for key, group in groups.items()}

@@ -56,17 +56,17 @@ def to_csv(board: Board) -> str:
     ]
     names = list(dict.fromkeys(name for line in lines for name in line))
     file = io.StringIO()
+
+    def cell(value: CsvCell) -> CsvCell:
+        if isinstance(value, str):
+            return csv_text(value)
+        return "" if math.isnan(value) else repr(value)
+
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow([csv_text(name) for name in names])
     for line in lines:
-        writer.writerow([_csv_cell(line.get(name, "")) for name in names])
+        writer.writerow([cell(line.get(name, "")) for name in names])
     return file.getvalue()
-
-
-def _csv_cell(value: CsvCell) -> CsvCell:
-    if isinstance(value, str):
-        return csv_text(value)
-    return "" if math.isnan(value) else repr(value)
 
 
 def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[str, CsvCell]]:

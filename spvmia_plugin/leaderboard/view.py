@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.leaderboard.board import Board, Column, Options, Row, Table
+from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words
 from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY
 from spvmia_plugin.results.comparable import common_recipe, recipe_words
@@ -94,15 +94,24 @@ def table_view(table: Table, options: Options) -> TableView:
         Heading("model", "", "model"),
         *([Heading("fine-tuning", "", "words")] if with_recipe else []),
         Heading(number_title(options), "lower is more private", "number"),
-        *(Heading(title, _direction(title), "number", _first(title)) for title in table.rows[0].further),
-        *(_capability_heading(column) for column in table.columns),
     ]
+    for title in table.rows[0].further:
+        higher = title == PRIVACY.label
+        note = "" if "blind" in title else f"{'higher' if higher else 'lower'} is more private"
+        headings.append(Heading(title, note, "number", "descending" if higher else "ascending"))
+    for column in table.columns:
+        note = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
+        first = "ascending" if column.higher_is_better is False else "descending"
+        headings.append(Heading(shown(column.title), note, "number", first))
     told = [shown(recipe_words(recipe, common)) if with_recipe else None for recipe in recipes]
     rows = [
         _row(number, row, table, words) for number, (row, words) in enumerate(zip(table.rows, told, strict=True), 1)
     ]
     conditions = [(shown(name), shown(value)) for name, value in {**table.conditions, **common}.items()]
-    return TableView(shown(table.title), shown(table.differs), _caption(table), headings, rows, conditions)
+    ranked, n = sum(row.rank is not None for row in table.rows), table.rows[0].audit.mia_audit.n
+    left = "" if ranked == len(rows) else f" {len(rows) - ranked} not ranked."
+    caption = f"{ranked} ranked.{left} Audited: {n.members} members and {n.nonmembers} non-members."
+    return TableView(shown(table.title), shown(table.differs), caption, headings, rows, conditions)
 
 
 def number_title(options: Options) -> str:
@@ -149,28 +158,18 @@ def models(board: Board) -> int:
     return len({id(row.entrant) for table in board.tables for row in table.rows})
 
 
-def _caption(table: Table) -> str:
-    ranked = sum(row.rank is not None for row in table.rows)
-    n = table.rows[0].audit.mia_audit.n
-    left = "" if ranked == len(table.rows) else f" {len(table.rows) - ranked} not ranked."
-    return f"{ranked} ranked.{left} Audited: {n.members} members and {n.nonmembers} non-members."
-
-
 def _row(number: int, row: Row, table: Table, recipe: str | None) -> RowView:
     name = shown(row.entrant.name)
     cells = [
         _rank(row),
         Cell(name, sort=name, kind="model"),
         *([] if recipe is None else [Cell(recipe, sort=recipe, kind="words")]),
-        _number(row.number, _whose(row.number)),
+        _number(row.number, told=True),
         *(_number(estimate) for estimate in row.further.values()),
         *(_capability(row.capabilities.get(column.key)) for column in table.columns),
     ]
-    return RowView(number, name, cells, _shown(row.why_not_ranked), _shown(row.remarks))
-
-
-def _shown(sentences: Sequence[str]) -> list[str]:
-    return [shown(sentence) for sentence in sentences]
+    reasons, remarks = ([shown(sentence) for sentence in told] for told in (row.why_not_ranked, row.remarks))
+    return RowView(number, name, cells, reasons, remarks)
 
 
 def _rank(row: Row) -> Cell:
@@ -180,23 +179,17 @@ def _rank(row: Row) -> Cell:
     return Cell(str(row.rank), "" if low == high else f"{low} to {high}", str(row.rank), "rank")
 
 
-def _number(estimate: Estimate, whose: str = "") -> Cell:
+def _number(estimate: Estimate, *, told: bool = False) -> Cell:
+    """A number with its interval; if asked, with the attack whose it is."""
     if math.isnan(estimate.value):
         return Cell(MISSING)
-    interval = (
-        ""
-        if math.isnan(estimate.low)
-        else f"{printed(estimate.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{printed(estimate.high)}"
-    )
-    note = ", ".join(part for part in (interval, whose) if part)
-    return Cell(printed(estimate.value), note, repr(estimate.value))
-
-
-def _whose(estimate: Estimate) -> str:
-    if estimate.attack is None:
-        return ""
-    chosen = f" of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
-    return f"{shown(estimate.attack)}{chosen}"
+    notes = []
+    if not math.isnan(estimate.low):
+        notes.append(f"{printed(estimate.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{printed(estimate.high)}")
+    if told and estimate.attack is not None:
+        chosen = f" of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
+        notes.append(f"{shown(estimate.attack)}{chosen}")
+    return Cell(printed(estimate.value), ", ".join(notes), repr(estimate.value))
 
 
 def _capability(score: Capability | None) -> Cell:
@@ -205,21 +198,6 @@ def _capability(score: Capability | None) -> Cell:
     return Cell(
         printed(score.value), "" if math.isnan(score.stderr) else f"± {printed(score.stderr)}", repr(score.value)
     )
-
-
-def _capability_heading(column: Column) -> Heading:
-    words = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
-    return Heading(
-        shown(column.title), words, "number", "ascending" if column.higher_is_better is False else "descending"
-    )
-
-
-def _direction(title: str) -> str:
-    return "higher is more private" if title == PRIVACY.label else "" if "blind" in title else "lower is more private"
-
-
-def _first(title: str) -> str:
-    return "descending" if title == PRIVACY.label else "ascending"
 
 
 def to_html(board: Board) -> str:

@@ -297,6 +297,10 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     (found,) = names(board_of(f"same={tmp_path / '1'}", f"same={tmp_path / '2'}"))
     assert len(set(found)) == 2
     assert all(name.startswith("same #") for name in found)
+    model(tmp_path / "3", "org/c")
+    model(tmp_path / "4", "org/d")
+    board = board_of(tmp_path / "1", f"never={tmp_path / '3'}", f"never={tmp_path / '4'}")
+    assert len({entrant.name for entrant in board.not_audited}) == 2
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
