@@ -12,7 +12,7 @@ import typer
 
 from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.names import AUROC, TPR_01PCT, TPR_1PCT
+from spvmia_plugin.metrics.names import AUROC, DECIMALS, TPR_01PCT, TPR_1PCT
 from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
@@ -218,24 +218,24 @@ def combine(
             "left_out": found.left_out,
             "warnings": found.warnings,
         }
-        print_json({**found.comparison.to_json(), **about})
+        print_json({**found.on_target.to_json(), **about})
 
 
 def _tell_combined(found: Combined, say: Callable[[str], None]) -> None:
-    comparison = found.comparison
-    numbers = comparison.combined
+    on_target = found.on_target
+    numbers = on_target.combined
     say(
         f"{numbers.n_members} members and {numbers.n_nonmembers} non-members of {numbers.n_clusters} documents; "
         f"weights fitted on {found.n_shadow_records} records of the shadow"
     )
-    weights = dict(zip(comparison.combination.attacks, comparison.combination.weights, strict=True))
+    weights = dict(zip(on_target.combination.attacks, on_target.combination.weights, strict=True))
     say(_line("", AUROC.label, TPR_1PCT.label, "weight"))
     say(_row("combination", numbers, ""))
-    for name, single in sorted(comparison.singles.items(), key=lambda item: -item[1].auroc):
+    for name, single in sorted(on_target.singles.items(), key=lambda item: -item[1].auroc):
         say(_row(name, single, f"{weights[name]:+#.2g}"))
     for metric in (AUROC, TPR_1PCT):
-        say(f"{metric.label}: {_gain(comparison.gain[metric.key], comparison.best[metric.key])}")
-    for place, counts in (("", comparison.unscored), (" of the shadow", found.shadow_unscored)):
+        say(f"{metric.label}: {_gain(on_target.gain[metric.key], on_target.best[metric.key])}")
+    for place, counts in (("", on_target.unscored), (" of the shadow", found.shadow_unscored)):
         told = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         if told:
             say(f"records{place} without a score, counted as that attack's median: {told}")
@@ -256,7 +256,8 @@ def _line(name: str, auroc: str, tpr: str, weight: str) -> str:
 
 
 def _interval(value: float, interval: tuple[float, float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(value, *interval)
+    printed, low, high = (f"{number:.{DECIMALS}f}" for number in (value, *interval))
+    return f"{printed} [{low}, {high}]"
 
 
 def _gain(gain: Gain, best: str) -> str:

@@ -157,7 +157,7 @@ def test_a_run_of_two_data_sets_is_an_error(places, tmp_path):
 def test_canaries_beside_the_records_are_left_alone(places, tmp_path):
     both = [fake_audit({"spv": 1.0}, fingerprint="a" * 64), fake_audit({"spv": 1.0}, canary=True)]
     write_run(tmp_path, both)
-    assert combine(tmp_path, [places[1]]).comparison.best["auroc"] == "spv"
+    assert combine(tmp_path, [places[1]]).on_target.best["auroc"] == "spv"
 
 
 def test_one_class_alone_is_an_error(places, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.names import METRICS, WITH_ERROR
 from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.util.schema import as_json
 from tests.metrics.simulation import binormal_audit
@@ -40,6 +41,16 @@ def test_json_names_the_metrics_and_has_no_nan():
     assert written["tpr_at_0.1pct_fpr"]["interval"] == [None, None]
     assert written["tpr_at_1pct_fpr"]["value"] == found.tpr_at_1pct_fpr.value
     assert written["warnings"] == ["150 non-members cannot resolve an FPR of 0.1 %: at least 1000 are needed"]
+
+
+def test_the_harness_gets_every_number_by_its_name():
+    found = summarise(*audit(50, 1000))
+    errors = {metric.stderr_key for metric in WITH_ERROR}
+    assert found.values().keys() == {*METRICS, *errors} - {"blind_auroc", "epsilon_lb"}
+    tenth = found.tpr_at_0_1pct_fpr
+    assert found.values()["tpr_at_0.1pct_fpr"] == tenth.value
+    assert found.values()["tpr_at_0.1pct_fpr_stderr"] == tenth.stderr
+    assert [metric.fpr for metric in found.tprs] == [0.01, 0.001]
 
 
 def test_thirty_nonmembers_resolve_neither_rate():
