@@ -11,11 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.audit.mia_audit import FORMAT, MiaAudit, read_mia_audit
+import numpy as np
+
+from spvmia_plugin.audit.mia_audit import FORMAT, Counts, MiaAudit, read_mia_audit
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.names import AUROC, METRICS
+from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.results.files import load_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
-from spvmia_plugin.results.samples import read_samples
+from spvmia_plugin.results.samples import Records, read_samples
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 from spvmia_plugin.util.schema import Misfit
@@ -27,6 +31,8 @@ _STAMP = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)$")
 """What lm_eval ends the names of results and samples files with: local time."""
 _NO_METRICS = "bypass"
 """The metric that `lm_eval --predict_only` puts in place of all others."""
+_SAME_AUROC = 1e-3
+"""Scores that somebody has rounded may tie; those of another run or with other labels differ by more."""
 _END_OF_TIME = 253_402_300_000
 """The year 9999, the last that a calendar has."""
 _MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtasks": False} | {
@@ -257,16 +263,53 @@ def _task(
     if samples is not None:
         clusters = audit.data.clusters or {}
         records = read_samples(samples, clusters, [task.records for task in before if task.records is not None])
+    metrics = {key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS}
+    _check_range(path, name, metrics)
+    if samples is not None and records is not None:
+        _check_samples(samples, path, records, audit.n, metrics)
     given = {key: value for key, value in metadata.items() if key.startswith("mia_") and key != "mia_audit"}
     return TaskResult(
         task=without_secrets_in(name),
         dataset=without_secrets_in(str(metadata.get("spvmia_dataset", "custom"))),
-        metrics={key.partition(",")[0]: _number(value) for key, value in row.items() if key not in _NOT_METRICS},
+        metrics=metrics,
         mia_audit=audit,
         told=told,
         records=records,
         options=without_secrets(given),
     )
+
+
+def _check_range(path: Path, task: str, metrics: Mapping[str, float]) -> None:
+    """Refuse a number that its metric, or the metric's error, cannot be."""
+    for metric in METRICS.values():
+        for key in (metric.key, metric.stderr_key):
+            value = metrics.get(key, math.nan)
+            if not math.isnan(value) and not 0 <= value <= metric.maximum:
+                raise SpvmiaError(
+                    f"RESULTS: {path}: {task}: {key}: expected a number from 0 to {metric.maximum:g}, got {value!r}; "
+                    "run lm_eval again, or leave the file out"
+                )
+
+
+def _check_samples(samples: Path, path: Path, records: Records, n: Counts, metrics: Mapping[str, float]) -> None:
+    """Refuse samples that are not those of the results: cut short, of another run, or changed."""
+
+    def refuse(expected: str, got: str) -> SpvmiaError:
+        return SpvmiaError(
+            f"RESULTS: {samples}: expected {expected} as in {path.name}, got {got}; copy both files of the run whole"
+        )
+
+    if len(records.roster.rows) < len(records):
+        raise refuse(f"each of {n.records} records once", f"one of them twice in {len(records)} lines")
+    members = int(records.roster.is_member.sum())
+    if (members, len(records) - members) != (n.members, n.nonmembers):
+        raise refuse(f"{n.members} members and {n.nonmembers} non-members", f"{members} and {len(records) - members}")
+    scored = ~np.isnan(records.score)
+    told = metrics.get(AUROC.key, math.nan)
+    if scored.any() and not math.isnan(told):
+        found = auroc(records.score[scored], records.roster.is_member[scored])
+        if not abs(found - told) <= _SAME_AUROC:
+            raise refuse(f"scores with an AUROC of {told:.6f}", f"{found:.6f}")
 
 
 def _told(

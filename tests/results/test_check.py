@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.results import read_latest, read_runs
 from tests.leaderboard.models import audited, model
+from tests.results.builders import fake_audit, fake_records, write_run
 
 AUDIT = ("configs", "spv_mia_custom", "metadata", "mia_audit")
 REFUSED = {
@@ -130,3 +132,50 @@ def test_a_line_that_is_no_sample_is_refused(tmp_path: Path, line: bytes) -> Non
     next(path.parent.glob("samples_spv_mia_custom*")).write_bytes(line + b"\n")
     with pytest.raises(SpvmiaError, match="line 1: expected a sample"):
         read_runs(path)
+
+
+# --- samples and numbers that do not fit ---
+
+
+def broken_run(tmp_path: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Path:
+    """A run whose samples of `loss` somebody has changed."""
+    results = write_run(tmp_path, [fake_audit({"spv": 1.6, "loss": 0.8}, records=fake_records(50, 50))])
+    (samples,) = results.parent.glob("samples_loss_*.jsonl")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    samples.write_text("".join(json.dumps(line) + "\n" for line in change(lines)))
+    return tmp_path
+
+
+def flipped(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for line in lines:
+        line["doc"]["is_member"] = not line["doc"]["is_member"]
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:20], r"expected 50 members and 50 non-members as in results_.*\.json, got \d+ and \d+;"),
+        (lambda lines: [line for line in lines if line["doc"]["is_member"]], "got 50 and 0;"),
+        (lambda lines: [], "got 0 and 0;"),
+        (lambda lines: [*lines[1:], lines[1]], "expected each of 100 records once as in .*, got one of them twice"),
+        (flipped, r"expected scores with an AUROC of 0\.\d+ as in .*, got 0\.\d+;"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_latest, read_runs])
+def test_samples_that_are_not_those_of_the_results(tmp_path: Path, read: Any, change: Any, message: str) -> None:
+    with pytest.raises(SpvmiaError, match=rf"^RESULTS: .*samples_loss_.*\.jsonl: .*{message}.*") as error:
+        read(broken_run(tmp_path, change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [2.5, -1, 1e308, -1e-9])
+@pytest.mark.parametrize("key", ["auroc,none", "auroc_stderr,none", "tpr_at_1pct_fpr,none", "privacy_score,none"])
+def test_numbers_that_a_metric_cannot_be(tmp_path: Path, key: str, value: float) -> None:
+    path = write_run(tmp_path, [fake_audit({"spv": 1.6, "loss": 0.8})])
+    content = json.loads(path.read_text())
+    (task,) = [name for name in content["results"] if name.startswith("spv_mia")]
+    content["results"][task][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(SpvmiaError, match=rf"{task}: {key.partition(',')[0]}: expected a number from 0 to 1, got "):
+        read_latest(tmp_path)
