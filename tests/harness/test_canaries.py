@@ -57,7 +57,7 @@ def test_a_target_that_memorised_its_records_has_a_positive_bound(audit, target)
     assert (found["n_canaries"], found["delta"], found["confidence"]) == (M, 1e-5, 0.95)
     assert 18 < found["n_correct"] <= 24
     assert found["reason"] is None
-    coins = {entry.id: entry.included for entry in read_manifest(target).records["canaries"]}
+    coins = {record.id: record.is_member for record in read_manifest(target).records["canaries"]}
     assert {sample["doc"]["id"]: sample["doc"]["is_member"] for sample in samples} == coins
     assert found["n_included"] == sum(coins.values())
     scores = [json.loads(sample["resps"][0][0])["score"] for sample in samples]
@@ -75,7 +75,7 @@ def test_the_coins_lie_in_the_manifest_and_know_nothing_of_the_text(target, base
     """Fair by their count; the same data under another seed have other coins; only those with heads are trained on."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     manifest = read_manifest(target)
-    coins = {entry.id: entry.included for entry in manifest.records["canaries"]}
+    coins = {record.id: record.is_member for record in manifest.records["canaries"]}
     assert len(coins) == M
     assert 40 < sum(coins.values()) < 80
     other = finetune(
@@ -84,7 +84,7 @@ def test_the_coins_lie_in_the_manifest_and_know_nothing_of_the_text(target, base
             nonmembers=20, prompts=20, canaries=M, block_size=0, epochs=0.1, batch_size=16, seed=1, quiet=True,
         )
     )  # fmt: skip
-    others = {entry.id: entry.included for entry in read_manifest(other).records["canaries"]}
+    others = {record.id: record.is_member for record in read_manifest(other).records["canaries"]}
     shared = coins.keys() & others.keys()
     agreeing = sum(coins[key] == others[key] for key in shared)
     assert 0.25 * len(shared) < agreeing < 0.75 * len(shared)
