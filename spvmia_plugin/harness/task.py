@@ -1,4 +1,7 @@
-"""The lm-eval task of every attack on every data set. One class; the YAMLs say which attack and which data."""
+"""The lm-eval task of every attack on every data set, and the rows of their groups.
+
+One class; the YAMLs say which attack and which data.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,29 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
 from spvmia_plugin.audit.mia_audit import mia_audit
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results
+from spvmia_plugin.audit.plan import show
 from spvmia_plugin.checks.preconditions import warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import check_version
-from spvmia_plugin.harness.groups import FILTER, install_group_means
 from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
 from spvmia_plugin.harness.metrics import Item, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, Asked, AuditInstance, install_request_type
 from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
-from spvmia_plugin.metrics.names import BLIND, EPSILON, METRICS, WITH_ERROR
+from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
+from spvmia_plugin.metrics.several import mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.identity import same_model
 from spvmia_plugin.plugins import Registry, load_registry
@@ -37,6 +42,10 @@ from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
 """What the harness passes on for prompts: a record is no prompt."""
+FILTER = "none"
+"""The one pipeline of our tasks: metrics appear as `auroc,none`."""
+_AVERAGES = "spvmia_means"
+"""Mark of the method that averages groups, once it is ours."""
 _NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
 """What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
 
@@ -355,3 +364,67 @@ def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, A
         "adapter on the base it was trained on (if that was moved, say so with mia_base_model), or name the right "
         "manifest"
     )
+
+
+def install_group_means() -> None:
+    """Rows of groups of nothing but audits: the mean over the tasks that have a number, and that mean's standard error.
+
+    The harness takes the tasks of a group to be scored on data of their own, which is right for `spv_mia` and wrong for
+    `mia_<dataset>`, where all attacks see the same records; and one NaN (an attack whose data were not given) makes its
+    mean NaN. A group's YAML cannot say otherwise, so the method that writes the row is wrapped; every other group stays
+    with the harness.
+    """
+    original = Group.aggregate
+    if hasattr(original, _AVERAGES):
+        return
+
+    @wraps(original)
+    def aggregate(group: Any, task_metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        row: dict[str, Any] = original(group, task_metrics)
+        tasks = [task for task in group.get_all_tasks() if task.task_name in task_metrics]
+        if tasks and all(task.OUTPUT_TYPE == REQUEST_TYPE for task in tasks):
+            _average(group, tasks, task_metrics, row)
+        return row
+
+    setattr(aggregate, _AVERAGES, True)
+    Group.aggregate = aggregate
+
+
+def _average(
+    group: Any, tasks: Sequence[AuditTask], task_metrics: Mapping[str, Mapping[str, Any]], row: dict[str, Any]
+) -> None:
+    """Write the means and their errors into the harness's row, and say which tasks are not in them."""
+    for asked in group.aggregate_metric_list or []:
+        key, stderr_key = f"{asked.metric},{FILTER}", f"{asked.metric}_stderr,{FILTER}"
+        if key not in row:
+            continue
+        values = {task: float(task_metrics[task.task_name][key]) for task in tasks}
+        found = [task for task in tasks if not math.isnan(values[task])]
+        sizes = {task: int(task_metrics[task.task_name]["sample_len"]) for task in found}
+        total = sum(sizes.values()) if asked.weight_by_size else len(found)
+        weights = [(sizes[task] if asked.weight_by_size else 1) / total for task in found]
+        complete = {id(task.comparison) for task in found} == {id(task.comparison) for task in tasks}
+        row["sample_count"][key] = sum(sizes.values())
+        row[key] = sum(w * values[task] for w, task in zip(weights, found, strict=True)) if complete else math.nan
+        stderrs = [task_metrics[task.task_name][stderr_key] for task in found]
+        if row.get(stderr_key) != "N/A":
+            row[stderr_key] = _stderr(asked.metric, found, stderrs, weights) if complete else math.nan
+        if asked.metric == AUROC.key and len(found) < len(tasks):
+            missing = ", ".join(task.task_name for task in tasks if task not in found)
+            show(f"spvmia: {group.name}: means over {len(found)} of {len(tasks)} tasks; without a number: {missing}")
+
+
+def _stderr(metric: str, tasks: Sequence[AuditTask], stderrs: Sequence[float], weights: Sequence[float]) -> float:
+    """Of the weighted mean; NaN where an error is not known."""
+    if any(math.isnan(stderr) for stderr in stderrs):
+        return math.nan
+    return mean_stderr(stderrs, weights, [[_correlation(metric, one, other) for other in tasks] for one in tasks])
+
+
+def _correlation(metric: str, one: AuditTask, other: AuditTask) -> float:
+    """Of the errors of two tasks: known on the same data, none between different data."""
+    if one is other or one.comparison is None or other.comparison is None:
+        return 1.0
+    if one.comparison is not other.comparison:
+        return 0.0
+    return one.comparison.correlation(metric, one.config.task, other.config.task)

@@ -231,7 +231,7 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
     words = in_words(points)
     svg = environment.get_template("front.svg").render(
         id=name,
-        figure=draw(points, sign, 0.5 if options.metric == "auroc" else 0.0),
+        figure=draw(points, sign, AUROC.guess if options.metric == AUROC.key else 0.0),
         words=words,
         x_title=shown(table.picture.title),
         y_title=METRICS[options.metric],

@@ -185,7 +185,7 @@ def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstima
         )
     if values.min() == values.max():
         found.append("all scores are equal: the attack tells nothing about these records")
-    if interval[1] < 0.5:
+    if interval[1] < AUROC.guess:
         found.append(
             "the AUROC lies below 0.5: members score lower than non-members, which points at how the classes were "
             "chosen, or at swapped labels, rather than at privacy"

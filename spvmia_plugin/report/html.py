@@ -164,7 +164,7 @@ def _facts(audit: Audit) -> list[tuple[str, Text, Text]]:
         auroc, low, high = strongest_numbers(audit, "share")
         tiles.append(("AUROC of the strongest", (auroc,), (low, " to ", high)))
         tpr, low, high = with_interval(best, TPR_1PCT.key, "share")
-        tiles.append(("its TPR at 1 % FPR", (tpr,), (low, " to ", high)))
+        tiles.append((f"its {TPR_1PCT.label}", (tpr,), (low, " to ", high)))
         tiles.append(("its privacy score", (metric(best, PRIVACY.key, "share"),), ("1 = guessing, 0 = told apart",)))
     members, others = (audited(first, "n", key, style="count") for key in ("members", "nonmembers"))
     tiles.append(("audited", (members, " members"), (others, " others")))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from spvmia_plugin.util.strict_json import finite, is_number, is_whole
@@ -93,12 +94,17 @@ def read(schema: Any, value: Any, where: str = "") -> Any:
 def _read_fields(schema: Any, value: Any, where: str) -> Any:
     """Each field from its key; what is left goes to the field for others."""
     left = dict(read(Mapping, value, where or "the record"))
-    kinds, found = get_type_hints(schema, include_extras=True), {}
+    kinds, found = _kinds(schema), {}
     for part in fields(schema):
         key = _key(part)
         if "others" not in part.metadata and (key in left or part.default is MISSING):
             found[part.name] = read(kinds[part.name], left.pop(key, None), f"{where}.{key}".lstrip("."))
     return schema(**found, **{part.name: left for part in fields(schema) if "others" in part.metadata})
+
+
+@cache
+def _kinds(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema, include_extras=True)  # reads the annotations' text: half the time of reading a file
 
 
 def _key(part: Field[Any]) -> str:
