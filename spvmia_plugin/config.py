@@ -81,8 +81,9 @@ def _folder() -> Check:
     return dataclasses.replace(_text(), place="folder")
 
 
-def _at_least(low: int) -> Check:
-    return Check(f"a whole number >= {low}", lambda value: _is_whole(value) and value >= low)
+def _at_least(low: int, high: int = 2**63 - 1) -> Check:
+    """What no machine can hold is refused before it is tried."""
+    return Check(f"a whole number >= {low} and <= {high}", lambda value: _is_whole(value) and low <= value <= high)
 
 
 def _within(low: float, high: float, *, open_low: bool = False) -> Check:
@@ -149,22 +150,22 @@ class AuditConfig:
     base_model: str | None = _option(None, _folder())
     reference: str = _option("self_prompt", _folder())
     # self-prompt calibration
-    self_prompts: int = _option(10_000, _at_least(1))
-    prompt_tokens: int = _option(16, _at_least(1))
+    self_prompts: int = _option(10_000, _at_least(1, 10**8))
+    prompt_tokens: int = _option(16, _at_least(1, 10**8))
     temperature: float = _option(1.0, _within(0, float("inf"), open_low=True))
     top_k: int = _option(0, _at_least(0))
     top_p: float = _option(1.0, _within(0, 1, open_low=True))
     reference_epochs: float = _option(2.0, _within(0, MAX_EPOCHS, open_low=True))
     reference_lr: float = _option(5e-5, _within(0, 1, open_low=True))
-    reference_batch: int = _option(4, _at_least(1))
+    reference_batch: int = _option(4, _at_least(1, 10**6))
     reference_parallel: bool = _option(False, _flag())
-    lora_rank: int = _option(64, _at_least(1))
+    lora_rank: int = _option(64, _at_least(1, 2**16))
     lora_alpha: float = _option(16.0, _within(0, float("inf"), open_low=True))
     lora_dropout: float = _option(0.1, _within(0, 0.99))
     lora_targets: tuple[str, ...] | None = _option(None, _names())
     # probabilistic variation
     perturbation: str = _option("mask_fill", _text())
-    perturbations: int = _option(5, _at_least(1))
+    perturbations: int = _option(5, _at_least(1, 10_000))
     mask_rate: float = _option(0.2, _within(0, 1, open_low=True))
     mask_model: str = _option("t5-base", _folder())
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
@@ -173,7 +174,7 @@ class AuditConfig:
     log_text: bool = _option(False, _flag())
     seed: int = _option(0, _at_least(0))
     cache_dir: str | None = _option(None, _folder())
-    max_length: int | None = _option(None, _at_least(2))
+    max_length: int | None = _option(None, _at_least(2, 10**9))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = field(default=False, compare=False)
     """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""

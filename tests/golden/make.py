@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.harness.enable import tasks_folder
 from tests.golden.arithmetic import Memory, Plugin
 
 GOLDEN = Path(__file__).with_name("golden.json.gz")
@@ -53,7 +54,6 @@ def audited(folder: Path, name: str, **options: object) -> Path:
     from lm_eval.tasks import TaskManager
 
     from spvmia_plugin.harness import task
-    from spvmia_plugin.harness.enable import tasks_folder
     from spvmia_plugin.plugins import load_registry
 
     parts, metadata = texts(10_000 if name == "shadow" else 0), {"mia_cache_dir": str(folder / "cache"), **options}
@@ -123,7 +123,8 @@ def tidy(path: Path) -> None:
 
 def as_text(text: str, folder: Path) -> str:
     """A text as it would be in another folder and on a processor whose last digits differ."""
-    text = text.replace(str(folder.resolve()), "/audit").replace(str(folder), "/audit")
+    for place, name in ((folder.resolve(), "/audit"), (folder, "/audit"), (tasks_folder(), "/tasks")):
+        text = text.replace(str(place), name)
     text = re.sub(r'("retrieved_timestamp": )"[\d.]+"', r'\1"0"', text)
     return re.sub(r"-?\d+\.\d{7,}(?:e-?\d+)?", lambda number: f"{float(number[0]):.6g}", text)
 

@@ -231,3 +231,9 @@ def test_an_output_takes_the_place_of_no_pipe(tmp_path: Path, command: str) -> N
     assert run_here(command, tmp_path / "r", "--output", link).exit_code == 0
     assert link.is_symlink()
     assert target.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("option", ["mia_perturbations", "mia_lora_rank", "mia_self_prompts", "mia_reference_batch"])
+def test_counts_that_no_memory_holds(option: str) -> None:
+    with pytest.raises(SpvmiaError, match=rf"^{option}: expected a whole number >= 1 and <= \d+, got {2**60};"):
+        AuditConfig.from_metadata({option: 2**60})
