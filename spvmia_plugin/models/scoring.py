@@ -55,6 +55,7 @@ class Scorer:
     def score(
         self, inputs: Sequence[ScoreInput], *, moments: bool, on_done: OnDone | None, done: Collection[int]
     ) -> list[TokenSignals | None]:
+        """Signals in input order, as `Backend.score` gives them; what is equal is scored once."""
         started = time.perf_counter()
         places: dict[ScoreInput, list[int]] = {}
         for i, item in enumerate(inputs):
