@@ -211,9 +211,10 @@ class Run:
         )
 
     def _paraphrases_of(self, records: Sequence[Record], inputs: Inputs) -> dict[str, Neighbours]:
-        if self._perturbation is None:
+        made = self._perturbation
+        if made is None:
             return {}
-        asked = [(role, self.backend.unknown_ids(role)) for role in self._perturbation.roles]
+        asked = [(role, self.backend.unknown_ids(role)) for role in made.roles]
 
         def lacking(record: Record) -> Role | None:
             ids = inputs.tokens_of(record)
@@ -224,12 +225,14 @@ class Run:
         able = [record for record in records if record.id not in found]
         return found | paraphrase(
             able,
-            self._perturbation,
+            made,
             self.backend,
             self.store,
             self.audit.config,
             quiet=self.quiet,
-            on_made=self._on_paraphrased,
+            on_made=lambda count: self._forecast.done(
+                f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
+            ),
         )
 
     def _attack(self, inputs: Inputs) -> None:
@@ -297,10 +300,6 @@ class Run:
         for record_id, found in paraphrases.items():
             self._sheets[record_id].paraphrase(found)
         return list(self._sheets.values())
-
-    def _on_paraphrased(self, count: int) -> None:
-        if self._perturbation is not None and self._unmade:
-            self._forecast.done(f"paraphrases ({self._perturbation.name})", count / self._unmade)
 
     def _on_scored(self, role: Role, tokens: int) -> None:
         name = f"scoring: {role.value}"

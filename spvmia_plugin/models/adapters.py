@@ -231,7 +231,10 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [(module, _attributes(module)) for module in model.modules()]
+        self._modules = [
+            (module, {name: (value, _content(value)) for name, value in vars(module).items()})
+            for module in model.modules()
+        ]
         self._gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
         self._use_cache = [(c, c.use_cache) for c in configs.values() if hasattr(c, "use_cache")]
@@ -242,7 +245,8 @@ class Snapshot:
             values = {}
             for name, (value, content) in attributes.items():
                 if content is not None:
-                    _refill(value, content)
+                    value.clear()
+                    value.extend(content) if isinstance(value, list) else value.update(content)
                 values[name] = value
             vars(module).clear()
             vars(module).update(values)
@@ -254,10 +258,6 @@ class Snapshot:
             config.use_cache = use_cache
 
 
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    return {name: (value, _content(value)) for name, value in vars(module).items()}
-
-
 def _content(value: Any) -> Any:
     """Shallow copy of a container's content, None for anything else."""
     if isinstance(value, dict):
@@ -265,14 +265,6 @@ def _content(value: Any) -> Any:
     if isinstance(value, list):
         return list(value)
     return set(value) if isinstance(value, set) else None
-
-
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    if isinstance(container, list):
-        container.extend(content)
-    else:
-        container.update(content)
 
 
 # Fields of peft's LoraConfig that have no say in what the model computes while the adapter is off. Any other field

@@ -31,21 +31,16 @@ def model_identity(model: Any) -> dict[str, object]:
     inner = inner_model(model)
     quantised = getattr(getattr(inner, "config", None), "quantization_config", None)
     method = getattr(quantised, "quant_method", None)
+    # The settings it runs with: `model_args` may override those of its files.
+    settings = inner.config.to_dict() if getattr(inner, "config", None) is not None else {}
+    told = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
     dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")
     return {
         "class": type(inner).__name__,
-        "config": _config_digest(inner),
+        "config": hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest(),
         "dtype": dtype.removeprefix("torch."),
         **({"quantisation": str(getattr(method, "value", method))} if method is not None else {}),
     }
-
-
-def _config_digest(model: Any) -> str:
-    """Hash of the settings the model runs with: `model_args` may override those of its files."""
-    config = getattr(model, "config", None)
-    values = config.to_dict() if config is not None else {}
-    told = {key: value for key, value in values.items() if key not in _NOT_SETTINGS}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def same_model(one: str, other: str) -> bool:
@@ -141,7 +136,7 @@ def _digest(tensors: Mapping[str, Any]) -> dict[str, object]:
         if not isinstance(tensor, torch.Tensor):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return {"tensors": digest.hexdigest()}
 
 

@@ -243,13 +243,11 @@ class RoleModels:
             return False
         if not is_inert_in_memory(self.target) or not holds_lora_only(peft, self._revision):
             return False
-        is_adapter = adapter_file(self._loaded, "adapter_config.json", self._revision) is not None
-        return not is_adapter and not self._is_grown()
-
-    def _is_grown(self) -> bool:
-        """Whether the harness has given the model rows for more tokens; what cannot be read proves nothing."""
-        config = self._config_of(str(self._loaded), self._revision)
-        return config is None or embedding_rows(self.target) > int(config.get_text_config().vocab_size)
+        if adapter_file(self._loaded, "adapter_config.json", self._revision) is not None:
+            return False
+        # Whether the harness has given the model rows for more tokens; what cannot be read proves nothing.
+        config = self._config_of(self._loaded, self._revision)
+        return config is not None and embedding_rows(self.target) <= int(config.get_text_config().vocab_size)
 
     def _config_of(self, name: str, revision: str | None) -> Any:
         """The config of the whole model at a folder or hub id, None if there is none."""

@@ -55,14 +55,17 @@ class Scorer:
     def score(
         self, inputs: Sequence[ScoreInput], *, moments: bool, on_done: OnDone | None, done: Collection[int]
     ) -> list[TokenSignals | None]:
-        """See `Backend.score`."""
+        """Signals in input order, as `Backend.score` gives them; what is equal is scored once."""
         started = time.perf_counter()
         places: dict[ScoreInput, list[int]] = {}
         for i, item in enumerate(inputs):
             places.setdefault(item, []).append(i)
         results = _Results(inputs, list(places.values()), on_done, moments)
         needed = {k for k, where in enumerate(places.values()) if not all(i in done for i in where)}
-        for context, items in _by_context(list(places)).items():
+        after: dict[tuple[int, ...], list[tuple[int, ScoreInput]]] = {}  # distinct inputs, numbered, by their context
+        for k, item in enumerate(places):
+            after.setdefault(item.context_ids, []).append((k, item))
+        for context, items in after.items():
             self._score_group(context, items, results, needed, moments)
         self._cost.seconds += time.perf_counter() - started
         return results.in_order
@@ -76,7 +79,11 @@ class Scorer:
         moments: bool,
     ) -> None:
         """All sequences after one context (mostly: none)."""
-        cached = self._read_context(context) if len(context) > _SHORT_CONTEXT else None
+        cached = None
+        if len(context) > _SHORT_CONTEXT:
+            cached = self._pass.context(context)
+            self._cost.forward_tokens += len(context) if cached is not None else 0
+            self.contexts_shared &= cached is not None
         units = [unit for owner, item in items for unit in self._units(owner, item, cached is not None)]
         results.expect(units)
         before = len(context) if cached is not None else 0  # cached tokens that each row takes memory for
@@ -95,14 +102,6 @@ class Scorer:
 
         self._runner.run(planned, work)
 
-    def _read_context(self, context: tuple[int, ...]) -> Context | None:
-        """The cache of the tokens before every sequence, where the model has one to share."""
-        cached = self._pass.context(context)
-        if cached is not None:
-            self._cost.forward_tokens += len(context)
-        self.contexts_shared &= cached is not None
-        return cached
-
     def _units(self, owner: int, item: ScoreInput, cached: bool) -> list[_Unit]:
         """The windows of one sequence; one alone where it fits the model's context."""
         before = len(item.context_ids)
@@ -119,14 +118,6 @@ class Scorer:
             _Unit(owner, Piece(sequence[w.start : w.end - 1], sequence[w.first : w.end], item.noise, w.start - before))
             for w in rolling_windows(first, len(sequence), self._tokens.max_length)
         ]
-
-
-def _by_context(items: Sequence[ScoreInput]) -> dict[tuple[int, ...], list[tuple[int, ScoreInput]]]:
-    """Distinct inputs, numbered, by the context before them."""
-    groups: dict[tuple[int, ...], list[tuple[int, ScoreInput]]] = {}
-    for k, item in enumerate(items):
-        groups.setdefault(item.context_ids, []).append((k, item))
-    return groups
 
 
 _Part = tuple[NDArray[np.float32], ...]

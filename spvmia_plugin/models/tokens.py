@@ -84,7 +84,7 @@ class Tokens:
         return self.reading.text(token_ids)
 
     def survives(self, token_ids: Sequence[int]) -> bool:
-        """See `Backend.survives`."""
+        """Whether these are the very tokens of their own text."""
         return self.reading.survives(token_ids)
 
     def end_ids(self, model: Any) -> list[int]:

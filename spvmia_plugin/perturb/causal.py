@@ -79,7 +79,11 @@ class Causal(Perturbation):
         counts = {
             i: min(max(1, int(np.floor(config.mask_rate * len(tokens[i])))), len(tokens[i]) - first) for i in able
         }
-        orders = {i: self._orders(texts[i].id, len(tokens[i]) - first, counts[i], wanted) for i in able}
+        # For each paraphrase, positions in the order in which they are to be replaced, more than needed.
+        orders: dict[int, list[Positions]] = {}
+        for i in able:
+            rng = np.random.default_rng(stable_seed(config.seed, texts[i].id, "causal", "positions"))
+            orders[i] = [rng.permutation(len(tokens[i]) - first)[: SPARE * counts[i]] for _ in range(wanted)]
         drawn = _draw(
             [texts[i].id for i in able],
             [tokens[i] for i in able],
@@ -98,11 +102,6 @@ class Causal(Perturbation):
             ]
             found[i] = _neighbours([edit for edit in edits if edit is not None], wanted, len(tokens[i]))
         return found
-
-    def _orders(self, text_id: str, places: int, count: int, wanted: int) -> list[Positions]:
-        """For each paraphrase, positions in the order in which they are to be replaced, more than needed."""
-        rng = np.random.default_rng(stable_seed(self._config.seed, text_id, "causal", "positions"))
-        return [rng.permutation(places)[: SPARE * count] for _ in range(wanted)]
 
 
 def _impossible(token_ids: Sequence[int], first: int, backend: Backend) -> str | None:

@@ -142,7 +142,8 @@ class MaskFill(Perturbation):
             SpvmiaError: the mask model cannot be loaded.
         """
         words = [split_released(text.text) if self._released else split_words(text.text) for text in texts]
-        found = {i: self._without(of_text) for i, of_text in enumerate(words) if self._reason(of_text)}
+        reasons = {i: reason for i, of_text in enumerate(words) if (reason := self._reason(of_text))}
+        found = {i: Neighbours((), reason=reason) for i, reason in reasons.items()}
         if on_done is not None and not found.keys() <= set(done):
             on_done(dict(found))
         order = sorted((i for i in range(len(texts)) if i not in found), key=lambda i: len(words[i]), reverse=True)
@@ -164,9 +165,6 @@ class MaskFill(Perturbation):
         if self._released and len(words) < RELEASED_MIN_WORDS:
             return f"fewer than {RELEASED_MIN_WORDS} words, which the released code never perturbs"
         return None if len(words) else "no words"
-
-    def _without(self, words: Words) -> Neighbours:
-        return Neighbours((), reason=self._reason(words))
 
     def _of(self, ids: Sequence[str], words: Sequence[Words], model: MaskModel) -> list[Neighbours]:
         """Fill all texts' draws together; then again those that failed, with new masks, at most `RETRIES` times."""
