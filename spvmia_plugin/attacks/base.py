@@ -14,7 +14,7 @@ from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals
 from spvmia_plugin.util.strict_json import is_number, is_whole
 
 NLL_FLOOR = 1e-6
-"""Negative log-likelihoods in a denominator are floored here (DESIGN section 4)."""
+"""Negative log-likelihoods in a denominator are floored here."""
 
 
 @dataclass(frozen=True)
