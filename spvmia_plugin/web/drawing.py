@@ -41,6 +41,8 @@ _TOGETHER = 20
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _OF_ATTACK = re.compile(r"(band|curve)-(\d+)")
 _DROPPED = ("metadata", "style", "title")
+_OF_THE_WINDOW = ("backend", "interactive", "toolbar", "webagg", "tk.", "figure.max_open", "savefig.directory")
+"""Settings of matplotlib that are no figure's."""
 _FONT = re.compile(r"(?P<size>[\d.]+)px")
 
 
@@ -75,8 +77,14 @@ def write(draw: Callable[[bool], Any], path: Path) -> None:
 
 
 def _settings() -> dict[Any, Any]:
-    """matplotlib's settings for every figure: text stays text, and the same figure gives the same bytes."""
+    """matplotlib's settings for every figure: text stays text, and the same figure gives the same bytes.
+
+    They begin with its defaults: a `matplotlibrc`, or what other code has set, changes no report.
+    """
+    from matplotlib import rcParamsDefault
+
     return {
+        **{key: value for key, value in rcParamsDefault.items() if not key.startswith(_OF_THE_WINDOW)},
         "svg.fonttype": "none",
         "svg.hashsalt": "spvmia",
         "font.family": ["sans-serif"],

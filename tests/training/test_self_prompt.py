@@ -4,12 +4,13 @@ import pytest
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.training.self_prompt import self_prompt, self_prompt_count
 
 
-class Echo:
+class Echo(Backend):
     """Characters are tokens; a continuation spells its seed."""
 
     max_length = 100

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
+from spvmia_plugin.web import drawing
 from spvmia_plugin.web.drawing import inline
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">{}</svg>'
@@ -25,3 +27,16 @@ def test_clouds_become_paths_and_keep_every_dot():
     assert re.findall(r"M(\d+) 1h0", "".join(paths)) == [str(i) for i in range(100)]
     few = inline(SVG.format('<g><use href="#m" x="1" y="1"/></g>'), "p-", "x")
     assert "<use" in few
+
+
+def test_what_somebody_has_set_for_his_own_figures_changes_none() -> None:
+    import matplotlib
+
+    def draw(in_page: bool) -> Any:
+        figure, axes = drawing.axes(1.0)
+        axes.plot([0, 1], [0, 1])
+        return figure
+
+    plain = drawing.svg(draw)
+    with matplotlib.rc_context({"axes.grid": True, "lines.linewidth": 9, "axes.titleweight": "bold", "font.size": 30}):
+        assert drawing.svg(draw) == plain
