@@ -43,7 +43,8 @@ class RecordResult:
 
     def to_json(self) -> str:
         """The JSON string of `resps[0][0]`."""
-        return json.dumps(asdict(self), allow_nan=False)
+        # Not asdict, which takes as long as all the rest of it: there is one for every record and attack.
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> RecordResult:
