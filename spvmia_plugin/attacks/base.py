@@ -22,7 +22,8 @@ class Attack:
     """A membership score: higher = more likely a member.
 
     Subclasses are frozen dataclasses whose fields are the hyper-parameters, all with defaults. They set the class
-    attributes below and `score_record`. The text of the class docstring starts with the formula and the paper.
+    attributes below, the property `needs` and `score_record`. The text of the class docstring starts with the formula
+    and the paper.
 
     Class attributes:
         name: the attack's name; its tasks are `<name>_mia_<dataset>`.

@@ -22,13 +22,14 @@ def rows() -> dict[str, list[str]]:
 
 
 def test_every_built_in_attack_has_a_row_and_no_other() -> None:
-    assert set(rows()) == {attack.name for attack in builtin_attacks()}
+    assert set(rows()) == {attack.name for attack in builtin_attacks()}, f"{PAGE}: the table"
 
 
 @pytest.mark.parametrize("attack", builtin_attacks(), ids=lambda attack: attack.name)
 def test_a_row_is_complete_and_names_the_models_it_needs(attack: type[Attack]) -> None:
+    assert attack.name in rows(), f"{PAGE}: a row for {attack.name} in the table"
     row = rows()[attack.name]
-    assert len(row) == 7
+    assert len(row) == 7, "attack, options, cost, other signals, what the attacker has, paper, where it departs"
     assert all(row)
     cost = row[2]
     letters = {Role.TARGET: "T", Role.REFERENCE: "R", Role.BASE: "B", Role.CANDIDATE: "C"}
@@ -40,6 +41,6 @@ def test_a_row_is_complete_and_names_the_models_it_needs(attack: type[Attack]) -
 @pytest.mark.parametrize("attack", builtin_attacks(), ids=lambda attack: attack.name)
 def test_docstrings_give_formula_paper_and_variant(attack: type[Attack]) -> None:
     text = attack.__doc__ or ""
-    assert text.startswith("score = ")
-    assert re.search(r"arXiv \d{4}\.\d{5}", text)
-    assert "Which one this is:" in text
+    assert text.startswith("score = "), "the docstring begins with 'score = '"
+    assert re.search(r"arXiv \d{4}\.\d{5}", text), "the docstring names its paper, or the one it is a limit of"
+    assert "Which one this is:" in text, "the docstring says where well-known code differs"

@@ -95,15 +95,9 @@ def test_needs_are_what_is_used(target: Target) -> None:
 
 
 def test_the_table_covers_every_built_in_attack() -> None:
-    assert {type(target.attack) for target in TARGETS} == set(builtin_attacks())
+    missing = [attack.name for attack in builtin_attacks() if attack not in {type(each.attack) for each in TARGETS}]
+    assert missing == [], "its twin in tests/attacks/naive.py, and a line of TARGETS in tests/attacks/targets.py"
     assert len({str(target) for target in TARGETS}) == len(TARGETS)
-
-
-def test_names() -> None:
-    assert " ".join(attack.name for attack in builtin_attacks()) == (
-        "loss zlib lowercase min_k min_k_pp neighbour detectgpt lira_base lira_candidate ratio ez wbc recall rmia "
-        "bag_of_words spv_ez spv_wbc spv"
-    )
 
 
 def test_the_contract_leaves_the_score_to_the_attack() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 
 from spvmia_plugin import attacks
 from spvmia_plugin.attacks import PLACES, builtin_attacks
@@ -25,7 +26,7 @@ def defined() -> dict[str, type[Attack]]:
 def test_every_attack_that_is_defined_is_registered() -> None:
     missing = {name: f"{found.__module__.rpartition('.')[2]}:{found.__name__}" for name, found in defined().items()}
     missing = {name: place for name, place in missing.items() if PLACES.get(name) != place}
-    assert missing == {}, "spvmia_plugin/attacks/__init__.py: PLACES"
+    assert missing == {}, "spvmia_plugin/attacks/__init__.py: PLACES; the rest is asked of what stands there"
 
 
 def test_every_attack_has_a_title() -> None:
@@ -38,3 +39,15 @@ def test_every_attack_has_a_row_in_the_documentation() -> None:
 
 def test_every_attack_has_its_tasks() -> None:
     assert differences(tasks_folder(), builtin_files()) == [], "python -m spvmia_plugin.harness.yamls"
+
+
+def test_every_attack_stands_in_the_table_of_tasks() -> None:
+    page = PAGE.with_name("tasks.md").read_text("utf-8")
+    assert [name for name in PLACES if f"`{name}`" not in page] == [], "docs/tasks.md: the table of attacks"
+
+
+def test_every_attack_has_a_case_worked_out_by_hand() -> None:
+    cases = Path(__file__).with_name("test_known_cases.py").read_text("utf-8")
+    by_itself = {"bag_of_words"}  # test_bag_of_words.py
+    missing = [each.name for each in builtin_attacks() if f"{each.__name__}(" not in cases]
+    assert sorted(set(missing) - by_itself) == [], "tests/attacks/test_known_cases.py"

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.export import FORMATS
 from tests.leaderboard.models import audited, model
 
 
@@ -24,7 +25,7 @@ def spvmia(*arguments: object) -> Any:
     return CliRunner().invoke(make_app(), [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("to", ["every-eval-ever", "hf-eval-results", "model-index"])
+@pytest.mark.parametrize("to", FORMATS)
 def test_export_names_the_files_it_wrote(results: Path, tmp_path: Path, to: str) -> None:
     found = spvmia("export", results, "--to", to, "--output", tmp_path / "out", "--benchmark", "acme/privacy")
     assert found.exit_code == 0
@@ -105,8 +106,10 @@ def test_an_export_and_a_leaderboard_agree(results: Path, tmp_path: Path) -> Non
 
 def test_every_format_is_on_the_command_line_and_in_the_documentation() -> None:
     from spvmia_plugin.cli.results import Format
-    from spvmia_plugin.export import FORMATS
 
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
-    assert sorted(set(FORMATS) ^ {each.value for each in Format}) == [], "spvmia_plugin/cli/results.py: Format"
-    assert [name for name in FORMATS if f"--to {name}" not in page] == [], "docs/export.md"
+    assert sorted(set(FORMATS) ^ {each.value for each in Format}) == [], (
+        "FORMATS of export/__init__.py and Format of cli/results.py"
+    )
+    assert [name for name in FORMATS if f"--to {name}" not in page] == [], "docs/export.md: the command"
+    assert [name for name in FORMATS if f"| `{name}` |" not in page] == [], "docs/export.md: where a failure goes"

@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.export import FORMATS
 from spvmia_plugin.harness.enable import tasks_folder
 from tests.golden.arithmetic import Memory, Plugin
 
@@ -177,7 +178,7 @@ def everything(folder: Path) -> dict[str, str]:
         found |= {f"{name}/{file.name}": file.read_text(encoding="utf-8") for file in sorted(path.iterdir())}
         found[f"{name}: report"] = command("report", path, "--output", out / f"{name}.html")
         found[f"{name}: report --json"] = command("report", path, "--json")
-        for to in ("every-eval-ever", "hf-eval-results", "model-index"):
+        for to in FORMATS:
             target = out / name / to
             found[f"{name}: export --to {to}"] = command(
                 "export", path, "--to", to, "--output", target, "--benchmark", "acme/privacy"

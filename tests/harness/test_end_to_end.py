@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from spvmia_plugin.attacks import PLACES
 from tests.models.models import rolling
 
 from .conftest import TASKS, read_jsonl, write_jsonl
@@ -30,7 +31,7 @@ def test_all_attacks_in_one_run_give_metrics_samples_and_a_record(evaluate, opti
     assert "lira_candidate_mia_custom: records without a score: 80 (mia_candidate is not given)" in said
     assert "tokens scored" in said
     tasks = [name for name in result["results"] if name != ALL]
-    assert len(tasks) == 18
+    assert len(tasks) == len(PLACES)
     for task in tasks:
         row = result["results"][task]
         for metric in METRICS:

@@ -265,7 +265,9 @@ def test_every_finding_is_in_the_documentation():
     sources = [path.read_text("utf-8") for path in Path(spvmia_plugin.__file__).parent.rglob("*.py")]
     codes = {code for source in sources for code in re.findall(r'Finding\(\s*"(\w+)"', source)}
     assert len(codes) > 12
-    assert sorted(code for code in codes if f"`{code}`" not in page) == [], "docs/statistics.md"
+    assert sorted(code for code in codes if f"`{code}`" not in page) == [], (
+        "docs/statistics.md: a row of the table of preconditions"
+    )
 
 
 def test_another_context_than_that_of_the_training_is_told():
