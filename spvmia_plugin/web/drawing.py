@@ -154,7 +154,7 @@ def _attributes(element: ElementTree.Element, prefix: str) -> Iterator[tuple[str
                 if palette and attribute in ("fill", "stroke"):
                     classes.append(f"{attribute[0]}-{palette}")
                 else:
-                    yield attribute, _REFERENCE.sub(rf"url(#{prefix}\1)", of_style)
+                    yield attribute, _REFERENCE.sub(lambda found: f"url(#{prefix}{found[1]})", of_style)
         elif name == "id":
             if found := _OF_ATTACK.fullmatch(value):
                 classes.append(found[1])
@@ -166,7 +166,7 @@ def _attributes(element: ElementTree.Element, prefix: str) -> Iterator[tuple[str
         elif name == "d":
             yield name, _shorter(value)
         else:
-            yield name, _DECIMALS.sub(_rounded, _REFERENCE.sub(rf"url(#{prefix}\1)", value))
+            yield name, _DECIMALS.sub(_rounded, _REFERENCE.sub(lambda found: f"url(#{prefix}{found[1]})", value))
     if classes:
         yield "class", " ".join(classes)
 

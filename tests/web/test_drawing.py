@@ -40,3 +40,8 @@ def test_what_somebody_has_set_for_his_own_figures_changes_none() -> None:
     plain = drawing.svg(draw)
     with matplotlib.rc_context({"axes.grid": True, "lines.linewidth": 9, "axes.titleweight": "bold", "font.size": 30}):
         assert drawing.svg(draw) == plain
+
+
+def test_the_name_of_an_attack_is_no_pattern() -> None:
+    told = inline(SVG.format('<g style="clip-path: url(#c)"/><path clip-path="url(#c)"/>'), r"a0-\udfff\g<9>-", "x")
+    assert told.count(r"url(#a0-\udfff\g&lt;9&gt;-c)") == 2
