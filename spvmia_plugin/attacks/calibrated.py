@@ -14,7 +14,23 @@ from spvmia_plugin.signals import Need, RecordSignals, Role
 
 
 @dataclass(frozen=True)
-class LiraBase(Attack):
+class Calibrated(Attack):
+    """An attack on a record under the target and under one other model.
+
+    Attributes:
+        reference: the model that the target is compared with.
+    """
+
+    reference: ClassVar[Role] = Role.BASE
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under target and reference."""
+        return frozenset({Need(Role.TARGET), Need(self.reference)})
+
+
+@dataclass(frozen=True)
+class LiraBase(Calibrated):
     """score = L_theta - L_base: the log-likelihood ratio of the target and the model before fine-tuning.
 
     The baseline LiRA-Base of Fu et al. 2024, arXiv 2311.06062; the test is that of Mireshghallah et al. 2022,
@@ -23,19 +39,10 @@ class LiraBase(Attack):
     Which one this is: the difference of mean log-probabilities (`ratio` divides them). One reference and no
     variance of shadow models: not the full LiRA, whatever its name says. MIMIR's `reference_based` and the
     `ref` of mink-plus-plus are the same difference, but there the reference is another, smaller model.
-
-    Attributes:
-        reference: whose log-probability is subtracted.
     """
 
     name = "lira_base"
     title = "LiRA, base reference"
-    reference: ClassVar[Role] = Role.BASE
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The record under target and reference."""
-        return frozenset({Need(Role.TARGET), Need(self.reference)})
 
     def score_record(self, signals: RecordSignals) -> float:
         """The difference of the means."""
@@ -60,7 +67,7 @@ class LiraCandidate(LiraBase):
 
 
 @dataclass(frozen=True)
-class Ratio(Attack):
+class Ratio(Calibrated):
     """score = NLL_base / NLL_theta: how much the fine-tuning lowered the loss, relatively.
 
     Carlini et al. 2021, arXiv 2012.07805, section 5, who compare with a smaller model of the same family.
@@ -73,19 +80,14 @@ class Ratio(Attack):
     name = "ratio"
     title = "Loss ratio, base reference"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The record under target and base."""
-        return frozenset({Need(Role.TARGET), Need(Role.BASE)})
-
     def score_record(self, signals: RecordSignals) -> float:
         """The ratio of both NLLs."""
-        target, base = target_and(Role.BASE, signals)
+        target, base = target_and(self.reference, signals)
         return nll(base) / nll(target)
 
 
 @dataclass(frozen=True)
-class Ez(Attack):
+class Ez(Calibrated):
     """score = P / (P + M) over the tokens where theta's top-1 is wrong; P = sum max(d, 0), M = sum max(-d, 0).
 
     EZ-MIA, Ilic et al. 2026, arXiv 2601.12104, code JetBrains-Research/ez-mia; d_t = l_t(theta) - l_t(base).
@@ -94,19 +96,10 @@ class Ez(Attack):
     without a wrong token (theta predicts all of it) scores 1, as does one with M = 0 < P; with P = M = 0 it scores
     0.5. The authors' code drops the first token that has a log-probability, and gives its lowest score, 0, where no
     wrong token moved down (M = 0) and for fewer than two wrong tokens: that is, to the texts memorised best.
-
-    Attributes:
-        reference: whose log-probability is subtracted.
     """
 
     name = "ez"
     title = "Error zone, base reference"
-    reference: ClassVar[Role] = Role.BASE
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The record under target and reference."""
-        return frozenset({Need(Role.TARGET), Need(self.reference)})
 
     def score_record(self, signals: RecordSignals) -> float:
         """The share of upward shifts among all shifts at wrong tokens."""
@@ -136,7 +129,7 @@ WINDOWS = (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)
 
 
 @dataclass(frozen=True)
-class Wbc(Attack):
+class Wbc(Calibrated):
     """score = mean over the windows w of the share of positions with sum of d over w tokens > 0.
 
     WBC, Chen et al. 2026, arXiv 2601.02751; d_t = l_t(theta) - l_t(base), windows of w tokens at every position.
@@ -147,13 +140,11 @@ class Wbc(Attack):
 
     Attributes:
         windows: window sizes in tokens.
-        reference: whose log-probability is subtracted.
     """
 
     name = "wbc"
     title = "Windows, base reference"
     options = {"windows": "mia_wbc_windows"}  # noqa: RUF012 - ClassVar in the base
-    reference: ClassVar[Role] = Role.BASE
 
     windows: tuple[int, ...] = WINDOWS
 
@@ -164,11 +155,6 @@ class Wbc(Attack):
                 f"the default is {list(WINDOWS)}"
             )
         object.__setattr__(self, "windows", tuple(self.windows))  # JSON and YAML give lists
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """The record under target and reference."""
-        return frozenset({Need(Role.TARGET), Need(self.reference)})
 
     def score_record(self, signals: RecordSignals) -> float:
         """The mean share of windows in which the target beats the reference."""
