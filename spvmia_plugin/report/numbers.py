@@ -75,8 +75,7 @@ def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Numb
 
 def title(name: str) -> str:
     """The attack's name in full, safe to show; one of a plugin, which a report does not load, by its own name."""
-    titles = {attack.name: attack.title for attack in builtin_attacks()}
-    return titles.get(name) or shown(name)
+    return next((attack.title for attack in builtin_attacks() if attack.name == name), "") or shown(name)
 
 
 def ranked(audit: Audit) -> list[TaskResult]:

@@ -173,9 +173,11 @@ def everything(folder: Path) -> dict[str, str]:
     }  # fmt: skip
     # A log handler whose stream another test has closed would say so there.
     told, logging.raiseExceptions = logging.raiseExceptions, False
-    with contextlib.redirect_stderr(said):
-        one, two, shadow = (audited(folder, name, **common, mia_log_text=name == "aside") for name in MODELS)
-    logging.raiseExceptions = told
+    try:
+        with contextlib.redirect_stderr(said):
+            one, two, shadow = (audited(folder, name, **common, mia_log_text=name == "aside") for name in MODELS)
+    finally:
+        logging.raiseExceptions = told
     found["stderr"] = re.sub(r"[\d,.]+ (tokens/s|s|min)\b", "0 s", re.sub(r" {2,}", "  ", said.getvalue()))
     found["store"] = store(folder)
     out = folder / "out"
