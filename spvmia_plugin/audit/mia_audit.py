@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
@@ -12,8 +12,9 @@ from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, unsco
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.metrics.arrays import Interval
 from spvmia_plugin.metrics.one_run import CanaryAudit
-from spvmia_plugin.metrics.several import Strongest
+from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.util.libraries import versions
@@ -191,9 +192,11 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
         Misfit: a value is not what it should be.
     """
     strongest = given.get("strongest") or None  # absent from runs of before it was recorded
-    if isinstance(strongest, Mapping) and (missing := {part.name for part in fields(Strongest)} - strongest.keys()):
-        raise Misfit(f"expected strongest.{min(missing)}")
-    found: MiaAudit = read(MiaAudit, {**given, "strongest": strongest})
+    if isinstance(strongest, Mapping) and not isinstance(strongest.get("auroc"), Mapping):
+        first: MiaAudit = read(MiaAudit, {**given, "strongest": None})
+        found = replace(first, strongest=_of_aurocs_alone(strongest))
+    else:
+        found = read(MiaAudit, {**given, "strongest": strongest})
     for stage, spent in found.cost.items():
         read(Mapping, spent, f"cost of {stage}")
         read(float, spent.get("seconds"), f"cost of {stage}.seconds")
@@ -213,3 +216,34 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
     if wrong is not None:  # Python writes and reads them; JSON has none
         raise Misfit(f"expected finite numbers, got {wrong}")
     return found
+
+
+NO_TPR = Leader(reason="recorded by a version that compared AUROCs alone; run the audit again")
+"""In place of the leaders by TPR in results of before they were recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StrongestByAuroc:
+    """The layout of `strongest` in results of before it spoke of TPRs."""
+
+    name: str | None
+    auroc: MaybeNumber
+    interval: Interval
+    critical: MaybeNumber
+    n_attacks: int
+    confidence: float
+    reason: str | None = None
+    task: str | None = None
+
+
+def _of_aurocs_alone(given: Mapping[str, Any]) -> Strongest:
+    old: _StrongestByAuroc = read(_StrongestByAuroc, given, "strongest")
+    return Strongest(
+        auroc=Leader(old.name, old.auroc, *old.interval, old.reason, old.task),
+        tpr_at_5pct_fpr=NO_TPR,
+        tpr_at_1pct_fpr=NO_TPR,
+        tpr_at_0_1pct_fpr=NO_TPR,
+        critical=old.critical,
+        n_attacks=old.n_attacks,
+        confidence=old.confidence,
+    )

@@ -7,7 +7,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.roles import reference_role
 from spvmia_plugin.checks import Finding
-from spvmia_plugin.metrics.several import error_correlations, strongest
+from spvmia_plugin.metrics.several import Compared, Strongest, compare, error_correlations
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import RecordSignals, Role, Unscored, View
@@ -196,43 +196,61 @@ class Comparison:
     """Collects the results of every task that attacks the same data: which is strongest, and how their errors agree.
 
     Attributes:
-        strongest: `Strongest` as JSON with the name of the task added; empty until every task has its results. The
-            harness writes down a task's record before the next task is aggregated, so this one dict is shared by the
-            records of all tasks and filled in place by the last.
+        strongest: `Strongest` as JSON, with the names of tasks; empty until every task has its results. The harness
+            writes down a task's record before the next task is aggregated, so this one dict is shared by the records of
+            all tasks and filled in place by the last.
+        compared: the attacks by task; None until every task has its results.
 
     Args:
         attacks: by task. Blind attacks do not look at the model and are not compared.
-        seed: of the draws of the max statistic.
+        seed: of the resamples and the draws of the max statistic.
     """
 
     def __init__(self, attacks: Mapping[str, Attack], seed: int) -> None:
         self.strongest: dict[str, object] = {}
+        self.compared: Compared | None = None
         self._seed = seed
         self._attacks = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
         self._results: dict[str, Mapping[str, RecordResult]] = {}
         self._records: dict[str, Record] = {}
         self._correlations: Mapping[str, Mapping[tuple[str, str], float]] | None = None
 
-    def add(self, task: str, results: Mapping[str, RecordResult], records: Iterable[Record]) -> None:
+    def add(self, task: str, results: Mapping[str, RecordResult], records: Iterable[Record]) -> Strongest | None:
         """Take one task's results of all ranks; the last one brings the comparison.
 
         Args:
             task: its name.
             results: by record id.
             records: at least those with a result. Tasks may have been limited to different records.
+
+        Returns:
+            What the strongest attacks show, if these results were the last that were missing.
         """
         self._records |= {record.id: record for record in records}
         self._results[task] = results
         self._correlations = None
-        if self._attacks.keys() <= self._results.keys():
-            self.strongest.clear()
-            self.strongest.update(self._compare())
+        if not self._attacks or not self._attacks.keys() <= self._results.keys():
+            return None
+        scores, members, clusters = self._table(self._attacks)
+        self.compared = self._named(compare(scores, members, clusters, seed=self._seed))
+        found = self.compared.strongest()
+        self.strongest.clear()
+        self.strongest.update(as_json(found))
+        return found
+
+    def _named(self, compared: Compared) -> Compared:
+        """With the attacks' own names, and those of their tasks beside them."""
+        leaders = {
+            key: {task: replace(leader, attack=self._attacks[task].name, task=task) for task, leader in found.items()}
+            for key, found in compared.leaders.items()
+        }
+        return replace(compared, leaders=leaders)
 
     def correlation(self, metric: str, one: str, other: str) -> float:
         """How the errors of two tasks' numbers go together; 1 where that is not known, which errs on the safe side.
 
         Args:
-            metric: `auroc`, `tpr_at_1pct_fpr` or `tpr_at_0.1pct_fpr`.
+            metric: key of the AUROC or of a TPR.
             one: a task.
             other: a task.
         """
@@ -240,12 +258,6 @@ class Comparison:
             scores, members, clusters = self._table(self._results)
             self._correlations = error_correlations(scores, members, clusters, seed=self._seed)
         return self._correlations[metric].get((one, other), 1.0)
-
-    def _compare(self) -> dict[str, object]:
-        scores, members, clusters = self._table(self._attacks)
-        found = strongest(scores, members, clusters, seed=self._seed)
-        name = self._attacks[found.name].name if found.name else None
-        return {**as_json(found), "name": name, "task": found.name}
 
     def _table(self, tasks: Iterable[str]) -> tuple[dict[str, list[float]], NDArray[np.bool_], list[str]]:
         """Scores of each task, NaN where there is none, labels and documents of all records that some task has."""

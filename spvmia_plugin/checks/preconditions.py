@@ -22,8 +22,8 @@ from spvmia_plugin.data.tokenisation import Encode, probe_digest
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, cluster_codes
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import TPRS
-from spvmia_plugin.metrics.roc import unresolved
 from spvmia_plugin.metrics.summary import FEW_DOCUMENTS
+from spvmia_plugin.metrics.tpr import unresolved
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 

@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import TypeAlias
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS, PRIVACY, TPR_01PCT, TPR_1PCT, Metric
+from spvmia_plugin.metrics.names import (
+    ASR,
+    AUROC,
+    BLIND,
+    EPSILON,
+    METRICS,
+    METRICS_WITH_INTERVAL,
+    PRIVACY,
+    TPR_01PCT,
+    TPR_1PCT,
+    TPR_5PCT,
+    Metric,
+)
 from spvmia_plugin.results.comparable import conditions, digest
-from spvmia_plugin.results.estimate import Estimate, of_attack
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult, failed, touches
 
 LOCAL_DEVELOPER = "local"
@@ -35,7 +47,7 @@ class About:
     interval: str | None = None
 
 
-_TPR = "largest share of members above a threshold that at most {} of the non-members exceed"
+_TPR = "share of members above a threshold that {} of non-members exceed, read between two of them"
 _TPR_INTERVAL = "two-sided, the threshold being estimated as well"
 
 ABOUT: Mapping[Metric, About] = {
@@ -45,6 +57,7 @@ ABOUT: Mapping[Metric, About] = {
         "probability that the attack scores a training record above a held-out one; 0.5 is what guessing reaches",
         "DeLong, summed within documents, logit-transformed",
     ),
+    TPR_5PCT: About("spvmia.tpr_at_5pct_fpr", "tpr_at_fpr", _TPR.format("5 %"), _TPR_INTERVAL),
     TPR_1PCT: About("spvmia.tpr_at_1pct_fpr", "tpr_at_fpr", _TPR.format("1 %"), _TPR_INTERVAL),
     TPR_01PCT: About("spvmia.tpr_at_0.1pct_fpr", "tpr_at_fpr", _TPR.format("0.1 %"), _TPR_INTERVAL),
     ASR: About("spvmia.attack_success_rate", "accuracy", "1 - equal error rate of the attack"),
@@ -136,6 +149,17 @@ def warnings(task: TaskResult) -> list[str]:
     A metric that a finding leaves NaN is not exported, and needs no warning.
     """
     return [finding.message for finding in failed(task) if touches(finding, task.attack, AUROC.key)]
+
+
+def warnings_of(audit: Audit, metric: Metric, found: Estimate) -> list[str]:
+    """The same of the strongest attack's number."""
+    return [finding.message for finding in failed(audit) if touches(finding, found.attack, metric.key)]
+
+
+def of_the_strongest(audit: Audit) -> list[tuple[Metric, Estimate]]:
+    """What the strongest attacks show: the AUROC, and the TPR at as low an FPR as the non-members bear."""
+    few = METRICS_WITH_INTERVAL[audit.strongest.low_end if audit.strongest else TPR_1PCT.key]
+    return [(metric, of_strongest(audit, metric.key)) for metric in (AUROC, few)]
 
 
 def notes(task: TaskResult) -> list[str]:

@@ -23,12 +23,13 @@ from spvmia_plugin.export.common import (
     model_id,
     name_of,
     notes,
+    of_the_strongest,
     protocol_digits,
     source_name,
     warnings,
 )
 from spvmia_plugin.metrics.names import AUROC, EPSILON, Metric
-from spvmia_plugin.results.estimate import Estimate, of_strongest
+from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import ScoredRecord
 
@@ -133,19 +134,19 @@ def evaluation_name(audit: Audit, task: TaskResult) -> str:
 
 
 def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
-    """The largest AUROC of several attacks, with the interval that allows for having been chosen."""
-    found = of_strongest(audit)
-    if math.isnan(found.value) or found.chosen_among < 2:
-        return
-    task = next(task for task in audit.tasks if task.attack == found.attack)
-    name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"
-    result = _result(run, audit, task, (AUROC, found), name)
-    uncertainty = result["score_details"]["uncertainty"]
-    if "confidence_interval" in uncertainty:
-        method = f"simultaneous over {found.chosen_among} attacks (max statistic of DeLong's components by document)"
-        uncertainty["confidence_interval"] |= {"method": method}
-    result["score_details"]["details"]["chosen_among"] = str(found.chosen_among)
-    yield result
+    """The strongest attack's AUROC and TPR, with the intervals that allow for having been chosen."""
+    for metric, found in of_the_strongest(audit):
+        task = next((task for task in audit.tasks if task.attack == found.attack), None)
+        if task is None or math.isnan(found.value) or found.chosen_among < 2:
+            continue
+        name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"
+        result = _result(run, audit, task, (metric, found), name)
+        uncertainty = result["score_details"]["uncertainty"]
+        if "confidence_interval" in uncertainty:
+            method = f"simultaneous over {found.chosen_among} attacks, AUROC and TPRs (max statistic by document)"
+            uncertainty["confidence_interval"] |= {"method": method}
+        result["score_details"]["details"]["chosen_among"] = str(found.chosen_among)
+        yield result
 
 
 def _results(run: HarnessRun, audit: Audit, task: TaskResult) -> Iterator[dict[str, Any]]:

@@ -17,27 +17,27 @@ from spvmia_plugin.export.common import (
     estimates,
     model_id,
     name_of,
+    of_the_strongest,
     protocol_digits,
     source_name,
     warnings,
+    warnings_of,
 )
-from spvmia_plugin.metrics.names import AUROC, BLIND, PRIVACY
+from spvmia_plugin.metrics.names import AUROC, BLIND, Metric
+from spvmia_plugin.results.estimate import Estimate, of_blind
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 from spvmia_plugin.web.text import unlinked
 
 _RESULTS_PATH, _CARD_PATH = ".eval_results/spvmia.yaml", "model-index.md"
-_VALUE = PRIVACY
-"""Hub results have one number a task and no direction; the Hub ranks large numbers first, so they get the one that is
-better the larger it is. The others stand in the notes."""
 _HUB_METRICS = {AUROC.key: "roc_auc"}
 """Ids of hf.co/metrics, where there is one."""
 
 
 def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
-    """One entry an attack: the privacy score, with AUROC, intervals, protocol and warnings in its notes.
+    """Two entries an audit: the strongest attack's AUROC and TPR, with intervals, protocol and warnings in its notes.
 
     Raises:
-        SpvmiaError: no benchmark was named.
+        SpvmiaError: no benchmark was named, or no audit has a strongest attack.
     """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -45,34 +45,46 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
     if options.benchmark is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", options.benchmark):
         raise SpvmiaError(
             "--benchmark: expected the Hub's data set that hosts the leaderboard, ORG/NAME with an eval.yaml, got "
-            f"{options.benchmark!r}; its eval.yaml names the tasks as lm_eval does"
+            f"{options.benchmark!r}; its eval.yaml has the tasks mia_<data set>_auroc and mia_<data set>_tpr_..."
         )
     date = datetime.fromtimestamp(run.date, timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     entries = [
         EvalResultEntry(
-            dataset_id=options.benchmark, task_id=task.task, value=value, date=date, notes=_notes(audit, task)
+            dataset_id=options.benchmark,
+            task_id=f"mia_{audit.dataset}_{metric.key}",
+            value=found.value,
+            date=date,
+            notes=_notes(audit, metric, found),
         )
         for audit in run.audits
-        for task in audit.tasks
-        if not math.isnan(value := task.metrics.get(_VALUE.key, math.nan))
+        for metric, found in of_the_strongest(audit)
+        if not math.isnan(found.value)
     ]
     if not entries:
-        raise SpvmiaError(f"RESULTS: expected an audit with a privacy score, got none in {run.path}")
+        raise SpvmiaError(f"RESULTS: expected an audit with a strongest attack, got none in {run.path}; run an attack")
     told = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=False, width=120)
     return {_RESULTS_PATH: told}
 
 
-def _notes(audit: Audit, task: TaskResult) -> str:
+def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
     """One paragraph: first what is wrong, then what the number is."""
-    told = [f"WARNING: {message}" for message in warnings(task)]
-    for metric, estimate in estimates(task):
-        if metric != _VALUE and not math.isnan(estimate.value):
-            interval = "" if math.isnan(estimate.low) else f" ({estimate.low!r} to {estimate.high!r})"
-            told.append(f"{name_of(metric)} {estimate.value!r}{interval}")
-    found = task.mia_audit
-    told.append(f"{found.n.members} members, {found.n.nonmembers} non-members, membership {found.membership}")
-    told.append(f"protocol {protocol_digits(audit, task)}: comparable with results of the same digits only")
-    told.append(f"spvmia-plugin {found.versions['spvmia-plugin']}")
+    told = [f"WARNING: {message}" for message in warnings_of(audit, metric, found)]
+    told.append(
+        f"{name_of(metric)} of the strongest of {found.chosen_among} attacks, {found.attack}: lower is more private"
+    )
+    if not math.isnan(found.low):
+        told.append(
+            f"simultaneous {found.confidence:.0%} interval {found.low!r} to {found.high!r}; a guess gets {metric.guess:g}"
+        )
+    blind = of_blind(audit)
+    if not math.isnan(blind.value):
+        told.append(f"{name_of(BLIND)} {blind.value!r} ({blind.low!r} to {blind.high!r})")
+    about = audit.mia_audit
+    told.append(f"{about.n.members} members, {about.n.nonmembers} non-members, membership {about.membership}")
+    told.append(
+        f"protocol {protocol_digits(audit, *audit.model_attacks)}: comparable with results of the same digits only"
+    )
+    told.append(f"spvmia-plugin {about.versions['spvmia-plugin']}")
     return unlinked("; ".join(told))
 
 

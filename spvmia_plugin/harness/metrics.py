@@ -11,7 +11,8 @@ from lm_eval.api.registry import register_aggregation, register_metric
 
 from spvmia_plugin.harness.installed import known_metrics
 from spvmia_plugin.metrics.names import ASR, AUROC, METRICS, PRIVACY, TPR_01PCT, TPR_1PCT
-from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score, tpr_at_fpr
+from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score
+from spvmia_plugin.metrics.tpr import tpr_at_fpr
 
 Pairs = Sequence[tuple[bool, float]]
 

@@ -31,7 +31,7 @@ from spvmia_plugin.harness.request import REQUEST_TYPE, Asked, AuditInstance, in
 from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
 from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
-from spvmia_plugin.metrics.several import mean_stderr
+from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.identity import same_model
 from spvmia_plugin.plugins import Registry, load_registry
@@ -44,8 +44,9 @@ _OF_PROMPTS = ("apply_chat_template", "system_instruction")
 """What the harness passes on for prompts: a record is no prompt."""
 FILTER = "none"
 """The one pipeline of our tasks: metrics appear as `auroc,none`."""
-_AVERAGES = "spvmia_means"
-"""Mark of the method that averages groups, once it is ours."""
+_ROWS = "spvmia_rows"
+"""Mark of the method that writes the rows of groups, once it is ours."""
+_NORMAL_95 = 1.959963984540054
 _NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
 """What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
 
@@ -71,7 +72,7 @@ class AuditTask(Task):  # type: ignore[misc]
     def __init__(self, config: Mapping[str, Any]) -> None:
         register_metrics()
         install_request_type()
-        install_group_means()
+        install_group_rows()
         fields, metadata = _parted(config)
         _check_utf8(metadata)
         self.registry: Registry = load_registry()
@@ -291,7 +292,9 @@ class AuditTask(Task):  # type: ignore[misc]
                 coins = [item.is_member for item in items]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
             if self.comparison is not None:
-                self.comparison.add(self.config.task, self._results, self.data.records)
+                found = self.comparison.add(self.config.task, self._results, self.data.records)
+                if found is not None:
+                    show(f"spvmia: {self.config.metadata['spvmia_dataset']}: {in_one_line(found)}")
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:
@@ -366,16 +369,17 @@ def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, A
     )
 
 
-def install_group_means() -> None:
-    """Rows of groups of nothing but audits: the mean over the tasks that have a number, and that mean's standard error.
+def install_group_rows() -> None:
+    """Rows of groups of nothing but audits: the strongest attack of one data set, the mean over several.
 
-    The harness takes the tasks of a group to be scored on data of their own, which is right for `spv_mia` and wrong for
-    `mia_<dataset>`, where all attacks see the same records; and one NaN (an attack whose data were not given) makes its
-    mean NaN. A group's YAML cannot say otherwise, so the method that writes the row is wrapped; every other group stays
-    with the harness.
+    `mia_<dataset>` holds attacks on the same records: its row is the strongest attack by each metric, with an error
+    that allows for all that were tried, and without the blind baseline, which sees no model. In other groups
+    (`spv_mia`, one attack on three data sets) it is the mean over the tasks that have a number, and that mean's error;
+    the harness's own formulas take all tasks to be scored on data of their own, and make one NaN the group's. A group's
+    YAML cannot say so, hence the method that writes the row is wrapped; every other group stays with the harness.
     """
     original = Group.aggregate
-    if hasattr(original, _AVERAGES):
+    if hasattr(original, _ROWS):
         return
 
     @wraps(original)
@@ -383,11 +387,44 @@ def install_group_means() -> None:
         row: dict[str, Any] = original(group, task_metrics)
         tasks = [task for task in group.get_all_tasks() if task.task_name in task_metrics]
         if tasks and all(task.OUTPUT_TYPE == REQUEST_TYPE for task in tasks):
-            _average(group, tasks, task_metrics, row)
+            compared = tasks[0].comparison.compared if tasks[0].comparison else None
+            if len(tasks) > 1 and compared and len({id(task.comparison) for task in tasks}) == 1:
+                _take_strongest(group, tasks, compared, task_metrics, row)
+            else:
+                _average(group, tasks, task_metrics, row)
         return row
 
-    setattr(aggregate, _AVERAGES, True)
+    setattr(aggregate, _ROWS, True)
     Group.aggregate = aggregate
+
+
+def _take_strongest(
+    group: Any,
+    tasks: Sequence[AuditTask],
+    compared: Compared,
+    task_metrics: Mapping[str, Mapping[str, Any]],
+    row: dict[str, Any],
+) -> None:
+    """Write the strongest attack's numbers into the harness's row.
+
+    The error is the one whose 1.96 fold is half the simultaneous interval. What has no such interval (`asr`,
+    `privacy_score`) is that of the attack with the largest AUROC.
+    """
+    names = {task.task_name for task in tasks}
+    leaders = {
+        metric: best(metric, [leader for task, leader in found.items() if task in names])
+        for metric, found in compared.leaders.items()
+    }
+    for asked in group.aggregate_metric_list or []:
+        key, stderr_key = f"{asked.metric},{FILTER}", f"{asked.metric}_stderr,{FILTER}"
+        if key not in row:
+            continue
+        leader = leaders.get(asked.metric, leaders[AUROC.key])
+        of_leader = task_metrics.get(leader.task or "", {})
+        row[key] = float(of_leader.get(key, math.nan))
+        row["sample_count"][key] = int(of_leader.get("sample_len", 0))
+        if row.get(stderr_key) != "N/A":
+            row[stderr_key] = (leader.high - leader.low) / (2 * _NORMAL_95) if asked.metric in leaders else "N/A"
 
 
 def _average(

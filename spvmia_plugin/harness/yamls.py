@@ -13,7 +13,7 @@ from pathlib import Path
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
-from spvmia_plugin.metrics.names import EPSILON, METRICS
+from spvmia_plugin.metrics.names import EPSILON, METRICS, PRIVACY, Metric
 from spvmia_plugin.plugins import load_registry
 
 CUSTOM = "custom"
@@ -22,7 +22,9 @@ CUSTOM = "custom"
 CANARY_TASK = f"canary_audit_{CUSTOM}"
 
 # A mean of lower bounds bounds nothing.
-_NOT_AVERAGED = (EPSILON,)
+_NOT_OF_GROUPS = (EPSILON,)
+# A number of one attack: of a model it would hide the most exposed few, and calls a guess on few records a risk.
+_NOT_OF_MODELS = (EPSILON, PRIVACY)
 
 _VERSION = "1.0"  # of the tasks' definition: raised when a score would change
 _COMMON = "_common_yaml"  # no .yaml at the end: the harness's index passes it by
@@ -46,8 +48,9 @@ def generate(attacks: Sequence[str], datasets: Sequence[str]) -> dict[str, str]:
         names = [task_name(attack, dataset) for attack in attacks]
         for attack, name in zip(attacks, names, strict=True):
             files[f"{name}.yaml"] = _HEADER + f"include: {_COMMON}\n" + _task(name, attack, dataset)
-        files[f"mia_{dataset}.yaml"] = _HEADER + _group(f"mia_{dataset}", names)
-    files["spv_mia.yaml"] = _HEADER + _group("spv_mia", [task_name("spv", dataset) for dataset in datasets])
+        files[f"mia_{dataset}.yaml"] = _HEADER + _group(f"mia_{dataset}", names, _NOT_OF_MODELS)
+    of_paper = [task_name("spv", dataset) for dataset in datasets]
+    files["spv_mia.yaml"] = _HEADER + _group("spv_mia", of_paper, _NOT_OF_GROUPS)
     canary = _task(CANARY_TASK, "spv", CUSTOM, audit="canary")
     files[f"{CANARY_TASK}.yaml"] = _HEADER + f"include: {_COMMON}\n" + canary
     return files
@@ -103,9 +106,9 @@ def _task(name: str, attack: str, dataset: str, audit: str | None = None) -> str
     )
 
 
-def _group(name: str, tasks: Sequence[str]) -> str:
-    """A group with the plain mean over its tasks: a data set with more records weighs no more."""
-    metrics = [name for name, metric in METRICS.items() if metric not in _NOT_AVERAGED]
+def _group(name: str, tasks: Sequence[str], left_out: Sequence[Metric]) -> str:
+    """A group. The harness knows means alone; `harness.task.install_group_rows` says what its row holds."""
+    metrics = [name for name, metric in METRICS.items() if metric not in left_out]
     return (
         f"group: {name}\ntask:\n"
         + "".join(f"  - {task}\n" for task in tasks)

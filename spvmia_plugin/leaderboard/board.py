@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
 from spvmia_plugin.leaderboard.front import Point
-from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY, TPR_1PCT
+from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
@@ -17,8 +17,6 @@ from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.console import shown
 
 _NORMAL_95 = 1.959963984540054
-_FURTHER = (AUROC, TPR_1PCT, PRIVACY)
-"""Metrics of the attack that counts which every row shows, beside the one it is ranked by."""
 UNSCORED_LIMIT = 0.05
 """An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
 
@@ -183,7 +181,11 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
 
 
 def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options) -> Table:
-    rows = _ranked([_row(entrant, audit, options) for entrant, audit in members], options.metric)
+    others = min(audit.mia_audit.n.nonmembers for _, audit in members)
+    further = [metric for metric in (AUROC, low_end(others)) if metric.key != options.metric]
+    if options.attack != STRONGEST:
+        further.append(PRIVACY)  # a number of one attack
+    rows = _ranked([_row(entrant, audit, options, further) for entrant, audit in members], options.metric)
     columns = _columns(row.capabilities for row in rows)
     picture = _picture(columns, rows, options.capability)
     source = rows[0].audit.mia_audit.data.source or values["data set"]
@@ -198,10 +200,9 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
     )
 
 
-def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
+def _row(entrant: Entrant, audit: Audit, options: Options, also: Sequence[Metric]) -> Row:
     number = counted(audit, options.attack, options.metric)
-    counting = task_of(audit, number.attack) if number.attack else None
-    further = {metric.label: of_attack(counting, metric.key) for metric in _FURTHER if metric.key != options.metric}
+    further = {metric.label: counted(audit, options.attack, metric.key) for metric in also}
     if (options.attack, options.metric) != ("spv", AUROC.key):
         further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), AUROC.key)
     further["blind baseline, AUROC"] = of_blind(audit)

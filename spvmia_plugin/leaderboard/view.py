@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words
-from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY
+from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, METRICS, PRIVACY
 from spvmia_plugin.results.comparable import common_recipe, recipe_words
 from spvmia_plugin.results.estimate import STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability
@@ -134,8 +134,9 @@ def lead(board: Board) -> str:
 def reading(board: Board) -> list[str]:
     """How to read the board, in sentences."""
     strongest = (
-        "The strongest attack is the one with the largest AUROC; its interval allows for having been chosen among "
-        "several, so it is wider than that of an attack fixed beforehand."
+        "The strongest attack is the one with most of a number, which may be another one for the TPR than for the "
+        "AUROC; the intervals hold for all attacks and numbers at once, so they are wider than that of an attack fixed "
+        "beforehand."
     )
     apart = (
         "Audits that differ in what matters are in tables of their own. --compare recipes puts different fine-tunings "
@@ -145,8 +146,8 @@ def reading(board: Board) -> list[str]:
         *([apart] if len(board.tables) > 1 else []),
         *([strongest] if board.options.attack == STRONGEST else []),
         "The second rank is the range that the intervals leave open: models whose intervals overlap may change places.",
-        "TPR at 1 % FPR is the share of training records an outsider picks out while wrongly accusing at most 1 in 100 "
-        "others.",
+        "TPR at 1 % FPR is the share of training records an outsider picks out while wrongly accusing 1 in 100 others; "
+        f"with fewer than {LOW_END_NONMEMBERS} others it is read at 5 %.",
         "The blind baseline sees words and length but no model: it should not be above 0.5.",
         "A model is not ranked where a precondition of the audit failed: its numbers are shown, and not to be used.",
         f"Numbers have three decimals; {MISSING} stands for what the data cannot resolve.",

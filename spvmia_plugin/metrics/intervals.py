@@ -1,4 +1,4 @@
-"""Standard errors and intervals of AUROC and of TPR at a low FPR, with the document as the unit of resampling."""
+"""Standard errors and intervals of AUROC and of shares, with the document as the unit of resampling."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betainc, betaincinv, expit, logit, stdtrit
+from scipy.special import betaincinv, expit, logit, stdtrit
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval
-from spvmia_plugin.metrics.roc import allowed_false_positives, placements
-
-_RESAMPLES = 400
-"""Bootstrap replicates for the standard error of a TPR: its own Monte-Carlo error is then 3.5 %."""
-_CHUNK = 4_000_000
-"""Most weights held at once in a bootstrap."""
+from spvmia_plugin.metrics.roc import placements
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,144 +121,3 @@ def clopper_pearson(successes: float, trials: float, confidence: float) -> Inter
     lower = float(betaincinv(successes, failures + 1, tail)) if successes > 0 else 0.0
     upper = float(betaincinv(successes + 1, failures, 1 - tail)) if failures > 0 else 1.0
     return lower, upper
-
-
-def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, confidence: float) -> Interval:
-    """Interval of the TPR at FPR `fpr`, the threshold being estimated as well.
-
-    Two sources of error are bounded and then combined. The share of members above the threshold: Clopper-Pearson.
-    The threshold: order statistics of the non-members: the j-th largest of n has an exceedance share distributed as
-    Beta(j, n - j + 1), so some order statistics lie above and below the true threshold with known probability, and the
-    TPR at them bounds the TPR. The distances from the estimate are added as the root of the sum of squares
-    (MOVER: Zou and Donner 2008). Several records per document shrink both sample sizes by `design_effect`.
-    Where no order statistic lies surely above the true threshold (n < 3.7/fpr at 95 %), the lower limit is that of
-    TPR 0.
-
-    Args:
-        scores: (n,) finite.
-        is_member: (n,) bool, members and at least 1/fpr non-members.
-        codes: (n,) document of each record.
-        fpr: the bound on the FPR.
-        confidence: two-sided.
-    """
-    members, others = scores[is_member], scores[~is_member]
-    first_excluded = np.sort(others)[::-1][allowed_false_positives(len(others), fpr)]
-    hits = members > first_excluded
-    tpr = float(np.mean(hits))
-    trials = len(members) / design_effect(hits, codes[is_member])
-    low_share, high_share = clopper_pearson(tpr * trials, trials, confidence)
-    effect = design_effect(others > first_excluded, codes[~is_member])
-    above, below = _threshold_limits(others, fpr, len(others) / effect, confidence)
-    low_threshold, high_threshold = float(np.mean(members > above)), float(np.mean(members > below))
-    lower = tpr - math.hypot(tpr - low_share, tpr - low_threshold)
-    upper = tpr + math.hypot(high_share - tpr, high_threshold - tpr)
-    return max(lower, 0.0), min(upper, 1.0)
-
-
-def _threshold_limits(others: Floats, fpr: float, n_effective: float, confidence: float) -> Interval:
-    """Scores that lie above and below the true threshold of FPR `fpr`, each with probability 1 - (1-confidence)/2."""
-    tail = (1 - confidence) / 2
-    descending = np.sort(others)[::-1]
-    ranks = np.arange(1, len(others) + 1) * (n_effective / len(others))
-    exceedance_below_fpr = betainc(ranks, n_effective - ranks + 1, fpr)
-    surely_above = np.flatnonzero(exceedance_below_fpr >= 1 - tail)
-    surely_below = np.flatnonzero(exceedance_below_fpr <= tail)
-    above = float(descending[surely_above[-1]]) if len(surely_above) else math.inf
-    below = float(descending[surely_below[0]]) if len(surely_below) else -math.inf
-    return above, below
-
-
-def tpr_stderrs(scores: Floats, is_member: Bools, codes: Codes, fprs: tuple[float, ...], seed: int) -> list[float]:
-    """Standard error of the TPR at each FPR, by bootstrap over documents, the threshold estimated anew each time.
-
-    Documents are drawn within strata (members only, non-members only, both). A TPR of 0 or 1 does not vary in the
-    bootstrap; the error is at least the binomial one at a share half a record away from 0 and 1.
-
-    Args:
-        scores: (n,) finite.
-        is_member: (n,) bool, with both classes present.
-        codes: (n,) document of each record.
-        fprs: bounds on the FPR.
-        seed: of the local generator.
-    """
-    spread = np.std(tpr_replicates(scores, is_member, codes, fprs, seed), axis=1, ddof=1)
-    return [max(float(sd), _floor(scores, is_member, codes, fpr)) for sd, fpr in zip(spread, fprs, strict=True)]
-
-
-def tpr_replicates(scores: Floats, is_member: Bools, codes: Codes, fprs: tuple[float, ...], seed: int) -> Floats:
-    """(len(fprs), 400) TPRs of resampled documents, the threshold estimated anew each time.
-
-    The draws depend on labels, documents and seed alone: replicates of several attacks on the same records belong
-    together one by one.
-
-    Args:
-        scores: (n,) finite, or NaN for records that have none; both classes have some.
-        is_member: (n,) bool.
-        codes: (n,) document of each record.
-        fprs: bounds on the FPR.
-        seed: of the local generator.
-    """
-    rng = np.random.default_rng(seed)
-    scored = np.isfinite(scores)
-    members, others = _descending(scores, is_member & scored), _descending(scores, ~is_member & scored)
-    strata = _strata(is_member, codes)
-    members_above = len(members) - np.searchsorted(scores[members][::-1], scores[others], side="right")
-    batch = max(1, min(_RESAMPLES, _CHUNK // len(scores)))
-    draws: list[Floats] = []
-    for start in range(0, _RESAMPLES, batch):
-        weights = _draw(strata, min(batch, _RESAMPLES - start), rng)
-        draws.append(_bootstrap_tprs(weights[:, codes[members]], weights[:, codes[others]], members_above, fprs))
-    return np.concatenate(draws, axis=1)
-
-
-def _descending(scores: Floats, chosen: Bools) -> Codes:
-    """Indices of the chosen records, highest score first."""
-    rows = np.flatnonzero(chosen)
-    return rows[np.argsort(-scores[rows], kind="stable")]
-
-
-def _strata(is_member: Bools, codes: Codes) -> list[Codes]:
-    """The documents by which classes they hold, one array for each combination that occurs."""
-    size = int(codes.max()) + 1
-    kind = (np.bincount(codes[is_member], minlength=size) > 0) + 2 * (
-        np.bincount(codes[~is_member], minlength=size) > 0
-    )
-    return [np.flatnonzero(kind == value) for value in np.unique(kind)]
-
-
-def _draw(strata: list[Codes], times: int, rng: np.random.Generator) -> Floats:
-    """(times, C) how often each document is drawn when every stratum is resampled with replacement."""
-    weights = np.zeros((times, sum(len(stratum) for stratum in strata)))
-    for stratum in strata:
-        k = len(stratum)
-        picks = rng.integers(k, size=(times, k)) + k * np.arange(times)[:, None]
-        weights[:, stratum] = np.bincount(picks.ravel(), minlength=times * k).reshape(times, k)
-    return weights
-
-
-def _bootstrap_tprs(member_w: Floats, other_w: Floats, members_above: Codes, fprs: tuple[float, ...]) -> Floats:
-    """(len(fprs), B) TPRs of B weighted samples; the columns of both weights are in descending order of score."""
-    other_sum = np.cumsum(other_w, axis=1)
-    member_sum = np.concatenate([np.zeros((len(member_w), 1)), np.cumsum(member_w, axis=1)], axis=1)
-    rows = np.arange(len(member_w))
-    tprs = []
-    for fpr in fprs:
-        limit = np.floor(fpr * other_sum[:, -1:] + 1e-9)
-        # At the end of the row only where no non-member with a score was drawn: then any threshold will do.
-        first_excluded = np.minimum(np.sum(other_sum <= limit, axis=1), other_sum.shape[1] - 1)
-        tprs.append(member_sum[rows, members_above[first_excluded]] / np.maximum(member_sum[:, -1], 1.0))
-    return np.array(tprs)
-
-
-def _floor(scores: Floats, is_member: Bools, codes: Codes, fpr: float) -> float:
-    """Binomial standard error of the TPR with half a record added to either side."""
-    members, others = scores[is_member], scores[~is_member]
-    hits = members > np.sort(others)[::-1][allowed_false_positives(len(others), fpr)]
-    share, trials = smoothed_share(hits, codes[is_member])
-    return math.sqrt(share * (1 - share) / (trials + 1))
-
-
-def smoothed_share(indicator: Bools, codes: Codes) -> tuple[float, float]:
-    """The share of records an indicator holds for, half a record added to either side, and their effective number."""
-    trials = len(indicator) / design_effect(indicator, codes)
-    return (float(np.mean(indicator)) * trials + 0.5) / (trials + 1), trials

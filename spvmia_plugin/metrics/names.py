@@ -44,6 +44,9 @@ class Metric:
 
 
 AUROC = Metric("auroc", "AUROC", guess=0.5, has_error=True)
+TPR_5PCT = Metric(
+    "tpr_at_5pct_fpr", "TPR at 5 % FPR", guess=0.05, has_error=True, fpr=0.05, too_few="too_few_nonmembers_5pct"
+)
 TPR_1PCT = Metric(
     "tpr_at_1pct_fpr", "TPR at 1 % FPR", guess=0.01, has_error=True, fpr=0.01, too_few="too_few_nonmembers_1pct"
 )
@@ -58,10 +61,19 @@ PRIVACY = Metric("privacy_score", "privacy score", guess=1.0, higher_is_better=T
 METRICS: Mapping[str, Metric] = {
     metric.key: metric for metric in (AUROC, TPR_1PCT, TPR_01PCT, ASR, BLIND, EPSILON, PRIVACY)
 }
-"""By key, in the order in which the harness prints them."""
+"""Those that the harness prints, by key, in its order."""
 
-TPRS = (TPR_1PCT, TPR_01PCT)
-FPRS = tuple(metric.fpr for metric in TPRS)
-"""The false-positive rates that are reported."""
+TPRS = (TPR_5PCT, TPR_1PCT, TPR_01PCT)
+"""Those in `mia_audit`; the harness prints the lower two."""
+METRICS_WITH_INTERVAL: Mapping[str, Metric] = {metric.key: metric for metric in (AUROC, *TPRS)}
+"""Those with a standard error and an interval in `mia_audit`."""
+LOW_END_NONMEMBERS = 500
+"""From so many non-members on, what is said of the most exposed few is read at an FPR of 1 %, below at 5 %: with 200
+the TPR at 1 % rests on the highest two of them."""
 WITH_ERROR = tuple(metric for metric in METRICS.values() if metric.has_error)
 """Those with a standard error and an interval: what models can be ranked by."""
+
+
+def low_end(n_nonmembers: int) -> Metric:
+    """The TPR that says how many of the most exposed records can be picked out, with so many non-members behind it."""
+    return TPR_1PCT if n_nonmembers >= LOW_END_NONMEMBERS else TPR_5PCT

@@ -10,9 +10,6 @@ from numpy.typing import ArrayLike
 
 from spvmia_plugin.metrics.arrays import Floats, check_scores
 
-_ROUNDING = 1e-9
-"""n * fpr is compared with whole numbers up to this, because 0.01 is not exact in binary."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Roc:
@@ -27,23 +24,6 @@ class Roc:
     fpr: Floats
     tpr: Floats
     thresholds: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class TprAtFpr:
-    """TPR at a bound on the FPR.
-
-    Attributes:
-        tpr: the largest TPR among thresholds whose FPR is at most the bound; NaN if not resolved.
-        realised_fpr: the FPR at that threshold, never above the bound.
-        threshold: smallest score that counts as "member", the lowest the bound allows; infinity if none may count.
-        reason: why there is no number, or None.
-    """
-
-    tpr: float
-    realised_fpr: float
-    threshold: float
-    reason: str | None = None
 
 
 def roc_curve(scores: ArrayLike, is_member: ArrayLike) -> Roc:
@@ -86,51 +66,6 @@ def placements(ours: Floats, others: Floats) -> Floats:
     below = np.searchsorted(ordered, ours, side="left")
     not_above = np.searchsorted(ordered, ours, side="right")
     return (below + not_above) / (2 * len(others))
-
-
-def tpr_at_fpr(scores: ArrayLike, is_member: ArrayLike, fpr: float) -> TprAtFpr:
-    """The largest TPR among thresholds whose FPR is at most `fpr`.
-
-    With fewer than 1/fpr non-members not one of them may score above the threshold, so that the FPR is not
-    resolved: NaN with a reason.
-
-    Args:
-        scores: (n,) finite scores, higher = member.
-        is_member: (n,) bool.
-        fpr: the bound, in (0, 1).
-
-    Raises:
-        SpvmiaError: shapes differ, or a score is not finite.
-    """
-    values, labels = check_scores(scores, is_member)
-    members, others = values[labels], np.sort(values[~labels])[::-1]
-    reason = unresolved(len(members), len(others), fpr)
-    if reason:
-        return TprAtFpr(math.nan, math.nan, math.nan, reason)
-    first_excluded = others[allowed_false_positives(len(others), fpr)]
-    accepted = values[values > first_excluded]
-    return TprAtFpr(
-        tpr=float(np.mean(members > first_excluded)),
-        realised_fpr=float(np.mean(others > first_excluded)),
-        threshold=float(accepted.min()) if len(accepted) else math.inf,
-    )
-
-
-def unresolved(n_members: int, n_nonmembers: int, fpr: float) -> str | None:
-    """Why the TPR at `fpr` cannot be told from so many records, or None if it can."""
-    if n_members == 0:
-        return "no member has a score"
-    if n_nonmembers == 0:
-        return "no non-member has a score"
-    if n_nonmembers * fpr < 1 - _ROUNDING:
-        needed = math.ceil(1 / fpr - _ROUNDING)
-        return f"{n_nonmembers} non-members cannot resolve an FPR of {100 * fpr:g} %: at least {needed} are needed"
-    return None
-
-
-def allowed_false_positives(n_nonmembers: int, fpr: float) -> int:
-    """How many of the non-members may reach the threshold."""
-    return math.floor(n_nonmembers * fpr + _ROUNDING)
 
 
 def attack_success_rate(scores: ArrayLike, is_member: ArrayLike) -> float:

@@ -6,12 +6,12 @@ All know that the records are the same, and the errors of the attacks correlated
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from spvmia_plugin.metrics.arrays import (
     NAN_INTERVAL,
@@ -23,9 +23,18 @@ from spvmia_plugin.metrics.arrays import (
     check_scores,
     cluster_codes,
 )
-from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, smoothed_share, tpr_replicates
-from spvmia_plugin.metrics.names import AUROC, FPRS, TPRS
-from spvmia_plugin.metrics.roc import tpr_at_fpr
+from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc
+from spvmia_plugin.metrics.names import (
+    AUROC,
+    METRICS_WITH_INTERVAL,
+    TPR_01PCT,
+    TPR_1PCT,
+    TPR_5PCT,
+    TPRS,
+    Metric,
+    low_end,
+)
+from spvmia_plugin.metrics.tpr import Bootstrap, smoothed_share, tpr_at_fpr, tpr_interval
 from spvmia_plugin.util.schema import MaybeNumber
 
 _DRAWS = 20_000
@@ -33,26 +42,167 @@ _DRAWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Strongest:
-    """The attack with the largest AUROC.
+class Leader:
+    """The attack with most of one metric.
+
+    Of those that are told apart from guessing, if any are, else of all: the intervals hold for all attacks and metrics
+    at once, so whichever is chosen.
 
     Attributes:
-        name: the attack, or None if no attack has an AUROC.
-        auroc: its AUROC.
-        interval: simultaneous over all attacks compared, hence valid for the one chosen.
-        critical: standard errors (logit scale) the interval reaches to either side; about 1.96 for a single attack.
-        n_attacks: attacks compared.
-        confidence: of the interval.
+        attack: its name; None if no attack has the metric.
+        value: its estimate.
+        low: lower end of the interval, simultaneous over all attacks and metrics compared.
+        high: upper end.
         reason: why there is no number or no interval, or None.
+        task: the harness's name of the task, where there is one.
     """
 
-    name: str | None
-    auroc: MaybeNumber
-    interval: Interval
-    critical: MaybeNumber
+    attack: str | None = None
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
+    reason: str | None = None
+    task: str | None = None
+
+    def excludes(self, guess: float) -> bool:
+        """Whether guessing lies below the whole interval."""
+        return self.low > guess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strongest:
+    """What the strongest attacks show, in one statement over all attacks and metrics.
+
+    Attributes:
+        auroc: the attack that tells records as a whole apart best.
+        tpr_at_5pct_fpr: the one that picks out most at an FPR of 5 %.
+        tpr_at_1pct_fpr: the same at 1 %.
+        tpr_at_0_1pct_fpr: the same at 0.1 %.
+        low_end: key of the TPR that speaks for the most exposed few: as low an FPR as the non-members bear.
+        critical: standard errors the intervals reach to either side; about 1.96 for one attack and metric.
+        n_attacks: attacks compared.
+        confidence: that all the intervals hold.
+    """
+
+    auroc: Leader
+    tpr_at_5pct_fpr: Leader = Leader()
+    tpr_at_1pct_fpr: Leader = Leader()
+    tpr_at_0_1pct_fpr: Leader = field(default=Leader(), metadata={"key": TPR_01PCT.key})
+    low_end: str = TPR_5PCT.key
+    critical: MaybeNumber = math.nan
     n_attacks: int
     confidence: float
-    reason: str | None = None
+
+    @property
+    def by_metric(self) -> dict[str, Leader]:
+        """The leaders by key of their metric."""
+        tprs = (self.tpr_at_5pct_fpr, self.tpr_at_1pct_fpr, self.tpr_at_0_1pct_fpr)
+        return {AUROC.key: self.auroc, **{metric.key: tpr for metric, tpr in zip(TPRS, tprs, strict=True)}}
+
+    @property
+    def most_exposed(self) -> Leader:
+        """The leader at the low end."""
+        return self.by_metric[self.low_end]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Several attacks on the same records: an interval for each attack and metric, all of which hold at once.
+
+    Attributes:
+        leaders: by key of the metric, by name of the attack; what has no number has a reason.
+        low_end: as in `Strongest`.
+        critical: as in `Strongest`.
+        n_attacks: attacks with scores of both classes.
+        confidence: that all the intervals hold.
+    """
+
+    leaders: Mapping[str, Mapping[str, Leader]]
+    low_end: str
+    critical: float
+    n_attacks: int
+    confidence: float
+
+    def strongest(self) -> Strongest:
+        """The attack with most of each metric."""
+        found = {key: best(key, of_attacks.values()) for key, of_attacks in self.leaders.items()}
+        return Strongest(
+            auroc=found[AUROC.key],
+            tpr_at_5pct_fpr=found[TPR_5PCT.key],
+            tpr_at_1pct_fpr=found[TPR_1PCT.key],
+            tpr_at_0_1pct_fpr=found[TPR_01PCT.key],
+            low_end=self.low_end,
+            critical=self.critical,
+            n_attacks=self.n_attacks,
+            confidence=self.confidence,
+        )
+
+
+def best(metric: str, leaders: Iterable[Leader]) -> Leader:
+    """The one with the largest value, of those told apart from guessing if there are any; else why there is none."""
+    every = list(leaders)
+    known = [leader for leader in every if not math.isnan(leader.value)]
+    apart = [leader for leader in known if leader.excludes(METRICS_WITH_INTERVAL[metric].guess)]
+    reason = every[0].reason if every else "no attack has scores of both classes"
+    return max(apart or known, key=lambda leader: leader.value, default=Leader(reason=reason))
+
+
+def compare(
+    scores_by_attack: Mapping[str, ArrayLike],
+    is_member: ArrayLike,
+    clusters: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Compared:
+    """Simultaneous intervals of the AUROC and the TPRs of several attacks on the same records.
+
+    The largest of several numbers is too large on average, and an ordinary interval around it covers too rarely.
+    Here the reach is the quantile of the largest absolute studentised deviation over all attacks and metrics (max
+    statistic: Hothorn, Bretz and Westfall 2008), Student's t with the correlation of their errors over resampled
+    documents: DeLong's structural components summed over the documents drawn, and TPRs whose threshold is estimated
+    anew. The interval of an AUROC reaches so many standard errors, that of a TPR has the confidence that so many stand
+    for. With probability `confidence` all of them cover, so whichever attack and metric is chosen for being large.
+    Leave out what is no attack on the model (the blind baseline), and nothing else.
+
+    Args:
+        scores_by_attack: (n,) scores of each attack, NaN where a record has none.
+        is_member: (n,) bool.
+        clusters: (n,) document of each record; None if every record is its own.
+        seed: of the resamples and the draws of the max statistic.
+        confidence: that all the intervals hold.
+
+    Raises:
+        SpvmiaError: lengths differ.
+    """
+    _, labels = check_labels(np.zeros(np.shape(is_member)), is_member)
+    codes = cluster_codes(clusters, len(labels))
+    estimates, influences = joint_estimates(scores_by_attack, labels, codes)
+    scores = {name: check_labels(scores_by_attack[name], labels)[0] for name in estimates}
+    unresolved = next((estimate.reason for estimate in estimates.values() if estimate.reason), None)
+    scored = {name: np.isfinite(values) for name, values in scores.items()}
+    points = {
+        metric: {name: tpr_at_fpr(scores[name][rows], labels[rows], metric.fpr) for name, rows in scored.items()}
+        for metric in TPRS
+    }
+    resolved = [metric for metric, found in points.items() if any(not point.reason for point in found.values())]
+    critical = math.nan
+    if estimates and not unresolved:
+        errors = _joint_errors(list(scores.values()), influences, labels, codes, resolved, seed)
+        critical = _max_quantile(errors, min(estimate.df for estimate in estimates.values()), confidence, seed)
+    pointwise = 2 * float(stdtr(min((e.df for e in estimates.values()), default=math.nan), critical)) - 1
+
+    leaders: dict[str, dict[str, Leader]] = {metric.key: {} for metric in (AUROC, *TPRS)}
+    for name, estimate in estimates.items():
+        leaders[AUROC.key][name] = Leader(name, estimate.auroc, *estimate.interval_at(critical), unresolved)
+        rows = scored[name]
+        for metric in TPRS:
+            point, ends = points[metric][name], NAN_INTERVAL
+            if not (reason := point.reason or unresolved):
+                ends = tpr_interval(scores[name][rows], labels[rows], codes[rows], metric.fpr, pointwise)
+            leaders[metric.key][name] = Leader(name, point.tpr, *ends, reason)
+    others = max((int(np.sum(~labels & rows)) for rows in scored.values()), default=0)
+    return Compared(leaders, low_end(others).key, critical, len(estimates), confidence)
 
 
 def strongest(
@@ -63,39 +213,12 @@ def strongest(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Strongest:
-    """Find the attack with the largest AUROC and a simultaneous interval for it.
-
-    The largest of several AUROCs is too large on average, and an ordinary interval around it covers too rarely.
-    Here the reach is the quantile of the largest absolute studentised deviation over all attacks, whose joint
-    distribution is Student's t with the correlation of DeLong's structural components by document (max statistic:
-    Hothorn, Bretz and Westfall 2008). With probability `confidence` all intervals of that reach cover, so the
-    chosen one's does. Leave out what is no attack on the model (the blind baseline), and nothing else.
-
-    Args:
-        scores_by_attack: (n,) scores of each attack, NaN where a record has none.
-        is_member: (n,) bool.
-        clusters: (n,) document of each record; None if every record is its own.
-        seed: of the draws of the max statistic.
-        confidence: of the interval.
+    """The attack with most of each metric and its simultaneous interval: `compare`, which says what the arguments are.
 
     Raises:
         SpvmiaError: lengths differ.
     """
-    _, labels = check_labels(np.zeros(np.shape(is_member)), is_member)
-    codes = cluster_codes(clusters, len(labels))
-    estimates, influences = joint_estimates(scores_by_attack, labels, codes)
-    if not estimates:
-        reason = "no attack has scores of both classes"
-        return Strongest(None, math.nan, NAN_INTERVAL, math.nan, 0, confidence, reason)
-    best = max(estimates, key=lambda name: estimates[name].auroc)
-    unresolved = next((estimate.reason for estimate in estimates.values() if estimate.reason), None)
-    if unresolved:
-        auroc = estimates[best].auroc
-        return Strongest(best, auroc, NAN_INTERVAL, math.nan, len(estimates), confidence, unresolved)
-    df = min(estimate.df for estimate in estimates.values())
-    critical = _max_quantile(influences, df, confidence, seed)
-    interval = estimates[best].interval_at(critical)
-    return Strongest(best, estimates[best].auroc, interval, critical, len(estimates), confidence)
+    return compare(scores_by_attack, is_member, clusters, seed=seed, confidence=confidence).strongest()
 
 
 def joint_estimates(
@@ -118,21 +241,48 @@ def joint_estimates(
     return estimates, influences[: len(estimates)]
 
 
-def _max_quantile(influences: Floats, df: float, confidence: float, seed: int) -> float:
-    """Quantile of max_k |T_k|, T multivariate t with the correlation of the rows of `influences` (K, C)."""
+def _joint_errors(
+    scores: Sequence[Floats], influences: Floats, labels: Bools, codes: Codes, tprs: Sequence[Metric], seed: int
+) -> Floats:
+    """(K * (1 + len(tprs)), B) errors of the AUROC and the TPRs of K attacks, each in the same B resamples."""
+    bootstrap = Bootstrap(labels, codes, seed)
+    drawn = [bootstrap.sums(influences)]
+    if tprs:
+        drawn += list(np.moveaxis(bootstrap.tprs(scores, [metric.fpr for metric in tprs]), 1, 0))
+    errors = np.concatenate(drawn)
+    centred: Floats = errors - errors.mean(axis=1, keepdims=True)
+    return centred
+
+
+def _max_quantile(errors: Floats, df: float, confidence: float, seed: int) -> float:
+    """Quantile of max_k |T_k|, T multivariate t with the correlation of the rows of `errors` (K, B)."""
     single = float(stdtrit(df, 0.5 + confidence / 2))
-    if len(influences) == 1:
-        return single
-    norms = np.linalg.norm(influences, axis=1)
-    unit = influences / np.where(norms > 0, norms, 1.0)[:, None]
+    norms = np.linalg.norm(errors, axis=1)
+    unit = errors / np.where(norms > 0, norms, 1.0)[:, None]
     correlation = unit @ unit.T
-    np.fill_diagonal(correlation, 1.0)  # a constant score has no influence: treated as independent
+    np.fill_diagonal(correlation, 1.0)  # what does not vary has no correlation: treated as independent
     eigenvalues, vectors = np.linalg.eigh(correlation)
     root = vectors * np.sqrt(np.clip(eigenvalues, 0.0, None))
     rng = np.random.default_rng(seed)
-    normal = rng.standard_normal((_DRAWS, len(influences))) @ root.T
+    normal = rng.standard_normal((_DRAWS, len(errors))) @ root.T
     scale = np.sqrt(rng.chisquare(df, _DRAWS) / df)
     return max(single, float(np.quantile(np.abs(normal).max(axis=1) / scale, confidence)))
+
+
+def in_one_line(found: Strongest) -> str:
+    """What the strongest attacks show, for people who read no more than that."""
+    parts = []
+    for metric in (AUROC, METRICS_WITH_INTERVAL[found.low_end]):
+        leader = found.by_metric[metric.key]
+        if math.isnan(leader.value):
+            parts.append(f"{metric.label} has no number: {leader.reason}")
+            continue
+        interval = "" if math.isnan(leader.low) else f" ({leader.low:.3f} to {leader.high:.3f})"
+        ruled_out = leader.excludes(metric.guess)
+        told = "a guess is ruled out" if ruled_out else f"no evidence against a guess, {metric.guess:g}"
+        parts.append(f"{metric.label} {leader.value:.3f}{interval} by {leader.attack}, {told}")
+    which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    return f"{which}: {'; '.join(parts)}"
 
 
 def error_correlations(
@@ -156,7 +306,7 @@ def error_correlations(
         seed: of the bootstrap.
 
     Returns:
-        By metric (auroc, tpr_at_1pct_fpr, tpr_at_0.1pct_fpr), by pair of attacks that have scores of both classes.
+        By metric (auroc and the TPRs), by pair of attacks that have scores of both classes.
 
     Raises:
         SpvmiaError: lengths differ.
@@ -166,14 +316,10 @@ def error_correlations(
     estimates, influences = joint_estimates(scores_by_attack, labels, codes)
     names = list(estimates)
     found = {AUROC.key: _pairs(names, influences)}
-    replicates = np.array(
-        [
-            tpr_replicates(np.asarray(scores_by_attack[name], dtype=np.float64), labels, codes, FPRS, seed)
-            for name in names
-        ]
-    )
+    scores = [check_labels(scores_by_attack[name], labels)[0] for name in names]
+    drawn = Bootstrap(labels, codes, seed).tprs(scores, [metric.fpr for metric in TPRS])
     for row, metric in enumerate(TPRS):
-        draws: Floats = replicates[:, row] if names else influences
+        draws: Floats = drawn[:, row]
         centres: Floats = np.mean(draws, axis=1, keepdims=True)
         found[metric.key] = _pairs(names, draws - centres)
     return found
@@ -297,7 +443,8 @@ def _tpr_gain(
     value = first.tpr - second.tpr
     if _same_order(ours, theirs):
         return Gain(value, (value, value))
-    drawn = tpr_replicates(ours, labels, codes, (fpr,), seed) - tpr_replicates(theirs, labels, codes, (fpr,), seed)
+    replicates = Bootstrap(labels, codes, seed).tprs((ours, theirs), (fpr,))
+    drawn = replicates[0, 0] - replicates[1, 0]
     tail = (1 - confidence) / 2
     low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail)))
     apart = (ours >= first.threshold)[labels] != (theirs >= second.threshold)[labels]

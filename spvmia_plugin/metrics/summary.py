@@ -18,9 +18,10 @@ from spvmia_plugin.metrics.arrays import (
     check_scores,
     cluster_codes,
 )
-from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, tpr_interval, tpr_stderrs
-from spvmia_plugin.metrics.names import ASR, AUROC, FPRS, PRIVACY, TPR_01PCT, TPR_1PCT, Metric
-from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score, tpr_at_fpr
+from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc
+from spvmia_plugin.metrics.names import ASR, AUROC, METRICS, PRIVACY, TPR_01PCT, TPRS, Metric
+from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score
+from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval, tpr_stderrs
 from spvmia_plugin.util.schema import MaybeNumber
 
 FEW_DOCUMENTS = 20
@@ -29,22 +30,24 @@ FEW_DOCUMENTS = 20
 
 @dataclass(frozen=True, slots=True)
 class TprSummary:
-    """TPR at a bound on the FPR.
+    """TPR at an FPR.
 
     Attributes:
-        value: largest TPR among thresholds whose FPR is at most the bound.
+        value: read at rank FPR * (n + 1) of the non-members, so that a guess gets the FPR on average.
         stderr: bootstrap over documents of both classes, the threshold estimated anew each time.
         interval: two-sided, the threshold being estimated as well.
-        realised_fpr: the FPR at the threshold.
-        threshold: smallest score that counts as "member".
+        largest: the literature's convention, the largest TPR among thresholds whose FPR is at most the bound.
+        realised_fpr: the FPR at that threshold.
+        threshold: smallest score that counts as "member" there.
         reason: why the numbers are NaN, or None.
     """
 
-    value: MaybeNumber
-    stderr: MaybeNumber
-    interval: Interval
-    realised_fpr: MaybeNumber
-    threshold: MaybeNumber
+    value: MaybeNumber = math.nan
+    stderr: MaybeNumber = math.nan
+    interval: Interval = NAN_INTERVAL
+    largest: MaybeNumber = math.nan
+    realised_fpr: MaybeNumber = math.nan
+    threshold: MaybeNumber = math.nan
     reason: str | None = None
 
 
@@ -56,8 +59,9 @@ class Summary:
         auroc: P(member's score > non-member's) + P(equal) / 2.
         auroc_stderr: DeLong's standard error, summed within documents.
         auroc_interval: logit-transformed, two-sided at `confidence`.
-        tpr_at_1pct_fpr: TPR at FPR <= 1 %.
-        tpr_at_0_1pct_fpr: TPR at FPR <= 0.1 %.
+        tpr_at_5pct_fpr: TPR at an FPR of 5 %.
+        tpr_at_1pct_fpr: TPR at an FPR of 1 %.
+        tpr_at_0_1pct_fpr: TPR at an FPR of 0.1 %.
         asr: 1 - equal error rate.
         privacy_score: 1 - 2 * |AUROC - 0.5|; higher is better.
         n_members: scored members.
@@ -71,6 +75,7 @@ class Summary:
     auroc: MaybeNumber
     auroc_stderr: MaybeNumber
     auroc_interval: Interval
+    tpr_at_5pct_fpr: TprSummary = TprSummary(reason="recorded by a version that had none; run the audit again")
     tpr_at_1pct_fpr: TprSummary
     tpr_at_0_1pct_fpr: TprSummary = field(metadata={"key": TPR_01PCT.key})
     asr: MaybeNumber
@@ -85,15 +90,17 @@ class Summary:
     @property
     def tprs(self) -> dict[Metric, TprSummary]:
         """The TPRs by metric."""
-        return {TPR_1PCT: self.tpr_at_1pct_fpr, TPR_01PCT: self.tpr_at_0_1pct_fpr}
+        found = (self.tpr_at_5pct_fpr, self.tpr_at_1pct_fpr, self.tpr_at_0_1pct_fpr)
+        return dict(zip(TPRS, found, strict=True))
 
     def values(self) -> dict[str, float]:
-        """The numbers by the harness's names, and their standard errors."""
+        """The numbers that the harness prints, by its names, and their standard errors."""
+        printed = {metric: tpr for metric, tpr in self.tprs.items() if metric.key in METRICS}
         return {
             AUROC.key: self.auroc,
             AUROC.stderr_key: self.auroc_stderr,
-            **{metric.key: tpr.value for metric, tpr in self.tprs.items()},
-            **{metric.stderr_key: tpr.stderr for metric, tpr in self.tprs.items()},
+            **{metric.key: tpr.value for metric, tpr in printed.items()},
+            **{metric.stderr_key: tpr.stderr for metric, tpr in printed.items()},
             ASR.key: self.asr,
             PRIVACY.key: self.privacy_score,
         }
@@ -126,16 +133,17 @@ def summarise(
     estimate = None if reason else estimate_auroc(values, labels, codes)
     auroc = estimate.auroc if estimate else math.nan
     interval = estimate.interval(confidence) if estimate else NAN_INTERVAL
-    one_percent, tenth_percent = _tprs(values, labels, codes, seed, confidence)
-    warnings = [reason] if reason else [point.reason for point in (one_percent, tenth_percent) if point.reason]
+    tprs = _tprs(values, labels, codes, seed, confidence)
+    warnings = [reason] if reason else [point.reason for point in tprs if point.reason]
     if estimate:
         warnings += _warnings(values, labels, codes, estimate, interval)
     return Summary(
         auroc=auroc,
         auroc_stderr=estimate.stderr if estimate else math.nan,
         auroc_interval=interval,
-        tpr_at_1pct_fpr=one_percent,
-        tpr_at_0_1pct_fpr=tenth_percent,
+        tpr_at_5pct_fpr=tprs[0],
+        tpr_at_1pct_fpr=tprs[1],
+        tpr_at_0_1pct_fpr=tprs[2],
         asr=attack_success_rate(values, labels),
         privacy_score=privacy_score(auroc),
         n_members=n_members,
@@ -156,20 +164,22 @@ def _empty_class(n_members: int, n_nonmembers: int) -> str | None:
 
 
 def _tprs(values: Floats, labels: Bools, codes: Codes, seed: int, confidence: float) -> list[TprSummary]:
-    """One summary for each of `FPRS`; the bootstrap is run once for those that are resolved."""
-    points = [tpr_at_fpr(values, labels, fpr) for fpr in FPRS]
-    resolved = tuple(fpr for fpr, point in zip(FPRS, points, strict=True) if point.reason is None)
-    stderrs = dict(zip(resolved, tpr_stderrs(values, labels, codes, resolved, seed), strict=True)) if resolved else {}
+    """One summary for each of `TPRS`; the bootstrap is run once for those that are resolved."""
+    points = {metric.fpr: tpr_at_fpr(values, labels, metric.fpr) for metric in TPRS}
+    resolved = [fpr for fpr, point in points.items() if point.reason is None]
+    drawn = Bootstrap(labels, codes, seed).tprs([values], resolved)[0] if resolved else np.zeros((0, 0))
+    stderrs = dict(zip(resolved, tpr_stderrs(values, labels, codes, resolved, drawn), strict=True)) if resolved else {}
     return [
         TprSummary(
             value=point.tpr,
             stderr=stderrs.get(fpr, math.nan),
             interval=tpr_interval(values, labels, codes, fpr, confidence) if fpr in stderrs else NAN_INTERVAL,
+            largest=point.largest,
             realised_fpr=point.realised_fpr,
             threshold=point.threshold,
             reason=point.reason,
         )
-        for fpr, point in zip(FPRS, points, strict=True)
+        for fpr, point in points.items()
     ]
 
 

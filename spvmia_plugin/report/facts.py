@@ -11,7 +11,16 @@ import numpy as np
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
-from spvmia_plugin.report.numbers import attack_classes, blind_task, plain, ranked, stage_seconds, stages, title
+from spvmia_plugin.report.numbers import (
+    attack_classes,
+    blind_task,
+    plain,
+    ranked,
+    stage_seconds,
+    stages,
+    strongest_task,
+    title,
+)
 from spvmia_plugin.report.tokens import TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
@@ -86,6 +95,8 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
         "is_canary_audit": audit.tasks[0].is_canary_audit,
         "verdict": {
             "level": verdict.level,
+            "as_a_whole": verdict.as_a_whole,
+            "most_exposed": verdict.most_exposed,
             "headline": verdict.headline,
             "sentences": [plain(sentence) for sentence in verdict.sentences],
             "failed_preconditions_it_depends_on": verdict.provisional,
@@ -110,10 +121,10 @@ def exposed(audit: Audit) -> Exposures:
     """
     scores = {task.attack: audit.scores(task) for task in ranked(audit)}
     found = exposure(audit.ids(), audit.labels(), scores)
-    best = audit.strongest.name if audit.strongest else None
-    if best not in found.names:
+    best = strongest_task(audit)
+    if best is None or best.attack not in found.names:
         return found
-    under_best = found.rank[found.names.index(best)].astype(np.float64)
+    under_best = found.rank[found.names.index(best.attack)].astype(np.float64)
     under_best[under_best == 0] = np.inf
     return found.chosen(np.lexsort((under_best, found.lowest_shares())))
 

@@ -11,11 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from spvmia_plugin.metrics.arrays import Floats, Interval, cluster_codes
-from spvmia_plugin.metrics.intervals import tpr_interval
-from spvmia_plugin.metrics.names import AUROC, FPRS
-from spvmia_plugin.metrics.roc import roc_curve, unresolved
-from spvmia_plugin.report.numbers import attack_classes, blind_task, ranked, stage_seconds, stages, title
+from spvmia_plugin.metrics.arrays import Floats, cluster_codes
+from spvmia_plugin.metrics.names import AUROC, TPRS
+from spvmia_plugin.metrics.roc import roc_curve
+from spvmia_plugin.metrics.tpr import tpr_interval, unresolved
+from spvmia_plugin.report.numbers import (
+    attack_classes,
+    blind_task,
+    leading,
+    ranked,
+    stage_seconds,
+    stages,
+    strongest_task,
+    title,
+)
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.estimate import of_attack
 from spvmia_plugin.web import drawing
@@ -97,32 +106,34 @@ def _auroc(task: TaskResult) -> tuple[float, float, float]:
 
 def _ranking(audit: Audit, tasks: Sequence[TaskResult]) -> Picture:
     rows = [(title(task.attack), *_auroc(task)) for task in tasks]
-    found = audit.strongest
-    simultaneous = found.interval if found and found.name else None
+    best, (_, low, high) = strongest_task(audit), leading(audit, AUROC.key, "share")
+    strongest = (title(best.attack), low.value, high.value) if best and low.value and high.value else None
     return Picture(
         name="ranking",
         attacks=(),
         alt="Attacks ranked by AUROC, each with its interval. The table of all attacks holds the same numbers.",
         caption="AUROC of each attack with its 95 % interval. The dashed line is guessing. The pale bar at the "
-        "strongest attack allows for having chosen it.",
-        draw=lambda _: _draw_ranking([row for row in rows if np.isfinite(row[1])], simultaneous),
+        "strongest attack allows for all attacks and rates looked at.",
+        draw=lambda _: _draw_ranking([row for row in rows if np.isfinite(row[1])], strongest),
     )
 
 
-def _draw_ranking(rows: Sequence[tuple[str, float, float, float]], simultaneous: Interval | None) -> Any:
+def _draw_ranking(rows: Sequence[tuple[str, float, float, float]], strongest: tuple[str, float, float] | None) -> Any:
     """Dot and whisker of each attack's AUROC.
 
     Args:
-        rows: title, AUROC and both ends of its interval, the strongest first.
-        simultaneous: the wider interval of the first, which allows for its having been chosen.
+        rows: title, AUROC and both ends of its interval, the largest first.
+        strongest: title, and both ends of the wider interval that allows for having been chosen.
     """
     figure, axes = drawing.axes(0.9 + 0.27 * max(len(rows), 2))
     places = np.arange(len(rows))[::-1]
     axes.axvline(0.5, color=PALETTE["soft"], linestyle=_DASHED, linewidth=1)
-    if simultaneous and rows and np.isfinite(simultaneous).all():
-        axes.plot(simultaneous, [places[0]] * 2, color=PALETTE["first"], linewidth=7, alpha=0.25, solid_capstyle="butt")
-    for place, (_, auroc, low, high) in zip(places, rows, strict=True):
-        colour = PALETTE["first"] if place == places[0] else PALETTE["ink"]
+    for place, (name, auroc, low, high) in zip(places, rows, strict=True):
+        chosen = strongest is not None and name == strongest[0]
+        if strongest and chosen and np.isfinite(strongest[1:]).all():
+            wide = {"linewidth": 7, "alpha": 0.25, "solid_capstyle": "butt"}
+            axes.plot(strongest[1:], [place] * 2, color=PALETTE["first"], **wide)
+        colour = PALETTE["first"] if chosen else PALETTE["ink"]
         axes.plot([low, high], [place] * 2, color=colour, linewidth=1.4)
         axes.plot([auroc], [place], "o", color=colour, markersize=5)
     axes.set_yticks(places, [row[0] for row in rows])
@@ -162,7 +173,7 @@ class Curve:
 def curve(audit: Audit, task: TaskResult, confidence: float = 0.95) -> Curve | None:
     """The ROC curve of one attack with its band; None if a class has no score.
 
-    At each false-positive rate the band is the interval of `metrics.intervals.tpr_interval`: order statistics of the
+    At each false-positive rate the band is the interval of `metrics.tpr.tpr_interval`: order statistics of the
     non-members bound the threshold, Clopper-Pearson the members' share above it, both with documents as the unit, and
     the two are combined by MOVER (docs/statistics.md). At 1 % it is therefore exactly the interval that the results
     file has. The band is pointwise: 95 % at each rate, less for the whole curve at once. Nothing in it is random.
@@ -186,7 +197,8 @@ def curve(audit: Audit, task: TaskResult, confidence: float = 0.95) -> Curve | N
 def band_rates(n_nonmembers: int) -> list[float]:
     """Rates from 1/n to just below 1: attainable ones (k/n) on a geometric grid, and those the results name."""
     counts = np.unique(np.round(np.geomspace(1, max(n_nonmembers - 1, 1), BAND_POINTS)))
-    return sorted({*(counts / n_nonmembers).tolist(), *(rate for rate in FPRS if rate * n_nonmembers >= 1)})
+    named = [metric.fpr for metric in TPRS if metric.fpr * n_nonmembers >= 1]
+    return sorted({*(counts / n_nonmembers).tolist(), *named})
 
 
 def _roc(labels: Sequence[str], curves: Sequence[Curve | None]) -> list[Picture]:

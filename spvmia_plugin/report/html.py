@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.metrics.exposure import Exposures
-from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, PRIVACY, TPR_01PCT, TPR_1PCT
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS_WITH_INTERVAL, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.report.facts import command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.numbers import (
@@ -18,6 +18,7 @@ from spvmia_plugin.report.numbers import (
     attack_classes,
     audited,
     blind_task,
+    leading,
     metric,
     ranked,
     stage_seconds,
@@ -27,7 +28,7 @@ from spvmia_plugin.report.numbers import (
     with_interval,
 )
 from spvmia_plugin.report.tokens import TokenView
-from spvmia_plugin.report.verdict import CANNOT_SHOW, casts_doubt, judge, ranges, strongest_numbers
+from spvmia_plugin.report.verdict import CANNOT_SHOW, casts_doubt, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
@@ -108,6 +109,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, A
         ]
 
     told, members, figures, epsilon = audit.told, exposed(audit), pictures(audit), _epsilon(audit)
+    few = METRICS_WITH_INTERVAL[audit.strongest.low_end if audit.strongest else TPR_1PCT.key]
     table = _exposure_table(audit, members)
     provenance = {
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
@@ -125,9 +127,10 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, A
         "epsilon": epsilon,
         "ranges": ranges(audit),
         "cannot_show": CANNOT_SHOW,
-        "hundred": _hundred(audit),
-        "facts": _facts(audit),
+        "hundred": _hundred(audit, few),
+        "facts": _facts(audit, few),
         "rows": _rows(audit),
+        "tprs": TPRS,
         **{name: inlined(getattr(figures, name)) for name in ("ranking", "roc", "scores", "scatter", "cost")},
         "members": members,
         "table": table,
@@ -141,31 +144,27 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, A
     }
 
 
-def _hundred(audit: Audit) -> dict[str, Any] | None:
-    """Of 100 training records, how sure it is of each that it can be picked out at 1 false accusation in 100 others."""
-    best = strongest_task(audit)
-    if best is None:
-        return None
-    numbers = with_interval(best, TPR_1PCT.key, "per_hundred")
+def _hundred(audit: Audit, metric: Metric) -> dict[str, Any] | None:
+    """Of 100 training records, how sure it is of each that it can be picked out at so many false accusations."""
+    numbers = leading(audit, metric.key, "per_hundred")
     tpr, low, high = (number.value for number in numbers)
-    if tpr is None or low is None or high is None or math.isnan(tpr):
+    if tpr is None or low is None or high is None or not math.isfinite(tpr + low + high):
         return None
     ends = {"sure": round(100 * low), "likely": round(100 * tpr), "maybe": round(100 * high)}
     kinds = [next((kind for kind, end in ends.items() if place < end), "rest") for place in range(100)]
     alt = "Of 100 training records about {} can be picked out, at least {}, at most {}.".format(*numbers)
-    return {"kinds": kinds, "alt": alt}
+    return {"kinds": kinds, "alt": alt, "accused": f"{100 * metric.fpr:g}"}
 
 
-def _facts(audit: Audit) -> list[tuple[str, Text, Text]]:
+def _facts(audit: Audit, few: Metric) -> list[tuple[str, Text, Text]]:
     """The tiles below the verdict: what, the number, and its range."""
-    first, best = audit.tasks[0], strongest_task(audit)
+    first = audit.tasks[0]
     tiles: list[tuple[str, Text, Text]] = []
-    if best is not None:
-        auroc, low, high = strongest_numbers(audit, "share")
-        tiles.append(("AUROC of the strongest", (auroc,), (low, " to ", high)))
-        tpr, low, high = with_interval(best, TPR_1PCT.key, "share")
-        tiles.append((f"its {TPR_1PCT.label}", (tpr,), (low, " to ", high)))
-        tiles.append(("its privacy score", (metric(best, PRIVACY.key, "share"),), ("1 = guessing, 0 = told apart",)))
+    for which in (AUROC, few) if strongest_task(audit) else ():
+        best = strongest_task(audit, which.key)
+        value, low, high = leading(audit, which.key, "share")
+        whose = f" of {title(best.attack)}" if best else ""
+        tiles.append((f"{which.label}{whose}", (value,), (low, " to ", high)))
     members, others = (audited(first, "n", key, style="count") for key in ("members", "nonmembers"))
     tiles.append(("audited", (members, " members"), (others, " others")))
     tiles.append(("membership", (audit.mia_audit.membership,), ()))
@@ -183,8 +182,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
             "is_strongest": task is best,
             "is_blind": task is blind,
             "auroc": with_interval(task, AUROC.key, "share"),
-            "tpr_1": with_interval(task, TPR_1PCT.key, "share"),
-            "tpr_01": with_interval(task, TPR_01PCT.key, "share"),
+            "tprs": [with_interval(task, metric.key, "share") for metric in TPRS],
             "asr": metric(task, ASR.key, "share"),
             "scored": audited(task, "n", "scored", style="count"),
             "seconds": Number(

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.names import AUROC
+from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.signals import View
 from spvmia_plugin.util.console import shown
@@ -70,7 +71,20 @@ def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Numb
     """A metric with both ends of its interval."""
     path = ("auroc_interval",) if name == AUROC.key else (name, "interval")
     low, high = (audited(task, "metrics", *path, end, style=style) for end in (0, 1))
-    return metric(task, name, style), low, high
+    printed = name in task.metrics  # by the harness; the rest stands in mia_audit alone
+    value = metric(task, name, style) if printed else audited(task, "metrics", name, "value", style=style)
+    return value, low, high
+
+
+def leading(audit: Audit, name: str, style: str) -> tuple[Number, Number, Number]:
+    """The strongest attack's number and both ends of its simultaneous interval."""
+    first, found = audit.tasks[0], audit.strongest
+    leader = found.by_metric[name] if found else Leader()
+    told = first.told.get("strongest") or {}
+    recorded = found is audit.mia_audit.strongest and isinstance(told.get(name), Mapping)
+    place = f"mia_audit/{first.task}/strongest/{name}" if recorded else f"computed/strongest/{name}"
+    value, low, high = (Number(getattr(leader, part), style, f"{place}/{part}") for part in ("value", "low", "high"))
+    return value, low, high
 
 
 def title(name: str) -> str:
@@ -93,10 +107,11 @@ def blind_task(audit: Audit) -> TaskResult | None:
     return next((task for task in audit.tasks if task not in audit.model_attacks), None)
 
 
-def strongest_task(audit: Audit) -> TaskResult | None:
-    """The task of the strongest attack."""
-    name = audit.strongest.name if audit.strongest else None
-    return next((task for task in audit.model_attacks if task.attack == name), None)
+def strongest_task(audit: Audit, name: str = AUROC.key) -> TaskResult | None:
+    """The task of the attack with most of a metric."""
+    found = audit.strongest
+    attack = found.by_metric[name].attack if found else None
+    return next((task for task in audit.model_attacks if task.attack == attack), None)
 
 
 def attack_classes() -> Mapping[str, type[Attack]]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spvmia_plugin.checks import Finding
-from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
-from spvmia_plugin.report.numbers import Number, Text, audited, metric, strongest_task, title, with_interval
-from spvmia_plugin.results import Audit, TaskResult
+from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, METRICS_WITH_INTERVAL, TPR_1PCT, Metric
+from spvmia_plugin.metrics.several import Leader, Strongest
+from spvmia_plugin.report.numbers import Text, audited, leading, title
+from spvmia_plugin.results import Audit
 from spvmia_plugin.results.model import failed, touches
 from spvmia_plugin.util.console import shown
 
@@ -18,9 +19,6 @@ Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 
 MARKED, CLEAR = 0.8, 0.6
 """Lower ends of the interval from which the headline says "often", and from which it says "clearly"."""
-
-ENOUGH_NONMEMBERS = 370
-"""Below so many the lower limit of the TPR at 1 % FPR is always 0: no non-member lies surely above the threshold."""
 
 MEMBERSHIP: Mapping[str, str] = {
     "manifest": "Who is a member is known from the manifest that was written when the model was fine-tuned.",
@@ -40,15 +38,19 @@ class Verdict:
     """What the audit says.
 
     Attributes:
-        level: "evidence" that members can be told apart, "none_found", "reversed" (members score lower), or
-            "unresolved".
+        level: "evidence" that members can be told apart, as a whole or some of them; "none_found"; "reversed" (members
+            score lower); or "unresolved".
+        as_a_whole: the same of all records, by the AUROC.
+        most_exposed: the same of the most exposed few, by the TPR at a low FPR; never "reversed".
         headline: one sentence.
-        sentences: the strongest attack, and how many records can be picked out, each with its uncertainty.
+        sentences: one for the records as a whole, one for the most exposed few, each with its uncertainty.
         provisional: failed preconditions that the verdict depends on.
         membership: how it is known.
     """
 
     level: Level
+    as_a_whole: Level
+    most_exposed: Level
     headline: str
     sentences: tuple[Text, ...]
     provisional: int
@@ -58,64 +60,69 @@ class Verdict:
 def judge(audit: Audit) -> Verdict:
     """Put an audit's result into words."""
     doubts = sum(casts_doubt(finding, audit) for finding in failed(audit))
-    level = _level(audit)
-    sentences = [_of_pairs(audit, level)]
-    best = strongest_task(audit)
-    if level != "unresolved" and best is not None:
-        sentences.append(_picked_out(best))
-        most = max(audit.model_attacks, key=_tpr)
-        if _tpr(most) > _tpr(best) >= 0:
-            tpr, low, high = with_interval(most, TPR_1PCT.key, "per_hundred")
-            sentences.append(
-                (
-                    f"Another attack, {title(most.attack)}, picks out most at that rate: about ",
-                    *(tpr, " (", low, " to ", high, "). It was chosen for that, so its number is too high on average."),
-                )
-            )
+    found = audit.strongest
+    whole = _level(found.auroc if found else None, AUROC)
+    few = _level(found.most_exposed if found else None, METRICS_WITH_INTERVAL[found.low_end] if found else AUROC)
+    few = "none_found" if few == "reversed" else few
     known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")
-    return Verdict(level, _headline(audit, level, doubts > 0), tuple(sentences), doubts, known)
+    return Verdict(
+        level="evidence" if few == "evidence" else whole,
+        as_a_whole=whole,
+        most_exposed=few,
+        headline=_headline(found, whole, few, doubts > 0),
+        sentences=(_of_pairs(audit, found, whole), *([] if whole == "unresolved" else [_picked_out(audit, few)])),
+        provisional=doubts,
+        membership=known,
+    )
 
 
 def casts_doubt(finding: Finding, audit: Audit) -> bool:
-    """Whether a failed precondition touches the AUROC of the strongest attack, which the verdict rests on."""
-    return touches(finding, audit.strongest.name if audit.strongest else None, AUROC.key)
-
-
-def _level(audit: Audit) -> Level:
+    """Whether a failed precondition touches what the verdict rests on: the AUROC or the TPR of the strongest."""
     found = audit.strongest
-    if found is None or found.name is None or math.isnan(found.interval[0]):
+    if found is None:
+        return touches(finding, None, AUROC.key)
+    rests_on = ((AUROC.key, found.auroc), (found.low_end, found.most_exposed))
+    return any(touches(finding, leader.attack, metric) for metric, leader in rests_on)
+
+
+def _level(leader: Leader | None, metric: Metric) -> Level:
+    if leader is None or math.isnan(leader.low):
         return "unresolved"
-    low, high = found.interval
-    return "evidence" if low > AUROC.guess else "reversed" if high < AUROC.guess else "none_found"
+    return "evidence" if leader.low > metric.guess else "reversed" if leader.high < metric.guess else "none_found"
 
 
-def _headline(audit: Audit, level: Level, provisional: bool) -> str:
-    if level == "unresolved":
+def _headline(found: Strongest | None, whole: Level, few: Level, provisional: bool) -> str:
+    """The first sentence: whether records can be told apart as a whole, and whether some can be picked out."""
+    low = found.auroc.low if found else math.nan
+    how_well = "often" if low >= MARKED else f"{'clearly' if low >= CLEAR else 'a little'} better than by chance"
+    if few == "evidence" and whole == "evidence":
+        said = f"an outsider can tell training records from others, {how_well}, and pick some out."
+        if how_well == "often":
+            said = "an outsider can often tell which records this model was trained on, and pick some out."
+    elif few == "evidence":
+        said = "an outsider can pick out the most exposed of the training records, but not tell them apart as a whole."
+    elif whole == "unresolved":
         return "These data cannot say whether an outsider can tell training records from others."
-    if level == "reversed":
+    elif whole == "reversed":
         return "Training records score lower than others. That points at the data, or at swapped labels."
-    low = audit.strongest.interval[0] if audit.strongest else math.nan
-    if level == "none_found":
-        said = "these attacks found no evidence that an outsider can tell training records from others."
-    elif low >= MARKED:
-        said = "an outsider can often tell which records this model was trained on."
-    elif low >= CLEAR:
-        said = "an outsider can tell training records from others, clearly better than by chance."
+    elif whole == "evidence":
+        said = f"as a whole, training records can be told from others, {how_well}; "
+        said += f"that single ones can be picked out is not {'shown' if few == 'none_found' else 'tested'}."
     else:
-        said = "an outsider can tell training records from others a little better than by chance."
+        said = "these attacks found no evidence that an outsider can tell training records from others."
     return f"Provisionally, {said}" if provisional else said[0].upper() + said[1:]
 
 
-def _of_pairs(audit: Audit, level: Level) -> Text:
+def _of_pairs(audit: Audit, found: Strongest | None, level: Level) -> Text:
     """The AUROC as what it is: how often the record of a pair is named that was trained on."""
-    found = audit.strongest
-    if found is None or found.name is None or level == "unresolved":
-        reason = found.reason if found and found.reason else "the run kept no scores of records"
+    if found is None or level == "unresolved":
+        reason = found.auroc.reason if found and found.auroc.reason else "the run kept no scores of records"
         return (f"Nothing can be concluded: {shown(reason)}.",)
-    auroc, low, high = strongest_numbers(audit, "per_hundred")
+    auroc, low, high = leading(audit, AUROC.key, "per_hundred")
     which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
     text: Text = (
-        f"Shown one training record and one other, {which} ({title(found.name)}) names the training record about ",
+        f"Shown one training record and one other, {which} ({title(str(found.auroc.attack))}) names the training "
+        "record about ",
         *(auroc, " times in 100 (", low, " to ", high, "). Guessing gets 50"),
     )
     if level == "none_found":
@@ -127,45 +134,35 @@ def _of_pairs(audit: Audit, level: Level) -> Text:
 def ranges(audit: Audit) -> str:
     """What the ranges behind the numbers mean."""
     found = audit.strongest
-    if found is None or found.name is None:
+    if found is None or found.auroc.attack is None:
         return ""
-    chosen = f"; the first allows for having chosen the strongest of {found.n_attacks}" if found.n_attacks > 1 else ""
-    return f"In brackets: the range that the true value lies in with {100 * found.confidence:g} % confidence{chosen}."
-
-
-def strongest_numbers(audit: Audit, style: str) -> tuple[Number, Number, Number]:
-    """AUROC of the strongest attack and both ends of its simultaneous interval."""
-    found = audit.strongest
-    if found is None or audit.mia_audit.strongest:
-        first = audit.tasks[0]
-        low, high = (audited(first, "strongest", "interval", end, style=style) for end in (0, 1))
-        return audited(first, "strongest", "auroc", style=style), low, high
-    task = strongest_task(audit)
-    auroc = metric(task, AUROC.key, style) if task else Number(found.auroc, style, "computed/strongest/auroc")
-    low, high = (Number(found.interval[end], style, f"computed/strongest/interval/{end}") for end in (0, 1))
-    return auroc, low, high
-
-
-def _picked_out(task: TaskResult) -> Text:
-    """The TPR at 1 % FPR in words."""
-    tpr, low, high = with_interval(task, TPR_1PCT.key, "per_hundred")
-    if tpr.value is None or math.isnan(tpr.value):
-        reason = task.mia_audit.metrics.tpr_at_1pct_fpr.reason or "no reason was recorded"
-        return (f"How many could be picked out at 1 false accusation in 100 cannot be told: {shown(reason)}.",)
-    others = audited(task, "metrics", "n_nonmembers", style="count")
-    # The range reaches down to 0 whatever the estimate: the threshold rests on too few non-members.
-    too_few = low.value == 0 and others.value is not None and others.value < ENOUGH_NONMEMBERS
-    reach = f" others were audited; from {ENOUGH_NONMEMBERS} on it need not."
-    supposed = "supposed training records" if task.mia_audit.membership == "assumed" else "training records"
+    chosen = f" and for all {found.n_attacks} attacks" if found.n_attacks > 1 else ""
     return (
-        f"Of 100 {supposed}, it can pick out about ",
-        *(tpr, " (", low, " to ", high, ") while wrongly accusing 1 in 100 others. Guessing picks out 1"),
-        *((", which lies within that range",) if (low.value or 0.0) <= TPR_1PCT.guess <= (high.value or 0.0) else ()),
-        ".",
-        *((" The range reaches 0 because only ", others, reach) if too_few else ()),
+        f"In brackets: the range that the true value lies in with {100 * found.confidence:g} % confidence, for both "
+        f"sentences{chosen} at once: choosing the strongest is allowed for."
     )
 
 
-def _tpr(task: TaskResult) -> float:
-    value = task.metrics.get(TPR_1PCT.key, math.nan)
-    return -1.0 if math.isnan(value) else value
+def _picked_out(audit: Audit, level: Level) -> Text:
+    """The TPR at the lowest FPR that the non-members bear, in words."""
+    found = audit.strongest
+    if found is None:
+        return ()
+    metric, leader = METRICS_WITH_INTERVAL[found.low_end], found.most_exposed
+    accused = f"{100 * metric.fpr:g}"
+    if level == "unresolved":
+        reason = leader.reason or "no reason was recorded"
+        return (f"How many could be picked out at {accused} false accusations in 100 cannot be told: {shown(reason)}.",)
+    tpr, low, high = leading(audit, found.low_end, "per_hundred")
+    task = next((task for task in audit.model_attacks if task.attack == leader.attack), audit.tasks[0])
+    others = audited(task, "metrics", "n_nonmembers", style="count")
+    supposed = "supposed training records" if audit.mia_audit.membership == "assumed" else "training records"
+    name = title(str(leader.attack))
+    who = f"{name}, which picks out most, finds" if found.n_attacks > 1 else f"{name} finds"
+    guess = f") while wrongly accusing {accused} in 100 others. Guessing finds {accused}"
+    within = (", which lies within that range",) if leader.low <= metric.guess <= leader.high else ()
+    text: Text = (f"Of 100 {supposed}, {who} about ", tpr, " (", low, " to ", high, guess, *within, ".")
+    if metric == TPR_1PCT:
+        return text
+    why = f" others were audited: 1 in 100 takes {LOW_END_NONMEMBERS}."
+    return (*text, f" It is read at {accused} in 100 because only ", others, why)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS
-from spvmia_plugin.metrics.several import Strongest
+from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, METRICS_WITH_INTERVAL
 from spvmia_plugin.results.model import BLIND_ATTACK, Audit, TaskResult
 
 STRONGEST = "strongest"
-"""In place of an attack's name: the one with the largest AUROC, whichever it is."""
+"""In place of an attack's name: the one with most of the metric, whichever it is."""
 
 NO_SAMPLES = (
     "the strongest of several attacks has no valid interval without the scores of the records: run lm_eval with "
@@ -75,34 +74,26 @@ def of_attack(task: TaskResult | None, metric: str) -> Estimate:
     )
 
 
-def of_strongest(audit: Audit) -> Estimate:
-    """The largest AUROC of the audit's attacks, with the interval that allows for the choice."""
-    attacks = audit.model_attacks
-    if len(attacks) == 1:
-        return of_attack(attacks[0], AUROC.key)
-    found = strongest_of(audit)
-    if found is None:
-        return Estimate(reason=NO_SAMPLES if attacks else "no attack on the model was run")
-    return Estimate(
-        value=found.auroc,
-        low=found.interval[0],
-        high=found.interval[1],
-        confidence=found.confidence,
-        attack=found.name,
-        chosen_among=found.n_attacks,
-        reason=found.reason if math.isnan(found.auroc) else None,
-    )
+def of_strongest(audit: Audit, metric: str = AUROC.key) -> Estimate:
+    """The attack with most of a metric, with the interval that allows for the choice.
 
-
-def strongest_of(audit: Audit) -> Strongest | None:
-    """The strongest attack as the run recorded it, or chosen anew where it was chosen among other attacks too.
-
-    A run compares all attacks on its data; those that ran under other settings make another audit.
+    Args:
+        audit: the attacks.
+        metric: key of the AUROC or of a TPR.
     """
-    found, names = audit.strongest, {task.attack for task in audit.model_attacks}
-    if found is None or (found.n_attacks <= len(names) and found.name in (None, *names)):
-        return found
-    return Audit(tuple(task.apart() for task in audit.tasks)).strongest
+    found = audit.strongest
+    if found is None:
+        return Estimate(reason=NO_SAMPLES if audit.model_attacks else "no attack on the model was run")
+    leader = found.by_metric[metric]
+    return Estimate(
+        value=leader.value,
+        low=leader.low,
+        high=leader.high,
+        confidence=found.confidence,
+        attack=leader.attack,
+        chosen_among=found.n_attacks,
+        reason=leader.reason if math.isnan(leader.value) else None,
+    )
 
 
 def of_blind(audit: Audit) -> Estimate:
@@ -114,13 +105,10 @@ def of_blind(audit: Audit) -> Estimate:
 
 
 def counted(audit: Audit, attack: str, metric: str) -> Estimate:
-    """The number a row is ranked by: of the attack named, or of the strongest one."""
-    if attack != STRONGEST:
-        return of_attack(task_of(audit, attack), metric)
-    strongest = of_strongest(audit)
-    if metric == AUROC.key or strongest.attack is None:
-        return strongest
-    return of_attack(task_of(audit, strongest.attack), metric)
+    """One number of the attack named, or of the strongest by that metric."""
+    if attack == STRONGEST and metric in METRICS_WITH_INTERVAL:
+        return of_strongest(audit, metric)
+    return of_attack(task_of(audit, attack), metric)
 
 
 def task_of(audit: Audit, attack: str) -> TaskResult | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.audit.mia_audit import MiaAudit
+from spvmia_plugin.audit.mia_audit import NO_TPR, MiaAudit
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.several import Strongest, strongest
@@ -137,15 +137,21 @@ class Audit:
 
     @cached_property
     def strongest(self) -> Strongest | None:
-        """The attack with the largest AUROC and its simultaneous interval, as the run recorded it.
+        """What the strongest attacks show, as the run recorded it.
 
-        Runs of before it was recorded: computed from the samples; None without samples or attacks.
+        Computed from the samples where it recorded less, or chose among other attacks too: a run compares all attacks
+        on its data, and those that ran under other settings make another audit. None without attacks on the model, or
+        where there are no samples to compute it from.
         """
-        if recorded := self.mia_audit.strongest:
-            return recorded
-        scores = {task.attack: self.scores(task) for task in self.model_attacks}
-        if not self.has_samples or not scores:
+        recorded, names = self.mia_audit.strongest, {task.attack for task in self.model_attacks}
+        if recorded is not None:
+            chosen = {leader.attack for leader in recorded.by_metric.values()}
+            is_ours = recorded.n_attacks <= len(names) and chosen <= {None, *names}
+            if is_ours and (recorded.tpr_at_5pct_fpr is not NO_TPR or not self.has_samples):
+                return recorded
+        if not self.has_samples or not names:
             return None
+        scores = {task.attack: self.scores(task) for task in self.model_attacks}
         return strongest(scores, self.labels(), self.clusters(), seed=self.mia_audit.seed)
 
 
