@@ -229,7 +229,7 @@ class Comparison:
         self._records |= {record.id: record for record in records}
         self._results[task] = results
         self._correlations = None
-        if not self._attacks or not self._attacks.keys() <= self._results.keys():
+        if not self._attacks.keys() <= self._results.keys():
             return None
         scores, members, clusters = self._table(self._attacks)
         self.compared = self._named(compare(scores, members, clusters, seed=self._seed))

@@ -137,7 +137,7 @@ def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
     """The strongest attack's AUROC and TPR, with the intervals that allow for having been chosen."""
     for metric, found in of_the_strongest(audit):
         task = next((task for task in audit.tasks if task.attack == found.attack), None)
-        if task is None or math.isnan(found.value) or found.chosen_among < 2:
+        if task is None or math.isnan(found.value):
             continue
         name = f"spvmia.{_plain(audit.dataset)}.strongest.{protocol_digits(audit, *audit.model_attacks)}"
         result = _result(run, audit, task, (metric, found), name)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export.common import (
@@ -25,8 +25,11 @@ from spvmia_plugin.export.common import (
 )
 from spvmia_plugin.metrics.names import AUROC, BLIND, Metric
 from spvmia_plugin.results.estimate import Estimate, of_blind
-from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
+from spvmia_plugin.results.model import Audit, HarnessRun
 from spvmia_plugin.web.text import unlinked
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 _RESULTS_PATH, _CARD_PATH = ".eval_results/spvmia.yaml", "model-index.md"
 _HUB_METRICS = {AUROC.key: "roc_auc"}
@@ -73,9 +76,8 @@ def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
         f"{name_of(metric)} of the strongest of {found.chosen_among} attacks, {found.attack}: lower is more private"
     )
     if not math.isnan(found.low):
-        told.append(
-            f"simultaneous {found.confidence:.0%} interval {found.low!r} to {found.high!r}; a guess gets {metric.guess:g}"
-        )
+        told.append(f"simultaneous {found.confidence:.0%} interval {found.low!r} to {found.high!r}")
+        told.append(f"a guess gets {metric.guess:g}")
     blind = of_blind(audit)
     if not math.isnan(blind.value):
         told.append(f"{name_of(BLIND)} {blind.value!r} ({blind.low!r} to {blind.high!r})")
@@ -103,37 +105,54 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
             f"got {failed[0]}; mend the data and run again, or export to every-eval-ever or hf-eval-results, which "
             "carry the warning"
         )
-    results = [result for audit in run.audits for task in audit.tasks for result in _card_results(audit, task)]
+    results = []
+    for audit in run.audits:
+        digits = protocol_digits(audit, *audit.model_attacks)
+        for metric, found in of_the_strongest(audit):
+            whose = f" of the strongest of {found.chosen_among} attacks, {found.attack}"
+            results += _card_results(audit, (metric, found), f"strongest-{digits}", whose)
+        for task in audit.tasks:
+            for metric, found in estimates(task):
+                whose = "" if metric == BLIND else f" of the attack {task.attack}"
+                results += _card_results(audit, (metric, found), f"{task.task}-{protocol_digits(audit, task)}", whose)
     if not results:
         raise SpvmiaError(f"RESULTS: expected an audit with a number, got none in {run.path}")
     card = ModelCardData(model_name=model_id(run, options).partition("/")[2], eval_results=results)
     return {_CARD_PATH: f"---\n{card.to_yaml()}\n---\n"}
 
 
-def _card_results(audit: Audit, task: TaskResult) -> Iterator[object]:
+def _card_results(audit: Audit, number: tuple[Metric, Estimate], config: str, whose: str) -> list[EvalResult]:
+    """A card's entry of one number, none where there is no number.
+
+    Args:
+        audit: its audit.
+        number: the metric and its value.
+        config: what tells it from the others of that metric.
+        whose: which attack's it is, in words.
+    """
     from huggingface_hub import EvalResult
 
-    found = task.mia_audit
-    for metric, estimate in estimates(task):
-        if math.isnan(estimate.value):
-            continue
-        better = "higher" if metric.higher_is_better else "lower"
-        whose = "" if metric == BLIND else f" of the attack {task.attack}"
-        yield EvalResult(
+    (metric, estimate), about = number, audit.mia_audit
+    if math.isnan(estimate.value):
+        return []
+    better = "higher" if metric.higher_is_better else "lower"
+    return [
+        EvalResult(
             task_type="text-generation",
             task_name="Membership inference",
             dataset_type=audit.dataset,
             dataset_name=unlinked(source_name(audit)),
-            dataset_config=f"{task.task}-{protocol_digits(audit, task)}",
+            dataset_config=config,
             metric_type=_HUB_METRICS.get(metric.key, metric.key),
             metric_name=unlinked(f"{name_of(metric)}{whose} ({better} is better)"),
             metric_value=estimate.value,
             metric_args={
                 "lower_is_better": not metric.higher_is_better,
-                "members": found.n.members,
-                "nonmembers": found.n.nonmembers,
-                "membership": found.membership,
+                "members": about.n.members,
+                "nonmembers": about.n.nonmembers,
+                "membership": about.membership,
                 **({"stderr": estimate.stderr} if math.isfinite(estimate.stderr) else {}),
                 **({"interval": [estimate.low, estimate.high]} if math.isfinite(estimate.low) else {}),
             },
         )
+    ]

@@ -293,7 +293,7 @@ class AuditTask(Task):  # type: ignore[misc]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
             if self.comparison is not None:
                 found = self.comparison.add(self.config.task, self._results, self.data.records)
-                if found is not None:
+                if found is not None and found.n_attacks:
                     show(f"spvmia: {self.config.metadata['spvmia_dataset']}: {in_one_line(found)}")
         return self._summary
 

@@ -51,23 +51,28 @@ def of_attack(task: TaskResult | None, metric: str) -> Estimate:
     audit, metrics = task.mia_audit, task.mia_audit.metrics
     interval, confidence = (math.nan, math.nan), metrics.confidence
     realised_fpr, reason = math.nan, None
+    value = task.metrics.get(metric, math.nan)
+    stderr = task.metrics.get(f"{metric}_stderr", math.nan)
+    tprs = {each.key: tpr for each, tpr in metrics.tprs.items()}
     if metric == AUROC.key:
         interval = metrics.auroc_interval
-    elif (tpr := metrics.tprs.get(METRICS[metric])) is not None:
+    elif metric in tprs:
+        tpr = tprs[metric]
         interval, realised_fpr, reason = tpr.interval, tpr.realised_fpr, tpr.reason
+        if metric not in METRICS:  # the harness does not print it
+            value, stderr = tpr.value, tpr.stderr
     elif metric == BLIND.key:
         if not math.isnan(audit.blind.auroc):
             interval, confidence = (audit.blind.low, audit.blind.high), audit.blind.confidence
         reason = audit.blind.reason
     elif metric == EPSILON.key:
         reason = audit.epsilon_lb.get("reason")
-    value = task.metrics.get(metric, math.nan)
     return Estimate(
         value=value,
         low=interval[0],
         high=interval[1],
         confidence=confidence,
-        stderr=task.metrics.get(METRICS[metric].stderr_key, math.nan),
+        stderr=stderr,
         attack=task.attack,
         realised_fpr=realised_fpr,
         reason=str(reason or metrics.reason or "not resolved") if math.isnan(value) else None,

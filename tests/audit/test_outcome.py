@@ -33,11 +33,10 @@ def test_the_last_task_fills_in_what_the_first_ones_already_hold():
     assert held == {}
     comparison.add("b", results(strong), RECORDS)
     expected = as_json(strongest({"a": weak, "b": strong}, LABELS, CLUSTERS, seed=3))
-    assert held["task"] == "b"
-    assert held["name"] == "zlib"
     assert held["n_attacks"] == 2
-    assert held["interval"] == expected["interval"]
-    assert held["auroc"] == expected["auroc"]
+    assert held["auroc"] == {**expected["auroc"], "attack": "zlib", "task": "b"}
+    assert held["tpr_at_5pct_fpr"] == {**expected["tpr_at_5pct_fpr"], "attack": "zlib", "task": "b"}
+    assert comparison.compared.leaders["auroc"]["a"].value < 0.7
 
 
 def test_blind_attacks_are_not_compared():
@@ -45,14 +44,14 @@ def test_blind_attacks_are_not_compared():
     comparison.add("words", results(scores(9.0, 0)), RECORDS)
     assert comparison.strongest == {}
     comparison.add("a", results(scores(0.5, 0)), RECORDS)
-    assert (comparison.strongest["task"], comparison.strongest["n_attacks"]) == ("a", 1)
+    assert (comparison.strongest["auroc"]["task"], comparison.strongest["n_attacks"]) == ("a", 1)
 
 
 def test_only_blind_attacks_leave_a_reason():
     comparison = Comparison({"words": BagOfWords()}, seed=0)
     comparison.add("words", results(scores(9.0, 0)), RECORDS)
-    assert comparison.strongest["name"] is None
-    assert comparison.strongest["reason"]
+    assert comparison.strongest["auroc"]["attack"] is None
+    assert comparison.strongest["auroc"]["reason"]
 
 
 def test_gathered_in_any_order_and_limited_to_other_records():
@@ -66,5 +65,5 @@ def test_gathered_in_any_order_and_limited_to_other_records():
     backward.add("a", dict(reversed(results(full).items())), RECORDS)
     assert forward.strongest == backward.strongest
     gaps = np.where(np.arange(80) < 40, part, np.nan)
-    assert forward.strongest["auroc"] == strongest({"a": full, "b": gaps}, LABELS, CLUSTERS).auroc
+    assert forward.strongest["auroc"]["value"] == strongest({"a": full, "b": gaps}, LABELS, CLUSTERS).auroc.value
     assert forward.strongest["n_attacks"] == 2

@@ -48,17 +48,26 @@ def hub_entries(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_hub_results_hold_the_privacy_score_of_each_attack(tmp_path: Path) -> None:
+def strongest_of(results: Path) -> dict[str, Any]:
+    raw = json.loads(results.read_text())
+    found: dict[str, Any] = raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["strongest"]
+    return found
+
+
+def test_hub_results_hold_what_the_strongest_attack_shows(tmp_path: Path) -> None:
+    """No privacy score: it hides the most exposed few, and of a model that leaks nothing it is .91 at n = 50."""
     results = model(tmp_path, "org/one", audited(ATTACKS))
     path = exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy")
     assert path == tmp_path / "out" / ".eval_results" / "spvmia.yaml"
+    told = strongest_of(results)
     found = {entry["dataset"]["task_id"]: entry for entry in hub_entries(path)}
-    assert set(found) == {"spv_mia_custom", "loss_mia_custom"}
-    for task, entry in found.items():
-        row = rows(results)[task]
+    assert set(found) == {"mia_custom_auroc", f"mia_custom_{told['low_end']}"}
+    for name, entry in found.items():
+        leader = told[name.removeprefix("mia_custom_")]
         assert entry["dataset"]["id"] == "acme/privacy"
-        assert entry["value"] == row["privacy_score,none"]
-        assert f"AUROC {row['auroc,none']!r}" in entry["notes"]
+        assert entry["value"] == leader["value"]
+        assert f"of the strongest of 2 attacks, {leader['attack']}: lower is more private" in entry["notes"]
+        assert f"95% interval {leader['low']!r} to {leader['high']!r}" in entry["notes"]
 
 
 def test_huggingface_hub_reads_hub_results_back(tmp_path: Path) -> None:
@@ -71,17 +80,19 @@ def test_huggingface_hub_reads_hub_results_back(tmp_path: Path) -> None:
 
 def test_hub_results_begin_their_notes_with_the_warnings(tmp_path: Path) -> None:
     results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=[DUPLICATES]))
-    (entry,) = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    entry, _ = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
     assert entry["notes"].startswith(f"WARNING: {DUPLICATES.message}; ")
 
 
-def test_a_warning_about_one_attack_stands_at_that_attack(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strength", "warned"), [(0.2, False), (2.0, True)])
+def test_a_warning_about_one_attack_counts_where_that_is_the_strongest(
+    tmp_path: Path, strength: float, warned: bool
+) -> None:
     overlap = replace(DUPLICATES, code="candidate_overlaps_audited")
-    tasks = audited({"spv": 1.0, "lira_candidate": 0.5}, findings=[overlap])
+    tasks = audited({"spv": 1.0, "lira_candidate": strength}, findings=[overlap])
     results = model(tmp_path, "org/one", tasks)
     entries = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
-    warned = {entry["dataset"]["task_id"]: entry["notes"].startswith("WARNING") for entry in entries}
-    assert warned == {"spv_mia_custom": False, "lira_candidate_mia_custom": True}
+    assert [entry["notes"].startswith("WARNING") for entry in entries] == [warned, warned]
     with pytest.raises(SpvmiaError, match="without its warnings"):
         exported(tmp_path, results, "model-index")
 
@@ -116,6 +127,9 @@ def test_a_model_index_round_trips_through_the_model_card(tmp_path: Path) -> Non
         )
         if not math.isnan(row[f"{key},none"])
     }
+    told = strongest_of(results)
+    expected["strongest", "roc_auc"] = told["auroc"]["value"]
+    expected["strongest", told["low_end"]] = told[told["low_end"]]["value"]
     assert {(config.rpartition("-")[0], metric): r.metric_value for (config, metric), r in found.items()} == expected
 
 

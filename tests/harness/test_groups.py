@@ -1,8 +1,7 @@
-"""Rows of groups: means over what has a number, with the error of a mean over attacks on the same records."""
+"""Rows of groups: the strongest of attacks on the same records, the mean over data sets."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -31,34 +30,28 @@ def group(neighbour_tasks):
         path.unlink()
 
 
-def naive_stderr_of_mean(result, tasks):
-    """Each pair of records looked at, each attack's components averaged before they are squared."""
-    total = 0
-    for task in tasks:
-        rows = [(row["doc"]["is_member"], json.loads(row["resps"][0][0])["score"]) for row in
-                sorted(result["samples"][task], key=lambda row: row["doc"]["id"])]  # fmt: skip
-        members = np.array([score for is_member, score in rows if is_member])
-        others = np.array([score for is_member, score in rows if not is_member])
-        wins = (members[:, None] > others) + 0.5 * (members[:, None] == others)
-        of_members = (wins.mean(axis=1) - wins.mean()) / np.sqrt(len(members) * (len(members) - 1))
-        of_others = (wins.mean(axis=0) - wins.mean()) / np.sqrt(len(others) * (len(others) - 1))
-        total = total + np.concatenate([of_members, of_others])
-    return np.linalg.norm(total / len(tasks))
-
-
-def test_the_mean_over_attacks_on_the_same_records(evaluate, options, group, tmp_path, capsys):
+def test_the_row_of_attacks_on_the_same_records_is_the_strongest(evaluate, options, group, tmp_path, capsys):
+    """Neither a mean over attacks nor the blind baseline, whose AUROC is the largest here."""
     tasks = [f"{name}_mia_custom" for name in NAMES]
-    result = evaluate([group("some_attacks", tasks)], {**options, "mia_cache_dir": str(tmp_path)})
-    row, found = result["results"]["some_attacks"], [task for task in tasks if "candidate" not in task]
-    assert row["auroc,none"] == pytest.approx(np.mean([result["results"][task]["auroc,none"] for task in found]))
-    assert row["auroc_stderr,none"] == pytest.approx(naive_stderr_of_mean(result, found), rel=1e-6)
-    stderrs = [result["results"][task]["auroc_stderr,none"] for task in found]
-    assert row["auroc_stderr,none"] > 1.2 * math.sqrt(sum(s**2 for s in stderrs)) / len(stderrs)
+    metrics = ("auroc", "tpr_at_1pct_fpr", "asr", "blind_auroc")
+    name = group("some_attacks", tasks, metrics=metrics)
+    result = evaluate([name], {**options, "mia_cache_dir": str(tmp_path)})
+    row, rows = result["results"]["some_attacks"], result["results"]
+    told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["strongest"]
+    assert told["n_attacks"] == 3
+    best = told["auroc"]["task"]
+    assert best in {"loss_mia_custom", "min_k_mia_custom", "min_k_pp_mia_custom"}
+    assert row["auroc,none"] == rows[best]["auroc,none"] == told["auroc"]["value"]
+    assert row["auroc_stderr,none"] == pytest.approx((told["auroc"]["high"] - told["auroc"]["low"]) / (2 * 1.959964))
+    assert row["auroc_stderr,none"] > 1.1 * rows[best]["auroc_stderr,none"]
+    assert math.isnan(row["tpr_at_1pct_fpr,none"])  # 40 non-members
+    assert math.isnan(row["tpr_at_1pct_fpr_stderr,none"])
+    assert row["asr,none"] == rows[best]["asr,none"]
     assert row["asr_stderr,none"] == "N/A"
-    assert row["sample_count"]["auroc,none"] == 80 * len(found)
-    assert math.isnan(result["results"]["lira_candidate_mia_custom"]["auroc,none"])
-    said = "some_attacks: means over 4 of 5 tasks; without a number: lira_candidate_mia_custom"
-    assert said in capsys.readouterr().err
+    assert row["blind_auroc,none"] == rows[best]["blind_auroc,none"]
+    assert row["sample_count"]["auroc,none"] == 80
+    said = capsys.readouterr().err
+    assert f"spvmia: custom: the strongest of 3 attacks: AUROC {told['auroc']['value']:.3f} (" in said
 
 
 def other_data(tmp_path, neighbour_tasks, options):
@@ -106,12 +99,12 @@ def test_the_mean_over_data_sets_is_the_harnesss_own(evaluate, options, group, t
 def test_groups_of_others_stay_with_the_harness(evaluate, group, options, tmp_path):
     from lm_eval.api.group import Group
 
-    from spvmia_plugin.harness.task import install_group_means
+    from spvmia_plugin.harness.task import install_group_rows
 
     name = group("others", ["other_choice"], metrics=("acc",), weight="true")
     before = evaluate([name])["results"]["others"]
     result = evaluate([name, "loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path)})
     assert result["results"]["others"] == before
     wrapped = Group.aggregate
-    install_group_means()
+    install_group_rows()
     assert Group.aggregate is wrapped

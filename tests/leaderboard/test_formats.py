@@ -28,8 +28,7 @@ from tests.leaderboard.models import DUPLICATES, audited, model, three_models
 
 HEADINGS = {
     "strongest attack, AUROC": ("auroc", "strongest"),
-    "TPR at 1 % FPR": ("tpr_at_1pct_fpr", "spv"),
-    "privacy score": ("privacy_score", "spv"),
+    "TPR at 5 % FPR": ("tpr_at_5pct_fpr", "strongest"),
     "SPV-MIA, AUROC": ("auroc", "spv"),
 }
 
@@ -58,8 +57,9 @@ def told(raw: dict[str, Any], heading: str) -> tuple[float, float, float]:
     metric, attack = HEADINGS[heading]
     row, audit = raw["results"]["spv_mia_custom"], raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]
     if attack == "strongest":
-        assert audit["strongest"]["name"] == "spv"
-        return audit["strongest"]["auroc"], *audit["strongest"]["interval"]
+        leader = audit["strongest"][metric]
+        assert leader["attack"] == "spv"
+        return leader["value"], leader["low"], leader["high"]
     found = audit["metrics"].get(metric)
     interval = found["interval"] if isinstance(found, dict) else audit["metrics"].get(f"{metric}_interval")
     return row[f"{metric},none"], *(interval or (math.nan, math.nan))

@@ -8,9 +8,11 @@ import numpy as np
 from scipy.stats import norm
 
 from spvmia_plugin.metrics.arrays import cluster_codes
-from spvmia_plugin.metrics.intervals import estimate_auroc, tpr_interval
+from spvmia_plugin.metrics.intervals import estimate_auroc
+from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.one_run import epsilon_lower_bound
-from spvmia_plugin.metrics.several import gains
+from spvmia_plugin.metrics.several import gains, strongest
+from spvmia_plugin.metrics.tpr import tpr_interval
 
 SIZES = (100, 400, 2000)
 AUROCS = (0.5, 0.7, 0.95)
@@ -70,6 +72,40 @@ def gain_coverage(n, theirs, ours, per_document, audits, seed):
     return tuple(hits / audits)
 
 
+def exposed_audit(n, attacks, rng, memorised=0.05, sensitive=None):
+    """Scores of correlated attacks on n members and n non-members, of which a share of the members is memorised.
+
+    Args:
+        n: records a class.
+        attacks: how many; their errors have a correlation of 0.6.
+        rng: draws.
+        memorised: share of the members that score 4 standard deviations higher; all others score like non-members.
+        sensitive: how many of the attacks see it, None for all.
+    """
+    labels = np.arange(2 * n) < n
+    known = np.arange(2 * n) < round(memorised * n)
+    common = rng.standard_normal(2 * n)
+    scores = {
+        f"a{number}": np.sqrt(0.6) * common
+        + np.sqrt(0.4) * rng.standard_normal(2 * n)
+        + 4 * known * (sensitive is None or number < sensitive)
+        for number in range(attacks)
+    }
+    return scores, labels
+
+
+def evidence(n, attacks, audits, seed, **of_audit):
+    """Shares of audits that call evidence: by AUROC, at the low end, and by either."""
+    found = np.zeros(3)
+    rng = np.random.default_rng([seed, n, attacks])
+    for number in range(audits):
+        result = strongest(*exposed_audit(n, attacks, rng, **of_audit), seed=number)
+        whole = result.auroc.excludes(0.5)
+        few = result.most_exposed.excludes(METRICS_WITH_INTERVAL[result.low_end].guess)
+        found += [whole, few, whole or few]
+    return found / audits
+
+
 def randomised_response_bounds(epsilon, n, audits, rng, delta=0.0):
     """Bounds of audits of randomised response: every coin is reported, each truthfully with e^eps / (1 + e^eps)."""
     correct = rng.binomial(n, 1 / (1 + np.exp(-epsilon)), size=audits)
@@ -94,6 +130,13 @@ def main(audits=2000):
             for auroc in AUROCS:
                 of_auroc, of_tpr = coverage(n, auroc, per_document, audits, seed=0)
                 print(f"{n:7d}  {per_document:16d}  {auroc:5.2f}  {of_auroc:14.4f}  {of_tpr:14.4f}", flush=True)
+    print("n/class  attacks  memorised  that see it   evidence by AUROC  at the low end  by either")
+    for n in (200, 500, 1000):
+        for attacks in (1, 17):
+            for memorised, sensitive in ((0.0, None), (0.05, None), (0.05, 1)):
+                shares = evidence(n, attacks, audits // 5, 0, memorised=memorised, sensitive=sensitive)
+                told = "  ".join(f"{share:.3f}" for share in shares)
+                print(f"{n:7d}  {attacks:7d}  {memorised:9.2f}  {sensitive or 'all':>11}   {told}", flush=True)
     rng = np.random.default_rng(0)
     for epsilon in (0, 1, 2, 4):
         for n in (20, 200, 2000):

@@ -47,8 +47,8 @@ def simultaneous_misses(audits, attacks, seed):
         shared = rng.standard_normal(200)
         scores = {f"a{k}": 0.5 * shared + rng.standard_normal(200) for k in range(attacks)}
         found = strongest(scores, labels)
-        misses += not found.interval[0] <= 0.5 <= found.interval[1]
-        low, high = summarise(scores[found.name], labels).auroc_interval
+        misses += not found.auroc.low <= 0.5 <= found.auroc.high
+        low, high = summarise(scores[found.auroc.attack], labels).auroc_interval
         naive += not low <= 0.5 <= high
     return misses / audits, naive / audits
 

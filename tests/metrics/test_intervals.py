@@ -9,16 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binomtest, norm
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics import intervals
+from spvmia_plugin.metrics import tpr
 from spvmia_plugin.metrics.arrays import cluster_codes
-from spvmia_plugin.metrics.intervals import (
-    clopper_pearson,
-    design_effect,
-    estimate_auroc,
-    tpr_interval,
-    tpr_stderrs,
-)
-from spvmia_plugin.metrics.roc import tpr_at_fpr
+from spvmia_plugin.metrics.intervals import clopper_pearson, design_effect, estimate_auroc
+from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval, tpr_stderrs
 from tests.metrics.simulation import binormal_audit
 
 
@@ -117,12 +111,16 @@ def test_design_effect():
     assert design_effect(np.arange(400) % 2 == 0, np.repeat(np.arange(200), 2)) == 1
 
 
-def test_threshold_limits_are_the_order_statistics_of_the_beta_distribution():
+def test_the_interval_s_ends_are_order_statistics_of_the_beta_distribution():
+    """With members beyond number only the threshold is uncertain: the ends are the TPRs at two order statistics."""
     others = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0))
-    above, below = intervals._threshold_limits(others, 0.01, 1000, 0.95)
-    j_above, j_below = int(1001 - above), int(1001 - below)
-    assert beta.cdf(0.01, j_above, 1001 - j_above) >= 0.975 > beta.cdf(0.01, j_above + 1, 1000 - j_above)
-    assert beta.cdf(0.01, j_below, 1001 - j_below) <= 0.025 < beta.cdf(0.01, j_below - 1, 1002 - j_below)
+    members = np.linspace(0, 1001, 1_000_003)
+    scores, labels = np.r_[members, others], np.arange(1_001_003) < 1_000_003
+    low, high = tpr_interval(scores, labels, np.arange(len(scores)), 0.01, 0.95)
+    j_above = max(j for j in range(1, 40) if beta.cdf(0.01, j, 1001 - j) >= 0.975)
+    j_below = min(j for j in range(1, 40) if beta.cdf(0.01, j, 1001 - j) <= 0.025)
+    assert low == pytest.approx(np.mean(members > 1001 - j_above), abs=1e-4)
+    assert high == pytest.approx(np.mean(members >= 1001 - j_below), abs=1e-4)
 
 
 def test_tpr_interval_holds_the_estimate_and_is_honest_at_the_ends():
@@ -135,9 +133,32 @@ def test_tpr_interval_holds_the_estimate_and_is_honest_at_the_ends():
     low, high = tpr_interval(labels * 100.0 + np.arange(2000) / 2000, labels, np.arange(2000), 0.01, 0.95)
     assert high == 1
     assert low == pytest.approx(0.025 ** (1 / 1000))
-    # 200 non-members: with probability 0.99^200 = 13 % none of them lies above the true threshold
+    # 200 non-members: with probability 0.99^200 = 13 % none of them lies above the true threshold. The highest has an
+    # FPR of at most u = 1.8 % with 97.5 %: at least 1/1.8 of the members that it lets pass are above the true one.
     few = np.r_[0:1000, 1000:1200]
-    assert tpr_interval(labels[few] * 100.0 + few / 2000, labels[few], few, 0.01, 0.95) == (0, 1)
+    low, high = tpr_interval(labels[few] * 100.0 + few / 2000, labels[few], few, 0.01, 0.95)
+    assert low == pytest.approx(0.01 / (1 - 0.025 ** (1 / 200)), rel=0.01)
+    assert high == 1
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5, 2.0])
+def test_ties_at_the_threshold_are_covered(step):
+    """Scores of few values (ez, rmia): the threshold jumps over all that share one. 73 to 89 % before."""
+    rng = np.random.default_rng(int(100 * step))
+    values = np.arange(-12, 14, step)
+    threshold = values[np.argmax(norm.sf(values + step / 2) <= 0.01)]
+    truth, held = norm.sf(threshold + step / 2 - 2), 0
+    for _ in range(300):
+        labels = np.arange(1000) < 500
+        scores = np.round((rng.standard_normal(1000) + 2 * labels) / step) * step
+        low, high = tpr_interval(scores, labels, np.arange(1000), 0.01, 0.95)
+        held += low <= truth <= high
+    assert held >= 0.93 * 300
+
+
+def errors(scores, labels, codes, fprs, seed):
+    drawn = Bootstrap(labels, codes, seed).tprs([scores], fprs)[0]
+    return tpr_stderrs(scores, labels, codes, fprs, drawn)
 
 
 def test_tpr_stderr_is_the_spread_over_repeated_audits():
@@ -145,8 +166,8 @@ def test_tpr_stderr_is_the_spread_over_repeated_audits():
     for per_document in (1, 5):
         audits = [binormal_audit(1000, 0.9, per_document, rng) for _ in range(60)]
         tprs = [tpr_at_fpr(scores, labels, 0.05).tpr for scores, labels, _ in audits]
-        errors = [tpr_stderrs(*audit, (0.05,), seed)[0] for seed, audit in enumerate(audits[:6])]
-        assert np.mean(errors) == pytest.approx(np.std(tprs), rel=0.35)
+        found = [errors(*audit, (0.05,), seed)[0] for seed, audit in enumerate(audits[:6])]
+        assert np.mean(found) == pytest.approx(np.std(tprs), rel=0.35)
 
 
 def naive_bootstrap(scores, labels, codes, fpr, times, rng):
@@ -168,15 +189,15 @@ def test_tpr_stderr_equals_a_naive_bootstrap(rounding, monkeypatch):
     order = rng.permutation(len(scores))
     scores, labels, codes = scores[order], labels[order], cluster_codes(documents[order], len(order))
     expected = naive_bootstrap(scores, labels, codes, 0.1, 800, rng)
-    assert tpr_stderrs(scores, labels, codes, (0.05, 0.1), 0)[1] == pytest.approx(expected, rel=0.15)
-    monkeypatch.setattr(intervals, "_CHUNK", 7 * len(scores))
-    assert tpr_stderrs(scores, labels, codes, (0.1,), 1)[0] == pytest.approx(expected, rel=0.15)
+    assert errors(scores, labels, codes, (0.05, 0.1), 0)[1] == pytest.approx(expected, rel=0.15)
+    monkeypatch.setattr(tpr, "_CHUNK", 7 * len(scores))
+    assert errors(scores, labels, codes, (0.1,), 1)[0] == pytest.approx(expected, rel=0.15)
 
 
 def test_tpr_stderr_repeats_with_its_seed():
     audit = binormal_audit(100, 0.8, 1, np.random.default_rng(5))
-    assert tpr_stderrs(*audit, (0.05,), 3) == tpr_stderrs(*audit, (0.05,), 3)
-    assert tpr_stderrs(*audit, (0.05,), 3) != tpr_stderrs(*audit, (0.05,), 4)
+    assert errors(*audit, (0.05,), 3) == errors(*audit, (0.05,), 3)
+    assert errors(*audit, (0.05,), 3) != errors(*audit, (0.05,), 4)
 
 
 def test_documents_of_both_classes_are_drawn_as_a_whole():
@@ -186,12 +207,12 @@ def test_documents_of_both_classes_are_drawn_as_a_whole():
     labels = np.arange(600) < 300
     together = estimate_auroc(scores, labels, np.tile(np.arange(300), 2)).stderr
     assert together < 0.8 * estimate_auroc(scores, labels, np.arange(600)).stderr
-    assert tpr_stderrs(scores, labels, np.tile(np.arange(300), 2), (0.1,), 0)[0] > 0
+    assert errors(scores, labels, np.tile(np.arange(300), 2), (0.1,), 0)[0] > 0
 
 
 def test_a_tpr_of_zero_has_a_positive_error():
     labels = np.arange(200) < 100
-    (error,) = tpr_stderrs(-labels.astype(float), labels, np.arange(200), (0.01,), 0)
+    (error,) = errors(-labels.astype(float), labels, np.arange(200), (0.01,), 0)
     assert 0.001 < error < 0.02
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.roc import tpr_at_fpr
 from spvmia_plugin.metrics.several import error_correlations, mean_stderr
 from spvmia_plugin.metrics.summary import summarise
+from spvmia_plugin.metrics.tpr import tpr_at_fpr
 
 LABELS = np.arange(400) < 200
 

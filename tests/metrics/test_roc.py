@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score, roc_curve, tpr_at_fpr
+from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score, roc_curve
+from spvmia_plugin.metrics.tpr import tpr_at_fpr
 
 floats = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 few_values = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
@@ -39,7 +40,7 @@ def test_equals_scikit_learn(audit):
 
 @given(audits(), st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9]))
 @settings(max_examples=150, deadline=None)
-def test_tpr_is_the_largest_over_all_allowed_thresholds(audit, fpr):
+def test_tpr_equals_its_definitions(audit, fpr):
     scores, labels = audit
     found = tpr_at_fpr(scores, labels, fpr)
     if (~labels).sum() * fpr < 1:
@@ -52,11 +53,34 @@ def test_tpr_is_the_largest_over_all_allowed_thresholds(audit, fpr):
         for t in [math.inf, *scores]
         if np.mean(scores[~labels] >= t) <= fpr
     ]
-    assert found.tpr == max(points)[0]
+    assert found.largest == max(points)[0]
     assert found.realised_fpr <= fpr
-    assert found.tpr == np.mean(scores[labels] >= found.threshold)
+    assert found.largest == np.mean(scores[labels] >= found.threshold)
     assert found.realised_fpr == np.mean(scores[~labels] >= found.threshold)
     assert found.reason is None
+    assert found.tpr == pytest.approx(tpr_by_definition(scores.tolist(), labels.tolist(), fpr))
+
+
+def tpr_by_definition(scores, labels, fpr):
+    """The TPR read at rank fpr * (n + 1) of the n non-members, straight between two ranks."""
+    members = [score for score, label in zip(scores, labels, strict=True) if label]
+    others = sorted((score for score, label in zip(scores, labels, strict=True) if not label), reverse=True)
+    ranks = [math.inf, *others, -math.inf]
+    rank = round(fpr * (len(others) + 1), 9)
+    shares = [sum(score > ranks[at] for score in members) / len(members) for at in (math.floor(rank), math.ceil(rank))]
+    return shares[0] + (rank - math.floor(rank)) * (shares[1] - shares[0])
+
+
+@pytest.mark.parametrize("n", [100, 137, 150, 1000])
+def test_a_guess_gets_the_fpr_on_average(n):
+    """The largest TPR with an FPR of at most 1 % gives it (k + 1) / (n + 1), 1.98 % with 100 non-members."""
+    rng = np.random.default_rng(n)
+    labels = np.arange(2 * n) < n
+    found = [tpr_at_fpr(rng.standard_normal(2 * n), labels, 0.01) for _ in range(1500)]
+    error = math.sqrt(2 * 0.01 / n / 1500)
+    assert np.mean([each.tpr for each in found]) == pytest.approx(0.01, abs=4 * error)
+    expected = (math.floor(n * 0.01) + 1) / (n + 1)
+    assert np.mean([each.largest for each in found]) == pytest.approx(expected, abs=4 * error)
 
 
 def test_a_bound_that_is_not_exact_in_binary_still_counts_whole_records():
@@ -81,7 +105,7 @@ def test_a_tie_above_the_bound_is_left_out_as_a_whole():
     scores = np.array([3.0, 3.0, 3.0, *np.zeros(98)])
     labels = np.array([True, False, False, *[False] * 98])
     found = tpr_at_fpr(scores, labels, 0.01)
-    assert (found.tpr, found.realised_fpr, found.threshold) == (0.0, 0.0, math.inf)
+    assert (found.tpr, found.largest, found.realised_fpr, found.threshold) == (0.0, 0.0, 0.0, math.inf)
 
 
 def test_empty_classes_are_nan():

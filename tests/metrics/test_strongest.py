@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.several import strongest
+from spvmia_plugin.metrics.several import Leader, best, in_one_line, strongest
 from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.util.schema import as_json
 
@@ -18,22 +18,35 @@ def attack(shift, seed):
     return np.random.default_rng(seed).standard_normal(400) + shift * LABELS
 
 
+def width(leader):
+    return leader.high - leader.low
+
+
 def test_finds_the_largest_auroc_and_widens_its_interval():
     scores = {f"weak{k}": attack(0.0, k) for k in range(8)} | {"strong": attack(1.5, 9)}
     found = strongest(scores, LABELS)
     alone = summarise(scores["strong"], LABELS)
-    assert found.name == "strong"
-    assert found.auroc == alone.auroc
-    assert found.interval[0] < alone.auroc_interval[0]
-    assert found.interval[1] > alone.auroc_interval[1]
+    assert found.auroc.attack == "strong"
+    assert found.auroc.value == alone.auroc
+    assert found.auroc.low < alone.auroc_interval[0]
+    assert found.auroc.high > alone.auroc_interval[1]
     assert found.n_attacks == 9
-    # between the single and the Bonferroni quantile of nine nearly independent attacks
-    assert 2.6 < found.critical < 2.9
+    # between the single and the Bonferroni quantile of nine nearly independent attacks with three numbers each
+    assert 2.8 < found.critical < 3.2
 
 
-def test_one_attack_has_its_ordinary_interval():
-    found = strongest({"a": attack(1.0, 0)}, LABELS)
-    assert found.interval == summarise(attack(1.0, 0), LABELS).auroc_interval
+def test_one_attack_pays_for_its_three_numbers():
+    scores = attack(1.0, 0)
+    found, alone = strongest({"a": scores}, LABELS), summarise(scores, LABELS)
+    assert 2.2 < found.critical < 2.45
+    assert found.auroc.low < alone.auroc_interval[0]
+    for metric, tpr in alone.tprs.items():
+        leader = found.by_metric[metric.key]
+        if metric.key == "tpr_at_0.1pct_fpr":
+            assert "1000 are needed" in leader.reason
+            continue
+        assert leader.value == tpr.value
+        assert leader.low <= tpr.interval[0] <= tpr.interval[1] <= leader.high
 
 
 def test_copies_of_an_attack_cost_nothing():
@@ -41,13 +54,39 @@ def test_copies_of_an_attack_cost_nothing():
     assert copies.critical == pytest.approx(strongest({"a": attack(1.0, 0)}, LABELS).critical, rel=0.02)
 
 
+def test_each_metric_has_its_own_strongest_attack():
+    """One tells all records apart a little, the other a tenth of the members for sure."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(2000) < 1000
+    tail = rng.standard_normal(2000) + 6 * (np.arange(2000) < 100)
+    found = strongest({"whole": rng.standard_normal(2000) + 0.4 * labels, "tail": tail}, labels)
+    assert found.auroc.attack == "whole"
+    assert found.most_exposed.attack == "tail"
+    assert found.low_end == "tpr_at_1pct_fpr"
+    assert found.most_exposed.low > 0.05
+    assert found.tpr_at_0_1pct_fpr.attack == "tail"
+    assert strongest({"tail": tail[500:1500]}, labels[500:1500]).low_end == "tpr_at_1pct_fpr"
+    fewer = np.r_[0:1000, 1000:1499]
+    assert strongest({"tail": tail[fewer]}, labels[fewer]).low_end == "tpr_at_5pct_fpr"
+
+
+def test_an_attack_told_apart_from_a_guess_goes_before_a_larger_number_that_is_not():
+    sure, lucky = Leader("sure", 0.60, 0.52, 0.68), Leader("lucky", 0.65, 0.45, 0.80)
+    assert best("auroc", [lucky, sure]) is sure
+    assert best("auroc", [lucky, Leader("weak", 0.55, 0.49, 0.60)]) is lucky
+    assert best("auroc", [Leader("none", reason="why")]).reason == "why"
+    assert best("auroc", []).attack is None
+
+
 def test_records_that_one_attack_cannot_score_are_left_out_of_that_attack_only():
     gaps = attack(2.0, 1)
     gaps[::7] = math.nan
     found = strongest({"gaps": gaps, "full": attack(0.0, 2), "constant": np.zeros(400)}, LABELS)
     kept = np.isfinite(gaps)
-    assert found.name == "gaps"
-    assert found.auroc == summarise(gaps[kept], LABELS[kept]).auroc
+    alone = summarise(gaps[kept], LABELS[kept])
+    assert found.auroc.attack == found.tpr_at_1pct_fpr.attack == "gaps"
+    assert found.auroc.value == alone.auroc
+    assert found.tpr_at_1pct_fpr.value == alone.tpr_at_1pct_fpr.value
     assert found.n_attacks == 3
 
 
@@ -55,17 +94,20 @@ def test_attacks_without_scores_of_both_classes_do_not_count():
     nothing = np.full(400, math.nan)
     one_class = np.where(LABELS, 1.0, math.nan)
     found = strongest({"nothing": nothing, "one_class": one_class}, LABELS)
-    assert found.name is None
+    assert found.auroc.attack is None
+    assert "no attack has scores of both classes" in found.auroc.reason
     assert found.n_attacks == 0
-    assert json.loads(json.dumps(as_json(found), allow_nan=False))["interval"] == [None, None]
+    written = json.loads(json.dumps(as_json(found), allow_nan=False))
+    assert [written["auroc"][key] for key in ("value", "low", "high")] == [None] * 3
     assert strongest({"nothing": nothing, "a": attack(1.0, 0)}, LABELS).n_attacks == 1
 
 
 def test_single_documents_leave_no_interval():
     found = strongest({"a": attack(1.0, 0)}, LABELS, np.where(LABELS, 0, np.arange(400)))
-    assert found.name == "a"
-    assert "two documents" in found.reason
-    assert math.isnan(found.interval[0])
+    for leader in (found.auroc, found.most_exposed):
+        assert leader.attack == "a"
+        assert "two documents" in leader.reason
+        assert math.isnan(leader.low)
 
 
 def test_documents_widen_the_interval():
@@ -73,7 +115,16 @@ def test_documents_widen_the_interval():
     copies, labels = np.repeat(base, 4), np.repeat(LABELS, 4)
     by_document = strongest({"a": copies, "b": np.repeat(attack(0.0, 1), 4)}, labels, np.repeat(np.arange(400), 4))
     unaware = strongest({"a": copies, "b": np.repeat(attack(0.0, 1), 4)}, labels)
-    assert np.diff(by_document.interval) > 1.8 * np.diff(unaware.interval)
+    assert width(by_document.auroc) > 1.8 * width(unaware.auroc)
+    assert width(by_document.tpr_at_5pct_fpr) > 1.4 * width(unaware.tpr_at_5pct_fpr)
+
+
+def test_in_one_line():
+    sure = in_one_line(strongest({"a": attack(1.5, 0), "b": attack(0.0, 1)}, LABELS))
+    assert sure.startswith("the strongest of 2 attacks: AUROC 0.8")
+    assert "by a, a guess is ruled out; TPR at 5 % FPR 0." in sure
+    assert "no evidence against a guess, 0.5" in in_one_line(strongest({"a": attack(0.0, 5)}, LABELS))
+    assert "has no number: no attack has scores" in in_one_line(strongest({}, LABELS))
 
 
 def test_the_seed_decides_the_draws():

@@ -175,7 +175,7 @@ def test_a_record_opens_to_all_its_attacks(plain):
 
 def test_the_table_of_attacks_sorts(plain):
     page = plain.page
-    column = "table.sortable tbody td:nth-child(3) data"
+    column = "table.sortable tbody td:nth-child(4) data"
     page.locator("table.sortable th", has_text="TPR at 1 %").get_by_role("button").click()
     values = [float(page.locator(column).nth(3 * i).get_attribute("value")) for i in range(4)]
     assert values == sorted(values, reverse=True)

@@ -31,7 +31,7 @@ REFUSED = {
     "a stage without its seconds": ((*AUDIT, "cost"), {"a": {}}, "expected a finite number as cost of a.seconds"),
     "a fraction of a record": ((*AUDIT, "n", "members"), 1.5, "a count as n.members"),
     "findings that are none": ((*AUDIT, "preconditions"), ["x"], "a mapping as preconditions"),
-    "half a strongest attack": ((*AUDIT, "strongest"), {"name": "spv"}, "expected strongest.auroc"),
+    "half a strongest attack": ((*AUDIT, "strongest"), {"n_attacks": 1, "auroc": {}}, "as strongest.confidence"),
     "weights that are none": ((*AUDIT, "models", "target", "weights"), "x", "models.target.weights"),
     "documents that are none": ((*AUDIT, "data", "clusters"), [1], "data.clusters"),
     "documents that are no texts": ((*AUDIT, "data", "clusters"), {"x": 1}, "texts by record as data.clusters"),
@@ -76,7 +76,7 @@ def test_what_is_not_as_it_is_written_is_refused(written: tuple[Path, dict[str, 
     [
         ((*AUDIT, "blind"), {}),
         ((*AUDIT, "strongest"), {}),
-        ((*AUDIT, "strongest", "auroc"), None),
+        ((*AUDIT, "strongest", "auroc", "value"), None),
         ((*AUDIT, "models"), {}),
         ((*AUDIT, "settings", "mia_self_prompts"), 3),  # the tasks are then two audits
         (("results", "spv_mia_custom", "auroc,none"), float("inf")),

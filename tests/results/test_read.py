@@ -45,12 +45,47 @@ def test_the_strongest_attack_is_the_one_the_run_recorded(tmp_path, audit):
     write_run(tmp_path, [audit])
     [found] = read_latest(tmp_path).audits
     recorded = found.told["strongest"]
-    assert found.strongest.name == recorded["name"] == "spv"
-    assert found.strongest.interval == tuple(recorded["interval"])
+    leader = found.strongest.auroc
+    assert (
+        (leader.attack, leader.task)
+        == (recorded["auroc"]["attack"], recorded["auroc"]["task"])
+        == ("spv", "spv_mia_custom")
+    )
+    assert (leader.low, leader.high) == (recorded["auroc"]["low"], recorded["auroc"]["high"])
     recomputed = Audit([task.apart() for task in found.tasks]).strongest  # as runs of before it was recorded
     # The run compared records sorted by id; here they are in the file's order. Sums differ in their last bits.
-    assert recomputed.name == "spv"
-    assert recomputed.interval == pytest.approx(found.strongest.interval, abs=1e-9)
+    assert recomputed.auroc.attack == "spv"
+    assert [recomputed.auroc.low, recomputed.auroc.high] == pytest.approx([leader.low, leader.high], abs=1e-9)
+
+
+def as_written_before(path):
+    """The results file as versions wrote it that compared AUROCs alone."""
+    raw = json.loads(path.read_text())
+    for config in raw["configs"].values():
+        audit = config["metadata"]["mia_audit"]
+        found = audit["strongest"]["auroc"]
+        told = {"name": found["attack"], "auroc": found["value"], "interval": [found["low"], found["high"]]}
+        rest = {key: audit["strongest"][key] for key in ("critical", "n_attacks", "confidence")}
+        audit["strongest"] = {**told, **rest, "reason": None, "task": found["task"]}
+        del audit["metrics"]["tpr_at_5pct_fpr"]
+        for metric in ("tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr"):
+            del audit["metrics"][metric]["largest"]
+    path.write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize("with_samples", [True, False])
+def test_results_of_before_the_strongest_spoke_of_tprs_are_read(tmp_path, audit, with_samples):
+    path = write_run(tmp_path, [audit], with_samples=with_samples)
+    before = read_latest(tmp_path).audits[0].strongest
+    as_written_before(path)
+    [found] = read_latest(tmp_path).audits
+    assert found.strongest.auroc.value == pytest.approx(before.auroc.value)
+    assert found.strongest.auroc.low == pytest.approx(before.auroc.low)
+    if with_samples:
+        assert found.strongest.most_exposed.low == pytest.approx(before.most_exposed.low)
+    else:
+        assert "compared AUROCs alone; run the audit again" in found.strongest.most_exposed.reason
+    assert "run the audit again" in found.tasks[0].mia_audit.metrics.tpr_at_5pct_fpr.reason
 
 
 def test_documents_are_the_clusters(tmp_path):
@@ -71,7 +106,7 @@ def test_a_run_without_samples_has_numbers_and_no_scores(tmp_path, audit):
     write_run(tmp_path, [audit], with_samples=False)
     [found] = read_latest(tmp_path).audits
     assert not found.has_samples
-    assert found.strongest.name == "spv"
+    assert found.strongest.auroc.attack == "spv"
     assert Audit([task.apart() for task in found.tasks]).strongest is None
     assert 0.8 < found.tasks[0].metrics["auroc"] < 1
 
