@@ -151,8 +151,10 @@ class Audit:
                 return recorded
         if not self.has_samples or not names:
             return None
-        scores = {task.attack: self.scores(task) for task in self.model_attacks}
-        return strongest(scores, self.labels(), self.clusters(), seed=self.mia_audit.seed)
+        order = np.argsort(np.array(self.ids()), kind="stable")  # as the run has them: resamples depend on it
+        scores = {task.attack: self.scores(task)[order] for task in self.model_attacks}
+        clusters = np.array(self.clusters(), dtype=object)[order]
+        return strongest(scores, self.labels()[order], clusters.tolist(), seed=self.mia_audit.seed)
 
 
 def failed(of: Audit | TaskResult) -> list[Finding]:

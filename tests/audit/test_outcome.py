@@ -32,7 +32,9 @@ def test_the_last_task_fills_in_what_the_first_ones_already_hold():
     comparison.add("a", results(weak), RECORDS)
     assert held == {}
     comparison.add("b", results(strong), RECORDS)
-    expected = as_json(strongest({"a": weak, "b": strong}, LABELS, CLUSTERS, seed=3))
+    order = np.argsort(IDS)
+    clusters = [CLUSTERS[row] for row in order]
+    expected = as_json(strongest({"a": weak[order], "b": strong[order]}, LABELS[order], clusters, seed=3))
     assert held["n_attacks"] == 2
     assert held["auroc"] == {**expected["auroc"], "attack": "zlib", "task": "b"}
     assert held["tpr_at_5pct_fpr"] == {**expected["tpr_at_5pct_fpr"], "attack": "zlib", "task": "b"}

@@ -39,8 +39,8 @@ def test_every_task_names_the_strongest_attack_of_the_run(evaluate, options, cac
     scores = {task: [scored(result, task)[key] for key in ids] for task in attacks}
     expected = as_json(strongest(scores, np.array([key.startswith("members") for key in ids])))
     for leader in expected.values():
-        if isinstance(leader, dict):
-            leader |= {"attack": (leader["attack"] or "").removesuffix("_mia_custom"), "task": leader["attack"]}
+        if isinstance(leader, dict) and leader["attack"]:
+            leader |= {"attack": leader["attack"].removesuffix("_mia_custom"), "task": leader["attack"]}
     assert found[0] == expected
     assert found[0]["n_attacks"] == 3
 
