@@ -28,14 +28,14 @@ from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.base_model import BaseModel, estimate, load_model, no_loading_bars
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.training.base_model import BaseModel, estimate, load_model
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path, private_folder, user_cache
-from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries, versions
+from spvmia_plugin.util.libraries import isolated_rng, no_loading_bars, quiet_libraries, versions
 from spvmia_plugin.util.strict_json import is_number, is_whole
 
 if TYPE_CHECKING:

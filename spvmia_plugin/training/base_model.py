@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.files import as_path
-from spvmia_plugin.util.libraries import brings_code
+from spvmia_plugin.util.libraries import brings_code, isolated_rng
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +116,6 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
 
     from spvmia_plugin.models.adapters import AdapterHost
     from spvmia_plugin.training.lora import lora_config
-    from spvmia_plugin.util.libraries import isolated_rng
 
     lora = lora_config(AdapterHost(model), config, "--lora-targets")
     with isolated_rng(stable_seed(config.seed, "adapter")):
@@ -161,17 +159,3 @@ def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSett
     total = seconds * share * settings.total_steps(len(sequences))
     shown = f"{total / 60:.1f} minutes" if total >= 60 else f"{max(1, total):.0f} s"
     return f"estimate: {shown} of training on {model.device}"
-
-
-@contextmanager
-def no_loading_bars() -> Iterator[None]:
-    """Leave out the library's bars for loading and saving weights: ours counts what takes time."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
