@@ -12,7 +12,7 @@ from common import cut_texts
 from lm_eval.models.huggingface import HFLM
 
 from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import Registry, load_registry
@@ -90,5 +90,5 @@ def audit(
     with Store(folder) as store:
         store.prepare()
         return Run(
-            Audit(data, config, attacks, data.records, data.records), backend, registry, store, quiet=True
+            Job(data, config, attacks, data.records, data.records), backend, registry, store, quiet=True
         ).execute()

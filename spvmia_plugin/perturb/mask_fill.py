@@ -185,7 +185,7 @@ class MaskFill(Perturbation):
             fills = iter(model.fill([row for of_draw in tries.values() for row in of_draw.rows()]))
             for key, of_draw in tries.items():
                 of_spans = [fill for _ in of_draw.windows for fill in next(fills)]
-                filled = self._judge(words[key[0]], of_draw.spans, of_spans)
+                filled = self._edits(words[key[0]], of_draw.spans, of_spans)
                 if key not in best or filled.rank > best[key].rank:
                     best[key] = filled
             pending = [key for key in pending if not best[key].complete]
@@ -204,7 +204,7 @@ class MaskFill(Perturbation):
     def _cutter(self) -> Cutter:
         return Cutter(self._tokens.encode, self._tokens.context, self._tokens.masks)
 
-    def _judge(self, words: Words, spans: Sequence[Span], fills: Sequence[str | None]) -> _Filled:
+    def _edits(self, words: Words, spans: Sequence[Span], fills: Sequence[str | None]) -> _Filled:
         """Make the edits. Spans that came back as they were are left out: no original words go into the store."""
         found = [fill is not None and (self._released or bool(fill)) for fill in fills]
         edits, changed = [], 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.hf_backend import HFBackend
@@ -81,7 +81,7 @@ def run(folder, target, attacks, store, *, texts=TEXTS, dtype="float32", quiet=T
     backend = HFBackend(lm or load_lm(folder, target, dtype), config, str(folder / "base"))
     names = {f"{name}_mia_custom": REGISTRY.attack(name, config) for name in attacks}
     with Store(store) as opened:
-        return Run(Audit(data, config, names, records, records), backend, REGISTRY, opened, quiet=quiet).execute()
+        return Run(Job(data, config, names, records, records), backend, REGISTRY, opened, quiet=quiet).execute()
 
 
 def reasons(outcome, attack):

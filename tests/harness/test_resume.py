@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
@@ -52,7 +52,7 @@ def audit(models, monkeypatch):
             record(keep, patch.setattr)
             with Store(folder) as store:
                 try:
-                    audit = Audit(data, config, attacks, records, records)
+                    audit = Job(data, config, attacks, records, records)
                     return Run(audit, backend, REGISTRY, store).execute().results, passes
                 except Killed:
                     return None, passes
