@@ -17,7 +17,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.libraries import quiet_libraries
 
 STAGES = {

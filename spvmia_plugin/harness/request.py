@@ -27,7 +27,7 @@ from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.libraries import one_of
 

@@ -21,7 +21,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.forward import cache_name, cache_of
-from spvmia_plugin.perturb.causal import device_type
 from spvmia_plugin.perturb.masking import (
     RELEASED_MIN_WORDS,
     Cutter,
@@ -159,7 +158,7 @@ class MaskFill(Perturbation):
         if on_done is not None and not found.keys() <= set(done):
             on_done(dict(found))
         order = sorted((i for i in range(len(texts)) if i not in found), key=lambda i: len(words[i]), reverse=True)
-        size = CHUNK.get(device_type(backend.device), CHUNK_DEVICE)
+        size = CHUNK.get(torch.device(backend.device).type, CHUNK_DEVICE)
         chunks = [order[first : first + size] for first in range(0, len(order), size)]
         if missing := [chunk for chunk in chunks if not all(i in done for i in chunk)]:
             with loaded(self._tokens, backend.device) as model:

@@ -13,7 +13,7 @@ from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.audit.fakes import FakeBackend, make_data
 from tests.perturb.fakes import save_t5, tiny_t5_tokenizer, transitions
 

@@ -13,7 +13,7 @@ from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.models.models import plain_logprobs
 from tests.tiny import save_tiny, tiny_texts

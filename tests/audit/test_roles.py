@@ -12,7 +12,7 @@ from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.signals import Need, Role, View
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.audit.fakes import FakeBackend, make_data
 from tests.audit.test_run import REGISTRY, run
 

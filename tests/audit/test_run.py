@@ -13,7 +13,7 @@ from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import BackendFeatures
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 
 from .fakes import FakeBackend, make_data
 

@@ -12,7 +12,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.training.trainer import TrainSettings
 from tests.harness.kills import OPTIONS, PROMPTS, TASKS, TEXTS, kills
 from tests.harness.recorder import STAGES, Pass, record, repeated, units
