@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
 from spvmia_plugin.leaderboard.front import Place, Point, places
-from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below
+from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, PRIVACY, TPR_1PCT, Metric
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
@@ -194,7 +194,7 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
 
 
 def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options, tables: int) -> Table:
-    rows = _ranked([_row(entrant, audit, options) for entrant, audit in members], options.metric, tables)
+    rows = _ranked([_row(*member, options, len(members)) for member in members], options.metric, tables)
     columns = _columns(row.capabilities for row in rows)
     picture = _picture(columns, rows, options.capability)
     points = [_point(row, picture, options.metric) for row in _drawn(rows, picture)] if picture else []
@@ -211,7 +211,7 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
     )
 
 
-def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
+def _row(entrant: Entrant, audit: Audit, options: Options, among: int) -> Row:
     number = counted(audit, options.attack, options.metric)
     counting = task_of(audit, number.attack) if number.attack else None
     further = [
@@ -229,7 +229,7 @@ def _row(entrant: Entrant, audit: Audit, options: Options) -> Row:
         further=further,
         capabilities={capability_key(capability): capability for capability in entrant.capabilities},
         recipe=recipe(audit),
-        why_not_ranked=reasons_not_ranked(audit, number, options.metric),
+        why_not_ranked=reasons_not_ranked(audit, number, options.metric, among),
         remarks=remarks(audit, number, options.metric),
     )
 
@@ -305,18 +305,26 @@ def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, in
     return [(1 + int(below[:, i].sum()), len(losses) - int(below[i].sum())) for i in range(len(losses))]
 
 
-def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]:
+def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int = 1) -> list[str]:
     """Why the audit is not ranked by this number; empty if it is.
 
     Every finding of severity "warning" disqualifies, those of later versions and of plugins too, but for findings
     that touch another metric or another attack than the one that counts.
+
+    Args:
+        audit: the audit.
+        number: what it would be ranked by.
+        metric: of the number.
+        among: models of the table: with 20 that give nothing away, two tables in five hold an interval below chance.
     """
     found = [finding.message for finding in failed(audit) if touches(finding, number.attack, metric)]
     if math.isnan(number.value):
         found.append(f"{METRICS[metric].label}: {number.reason}")
     elif math.isnan(number.low):
         found.append(f"{METRICS[metric].label} has no interval")
-    if metric == AUROC.key and number.high < AUROC.guess:
+    if metric == AUROC.key and surely_less(
+        Bounds(number.value, number.low, number.high, number.confidence), AUROC.guess, among
+    ):
         found.append(
             "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
         )

@@ -61,3 +61,13 @@ def surely_below(numbers: Sequence[Bounds], chance: float, among: int | None = N
     apart = value[None, :] - value[:, None]  # [i, j]: by how much j is larger
     sure: NDArray[np.bool_] = apart > critical * np.hypot(above[:, None], below[None, :])
     return sure
+
+
+def surely_less(number: Bounds, than: float, among: int) -> bool:
+    """Whether a number lies below a fixed one, at the confidence of its interval for `among` numbers together.
+
+    Bonferroni's bound. Of one number alone: whether its whole interval does. A number without an interval does not.
+    """
+    z = norm.ppf((1 + number.confidence) / 2)
+    alone = (1 - number.confidence) / 2
+    return bool(number.value + norm.isf(alone / among) / z * (number.high - number.value) < than)

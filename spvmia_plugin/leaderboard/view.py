@@ -237,7 +237,7 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
         figure=draw(points, table.places, sign, AUROC.guess if options.metric == AUROC.key else 0.0),
         words=words,
         x_title=shown(table.picture.title),
-        y_title=METRICS[options.metric],
+        y_title=METRICS[options.metric].label,
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,

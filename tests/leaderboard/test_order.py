@@ -7,7 +7,7 @@ import pytest
 
 from spvmia_plugin.leaderboard.board import rank_ranges
 from spvmia_plugin.leaderboard.front import Point, places
-from spvmia_plugin.leaderboard.order import Bounds
+from spvmia_plugin.leaderboard.order import Bounds, surely_less
 from tests.leaderboard.simulation import false_calls, found_last
 
 
@@ -53,3 +53,23 @@ def test_table_and_picture_together_keep_the_promise() -> None:
     ranked, called = equal_boards(400)
     assert 5 <= ranked <= 27
     assert ranked <= called <= 31  # 20 expected; more by chance in 1 of 100
+
+
+def test_models_that_give_nothing_away_are_rarely_called_reversed() -> None:
+    """20 at AUROC .5, their own intervals at 95 %: by these alone 40 % of boards would set one aside."""
+    rng = np.random.default_rng(10)
+    own = together = 0
+    for _ in range(200):
+        losses = [Bounds(x, x - 1.959964 * 0.02, x + 1.959964 * 0.02) for x in rng.normal(0.5, 0.02, 20)]
+        own += any(each.high < 0.5 for each in losses)
+        together += any(surely_less(each, 0.5, 20) for each in losses)
+    assert together <= 11  # 2.5 % and three standard deviations
+    assert own >= 60
+
+
+def test_one_number_alone_is_less_where_its_interval_is() -> None:
+    assert surely_less(Bounds(0.4, 0.3, 0.499), 0.5, 1)
+    assert not surely_less(Bounds(0.4, 0.3, 0.501), 0.5, 1)
+    assert not surely_less(Bounds(0.4, 0.3, 0.499), 0.5, 2)
+    assert surely_less(Bounds(0.1, 0.05, 0.15), 0.5, 20)
+    assert not surely_less(Bounds(0.4, np.nan, np.nan), 0.5, 1)
