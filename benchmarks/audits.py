@@ -12,12 +12,12 @@ from common import cut_texts
 from lm_eval.models.huggingface import HFLM
 
 from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.libraries import quiet_libraries
 
 STAGES = {
@@ -90,5 +90,5 @@ def audit(
     with Store(folder) as store:
         store.prepare()
         return Run(
-            Audit(data, config, attacks, data.records, data.records), backend, registry, store, quiet=True
+            Job(data, config, attacks, data.records, data.records), backend, registry, store, quiet=True
         ).execute()

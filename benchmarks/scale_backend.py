@@ -17,7 +17,7 @@ from spvmia_plugin import hookimpl
 from spvmia_plugin.harness import task as harness_task
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.plugins import Registry, load_registry
-from spvmia_plugin.protocols import BackendFeatures, Cost, Frame, ScoreInput
+from spvmia_plugin.protocols import Backend, Cost, ScoreInput
 from spvmia_plugin.signals import Role, TokenSignals
 
 CAPITAL = 50_000
@@ -35,11 +35,10 @@ class NoModel(LM):
     loglikelihood_rolling = generate_until = loglikelihood
 
 
-class Arithmetic:
+class Arithmetic(Backend):
     """A backend: signals are slices of `TABLE` that begin where the tokens and the role say."""
 
     name = "arithmetic"
-    features = BackendFeatures()
     device = "cpu"
     max_length = 2048
 
@@ -55,9 +54,6 @@ class Arithmetic:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(f"W{i - CAPITAL}" if i >= CAPITAL else f"w{i}" for i in token_ids)
-
-    def frame(self, text: str) -> Frame:
-        return Frame()
 
     def survives(self, token_ids: Sequence[int]) -> bool:
         return True
@@ -127,9 +123,6 @@ class Arithmetic:
 
     def cost(self, role: Role) -> Cost:
         return Cost(**vars(self._costs[role]))
-
-    def close(self) -> None:
-        pass
 
 
 class Plugin:

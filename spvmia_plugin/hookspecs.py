@@ -62,5 +62,5 @@ def spvmia_train_reference(
 ) -> dict[str, object] | None:
     """Train a reference on `texts` and write it to `output_dir`, which `Backend.load_reference` then loads.
 
-    Returns a JSON-ready record for `mia_audit`; None leaves it to the next plugin, the built-in LoRA trainer last.
+    Returns what `mia_audit` says of it, JSON-ready; None leaves it to the next plugin, the built-in LoRA trainer last.
     """

@@ -280,8 +280,8 @@ class Backend:
         """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
 
         Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`; the
-        last one may stay there as `checkpoint*`, and the store removes it. Returns a JSON-ready record: losses,
-        tokens, seconds.
+        last one may stay there as `checkpoint*`, and the store removes it. Returns losses, tokens and seconds,
+        JSON-ready.
         """
         raise self._unable()
 

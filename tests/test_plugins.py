@@ -24,7 +24,6 @@ from spvmia_plugin.attacks.reference_free import Loss
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.lazy import Lazy
-from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import Registry, hook_names, load_registry
 from spvmia_plugin.protocols import Backend, DatasetSource, completed
 from spvmia_plugin.records import Document
@@ -410,7 +409,7 @@ def test_the_built_ins_are_named_as_they_are_registered(what: str) -> None:
 def test_the_built_in_attacks_are_registered_in_their_order() -> None:
     registry = load_registry(entry_points=False)
     assert tuple(registry.attacks.values()) == builtin_attacks()
-    assert tuple(registry.perturbations.values()) == BUILTIN_PERTURBATIONS
+    assert tuple(registry.perturbations) == ("mask_fill", "causal", "embedding")
 
 
 # The example: a distribution of its own, installed as a user would.

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scipy.special import stdtrit
+from scipy.stats import false_discovery_control, ttest_1samp
 
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.estimate import Rates, measured_rates
 from benchmarks.paper.summary import seconds_alone
 
 CONFIDENCE = 0.95
+FALSE_DISCOVERIES = 0.05
+"""Of the differences that are marked, the share that may be none, on average (Benjamini and Hochberg 1995)."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,22 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Mean:
     reach = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * statistics.stdev(values) / math.sqrt(len(values))
     centre = statistics.fmean(values)
     return Mean(centre, centre - reach, centre + reach, values)
+
+
+def surviving(differences: Mapping[Name, Mean]) -> set[Name]:
+    """Those that differ from 0 when all of them are looked at together, by Benjamini and Hochberg's procedure.
+
+    The p values are of Student's t over the values. A difference of one value has none, and is not looked at.
+    """
+    asked = {name: found.values for name, found in differences.items() if not math.isnan(found.low)}
+    if not asked:
+        return set()
+    # Values that are all equal have no spread to test with: equal to 0 they show nothing, else there is no chance left.
+    p = [
+        float(ttest_1samp(values, 0.0).pvalue) if len(set(values)) > 1 else float(values[0] == 0)
+        for values in asked.values()
+    ]
+    return {name for name, each in zip(asked, false_discovery_control(p), strict=True) if each <= FALSE_DISCOVERIES}
 
 
 @dataclass(frozen=True)

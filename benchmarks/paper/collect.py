@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, Callable[[Summaries], str]] = {
     "coverage": tables.coverage,
     "claims": claims.claims,
     "main": tables.main_tables,
+    "gains": tables.gain_table,
     "ablations": tables.ablation_tables,
     "commands": tables.commands,
 }

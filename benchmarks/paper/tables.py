@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.paper.aggregate import (
@@ -16,6 +17,7 @@ from benchmarks.paper.aggregate import (
     mean,
     point,
     rates_of,
+    surviving,
     total_seconds,
 )
 from benchmarks.paper.cells import MAIN, Cell, canonical, missing_attacks, not_run
@@ -73,51 +75,105 @@ def _finetuning(cell: Cell) -> str:
 def ablation_tables(summaries: Summaries) -> str:
     """A table for each ablation and main cell it was made on."""
     found = groups(summaries)
-    parts = [_variation(found)]
+    parts, made = [_variation(found)], []
     for name, ablation in ABLATIONS.items():
         mains = {group_key(g.cell.main): g.cell.main for g in found.values() if g.cell.ablation == name}
         parts.append(f"### {ablation.question}")
         if not mains:
             parts.append(f"Not run yet: `--ablation {name}`.")
-        parts += [_ablation_table(name, cell, found) for cell in mains.values()]
-    return "\n\n".join(parts)
-
-
-def _ablation_table(name: str, main: Cell, found: Mapping[tuple[str, ...], Group]) -> str:
-    cells = [replace(main, ablation=name, setting=setting) for setting in ABLATIONS[name].settings]
-    groups_ = {cell: found.get(group_key(canonical(cell))) for cell in cells}
-    there = {cell: group for cell, group in groups_.items() if group is not None}
-    scores = _columns(ABLATIONS[name].attacks, there.values())
-    rows = [
-        (
-            f"{cell.setting} (the main cell)" if canonical(cell) == main else cell.setting,
-            *(_both(group, score) + _change(group, found.get(group_key(main)), score) for score in scores),
-            str(len(group.seeds)),
-            _n(group, scores),
-        )
-        for cell, group in there.items()
+        for main in mains.values():
+            made.append(_Ablation.of(name, main, found))
+            parts.append(made[-1])
+    changes = {key: change for one in made for key, change in one.changes.items()}
+    kept = surviving(changes)
+    known = sum(not math.isnan(change.low) for change in changes.values())
+    alone = sum(change.low > 0 or change.high < 0 for change in changes.values())
+    parts[1:1] = [
+        "Δ is the AUROC less the main cell's, seed by seed on the same records, with an interval of 95 % for it alone. "
+        f"Below stand {known} with an interval, and {alone} of these do not hold 0; of true zeros one in twenty would "
+        f"not. `*` marks the {len(kept)} that survive Benjamini and Hochberg's procedure over all {known}: of such "
+        "marks at most one in twenty is expected to stand at a zero. The others are hints."
     ]
-    header = ("setting", *(score if score in DERIVED else f"`{score}`" for score in scores), "seeds", "n a seed")
-    unable = [reason for cell in cells if (reason := not_run(cell))]
-    missing = [cell.setting for cell, group in groups_.items() if group is None and not not_run(cell)]
-    notes = [
-        f"On {main.data}, {main.base}, {main.strength}: AUROC; TPR at 1 % FPR; Δ, the AUROC less the main cell's, seed "
-        "by seed on the same records."
-    ]
-    notes += [f"Not run yet: {', '.join(missing)}."] if missing else []
-    notes += [f"Never run: {'; '.join(unable)}."] if unable else []
-    return f"{' '.join(notes)}\n\n{table(header, rows)}"
+    return "\n\n".join(part if isinstance(part, str) else part.table(kept) for part in parts)
 
 
-def _change(group: Group, main: Group | None, score: str) -> str:
+@dataclass(frozen=True)
+class _Ablation:
+    """One table: what its settings change.
+
+    Attributes:
+        name: of the ablation.
+        main: the cell that is changed.
+        there: the settings that have run.
+        scores: the columns.
+        changes: AUROC less the main cell's by setting and score, once a difference however many tables show it.
+        missing: settings that have not.
+        unable: why others never will.
+    """
+
+    name: str
+    main: Cell
+    there: Mapping[Cell, Group]
+    scores: Sequence[str]
+    changes: Mapping[tuple[tuple[str, ...], str], Mean]
+    missing: Sequence[str]
+    unable: Sequence[str]
+
+    @classmethod
+    def of(cls, name: str, main: Cell, found: Mapping[tuple[str, ...], Group]) -> _Ablation:
+        """Look its settings up."""
+        cells = [replace(main, ablation=name, setting=setting) for setting in ABLATIONS[name].settings]
+        groups_ = {cell: found.get(group_key(canonical(cell))) for cell in cells}
+        there = {cell: group for cell, group in groups_.items() if group is not None}
+        scores = _columns(ABLATIONS[name].attacks, there.values())
+        changes = {
+            (group_key(group.cell), score): change
+            for group in there.values()
+            for score in scores
+            if (change := _change(group, found.get(group_key(main)), score)) is not None
+        }
+        missing = [cell.setting for cell, group in groups_.items() if group is None and not not_run(cell)]
+        return cls(name, main, there, scores, changes, missing, [reason for cell in cells if (reason := not_run(cell))])
+
+    def table(self, kept: Collection[tuple[tuple[str, ...], str]]) -> str:
+        """As Markdown, with a mark at the changes that are `kept`."""
+        main = self.main
+
+        def cell_of(group: Group, score: str) -> str:
+            key = (group_key(group.cell), score)
+            change = self.changes.get(key)
+            told = "" if change is None else f"; Δ {signed(change)}{'*' if key in kept else ''}"
+            return _both(group, score) + told
+
+        rows = [
+            (
+                f"{cell.setting} (the main cell)" if canonical(cell) == main else cell.setting,
+                *(cell_of(group, score) for score in self.scores),
+                str(len(group.seeds)),
+                _n(group, self.scores),
+            )
+            for cell, group in self.there.items()
+        ]
+        names = (score if score in DERIVED else f"`{score}`" for score in self.scores)
+        notes = [f"On {main.data}, {main.base}, {main.strength}: AUROC; TPR at 1 % FPR; Δ."]
+        notes += [f"Not run yet: {', '.join(self.missing)}."] if self.missing else []
+        notes += [f"Never run: {'; '.join(self.unable)}."] if self.unable else []
+        return f"{' '.join(notes)}\n\n{table(('setting', *names, 'seeds', 'n a seed'), rows)}"
+
+
+def _change(group: Group, main: Group | None, score: str) -> Mean | None:
     """What a setting changes, over the seeds that both have; without an interval if that is one."""
     if main is None or main is group:
-        return ""
-    own, theirs = (dict(zip(g.seeds, g.values(score, "auroc"), strict=True)) for g in (group, main))
-    seeds = [seed for seed in own if math.isfinite(own[seed]) and math.isfinite(theirs.get(seed, math.nan))]
-    if not seeds:
-        return ""
-    return f"; Δ {signed(difference([own[s] for s in seeds], [theirs[s] for s in seeds]))}"
+        return None
+    return _paired(group, score, main, score)
+
+
+def _paired(ours: Group, score: str, theirs: Group, other: str) -> Mean | None:
+    """The AUROC of `score` in one group less that of `other` in another, over the seeds that have both."""
+    one = dict(zip(ours.seeds, ours.values(score, "auroc"), strict=True))
+    two = dict(zip(theirs.seeds, theirs.values(other, "auroc"), strict=True))
+    seeds = [seed for seed in one if math.isfinite(one[seed]) and math.isfinite(two.get(seed, math.nan))]
+    return difference([one[s] for s in seeds], [two[s] for s in seeds]) if seeds else None
 
 
 def _columns(attacks: Sequence[str], found: Collection[Group]) -> list[str]:
@@ -151,6 +207,49 @@ def _variation(found: Mapping[tuple[str, ...], Group]) -> str:
     )
     header = ("cell", "`spv`", *(name.removeprefix("spv ") for name in DERIVED), "seeds", "n a seed")
     return f"### Without probabilistic variation\n\n{note}\n\n{table(header, rows)}"
+
+
+_GAINS = (
+    ("spv_ez", "ez"),
+    ("spv_wbc", "wbc"),
+    (WITHOUT_VARIATION_LOG, "lira_base"),
+    (WITHOUT_VARIATION_LOG, WITHOUT_VARIATION),
+    ("spv", WITHOUT_VARIATION),
+    ("spv_wbc", "lira_candidate"),
+)
+"""Pairs of scores whose difference the prose speaks of: the self-prompted reference for the base, logarithms for
+probabilities, paraphrases for none, and what sees no true records for what does."""
+
+
+def gain_table(summaries: Summaries) -> str:
+    """What one score has before another in every main cell, on the same records."""
+    mains = [g for g in groups(summaries).values() if g.cell.ablation == MAIN]
+    gains = {
+        (group_key(g.cell), pair): gain
+        for g in mains
+        for pair in _GAINS
+        if (gain := _paired(g, pair[0], g, pair[1])) is not None
+    }
+    kept = surviving(gains)
+
+    def cell_of(key: tuple[tuple[str, ...], tuple[str, str]]) -> str:
+        return f"{signed(gains[key])}{'*' if key in kept else ''}" if key in gains else ""
+
+    rows = [
+        (
+            f"{g.cell.base}, {g.cell.data}, {g.cell.strength}",
+            *(cell_of((group_key(g.cell), pair)) for pair in _GAINS),
+            str(len(g.seeds)),
+        )
+        for g in sorted(mains, key=lambda g: (g.cell.base, g.cell.data, g.mean("loss", "auroc").value))
+    ]
+    note = (
+        "Differences in AUROC seed by seed on the same records, with an interval of 95 % each; `*` marks the "
+        f"{len(kept)} of {len(gains)} that survive Benjamini and Hochberg's procedure over all of them."
+    )
+    names = {name: name if name in DERIVED else f"`{name}`" for pair in _GAINS for name in pair}
+    header = ("cell", *(f"{names[one]} less {names[other]}" for one, other in _GAINS), "seeds")
+    return f"{note}\n\n{table(header, rows)}"
 
 
 def coverage(summaries: Summaries) -> str:
@@ -213,16 +312,25 @@ def combination_table(found: Sequence[Mapping[str, Any]], summaries: Summaries) 
 
 
 def _over_targets(found: Sequence[Mapping[str, Any]]) -> str:
-    """The gains over all targets of a kind of shadow, whatever base and data, with Student's t over the targets."""
+    """The gains over all cells of a kind of shadow, whatever base and data, with Student's t over the cells.
+
+    The seeds of a cell share base, data and recipe, and their gains are alike: a cell is one observation, its mean.
+    """
     lines = []
     for shadow in dict.fromkeys(one["shadow"] for one in found):
-        parts = []
+        parts, seeds, cells = [], [], 0
         for metric, title in zip(BOTH, ("AUROC", "TPR at 1 % FPR"), strict=True):
-            values = [v for one in found if one["shadow"] == shadow and (v := one["gain"][metric]["value"]) is not None]
-            gain = difference(values, [0.0] * len(values))
-            above = sum(value > 0 for value in values)
-            parts.append(f"{title} {signed(gain)}, above the best single attack in {above} of {len(values)}")
-        lines.append(f"Over all targets with the shadow {shadow}: {'; '.join(parts)}.")
+            by_cell: dict[tuple[str, ...], list[float]] = {}
+            for one in found:
+                if one["shadow"] == shadow and (value := one["gain"][metric]["value"]) is not None:
+                    by_cell.setdefault(group_key(Cell(**one["cell"])), []).append(value)
+            values = [value for of_cell in by_cell.values() for value in of_cell]
+            gain = difference([statistics.fmean(of_cell) for of_cell in by_cell.values()], [0.0] * len(by_cell))
+            above, cells = sum(value > 0 for value in values), len(by_cell)
+            seeds.append(len(values))
+            parts.append(f"{title} {signed(gain)}, above the best single attack in {above} of {len(values)} targets")
+        over = f"the {cells} cells" if cells > 1 else "the one cell, so without an interval over cells,"
+        lines.append(f"Over {over} with the shadow {shadow} ({max(seeds)} targets): {'; '.join(parts)}.")
     return "\n".join(lines)
 
 

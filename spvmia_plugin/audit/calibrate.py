@@ -20,8 +20,8 @@ from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
 from spvmia_plugin.store.folders import Corpus
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.console import progress_bar
 
 

@@ -27,7 +27,7 @@ from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import shown
 
@@ -36,8 +36,8 @@ RECORDS_AT_A_TIME = 2000
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What is asked for.
+class Job:
+    """One audit that is asked for.
 
     Attributes:
         data: all data of the audit.
@@ -65,9 +65,7 @@ class Run:
         quiet: show no plan (other ranks do).
     """
 
-    def __init__(
-        self, audit: Audit, backend: Backend, registry: Registry, store: Store, *, quiet: bool = False
-    ) -> None:
+    def __init__(self, audit: Job, backend: Backend, registry: Registry, store: Store, *, quiet: bool = False) -> None:
         self.audit = audit
         self.backend = completed(backend, Backend)
         self.registry = registry
@@ -249,12 +247,12 @@ class Run:
             signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
             long += sum(each.is_long for each in signals.values())
             for name, attack in audit.attacks.items():
-                judged = score_records(attack, signals, blind.get(name))
+                of_part = score_records(attack, signals, blind.get(name))
                 if is_foreign(attack) and not audit.config.log_text:
-                    judged = {
-                        key: replace(each, reason=self._quotes.without(each.reason)) for key, each in judged.items()
+                    of_part = {
+                        key: replace(each, reason=self._quotes.without(each.reason)) for key, each in of_part.items()
                     }
-                results[name].add(judged)
+                results[name].add(of_part)
             self._signals.forget()
             self._sheets = {}
             inputs.forget()

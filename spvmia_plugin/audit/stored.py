@@ -16,7 +16,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput
 from spvmia_plugin.records import Document, Record
 from spvmia_plugin.signals import Role, TokenSignals
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import progress_bar
 

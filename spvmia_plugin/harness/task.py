@@ -1,4 +1,4 @@
-"""The lm-eval task of every attack on every data set, and the rows of their groups.
+"""The lm-eval task of every attack on every data set, the rows of their groups, and a task's reference ahead of time.
 
 One class; the YAMLs say which attack and which data.
 """
@@ -14,20 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.group import Group
+from lm_eval.api.registry import get_model
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import simple_parse_args_string
 
 from spvmia_plugin.audit.mia_audit import mia_audit
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results
 from spvmia_plugin.audit.plan import show
+from spvmia_plugin.audit.roles import cast
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.checks.preconditions import warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.harness.enable import check_version
+from spvmia_plugin.harness.enable import check_version, tasks_folder
 from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
 from spvmia_plugin.harness.metrics import Item, register_metrics
-from spvmia_plugin.harness.request import REQUEST_TYPE, Asked, AuditInstance, install_request_type
+from spvmia_plugin.harness.request import (
+    REQUEST_TYPE,
+    Asked,
+    AuditInstance,
+    install_request_type,
+    open_backend,
+    open_store,
+)
 from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
 from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
@@ -36,8 +48,10 @@ from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.identity import same_model
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.signals import Role
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import label
+from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
@@ -49,6 +63,9 @@ _ROWS = "spvmia_rows"
 _NORMAL_95 = 1.959963984540054
 _NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
 """What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
+
+DEVICE = "cuda:0"
+"""The harness's own default: the first GPU, or the CPU where there is none."""
 
 
 class AuditTask(Task):  # type: ignore[misc]
@@ -310,6 +327,60 @@ class AuditTask(Task):  # type: ignore[misc]
             canaries=self._canaries,
             comparison=self.comparison,
         )
+
+
+def prepare(
+    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any] | str, *, device: str = DEVICE
+) -> Outcome:
+    """Self-prompt the target and train its reference, or find it in the store.
+
+    Args:
+        model: the harness's name of the model class, as in `lm_eval --model`.
+        model_args: its arguments, as in `--model_args`: `key=value,key=value`.
+        task_name: a task that needs the reference; its data and settings hold.
+        metadata: options, as in `--metadata`: a dict, or `key=value,key=value`.
+        device: as in `--device`.
+
+    Returns:
+        The outcome, whose `details["reference"]` names the stored folder.
+
+    Raises:
+        SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
+    """
+    import lm_eval.models  # noqa: F401  (fills the registry of models)
+
+    arguments = simple_parse_args_string(model_args)
+    options = simple_parse_args_string(metadata) if isinstance(metadata, str) else metadata
+    # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
+    manager = TaskManager(metadata={**arguments, **options}, include_path=str(tasks_folder()), include_defaults=False)
+    task = manager.load([task_name])["tasks"].get(task_name)
+    players = cast([task.attack], task.settings, task.data) if isinstance(task, AuditTask) else {}
+    if Role.REFERENCE not in players:
+        raise SpvmiaError(
+            f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
+        )
+    if not players[Role.REFERENCE].trained:
+        raise SpvmiaError(
+            f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
+            "preparing; leave the option out"
+        )
+    with quiet_libraries(), no_loading_bars():
+        lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
+    return behind(
+        lambda: _calibrate(lm, task, task_name),
+        doing="the reference",
+        texts=task.data.texts,
+        log_text=task.settings.log_text,
+    )
+
+
+def _calibrate(lm: Any, task: AuditTask, task_name: str) -> Outcome:
+    audit = Job(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
+    with open_store(task.settings) as store, open_backend(lm, task.registry, task.settings, task.base_model) as backend:
+        run = Run(audit, backend, task.registry, store)
+        run.check()
+        run.calibrate()
+    return run.outcome
 
 
 _OWN_KEYS = ("spvmia_attack", "spvmia_dataset", "spvmia_audit", "spvmia_version")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
-from spvmia_plugin.leaderboard.front import Point
-from spvmia_plugin.metrics.names import AUROC, METRICS, PRIVACY, Metric, low_end
+from spvmia_plugin.leaderboard.front import Place, Point, places
+from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
+from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, PRIVACY, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
@@ -21,8 +22,6 @@ UNSCORED_LIMIT = 0.05
 """An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
 
 Key = tuple[object, ...]
-Loss = tuple[float, float, float]
-"""Value, lower and upper end of how much a model gives away; more is worse."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,15 @@ class Options:
     capability: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A number that a row shows beside the one it is ranked by: its heading, which metric it is, and the number."""
+
+    title: str
+    metric: Metric
+    number: Estimate
+
+
 @dataclass(frozen=True)
 class Row:
     """One model under one audit.
@@ -52,19 +60,19 @@ class Row:
         entrant: the model.
         audit: the audit.
         number: what it is ranked by.
-        further: further numbers by heading.
+        further: further numbers.
         capabilities: by column key.
         recipe: how it was fine-tuned, by setting.
         why_not_ranked: reasons in words; empty where it is ranked.
         remarks: what else limits its numbers.
         rank: 1 for the most private; None where it is not ranked.
-        rank_range: ranks that the intervals allow for; None likewise.
+        rank_range: ranks that the errors leave open, looking at all pairs of the board together; None likewise.
     """
 
     entrant: Entrant
     audit: Audit
     number: Estimate
-    further: Mapping[str, Estimate]
+    further: Sequence[Further]
     capabilities: Mapping[Key, Capability]
     recipe: Conditions
     why_not_ranked: Sequence[str]
@@ -104,6 +112,7 @@ class Table:
         rows: ranked ones first, in their order.
         picture: the capability of the Pareto picture; None where fewer than two ranked rows have one.
         points: of that picture.
+        places: of the points.
     """
 
     title: str
@@ -113,6 +122,7 @@ class Table:
     rows: Sequence[Row]
     picture: Column | None
     points: Sequence[Point]
+    places: Sequence[Place]
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,8 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
         attacks.sort(key=lambda task: task.attack)
         return conditions(pair[1], attacks, options.compare, options.same_data)
 
-    tables = [_table(values, members, options) for values, members in grouped(pairs, of_pair)]
+    groups = grouped(pairs, of_pair)
+    tables = [_table(values, members, options, len(groups)) for values, members in groups]
     columns = [column for table in tables for column in table.columns]
     if options.capability is not None and not any(column.is_called(options.capability) for column in columns):
         titles = "; ".join(sorted({column.title for column in columns})) or "the results hold none"
@@ -180,14 +191,15 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
     return Board(options, tables, not_audited, left_out)
 
 
-def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options) -> Table:
+def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options, tables: int) -> Table:
     others = min(audit.mia_audit.n.nonmembers for _, audit in members)
-    further = [metric for metric in (AUROC, low_end(others)) if metric.key != options.metric]
+    also = [metric for metric in (AUROC, low_end(others)) if metric.key != options.metric]
     if options.attack != STRONGEST:
-        further.append(PRIVACY)  # a number of one attack
-    rows = _ranked([_row(entrant, audit, options, further) for entrant, audit in members], options.metric)
+        also.append(PRIVACY)  # a number of one attack
+    rows = _ranked([_row(*member, options, also, len(members)) for member in members], options.metric, tables)
     columns = _columns(row.capabilities for row in rows)
     picture = _picture(columns, rows, options.capability)
+    points = [_point(row, picture, options.metric) for row in _drawn(rows, picture)] if picture else []
     source = rows[0].audit.mia_audit.data.source or values["data set"]
     return Table(
         title=source if values["data set"] == "custom" else f"{values['data set']} ({source})",
@@ -196,16 +208,17 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
         columns=columns,
         rows=rows,
         picture=picture,
-        points=[_point(row, picture, options.metric) for row in _drawn(rows, picture)] if picture else [],
+        points=points,
+        places=places(points, sum(row.rank is not None for row in rows), tables),
     )
 
 
-def _row(entrant: Entrant, audit: Audit, options: Options, also: Sequence[Metric]) -> Row:
+def _row(entrant: Entrant, audit: Audit, options: Options, also: Sequence[Metric], among: int) -> Row:
     number = counted(audit, options.attack, options.metric)
-    further = {metric.label: counted(audit, options.attack, metric.key) for metric in also}
+    further = [Further(metric.label, metric, counted(audit, options.attack, metric.key)) for metric in also]
     if (options.attack, options.metric) != ("spv", AUROC.key):
-        further["SPV-MIA, AUROC"] = of_attack(task_of(audit, "spv"), AUROC.key)
-    further["blind baseline, AUROC"] = of_blind(audit)
+        further.append(Further("SPV-MIA, AUROC", AUROC, of_attack(task_of(audit, "spv"), AUROC.key)))
+    further.append(Further("blind baseline, AUROC", BLIND, of_blind(audit)))
     return Row(
         entrant=entrant,
         audit=audit,
@@ -213,18 +226,18 @@ def _row(entrant: Entrant, audit: Audit, options: Options, also: Sequence[Metric
         further=further,
         capabilities={capability_key(capability): capability for capability in entrant.capabilities},
         recipe=recipe(audit),
-        why_not_ranked=reasons_not_ranked(audit, number, options.metric),
+        why_not_ranked=reasons_not_ranked(audit, number, options.metric, among),
         remarks=remarks(audit, number, options.metric),
     )
 
 
-def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
+def _ranked(rows: Sequence[Row], metric: str, tables: int) -> list[Row]:
     """Ranked rows by their number, then the others by name."""
-    ranked = sorted((row for row in rows if not row.why_not_ranked), key=lambda row: loss(row.number, metric)[0])
+    ranked = sorted((row for row in rows if not row.why_not_ranked), key=lambda row: loss(row.number, metric).value)
     losses = [loss(row.number, metric) for row in ranked]
     placed = [
         replace(row, rank=rank, rank_range=reach)
-        for row, rank, reach in zip(ranked, ranks(losses), rank_ranges(losses), strict=True)
+        for row, rank, reach in zip(ranked, ranks(losses), rank_ranges(losses, tables), strict=True)
     ]
     return [*placed, *sorted((row for row in rows if row.why_not_ranked), key=lambda row: row.entrant.name)]
 
@@ -241,15 +254,10 @@ def _drawn(rows: Sequence[Row], column: Column) -> list[Row]:
 
 def _point(row: Row, column: Column, metric: str) -> Point:
     score = row.capabilities[column.key]
-    reach = 0.0 if math.isnan(score.stderr) else _NORMAL_95 * score.stderr
-    sign = 1 if column.higher_is_better else -1
-    value, best, worst = loss(row.number, metric)
-    return Point(
-        row.entrant.name,
-        (sign * score.value, sign * score.value - reach, sign * score.value + reach),
-        (-value, -worst, -best),
-        row.rank,
-    )
+    value, reach = score.value if column.higher_is_better else -score.value, _NORMAL_95 * score.stderr
+    lost = loss(row.number, metric)
+    private = Bounds(-lost.value, -lost.high, -lost.low, lost.confidence)
+    return Point(row.entrant.name, Bounds(value, value - reach, value + reach), private, row.rank)
 
 
 def _columns(rows: Iterable[Mapping[Key, Capability]]) -> list[Column]:
@@ -268,40 +276,52 @@ def _columns(rows: Iterable[Mapping[Key, Capability]]) -> list[Column]:
     return columns
 
 
-def loss(number: Estimate, metric: str) -> Loss:
-    """A number on a scale on which more is worse: an AUROC below 0.5 is as far from chance as one above."""
+def loss(number: Estimate, metric: str) -> Bounds:
+    """How much a model gives away, more is worse: an AUROC below 0.5 is as far from chance as one above."""
     value, low, high = number.value, number.low, number.high
     if metric != AUROC.key:
-        return value, low, high
+        return Bounds(value, low, high, number.confidence)
     ends = abs(low - AUROC.guess), abs(high - AUROC.guess)
-    return abs(value - AUROC.guess), 0.0 if low <= AUROC.guess <= high else min(ends), max(ends)
+    nearest = 0.0 if low <= AUROC.guess <= high else min(ends)
+    return Bounds(abs(value - AUROC.guess), nearest, max(ends), number.confidence)
 
 
-def ranks(losses: Sequence[Loss]) -> list[int]:
+def ranks(losses: Sequence[Bounds]) -> list[int]:
     """1 for the smallest loss; equal ones share a rank."""
-    return [1 + sum(other[0] < ours[0] for other in losses) for ours in losses]
+    return [1 + sum(other.value < ours.value for other in losses) for ours in losses]
 
 
-def rank_ranges(losses: Sequence[Loss]) -> list[tuple[int, int]]:
-    """Best and worst rank of each: only a model whose whole interval lies beyond ours is sure to be ahead or behind."""
-    return [
-        (1 + sum(high < ours[1] for _, _, high in losses), len(losses) - sum(low > ours[2] for _, low, _ in losses))
-        for ours in losses
-    ]
+def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, int]]:
+    """Best and worst rank of each: behind all that are surely ahead of it, ahead of all that are surely behind.
+
+    Args:
+        losses: of the models of one table.
+        tables: of the board, over which the chance of a wrong order is shared.
+    """
+    below = surely_below(losses, PRIVACY_CHANCE / tables)
+    return [(1 + int(below[:, i].sum()), len(losses) - int(below[i].sum())) for i in range(len(losses))]
 
 
-def reasons_not_ranked(audit: Audit, number: Estimate, metric: str) -> list[str]:
+def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int = 1) -> list[str]:
     """Why the audit is not ranked by this number; empty if it is.
 
     Every finding of severity "warning" disqualifies, those of later versions and of plugins too, but for findings
     that touch another metric or another attack than the one that counts.
+
+    Args:
+        audit: the audit.
+        number: what it would be ranked by.
+        metric: of the number.
+        among: models of the table: with 20 that give nothing away, two tables in five hold an interval below chance.
     """
     found = [finding.message for finding in failed(audit) if touches(finding, number.attack, metric)]
     if math.isnan(number.value):
         found.append(f"{METRICS[metric].label}: {number.reason}")
     elif math.isnan(number.low):
         found.append(f"{METRICS[metric].label} has no interval")
-    if metric == AUROC.key and number.high < AUROC.guess:
+    if metric == AUROC.key and surely_less(
+        Bounds(number.value, number.low, number.high, number.confidence), AUROC.guess, among
+    ):
         found.append(
             "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
         )

@@ -150,7 +150,7 @@ def _entrant(name: str, runs: Sequence[HarnessRun]) -> Entrant:
 
 
 def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, HarnessRun]) -> Audit:
-    """The attacks of both audits, the newer record of those that both have."""
+    """The attacks of both audits, the newer results of those that both have."""
     tasks = {task.task: task for task in one[0].tasks}
     for task in other[0].tasks:
         before = tasks.get(task.task)

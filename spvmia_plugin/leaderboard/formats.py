@@ -8,12 +8,10 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.board import Board, Row, Table
-from spvmia_plugin.leaderboard.front import places
 from spvmia_plugin.leaderboard.view import number_title, to_html, to_markdown
 from spvmia_plugin.results.comparable import recipe_words
 from spvmia_plugin.results.estimate import Estimate
@@ -21,10 +19,6 @@ from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.files import check_file_to_write
 from spvmia_plugin.util.strict_json import finite
 from spvmia_plugin.web.text import csv_text
-
-if TYPE_CHECKING:
-    pass
-
 
 FORMAT = 1
 """Version of the JSON's layout."""
@@ -80,8 +74,8 @@ def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[
     yield "attack", row.number.attack or ""
     yield "chosen_among", row.number.chosen_among
     yield from _csv_estimate(title, row.number)
-    for further, estimate in row.further.items():
-        yield from _csv_estimate(further, estimate)
+    for further in row.further:
+        yield from _csv_estimate(further.title, further.number)
     for column in table.columns:
         score = row.capabilities.get(column.key)
         if score is not None:
@@ -100,7 +94,7 @@ def _csv_estimate(title: str, estimate: Estimate) -> Iterator[tuple[str, CsvCell
 
 
 def _table_json(table: Table) -> dict[str, object]:
-    front = dict(zip((point.name for point in table.points), places(table.points), strict=True))
+    front = dict(zip((point.name for point in table.points), table.places, strict=True))
     return {
         "title": table.title,
         "differs_from_first": table.differs or None,
@@ -118,7 +112,7 @@ def _row_json(row: Row) -> dict[str, object]:
         "not_ranked_because": list(row.why_not_ranked),
         "limits": list(row.remarks),
         "number": _estimate_json(row.number),
-        "further": {title: _estimate_json(estimate) for title, estimate in row.further.items()},
+        "further": {further.title: _estimate_json(further.number) for further in row.further},
         "capabilities": [_capability_json(score) for score in row.capabilities.values()],
         "recipe": recipe_words(row.recipe),
         "n": row.audit.told["n"],

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from spvmia_plugin.leaderboard.order import CAPABILITY_CHANCE, PRIVACY_CHANCE, Bounds, surely_below
+
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 16, 56
 """Margins in the units of the view box, which are pixels at full size."""
@@ -30,53 +32,62 @@ class Point:
 
     Attributes:
         name: the model.
-        capability: value, lower end, upper end.
-        privacy: value, lower end, upper end.
+        capability: its score.
+        privacy: the negative of what it gives away.
         rank: stands for the name where that has no room.
     """
 
     name: str
-    capability: tuple[float, float, float]
-    privacy: tuple[float, float, float]
+    capability: Bounds
+    privacy: Bounds
     rank: int | None = None
 
 
-def places(points: Sequence[Point]) -> list[Place]:
+def places(points: Sequence[Point], among: int | None = None, tables: int = 1) -> list[Place]:
     """Place of each point.
 
-    Returns:
-        "front": no other model is at least as good on both axes and better on one. "behind": some model's intervals
-        lie wholly above this one's on both axes. "close": dominated, but the intervals do not tell.
-    """
+    Args:
+        points: the models.
+        among: how many models are ranked beside each other, those without this capability too; all of them by default.
+        tables: of the board.
 
-    def place(point: Point) -> Place:
-        beaten_by = [
-            other
-            for other in points
-            if other.capability[0] >= point.capability[0]
-            and other.privacy[0] >= point.privacy[0]
-            and (other.capability[0] > point.capability[0] or other.privacy[0] > point.privacy[0])
-        ]
+    Returns:
+        "front": no other model is at least as good on both axes and better on one. "close": some are, but none of them
+        is surely better on either axis. "behind": one of them surely is; see `order.surely_below`.
+    """
+    capable = surely_below([point.capability for point in points], CAPABILITY_CHANCE / tables, among)
+    private = surely_below([point.privacy for point in points], PRIVACY_CHANCE / tables, among)
+
+    def place(i: int) -> Place:
+        ours, beaten_by = points[i], []
+        for j, other in enumerate(points):
+            ahead = other.capability.value - ours.capability.value, other.privacy.value - ours.privacy.value
+            if min(ahead) >= 0 and max(ahead) > 0:
+                beaten_by.append(j)
         if not beaten_by:
             return "front"
-        surely = (other.capability[1] > point.capability[2] and other.privacy[1] > point.privacy[2] for other in points)
-        return "behind" if any(surely) else "close"
+        return "behind" if any(capable[i, j] or private[i, j] for j in beaten_by) else "close"
 
-    return [place(point) for point in points]
+    return [place(i) for i in range(len(points))]
 
 
-def in_words(points: Sequence[Point]) -> str:
-    """The picture for those who do not see it."""
+def in_words(points: Sequence[Point], found: Sequence[Place]) -> str:
+    """The picture for those who do not see it, by the `places` of its points."""
     by_place: dict[Place, list[str]] = {"front": [], "close": [], "behind": []}
-    for point, place in zip(points, places(points), strict=True):
+    for point, place in zip(points, found, strict=True):
         by_place[place].append(point.name)
     sentences = [
-        f"On the front (no other model is both more capable and more private): {', '.join(by_place['front'])}."
+        "On the front (no other model has numbers that are better on one axis and as good on the other): "
+        f"{', '.join(by_place['front'])}."
     ]
     if by_place["close"]:
-        sentences.append(f"Behind the front by less than the error bars can tell: {', '.join(by_place['close'])}.")
+        sentences.append(
+            f"Behind the front by less than the error bars can tell, on both axes: {', '.join(by_place['close'])}."
+        )
     if by_place["behind"]:
-        sentences.append(f"Behind it by more than the error bars: {', '.join(by_place['behind'])}.")
+        sentences.append(
+            f"Behind it by more than the error bars on at least one axis: {', '.join(by_place['behind'])}."
+        )
     return " ".join(sentences)
 
 
@@ -123,20 +134,22 @@ class Figure:
     front: str
 
 
-def draw(points: Sequence[Point], x_sign: int, y_offset: float) -> Figure:
+def draw(points: Sequence[Point], found: Sequence[Place], x_sign: int, y_offset: float) -> Figure:
     """Lay out the picture.
 
     Args:
         points: the models, larger is better on both axes.
+        found: their `places`.
         x_sign: -1 if the capability's axis shows the negative of what the points hold.
         y_offset: what the privacy axis adds to the negative of what the points hold: 0.5 for distances from chance.
     """
-    x_axis = _Axis([value for point in points for value in point.capability], LEFT, WIDTH - RIGHT)
-    y_axis = _Axis([value for point in points for value in point.privacy], HEIGHT - BOTTOM, TOP)
-    spots = [(x_axis.at(point.capability[0]), y_axis.at(point.privacy[0])) for point in points]
+    xs, ys = [_drawn(point.capability) for point in points], [_drawn(point.privacy) for point in points]
+    x_axis = _Axis([value for bar in xs for value in bar], LEFT, WIDTH - RIGHT)
+    y_axis = _Axis([value for bar in ys for value in bar], HEIGHT - BOTTOM, TOP)
+    spots = [(x_axis.at(across[1]), y_axis.at(up[1])) for across, up in zip(xs, ys, strict=True)]
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     marks = []
-    for point, place, (x, y) in zip(points, places(points), spots, strict=True):
+    for point, place, across, up, (x, y) in zip(points, found, xs, ys, spots, strict=True):
         label, label_x, label_y, anchor = _labelled(x, y, point, taken)
         marks.append(
             Mark(
@@ -145,10 +158,10 @@ def draw(points: Sequence[Point], x_sign: int, y_offset: float) -> Figure:
                 place=place,
                 x=x,
                 y=y,
-                x_low=x_axis.at(point.capability[1]),
-                x_high=x_axis.at(point.capability[2]),
-                y_low=y_axis.at(point.privacy[1]),
-                y_high=y_axis.at(point.privacy[2]),
+                x_low=x_axis.at(across[0]),
+                x_high=x_axis.at(across[2]),
+                y_low=y_axis.at(up[0]),
+                y_high=y_axis.at(up[2]),
                 label_x=label_x,
                 label_y=label_y,
                 anchor=anchor,
@@ -157,6 +170,13 @@ def draw(points: Sequence[Point], x_sign: int, y_offset: float) -> Figure:
     x_ticks = [Tick(x_axis.at(value), f"{x_sign * value + 0.0:g}") for value in x_axis.ticks()]
     y_ticks = [Tick(y_axis.at(value), f"{y_offset - value + 0.0:g}") for value in y_axis.ticks()]
     return Figure(marks, x_ticks, y_ticks, _staircase(marks))
+
+
+def _drawn(number: Bounds) -> tuple[float, float, float]:
+    """Lower end, value, upper end; the value thrice where the error is not known."""
+    if math.isnan(number.low):
+        return number.value, number.value, number.value
+    return number.low, number.value, number.high
 
 
 class _Axis:

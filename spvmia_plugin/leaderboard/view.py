@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words
-from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, METRICS, PRIVACY
+from spvmia_plugin.leaderboard.order import CHANCE
+from spvmia_plugin.metrics.names import AUROC, BLIND, LOW_END_NONMEMBERS, METRICS
 from spvmia_plugin.results.comparable import common_recipe, recipe_words
 from spvmia_plugin.results.estimate import STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability
@@ -95,10 +96,11 @@ def table_view(table: Table, options: Options) -> TableView:
         *([Heading("fine-tuning", "", "words")] if with_recipe else []),
         Heading(number_title(options), "lower is more private", "number"),
     ]
-    for title in table.rows[0].further:
-        higher = title == PRIVACY.label
-        note = "" if "blind" in title else f"{'higher' if higher else 'lower'} is more private"
-        headings.append(Heading(title, note, "number", "descending" if higher else "ascending"))
+    for further in table.rows[0].further:
+        higher = further.metric.higher_is_better
+        # The baseline says how good the audit's data are, not how private a model is.
+        note = "" if further.metric is BLIND else f"{'higher' if higher else 'lower'} is more private"
+        headings.append(Heading(further.title, note, "number", "descending" if higher else "ascending"))
     for column in table.columns:
         note = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
         first = "ascending" if column.higher_is_better is False else "descending"
@@ -145,7 +147,8 @@ def reading(board: Board) -> list[str]:
     return [
         *([apart] if len(board.tables) > 1 else []),
         *([strongest] if board.options.attack == STRONGEST else []),
-        "The second rank is the range that the intervals leave open: models whose intervals overlap may change places.",
+        "The second rank is the range that the errors leave open. All pairs are looked at together: where all models "
+        f"are equal, at most {CHANCE:.0%} of boards call one surely ahead of another, here or in the picture.",
         "TPR at 1 % FPR is the share of training records an outsider picks out while wrongly accusing 1 in 100 others; "
         f"with fewer than {LOW_END_NONMEMBERS} others it is read at 5 %.",
         "The blind baseline sees words and length but no model: it should not be above 0.5.",
@@ -166,7 +169,7 @@ def _row(number: int, row: Row, table: Table, recipe: str | None) -> RowView:
         Cell(name, sort=name, kind="model"),
         *([] if recipe is None else [Cell(recipe, sort=recipe, kind="words")]),
         _number(row.number, told=True),
-        *(_number(estimate) for estimate in row.further.values()),
+        *(_number(further.number) for further in row.further),
         *(_capability(row.capabilities.get(column.key)) for column in table.columns),
     ]
     reasons, remarks = ([shown(sentence) for sentence in told] for told in (row.why_not_ranked, row.remarks))
@@ -229,13 +232,13 @@ def _picture(environment: Any, name: str, table: Table, options: Options) -> dic
         }
     points = [replace(point, name=shown(point.name)) for point in table.points]
     sign = 1 if table.picture.higher_is_better else -1
-    words = in_words(points)
+    words = in_words(points, table.places)
     svg = environment.get_template("front.svg").render(
         id=name,
-        figure=draw(points, sign, AUROC.guess if options.metric == AUROC.key else 0.0),
+        figure=draw(points, table.places, sign, AUROC.guess if options.metric == AUROC.key else 0.0),
         words=words,
         x_title=shown(table.picture.title),
-        y_title=METRICS[options.metric],
+        y_title=METRICS[options.metric].label,
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,
@@ -256,7 +259,8 @@ def to_markdown(board: Board) -> str:
     for table in board.tables:
         lines += _markdown_table(table_view(table, board.options))
         if table.picture is not None:
-            lines += [f"Capability: {markdown(table.picture.title)}. {markdown(in_words(table.points))}", ""]
+            words = in_words(table.points, table.places)
+            lines += [f"Capability: {markdown(table.picture.title)}. {markdown(words)}", ""]
     if board.not_audited:
         lines += ["## Without a privacy audit", "", *_items(entrant.name for entrant in board.not_audited), ""]
     if board.left_out:
@@ -316,7 +320,8 @@ def show_board(board: Board, console: Console) -> None:
             grid.add_row(*cells, style="dim" if row.marked else None, end_section=True)
         console.print(grid)
         if table.picture is not None:
-            console.print(Text(f"Capability: {shown(table.picture.title)}. {shown(in_words(table.points))}"))
+            words = in_words(table.points, table.places)
+            console.print(Text(f"Capability: {shown(table.picture.title)}. {shown(words)}"))
         for row in view.marked:
             console.print(Text(f"Not ranked: {row.name}: {'; '.join(row.reasons)}.", style="yellow"))
     for problem in board.left_out:

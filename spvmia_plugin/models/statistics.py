@@ -53,7 +53,7 @@ def token_statistics(
     n = len(rows)
     out = torch.empty((4 if moments else 2, n), dtype=torch.float32, device=rows.device)
     step = rows_per_product(vocab, rows)
-    kernel = _kernel(rows.device, vocab, moments)
+    kernel = (_CpuKernel if rows.device.type == "cpu" else _DeviceKernel)(vocab, moments)
     for start in range(0, n, step):
         kernel.fill(logits_of(rows[start : start + step]), targets[start : start + step], out[:, start : start + step])
     top1 = out[1] > 0
@@ -65,10 +65,6 @@ def rows_per_product(vocab: int, rows: torch.Tensor) -> int:
     budget = _HEAD_BYTES.get(rows.device.type, _HEAD_BYTES_DEVICE)
     fitting = budget // (vocab * rows.element_size())
     return int(max(16, min(4096, fitting)))
-
-
-def _kernel(device: torch.device, vocab: int, moments: bool) -> _CpuKernel | _DeviceKernel:
-    return (_CpuKernel if device.type == "cpu" else _DeviceKernel)(vocab, moments)
 
 
 class _CpuKernel:

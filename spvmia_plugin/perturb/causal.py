@@ -58,7 +58,8 @@ class Causal(Perturbation):
 
         tokens = [backend.encode(text.text) for text in texts]
         found: list[Neighbours | None] = [None] * len(texts)
-        for batch in plan_passes([len(of_text) for of_text in tokens], token_budget(device_type(backend.device))):
+        budget = token_budget(str(backend.device).partition(":")[0])  # `cpu`, `cuda`
+        for batch in plan_passes([len(of_text) for of_text in tokens], budget):
             if all(i in done for i in batch.rows):
                 continue
             made = self._of([texts[i] for i in batch.rows], [tokens[i] for i in batch.rows], backend)
@@ -174,8 +175,3 @@ def _neighbours(found: Sequence[TokenEdits], wanted: int, total: int) -> Neighbo
     )
     rate = float(np.mean([len(edit.positions) for edit in found])) / total if found else math.nan
     return Neighbours(tuple(found), mask_rate=rate, reason=reason)
-
-
-def device_type(device: object) -> str:
-    """`cpu` of `cpu`, `cuda` of `cuda:0`, whether a string or torch's own."""
-    return str(device).partition(":")[0]

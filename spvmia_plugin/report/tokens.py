@@ -15,7 +15,7 @@ from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.report.numbers import Number
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.signals import TokenSignals
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import HIDDEN

@@ -102,7 +102,7 @@ def train(
         description: words for the progress bar.
 
     Returns:
-        JSON-ready record: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), `seconds`,
+        JSON-ready: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), `seconds`,
         `resumed_at` (step, 0 for none) and the settings.
 
     Raises:

@@ -42,6 +42,20 @@ def quiet_libraries() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Leave out the library's bars for loading and saving weights: ours counts what takes time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def brings_code(error: Exception) -> bool:
     """Whether transformers refuses a model because it brings code of its own, which nobody allowed to run."""
     return isinstance(error, ValueError) and "trust_remote_code=True" in str(error)

@@ -11,10 +11,9 @@ from spvmia_plugin.audit import calibrate
 from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.perturb import BUILTIN_PERTURBATIONS
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.audit.fakes import FakeBackend, make_data
 from tests.perturb.fakes import save_t5, tiny_t5_tokenizer, transitions
 
@@ -61,7 +60,7 @@ def key_of(kind, config, store, registry=REGISTRY):
         return calibration.corpus_key()
     if kind == "references":
         return calibration.reference_key(["a", "b"])
-    made = next(of for of in BUILTIN_PERTURBATIONS if of.name == kind)(config)
+    made = REGISTRY.perturbations[kind](config)
     return paraphrase_keys(DATA.records[:1], made, backend, store, config)[DATA.records[0].id]
 
 
@@ -71,7 +70,7 @@ def test_every_setting_has_another_value() -> None:
 
 
 def test_every_built_in_perturbation_is_looked_at() -> None:
-    assert {made.name for made in BUILTIN_PERTURBATIONS} | {"self_prompts", "references"} == set(COUNTS)
+    assert {*REGISTRY.perturbations, "self_prompts", "references"} == set(COUNTS)
 
 
 @pytest.mark.parametrize("kind", COUNTS)

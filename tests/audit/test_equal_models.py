@@ -6,14 +6,14 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.models.models import plain_logprobs
 from tests.tiny import save_tiny, tiny_texts
@@ -81,7 +81,7 @@ def run(folder, target, attacks, store, *, texts=TEXTS, dtype="float32", quiet=T
     backend = HFBackend(lm or load_lm(folder, target, dtype), config, str(folder / "base"))
     names = {f"{name}_mia_custom": REGISTRY.attack(name, config) for name in attacks}
     with Store(store) as opened:
-        return Run(Audit(data, config, names, records, records), backend, REGISTRY, opened, quiet=quiet).execute()
+        return Run(Job(data, config, names, records, records), backend, REGISTRY, opened, quiet=quiet).execute()
 
 
 def reasons(outcome, attack):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store import Store, database
+from spvmia_plugin.store import database
+from spvmia_plugin.store.store import Store
 from tests.audit.fakes import make_data
 from tests.audit.test_run import run
 from tests.refusing import refuse_folders

@@ -15,7 +15,7 @@ from spvmia_plugin.audit.sequences import Request
 from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.protocols import Cost, ScoreInput
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.console import progress_bar
 from tests.audit.fakes import FakeBackend, make_data
 from tests.audit.test_run import OPTIONS, forward_tokens, run

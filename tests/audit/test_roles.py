@@ -8,11 +8,11 @@ import pytest
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.roles import cast
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.signals import Need, Role, View
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.audit.fakes import FakeBackend, make_data
 from tests.audit.test_run import REGISTRY, run
 
@@ -35,7 +35,7 @@ class FewShot(Attack):
 
 def outcome_of(tmp_path, *attacks, data=None):
     data = data or make_data(4)
-    audit = Audit(data, AuditConfig(), {each.name: each for each in attacks}, data.records, data.records)
+    audit = Job(data, AuditConfig(), {each.name: each for each in attacks}, data.records, data.records)
     with Store(tmp_path) as store:
         return Run(audit, FakeBackend(), REGISTRY, store, quiet=True).execute()
 

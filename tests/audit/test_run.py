@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import BackendFeatures
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 
 from .fakes import FakeBackend, make_data
 
@@ -26,7 +26,7 @@ def run(tmp_path, names, *, data=None, backend=None, quiet=True, records=None, r
     config = AuditConfig.from_metadata({**OPTIONS, **options}, registry.attack_options)
     attacks = {f"{name}_mia_custom": registry.attack(name, config) for name in names}
     backend = backend or FakeBackend()
-    audit = Audit(data, config, attacks, records or data.records, data.records)
+    audit = Job(data, config, attacks, records or data.records, data.records)
     with Store(tmp_path / "store") as store:
         return Run(audit, backend, registry, store, quiet=quiet).execute(), backend
 

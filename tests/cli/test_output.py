@@ -96,7 +96,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         reference = {"trained": True, "self_prompts": 40}
         return SimpleNamespace(details={"reference": reference}, cost_json=lambda: {"reference": {}})
 
-    monkeypatch.setattr("spvmia_plugin.harness.prepare.prepare", build)
+    monkeypatch.setattr("spvmia_plugin.harness.task.prepare", build)
     return seen
 
 

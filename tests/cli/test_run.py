@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
-from spvmia_plugin.harness import launch as module
+from spvmia_plugin.harness import enable as module
 from spvmia_plugin.harness.enable import tasks_folder
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from lm_eval.api.model import LM
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.protocols import BackendFeatures, Cost, Frame
+from spvmia_plugin.protocols import Backend, Cost
 from spvmia_plugin.signals import Role, TokenSignals
 
 CAPITAL = 10_000
@@ -40,11 +40,10 @@ def encode(text: str) -> tuple[int, ...]:
     return tuple(int(word[1:]) + CAPITAL * (word[0] == "W") for word in text.split())
 
 
-class Arithmetic:
+class Arithmetic(Backend):
     """Signals are read from `TABLE`, beginning where a digest of role and tokens says."""
 
     name = "arithmetic"
-    features = BackendFeatures()
     device = "cpu"
     max_length = 64
 
@@ -61,9 +60,6 @@ class Arithmetic:
 
     def decode(self, token_ids):
         return " ".join(f"W{i - CAPITAL}" if i >= CAPITAL else f"w{i}" for i in token_ids)
-
-    def frame(self, text):
-        return Frame()
 
     def survives(self, token_ids):
         return True
@@ -123,9 +119,6 @@ class Arithmetic:
 
     def cost(self, role):
         return Cost(**vars(self.costs[role]))
-
-    def close(self):
-        pass
 
 
 class Plugin:

@@ -108,7 +108,7 @@ def read_log(path: Any) -> list[Pass]:
 
 
 def _serve() -> None:
-    from spvmia_plugin.harness import launch, task  # noqa: F401 - imported before the fork
+    from spvmia_plugin.harness import task  # noqa: F401 - imported before the fork
 
     for line in sys.stdin:
         order = json.loads(line)
@@ -125,7 +125,7 @@ def _obey(order: dict[str, Any]) -> None:
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(said, stream)
-    from spvmia_plugin.harness.launch import launch
+    from spvmia_plugin.harness.enable import launch
 
     record(lambda each: os.write(log, json.dumps([each.stage, each.digest, each.rows, each.width]).encode() + b"\n"))
     status = 1

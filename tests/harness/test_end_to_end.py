@@ -152,7 +152,7 @@ def test_the_model_is_left_as_it_was(options, tmp_path, base, adapter):
 def test_batch_size_does_not_matter_beyond_rounding(evaluate, options, tmp_path):
     """Given the same reference: the second run finds it in the same store, and computes its signals anew."""
     one = evaluate([ALL], {**options, "mia_cache_dir": str(tmp_path)}, batch_size=1)
-    from spvmia_plugin.store import Store
+    from spvmia_plugin.store.store import Store
 
     with Store(tmp_path) as store:
         store.clear("signals")

@@ -136,20 +136,20 @@ def test_rank_0_knows_what_all_did():
     outcomes = [share(0, 10, False, "rank 0", 0.1), share(1, 20, True, "rank 1", 0.2)]
     others = [[(o.stages, o.notes, o.details)] for o in outcomes]
     lm = SimpleNamespace(rank=0, world_size=2, gather_object=lambda mine: [mine, others[1]], barrier=lambda: None)
-    meet(lm, outcomes[:1])
-    merged = outcomes[0]
+    (merged,) = meet(lm, outcomes[:1])
     assert merged.stages == {"scoring: target": Cost(forward_tokens=30, seconds=2.0)}
     assert merged.notes == ["noted by all", "rank 0", "rank 1"]
     assert merged.details["reference"] == {"trained": True}
     assert merged.details["paraphrases"]["records"] == 4
     assert merged.details["paraphrases"]["texts"] == 16
     assert merged.details["paraphrases"]["mask_rate"] == pytest.approx(0.15)
+    assert outcomes[0] == share(0, 10, False, "rank 0", 0.1)
 
 
 def test_one_process_meets_nobody():
     outcome = share(0, 10, False, "x", None)
-    meet(SimpleNamespace(rank=0, world_size=1), [outcome])
-    assert outcome.stages["scoring: target"].forward_tokens == 10
+    (same,) = meet(SimpleNamespace(rank=0, world_size=1), [outcome])
+    assert same.stages["scoring: target"].forward_tokens == 10
 
 
 def test_a_broken_connection_is_told():

@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from spvmia_plugin.audit.run import Audit, Run
+from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.training.trainer import TrainSettings
 from tests.harness.kills import OPTIONS, PROMPTS, TASKS, TEXTS, kills
 from tests.harness.recorder import STAGES, Pass, record, repeated, units
@@ -52,7 +52,7 @@ def audit(models, monkeypatch):
             record(keep, patch.setattr)
             with Store(folder) as store:
                 try:
-                    audit = Audit(data, config, attacks, records, records)
+                    audit = Job(data, config, attacks, records, records)
                     return Run(audit, backend, REGISTRY, store).execute().results, passes
                 except Killed:
                     return None, passes

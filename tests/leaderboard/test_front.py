@@ -10,17 +10,32 @@ import pytest
 
 from spvmia_plugin.leaderboard.board import loss, rank_ranges, ranks
 from spvmia_plugin.leaderboard.front import HEIGHT, WIDTH, Figure, Point, draw, in_words, places
+from spvmia_plugin.leaderboard.order import Bounds, surely_below
 from spvmia_plugin.results.estimate import Estimate
+
+Q_PRIVACY_12, Q_CAPABILITY_12, Q_PRIVACY_6 = 4.722404, 5.290196, 4.140145
+"""Quantiles of the studentised range of 12 and of 6 numbers at 96 %, 99 % and 96 %, by numerical integration of what it
+is: P(range of k normals <= q) = k * integral of phi(z) (Phi(z) - Phi(z - q))^(k - 1)."""
 
 
 def random_points(n: int, seed: int) -> list[Point]:
     rng = random.Random(seed)
 
-    def number() -> tuple[float, float, float]:
+    def number() -> Bounds:
         value, reach = round(rng.uniform(0, 1), 1), rng.uniform(0, 0.2)
-        return value, value - reach, value + reach
+        return Bounds(value, value - reach, value + reach)
 
     return [Point(f"model {k}", number(), number()) for k in range(n)]
+
+
+def drawn(points: list[Point], x_sign: int = 1, y_offset: float = 0.0) -> Figure:
+    return draw(points, places(points), x_sign, y_offset)
+
+
+def sure(one: Bounds, other: Bounds, quantile: float) -> bool:
+    """Whether `one` is below `other`, in plain arithmetic; intervals at 95 %."""
+    apart, errors = other.value - one.value, math.hypot(one.high - one.value, other.value - other.low) / 1.959964
+    return apart > quantile / math.sqrt(2) * errors
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -30,46 +45,87 @@ def test_the_front_is_what_nothing_beats(seed: int) -> None:
         beaten_by = [
             other
             for other in points
-            if (other.capability[0] > point.capability[0] and other.privacy[0] >= point.privacy[0])
-            or (other.capability[0] >= point.capability[0] and other.privacy[0] > point.privacy[0])
+            if (other.capability.value > point.capability.value and other.privacy.value >= point.privacy.value)
+            or (other.capability.value >= point.capability.value and other.privacy.value > point.privacy.value)
         ]
         surely = [
             other
-            for other in points
-            if other.capability[1] > point.capability[2] and other.privacy[1] > point.privacy[2]
+            for other in beaten_by
+            if sure(point.capability, other.capability, Q_CAPABILITY_12)
+            or sure(point.privacy, other.privacy, Q_PRIVACY_12)
         ]
         assert place == ("front" if not beaten_by else "behind" if surely else "close")
 
 
+def test_every_place_comes_up() -> None:
+    found = [place for seed in range(20) for place in places(random_points(12, seed))]
+    assert min(map(found.count, ("front", "close", "behind"))) > 5
+
+
+def test_close_holds_on_both_axes() -> None:
+    """Who gives nearly everything away is not close to the base, however close they are in what they can do."""
+    base = Point("base", Bounds(0.61, 0.59, 0.63), Bounds(-0.04, -0.08, 0.0))
+    leaky = Point("leaky", Bounds(0.60, 0.58, 0.62), Bounds(-0.48, -0.49, -0.47))
+    like = Point("like", Bounds(0.60, 0.58, 0.62), Bounds(-0.05, -0.09, -0.01))
+    dull = Point("dull", Bounds(0.30, 0.28, 0.32), Bounds(-0.05, -0.09, -0.01))
+    points = [base, leaky, like, dull]
+    assert places(points) == ["front", "behind", "close", "behind"]
+    assert in_words(points, places(points)) == (
+        "On the front (no other model has numbers that are better on one axis and as good on the other): base. "
+        "Behind the front by less than the error bars can tell, on both axes: like. "
+        "Behind it by more than the error bars on at least one axis: leaky, dull."
+    )
+
+
+def test_what_has_no_known_error_is_never_surely_behind() -> None:
+    unknown = Bounds(0.1, math.nan, math.nan)
+    points = [Point("a", Bounds(0.9, 0.89, 0.91), unknown), Point("b", unknown, unknown)]
+    assert places(points) == ["front", "close"]
+    mark = drawn(points).marks[1]
+    assert mark.x_low == mark.x == mark.x_high
+
+
 def test_equal_models_are_both_on_the_front() -> None:
-    same = (0.5, 0.4, 0.6)
+    same = Bounds(0.5, 0.4, 0.6)
     points = [Point("a", same, same), Point("b", same, same)]
     assert places(points) == ["front", "front"]
-    assert in_words(points).endswith("private): a, b.")
+    assert in_words(points, places(points)).endswith("other): a, b.")
 
 
 def test_words_name_every_model_once() -> None:
     points = random_points(9, 1)
-    words = in_words(points)
+    words = in_words(points, places(points))
     assert all(words.count(point.name) == 1 for point in points)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rank_ranges_hold_every_order_the_intervals_allow(seed: int) -> None:
+def test_rank_ranges_leave_open_what_is_not_sure(seed: int) -> None:
     rng = random.Random(seed)
     losses = []
     for _ in range(6):
-        value, reach = rng.uniform(0, 1), rng.uniform(0, 0.3)
-        losses.append((value, value - reach, value + reach))
+        value = rng.uniform(0, 1)
+        losses.append(Bounds(value, value - rng.uniform(0, 0.3), value + rng.uniform(0, 0.3)))
     ranges = rank_ranges(losses)
     assert all(low <= rank <= high for (low, high), rank in zip(ranges, ranks(losses), strict=True))
-    for _ in range(200):  # true values anywhere in the intervals
-        drawn = [(rng.uniform(low, high), 0.0, 0.0) for _, low, high in losses]
-        assert all(low <= rank <= high for (low, high), rank in zip(ranges, ranks(drawn), strict=True))
+    for ours, (best, worst) in zip(losses, ranges, strict=True):
+        assert best == 1 + sum(sure(other, ours, Q_PRIVACY_6) for other in losses)
+        assert worst == 6 - sum(sure(ours, other, Q_PRIVACY_6) for other in losses)
+
+
+def test_more_models_more_tables_and_less_confidence_ask_for_more() -> None:
+    numbers = [Bounds(0.1, 0.0, 0.2), Bounds(0.25, 0.15, 0.35)]
+    assert surely_below(numbers, 0.05).tolist() == [[False, True], [False, False]]
+    assert not surely_below(numbers, 0.05 / 20).any()
+    assert not surely_below(numbers, 0.05, among=20).any()
+    assert not surely_below([Bounds(each.value, each.low, each.high, 0.5) for each in numbers], 0.05).any()
+    assert surely_below(numbers[:1], 0.05, among=20).tolist() == [[False]]
+    assert surely_below([], 0.05, among=20).shape == (0, 0)
+    assert rank_ranges(numbers) == [(1, 1), (2, 2)]
+    assert rank_ranges(numbers, tables=20) == [(1, 2), (1, 2)]
 
 
 def test_equal_numbers_share_a_rank() -> None:
-    assert ranks([(0.2, 0, 0), (0.1, 0, 0), (0.2, 0, 0), (0.3, 0, 0)]) == [2, 1, 2, 4]
+    assert ranks([Bounds(value, 0, 0) for value in (0.2, 0.1, 0.2, 0.3)]) == [2, 1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -83,27 +139,31 @@ def test_equal_numbers_share_a_rank() -> None:
 def test_an_auroc_counts_by_its_distance_from_chance(
     auroc: float, interval: tuple[float, float], expected: tuple[float, float, float]
 ) -> None:
-    assert loss(Estimate(auroc, *interval), "auroc") == pytest.approx(expected)
-    assert loss(Estimate(auroc, *interval), "tpr_at_1pct_fpr") == (auroc, *interval)
+    found = loss(Estimate(auroc, *interval, confidence=0.95), "auroc")
+    assert (found.value, found.low, found.high) == pytest.approx(expected)
+    assert loss(Estimate(auroc, *interval, confidence=0.9), "tpr_at_1pct_fpr") == Bounds(auroc, *interval, 0.9)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_picture_keeps_its_order_and_its_frame(seed: int) -> None:
     points = random_points(15, seed)
-    figure = draw(points, 1, 0.5)
+    figure = drawn(points, 1, 0.5)
     for one, mark in zip(points, figure.marks, strict=True):
         assert 0 <= mark.x <= WIDTH
         assert 0 <= mark.y <= HEIGHT
         assert mark.x_low <= mark.x <= mark.x_high
         assert mark.y_high <= mark.y <= mark.y_low
         for other, their in zip(points, figure.marks, strict=True):
-            assert (one.capability[0] < other.capability[0]) == (mark.x < their.x)
-            assert (one.privacy[0] < other.privacy[0]) == (mark.y > their.y)
+            assert (one.capability.value < other.capability.value) == (mark.x < their.x)
+            assert (one.privacy.value < other.privacy.value) == (mark.y > their.y)
 
 
 def test_ticks_say_what_the_metrics_are() -> None:
-    points = [Point("a", (-3.0, -3.5, -2.5), (-0.4, -0.45, -0.35)), Point("b", (-1.0, -1.5, -0.5), (-0.1, -0.2, 0.0))]
-    figure = draw(points, -1, 0.5)  # a perplexity, lower is better; an AUROC
+    points = [
+        Point("a", Bounds(-3.0, -3.5, -2.5), Bounds(-0.4, -0.45, -0.35)),
+        Point("b", Bounds(-1.0, -1.5, -0.5), Bounds(-0.1, -0.2, 0.0)),
+    ]
+    figure = drawn(points, -1, 0.5)  # a perplexity, lower is better; an AUROC
     assert [tick.text for tick in figure.x_ticks] == ["3.5", "3", "2.5", "2", "1.5", "1", "0.5"]
     assert {"0.6", "0.7", "0.8", "0.9"} <= {tick.text for tick in figure.y_ticks}
     assert not math.isnan(sum(tick.at for tick in (*figure.x_ticks, *figure.y_ticks)))
@@ -126,7 +186,7 @@ def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_labels_cover_no_other_label_and_no_point(seed: int) -> None:
-    figure = draw(random_points(15, seed), 1, 0.5)
+    figure = drawn(random_points(15, seed), 1, 0.5)
     labels = text_boxes(figure)
     points = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in figure.marks]
     assert len(labels) > 5
@@ -136,15 +196,16 @@ def test_labels_cover_no_other_label_and_no_point(seed: int) -> None:
 
 
 def test_labels_of_one_point_stand_around_it() -> None:
-    same = (0.5, 0.4, 0.6)
-    figure = draw([Point("first", same, same), Point("second", same, same), Point("third", same, same)], 1, 0.0)
+    same = Bounds(0.5, 0.4, 0.6)
+    figure = drawn([Point("first", same, same), Point("second", same, same), Point("third", same, same)])
     assert [mark.label for mark in figure.marks] == ["first", "second", "third"]
     assert not any(overlap(one, other) for one, other in itertools.combinations(text_boxes(figure), 2))
 
 
 def test_without_room_the_rank_stands_for_the_name() -> None:
-    points = [Point("a rather long name", (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), rank) for rank in range(1, 9)]
-    labels = [mark.label for mark in draw(points, 1, 0.0).marks]
+    same = Bounds(0.5, 0.4, 0.6)
+    points = [Point("a rather long name", same, same, rank) for rank in range(1, 9)]
+    labels = [mark.label for mark in drawn(points).marks]
     assert labels[0] == "a rather long name"
     assert set(labels[1:]) <= {"a rather long name", *(str(rank) for rank in range(2, 9)), ""}
     assert labels.count("a rather long name") <= 4

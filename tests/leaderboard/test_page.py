@@ -48,6 +48,16 @@ def test_the_policy_names_the_style_and_the_script(page_file: Path) -> None:
     assert "style=" not in text
 
 
+def test_the_axes_say_what_they_show(page_file: Path) -> None:
+    text = page_file.read_text(encoding="utf-8")
+    assert ">arc_easy, acc against AUROC</title>" in text
+    assert re.findall(r'<text class="name"[^>]*>([^<]*)</text>', text) == [
+        "arc_easy, acc, more capable →",
+        "AUROC, more private →",
+    ]
+    assert "Metric(" not in text
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_it_loads_nothing_and_complains_of_nothing(browser: Any, page_file: Path, width: int, scheme: str) -> None:
     found = opened(browser, page_file, width=width, scheme=scheme)

@@ -16,7 +16,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.models.identity import EQUAL, Answer, probe_rows
 from spvmia_plugin.signals import Role
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.models.models import (
     KINDS,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.perturb import Causal
+from spvmia_plugin.perturb.causal import Causal
 from spvmia_plugin.protocols import Neighbours, TokenEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.signals import Role

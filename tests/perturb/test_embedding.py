@@ -6,7 +6,7 @@ import pytest
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.perturb import Embedding
+from spvmia_plugin.perturb.embedding import Embedding
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours
 from spvmia_plugin.records import Document
 from tests.perturb.fakes import FakeBackend

@@ -9,9 +9,7 @@ import pytest
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.perturb import MaskFill
-from spvmia_plugin.perturb.mask_fill import CHUNK, CHUNK_DEVICE, RETRIES
-from spvmia_plugin.perturb.mask_model import FillRow, MaskModel
+from spvmia_plugin.perturb.mask_fill import CHUNK, CHUNK_DEVICE, RETRIES, FillRow, MaskFill, MaskModel
 from spvmia_plugin.protocols import Neighbours, TextEdits
 from spvmia_plugin.records import Document
 from tests.perturb.fakes import FakeBackend, save_t5

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.perturb.mask_model import FillRow, MaskModel, loaded, pick
+from spvmia_plugin.perturb.mask_fill import FillRow, MaskModel, loaded, pick
 from spvmia_plugin.perturb.masking import MaskTokens, load_mask_tokens
 from tests.perturb.fakes import fill_word
 

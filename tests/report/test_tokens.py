@@ -19,7 +19,7 @@ from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.report.tokens import token_views
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.signals import TokenSignals
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.report.pages import Page
 from tests.results.builders import fake_audit, write_run
 from tests.tiny import tiny_texts, tiny_tokenizer

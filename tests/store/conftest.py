@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 
 
 @pytest.fixture

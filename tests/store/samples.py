@@ -8,7 +8,7 @@ import numpy as np
 
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
 from spvmia_plugin.signals import TokenSignals
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 
 
 def signals(seed: int, n_tokens: int = 16, *, moments: bool = True) -> TokenSignals:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.upkeep import cache, readable
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store import KINDS, Store
+from spvmia_plugin.store.store import KINDS, Store
 from tests.store.samples import build, paraphrases, signals
 
 

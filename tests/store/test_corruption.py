@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.store import Store
 from spvmia_plugin.store.folders import MANIFEST
+from spvmia_plugin.store.store import Store
 from tests.store.samples import bits, build, paraphrases, signals, some_signals
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
 from spvmia_plugin.signals import TokenSignals
-from spvmia_plugin.store import Store
 from spvmia_plugin.store.entries import decode_neighbours, decode_signals, encode_neighbours, encode_signals
+from spvmia_plugin.store.store import Store
 from tests.store.samples import bits, paraphrases, signals, some_signals
 
 

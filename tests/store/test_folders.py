@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.store import Store
 from spvmia_plugin.store import folders as folders_module
+from spvmia_plugin.store.store import Store
 from tests.store.samples import Clock, build, signals, some_signals
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.store.samples import bits, build, signals
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_several_processes_write_one_store(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from tests.store.samples import build, signals
 
 store = Store(Path(sys.argv[1]))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store import Store
 from spvmia_plugin.store.database import Database
+from spvmia_plugin.store.store import Store
 from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals, some_signals
 
@@ -138,7 +138,7 @@ DISK_FULL = """
 import resource, sys
 from pathlib import Path
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store import Store
+from spvmia_plugin.store.store import Store
 from spvmia_plugin.store.database import Database
 from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals
@@ -196,9 +196,8 @@ def test_reading_works_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_store_imports_no_torch() -> None:
-    code = (
-        "import sys, spvmia_plugin.store; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'lm_eval')))"
-    )
+    heavy = ("torch", "transformers", "lm_eval")
+    code = f"import sys, spvmia_plugin.store.store; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 

@@ -11,7 +11,8 @@ import filelock
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.store import Store, database
+from spvmia_plugin.store import database
+from spvmia_plugin.store.store import Store
 from tests.disks import small_disk
 from tests.store.samples import bits, build, signals, some_signals
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.store import Store, files
+from spvmia_plugin.store import files
 from spvmia_plugin.store.folders import MANIFEST
+from spvmia_plugin.store.store import Store
 from tests.store.samples import Clock, bits, build, signals, some_signals
 from tests.store.test_cli import run
 

@@ -1,0 +1,75 @@
+"""Equal models have no order, and boards say so. The full tables: `python -m tests.leaderboard.simulation`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spvmia_plugin.leaderboard.board import rank_ranges
+from spvmia_plugin.leaderboard.front import Point, places
+from spvmia_plugin.leaderboard.order import Bounds, surely_less
+from tests.leaderboard.simulation import false_calls, found_last
+
+
+def test_equal_models_are_rarely_called_apart() -> None:
+    now, before = false_calls(120, 100, 0.0)
+    assert now <= 12  # 6 expected; more by chance in 1 of 100
+    assert before >= 25
+
+
+def test_a_model_that_gives_more_away_is_found() -> None:
+    last, behind = found_last(20, 500, 1.071, 0.0)  # AUROC .90 beside .70
+    assert last >= 0.95
+    assert behind == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [100, 500])
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_at_most_one_board_in_twenty_calls_equal_models_apart(n: int, shared: float) -> None:
+    now, before = false_calls(1000, n, shared)
+    assert now <= 50 + 2.6 * (1000 * 0.05 * 0.95) ** 0.5
+    assert before >= now
+
+
+def equal_boards(boards: int, models: int = 20) -> tuple[int, int]:
+    """Equal on both axes, errors normal: how many boards call an order in the table, and there or in the picture."""
+    rng = np.random.default_rng(9)
+
+    def bounds(values: np.ndarray, stderr: float) -> list[Bounds]:
+        return [Bounds(x, x - 1.959964 * stderr, x + 1.959964 * stderr) for x in values]
+
+    ranked = drawn = 0
+    for _ in range(boards):
+        private, able = bounds(rng.normal(-0.2, 0.01, models), 0.01), bounds(rng.normal(0.5, 0.02, models), 0.02)
+        in_table = any(reach != (1, models) for reach in rank_ranges(private))
+        ranked += in_table
+        drawn += in_table or "behind" in places([Point("", *both) for both in zip(able, private, strict=True)])
+    return ranked, drawn
+
+
+def test_table_and_picture_together_keep_the_promise() -> None:
+    """With errors that are just as the intervals say the chance is used up: 4 % for privacy, 1 % for capability."""
+    ranked, called = equal_boards(400)
+    assert 5 <= ranked <= 27
+    assert ranked <= called <= 31  # 20 expected; more by chance in 1 of 100
+
+
+def test_models_that_give_nothing_away_are_rarely_called_reversed() -> None:
+    """20 at AUROC .5, their own intervals at 95 %: by these alone 40 % of boards would set one aside."""
+    rng = np.random.default_rng(10)
+    own = together = 0
+    for _ in range(200):
+        losses = [Bounds(x, x - 1.959964 * 0.02, x + 1.959964 * 0.02) for x in rng.normal(0.5, 0.02, 20)]
+        own += any(each.high < 0.5 for each in losses)
+        together += any(surely_less(each, 0.5, 20) for each in losses)
+    assert together <= 11  # 2.5 % and three standard deviations
+    assert own >= 60
+
+
+def test_one_number_alone_is_less_where_its_interval_is() -> None:
+    assert surely_less(Bounds(0.4, 0.3, 0.499), 0.5, 1)
+    assert not surely_less(Bounds(0.4, 0.3, 0.501), 0.5, 1)
+    assert not surely_less(Bounds(0.4, 0.3, 0.499), 0.5, 2)
+    assert surely_less(Bounds(0.1, 0.05, 0.15), 0.5, 20)
+    assert not surely_less(Bounds(0.4, np.nan, np.nan), 0.5, 1)
