@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betainc, betaincinv, expit, logit, stdtrit
 
-from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval
+from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval, effective_number
 from spvmia_plugin.metrics.roc import allowed_false_positives, placements
 
 _RESAMPLES = 400
@@ -25,7 +25,7 @@ class AurocEstimate:
         auroc: the estimate.
         stderr: its standard error.
         df: Satterthwaite's degrees of freedom of that error.
-        n_effective: harmonic mean of the numbers of documents of the two classes.
+        n_documents: harmonic mean of the numbers of documents of the two classes.
         influence: (C,) contribution of each document to the estimate's deviation; stderr**2 is the sum of their
             squares, unless that is below the floor.
         reason: why stderr is NaN, or None.
@@ -34,7 +34,7 @@ class AurocEstimate:
     auroc: float
     stderr: float
     df: float
-    n_effective: float
+    n_documents: float
     influence: Floats
     reason: str | None = None
 
@@ -43,18 +43,21 @@ class AurocEstimate:
         return self.interval_at(float(stdtrit(self.df, 0.5 + confidence / 2)))
 
     def interval_at(self, critical: float) -> Interval:
-        """The interval of `critical` standard errors on the logit scale.
+        """The interval of `critical` standard errors on the logit scale; the estimate always lies inside.
 
-        The centre is kept 1/(4 n_effective) away from 0 and 1, where the logit is not finite; the estimate itself
-        always lies inside.
+        The logit is not finite at 0 and 1, so what reaches away from the nearer of them starts no closer to it than
+        1/(4 n_documents). What reaches towards it starts at the estimate: next to 1 the truth may still lie above.
         """
         if self.reason:
             return NAN_INTERVAL
-        margin = 1 / (4 * self.n_effective)
+        margin = 1 / (4 * self.n_documents)
         centre = min(max(self.auroc, margin), 1 - margin)
-        reach = critical * self.stderr / (centre * (1 - centre))
-        lower, upper = expit(logit(centre) - reach), expit(logit(centre) + reach)
-        return min(float(lower), self.auroc), max(float(upper), self.auroc)
+        return self._end(min(self.auroc, centre), -critical), self._end(max(self.auroc, centre), critical)
+
+    def _end(self, start: float, errors: float) -> float:
+        """From `start`, as many standard errors on the logit scale."""
+        slope = start * (1 - start)
+        return float(expit(logit(start) + errors * self.stderr / slope)) if slope else start
 
 
 def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstimate:
@@ -62,7 +65,7 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
 
     DeLong, DeLong and Clarke-Pearson (1988) in the O(n log n) form of Sun and Xu (2014); for several records per
     document Obuchowski (1997), where a document may hold one class or both. Where the components do not vary (perfect
-    separation, a constant score) the error is not 0: it is floored at sqrt(1/32) / n_effective, so that perfect
+    separation, a constant score) the error is not 0: it is floored at sqrt(1/32) / n_documents, so that perfect
     separation of n documents a class gives a lower limit near 1 - 1/n.
 
     Args:
@@ -74,32 +77,46 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
     of_members = placements(members, others)
     of_others = 1 - placements(others, members)
     auroc = float(np.mean(of_members))
-    size = int(codes.max()) + 1
-    sums_m, documents_m = _centred_sums(of_members - auroc, codes[is_member], size)
-    sums_n, documents_n = _centred_sums(of_others - auroc, codes[~is_member], size)
-    n_effective = 2 / (1 / documents_m + 1 / documents_n)
+    sizes_m, sizes_n = (np.bincount(codes[side], minlength=int(codes.max()) + 1) for side in (is_member, ~is_member))
+    documents_m, documents_n = np.count_nonzero(sizes_m), np.count_nonzero(sizes_n)
+    n_documents = 2 / (1 / documents_m + 1 / documents_n)
     if min(documents_m, documents_n) < 2:
         reason = "fewer than two documents in a class: no standard error"
-        return AurocEstimate(auroc, math.nan, math.nan, n_effective, np.full(size, np.nan), reason)
+        return AurocEstimate(auroc, math.nan, math.nan, n_documents, np.full(len(sizes_m), np.nan), reason)
+    sums_m = _document_sums(of_members - auroc, codes[is_member], sizes_m)
+    sums_n = _document_sums(of_others - auroc, codes[~is_member], sizes_n)
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
-    floor = 1 / (32 * n_effective**2)
-    df = _satterthwaite(float(np.sum(sums_m**2)), documents_m, float(np.sum(sums_n**2)), documents_n)
-    return AurocEstimate(auroc, math.sqrt(max(variance, floor)), df, n_effective, influence)
+    floor = 1 / (32 * n_documents**2)
+    df = _satterthwaite(float(np.sum(sums_m**2)), sizes_m, float(np.sum(sums_n**2)), sizes_n)
+    return AurocEstimate(auroc, math.sqrt(max(variance, floor)), df, n_documents, influence)
 
 
-def _centred_sums(deviations: Floats, codes: Codes, size: int) -> tuple[Floats, int]:
-    """(size,) what each document adds to the mean's deviation, with the k/(k-1) correction; and k, its documents."""
-    documents = len(np.unique(codes))
-    correction = math.sqrt(documents / max(documents - 1, 1))
-    return np.bincount(codes, weights=deviations, minlength=size) * correction / len(deviations), documents
+def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> Floats:
+    """(C,) what each document adds to the deviation of a mean over records; its expected square is its variance.
+
+    A large document draws the mean to itself and so deviates less from it than from the truth. Of independent
+    documents whose means vary alike, one with a share w of the records has a squared deviation (1 - w)**2 + the sum of
+    the others' squared shares times too small; with k documents of one size that is the usual (k - 1) / k. Records of
+    a document that are less than copies leave the error somewhat too large where sizes differ.
+
+    Args:
+        deviations: (n,) from the mean over all n records.
+        codes: (n,) document of each record.
+        sizes: (C,) records of each document, two of them not 0.
+    """
+    n = len(deviations)
+    shrinkage = (n - sizes) ** 2 + np.sum(sizes**2) - sizes**2
+    sums: Floats = np.bincount(codes, weights=deviations, minlength=len(sizes)) / np.sqrt(shrinkage)
+    return sums
 
 
-def _satterthwaite(var_a: float, k_a: int, var_b: float, k_b: int) -> float:
-    """Degrees of freedom of a sum of two variances of k_a and k_b units."""
+def _satterthwaite(var_a: float, sizes_a: Codes, var_b: float, sizes_b: Codes) -> float:
+    """Degrees of freedom of a sum of two variances over documents of these sizes, each counted by `effective_number`."""
+    df_a, df_b = (max(effective_number(sizes) - 1, 1.0) for sizes in (sizes_a, sizes_b))
     if var_a + var_b == 0:
-        return float(k_a + k_b - 2)
-    return (var_a + var_b) ** 2 / (var_a**2 / (k_a - 1) + var_b**2 / (k_b - 1))
+        return df_a + df_b
+    return (var_a + var_b) ** 2 / (var_a**2 / df_a + var_b**2 / df_b)
 
 
 def design_effect(indicator: Bools, codes: Codes) -> float:

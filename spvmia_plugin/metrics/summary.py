@@ -17,6 +17,7 @@ from spvmia_plugin.metrics.arrays import (
     Interval,
     check_scores,
     cluster_codes,
+    effective_number,
 )
 from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, tpr_interval, tpr_stderrs
 from spvmia_plugin.metrics.names import ASR, AUROC, FPRS, PRIVACY, TPR_01PCT, TPR_1PCT, Metric
@@ -24,7 +25,7 @@ from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score, tpr_at
 from spvmia_plugin.util.schema import MaybeNumber
 
 FEW_DOCUMENTS = 20
-"""Below so many documents in a class the intervals have not been checked by simulation."""
+"""Documents of a class that count as fewer (`effective_number`) have intervals that no simulation has checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +177,11 @@ def _tprs(values: Floats, labels: Bools, codes: Codes, seed: int, confidence: fl
 def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstimate, interval: Interval) -> list[str]:
     """What else limits the numbers, in plain sentences."""
     found = []
-    documents = min(len(np.unique(codes[labels])), len(np.unique(codes[~labels])))
+    few = few_documents([np.unique(codes[side], return_counts=True)[1] for side in (labels, ~labels)])
     if estimate.reason:
         found.append(estimate.reason)
-    elif documents < FEW_DOCUMENTS:
-        found.append(
-            f"one class has records of only {documents} documents: intervals are checked for {FEW_DOCUMENTS} and more"
-        )
+    elif few:
+        found.append(few)
     if values.min() == values.max():
         found.append("all scores are equal: the attack tells nothing about these records")
     if interval[1] < AUROC.guess:
@@ -191,3 +190,24 @@ def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstima
             "chosen, or at swapped labels, rather than at privacy"
         )
     return found
+
+
+def few_documents(classes: Sequence[Codes]) -> str | None:
+    """What to say where the documents of a class are too few, or some too large, for intervals that were checked.
+
+    Args:
+        classes: of each class the (C,) records of each document, at least one.
+    """
+    sizes = min(classes, key=effective_number)
+    effective = effective_number(sizes)
+    if effective > FEW_DOCUMENTS - 1e-9:
+        return None
+    if len(sizes) - effective < 0.5:
+        counted = f"only {len(sizes)} documents"
+    else:
+        share = 100 * float(np.max(sizes)) / float(np.sum(sizes))
+        counted = (
+            f"{len(sizes)} documents of such different sizes that they count as only {effective:.1f} (the largest "
+            f"holds {share:.0f} %)"
+        )
+    return f"one class has records of {counted}: intervals are wide, and are checked for {FEW_DOCUMENTS} and more"

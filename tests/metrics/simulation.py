@@ -31,6 +31,51 @@ def binormal_audit(n, auroc, per_document, rng):
     return scores, is_member, np.repeat(np.arange(2 * documents), per_document)
 
 
+def even(n):
+    """Every record a document of its own."""
+    return np.ones(n, dtype=int)
+
+
+def one_has_half(n):
+    """One document holds half of the records, each other one a single one."""
+    return np.r_[n // 2, even(n - n // 2)]
+
+
+def zipf(documents, n):
+    """Documents whose sizes fall as 1 / rank, about n records together."""
+    return np.maximum(1, np.round(n / np.arange(1, documents + 1) / np.sum(1 / np.arange(1, documents + 1)))).astype(int)
+
+
+UNEVEN = {
+    "one member document has half": (one_has_half(250), even(250)),
+    "one document of each class has half": (one_has_half(250), one_has_half(250)),
+    "Zipf, 20 documents a class": (zipf(20, 250), zipf(20, 250)),
+    "Zipf, 60 documents a class": (zipf(60, 500), zipf(60, 500)),
+}
+"""Records of each document of the members and of the non-members."""
+NEAR_ONE = (0.99, 0.995, 0.999, 0.9995, 0.9999)
+
+
+def uneven_audit(sizes_m, sizes_n, auroc, correlation, rng):
+    """Scores, labels and documents of binormal scores in documents of these sizes."""
+    sizes = np.r_[sizes_m, sizes_n]
+    documents = np.repeat(np.arange(len(sizes)), sizes)
+    is_member = np.arange(len(documents)) < np.sum(sizes_m)
+    shared, own = rng.standard_normal(len(sizes))[documents], rng.standard_normal(len(documents))
+    scores = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
+    return scores + np.sqrt(2) * norm.ppf(auroc) * is_member, is_member, documents
+
+
+def auroc_coverage(sizes_m, sizes_n, auroc, audits, seed, correlation=CORRELATION):
+    """Share of audits whose 95 % interval of AUROC holds the truth, and the median width of the interval."""
+    rng = np.random.default_rng([seed, len(sizes_m), len(sizes_n), int(10_000 * auroc), int(100 * correlation)])
+    ends = []
+    for _ in range(audits):
+        ends.append(estimate_auroc(*uneven_audit(sizes_m, sizes_n, auroc, correlation, rng)).interval(0.95))
+    low, high = np.transpose(ends)
+    return np.mean((low <= auroc) & (auroc <= high)), np.median(high - low)
+
+
 def binormal_tpr(auroc, fpr=FPR):
     """The true TPR of `binormal_audit` at an FPR."""
     return norm.cdf(np.sqrt(2) * norm.ppf(auroc) - norm.ppf(1 - fpr))

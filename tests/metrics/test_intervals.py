@@ -10,7 +10,7 @@ from scipy.stats import beta, binomtest, norm
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics import intervals
-from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.arrays import cluster_codes, effective_number
 from spvmia_plugin.metrics.intervals import (
     clopper_pearson,
     design_effect,
@@ -23,17 +23,17 @@ from tests.metrics.simulation import binormal_audit
 
 
 def naive_variance(scores, labels, codes):
-    """Obuchowski (1997) by its definition, O(mn): clusters of both classes, of one, of any size."""
+    """Obuchowski (1997) by its definition, O(mn), each cluster's part as large as it would be from the truth."""
     members, others = scores[labels], scores[~labels]
     kernel = (members[:, None] > others) + 0.5 * (members[:, None] == others)
     auc = kernel.mean()
-    total = 0.0
-    k_m, k_n = len(set(codes[labels])), len(set(codes[~labels]))
-    for cluster in set(codes):
-        ours = (kernel.mean(axis=1) - auc)[codes[labels] == cluster].sum() / len(members)
-        theirs = (kernel.mean(axis=0) - auc)[codes[~labels] == cluster].sum() / len(others)
-        total += (ours * math.sqrt(k_m / (k_m - 1)) + theirs * math.sqrt(k_n / (k_n - 1))) ** 2
-    return auc, total
+    parts = {cluster: 0.0 for cluster in codes}
+    for deviations, own in ((kernel.mean(axis=1) - auc, codes[labels]), (kernel.mean(axis=0) - auc, codes[~labels])):
+        shares = {cluster: np.mean(own == cluster) for cluster in own}
+        for cluster, share in shares.items():
+            rest = sum(other**2 for name, other in shares.items() if name != cluster)
+            parts[cluster] += deviations[own == cluster].sum() / len(own) / math.sqrt((1 - share) ** 2 + rest)
+    return auc, sum(part**2 for part in parts.values())
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
@@ -49,8 +49,41 @@ def test_delong_equals_its_definition(seed, ties, per_document):
     auc, variance = naive_variance(scores, labels, codes)
     estimate = estimate_auroc(scores, labels, codes)
     assert estimate.auroc == pytest.approx(auc)
-    assert estimate.stderr == pytest.approx(max(math.sqrt(variance), math.sqrt(1 / 32) / estimate.n_effective))
+    assert estimate.stderr == pytest.approx(max(math.sqrt(variance), math.sqrt(1 / 32) / estimate.n_documents))
     assert np.sum(estimate.influence**2) == pytest.approx(variance)
+
+
+def test_the_variance_is_right_on_average_however_uneven_the_documents():
+    """Documents of copies, one with most of the records: the mean's variance is known to be the sum of squared shares."""
+    rng = np.random.default_rng(0)
+    sizes = np.r_[60, 12, np.ones(28, dtype=int)]
+    codes = np.repeat(np.arange(30), sizes)
+    means = rng.standard_normal((20_000, 30))
+    deviations = means[:, codes] - means[:, codes].mean(axis=1, keepdims=True)
+    variances = [np.sum(intervals._document_sums(row, codes, sizes) ** 2) for row in deviations]
+    assert np.mean(variances) == pytest.approx(np.sum((sizes / 100) ** 2), rel=0.03)
+    assert effective_number(sizes) == pytest.approx(1 / np.sum((sizes / 100) ** 2))
+
+
+def test_one_document_with_nearly_all_records_leaves_one_degree_of_freedom():
+    scores, labels, _ = binormal_audit(1000, 0.9, 1, np.random.default_rng(0))
+    codes = np.where(labels, np.arange(2000) // 998, np.arange(2000))  # 998 and 2 of the members
+    estimate = estimate_auroc(scores, labels, codes)
+    low, high = estimate.interval(0.95)
+    assert estimate.df >= 1
+    assert high - low > 0.5
+
+
+def test_next_to_one_the_upper_limit_lies_above_the_estimate():
+    labels = np.arange(500) < 250
+    scores = labels * 1000.0 + np.arange(500)
+    scores[0] = 497.5  # below two of the non-members: an AUROC of 1 - 1/31,250
+    for sign, near, far in ((1, 1, 0), (-1, 0, 1)):
+        estimate = estimate_auroc(sign * scores, labels, np.arange(500))
+        ends = estimate.interval(0.95)
+        assert abs(estimate.auroc - near) == pytest.approx(2 / 250**2)
+        assert abs(ends[near] - near) < 0.01 * abs(estimate.auroc - near)
+        assert 0.002 < abs(ends[far] - near) < 0.01
 
 
 def test_copies_of_records_within_a_document_change_nothing():
