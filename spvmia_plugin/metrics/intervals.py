@@ -77,19 +77,35 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
     of_members = placements(members, others)
     of_others = 1 - placements(others, members)
     auroc = float(np.mean(of_members))
+    return estimate_means(auroc, of_members - auroc, of_others - auroc, is_member, codes)
+
+
+def estimate_means(
+    value: float, of_members: Floats, of_others: Floats, is_member: Bools, codes: Codes, grain: float = 1.0
+) -> AurocEstimate:
+    """A number whose error is that of a mean over members and of one over non-members, as the AUROC's is.
+
+    Args:
+        value: the number, between 0 and 1.
+        of_members: (m,) the deviation of each member.
+        of_others: (n,) the deviation of each non-member.
+        is_member: (m + n,) bool, with both classes present.
+        codes: (m + n,) document of each record, 0..C-1.
+        grain: how many times further from 0 and 1 than an AUROC the number may be where the sample does not show it.
+    """
     sizes_m, sizes_n = (np.bincount(codes[side], minlength=int(codes.max()) + 1) for side in (is_member, ~is_member))
     documents_m, documents_n = np.count_nonzero(sizes_m), np.count_nonzero(sizes_n)
-    n_documents = 2 / (1 / documents_m + 1 / documents_n)
+    n_documents = 2 / (1 / documents_m + 1 / documents_n) / grain
     if min(documents_m, documents_n) < 2:
         reason = "fewer than two documents in a class: no standard error"
-        return AurocEstimate(auroc, math.nan, math.nan, n_documents, np.full(len(sizes_m), np.nan), reason)
-    sums_m = _document_sums(of_members - auroc, codes[is_member], sizes_m)
-    sums_n = _document_sums(of_others - auroc, codes[~is_member], sizes_n)
+        return AurocEstimate(value, math.nan, math.nan, n_documents, np.full(len(sizes_m), np.nan), reason)
+    sums_m = _document_sums(of_members, codes[is_member], sizes_m)
+    sums_n = _document_sums(of_others, codes[~is_member], sizes_n)
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
     floor = 1 / (32 * n_documents**2)
     df = _satterthwaite(float(np.sum(sums_m**2)), sizes_m, float(np.sum(sums_n**2)), sizes_n)
-    return AurocEstimate(auroc, math.sqrt(max(variance, floor)), df, n_documents, influence)
+    return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_documents, influence)
 
 
 def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> Floats:
@@ -112,7 +128,7 @@ def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> Floats:
 
 
 def _satterthwaite(var_a: float, sizes_a: Codes, var_b: float, sizes_b: Codes) -> float:
-    """Degrees of freedom of a sum of two variances over documents of these sizes, each counted by `effective_number`."""
+    """Degrees of freedom of a sum of two variances, each over documents of these sizes."""
     df_a, df_b = (max(effective_number(sizes) - 1, 1.0) for sizes in (sizes_a, sizes_b))
     if var_a + var_b == 0:
         return df_a + df_b

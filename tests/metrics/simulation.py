@@ -43,7 +43,8 @@ def one_has_half(n):
 
 def zipf(documents, n):
     """Documents whose sizes fall as 1 / rank, about n records together."""
-    return np.maximum(1, np.round(n / np.arange(1, documents + 1) / np.sum(1 / np.arange(1, documents + 1)))).astype(int)
+    shares = 1 / np.arange(1, documents + 1)
+    return np.maximum(1, np.round(n * shares / np.sum(shares))).astype(int)
 
 
 UNEVEN = {

@@ -27,7 +27,7 @@ def naive_variance(scores, labels, codes):
     members, others = scores[labels], scores[~labels]
     kernel = (members[:, None] > others) + 0.5 * (members[:, None] == others)
     auc = kernel.mean()
-    parts = {cluster: 0.0 for cluster in codes}
+    parts = dict.fromkeys(codes, 0.0)
     for deviations, own in ((kernel.mean(axis=1) - auc, codes[labels]), (kernel.mean(axis=0) - auc, codes[~labels])):
         shares = {cluster: np.mean(own == cluster) for cluster in own}
         for cluster, share in shares.items():
@@ -54,7 +54,7 @@ def test_delong_equals_its_definition(seed, ties, per_document):
 
 
 def test_the_variance_is_right_on_average_however_uneven_the_documents():
-    """Documents of copies, one with most of the records: the mean's variance is known to be the sum of squared shares."""
+    """Documents of copies, one with most of the records: the mean's variance is the sum of squared shares."""
     rng = np.random.default_rng(0)
     sizes = np.r_[60, 12, np.ones(28, dtype=int)]
     codes = np.repeat(np.arange(30), sizes)
