@@ -19,6 +19,7 @@ from spvmia_plugin.metrics.arrays import (
     cluster_codes,
     effective_number,
 )
+from spvmia_plugin.metrics.asr import asr_interval
 from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc, tpr_interval, tpr_stderrs
 from spvmia_plugin.metrics.names import ASR, AUROC, FPRS, PRIVACY, TPR_01PCT, TPR_1PCT, Metric
 from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score, tpr_at_fpr
@@ -60,6 +61,7 @@ class Summary:
         tpr_at_1pct_fpr: TPR at FPR <= 1 %.
         tpr_at_0_1pct_fpr: TPR at FPR <= 0.1 %.
         asr: 1 - equal error rate.
+        asr_interval: two-sided, the threshold being estimated as well; NaN in files of before it was recorded.
         privacy_score: 1 - 2 * |AUROC - 0.5|; higher is better.
         n_members: scored members.
         n_nonmembers: scored non-members.
@@ -75,6 +77,7 @@ class Summary:
     tpr_at_1pct_fpr: TprSummary
     tpr_at_0_1pct_fpr: TprSummary = field(metadata={"key": TPR_01PCT.key})
     asr: MaybeNumber
+    asr_interval: Interval = NAN_INTERVAL
     privacy_score: MaybeNumber
     n_members: int
     n_nonmembers: int
@@ -138,6 +141,7 @@ def summarise(
         tpr_at_1pct_fpr=one_percent,
         tpr_at_0_1pct_fpr=tenth_percent,
         asr=attack_success_rate(values, labels),
+        asr_interval=NAN_INTERVAL if reason else asr_interval(values, labels, codes, confidence),
         privacy_score=privacy_score(auroc),
         n_members=n_members,
         n_nonmembers=n_nonmembers,

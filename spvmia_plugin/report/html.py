@@ -185,7 +185,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
             "auroc": with_interval(task, AUROC.key, "share"),
             "tpr_1": with_interval(task, TPR_1PCT.key, "share"),
             "tpr_01": with_interval(task, TPR_01PCT.key, "share"),
-            "asr": metric(task, ASR.key, "share"),
+            "asr": with_interval(task, ASR.key, "share"),
             "scored": audited(task, "n", "scored", style="count"),
             "seconds": Number(
                 stage_seconds(task, stages(task, classes)),

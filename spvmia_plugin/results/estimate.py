@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS
 from spvmia_plugin.metrics.several import Strongest
 from spvmia_plugin.results.model import BLIND_ATTACK, Audit, TaskResult
 
@@ -54,6 +54,8 @@ def of_attack(task: TaskResult | None, metric: str) -> Estimate:
     realised_fpr, reason = math.nan, None
     if metric == AUROC.key:
         interval = metrics.auroc_interval
+    elif metric == ASR.key:
+        interval = metrics.asr_interval
     elif (tpr := metrics.tprs.get(METRICS[metric])) is not None:
         interval, realised_fpr, reason = tpr.interval, tpr.realised_fpr, tpr.reason
     elif metric == BLIND.key:

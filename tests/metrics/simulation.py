@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.asr import asr_interval
 from spvmia_plugin.metrics.intervals import estimate_auroc, tpr_interval
 from spvmia_plugin.metrics.one_run import epsilon_lower_bound
 from spvmia_plugin.metrics.several import gains
@@ -54,6 +55,7 @@ UNEVEN = {
     "Zipf, 60 documents a class": (zipf(60, 500), zipf(60, 500)),
 }
 """Records of each document of the members and of the non-members."""
+ASRS = (0.5, 0.6, 0.8, 0.95, 0.99)
 NEAR_ONE = (0.99, 0.995, 0.999, 0.9995, 0.9999)
 
 
@@ -75,6 +77,22 @@ def auroc_coverage(sizes_m, sizes_n, auroc, audits, seed, correlation=CORRELATIO
         ends.append(estimate_auroc(*uneven_audit(sizes_m, sizes_n, auroc, correlation, rng)).interval(0.95))
     low, high = np.transpose(ends)
     return np.mean((low <= auroc) & (auroc <= high)), np.median(high - low)
+
+
+def asr_coverage(sizes_m, sizes_n, asr, audits, seed, spread_of_members=1.0):
+    """Share of audits whose 95 % interval of the ASR holds the truth, and the median width of the interval.
+
+    Non-members are standard normal, members have a standard deviation of `spread_of_members` and the mean at which the
+    TPR is `asr` where FPR + TPR = 1.
+    """
+    rng = np.random.default_rng([seed, len(sizes_m), int(10_000 * asr), int(100 * spread_of_members)])
+    ends = []
+    for _ in range(audits):
+        scores, labels, documents = uneven_audit(sizes_m, sizes_n, 0.5, CORRELATION, rng)
+        scores = np.where(labels, spread_of_members * scores + (1 + spread_of_members) * norm.ppf(asr), scores)
+        ends.append(asr_interval(scores, labels, documents, 0.95))
+    low, high = np.transpose(ends)
+    return np.mean((low <= asr) & (asr <= high)), np.median(high - low)
 
 
 def binormal_tpr(auroc, fpr=FPR):
