@@ -163,8 +163,9 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
             "the document is the unit of every standard error and interval"
         )
         findings.append(Finding("several_records_per_document", "note", message, details))
-    if all(by_class) and (message := few_documents([np.array(list(side.values())) for side in by_class])):
-        findings.append(Finding("few_documents", "warning", message, details))
+    few = few_documents([np.array(list(side.values())) for side in by_class]) if all(by_class) else None
+    if few:
+        findings.append(Finding("few_documents", "warning", few, details))
     return findings
 
 

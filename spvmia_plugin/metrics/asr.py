@@ -9,7 +9,9 @@ from spvmia_plugin.metrics.intervals import estimate_means
 from spvmia_plugin.metrics.roc import attack_success_rate, roc_curve
 
 _REACH = 0.2
-"""The slope of the ROC curve is read between the points where FPR + TPR is 1 less and 1 plus this."""
+"""The slope of the ROC curve is read where FPR + TPR is 1 less and 1 plus this, nearer where the curve has a corner."""
+_FEWEST = 5
+"""Records of the smaller class between the two at least."""
 _GRAIN = 2.0
 """n members and n non-members apart show an ASR half as near to 1 as an AUROC."""
 
@@ -31,8 +33,9 @@ def asr_interval(scores: Floats, is_member: Bools, codes: Codes, confidence: flo
     asr = attack_success_rate(scores, is_member)
     roc = roc_curve(scores, is_member)
     total = roc.fpr + roc.tpr
-    low, high = np.interp((1 - _REACH, 1 + _REACH), total, roc.tpr)
-    s = (high - low) / (2 * _REACH)
+    reach = min(_REACH, max(min(asr, 1 - asr), _FEWEST / min(np.sum(is_member), np.sum(~is_member))))
+    low, high = np.interp((1 - reach, 1 + reach), total, roc.tpr)
+    s = (high - low) / (2 * reach)
     place = int(np.searchsorted(total, 1.0))
     step = total[place] - total[place - 1]
     tied = (1.0 - total[place - 1]) / step  # share of those exactly at the threshold that count as reaching it

@@ -25,7 +25,7 @@ class AurocEstimate:
         auroc: the estimate.
         stderr: its standard error.
         df: Satterthwaite's degrees of freedom of that error.
-        n_documents: harmonic mean of the numbers of documents of the two classes.
+        n_effective: harmonic mean of the effective numbers of documents of the two classes.
         influence: (C,) contribution of each document to the estimate's deviation; stderr**2 is the sum of their
             squares, unless that is below the floor.
         reason: why stderr is NaN, or None.
@@ -34,7 +34,7 @@ class AurocEstimate:
     auroc: float
     stderr: float
     df: float
-    n_documents: float
+    n_effective: float
     influence: Floats
     reason: str | None = None
 
@@ -46,11 +46,11 @@ class AurocEstimate:
         """The interval of `critical` standard errors on the logit scale; the estimate always lies inside.
 
         The logit is not finite at 0 and 1, so what reaches away from the nearer of them starts no closer to it than
-        1/(4 n_documents). What reaches towards it starts at the estimate: next to 1 the truth may still lie above.
+        1/(4 n_effective). What reaches towards it starts at the estimate: next to 1 the truth may still lie above.
         """
         if self.reason:
             return NAN_INTERVAL
-        margin = 1 / (4 * self.n_documents)
+        margin = 1 / (4 * self.n_effective)
         centre = min(max(self.auroc, margin), 1 - margin)
         return self._end(min(self.auroc, centre), -critical), self._end(max(self.auroc, centre), critical)
 
@@ -65,7 +65,7 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
 
     DeLong, DeLong and Clarke-Pearson (1988) in the O(n log n) form of Sun and Xu (2014); for several records per
     document Obuchowski (1997), where a document may hold one class or both. Where the components do not vary (perfect
-    separation, a constant score) the error is not 0: it is floored at sqrt(1/32) / n_documents, so that perfect
+    separation, a constant score) the error is not 0: it is floored at sqrt(1/32) / n_effective, so that perfect
     separation of n documents a class gives a lower limit near 1 - 1/n.
 
     Args:
@@ -94,42 +94,55 @@ def estimate_means(
         grain: how many times further from 0 and 1 than an AUROC the number may be where the sample does not show it.
     """
     sizes_m, sizes_n = (np.bincount(codes[side], minlength=int(codes.max()) + 1) for side in (is_member, ~is_member))
-    documents_m, documents_n = np.count_nonzero(sizes_m), np.count_nonzero(sizes_n)
-    n_documents = 2 / (1 / documents_m + 1 / documents_n) / grain
-    if min(documents_m, documents_n) < 2:
+    n_effective = 2 / (1 / effective_number(sizes_m) + 1 / effective_number(sizes_n)) / grain
+    if min(np.count_nonzero(sizes_m), np.count_nonzero(sizes_n)) < 2:
         reason = "fewer than two documents in a class: no standard error"
-        return AurocEstimate(value, math.nan, math.nan, n_documents, np.full(len(sizes_m), np.nan), reason)
-    sums_m = _document_sums(of_members, codes[is_member], sizes_m)
-    sums_n = _document_sums(of_others, codes[~is_member], sizes_n)
+        return AurocEstimate(value, math.nan, math.nan, n_effective, np.full(len(sizes_m), np.nan), reason)
+    sums_m, df_m = _document_sums(of_members, codes[is_member], sizes_m)
+    sums_n, df_n = _document_sums(of_others, codes[~is_member], sizes_n)
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
-    floor = 1 / (32 * n_documents**2)
-    df = _satterthwaite(float(np.sum(sums_m**2)), sizes_m, float(np.sum(sums_n**2)), sizes_n)
-    return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_documents, influence)
+    floor = 1 / (32 * n_effective**2)
+    df = _satterthwaite(float(np.sum(sums_m**2)), df_m, float(np.sum(sums_n**2)), df_n)
+    return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_effective, influence)
 
 
-def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> Floats:
-    """(C,) what each document adds to the deviation of a mean over records; its expected square is its variance.
+def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> tuple[Floats, float]:
+    """(C,) what each document adds to a mean's deviation, and the degrees of freedom of the sum of their squares.
 
-    A large document draws the mean to itself and so deviates less from it than from the truth. Of independent
-    documents whose means vary alike, one with a share w of the records has a squared deviation (1 - w)**2 + the sum of
-    the others' squared shares times too small; with k documents of one size that is the usual (k - 1) / k. Records of
-    a document that are less than copies leave the error somewhat too large where sizes differ.
+    The sum of the squares is the variance of the mean, the larger of two estimates of it that are one where all
+    documents have one size:
+
+    - From the documents' own sums. A large document draws the mean to itself and so deviates less from it than from the
+      truth: of documents whose means vary alike, the square for one with a share w of the records is expected to be
+      (1 - w)**2 + the sum of the others' squared shares of what it would be, and is divided by that. As many degrees of
+      freedom as documents count for (`effective_number`), less 1.
+    - From the variances between and within documents (analysis of variance, random effects: Searle, Casella and
+      McCulloch 1992), which hold for large documents what all of them have shown. The first estimate rests on a few
+      squares where few documents are large, and is too small too often; this one takes documents of all sizes to be
+      alike, which the first one does not. As many degrees of freedom as documents, less 1.
 
     Args:
         deviations: (n,) from the mean over all n records.
         codes: (n,) document of each record.
         sizes: (C,) records of each document, two of them not 0.
     """
-    n = len(deviations)
-    shrinkage = (n - sizes) ** 2 + np.sum(sizes**2) - sizes**2
-    sums: Floats = np.bincount(codes, weights=deviations, minlength=len(sizes)) / np.sqrt(shrinkage)
-    return sums
+    n, documents, squares = len(deviations), np.count_nonzero(sizes), float(np.sum(sizes**2))
+    totals = np.bincount(codes, weights=deviations, minlength=len(sizes))
+    sums: Floats = totals / np.sqrt((n - sizes) ** 2 + squares - sizes**2)
+    variance = float(np.sum(sums**2))
+    if n > documents:
+        of_documents = float(np.sum(totals**2 / np.maximum(sizes, 1)))
+        within = (float(np.sum(deviations**2)) - of_documents) / (n - documents)
+        between = (of_documents - (documents - 1) * within) / (n - squares / n)
+        alike = between * squares / n**2 + within / n
+        if alike > variance > 0:
+            return sums * math.sqrt(alike / variance), documents - 1
+    return sums, max(effective_number(sizes) - 1, 1.0)
 
 
-def _satterthwaite(var_a: float, sizes_a: Codes, var_b: float, sizes_b: Codes) -> float:
-    """Degrees of freedom of a sum of two variances, each over documents of these sizes."""
-    df_a, df_b = (max(effective_number(sizes) - 1, 1.0) for sizes in (sizes_a, sizes_b))
+def _satterthwaite(var_a: float, df_a: float, var_b: float, df_b: float) -> float:
+    """Degrees of freedom of a sum of two variances."""
     if var_a + var_b == 0:
         return df_a + df_b
     return (var_a + var_b) ** 2 / (var_a**2 / df_a + var_b**2 / df_b)

@@ -206,12 +206,12 @@ def few_documents(classes: Sequence[Codes]) -> str | None:
     effective = effective_number(sizes)
     if effective > FEW_DOCUMENTS - 1e-9:
         return None
-    if len(sizes) - effective < 0.5:
-        counted = f"only {len(sizes)} documents"
+    if effective > 0.75 * len(sizes):
+        told = f"only {len(sizes)} documents: intervals are checked for {FEW_DOCUMENTS} and more"
     else:
         share = 100 * float(np.max(sizes)) / float(np.sum(sizes))
-        counted = (
-            f"{len(sizes)} documents of such different sizes that they count as only {effective:.1f} (the largest "
-            f"holds {share:.0f} %)"
+        told = (
+            f"{len(sizes)} documents, of such different sizes that they count as only {effective:.1f} (the largest "
+            f"holds {share:.0f} %): the numbers are mostly those of the largest, and the intervals are wide"
         )
-    return f"one class has records of {counted}: intervals are wide, and are checked for {FEW_DOCUMENTS} and more"
+    return f"one class has records of {told}"

@@ -37,22 +37,25 @@ def even(n):
     return np.ones(n, dtype=int)
 
 
-def one_has_half(n):
-    """One document holds half of the records, each other one a single one."""
-    return np.r_[n // 2, even(n - n // 2)]
-
-
 def zipf(documents, n):
     """Documents whose sizes fall as 1 / rank, about n records together."""
     shares = 1 / np.arange(1, documents + 1)
     return np.maximum(1, np.round(n * shares / np.sum(shares))).astype(int)
 
 
+def few_large(documents, records, others):
+    """Some documents of so many records each, and others of a single one."""
+    return np.r_[np.full(documents, records), even(others)]
+
+
 UNEVEN = {
-    "one member document has half": (one_has_half(250), even(250)),
-    "one document of each class has half": (one_has_half(250), one_has_half(250)),
-    "Zipf, 20 documents a class": (zipf(20, 250), zipf(20, 250)),
-    "Zipf, 60 documents a class": (zipf(60, 500), zipf(60, 500)),
+    "1 to 5 records": (np.arange(250) % 5 + 1, np.arange(250) % 5 + 1),
+    "10 of 20 records, 200 of one": (few_large(10, 20, 200), few_large(10, 20, 200)),
+    "Zipf, 20 documents": (zipf(20, 250), zipf(20, 250)),
+    "Zipf, 60 documents": (zipf(60, 500), zipf(60, 500)),
+    "Zipf, 200 documents": (zipf(200, 1000), zipf(200, 1000)),
+    "one member document has half": (few_large(1, 125, 125), even(250)),
+    "one of each class has half": (few_large(1, 125, 125), few_large(1, 125, 125)),
 }
 """Records of each document of the members and of the non-members."""
 ASRS = (0.5, 0.6, 0.8, 0.95, 0.99)

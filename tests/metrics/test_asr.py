@@ -76,7 +76,7 @@ def test_one_document_a_class_and_an_empty_class_have_none():
 
 def test_it_holds_the_truth_in_few_audits():
     # 300 audits: a true coverage of 95 % stays above 91 % with three standard errors
-    for asr, sizes in ((0.5, (even(250),) * 2), (0.95, (even(250),) * 2), (0.8, UNEVEN["Zipf, 20 documents a class"])):
+    for asr, sizes in ((0.5, (even(250),) * 2), (0.95, (even(250),) * 2), (0.8, UNEVEN["Zipf, 20 documents"])):
         covered, _ = asr_coverage(*sizes, asr, 300, seed=1)
         assert covered >= 0.91
 

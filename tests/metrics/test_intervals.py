@@ -22,18 +22,36 @@ from spvmia_plugin.metrics.roc import tpr_at_fpr
 from tests.metrics.simulation import binormal_audit
 
 
+def naive_estimates(deviations, clusters):
+    """By cluster its part of a mean's error, as large as from the truth; and the mean's variance if all are alike."""
+    n = len(clusters)
+    rows = {cluster: [row for row in range(n) if clusters[row] == cluster] for cluster in clusters}
+    parts = {}
+    for cluster, own in rows.items():
+        rest = sum((len(others) / n) ** 2 for name, others in rows.items() if name != cluster)
+        parts[cluster] = sum(deviations[own]) / n / math.sqrt((1 - len(own) / n) ** 2 + rest)
+    if len(rows) == n:
+        return parts, 0.0
+    within = sum(np.sum((deviations[own] - np.mean(deviations[own])) ** 2) for own in rows.values()) / (n - len(rows))
+    between = sum(len(own) * np.mean(deviations[own]) ** 2 for own in rows.values()) / (len(rows) - 1)
+    typical = (n - sum(len(own) ** 2 for own in rows.values()) / n) / (len(rows) - 1)
+    of_document = (between - within) / typical
+    return parts, sum((len(own) / n) ** 2 * (of_document + within / len(own)) for own in rows.values())
+
+
 def naive_variance(scores, labels, codes):
-    """Obuchowski (1997) by its definition, O(mn), each cluster's part as large as it would be from the truth."""
+    """Obuchowski (1997) by its definition, O(mn), each class's part at least as large as if its documents are alike."""
     members, others = scores[labels], scores[~labels]
     kernel = (members[:, None] > others) + 0.5 * (members[:, None] == others)
     auc = kernel.mean()
-    parts = dict.fromkeys(codes, 0.0)
+    total = dict.fromkeys(codes, 0.0)
     for deviations, own in ((kernel.mean(axis=1) - auc, codes[labels]), (kernel.mean(axis=0) - auc, codes[~labels])):
-        shares = {cluster: np.mean(own == cluster) for cluster in own}
-        for cluster, share in shares.items():
-            rest = sum(other**2 for name, other in shares.items() if name != cluster)
-            parts[cluster] += deviations[own == cluster].sum() / len(own) / math.sqrt((1 - share) ** 2 + rest)
-    return auc, sum(part**2 for part in parts.values())
+        parts, alike = naive_estimates(deviations, own)
+        squares = sum(part**2 for part in parts.values())
+        factor = math.sqrt(max(alike / squares, 1)) if squares else 1
+        for cluster, part in parts.items():
+            total[cluster] += factor * part
+    return auc, sum(part**2 for part in total.values())
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
@@ -49,20 +67,26 @@ def test_delong_equals_its_definition(seed, ties, per_document):
     auc, variance = naive_variance(scores, labels, codes)
     estimate = estimate_auroc(scores, labels, codes)
     assert estimate.auroc == pytest.approx(auc)
-    assert estimate.stderr == pytest.approx(max(math.sqrt(variance), math.sqrt(1 / 32) / estimate.n_documents))
+    assert estimate.stderr == pytest.approx(max(math.sqrt(variance), math.sqrt(1 / 32) / estimate.n_effective))
     assert np.sum(estimate.influence**2) == pytest.approx(variance)
 
 
-def test_the_variance_is_right_on_average_however_uneven_the_documents():
-    """Documents of copies, one with most of the records: the mean's variance is the sum of squared shares."""
+@pytest.mark.parametrize("copies", [True, False])
+def test_both_variances_are_right_on_average_however_uneven_the_documents(copies):
+    """One document has most of the records. Copies: the mean's variance is the sum of the squared shares."""
     rng = np.random.default_rng(0)
-    sizes = np.r_[60, 12, np.ones(28, dtype=int)]
-    codes = np.repeat(np.arange(30), sizes)
-    means = rng.standard_normal((20_000, 30))
-    deviations = means[:, codes] - means[:, codes].mean(axis=1, keepdims=True)
-    variances = [np.sum(intervals._document_sums(row, codes, sizes) ** 2) for row in deviations]
-    assert np.mean(variances) == pytest.approx(np.sum((sizes / 100) ** 2), rel=0.03)
-    assert effective_number(sizes) == pytest.approx(1 / np.sum((sizes / 100) ** 2))
+    sizes = np.r_[30, 6, np.ones(14, dtype=int)]
+    codes = np.repeat(np.arange(16), sizes)
+    found = []
+    for _ in range(1000):
+        values = rng.standard_normal(16)[codes] + (0 if copies else rng.standard_normal(50))
+        parts, alike = naive_estimates(values - values.mean(), codes)
+        found.append((sum(part**2 for part in parts.values()), alike))
+    truth = np.sum((sizes / 50) ** 2) + (0 if copies else 1 / 50)
+    own, alike = np.mean(found, axis=0)
+    assert alike == pytest.approx(truth, rel=0.08)
+    assert own == pytest.approx(truth, rel=0.1)
+    assert effective_number(sizes) == pytest.approx(1 / np.sum((sizes / 50) ** 2))
 
 
 def test_one_document_with_nearly_all_records_leaves_one_degree_of_freedom():
