@@ -22,7 +22,7 @@ from spvmia_plugin.data.tokenisation import Encode, probe_digest
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, cluster_codes
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import TPRS
-from spvmia_plugin.metrics.summary import FEW_DOCUMENTS
+from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
@@ -146,10 +146,9 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
     if not records:
         return []
     sizes = Counter(record.cluster for record in records)
-    by_class = [{record.cluster for record in records if record.is_member is side} for side in (True, False)]
-    fewest = min(len(documents) for documents in by_class)
+    by_class = [Counter(record.cluster for record in records if record.is_member is side) for side in (True, False)]
     findings = []
-    if shared := sorted(by_class[0] & by_class[1]):
+    if shared := sorted(by_class[0].keys() & by_class[1].keys()):
         message = (
             f"{len(shared)} documents have both member and non-member records: parts of a document give each other "
             "away, so its non-members are not unseen"
@@ -164,12 +163,9 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
             "the document is the unit of every standard error and interval"
         )
         findings.append(Finding("several_records_per_document", "note", message, details))
-    if 0 < fewest < FEW_DOCUMENTS:
-        message = (
-            f"one class has only {fewest} documents: the intervals are approximations checked for {FEW_DOCUMENTS} "
-            "documents a class and more"
-        )
-        findings.append(Finding("few_documents", "warning", message, details))
+    few = few_documents([np.array(list(side.values())) for side in by_class]) if all(by_class) else None
+    if few:
+        findings.append(Finding("few_documents", "warning", few, details))
     return findings
 
 

@@ -65,3 +65,12 @@ def cluster_codes(clusters: Sequence[Hashable] | NDArray[np.generic] | None, n: 
         )
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+
+
+def effective_number(sizes: Codes) -> float:
+    """As how many documents of one size these count: 1 / the sum of their squared shares of the records (Kish 1965).
+
+    Args:
+        sizes: (C,) records of each document, not all 0.
+    """
+    return float(np.sum(sizes)) ** 2 / float(np.sum(sizes**2))

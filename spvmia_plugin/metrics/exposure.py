@@ -171,3 +171,25 @@ def exposure(ids: Sequence[str], is_member: ArrayLike, scores_by_attack: Mapping
         [ids[row] for row in rows.tolist()], rows, list(scores_by_attack), scored, others, score, rank, at_least
     )
     return found.chosen(np.argsort(found.lowest_shares(), kind="stable"))
+
+
+def agreement(first: Sequence[str], second: Sequence[str], share: float) -> float:
+    """Share that two lists of the same members, each the most exposed first, have in common at their tops.
+
+    Two lists in random orders have `share` of it in common on average.
+
+    Args:
+        first: (m,) ids, such as `Exposures.ids`.
+        second: (m,) the same ids in another order.
+        share: how much of a list counts as its top, above 0 and at most 1; at least one member does.
+
+    Raises:
+        SpvmiaError: the lists are empty, or not of the same members.
+    """
+    if not first or sorted(first) != sorted(second):
+        raise SpvmiaError(
+            f"lists of members: expected the same members in both, got {len(first)} and {len(second)}, of which "
+            f"{len(set(first) & set(second))} are in both; compare audits of the same records"
+        )
+    top = max(1, round(share * len(first)))
+    return len(set(first[:top]) & set(second[:top])) / top

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, expit, logit, stdtrit
 
-from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval
+from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval, effective_number
 from spvmia_plugin.metrics.roc import placements
 
 
@@ -20,7 +20,7 @@ class AurocEstimate:
         auroc: the estimate.
         stderr: its standard error.
         df: Satterthwaite's degrees of freedom of that error.
-        n_effective: harmonic mean of the numbers of documents of the two classes.
+        n_effective: harmonic mean of the effective numbers of documents of the two classes.
         influence: (C,) contribution of each document to the estimate's deviation; stderr**2 is the sum of their
             squares, unless that is below the floor.
         reason: why stderr is NaN, or None.
@@ -38,18 +38,21 @@ class AurocEstimate:
         return self.interval_at(float(stdtrit(self.df, 0.5 + confidence / 2)))
 
     def interval_at(self, critical: float) -> Interval:
-        """The interval of `critical` standard errors on the logit scale.
+        """The interval of `critical` standard errors on the logit scale; the estimate always lies inside.
 
-        The centre is kept 1/(4 n_effective) away from 0 and 1, where the logit is not finite; the estimate itself
-        always lies inside.
+        The logit is not finite at 0 and 1, so what reaches away from the nearer of them starts no closer to it than
+        1/(4 n_effective). What reaches towards it starts at the estimate: next to 1 the truth may still lie above.
         """
         if self.reason:
             return NAN_INTERVAL
         margin = 1 / (4 * self.n_effective)
         centre = min(max(self.auroc, margin), 1 - margin)
-        reach = critical * self.stderr / (centre * (1 - centre))
-        lower, upper = expit(logit(centre) - reach), expit(logit(centre) + reach)
-        return min(float(lower), self.auroc), max(float(upper), self.auroc)
+        return self._end(min(self.auroc, centre), -critical), self._end(max(self.auroc, centre), critical)
+
+    def _end(self, start: float, errors: float) -> float:
+        """From `start`, as many standard errors on the logit scale."""
+        slope = start * (1 - start)
+        return float(expit(logit(start) + errors * self.stderr / slope)) if slope else start
 
 
 def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstimate:
@@ -69,32 +72,75 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
     of_members = placements(members, others)
     of_others = 1 - placements(others, members)
     auroc = float(np.mean(of_members))
-    size = int(codes.max()) + 1
-    sums_m, documents_m = _centred_sums(of_members - auroc, codes[is_member], size)
-    sums_n, documents_n = _centred_sums(of_others - auroc, codes[~is_member], size)
-    n_effective = 2 / (1 / documents_m + 1 / documents_n)
-    if min(documents_m, documents_n) < 2:
+    return estimate_means(auroc, of_members - auroc, of_others - auroc, is_member, codes)
+
+
+def estimate_means(
+    value: float, of_members: Floats, of_others: Floats, is_member: Bools, codes: Codes, grain: float = 1.0
+) -> AurocEstimate:
+    """A number whose error is that of a mean over members and of one over non-members, as the AUROC's is.
+
+    Args:
+        value: the number, between 0 and 1.
+        of_members: (m,) the deviation of each member.
+        of_others: (n,) the deviation of each non-member.
+        is_member: (m + n,) bool, with both classes present.
+        codes: (m + n,) document of each record, 0..C-1.
+        grain: how many times further from 0 and 1 than an AUROC the number may be where the sample does not show it.
+    """
+    sizes_m, sizes_n = (np.bincount(codes[side], minlength=int(codes.max()) + 1) for side in (is_member, ~is_member))
+    n_effective = 2 / (1 / effective_number(sizes_m) + 1 / effective_number(sizes_n)) / grain
+    if min(np.count_nonzero(sizes_m), np.count_nonzero(sizes_n)) < 2:
         reason = "fewer than two documents in a class: no standard error"
-        return AurocEstimate(auroc, math.nan, math.nan, n_effective, np.full(size, np.nan), reason)
+        return AurocEstimate(value, math.nan, math.nan, n_effective, np.full(len(sizes_m), np.nan), reason)
+    sums_m, df_m = _document_sums(of_members, codes[is_member], sizes_m)
+    sums_n, df_n = _document_sums(of_others, codes[~is_member], sizes_n)
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
     floor = 1 / (32 * n_effective**2)
-    df = _satterthwaite(float(np.sum(sums_m**2)), documents_m, float(np.sum(sums_n**2)), documents_n)
-    return AurocEstimate(auroc, math.sqrt(max(variance, floor)), df, n_effective, influence)
+    df = _satterthwaite(float(np.sum(sums_m**2)), df_m, float(np.sum(sums_n**2)), df_n)
+    return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_effective, influence)
 
 
-def _centred_sums(deviations: Floats, codes: Codes, size: int) -> tuple[Floats, int]:
-    """(size,) what each document adds to the mean's deviation, with the k/(k-1) correction; and k, its documents."""
-    documents = len(np.unique(codes))
-    correction = math.sqrt(documents / max(documents - 1, 1))
-    return np.bincount(codes, weights=deviations, minlength=size) * correction / len(deviations), documents
+def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> tuple[Floats, float]:
+    """(C,) what each document adds to a mean's deviation, and the degrees of freedom of the sum of their squares.
+
+    The sum of the squares is the variance of the mean, the larger of two estimates of it that are one where all
+    documents have one size:
+
+    - From the documents' own sums. A large document draws the mean to itself and so deviates less from it than from the
+      truth: of documents whose means vary alike, the square for one with a share w of the records is expected to be
+      (1 - w)**2 + the sum of the others' squared shares of what it would be, and is divided by that. As many degrees of
+      freedom as documents count for (`effective_number`), less 1.
+    - From the variances between and within documents (analysis of variance, random effects: Searle, Casella and
+      McCulloch 1992), which hold for large documents what all of them have shown. The first estimate rests on a few
+      squares where few documents are large, and is too small too often; this one takes documents of all sizes to be
+      alike, which the first one does not. As many degrees of freedom as documents, less 1.
+
+    Args:
+        deviations: (n,) from the mean over all n records.
+        codes: (n,) document of each record.
+        sizes: (C,) records of each document, two of them not 0.
+    """
+    n, documents, squares = len(deviations), np.count_nonzero(sizes), float(np.sum(sizes**2))
+    totals = np.bincount(codes, weights=deviations, minlength=len(sizes))
+    sums: Floats = totals / np.sqrt((n - sizes) ** 2 + squares - sizes**2)
+    variance = float(np.sum(sums**2))
+    if n > documents:
+        of_documents = float(np.sum(totals**2 / np.maximum(sizes, 1)))
+        within = (float(np.sum(deviations**2)) - of_documents) / (n - documents)
+        between = (of_documents - (documents - 1) * within) / (n - squares / n)
+        alike = between * squares / n**2 + within / n
+        if alike > variance > 0:
+            return sums * math.sqrt(alike / variance), documents - 1
+    return sums, max(effective_number(sizes) - 1, 1.0)
 
 
-def _satterthwaite(var_a: float, k_a: int, var_b: float, k_b: int) -> float:
-    """Degrees of freedom of a sum of two variances of k_a and k_b units."""
+def _satterthwaite(var_a: float, df_a: float, var_b: float, df_b: float) -> float:
+    """Degrees of freedom of a sum of two variances."""
     if var_a + var_b == 0:
-        return float(k_a + k_b - 2)
-    return (var_a + var_b) ** 2 / (var_a**2 / (k_a - 1) + var_b**2 / (k_b - 1))
+        return df_a + df_b
+    return (var_a + var_b) ** 2 / (var_a**2 / df_a + var_b**2 / df_b)
 
 
 def design_effect(indicator: Bools, codes: Codes) -> float:

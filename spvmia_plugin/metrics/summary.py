@@ -17,7 +17,9 @@ from spvmia_plugin.metrics.arrays import (
     Interval,
     check_scores,
     cluster_codes,
+    effective_number,
 )
+from spvmia_plugin.metrics.asr import asr_interval
 from spvmia_plugin.metrics.intervals import AurocEstimate, estimate_auroc
 from spvmia_plugin.metrics.names import ASR, AUROC, METRICS, PRIVACY, TPR_01PCT, TPRS, Metric
 from spvmia_plugin.metrics.roc import attack_success_rate, privacy_score
@@ -25,7 +27,7 @@ from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval, tpr_s
 from spvmia_plugin.util.schema import MaybeNumber
 
 FEW_DOCUMENTS = 20
-"""Below so many documents in a class the intervals have not been checked by simulation."""
+"""Documents of a class that count as fewer (`effective_number`) have intervals that no simulation has checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Summary:
         tpr_at_1pct_fpr: TPR at an FPR of 1 %.
         tpr_at_0_1pct_fpr: TPR at an FPR of 0.1 %.
         asr: 1 - equal error rate.
+        asr_interval: two-sided, the threshold being estimated as well; NaN in files of before it was recorded.
         privacy_score: 1 - 2 * |AUROC - 0.5|; higher is better.
         n_members: scored members.
         n_nonmembers: scored non-members.
@@ -79,6 +82,7 @@ class Summary:
     tpr_at_1pct_fpr: TprSummary
     tpr_at_0_1pct_fpr: TprSummary = field(metadata={"key": TPR_01PCT.key})
     asr: MaybeNumber
+    asr_interval: Interval = NAN_INTERVAL
     privacy_score: MaybeNumber
     n_members: int
     n_nonmembers: int
@@ -145,6 +149,7 @@ def summarise(
         tpr_at_1pct_fpr=tprs[1],
         tpr_at_0_1pct_fpr=tprs[2],
         asr=attack_success_rate(values, labels),
+        asr_interval=NAN_INTERVAL if reason else asr_interval(values, labels, codes, confidence),
         privacy_score=privacy_score(auroc),
         n_members=n_members,
         n_nonmembers=n_nonmembers,
@@ -186,13 +191,11 @@ def _tprs(values: Floats, labels: Bools, codes: Codes, seed: int, confidence: fl
 def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstimate, interval: Interval) -> list[str]:
     """What else limits the numbers, in plain sentences."""
     found = []
-    documents = min(len(np.unique(codes[labels])), len(np.unique(codes[~labels])))
+    few = few_documents([np.unique(codes[side], return_counts=True)[1] for side in (labels, ~labels)])
     if estimate.reason:
         found.append(estimate.reason)
-    elif documents < FEW_DOCUMENTS:
-        found.append(
-            f"one class has records of only {documents} documents: intervals are checked for {FEW_DOCUMENTS} and more"
-        )
+    elif few:
+        found.append(few)
     if values.min() == values.max():
         found.append("all scores are equal: the attack tells nothing about these records")
     if interval[1] < AUROC.guess:
@@ -201,3 +204,24 @@ def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstima
             "chosen, or at swapped labels, rather than at privacy"
         )
     return found
+
+
+def few_documents(classes: Sequence[Codes]) -> str | None:
+    """What to say where the documents of a class are too few, or some too large, for intervals that were checked.
+
+    Args:
+        classes: of each class the (C,) records of each document, at least one.
+    """
+    sizes = min(classes, key=effective_number)
+    effective = effective_number(sizes)
+    if effective > FEW_DOCUMENTS - 1e-9:
+        return None
+    if effective > 0.75 * len(sizes):
+        told = f"only {len(sizes)} documents: intervals are checked for {FEW_DOCUMENTS} and more"
+    else:
+        share = 100 * float(np.max(sizes)) / float(np.sum(sizes))
+        told = (
+            f"{len(sizes)} documents, of such different sizes that they count as only {effective:.1f} (the largest "
+            f"holds {share:.0f} %): the numbers are mostly those of the largest, and the intervals are wide"
+        )
+    return f"one class has records of {told}"

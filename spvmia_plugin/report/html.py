@@ -183,7 +183,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
             "is_blind": task is blind,
             "auroc": with_interval(task, AUROC.key, "share"),
             "tprs": [with_interval(task, metric.key, "share") for metric in TPRS],
-            "asr": metric(task, ASR.key, "share"),
+            "asr": with_interval(task, ASR.key, "share"),
             "scored": audited(task, "n", "scored", style="count"),
             "seconds": Number(
                 stage_seconds(task, stages(task, classes)),

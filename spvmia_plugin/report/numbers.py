@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.metrics.names import AUROC
+from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.signals import View
@@ -69,7 +69,7 @@ def audited(task: TaskResult, *path: str | int, style: str) -> Number:
 
 def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Number, Number]:
     """A metric with both ends of its interval."""
-    path = ("auroc_interval",) if name == AUROC.key else (name, "interval")
+    path = (f"{name}_interval",) if name in (AUROC.key, ASR.key) else (name, "interval")
     low, high = (audited(task, "metrics", *path, end, style=style) for end in (0, 1))
     printed = name in task.metrics  # by the harness; the rest stands in mia_audit alone
     value = metric(task, name, style) if printed else audited(task, "metrics", name, "value", style=style)

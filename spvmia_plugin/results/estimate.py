@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, METRICS_WITH_INTERVAL
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS, METRICS_WITH_INTERVAL
 from spvmia_plugin.results.model import BLIND_ATTACK, Audit, TaskResult
 
 STRONGEST = "strongest"
@@ -56,6 +56,8 @@ def of_attack(task: TaskResult | None, metric: str) -> Estimate:
     tprs = {each.key: tpr for each, tpr in metrics.tprs.items()}
     if metric == AUROC.key:
         interval = metrics.auroc_interval
+    elif metric == ASR.key:
+        interval = metrics.asr_interval
     elif metric in tprs:
         tpr = tprs[metric]
         interval, realised_fpr, reason = tpr.interval, tpr.realised_fpr, tpr.reason

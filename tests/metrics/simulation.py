@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.asr import asr_interval
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.one_run import epsilon_lower_bound
@@ -31,6 +32,72 @@ def binormal_audit(n, auroc, per_document, rng):
     is_member = np.repeat([True, False], n)
     scores = np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own + shift * is_member
     return scores, is_member, np.repeat(np.arange(2 * documents), per_document)
+
+
+def even(n):
+    """Every record a document of its own."""
+    return np.ones(n, dtype=int)
+
+
+def zipf(documents, n):
+    """Documents whose sizes fall as 1 / rank, about n records together."""
+    shares = 1 / np.arange(1, documents + 1)
+    return np.maximum(1, np.round(n * shares / np.sum(shares))).astype(int)
+
+
+def few_large(documents, records, others):
+    """Some documents of so many records each, and others of a single one."""
+    return np.r_[np.full(documents, records), even(others)]
+
+
+UNEVEN = {
+    "1 to 5 records": (np.arange(250) % 5 + 1, np.arange(250) % 5 + 1),
+    "10 of 20 records, 200 of one": (few_large(10, 20, 200), few_large(10, 20, 200)),
+    "Zipf, 20 documents": (zipf(20, 250), zipf(20, 250)),
+    "Zipf, 60 documents": (zipf(60, 500), zipf(60, 500)),
+    "Zipf, 200 documents": (zipf(200, 1000), zipf(200, 1000)),
+    "one member document has half": (few_large(1, 125, 125), even(250)),
+    "one of each class has half": (few_large(1, 125, 125), few_large(1, 125, 125)),
+}
+"""Records of each document of the members and of the non-members."""
+ASRS = (0.5, 0.6, 0.8, 0.95, 0.99)
+NEAR_ONE = (0.99, 0.995, 0.999, 0.9995, 0.9999)
+
+
+def uneven_audit(sizes_m, sizes_n, auroc, correlation, rng):
+    """Scores, labels and documents of binormal scores in documents of these sizes."""
+    sizes = np.r_[sizes_m, sizes_n]
+    documents = np.repeat(np.arange(len(sizes)), sizes)
+    is_member = np.arange(len(documents)) < np.sum(sizes_m)
+    shared, own = rng.standard_normal(len(sizes))[documents], rng.standard_normal(len(documents))
+    scores = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
+    return scores + np.sqrt(2) * norm.ppf(auroc) * is_member, is_member, documents
+
+
+def auroc_coverage(sizes_m, sizes_n, auroc, audits, seed, correlation=CORRELATION):
+    """Share of audits whose 95 % interval of AUROC holds the truth, and the median width of the interval."""
+    rng = np.random.default_rng([seed, len(sizes_m), len(sizes_n), int(10_000 * auroc), int(100 * correlation)])
+    ends = []
+    for _ in range(audits):
+        ends.append(estimate_auroc(*uneven_audit(sizes_m, sizes_n, auroc, correlation, rng)).interval(0.95))
+    low, high = np.transpose(ends)
+    return np.mean((low <= auroc) & (auroc <= high)), np.median(high - low)
+
+
+def asr_coverage(sizes_m, sizes_n, asr, audits, seed, spread_of_members=1.0):
+    """Share of audits whose 95 % interval of the ASR holds the truth, and the median width of the interval.
+
+    Non-members are standard normal, members have a standard deviation of `spread_of_members` and the mean at which the
+    TPR is `asr` where FPR + TPR = 1.
+    """
+    rng = np.random.default_rng([seed, len(sizes_m), int(10_000 * asr), int(100 * spread_of_members)])
+    ends = []
+    for _ in range(audits):
+        scores, labels, documents = uneven_audit(sizes_m, sizes_n, 0.5, CORRELATION, rng)
+        scores = np.where(labels, spread_of_members * scores + (1 + spread_of_members) * norm.ppf(asr), scores)
+        ends.append(asr_interval(scores, labels, documents, 0.95))
+    low, high = np.transpose(ends)
+    return np.mean((low <= asr) & (asr <= high)), np.median(high - low)
 
 
 def binormal_tpr(auroc, fpr=FPR):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.exposure import exposure
+from spvmia_plugin.metrics.exposure import agreement, exposure
 
 IDS = ["f:1", "f:2", "f:3", "f:4", "f:5"]
 LABELS = [True, False, True, False, True]
@@ -60,3 +60,28 @@ def test_lengths_have_to_match():
         exposure(IDS, LABELS, {"a": [1.0]})
     with pytest.raises(SpvmiaError, match="got shapes"):
         exposure(IDS, [True], {})
+
+
+def test_agreement_counts_what_the_tops_have_in_common():
+    members = [str(number) for number in range(200)]
+    assert agreement(members, members, 0.01) == agreement(members, members, 0.05) == 1
+    # of the first ten, the second list has 0, 2, 4, 6, 8 and ten others
+    assert agreement(members, members[:10:2] + members[100:] + members[1:10:2] + members[10:100], 0.05) == 0.5
+    assert agreement(members, members[::-1], 0.05) == 0
+    assert agreement(members, members[::-1], 1.0) == 1
+    assert agreement(members[:5], members[:5], 0.01) == 1  # at least one member
+
+
+def test_agreement_of_random_orders_is_the_share():
+    rng = np.random.default_rng(0)
+    members = [str(number) for number in range(400)]
+    found = [agreement(members, list(rng.permutation(members)), 0.05) for _ in range(500)]
+    assert np.mean(found) == pytest.approx(0.05, abs=0.008)
+
+
+@pytest.mark.parametrize("other", [[], ["a"], ["a", "a"], ["a", "c"]])
+def test_agreement_is_of_the_same_members(other):
+    with pytest.raises(SpvmiaError, match="expected the same members in both, got 2 and"):
+        agreement(["a", "b"], other, 0.5)
+    with pytest.raises(SpvmiaError, match="lists of members"):
+        agreement([], [], 0.5)

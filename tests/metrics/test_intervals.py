@@ -10,24 +10,42 @@ from scipy.stats import beta, binomtest, norm
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics import tpr
-from spvmia_plugin.metrics.arrays import cluster_codes
+from spvmia_plugin.metrics.arrays import cluster_codes, effective_number
 from spvmia_plugin.metrics.intervals import clopper_pearson, design_effect, estimate_auroc
 from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval, tpr_stderrs
 from tests.metrics.simulation import binormal_audit
 
 
+def naive_estimates(deviations, clusters):
+    """By cluster its part of a mean's error, as large as from the truth; and the mean's variance if all are alike."""
+    n = len(clusters)
+    rows = {cluster: [row for row in range(n) if clusters[row] == cluster] for cluster in clusters}
+    parts = {}
+    for cluster, own in rows.items():
+        rest = sum((len(others) / n) ** 2 for name, others in rows.items() if name != cluster)
+        parts[cluster] = sum(deviations[own]) / n / math.sqrt((1 - len(own) / n) ** 2 + rest)
+    if len(rows) == n:
+        return parts, 0.0
+    within = sum(np.sum((deviations[own] - np.mean(deviations[own])) ** 2) for own in rows.values()) / (n - len(rows))
+    between = sum(len(own) * np.mean(deviations[own]) ** 2 for own in rows.values()) / (len(rows) - 1)
+    typical = (n - sum(len(own) ** 2 for own in rows.values()) / n) / (len(rows) - 1)
+    of_document = (between - within) / typical
+    return parts, sum((len(own) / n) ** 2 * (of_document + within / len(own)) for own in rows.values())
+
+
 def naive_variance(scores, labels, codes):
-    """Obuchowski (1997) by its definition, O(mn): clusters of both classes, of one, of any size."""
+    """Obuchowski (1997) by its definition, O(mn), each class's part at least as large as if its documents are alike."""
     members, others = scores[labels], scores[~labels]
     kernel = (members[:, None] > others) + 0.5 * (members[:, None] == others)
     auc = kernel.mean()
-    total = 0.0
-    k_m, k_n = len(set(codes[labels])), len(set(codes[~labels]))
-    for cluster in set(codes):
-        ours = (kernel.mean(axis=1) - auc)[codes[labels] == cluster].sum() / len(members)
-        theirs = (kernel.mean(axis=0) - auc)[codes[~labels] == cluster].sum() / len(others)
-        total += (ours * math.sqrt(k_m / (k_m - 1)) + theirs * math.sqrt(k_n / (k_n - 1))) ** 2
-    return auc, total
+    total = dict.fromkeys(codes, 0.0)
+    for deviations, own in ((kernel.mean(axis=1) - auc, codes[labels]), (kernel.mean(axis=0) - auc, codes[~labels])):
+        parts, alike = naive_estimates(deviations, own)
+        squares = sum(part**2 for part in parts.values())
+        factor = math.sqrt(max(alike / squares, 1)) if squares else 1
+        for cluster, part in parts.items():
+            total[cluster] += factor * part
+    return auc, sum(part**2 for part in total.values())
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
@@ -45,6 +63,45 @@ def test_delong_equals_its_definition(seed, ties, per_document):
     assert estimate.auroc == pytest.approx(auc)
     assert estimate.stderr == pytest.approx(max(math.sqrt(variance), math.sqrt(1 / 32) / estimate.n_effective))
     assert np.sum(estimate.influence**2) == pytest.approx(variance)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_both_variances_are_right_on_average_however_uneven_the_documents(copies):
+    """One document has most of the records. Copies: the mean's variance is the sum of the squared shares."""
+    rng = np.random.default_rng(0)
+    sizes = np.r_[30, 6, np.ones(14, dtype=int)]
+    codes = np.repeat(np.arange(16), sizes)
+    found = []
+    for _ in range(1000):
+        values = rng.standard_normal(16)[codes] + (0 if copies else rng.standard_normal(50))
+        parts, alike = naive_estimates(values - values.mean(), codes)
+        found.append((sum(part**2 for part in parts.values()), alike))
+    truth = np.sum((sizes / 50) ** 2) + (0 if copies else 1 / 50)
+    own, alike = np.mean(found, axis=0)
+    assert alike == pytest.approx(truth, rel=0.08)
+    assert own == pytest.approx(truth, rel=0.1)
+    assert effective_number(sizes) == pytest.approx(1 / np.sum((sizes / 50) ** 2))
+
+
+def test_one_document_with_nearly_all_records_leaves_one_degree_of_freedom():
+    scores, labels, _ = binormal_audit(1000, 0.9, 1, np.random.default_rng(0))
+    codes = np.where(labels, np.arange(2000) // 998, np.arange(2000))  # 998 and 2 of the members
+    estimate = estimate_auroc(scores, labels, codes)
+    low, high = estimate.interval(0.95)
+    assert estimate.df >= 1
+    assert high - low > 0.5
+
+
+def test_next_to_one_the_upper_limit_lies_above_the_estimate():
+    labels = np.arange(500) < 250
+    scores = labels * 1000.0 + np.arange(500)
+    scores[0] = 497.5  # below two of the non-members: an AUROC of 1 - 1/31,250
+    for sign, near, far in ((1, 1, 0), (-1, 0, 1)):
+        estimate = estimate_auroc(sign * scores, labels, np.arange(500))
+        ends = estimate.interval(0.95)
+        assert abs(estimate.auroc - near) == pytest.approx(2 / 250**2)
+        assert abs(ends[near] - near) < 0.01 * abs(estimate.auroc - near)
+        assert 0.002 < abs(ends[far] - near) < 0.01
 
 
 def test_copies_of_records_within_a_document_change_nothing():
