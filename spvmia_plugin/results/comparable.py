@@ -26,7 +26,9 @@ _FREE_SETTINGS = frozenset(
         "reference_parallel",  # who trains, not what
     )
 )
-_NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_size", "text_column", "seed", "dtype"})
+_NOT_RECIPE = frozenset(
+    {"members", "nonmembers", "prompts", "canaries", "canary_kind", "block_size", "text_column", "seed", "dtype"}
+)
 """Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
 _METHOD = "fine-tuning"
 """Name of the condition that holds the method; those of its settings begin with it."""
