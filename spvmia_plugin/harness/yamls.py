@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spvmia_plugin import __version__
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.metrics.names import EPSILON, METRICS
@@ -48,7 +49,7 @@ def generate(attacks: Sequence[str], datasets: Sequence[str]) -> dict[str, str]:
             files[f"{name}.yaml"] = _HEADER + f"include: {_COMMON}\n" + _task(name, attack, dataset)
         files[f"mia_{dataset}.yaml"] = _HEADER + _group(f"mia_{dataset}", names)
     files["spv_mia.yaml"] = _HEADER + _group("spv_mia", [task_name("spv", dataset) for dataset in datasets])
-    canary = _task(CANARY_TASK, "spv", CUSTOM, audit="canary")
+    canary = _task(CANARY_TASK, AuditConfig.canary_attack, CUSTOM, audit="canary")  # `mia_canary_attack` names another
     files[f"{CANARY_TASK}.yaml"] = _HEADER + f"include: {_COMMON}\n" + canary
     return files
 

@@ -24,6 +24,7 @@ _FREE_SETTINGS = frozenset(
         *("split", "block_size"),  # conditions of their own
         *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
         "reference_parallel",  # who trains, not what
+        "canary_attack",  # the attack itself is a condition, where one was asked to guess coins
     )
 )
 _NOT_RECIPE = frozenset(
