@@ -15,7 +15,7 @@ from scipy.stats import binom, norm
 from spvmia_plugin.metrics.gaussian_dp import ASSUMPTION, gaussian_bound, gaussian_epsilon, rejects
 from spvmia_plugin.metrics.one_run import canary_audit, epsilon_lower_bound
 from spvmia_plugin.util.schema import as_json
-from tests.metrics.simulation import gaussian_bounds, one_number_bounds, shared_size_bounds
+from tests.metrics.coins import gaussian_bounds, one_number_bounds, shared_size_bounds
 
 STANDARD = NormalDist()
 LEVEL = 0.05
@@ -119,9 +119,9 @@ def test_an_audit_has_both_bounds_and_the_assumption_of_the_tighter_one():
 # --- the promise, by simulation: exceeded in at most 5 %, here with three standard errors ---
 
 
-def check(audits):
+def check(audits, sizes):
     for mu in (0.0, 0.5, 1.0, 2.0):
-        for total in (50, 200, 1000):
+        for total in sizes:
             rng = np.random.default_rng([int(10 * mu), total, audits])
             least = 0.05 + 3 * math.sqrt(0.05 * 0.95 / audits)
             independent = gaussian_bounds(mu, total, audits, rng)
@@ -137,12 +137,12 @@ def check(audits):
 
 
 def test_the_bound_rarely_exceeds_mu_and_is_not_idle():
-    check(audits=300)
+    check(audits=200, sizes=(50, 1000))
 
 
 @pytest.mark.slow
 def test_the_bound_rarely_exceeds_mu_over_many_audits():
-    check(audits=5000)
+    check(audits=5000, sizes=(20, 50, 200, 1000))
 
 
 def test_a_bound_that_took_the_guesses_for_independent_would_be_exceeded():
