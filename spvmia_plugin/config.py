@@ -169,6 +169,8 @@ class AuditConfig:
     mask_rate: float = _option(0.2, _within(0, 1, open_low=True))
     mask_model: str = _option("t5-base", _folder())
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
+    # canaries
+    canary_attack: str = _option("spv_wbc", _text())
     # the run
     preset: str | None = _option(None, _one_of(*PRESETS))
     log_text: bool = _option(False, _flag())

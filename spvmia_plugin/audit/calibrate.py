@@ -226,6 +226,7 @@ _PARAPHRASES = {"perturbation", "perturbations", "mask_rate", "mask_model", "noi
 
 _SCORES = {
     "attack_options",  # what attacks make of signals
+    "canary_attack",  # which of them guesses coins
     "max_samples",  # how many records are audited
     "prefix",  # what is read before a record when it is scored; sampling and training go by the tokenizer alone
 }

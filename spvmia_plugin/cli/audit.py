@@ -27,6 +27,12 @@ def _dtypes() -> list[str]:
     return list(DTYPES)
 
 
+def _canary_kinds() -> list[str]:
+    from spvmia_plugin.training.canaries import KINDS
+
+    return list(KINDS)
+
+
 def finetune(
     model: Annotated[str, typer.Option(help="The base: a folder or a hub id.", metavar="BASE")],
     data: Annotated[
@@ -41,6 +47,13 @@ def finetune(
         typer.Option(help="Records held out to prompt the target with.", show_default="as many as members"),
     ] = None,
     canaries: Annotated[int, typer.Option(help="Further records, each trained on by a fair coin.")] = 0,
+    canary_kind: Annotated[
+        str,
+        typer.Option(
+            help="natural (held-out records of the data), sampled (the base writes them) or random (tokens).",
+            autocompletion=_canary_kinds,
+        ),
+    ] = "natural",
     epochs: Annotated[float, typer.Option(help="Passes over the training records.")] = 10.0,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
     lora_rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 64,

@@ -108,7 +108,7 @@ def load_canaries(
     """The canaries of the target's manifest: records that an independent fair coin each put into training or not.
 
     Nothing else is audited with them, and all of them are: `mia_max_samples` does not apply. The provenance holds
-    `canaries`: their number, how many are included, and the coin's probability.
+    `canaries`: their number, how many are included, the coin's probability, and where they come from.
 
     Args:
         config: `mia_manifest`, `mia_dataset_path`, `mia_seed` are read.
@@ -137,7 +137,8 @@ def load_canaries(
         nonmembers=[canary for canary in canaries if not canary.is_member],
         prompts=as_documents(records["prompts"]),
     )
-    numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5}
+    kind = manifest.settings.get("canary_kind", "natural")  # earlier versions had no others
+    numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5, "kind": kind}
     return _assembled_of_manifest(manifest, parts, config, known, canaries=numbers)
 
 

@@ -20,6 +20,8 @@ from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
 
 MANIFEST_NAME = "mia_manifest.json"
 FORMAT = 1
+FORMAT_WITH_TEXTS = 2
+"""Of manifests whose canaries are not cut from the data: earlier versions would look for their texts there."""
 PRIVATE_LINE = "names training records: do not publish"
 CLASSES = ("members", "nonmembers", "prompts", "canaries")
 _LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt"}
@@ -55,7 +57,8 @@ class Manifest:
         settings: every setting of the fine-tuning, by option name.
         versions: of the libraries that did it.
         records: by class: members, nonmembers, prompts, canaries (members of these are those that the coin put into
-            training). The file says where their texts lie, and as it is read they have none.
+            training). The file says where their texts lie, and as it is read they have none; but for canaries without
+            pieces, which were made for the purpose: theirs stand in the file.
         fingerprint_key: key of `fingerprint`, in hexadecimal.
         fingerprint: keyed hash over all texts and labels.
         training: what the training reported.
@@ -81,7 +84,7 @@ class Manifest:
         """As it stands in the file, the warning first."""
         return {
             "PRIVATE": PRIVATE_LINE,
-            "format": FORMAT,
+            "format": FORMAT_WITH_TEXTS if any(not record.pieces for record in self.records["canaries"]) else FORMAT,
             "base_model": self.base_model,
             "tokenizer": self.tokenizer,
             "frame": None if self.frame is None else {name: list(ids) for name, ids in self.frame.items()},
@@ -98,7 +101,9 @@ class Manifest:
 
 def _row(record: Record, name: str) -> dict[str, object]:
     coin = {"included": record.is_member} if name == "canaries" else {}
-    return {"id": record.id, "cluster": record.cluster, **coin, "pieces": [list(piece) for piece in record.pieces]}
+    made = name == "canaries" and not record.pieces
+    where = {"text": record.text} if made else {"pieces": [list(piece) for piece in record.pieces]}
+    return {"id": record.id, "cluster": record.cluster, **coin, **where}
 
 
 def manifest_fingerprint(key: str, records: Mapping[str, Sequence[Record]]) -> str:
@@ -150,9 +155,9 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
         raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
-    if content.get("format") != FORMAT or not is_whole(content["format"]):
+    if content.get("format") not in (FORMAT, FORMAT_WITH_TEXTS) or not is_whole(content["format"]):
         raise SpvmiaError(
-            f"{option}: {path}: expected format {FORMAT}, got {content.get('format')!r}; "
+            f"{option}: {path}: expected format {FORMAT} or {FORMAT_WITH_TEXTS}, got {content.get('format')!r}; "
             "use the version of spvmia-plugin that wrote it"
         )
     try:
@@ -189,13 +194,14 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
 
 
 def _record(row: Mapping[str, Any], name: str) -> Record:
-    pieces = tuple(Piece(*map(int, piece)) for piece in row["pieces"])
+    made = name == "canaries" and "text" in row
+    pieces = () if made else tuple(Piece(*map(int, piece)) for piece in row["pieces"])
     is_member = row["included"] if name == "canaries" else name == "members"
     if not isinstance(is_member, bool):
         raise TypeError("included")
     # They go to stderr and into files, so half a surrogate pair becomes its escape.
     id_, cluster = (str(row[key]).encode("utf-8", "backslashreplace").decode() for key in ("id", "cluster"))
-    return Record(id_, "", is_member, cluster, pieces)
+    return Record(id_, str(row["text"]) if made else "", is_member, cluster, pieces)
 
 
 def rebuild(
@@ -221,7 +227,10 @@ def rebuild(
     for name in CLASSES:
         listed = manifest.records[name]
         try:
-            records[name] = [replace(record, text=rebuild_text(texts, record.pieces)) for record in listed]
+            records[name] = [
+                replace(record, text=rebuild_text(texts, record.pieces)) if record.pieces else record
+                for record in listed
+            ]
         except LookupError as error:
             raise _changed(where, f"row {error.args[0]} is missing or shorter") from error
         rows = dict.fromkeys(piece.row for record in listed for piece in record.pieces)

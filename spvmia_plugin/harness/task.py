@@ -20,6 +20,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
+from spvmia_plugin.attacks.base import BlindAttack
 from spvmia_plugin.audit.mia_audit import mia_audit
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results
 from spvmia_plugin.audit.plan import show
@@ -94,8 +95,12 @@ class AuditTask(Task):  # type: ignore[misc]
         _check_utf8(metadata)
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
-        self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
         self.is_canary_audit = metadata.get("spvmia_audit") == "canary"
+        if self.is_canary_audit:
+            name = _canary_attack(self.settings, metadata["spvmia_attack"], self.registry)
+            self.settings = dataclasses.replace(self.settings, canary_attack=name)
+            metadata["spvmia_attack"] = name
+        self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
         check_version(metadata)
         self._shared = behind(lambda: self._load(metadata), doing="reading the data", log_text=self.settings.log_text)
         self.data = self._shared.data
@@ -412,6 +417,22 @@ def _parted(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{source}: {key}: unknown key{hint}; options of an audit (mia_...) belong under metadata"
             )
     return fields, metadata
+
+
+def _canary_attack(settings: AuditConfig, of_task: str, registry: Registry) -> str:
+    """The attack that guesses the coins: of the options, else of the task's YAML.
+
+    It is chosen before any score is seen: the best of several on the same coins would bound nothing.
+
+    Raises:
+        SpvmiaError: no such attack, or one that does not ask the model.
+    """
+    guessing = {name: attack for name, attack in registry.attacks.items() if not issubclass(attack, BlindAttack)}
+    name = settings.canary_attack if "canary_attack" in settings.given else of_task
+    if name not in guessing:
+        why = ", which does not look at the model" if name in registry.attacks else did_you_mean(name, guessing)
+        raise SpvmiaError(f"mia_canary_attack: expected one of {', '.join(sorted(guessing))}, got {name!r}{why}")
+    return name
 
 
 def _check_utf8(metadata: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spvmia_plugin import __version__
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.metrics.names import EPSILON, METRICS, PRIVACY, Metric
@@ -51,7 +52,7 @@ def generate(attacks: Sequence[str], datasets: Sequence[str]) -> dict[str, str]:
         files[f"mia_{dataset}.yaml"] = _HEADER + _group(f"mia_{dataset}", names, _NOT_OF_MODELS)
     of_paper = [task_name("spv", dataset) for dataset in datasets]
     files["spv_mia.yaml"] = _HEADER + _group("spv_mia", of_paper, _NOT_OF_GROUPS)
-    canary = _task(CANARY_TASK, "spv", CUSTOM, audit="canary")
+    canary = _task(CANARY_TASK, AuditConfig.canary_attack, CUSTOM, audit="canary")  # `mia_canary_attack` names another
     files[f"{CANARY_TASK}.yaml"] = _HEADER + f"include: {_COMMON}\n" + canary
     return files
 

@@ -207,11 +207,29 @@ def _epsilon(audit: Audit) -> Text | None:
     if bound.value is None or math.isnan(bound.value):
         return (f"No bound on epsilon: {shown(str(audit.mia_audit.epsilon_lb.get('reason')))}.",)
     confidence = audited(task, "epsilon_lb", "confidence", style="percent")
-    canaries = audited(task, "epsilon_lb", "n_canaries", style="count")
+    keys = ("n_canaries", "n_correct", "guesses_in", "guesses_out")
+    canaries, right, ins, outs = (audited(task, "epsilon_lb", key, style="count") for key in keys)
+    guessed = (
+        title(task.attack),
+        " guessed ",
+        right,
+        " of them right, from its ",
+        ins,
+        " highest and ",
+        outs,
+        " lowest",
+    )
+    told = (
+        *("Coins decided which of ", canaries, " canaries were trained on. ", *guessed, " scores. With ", confidence),
+        *(" confidence the training is not differentially private for any epsilon below ", bound),
+        ". It is a lower bound: 0 does not mean private.",
+    )
+    gaussian, mu = (audited(task, "epsilon_lb", "gaussian_dp", key, style="share") for key in ("epsilon_lb", "mu_lb"))
+    if gaussian.value is None:  # earlier versions had none
+        return told
     return (
-        "Coins decided which of ",
-        *(canaries, " canaries were trained on. With ", confidence, " confidence the training is not differentially "),
-        *("private for any epsilon below ", bound, ". It is a lower bound: 0 does not mean private."),
+        *(*told, " For training that is Gaussian-differentially private for some mu, as added Gaussian noise makes "),
+        *("it, the same guesses give ", gaussian, " (mu at least ", mu, "); of other training this says nothing."),
     )
 
 

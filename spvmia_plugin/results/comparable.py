@@ -24,9 +24,12 @@ _FREE_SETTINGS = frozenset(
         *("split", "block_size"),  # conditions of their own
         *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
         "reference_parallel",  # who trains, not what
+        "canary_attack",  # the attack itself is a condition, where one was asked to guess coins
     )
 )
-_NOT_RECIPE = frozenset({"members", "nonmembers", "prompts", "canaries", "block_size", "text_column", "seed", "dtype"})
+_NOT_RECIPE = frozenset(
+    {"members", "nonmembers", "prompts", "canaries", "canary_kind", "block_size", "text_column", "seed", "dtype"}
+)
 """Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
 _METHOD = "fine-tuning"
 """Name of the condition that holds the method; those of its settings begin with it."""

@@ -6,7 +6,6 @@ The base is found before the data are dealt out, and loaded after.
 from __future__ import annotations
 
 import json
-import random
 import shlex
 import shutil
 import time
@@ -36,6 +35,7 @@ from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.training.canaries import KINDS, NATURAL, made_canaries, tossed
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path, private_folder, user_cache
 from spvmia_plugin.util.libraries import brings_code, isolated_rng, no_loading_bars, quiet_libraries, versions
@@ -64,6 +64,8 @@ class FinetuneConfig:
         nonmembers: records held out, to audit against.
         prompts: records held out to prompt the target with; None for as many as members, or what the data give.
         canaries: further records, each trained on if an independent fair coin says so.
+        canary_kind: where those come from: `natural` (held-out records of the data), `sampled` (the base writes them at
+            a high temperature) or `random` (tokens drawn alike from the vocabulary).
         epochs: passes over the training records.
         lr: peak learning rate, decaying linearly.
         lora_rank: rank of the adapter.
@@ -87,6 +89,7 @@ class FinetuneConfig:
     nonmembers: int = 1000
     prompts: int | None = None
     canaries: int = 0
+    canary_kind: str = NATURAL
     epochs: float = 10.0
     lr: float = 1e-4
     lora_rank: int = 64
@@ -116,6 +119,11 @@ class FinetuneConfig:
         prompts = self.prompts
         self._check("prompts", prompts is None or (whole(prompts) and prompts >= 1), "a whole number >= 1")
         self._check("canaries", whole(self.canaries) and self.canaries >= 0, "a whole number >= 0")
+        self._check("canary_kind", self.canary_kind in KINDS, "one of " + ", ".join(KINDS))
+        if self.canary_kind != NATURAL and not self.canaries:
+            raise SpvmiaError(
+                f"--canary-kind: expected --canaries M beside it, got {self.canary_kind} and no canaries; say how many"
+            )
         self._check(
             "epochs", number(self.epochs) and 0 < self.epochs <= MAX_EPOCHS, f"a number > 0 and <= {MAX_EPOCHS:g}"
         )
@@ -185,6 +193,10 @@ def _finetune(
     keep.append(loaded)
     base = BaseModel.find(config)
     dealt, counts = _deal(config, loaded, base)
+    if config.canary_kind != NATURAL:
+        tell(f"{config.canaries} {config.canary_kind} canaries are made")
+        dealt["canaries"] = _made_before(config, output) or made_canaries(config, base, dealt["members"])
+    dealt["canaries"] = tossed(dealt["canaries"], config.seed)
     manifest = _manifest(config, base, dealt, known)
     _claim(output, manifest)
     trained = [record for name in ("members", "canaries") for record in dealt[name] if record.is_member]
@@ -249,6 +261,14 @@ def _claim(output: Path, manifest: Manifest) -> None:
         ) from error
 
 
+def _made_before(config: FinetuneConfig, output: Path) -> tuple[Record, ...]:
+    """The canaries that an earlier start of the same run wrote; on another machine the base may write others."""
+    path = output / UNFINISHED_NAME
+    started = read_manifest(path, option="--output") if path.is_file() else None
+    same = started is not None and started.settings == config.settings()
+    return started.records["canaries"] if started is not None and same else ()
+
+
 def _identity(manifest: Manifest) -> str:
     return json.dumps({**manifest.to_json(), "versions": None}, sort_keys=True)
 
@@ -262,7 +282,7 @@ def _differing(one: Manifest, other: Manifest) -> str:
 def _deal(
     config: FinetuneConfig, loaded: Loaded, base: BaseModel
 ) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
-    """Choose the records of each class, and toss the canaries' coins.
+    """Choose the records of each class; canaries that are not of the data are none of them.
 
     Raises:
         SpvmiaError: too few documents for them.
@@ -272,7 +292,7 @@ def _deal(
     wanted = {
         "members": config.members,
         "nonmembers": config.nonmembers,
-        "canaries": config.canaries,
+        "canaries": config.canaries if config.canary_kind == NATURAL else 0,
         "prompts": prompts,
     }
     dealt, counts = deal(loaded.documents, packer, wanted, config.seed)
@@ -283,17 +303,10 @@ def _deal(
             total = sum(map(len, dealt.values()))
             raise SpvmiaError(
                 f"--{name}: {config.data}: expected text for {sum(least.values())} {unit} in all, got {total} from "
-                f"{len(loaded.documents)} documents; lower --members, --nonmembers, --prompts or --block-size, or give "
-                "more documents"
+                f"{len(loaded.documents)} documents; lower --members, --nonmembers, --prompts"
+                f"{', --canaries' if wanted['canaries'] else ''} or --block-size, or give more documents"
             )
-    dealt["canaries"] = tossed(dealt["canaries"], config.seed)
     return dealt, counts | {"empty_rows": loaded.empty_rows}
-
-
-def tossed(canaries: Sequence[Record], seed: int) -> tuple[Record, ...]:
-    """The canaries, made members by a fair coin each, independent of the others and of the split."""
-    coins = random.Random(stable_seed(seed, "canary coins"))  # noqa: S311 - reproducible by the owner's seed
-    return tuple(replace(canary, is_member=bool(coins.getrandbits(1))) for canary in canaries)
 
 
 def _manifest(
@@ -333,7 +346,8 @@ def _plan(
     counts: Mapping[str, int],
 ) -> str:
     numbers = {name: len(entries) for name, entries in manifest.records.items()}
-    canaries = f", {numbers['canaries']} canaries" if numbers["canaries"] else ""
+    kind = "" if config.canary_kind == NATURAL else f"{config.canary_kind} "
+    canaries = f", {numbers['canaries']} {kind}canaries" if numbers["canaries"] else ""
     tokens = sum(map(len, sequences))
     left_out = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     return (

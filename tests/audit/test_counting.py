@@ -29,7 +29,7 @@ OTHER = {
     "temperature": 0.7, "top_k": 50, "top_p": 0.9, "reference_epochs": 1.0, "reference_lr": 1e-4, "reference_batch": 2,
     "reference_parallel": True, "lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.0, "lora_targets": ("q_proj",),
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
-    "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
+    "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
 }  # fmt: skip
 

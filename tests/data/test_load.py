@@ -381,7 +381,7 @@ def test_candidate_data_beside_a_manifest_are_held_against_its_documents(target:
 def test_canaries_are_audited_alone(target: Path) -> None:
     data = load_canaries(config(max_samples=20), target_dirs=[target])
     assert (len(data.members), len(data.nonmembers)) == (4, 4)
-    assert data.provenance["canaries"] == {"number": 8, "included": 4, "probability": 0.5}
+    assert data.provenance["canaries"] == {"number": 8, "included": 4, "probability": 0.5, "kind": "natural"}
     ids = {record.id for record in load(config(), target=target).records}
     assert ids.isdisjoint(record.id for record in data.records)
 

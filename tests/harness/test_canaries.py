@@ -107,6 +107,32 @@ def test_a_canary_audit_without_canaries_is_refused(evaluate, options, tmp_path)
         evaluate([TASK], {"mia_cache_dir": str(tmp_path)})
 
 
+@pytest.mark.parametrize("name", ["loss", "wbc"])
+def test_the_attack_that_guesses_is_chosen_ahead_and_recorded(audit, target, name):
+    row, record, samples = audit(target, target, mia_canary_attack=name)
+    assert record["attack"]["name"] == record["settings"]["mia_canary_attack"] == name
+    scores = [json.loads(sample["resps"][0][0])["score"] for sample in samples]
+    coins = [sample["doc"]["is_member"] for sample in samples]
+    assert row["epsilon_lb,none"] == canary_audit(scores, coins).epsilon_lb
+
+
+def test_the_attack_that_guesses_is_the_strongest_tail_of_ours_if_nobody_says(audit, target):
+    _, record, _ = audit(target, target)
+    assert record["attack"]["name"] == record["settings"]["mia_canary_attack"] == "spv_wbc"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("spv_wcb", r"got 'spv_wcb' \(did you mean 'spv_wbc'\?\)"),
+        ("bag_of_words", "got 'bag_of_words', which does not look at the model"),
+    ],
+)
+def test_an_attack_that_cannot_guess_is_refused_with_the_list(audit, target, name, why):
+    with pytest.raises(SpvmiaError, match="mia_canary_attack: expected one of detectgpt, .*zlib, " + why):
+        audit(target, target, mia_canary_attack=name)
+
+
 def test_another_tokenizer_than_at_fine_tuning_is_told(evaluate, target, base, tmp_path, capsys):
     """The manifest remembers how its tokenizer cuts a few sentences."""
     other = save_tiny(tmp_path / "other", tiny_texts(30, seed=99))

@@ -11,7 +11,6 @@ from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.asr import asr_interval
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
-from spvmia_plugin.metrics.one_run import epsilon_lower_bound
 from spvmia_plugin.metrics.several import gains, strongest
 from spvmia_plugin.metrics.tpr import tpr_interval
 
@@ -173,23 +172,6 @@ def evidence(n, attacks, audits, seed, **of_audit):
     return found / audits
 
 
-def randomised_response_bounds(epsilon, n, audits, rng, delta=0.0):
-    """Bounds of audits of randomised response: every coin is reported, each truthfully with e^eps / (1 + e^eps)."""
-    correct = rng.binomial(n, 1 / (1 + np.exp(-epsilon)), size=audits)
-    return np.array([epsilon_lower_bound(n, int(v), n, delta, 0.95) for v in correct])
-
-
-def one_bit_bounds(epsilon, n, audits, rng):
-    """Bounds of audits of a mechanism that gives out one bit for all coins, so that every guess is the same.
-
-    P(bit = 1) = sigmoid(eps * sum of the coins as +-1 / 2): a coin moves the argument by eps, so it is eps-DP.
-    """
-    ones = rng.binomial(n, 0.5, size=audits)
-    bit = rng.random(audits) < 1 / (1 + np.exp(-np.clip(epsilon * (2 * ones - n) / 2, -700, 700)))
-    correct = np.where(bit, ones, n - ones)
-    return np.array([epsilon_lower_bound(n, int(v), n, 0.0, 0.95) for v in correct])
-
-
 def main(audits=2000):
     print("n/class  records/document  AUROC   coverage AUROC  coverage TPR at 1 % FPR")
     for per_document in PER_DOCUMENT:
@@ -204,17 +186,6 @@ def main(audits=2000):
                 shares = evidence(n, attacks, audits // 5, 0, memorised=memorised, sensitive=sensitive)
                 told = "  ".join(f"{share:.3f}" for share in shares)
                 print(f"{n:7d}  {attacks:7d}  {memorised:9.2f}  {sensitive or 'all':>11}   {told}", flush=True)
-    rng = np.random.default_rng(0)
-    for epsilon in (0, 1, 2, 4):
-        for n in (20, 200, 2000):
-            independent = randomised_response_bounds(epsilon, n, audits, rng)
-            one_bit = one_bit_bounds(epsilon, n, audits, rng)
-            print(
-                f"eps {epsilon} M {n:4d}: exceeded {np.mean(independent > epsilon):.4f} (independent) "
-                f"{np.mean(one_bit > epsilon):.4f} (one bit); bound 5 % {np.quantile(independent, 0.05):.3f} "
-                f"mean {independent.mean():.3f}",
-                flush=True,
-            )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 
-from spvmia_plugin.metrics.one_run import canary_audit
 from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.metrics.summary import summarise
 from tests.metrics.simulation import (
@@ -17,8 +16,6 @@ from tests.metrics.simulation import (
     SIZES,
     binormal_audit,
     coverage,
-    one_bit_bounds,
-    randomised_response_bounds,
 )
 
 
@@ -63,35 +60,6 @@ def test_the_strongest_of_many_is_not_believed_too_easily():
 def test_the_strongest_of_many_over_many_audits():
     misses, _ = simultaneous_misses(2000, 10, seed=1)
     assert misses <= 0.06
-
-
-@pytest.mark.parametrize("epsilon", [0, 1, 2, 4])
-@pytest.mark.parametrize("n", [20, 2000])
-def test_one_run_bound_rarely_exceeds_epsilon(epsilon, n):
-    rng = np.random.default_rng([epsilon, n])
-    assert np.mean(randomised_response_bounds(epsilon, n, 2000, rng) > epsilon) <= 0.06
-    assert np.mean(one_bit_bounds(epsilon, n, 2000, rng) > epsilon) <= 0.06
-
-
-@pytest.mark.parametrize("epsilon", [1, 2, 4])
-@pytest.mark.parametrize("delta", [0.0, 1e-5])
-def test_one_run_bound_is_near_epsilon_for_the_optimal_attack(epsilon, delta):
-    bounds = randomised_response_bounds(epsilon, 2000, 500, np.random.default_rng(epsilon), delta)
-    assert np.quantile(bounds, 0.05) >= 0.6 * epsilon
-
-
-@pytest.mark.parametrize("epsilon", [0, 1, 2, 4])
-def test_a_canary_audit_as_it_is_run_holds_and_is_not_idle(epsilon):
-    """Scores of randomised response through the audit itself, with its own number of guesses, 400 of 2,000."""
-    rng = np.random.default_rng(epsilon)
-    bounds = []
-    for seed in range(300):
-        coins = rng.random(2000) < 0.5
-        told = rng.random(2000) < 1 / (1 + np.exp(-epsilon))
-        bounds.append(canary_audit(np.where(told, coins, ~coins), coins, seed=seed).epsilon_lb)
-    # 300 audits: 5 % stays below 9.2 % with three standard errors
-    assert np.mean(np.array(bounds) > epsilon) <= 0.092
-    assert np.mean(bounds) >= 0.6 * epsilon
 
 
 def test_a_summary_is_cheap():

@@ -171,3 +171,17 @@ def test_a_canary_audit_tells_its_bound(tmp_path, undrawn):
     bound = found.raw["results"]["canary_audit_custom"]["epsilon_lb,none"]
     assert not math.isnan(bound)
     assert f"not differentially private for any epsilon below {bound:.3f}" in page.text
+    told = found.raw["configs"]["canary_audit_custom"]["metadata"]["mia_audit"]["epsilon_lb"]
+    assert f"SPV-MIA guessed {told['n_correct']} of them right, from its 20 highest and 20 lowest scores" in page.text
+    gaussian = told["gaussian_dp"]
+    assert gaussian["epsilon_lb"] > bound
+    within = f"the same guesses give {gaussian['epsilon_lb']:.3f} (mu at least {gaussian['mu_lb']:.3f})"
+    assert f"as added Gaussian noise makes it, {within}; of other training this says nothing." in page.text
+
+
+def test_a_canary_audit_of_earlier_versions_has_one_bound(tmp_path, undrawn):
+    audit = fake_audit({"spv": 2.0}, canary=True, findings=(), records=fake_records(100, 100))
+    del audit[0].config["metadata"]["mia_audit"]["epsilon_lb"]["gaussian_dp"]
+    page = Page(reported(tmp_path, audit).page)
+    assert "It is a lower bound: 0 does not mean private." in page.text
+    assert "Gaussian" not in page.text

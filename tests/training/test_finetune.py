@@ -16,7 +16,8 @@ from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
-from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune, tossed
+from spvmia_plugin.training.canaries import tossed
+from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
 from tests.data.builders import corpus, write_texts
 from tests.data.kinds import COMPRESS
 from tests.tiny import save_tiny, tiny_texts
