@@ -228,8 +228,9 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> OnTar
     values = {name: _filled(target.scores[name]) for name in combination.attacks}
     singles = {name: summarise(scores, target.labels, target.clusters, seed=seed) for name, scores in values.items()}
     numbers = {name: single.values() for name, single in singles.items()}
-    best = {
-        metric.key: max(singles, key=lambda name: _or_least(numbers[name][metric.key])) for metric in (AUROC, TPR_1PCT)
+    best = {  # NaN is not the best of anything
+        metric.key: max(singles, key=lambda name: np.nan_to_num(numbers[name][metric.key], nan=-math.inf))
+        for metric in (AUROC, TPR_1PCT)
     }
     over = {
         name: dict(zip(best, gains(combined, values[name], target.labels, target.clusters, seed=seed), strict=True))
@@ -249,10 +250,6 @@ def _filled(scores: Floats) -> Floats:
     """A record without a score gets the median: the rank of a coin toss."""
     known = np.isfinite(scores)
     return np.where(known, scores, np.median(scores[known]) if known.any() else 0.0)
-
-
-def _or_least(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class BatchRunner:
                     self.on_limit()
             while at.batch < len(batches):
                 batch = batches[at.batch]
-                rows = max(1, limit // batch.width)
+                rows = max(1, limit // batch.width)  # one row is tried even where it is longer than what fitted
                 while at.row < len(batch.rows):
                     work(Batch(batch.rows[at.row : at.row + rows], batch.width))
                     at.row += rows

@@ -261,10 +261,10 @@ class Sampling:
 
 def _nucleus(p: torch.Tensor, share: float) -> torch.Tensor:
     """Keep the most probable tokens whose mass first reaches `share`; ties stay with the last that is kept."""
-    ordered = p.sort(-1, descending=True).values
-    before = ordered.cumsum(-1) - ordered
-    last = (before < share).sum(-1, keepdim=True) - 1
-    return p.masked_fill(p < ordered.gather(-1, last), 0.0)
+    ordered = p.sort(-1, descending=True).values  # (B, V)
+    before = ordered.cumsum(-1) - ordered  # mass of the more probable: a token is kept while that is below the share
+    last = (before < share).sum(-1, keepdim=True) - 1  # (B, 1) place of the last that is
+    return p.masked_fill(p < ordered.gather(-1, last), 0.0)  # by probability, not by place: hence the ties
 
 
 def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -284,17 +284,18 @@ def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     rows, vocab = weights.shape
     if vocab % _BLOCK:
         weights = torch.nn.functional.pad(weights, (0, _BLOCK - vocab % _BLOCK))
-    blocks = weights.view(rows, -1, _BLOCK)
-    before = blocks.sum(-1).to(wide).cumsum(-1)
-    point = uniforms.to(wide) * before[:, -1:]
-    block = _first_above(before, point)
+    blocks = weights.view(rows, -1, _BLOCK)  # (B, n, block)
+    before = blocks.sum(-1).to(wide).cumsum(-1)  # (B, n): weight up to and with each block
+    point = uniforms.to(wide) * before[:, -1:]  # (B, K)
+    block = _first_above(before, point)  # (B, K)
     inner = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).to(wide).cumsum(-1)  # (B, K, block)
-    start = torch.nn.functional.pad(before, (1, 0)).gather(1, block)
+    start = torch.nn.functional.pad(before, (1, 0)).gather(1, block)  # (B, K): weight before the block
     return block * _BLOCK + _first_above(inner, (point - start)[..., None]).squeeze(-1)
 
 
 def _first_above(cumulative: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
-    """First index where `cumulative` exceeds `point`; where rounding puts the point at the end, the last step up."""
+    """First index where `cumulative` (..., n) exceeds `point` (..., K); where rounding puts the point at the end, the
+    last step up."""
     found = torch.searchsorted(cumulative, point.contiguous(), right=True)
     last = (cumulative < cumulative[..., -1:]).sum(-1, keepdim=True)
     return torch.minimum(found, last)
@@ -339,13 +340,13 @@ class Replacer:
             raise ValueError("positions: expected none at 0, because this tokenizer puts nothing before a text")
         started = time.perf_counter()
         drawn: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64) for _ in draws] for draws in positions]
-        active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]
+        active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]  # a pass for no others
         planned = plan_passes([len(sequences[i]) for i in active], token_budget(self._model.device.type))
 
         def work(batch: Batch) -> None:
             rows = [active[k] for k in batch.rows]
             hidden = self._model.forward(input_ids=self._inputs([sequences[i] for i in rows])).rows
-            hidden = hidden[:, max(0, len(self._context) - 1) :]
+            hidden = hidden[:, max(0, len(self._context) - 1) :]  # (B, W, d): what predicts a text's own tokens
             wanted = [_Wanted.of(sequences[i], positions[i], seeds[i], shift) for i in rows]
             for i, found in zip(rows, self._draw(hidden, wanted), strict=True):
                 drawn[i] = np.split(found, np.cumsum([len(draw) for draw in positions[i]])[:-1])
@@ -376,6 +377,7 @@ class Replacer:
         u = torch.cat([torch.nn.functional.pad(w.u, (0, width - w.u.shape[1])) for w in wanted])
         u = u.to(torch.float32 if states.device.type == "mps" else torch.float64).to(states.device)  # (n, K)
         parts = []
+        # Logits of a part at a time: all of them, (n, V), would be larger than the model.
         for rows in torch.arange(len(states)).split(rows_per_product(self._model.vocab, states)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             logits = self._model.logits(states[part]).float()

@@ -162,7 +162,8 @@ def _make_trainer(
         lr_scheduler_type=settings.schedule,
         max_grad_norm=settings.max_grad_norm,
         per_device_train_batch_size=settings.batch_size // settings.processes,
-        ddp_find_unused_parameters=_has_experts(model),  # one that no token of this process went to has no gradient
+        # An expert that no token of this process went to has no gradient.
+        ddp_find_unused_parameters=any("expert" in name for name in model.config.to_dict()),
         seed=settings.seed % 2**32,
         data_seed=settings.seed % 2**32,  # the order of the data, in all processes
         use_cpu=device.type == "cpu",
@@ -189,10 +190,6 @@ def _make_trainer(
     return trainer
 
 
-def _has_experts(model: Any) -> bool:
-    return any("expert" in name for name in model.config.to_dict())
-
-
 class _Collator:
     """Right padding; padded positions are masked and have no label."""
 
@@ -217,11 +214,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         epochs = math.ceil(self.args.num_train_epochs)
-        self._sums = torch.zeros(2, epochs, dtype=torch.float64, device=self._sums_device())  # losses, steps
-
-    def _sums_device(self) -> torch.device:
         device = torch.device(self.args.device)
-        return torch.device("cpu") if device.type == "mps" else device  # no float64 there
+        device = torch.device("cpu") if device.type == "mps" else device  # no float64 there
+        self._sums = torch.zeros(2, epochs, dtype=torch.float64, device=device)  # losses, steps
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
