@@ -31,7 +31,7 @@ def train_target(lora_target: Path, output: Path, kind: str, options: Mapping[st
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from spvmia_plugin.training.finetune import training_device
+    from spvmia_plugin.training.base_model import training_device
     from spvmia_plugin.training.trainer import TrainSettings, train
     from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 

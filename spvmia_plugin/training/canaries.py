@@ -21,11 +21,11 @@ from spvmia_plugin.data.packing import fast_tokenize
 from spvmia_plugin.data.split import Packer, text_key
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.base_model import BaseModel, load_model, no_loading_bars
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.records import Document, Record
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
+from spvmia_plugin.training.base_model import BaseModel, load_model
+from spvmia_plugin.util.libraries import isolated_rng, no_loading_bars, quiet_libraries
 
 if TYPE_CHECKING:
     from spvmia_plugin.training.finetune import FinetuneConfig

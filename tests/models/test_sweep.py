@@ -167,7 +167,7 @@ def test_weights_that_peft_would_not_find_again_are_not_trained(models):
 
 
 def test_the_audit_and_finetune_read_all_linear_alike(models, tmp_path, mamba, called):
-    from spvmia_plugin.training.finetune import BaseModel, load_model
+    from spvmia_plugin.training.base_model import BaseModel, load_model
 
     lm = harness_lm(models, "full")
     mamba.save_pretrained(tmp_path / "mamba")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spvmia_plugin.models.base_model import BaseModel
 
 import spvmia_plugin.training.finetune
 from spvmia_plugin.config import AuditConfig
@@ -16,6 +15,7 @@ from spvmia_plugin.data.load import load_canaries
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, write_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
+from spvmia_plugin.training.base_model import BaseModel
 from spvmia_plugin.training.canaries import made_canaries
 from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
 from tests.data.builders import corpus
