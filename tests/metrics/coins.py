@@ -103,10 +103,10 @@ def _each(count):
 
 RULES = {
     "M/20 at each end": _each(lambda n: n / 20),
-    "M/10 (what runs)": default_guesses,
+    "M/10": _each(lambda n: n / 10),
     "M/5": _each(lambda n: n / 5),
     "M/2: all": _each(lambda n: n / 2),
-    "2 sqrt(M)": _each(lambda n: 2 * n**0.5),
+    "2 sqrt(M) (what runs)": default_guesses,
     "M/5 at the upper end alone": lambda n: (min(n, max(20, n // 5)), 0),
 }
 """Numbers of guesses that could be fixed ahead from M alone."""

@@ -33,36 +33,33 @@ def test_one_run_bound_is_near_epsilon_for_the_optimal_attack(epsilon, delta):
 
 @pytest.mark.parametrize("epsilon", [0, 1, 2, 4])
 def test_a_canary_audit_as_it_is_run_holds_and_is_not_idle(epsilon):
-    """Scores of randomised response through the audit itself, with its own number of guesses, 400 of 2,000."""
+    """Scores of randomised response through the audit itself, with its own number of guesses, 178 of 2,000."""
     bounds = audited_bounds(*response_scores(epsilon, 2000, 300, np.random.default_rng(epsilon)))[:, 2]
     # 300 audits: 5 % stays below 9.2 % with three standard errors
     assert np.mean(bounds > epsilon) <= 0.092
     assert np.mean(bounds) >= 0.6 * epsilon
 
 
-@pytest.mark.parametrize(("epsilon", "n", "as_run", "all_guessed"), [(4, 200, 2.2, 3.2), (2, 2000, 1.7, 1.9)])
+@pytest.mark.parametrize(("epsilon", "n", "as_run", "all_guessed"), [(4, 200, 2.5, 3.2), (2, 2000, 1.6, 1.9)])
 def test_the_documented_power_is_that_of_the_guesses_that_are_made(epsilon, n, as_run, all_guessed):
-    """A fifth of the canaries is guessed; guessing them all would tell more of randomised response, and of it alone."""
+    """Not all canaries are guessed: guessing all would tell more of randomised response, and of it alone."""
     rng = np.random.default_rng(0)
     assert audited_bounds(*response_scores(epsilon, n, 300, rng))[:, 2].mean() == pytest.approx(as_run, abs=0.1)
     assert randomised_response_bounds(epsilon, n, 300, rng, 1e-5).mean() == pytest.approx(all_guessed, abs=0.1)
 
 
-def check_rule(found):
-    """No other rule does better of all mechanisms, and none much better on average."""
-    ours = {kind: found["M/10 (what runs)", kind] for kind in MECHANISMS}
-    average = np.mean([mean for mean, _ in ours.values()])
-    assert average >= 0.75
-    for rule in RULES:
-        theirs = [found[rule, kind][0] for kind in MECHANISMS]
-        assert np.mean(theirs) <= average + 0.06
-        assert any(mean <= ours[kind][0] + 0.01 for mean, kind in zip(theirs, MECHANISMS, strict=True))
+def check_rule(found, least_share):
+    """The best of the rules by the average over mechanisms and by the worst case."""
+    average = {rule: np.mean([found[rule, kind][0] for kind in MECHANISMS]) for rule in RULES}
+    least = {rule: min(found[rule, kind][1] for kind in MECHANISMS) for rule in RULES}
+    assert max(average, key=average.get) == max(least, key=least.get) == "2 sqrt(M) (what runs)"
+    assert least["2 sqrt(M) (what runs)"] >= least_share
 
 
 def test_the_number_of_guesses_is_a_defensible_one():
-    check_rule(rule_shares(sizes=(200, 1000), audits=40))
+    check_rule(rule_shares(sizes=(100, 1000), audits=60), least_share=0.65)
 
 
 @pytest.mark.slow
 def test_the_number_of_guesses_is_a_defensible_one_over_all_sizes():
-    check_rule(rule_shares(audits=300))
+    check_rule(rule_shares(audits=300), least_share=0.7)

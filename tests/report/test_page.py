@@ -172,7 +172,7 @@ def test_a_canary_audit_tells_its_bound(tmp_path, undrawn):
     assert not math.isnan(bound)
     assert f"not differentially private for any epsilon below {bound:.3f}" in page.text
     told = found.raw["configs"]["canary_audit_custom"]["metadata"]["mia_audit"]["epsilon_lb"]
-    assert f"SPV-MIA guessed {told['n_correct']} of them right, from its 20 highest and 20 lowest scores" in page.text
+    assert f"SPV-MIA guessed {told['n_correct']} of them right, from its 28 highest and 28 lowest scores" in page.text
     gaussian = told["gaussian_dp"]
     assert gaussian["epsilon_lb"] > bound
     within = f"the same guesses give {gaussian['epsilon_lb']:.3f} (mu at least {gaussian['mu_lb']:.3f})"
