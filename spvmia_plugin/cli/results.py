@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +85,12 @@ def report(
         list[str] | None,
         typer.Option("--record", metavar="ID", help="Show this record token by token, its TEXT included; repeatable."),
     ] = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prior", metavar="P", help="Share of members among those asked about, 0.001 or 1/1000; repeatable."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything unrounded as JSON; a page only with --output.")
     ] = False,
@@ -99,16 +105,19 @@ def report(
     spvmia report results
     spvmia report results --output audit.html --figures figures
     spvmia report results --record support.jsonl:214
+    spvmia report results --prior 1/500
     spvmia report results --json
     ```
     """
+    from spvmia_plugin.metrics.precision import PRIORS, as_prior
     from spvmia_plugin.report.verdict import judge
     from spvmia_plugin.results import read_latest
 
+    priors = [as_prior(given) for given in prior] if prior else PRIORS
     run = read_latest(results)
     tokens = _tokens(run, record or [])
     page = output or (None if as_json else (results if results.is_dir() else results.parent) / REPORT)
-    written = [_write_page(run, page, tokens)] if page else []
+    written = [_write_page(run, page, tokens, priors)] if page else []
     if figures:
         written += _write_figures(run, figures)
     say = line_printer(quiet=quiet, as_json=as_json)
@@ -126,7 +135,7 @@ def report(
     if as_json:
         from spvmia_plugin.report.facts import report_facts, streamed
 
-        for part in streamed(report_facts(run, tokens, one_by_one=True)):
+        for part in streamed(report_facts(run, tokens, priors=priors, one_by_one=True)):
             sys.stdout.write(part)
         sys.stdout.write("\n")
 
@@ -143,7 +152,7 @@ def _tokens(run: HarnessRun, record_ids: list[str]) -> list[list[TokenView]]:
     ]
 
 
-def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]]) -> Path:
+def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]], priors: Sequence[float]) -> Path:
     from spvmia_plugin.report.html import render
     from spvmia_plugin.util.files import check_file_to_write, write_private
 
@@ -152,7 +161,7 @@ def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]]) -> P
             f"--output: expected a file, got the folder {page}; name a file in it, such as {page / REPORT}"
         )
     check_file_to_write(page, "--output")
-    content = render(run, tokens).encode("utf-8")
+    content = render(run, tokens, priors).encode("utf-8")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_private(page.resolve(), content)  # it names records, and shows their texts where the run logged them

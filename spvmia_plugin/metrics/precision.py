@@ -32,6 +32,25 @@ class Precision:
     interval: Interval
 
 
+def as_prior(given: str | float) -> float:
+    """A share of members as people write it: 0.001 or 1/1000.
+
+    Raises:
+        SpvmiaError: it is not above 0 and below 1.
+    """
+    above, _, below = str(given).partition("/")
+    try:
+        prior = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        prior = math.nan
+    if not 0 < prior < 1:
+        raise SpvmiaError(
+            "--prior: expected the share of members among the records asked about, above 0 and below 1, got "
+            f"{str(given)[:40]!r}; write 0.001 or 1/1000 for one in a thousand"
+        )
+    return prior
+
+
 def precisions(tpr: float, interval: Interval, fpr: float, priors: Iterable[float] = PRIORS) -> list[Precision]:
     """Precision of an attack at each prior, by Bayes' rule: pi TPR / (pi TPR + (1 - pi) FPR).
 
@@ -49,12 +68,7 @@ def precisions(tpr: float, interval: Interval, fpr: float, priors: Iterable[floa
         SpvmiaError: a prior is not above 0 and below 1.
     """
     found = []
-    for prior in priors:
-        if not 0 < prior < 1:
-            raise SpvmiaError(
-                f"prior: expected the share of members among the records asked about, above 0 and below 1, got "
-                f"{prior}; one in a thousand is 0.001"
-            )
+    for prior in map(as_prior, priors):
         value, low, high = (
             prior * share / (prior * share + (1 - prior) * fpr) if not math.isnan(share) else math.nan
             for share in (tpr, *interval)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
+from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
+from spvmia_plugin.metrics.precision import PRIORS, Precision, precisions
 from spvmia_plugin.report.numbers import (
     attack_classes,
     blind_task,
@@ -44,13 +47,18 @@ _OPTIONS = {
 
 
 def report_facts(
-    run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), *, one_by_one: bool = False
+    run: HarnessRun,
+    tokens: Sequence[Sequence[TokenView]] = (),
+    *,
+    priors: Sequence[float] = PRIORS,
+    one_by_one: bool = False,
 ) -> dict[str, Any]:
     """All that the report tells about a run; None for what is not resolved.
 
     Args:
         run: the run.
         tokens: for each audit, records to tell token by token.
+        priors: shares of members to tell the precision for.
         one_by_one: give the members under `exposure` as an iterator, for `streamed`: 100,000 in a list take a gigabyte.
     """
     facts = {
@@ -61,7 +69,7 @@ def report_facts(
         "results_file": run.path.name,
         "left_out": list(run.left_out),
         "audits": [
-            {**audit_facts(audit), "tokens": [found.to_json() for found in (tokens[number] if tokens else ())]}
+            {**audit_facts(audit, priors), "tokens": [found.to_json() for found in (tokens[number] if tokens else ())]}
             for number, audit in enumerate(run.audits)
         ],
         "capabilities": [
@@ -86,7 +94,7 @@ def report_facts(
     return clean
 
 
-def audit_facts(audit: Audit) -> dict[str, Any]:
+def audit_facts(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any]:
     """All that the report tells about one audit."""
     told, verdict, classes = audit.told, judge(audit), attack_classes()
     blind = blind_task(audit)
@@ -105,6 +113,7 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
             "cannot_show": CANNOT_SHOW,
         },
         "strongest": as_json(audit.strongest) if audit.strongest else None,
+        "precision": [as_json(found) for found in accusations(audit, priors)],
         "attacks": [_attack(task, classes) for task in ranked(audit)],
         "blind_baseline": {**told["blind"], "task": blind.task if blind else None},
         "epsilon_lb": told["epsilon_lb"],
@@ -112,6 +121,18 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
         **{key: told[key] for key in _SHARED},
     }
+
+
+def accusations(audit: Audit, priors: Sequence[float]) -> list[Precision]:
+    """What share of its accusations are right, for the attack that picks out most; empty where no TPR is resolved.
+
+    At the FPR that the verdict on the most exposed few is made at, from the interval that allows for the choice.
+    """
+    found = audit.strongest
+    if found is None or math.isnan(found.most_exposed.value):
+        return []
+    leader = found.most_exposed
+    return precisions(leader.value, (leader.low, leader.high), METRICS_WITH_INTERVAL[found.low_end].fpr, priors)
 
 
 def exposed(audit: Audit) -> Exposures:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS_WITH_INTERVAL, TPR_1PCT, TPRS, Metric
-from spvmia_plugin.report.facts import command, exposed
+from spvmia_plugin.metrics.precision import PRIORS
+from spvmia_plugin.report.facts import accusations, command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.numbers import (
     Number,
@@ -59,12 +60,13 @@ COLOURS = (
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
+def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: Sequence[float] = PRIORS) -> str:
     """The report of a run as one HTML page.
 
     Args:
         run: the run.
         tokens: for each audit, records to show token by token.
+        priors: shares of members to tell the precision for.
     """
     environment = web.templates("spvmia_plugin.report")
     environment.filters |= {"number": number_html, "sentence": sentence_html, "shown": shown}
@@ -77,7 +79,9 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
         model=shown(run.model),
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         versions={shown(key): shown(value) for key, value in run.versions.items()},
-        parts=[_part(audit, tokens[number] if tokens else (), number) for number, audit in enumerate(run.audits)],
+        parts=[
+            _part(audit, tokens[number] if tokens else (), number, priors) for number, audit in enumerate(run.audits)
+        ],
         results_file=shown(run.path.name),
         capabilities=[
             {
@@ -93,7 +97,7 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = ()) -> str:
     )
 
 
-def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, Any]:
+def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequence[float]) -> dict[str, Any]:
     """What the page shows of one audit, in the order of the page. The template only lays it out."""
 
     def inlined(found: Sequence[Picture]) -> list[dict[str, Any]]:
@@ -129,6 +133,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int) -> dict[str, A
         "cannot_show": CANNOT_SHOW,
         "hundred": _hundred(audit, few),
         "facts": _facts(audit, few),
+        "precision": _precision(audit, priors),
         "rows": _rows(audit),
         "tprs": TPRS,
         **{name: inlined(getattr(figures, name)) for name in ("ranking", "roc", "scores", "scatter", "cost")},
@@ -196,6 +201,23 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
         }
         for task in (*ranked(audit), *([blind] if blind else []))
     ]
+
+
+def _precision(audit: Audit, priors: Sequence[float]) -> dict[str, Any] | None:
+    """Of a hundred records that are accused, how many are members, by how many of those asked about are."""
+    found, rows = audit.strongest, []
+    for place, row in enumerate(accusations(audit, priors)):
+        ends = (("value", row.value), ("interval/0", row.interval[0]), ("interval/1", row.interval[1]))
+        numbers = [
+            Number(None if math.isnan(value) else value, "percent", f"computed/precision/{place}/{name}")
+            for name, value in ends
+        ]
+        odds = 1 / row.prior
+        rows.append((f"1 in {odds:,.0f}" if math.isclose(odds, round(odds)) else f"{100 * row.prior:.3g} %", numbers))
+    if found is None or not rows:
+        return None
+    fpr = METRICS_WITH_INTERVAL[found.low_end].fpr
+    return {"rows": rows, "attack": title(str(found.most_exposed.attack)), "accused": f"{100 * fpr:g}"}
 
 
 def _epsilon(audit: Audit) -> Text | None:

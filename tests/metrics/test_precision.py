@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.precision import PRIORS, Precision, precisions
+from spvmia_plugin.metrics.precision import PRIORS, Precision, as_prior, precisions
 from spvmia_plugin.util.schema import as_json, read
 
 
@@ -46,5 +46,16 @@ def test_what_is_not_resolved_stays_so_and_is_read_back():
 
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, 2.0, math.nan])
 def test_a_prior_is_a_share(prior):
-    with pytest.raises(SpvmiaError, match=r"prior: expected the share of members .* got"):
+    with pytest.raises(SpvmiaError, match=r"--prior: expected the share of members .* got"):
         precisions(0.3, (0.1, 0.5), 0.01, [prior])
+
+
+@pytest.mark.parametrize(("given", "prior"), [("0.001", 0.001), ("1/1000", 0.001), ("1e-3", 0.001), (" 1 / 2 ", 0.5)])
+def test_a_prior_is_written_as_people_do(given, prior):
+    assert as_prior(given) == pytest.approx(prior)
+
+
+@pytest.mark.parametrize("given", ["half", "1/0", "1/", "/2", "3/2", "1:10", "nan", "1e999999999", "5 %", ""])
+def test_what_is_no_share_is_named(given):
+    with pytest.raises(SpvmiaError, match=r"write 0\.001 or 1/1000"):
+        as_prior(given)

@@ -12,11 +12,15 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.metrics.tpr import tpr_interval
-from spvmia_plugin.report.facts import command
+from spvmia_plugin.report.facts import command, report_facts
 from spvmia_plugin.report.figures import band_rates, curve
+from spvmia_plugin.report.html import render
 from spvmia_plugin.results import read_latest
+from spvmia_plugin.results.estimate import of_attack
 from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.web.text import typed
+from tests.report.conftest import reported
+from tests.report.pages import Page
 from tests.results.builders import fake_audit, fake_records, write_run
 
 
@@ -58,6 +62,58 @@ def test_json_has_everything(facts):
     assert audit["settings"]["mia_preset"] == "quick"
     assert facts["capabilities"][0]["value"] == 0.5123456
     assert facts["command"][:2] == ["lm_eval", "run"]
+
+
+def test_what_an_accusation_is_worth(plain_run, facts, tmp_path):
+    [audit] = facts["audits"]
+    few = audit["strongest"][audit["strongest"]["low_end"]]
+    fpr = {"tpr_at_1pct_fpr": 0.01, "tpr_at_5pct_fpr": 0.05}[audit["strongest"]["low_end"]]
+    assert [row["prior"] for row in audit["precision"]] == [0.5, 0.1, 0.001]
+    for row in audit["precision"]:
+        odds = row["prior"] / (1 - row["prior"])
+        shares = [few[part] * odds / (few[part] * odds + fpr) for part in ("value", "low", "high")]
+        assert [row["value"], *row["interval"]] == pytest.approx(shares)
+
+    asked = run_cli(plain_run.folder, "--json", "--prior", "1/4", "--prior", "0.3", "--output", tmp_path / "page.html")
+    assert [row["prior"] for row in json.loads(asked.stdout)["audits"][0]["precision"]] == [0.25, 0.3]
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "1 in 4" in page.text
+    assert "30 %" in page.text
+    assert "1 in 1,000" in Page(plain_run.page).text
+
+
+def test_what_cannot_be_told_has_no_table(tmp_path, undrawn):
+    few = reported(tmp_path / "few", fake_audit({"spv": 1.0}, records=fake_records(15, 15), findings=()))
+    assert report_facts(few.run)["audits"][0]["precision"] == []
+    assert "What an accusation is worth" not in few.page
+    nothing = reported(tmp_path / "nothing", fake_audit({"lira_candidate": None}, findings=()))
+    assert report_facts(nothing.run)["audits"][0]["precision"] == []
+
+
+def test_a_prior_that_is_none_is_named(plain_run):
+    result = run_cli(plain_run.folder, "--prior", "1:10")
+    assert result.exit_code != 0
+    assert "--prior: expected the share of members" in result.output
+
+
+def test_files_of_before_the_interval_of_the_asr_are_read(tmp_path, undrawn):
+    path = write_run(tmp_path, [fake_audit({"spv": 1.0}, findings=())])
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["metrics"].pop("asr_interval")
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    [audit] = (run := read_latest(tmp_path)).audits
+    assert np.isnan(of_attack(audit.tasks[0], "asr").low)
+    assert of_attack(audit.tasks[0], "asr").value > 0.5
+    assert "What an accusation is worth" in render(run)
+
+
+def test_the_asr_has_its_interval(plain_run, facts):
+    task = next(task for task in plain_run.run.audits[0].tasks if task.attack == "spv")
+    told = of_attack(task, "asr")
+    assert told.low < told.value < told.high
+    [row] = [attack for attack in facts["audits"][0]["attacks"] if attack["attack"]["name"] == "spv"]
+    assert row["metrics"]["asr_interval"] == [told.low, told.high]
+    assert f'data-source="mia_audit/{task.task}/metrics/asr_interval/0"' in plain_run.page
 
 
 def test_json_alone_writes_no_page(plain_run, tmp_path, facts):

@@ -45,10 +45,14 @@ def looked_up(raw: dict, source: str) -> float:
 def test_every_number_agrees_with_the_results_file(plain_run, page):
     facts = report_facts(plain_run.run)
     seconds = {attack["task"]: attack["seconds_of_what_it_rests_on"] for attack in facts["audits"][0]["attacks"]}
-    checked = {"results": 0, "mia_audit": 0, "computed": 0}
+    checked = {"results": 0, "mia_audit": 0, "computed": 0, "precision": 0}
     for value, source, printed in page.numbers:
         kind, task, name = source.split("/", 2)
-        if kind == "computed":
+        if task == "precision":
+            kind, expected = task, facts["audits"][0][task]
+            for step in name.split("/"):
+                expected = expected[int(step) if step.isdigit() else step]
+        elif kind == "computed":
             assert name == "seconds_of_what_it_rests_on"
             expected = seconds.get(task, 0.0)  # the blind baseline rests on no stage
         else:
@@ -59,6 +63,7 @@ def test_every_number_agrees_with_the_results_file(plain_run, page):
     assert checked["results"] > 12
     assert checked["mia_audit"] > 50
     assert checked["computed"] >= 4
+    assert checked["precision"] == 9
 
 
 def test_every_number_in_a_cell_for_numbers_names_its_source(plain_run):
