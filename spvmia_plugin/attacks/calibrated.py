@@ -161,7 +161,8 @@ class Wbc(Calibrated):
         difference = token_differences(self.reference, signals)
         sizes = [min(window, len(difference)) for window in self.windows]
         # Summed window by window: differences of running sums would leave rounding where a sum is exactly 0.
-        return float(np.mean([np.mean(sliding_window_view(difference, size).sum(axis=1) > 0) for size in sizes]))
+        windows = [sliding_window_view(difference, size).sum(axis=1) for size in sizes]
+        return float(np.mean([np.count_nonzero(sums > 0) / len(sums) for sums in windows]))
 
 
 @dataclass(frozen=True)
