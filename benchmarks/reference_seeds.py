@@ -25,31 +25,25 @@ import numpy as np
 from scipy.stats import chi2, spearmanr
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.arrays import Floats, cluster_codes
+from spvmia_plugin.metrics.arrays import Floats
 from spvmia_plugin.metrics.exposure import agreement
-from spvmia_plugin.metrics.intervals import estimate_auroc, tpr_stderrs
-from spvmia_plugin.metrics.roc import tpr_at_fpr
+from spvmia_plugin.metrics.names import AUROC, TPR_1PCT, TPR_5PCT
+from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.report.facts import exposed
 from spvmia_plugin.results import Audit, read_latest
 from spvmia_plugin.results.estimate import task_of
 
-FPRS = (0.05, 0.01)
-NUMBERS = ("AUROC", *(f"TPR at {100 * fpr:g} % FPR" for fpr in FPRS))
+METRICS = (AUROC, TPR_5PCT, TPR_1PCT)
+NUMBERS = [metric.label for metric in METRICS]
 TOPS = (0.01, 0.05)
 
 
 def numbers(audit: Audit, scores: Floats) -> list[tuple[float, float]]:
     """AUROC and TPRs of one attack, each with its standard error over records; NaN where it is not resolved."""
     kept = np.isfinite(scores)
-    values, labels = scores[kept], audit.labels()[kept]
-    codes = cluster_codes(np.array(audit.clusters())[kept], len(values))
-    auroc = estimate_auroc(values, labels, codes)
-    found = [(auroc.auroc, auroc.stderr)]
-    for fpr in FPRS:
-        point = tpr_at_fpr(values, labels, fpr)
-        error = math.nan if point.reason else tpr_stderrs(values, labels, codes, (fpr,), 0)[0]
-        found.append((point.tpr, error))
-    return found
+    found = summarise(scores[kept], audit.labels()[kept], np.array(audit.clusters())[kept])
+    tprs = [(found.tprs[metric].value, found.tprs[metric].stderr) for metric in METRICS[1:]]
+    return [(found.auroc, found.auroc_stderr), *tprs]
 
 
 def compare(audits: Sequence[Audit]) -> dict[str, Any]:

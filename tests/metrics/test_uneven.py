@@ -68,8 +68,7 @@ def test_the_strongest_and_its_gain_hold_there_too(sizes):
     for seed in range(60):
         scores, labels, documents = attacks(sizes, [truth] * 4, rng)
         found = strongest(scores, labels, documents, seed=seed).auroc
-        low, high = found.low, found.high
-        held += low <= truth <= high
+        held += found.low <= truth <= found.high
         low, high = gains(scores["a0"], scores["a1"], labels, documents)[0].interval
         gained += low <= 0 <= high
     assert held / 60 >= 0.88
