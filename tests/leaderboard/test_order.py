@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from spvmia_plugin.leaderboard import Options, build_board
+from spvmia_plugin.leaderboard import board as board_module
 from spvmia_plugin.leaderboard.board import rank_ranges
+from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.front import Point, places
 from spvmia_plugin.leaderboard.order import Bounds, surely_less
+from tests.leaderboard.models import DUPLICATES, RECIPE, audited, model, three_models
 from tests.leaderboard.simulation import false_calls, found_last
 
 
@@ -73,3 +80,26 @@ def test_one_number_alone_is_less_where_its_interval_is() -> None:
     assert not surely_less(Bounds(0.4, 0.3, 0.499), 0.5, 2)
     assert surely_less(Bounds(0.1, 0.05, 0.15), 0.5, 20)
     assert not surely_less(Bounds(0.4, np.nan, np.nan), 0.5, 1)
+
+
+def test_a_board_counts_its_models_and_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of one table, one of them not ranked, and one of another: what the chances are shared over."""
+    asked: dict[str, set[Any]] = {"less": set(), "ranges": set(), "places": set()}
+    for kind, name, counts in (
+        ("less", "surely_less", lambda *given: given[2]),
+        ("ranges", "rank_ranges", lambda *given: (len(given[0]), given[1])),
+        ("places", "places", lambda *given: (len(given[0]), *given[1:])),
+    ):
+        whole = getattr(board_module, name)
+
+        def told(*given: Any, whole: Any = whole, kind: str = kind, counts: Any = counts) -> Any:
+            asked[kind].add(counts(*given))
+            return whole(*given)
+
+        monkeypatch.setattr(board_module, name, told)
+    three_models(tmp_path)
+    model(tmp_path, "org/marked", audited({"spv": 0.5, "loss": 0.1}, weights="m", findings=[DUPLICATES]), acc=None)
+    model(tmp_path, "org/other", audited(weights="o", recipe={**RECIPE, "epochs": 9.0}), acc=None)
+    board = build_board([Source(tmp_path)], Options())
+    assert [len(table.rows) for table in board.tables] == [4, 1]
+    assert asked == {"less": {4, 1}, "ranges": {(3, 2), (1, 2)}, "places": {(3, 3, 2), (0, 1, 2)}}
