@@ -146,18 +146,18 @@ def _satterthwaite(var_a: float, df_a: float, var_b: float, df_b: float) -> floa
 def design_effect(indicator: Bools, codes: Codes) -> float:
     """How many times the variance of a share exceeds that of as many independent records; at least 1.
 
-    Where the indicator does not vary there is nothing to estimate from: the number of records per document, which
-    is right if the records of a document are copies.
+    The variance is that of any mean over records in documents (`_document_sums`). Where the indicator does not vary
+    there is nothing to estimate from: as if the records of a document were copies, that is by the effective number of
+    documents.
     """
     n = len(indicator)
     deviations = indicator - np.mean(indicator)
     total = float(np.sum(deviations**2))
-    documents, positions = np.unique(codes, return_inverse=True)
-    k = len(documents)
-    if total == 0 or k < 2:
-        return n / k
-    sums = np.bincount(positions, weights=deviations)
-    return max(1.0, float(np.sum(sums**2)) * k / (k - 1) / (total * n / (n - 1)))
+    _, positions, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    if total == 0 or len(sizes) < 2:
+        return n / effective_number(sizes)
+    sums, _ = _document_sums(deviations, positions, sizes)
+    return max(1.0, float(np.sum(sums**2)) * n * (n - 1) / total)
 
 
 def clopper_pearson(successes: float, trials: float, confidence: float) -> Interval:

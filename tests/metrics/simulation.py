@@ -83,6 +83,18 @@ def auroc_coverage(sizes_m, sizes_n, auroc, audits, seed, correlation=CORRELATIO
     return np.mean((low <= auroc) & (auroc <= high)), np.median(high - low)
 
 
+def tpr_coverage(sizes_m, sizes_n, auroc, audits, seed, fpr=0.05):
+    """Share of audits whose 95 % interval of the TPR holds the truth, and the median width of the interval."""
+    rng = np.random.default_rng([seed, len(sizes_m), int(10_000 * auroc)])
+    ends = []
+    for _ in range(audits):
+        audit = uneven_audit(sizes_m, sizes_n, auroc, CORRELATION, rng)
+        ends.append(tpr_interval(*audit, fpr, 0.95))
+    low, high = np.transpose(ends)
+    truth = binormal_tpr(auroc, fpr)
+    return np.mean((low <= truth) & (truth <= high)), np.median(high - low)
+
+
 def asr_coverage(sizes_m, sizes_n, asr, audits, seed, spread_of_members=1.0):
     """Share of audits whose 95 % interval of the ASR holds the truth, and the median width of the interval.
 

@@ -164,6 +164,8 @@ def test_design_effect():
     assert design_effect(np.repeat(hits, 5), np.repeat(np.arange(400), 5)) == pytest.approx(5, rel=0.01)
     assert design_effect(np.zeros(100, dtype=bool), np.repeat(np.arange(20), 5)) == 5
     assert design_effect(np.arange(4) < 2, np.zeros(4, dtype=int)) == 4
+    # half of 100 records in one document: as copies they count as 1 / (1/4 + 50/10,000) records
+    assert design_effect(np.zeros(100, dtype=bool), np.r_[np.zeros(50, dtype=int), np.arange(50) + 1]) == 100 / 4 + 0.5
     # documents that hold one hit each are less variable than chance; that is not taken as more evidence
     assert design_effect(np.arange(400) % 2 == 0, np.repeat(np.arange(200), 2)) == 1
 

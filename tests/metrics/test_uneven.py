@@ -10,7 +10,7 @@ from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.several import gains, strongest
 from spvmia_plugin.metrics.summary import summarise
-from tests.metrics.simulation import NEAR_ONE, UNEVEN, auroc_coverage, even, uneven_audit
+from tests.metrics.simulation import NEAR_ONE, UNEVEN, auroc_coverage, even, tpr_coverage, uneven_audit
 
 HALF = UNEVEN["one of each class has half"]
 
@@ -39,6 +39,13 @@ def test_few_audits_of_uneven_documents(documents, auroc):
     covered, width = auroc_coverage(*UNEVEN[documents], auroc, 300, seed=1)
     assert covered >= 0.92
     assert width < 0.7
+
+
+@pytest.mark.parametrize("documents", ["Zipf, 60 documents", "one of each class has half"])
+def test_the_tpr_of_uneven_documents(documents):
+    covered, width = tpr_coverage(*UNEVEN[documents], 0.95, 150, seed=1)
+    assert covered >= 0.92
+    assert width < 0.85
 
 
 def test_a_truth_of_one_is_never_left_out():
@@ -96,6 +103,14 @@ def test_coverage_next_to_one(n, auroc):
     covered, width = auroc_coverage(even(n), even(n), auroc, 1000, seed=0)
     assert covered >= 0.92
     assert width < 2.5 / n or auroc < 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", UNEVEN)
+@pytest.mark.parametrize("auroc", [0.7, 0.95])
+def test_coverage_of_the_tpr_of_uneven_documents(documents, auroc):
+    covered, _ = tpr_coverage(*UNEVEN[documents], auroc, 1000, seed=0)
+    assert covered >= 0.93
 
 
 @pytest.mark.slow
