@@ -158,7 +158,7 @@ def _picked_out(audit: Audit, level: Level) -> Text:
     others = audited(task, "metrics", "n_nonmembers", style="count")
     supposed = "supposed training records" if audit.mia_audit.membership == "assumed" else "training records"
     name = title(str(leader.attack))
-    who = f"{name}, which picks out most, finds" if found.n_attacks > 1 else f"{name} finds"
+    who = f"the attack that picks out most ({name}) finds" if found.n_attacks > 1 else f"the attack ({name}) finds"
     guess = f") while wrongly accusing {accused} in 100 others. Guessing finds {accused}"
     within = (", which lies within that range",) if leader.low <= metric.guess <= leader.high else ()
     text: Text = (f"Of 100 {supposed}, {who} about ", tpr, " (", low, " to ", high, guess, *within, ".")

@@ -58,7 +58,7 @@ def test_a_few_exposed_records_are_evidence_whatever_the_auroc_says(tmp_path):
         "can pick out the most exposed of the training records, but not tell them apart as a whole" in verdict.headline
     )
     assert "cannot be ruled out" in plain(verdict.sentences[0])
-    few = "Of 100 training records, Loss, which picks out most, finds about 8 (5 to 11) while wrongly accusing 1 in "
+    few = "Of 100 training records, the attack that picks out most (Loss) finds about 8 (5 to 11) while wrongly "
     assert plain(verdict.sentences[1]).startswith(few)
 
 
@@ -106,7 +106,7 @@ def test_how_many_can_be_picked_out(tmp_path):
     told = audit.told["strongest"]["tpr_at_1pct_fpr"]
     tpr, low, high = (100 * told[end] for end in ("value", "low", "high"))
     assert low > 10
-    expected = f"Of 100 training records, SPV-MIA finds about {tpr:.0f} ({low:.0f} to {high:.0f}) "
+    expected = f"Of 100 training records, the attack (SPV-MIA) finds about {tpr:.0f} ({low:.0f} to {high:.0f}) "
     assert plain(judge(audit).sentences[1]) == expected + "while wrongly accusing 1 in 100 others. Guessing finds 1."
 
 
