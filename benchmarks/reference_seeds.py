@@ -57,7 +57,9 @@ def compare(audits: Sequence[Audit]) -> dict[str, Any]:
         raise SpvmiaError("results: expected audits of the same records with --log_samples; give seeds of one target")
     shared = [t.attack for t in audits[0].model_attacks if all(task_of(audit, t.attack) for audit in audits)]
     found = {attack: _of_attack(audits, attack) for attack in shared}
-    return {**found, "every attack": {"in_common": in_common([list(exposed(audit).ids) for audit in audits])}}
+    # Of the same attacks: with others besides, two lists differ by more than the seed.
+    alike = [Audit([task.apart() for task in audit.tasks if task.attack in shared]) for audit in audits]
+    return {**found, "every attack": {"in_common": in_common([list(exposed(audit).ids) for audit in alike])}}
 
 
 def _of_attack(audits: Sequence[Audit], attack: str) -> dict[str, Any]:

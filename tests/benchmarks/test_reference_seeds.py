@@ -47,6 +47,14 @@ def test_it_tells_the_noise_of_the_reference_from_that_of_the_records(results):
     assert set(told["every attack"]) == {"in_common"}
 
 
+def test_the_list_over_all_attacks_is_of_those_in_common(results):
+    """One audit had an attack more; the same scores of the other are the same list."""
+    audit = read_latest(results[0]).audits[0]
+    told = reference_seeds.compare([audit, Audit([audit.tasks[0]])])
+    assert set(told) == {"spv", "every attack"}
+    assert told["every attack"]["in_common"] == {"1%": 1.0, "5%": 1.0}
+
+
 def test_it_prints_both(results, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["reference_seeds.py", *map(str, results), "--json"])
     reference_seeds.main()
