@@ -9,6 +9,7 @@ import pytest
 
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.metrics.one_run import canary_audit, default_guesses
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 from spvmia_plugin.util.schema import as_json
@@ -119,6 +120,14 @@ def test_the_attack_that_guesses_is_chosen_ahead_and_recorded(audit, target, nam
 def test_the_attack_that_guesses_is_the_strongest_tail_of_ours_if_nobody_says(audit, target):
     _, record, _ = audit(target, target)
     assert record["attack"]["name"] == record["settings"]["mia_canary_attack"] == "spv_wbc"
+
+
+@pytest.mark.parametrize(("option", "expected"), [({}, "loss"), ({"mia_canary_attack": "ratio"}, "ratio")])
+def test_a_yaml_of_ones_own_names_an_attack_and_the_option_wins(target, base, option, expected):
+    metadata = {"pretrained": str(target), "mia_base_model": str(base), **option}
+    own = {"task": "own", "spvmia_attack": "loss", "spvmia_dataset": "custom", "spvmia_audit": "canary"}
+    task = AuditTask({**own, "metadata": metadata})
+    assert task.attack.name == task.settings.canary_attack == task.config.metadata["spvmia_attack"] == expected
 
 
 @pytest.mark.parametrize(
