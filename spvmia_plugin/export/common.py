@@ -60,7 +60,12 @@ ABOUT: Mapping[Metric, About] = {
     TPR_5PCT: About("spvmia.tpr_at_5pct_fpr", "tpr_at_fpr", _TPR.format("5 %"), _TPR_INTERVAL),
     TPR_1PCT: About("spvmia.tpr_at_1pct_fpr", "tpr_at_fpr", _TPR.format("1 %"), _TPR_INTERVAL),
     TPR_01PCT: About("spvmia.tpr_at_0.1pct_fpr", "tpr_at_fpr", _TPR.format("0.1 %"), _TPR_INTERVAL),
-    ASR: About("spvmia.attack_success_rate", "accuracy", "1 - equal error rate of the attack"),
+    ASR: About(
+        "spvmia.attack_success_rate",
+        "accuracy",
+        "1 - equal error rate of the attack",
+        "errors of TPR and FPR at the crossing, summed within documents, logit-transformed",
+    ),
     BLIND: About(
         "spvmia.blind_auroc",
         "auroc",
