@@ -1,10 +1,10 @@
 """Canaries of `spvmia finetune`: records of which independent fair coins decide whether they are trained on.
 
-Where they come from is another matter than the coins, and decides how much they show. `natural` canaries are held-out
-records of the same data: what an outsider would look for. `sampled` ones are written by the base itself at a high
-temperature (Mitchell et al. 2026, arXiv 2606.10481), and `random` ones are tokens drawn alike from the vocabulary
-(Carlini et al. 2019, arXiv 1802.08232): unlike all else that is trained on, they are remembered more. They are made
-from the base and the seed alone, so nothing private is in them.
+Where they come from is another matter than the coins, and decides how much they show (docs/statistics.md). `natural`
+canaries are held-out records of the same data: what an outsider would look for. `sampled` ones are written by the base
+itself at a high temperature (Mitchell et al. 2026, arXiv 2606.10481), and `random` ones are tokens drawn alike from the
+vocabulary (Carlini et al. 2019, arXiv 1802.08232). Both are made from the base and the seed alone, so nothing private
+is in them.
 """
 
 from __future__ import annotations
