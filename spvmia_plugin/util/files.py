@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -122,7 +120,7 @@ def write_private(path: Path, content: bytes | Iterable[bytes], *, replace: bool
     Raises:
         OSError: it cannot be written.
     """
-    part = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    part = path.parent / f"{TEMPORARY}{os.urandom(8).hex()}"
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "wb") as file:
             part.chmod(PRIVATE_FILE)
@@ -148,6 +146,8 @@ def file_digest(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    import hashlib  # a tenth of what `spvmia --help` takes
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
