@@ -1,4 +1,4 @@
-"""Out-of-fold scores of texts by their words and length: folds by document, ridge regression, ranks within folds.
+"""Out-of-fold scores of texts by words, looks and length: folds by document, ridge regression, ranks within folds.
 
 Ridge regression on labels of -1 and 1 is one Newton step of penalised logistic regression from zero. It is linear in
 the labels, so that scoring hundreds of permuted labelings costs little more than scoring one: that is what makes an
@@ -8,17 +8,20 @@ records under all labelings: features lie in blocks of rows, packed, and scores 
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.attacks.characters import count_classes, words_of
+
 PENALTY = 1.0
-"""Ridge penalty. Rows of word weights have length 1, so this much is at home at any number of records."""
+"""Ridge penalty. Rows of word weights have length 1, those of looks on average, so this much is at home at any number
+of records."""
 
 MIN_DOCUMENTS_PER_FOLD = 2
 """Fewer documents of a class in a fold than this, and the folds cannot be compared."""
@@ -33,10 +36,8 @@ COLUMNS = 256
 SCORES_AT_A_TIME = 4_000_000
 """Scores that are held at once: of all records, under so many labelings as that makes."""
 
-_WORD = re.compile(r"\w+")
 
-
-def join_same_texts(texts: Sequence[str], clusters: Sequence[str]) -> NDArray[np.intp]:
+def join_same_texts(texts: Sequence[Hashable], clusters: Sequence[str]) -> NDArray[np.intp]:
     """Number the clusters 0..G-1, clusters that share a text joined: a copy must not be fitted on.
 
     Returns:
@@ -55,7 +56,7 @@ def join_same_texts(texts: Sequence[str], clusters: Sequence[str]) -> NDArray[np
             member = parent[member]
         return member
 
-    holder: dict[str, int] = {}  # a cluster with each text
+    holder: dict[Hashable, int] = {}  # a cluster with each text
     for text, number in zip(texts, cluster, strict=True):
         left, right = root(number), root(holder.setdefault(text, number))
         parent[max(left, right)] = min(left, right)
@@ -97,7 +98,7 @@ def assign_folds(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Some records' counts of words and their lengths: a third of what the matrix takes, which is made when needed.
+    """Some records' counts and their lengths: a third of what the features take, which are made when needed.
 
     Attributes:
         rows: (m,) position of each of these records among all.
@@ -105,6 +106,7 @@ class Block:
         columns: (k,) number of a word.
         counts: (k,) how often the record has it.
         lengths: (m, 2) standardised logs of the numbers of characters and words.
+        looks: (m, F) how often the record has each n-gram of classes of characters.
     """
 
     rows: NDArray[np.intp]
@@ -112,59 +114,67 @@ class Block:
     columns: NDArray[np.integer[Any]]
     counts: NDArray[np.integer[Any]]
     lengths: NDArray[np.float64]
+    looks: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
-    """Word weights and lengths of n texts; labels play no part in them.
+    """Word weights, lengths and looks of n texts; labels play no part in them.
 
-    Weights are log(1 + count) * idf of the words that occur in most texts, each row of length 1.
+    Weights are log(1 + count) * idf of the words that occur in most texts, each row of length 1. Looks are log(1 +
+    count) of n-grams of classes of characters, less their mean, all divided by one number so that the squares of a row
+    sum to 1 on average.
 
     Attributes:
         folds: the blocks of each fold.
         idf: (W,) of each word.
+        mean: (F,) of log(1 + count) of each n-gram.
+        scale: what looks are multiplied by.
         n: number of texts.
     """
 
     folds: Sequence[Sequence[Block]]
     idf: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    scale: float
     n: int
 
     @property
     def width(self) -> int:
         """p, the number of features."""
-        return len(self.idf) + 2
+        return len(self.idf) + 2 + len(self.mean)
 
-    def matrix(self, block: Block) -> Any:
-        """The features of a block's records, `scipy.sparse.csr_array` (m, p)."""
+    def matrix(self, block: Block) -> tuple[Any, NDArray[np.float64]]:
+        """The features of a block's records: `scipy.sparse.csr_array` (m, W) of words, and the others (m, p - W)."""
         from scipy.sparse import csr_array
 
         m, sizes = len(block.rows), np.diff(block.starts)
         weights = np.log1p(block.counts, dtype=np.float64) * self.idf[block.columns]
         norm = np.sqrt(np.bincount(np.repeat(np.arange(m), sizes), weights=weights**2, minlength=m))
-        # The two lengths of a row follow its words.
-        place = np.repeat(np.arange(m) * 2, sizes) + np.arange(len(weights))
-        ends = block.starts[1:] + 2 * np.arange(m)
-        values, columns = np.empty(len(weights) + 2 * m), np.empty(len(weights) + 2 * m, dtype=np.int32)
-        values[place], columns[place] = weights / np.repeat(norm, sizes), block.columns
-        for side in (0, 1):
-            values[ends + side], columns[ends + side] = block.lengths[:, side], len(self.idf) + side
-        starts = block.starts + 2 * np.arange(m + 1)
-        return csr_array((values, columns, starts.astype(np.int32)), shape=(m, self.width))
+        weights /= np.repeat(norm, sizes)
+        entries = weights, block.columns.astype(np.int32), block.starts.astype(np.int32)
+        words = csr_array(entries, shape=(m, len(self.idf)))
+        looks = _LOG1P[block.looks] - self.mean
+        return words, np.concatenate([block.lengths, looks * self.scale], axis=1)
 
 
-def design_of(texts: Sequence[str], fold: NDArray[np.intp], n_words: int) -> Design:
-    """Count the words of every text.
+_LOG1P = np.log1p(np.arange(256))
+"""Of each count that an n-gram can have."""
+
+
+def design_of(texts: Sequence[str], fold: NDArray[np.intp], n_words: int, n_looks: int) -> Design:
+    """Count the words and the n-grams of classes of characters of every text.
 
     Args:
         texts: n of them.
         fold: (n,) fold of each.
         n_words: how many words at most are features: those that occur in most texts, in at least two.
+        n_looks: how many n-grams of classes of characters at most are.
     """
     occurrences: Counter[str] = Counter()
     lengths = np.empty((len(texts), 2))
     for row, text in enumerate(texts):
-        words = _WORD.findall(text.lower())
+        words = words_of(text.lower())
         occurrences.update(set(words))
         lengths[row] = len(text), len(words)
     frequent = sorted((-n, word) for word, n in occurrences.items() if n > 1)[:n_words]
@@ -174,27 +184,36 @@ def design_of(texts: Sequence[str], fold: NDArray[np.intp], n_words: int) -> Des
     lengths = np.log1p(lengths)
     spread = lengths.std(axis=0)
     lengths = (lengths - lengths.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
+    looks = count_classes(texts, n_looks).counts
+    shares = np.array([np.bincount(each, minlength=256) for each in looks.T]).reshape(-1, 256) / max(len(texts), 1)
+    mean = shares @ _LOG1P
+    variance = float((shares @ _LOG1P**2 - mean**2).sum())
     folds = []
     for number in np.unique(fold):
         rows = np.flatnonzero(fold == number)
         parts = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
-        folds.append([_block([texts[i] for i in part], part, column, lengths[part]) for part in parts])
-    return Design(folds, idf, len(texts))
+        folds.append([_block([texts[i] for i in part], part, column, lengths[part], looks[part]) for part in parts])
+    return Design(folds, idf, mean, 1 / math.sqrt(variance) if variance > 1e-9 else 1.0, len(texts))
 
 
-def _block(texts: Sequence[str], rows: NDArray[np.intp], column: dict[str, int], lengths: NDArray[np.float64]) -> Block:
+def _block(
+    texts: Sequence[str],
+    rows: NDArray[np.intp],
+    column: dict[str, int],
+    lengths: NDArray[np.float64],
+    looks: NDArray[np.uint8],
+) -> Block:
     columns: list[int] = []
     counts: list[int] = []
     starts = [0]
     for text in texts:
-        found = Counter(word for word in _WORD.findall(text.lower()) if word in column)
+        found = Counter(word for word in words_of(text.lower()) if word in column)
         columns += [column[word] for word in found]
         counts += found.values()
         starts.append(len(columns))
     narrow = np.min_scalar_type(max(len(column), 1)), np.min_scalar_type(max(counts, default=1))
-    return Block(
-        rows, np.array(starts, dtype=np.int64), np.array(columns, narrow[0]), np.array(counts, narrow[1]), lengths
-    )
+    entries = np.array(columns, narrow[0]), np.array(counts, narrow[1])
+    return Block(rows, np.array(starts, dtype=np.int64), *entries, lengths, looks)
 
 
 Labelings = Callable[[], Iterable[NDArray[np.bool_]]]
@@ -229,7 +248,7 @@ def out_of_fold_ranks(design: Design, labelings: Labelings) -> Iterator[NDArray[
         for blocks, of_fold in zip(design.folds, weights, strict=True):
             mine = of_fold[:, done : done + labels.shape[1]]
             # Rounded so that equal features tie, whatever the order of the sums.
-            scores = np.concatenate([np.round(design.matrix(block) @ mine, 9) for block in blocks])
+            scores = np.concatenate([np.round(_product(*design.matrix(block), mine), 9) for block in blocks])
             rows = np.concatenate([block.rows for block in blocks])
             for k in range(labels.shape[1]):
                 ranks[rows, k] = (rankdata(scores[:, k]) - 0.5) / len(rows)
@@ -251,13 +270,13 @@ def _weights(design: Design, labelings: Labelings) -> list[NDArray[np.float64]]:
         for k, blocks in enumerate(design.folds):
             of_fold = np.zeros((design.width, labels.shape[1]))
             for block in blocks:
-                of_fold += design.matrix(block).T @ np.where(labels[block.rows], 1.0, -1.0)
+                of_fold += _transposed(*design.matrix(block), np.where(labels[block.rows], 1.0, -1.0))
             products[k].append(of_fold)
             inside = np.concatenate([block.rows for block in blocks])
             totals[k].append(2.0 * labels[inside].sum(axis=0) - len(inside))
     for k, blocks in enumerate(design.folds):
         for block in blocks:
-            sums[k][:, 0] += design.matrix(block).sum(axis=0)
+            sums[k] += _transposed(*design.matrix(block), np.ones((len(block.rows), 1)))
     by_fold, signs = [np.concatenate(each, axis=1) for each in products], [np.concatenate(each) for each in totals]
     del products
     whole = PENALTY * np.eye(design.width)
@@ -275,13 +294,29 @@ def _weights(design: Design, labelings: Labelings) -> list[NDArray[np.float64]]:
     return found
 
 
+def _product(words: Any, others: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """X w (m, b) of features (m, W) and (m, p - W)."""
+    found: NDArray[np.float64] = words @ weights[: words.shape[1]]
+    found += others @ weights[words.shape[1] :]
+    return found
+
+
+def _transposed(words: Any, others: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """X'y (p, b) of features (m, W) and (m, p - W)."""
+    return np.concatenate([words.T @ values, others.T @ values])
+
+
 def _gram(design: Design, blocks: Sequence[Block]) -> NDArray[np.float64]:
     """X'X (p, p) of one fold."""
     gram = np.zeros((design.width, design.width))
+    n_words = len(design.idf)
     for block in blocks:
-        matrix = design.matrix(block)
-        left, right = matrix.T.tocsr(), matrix.tocsc()
-        for start in range(0, design.width, COLUMNS):  # a product of all columns takes as much as three matrices
-            some = slice(start, start + COLUMNS)
-            gram[:, some] += (left @ right[:, some].tocsr()).toarray()
+        words, others = design.matrix(block)
+        left, right = words.T.tocsr(), words.tocsc()
+        for start in range(0, n_words, COLUMNS):  # a product of all columns takes as much as three matrices
+            some = slice(start, min(start + COLUMNS, n_words))
+            gram[:n_words, some] += (left @ right[:, some].tocsr()).toarray()
+        gram[:n_words, n_words:] += left @ others
+        gram[n_words:, n_words:] += others.T @ others
+    gram[n_words:, :n_words] = gram[:n_words, n_words:].T
     return gram

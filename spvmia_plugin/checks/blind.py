@@ -12,10 +12,13 @@ from spvmia_plugin.attacks.bag_of_words import BagOfWords, FoldedTexts
 from spvmia_plugin.attacks.out_of_fold import MIN_DOCUMENTS_PER_FOLD, labelings_at_a_time
 from spvmia_plugin.checks import Finding
 
+FINDING_CONFIDENCE = 0.99
+"""Of the two-sided permutation test that decides whether the baseline's AUROC is told as a finding."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlindInterval:
-    """How well words alone tell members from non-members.
+    """How well words and looks alone tell members from non-members.
 
     Attributes:
         auroc: of the out-of-fold scores of `BagOfWords`.
@@ -34,16 +37,27 @@ class BlindInterval:
     permutations: int
 
     def finding(self) -> Finding | None:
-        """The warning that the data give membership away by themselves, if they do."""
-        if self.low <= 0.5:
-            return None
-        message = (
-            "members and non-members differ by themselves: a classifier that sees words and length but no model tells "
-            f"them apart with AUROC {self.auroc:.3f} ({self.confidence:.0%} interval {self.low:.3f} to "
-            f"{self.high:.3f}), so membership scores on these data mean little; draw both classes from the same source "
-            "and time"
-        )
-        return Finding("blind_above_chance", "warning", message, asdict(self))
+        """The warning that the data give membership away by themselves, or turn it round, if they do so at 99 %."""
+        # The p-value counts the true labeling among those that score as high; of the rest all score lower, or tie.
+        one_in = (self.permutations + 1) * (1 - FINDING_CONFIDENCE) / 2 + 1e-9
+        as_high = self.p_value * (self.permutations + 1)
+        told = f"AUROC {self.auroc:.3f} ({self.confidence:.0%} interval {self.low:.3f} to {self.high:.3f})"
+        if self.low > 0.5 and as_high <= one_in:
+            message = (
+                "members and non-members differ by themselves: a classifier that sees words, the way a text is written "
+                f"and length but no model tells them apart with {told}, so membership scores on these data mean "
+                "little; draw both classes from the same source and time"
+            )
+            return Finding("blind_above_chance", "warning", message, asdict(self))
+        if self.high < 0.5 and self.permutations + 2 - as_high <= one_in:
+            message = (
+                f"a classifier that sees no model tells members from non-members the wrong way round, with {told}: for "
+                "texts of one class there are close relatives in the other (rewritten copies, versions, parts of one "
+                "thread), so a non-member resembles what was trained on, and AUROC and every TPR come out too low; "
+                "deal relatives to one class"
+            )
+            return Finding("blind_below_chance", "warning", message, asdict(self))
+        return None
 
 
 def not_computed(attack: BagOfWords, is_member: NDArray[np.bool_], clusters: Sequence[str]) -> Finding | None:

@@ -2,58 +2,68 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from spvmia_plugin.checks import EXAMPLES, Finding, Severity, listed, percent
+from spvmia_plugin.checks import Finding, listed, percent
+from spvmia_plugin.checks.copies import NearCopies, near_copies
+from spvmia_plugin.checks.looks import look_shift
 from spvmia_plugin.checks.overlap import (
     CANDIDATE_MEAN,
     PROMPTS_MEAN,
     class_overlap,
     exact_duplicates,
+    families,
     held_out_overlap,
     repeats,
-    spans_of,
 )
+from spvmia_plugin.checks.shifts import compressibility_shift, date_shift, length_shift, length_spread, source_shift
 from spvmia_plugin.data.tokenisation import Encode, probe_digest
-from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, cluster_codes
-from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
 from spvmia_plugin.protocols import Frame
-from spvmia_plugin.records import AuditData, Document, Record
+from spvmia_plugin.records import AuditData, Record
 
 __all__ = ["Finding", "check_preconditions", "check_tokenisation", "warnings_first"]
 
 
-def check_preconditions(data: AuditData) -> list[Finding]:
+def check_preconditions(data: AuditData, copies: NearCopies | None = None) -> list[Finding]:
     """Check the data of an audit; no model is needed.
 
-    Duplicates and overlap cost time linear in the length of the texts (spans of 8 words, hashed).
+    Duplicates and overlap cost time linear in the length of the texts (spans of 5 words, hashed).
+
+    Args:
+        data: of the audit. Its records may be a part of those in which the near copies were looked for.
+        copies: near copies among all texts, whose documents `data` has joined already; None finds and joins them.
 
     Returns:
         Findings, warnings first, in the order of the checks.
     """
+    if copies is None:
+        copies = near_copies(data)
+        data = copies.joined(data)
     members, nonmembers = data.members, data.nonmembers
-    spans = spans_of([_texts(members), _texts(nonmembers), _texts(data.prompts), _texts(data.candidate)])
-    of_members, of_nonmembers, of_prompts, of_candidate = spans
-    audited = [(members, of_members), (nonmembers, of_nonmembers)]
+    audited = [members, nonmembers]
+    prompts, candidate = copies.prompt_texts, copies.candidate_texts
     findings = [
         *exact_duplicates(members, nonmembers),
-        *class_overlap(members, of_members, nonmembers, of_nonmembers),
-        *repeats("members", members),
-        *repeats("non-members", nonmembers),
-        *held_out_overlap("prompts", PROMPTS_MEAN, data.prompts, of_prompts, audited),
-        *held_out_overlap("candidate data", CANDIDATE_MEAN, data.candidate, of_candidate, audited),
+        *class_overlap(members, nonmembers, copies),
+        *repeats("members", members, copies),
+        *repeats("non-members", nonmembers, copies),
+        *held_out_overlap("prompts", PROMPTS_MEAN, data.prompts, prompts, audited, copies),
+        *held_out_overlap("candidate data", CANDIDATE_MEAN, data.candidate, candidate, audited, copies),
         *length_shift(data.records),
+        *length_spread(data.records),
+        *compressibility_shift(data.records),
+        *look_shift(data.records),
         *date_shift(data.records),
-        *source_shift(members, nonmembers),
+        *source_shift(data.records),
         *_sizes(members, nonmembers),
         *_documents(data.records),
+        *families(data.records, copies),
         *_membership(data),
     ]
     return warnings_first(findings)
@@ -122,10 +132,6 @@ def _other_lengths(block_size: int, records: Sequence[Record], encode: Encode) -
     return [Finding("token_lengths_changed", "warning", message, {**details, **numbers})]
 
 
-def _texts(items: Iterable[Record | Document]) -> list[str]:
-    return [item.text for item in items]
-
-
 def _sizes(members: Sequence[Record], nonmembers: Sequence[Record]) -> list[Finding]:
     """Empty classes, and non-members too few for a false-positive rate."""
     counts: dict[str, object] = {"members": len(members), "nonmembers": len(nonmembers)}
@@ -159,8 +165,8 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
     details: dict[str, object] = {"records": len(records), "documents": len(sizes), "largest": max(sizes.values())}
     if max(sizes.values()) > 1:
         message = (
-            f"{len(records)} records come from {len(sizes)} documents: records of a document depend on each other, so "
-            "the document is the unit of every standard error and interval"
+            f"{len(records)} records come from {len(sizes)} documents, near copies counted as one: records of a "
+            "document depend on each other, so the document is the unit of every standard error and interval"
         )
         findings.append(Finding("several_records_per_document", "note", message, details))
     few = few_documents([np.array(list(side.values())) for side in by_class]) if all(by_class) else None
@@ -181,88 +187,3 @@ def _membership(data: AuditData) -> list[Finding]:
         message = "membership is what the given files declare: if they are wrong, so are the numbers"
         return [Finding("membership_declared", "note", message, {"source": data.source})]
     return []
-
-
-SHIFT_CONFIDENCE = 0.99
-"""Of the intervals that decide whether the classes differ in length or date."""
-SHIFT_SIZE = 0.05
-"""An AUROC of length or date this far from 0.5 is a warning; less is a note."""
-MIN_DATED = 20
-"""Records of each class that must name a year before years are compared."""
-
-_YEAR = re.compile(r"\b(?:19|20)\d\d\b", re.ASCII)
-
-
-def _shift(values: Floats, labels: Bools, codes: Codes) -> tuple[float, float, float] | None:
-    """AUROC of a feature with its interval, if the interval leaves out 0.5."""
-    estimate = estimate_auroc(values, labels, codes)
-    low, high = estimate.interval(SHIFT_CONFIDENCE)
-    return (estimate.auroc, low, high) if low > 0.5 or high < 0.5 else None
-
-
-def _severity(auroc: float) -> Severity:
-    return "warning" if abs(auroc - 0.5) >= SHIFT_SIZE else "note"
-
-
-def length_shift(records: Sequence[Record]) -> list[Finding]:
-    """Whether length alone tells the classes apart."""
-    labels = np.array([record.is_member for record in records], dtype=np.bool_)
-    lengths = np.array([len(record.text) for record in records], dtype=np.float64)
-    codes = cluster_codes([record.cluster for record in records], len(records))
-    shift = _shift(lengths, labels, codes) if 0 < labels.sum() < len(labels) else None
-    if shift is None:
-        return []
-    medians = float(np.median(lengths[labels])), float(np.median(lengths[~labels]))
-    message = (
-        f"members and non-members differ in length (medians {medians[0]:.0f} and {medians[1]:.0f} characters; length "
-        f"alone has AUROC {shift[0]:.3f}): an attack can score by length without the model having memorised anything"
-    )
-    details: dict[str, object] = {
-        "auroc": shift[0],
-        "interval": [shift[1], shift[2]],
-        "confidence": SHIFT_CONFIDENCE,
-        "median_members": medians[0],
-        "median_nonmembers": medians[1],
-    }
-    return [Finding("length_shift", _severity(shift[0]), message, details)]
-
-
-def date_shift(records: Sequence[Record]) -> list[Finding]:
-    """Whether the latest year a text names tells the classes apart."""
-    dated = [(max(years), record) for record in records if (years := _YEAR.findall(record.text))]
-    labels = np.array([record.is_member for _, record in dated], dtype=np.bool_)
-    if min(labels.sum(), (~labels).sum()) < MIN_DATED:
-        return []
-    latest = np.array([int(year) for year, _ in dated], dtype=np.float64)
-    shift = _shift(latest, labels, cluster_codes([record.cluster for _, record in dated], len(dated)))
-    if shift is None:
-        return []
-    medians = int(np.median(latest[labels])), int(np.median(latest[~labels]))
-    message = (
-        f"members and non-members come from different times (median of the latest year named: {medians[0]} and "
-        f"{medians[1]}; the year alone has AUROC {shift[0]:.3f}): the attack may tell topics of the time rather than "
-        "training data"
-    )
-    details: dict[str, object] = {
-        "auroc": shift[0],
-        "interval": [shift[1], shift[2]],
-        "confidence": SHIFT_CONFIDENCE,
-        "dated_members": int(labels.sum()),
-        "dated_nonmembers": int((~labels).sum()),
-        "median_members": medians[0],
-        "median_nonmembers": medians[1],
-    }
-    return [Finding("date_shift", _severity(shift[0]), message, details)]
-
-
-def source_shift(members: Sequence[Record], nonmembers: Sequence[Record]) -> list[Finding]:
-    """Whether members and non-members come from different files (ids are `file:row`)."""
-    ours, theirs = ({record.id.rpartition(":")[0] for record in side} - {""} for side in (members, nonmembers))
-    if not ours or not theirs or ours & theirs:
-        return []
-    message = (
-        "members and non-members come from different files: whatever else differs between the files is scored as "
-        "membership; blind_auroc shows how much of it words alone give away"
-    )
-    details: dict[str, object] = {"members": sorted(ours)[:EXAMPLES], "nonmembers": sorted(theirs)[:EXAMPLES]}
-    return [Finding("source_shift", "note", message, details)]

@@ -12,6 +12,7 @@ import numpy as np
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.audit.outcome import Comparison
 from spvmia_plugin.checks.blind import BlindInterval, blind_interval, not_computed
+from spvmia_plugin.checks.copies import near_copies
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Record
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
 class SharedData:
     """One audit's data with what is computed on it once for all tasks of a run: findings and the blind baseline.
 
+    Near copies of one class are looked for here, once, and have one cluster in the data from then on.
+
     Attributes:
-        data: the audit's data.
+        data: the audit's data, near copies joined.
         comparison: of all attacks on them, once they run.
     """
 
     def __init__(self, data: AuditData, seed: int) -> None:
-        self.data = data
+        self._copies = near_copies(data)
+        self.data = self._copies.joined(data)
         self.comparison: Comparison | None = None
         self._seed = seed
-        self._by_id = {record.id: record for record in data.records}
+        self._by_id = {record.id: record for record in self.data.records}
         self._read: Sequence[AuditInstance] = ()
         self._docs: list[dict[str, object]] | None = None
         self._blind: dict[tuple[str, ...], BlindInterval | None] = {}
@@ -81,7 +85,9 @@ class SharedData:
             labels = np.array([record.is_member for record in audited.records], dtype=bool)
             clusters = [record.cluster for record in audited.records]
             of_blind = blind.finding() if blind else not_computed(BagOfWords(), labels, clusters)
-            self._findings[key] = warnings_first([*([of_blind] if of_blind else []), *check_preconditions(audited)])
+            self._findings[key] = warnings_first(
+                [*([of_blind] if of_blind else []), *check_preconditions(audited, self._copies)]
+            )
         return self._findings[key]
 
 

@@ -16,7 +16,33 @@ from spvmia_plugin.signals import Unscored
 from tests.attacks.corpora import auroc, half, names, texts
 
 
-def naive_features(corpus: list[str], limit: int) -> list[list[float]]:
+def naive_classes(text: str) -> list[str]:
+    """Classes of characters, "A", "a", "0" or the character itself; runs of letters and digits once, others twice."""
+    found: list[str] = []
+    for character in text:
+        kind = "A" if character.isupper() else "a" if character.islower() else "0" if character.isdigit() else character
+        if found[-1:] != [kind] or (kind not in "Aa0" and found[-2:] != [kind] * 2):
+            found.append(kind)
+    return ["^", *found, "$"]
+
+
+def naive_looks(corpus: list[str], limit: int) -> np.ndarray:
+    """Columns in no order that matters: those of the n-grams nearest to half of the texts."""
+    bags = []
+    for text in corpus:
+        kinds = naive_classes(text)
+        bags.append(Counter(tuple(kinds[i : i + n]) for n in (2, 3) for i in range(len(kinds) - n + 1)))
+    share = Counter(ngram for bag in bags for ngram in bag)
+    telling = [ngram for ngram, n in share.items() if 1 < n < len(corpus)]
+    assert len(telling) <= limit, "otherwise ties decide"
+    counts = np.array([[min(bag[ngram], 255) for ngram in telling] for bag in bags], dtype=float)
+    looks = np.log1p(counts.reshape(len(corpus), len(telling)))
+    looks -= looks.mean(axis=0)
+    variance = (looks**2).sum() / len(corpus)
+    return looks / math.sqrt(variance) if variance > 1e-9 else looks
+
+
+def naive_features(corpus: list[str], limit: int) -> np.ndarray:
     bags = [Counter(re.findall(r"\w+", text.lower())) for text in corpus]
     documents = Counter(word for bag in bags for word in bag)
     words = sorted((word for word in documents if documents[word] > 1), key=lambda word: (-documents[word], word))
@@ -33,7 +59,7 @@ def naive_features(corpus: list[str], limit: int) -> list[list[float]]:
         spread = math.sqrt(sum((value - middle) ** 2 for value in logs) / len(logs))
         for row, value in zip(rows, logs, strict=True):
             row.append((value - middle) / spread if spread > 1e-9 else 0.0)
-    return rows
+    return np.concatenate([np.array(rows), naive_looks(corpus, 128)], axis=1)
 
 
 CORPUS = [*texts(np.random.default_rng(0), 57), "Oil OIL oil, w0!", "???", "w0 w1 W2 seldom"]
@@ -46,14 +72,23 @@ def test_features_equal_naive_ones(limit: int, rows: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(out_of_fold, "ROWS", rows)
     corpus = [*CORPUS, "w3 " * 300]
     fold = np.arange(len(corpus)) % 3
-    design = out_of_fold.design_of(corpus, fold, limit)
+    design = out_of_fold.design_of(corpus, fold, limit, 128)
     got = np.full((len(corpus), design.width), np.nan)
     for number, blocks in enumerate(design.folds):
         for block in blocks:
             assert set(fold[block.rows]) == {number}
             assert len(block.rows) <= rows
-            got[block.rows] = design.matrix(block).toarray()
-    np.testing.assert_allclose(got, naive_features(corpus, limit), atol=1e-12)
+            words, others = design.matrix(block)
+            got[block.rows] = np.concatenate([words.toarray(), others], axis=1)
+    expected = naive_features(corpus, limit)
+    n_words = len(design.idf) + 2
+    np.testing.assert_allclose(got[:, :n_words], expected[:, :n_words], atol=1e-12)
+    np.testing.assert_allclose(by_column(got[:, n_words:]), by_column(expected[:, n_words:]), atol=1e-12)
+
+
+def by_column(looks: np.ndarray) -> np.ndarray:
+    """The columns in an order that rounding does not change."""
+    return looks[:, np.lexsort(np.round(looks, 9))]
 
 
 def test_scores_equal_naive_ones() -> None:
@@ -61,7 +96,7 @@ def test_scores_equal_naive_ones() -> None:
     labels, attack = half(60), BagOfWords(folds=3, words=50)
     folded = attack.fold(CORPUS, labels, names(60), seed=4)
     got = attack.score_all(CORPUS, labels, names(60), seed=4)
-    features = np.array(naive_features(CORPUS, 50))
+    features = naive_features(CORPUS, 50)
     fold = np.empty(60, dtype=int)
     fold[folded.order] = folded.fold[folded.groups]
     for number in range(3):
@@ -187,11 +222,40 @@ def test_needs_two_documents_of_a_class_per_fold(members: int, others: int, scor
     assert all(isinstance(score, float) if scored else score == Unscored(reason) for score in scores)
 
 
-def test_texts_without_words_tie() -> None:
-    corpus = ["!" * 3 + "?" * (n // 40 * 0) + "-" * (n % 2 * 0) for n in range(40)]
-    corpus = [text + "." for text in corpus]  # all the same: one document, so too few
-    assert set(BagOfWords().score_all(corpus, half(40), names(40), 0)) == {
+def test_texts_that_look_alike_tie() -> None:
+    same = ["!" * 3 + "." for _ in range(40)]  # one document, so too few
+    assert set(BagOfWords().score_all(same, half(40), names(40), 0)) == {
         Unscored("too few documents of a class for out-of-fold scores")
     }
-    different = [bin(n)[2:].zfill(6).replace("0", "!").replace("1", "?") for n in range(40)]  # equal features
+    different = [chr(0x4E00 + n) for n in range(40)]  # every word once, and the class of all characters the same
     assert BagOfWords().score_all(different, half(40), names(40), 0) == [0.5] * 40
+
+
+@pytest.mark.parametrize(
+    ("members", "others"),
+    [
+        ("User: {}\nAssistant: {}", "user: {}\nassistant: {}"),
+        ("{} {}\n", "{} {}"),
+        ("### Instruction:\n{}\n### Response:\n{}", "Instruction: {} Response: {}"),
+        ("The {} Is {}", "the {} is {}"),
+        ("{}\r\n{}", "{}\n{}"),
+        ("“{}” {}", '"{}" {}'),
+        ("{}  {}", "{} {}"),
+    ],
+    ids=["case of a role", "line break at the end", "template", "capitals", "line ends", "quotes", "double space"],
+)
+def test_a_template_that_differs_is_seen(members: str, others: str) -> None:
+    """Words and length are the same: what tells the classes apart is the way they are written."""
+    rng, labels = np.random.default_rng(6), half(200)
+    first, second = texts(rng, 200, 20), texts(rng, 200, 20)
+    corpus = [(members if label else others).format(*each) for label, *each in zip(labels, first, second, strict=True)]
+    assert auroc(BagOfWords().score_all(corpus, labels, names(200), 0), labels) > 0.95
+
+
+def test_scripts_without_spaces_have_words() -> None:
+    """A character is a word: without that, a whole clause was one, which no other text had."""
+    rng, labels = np.random.default_rng(7), half(200)
+    letters = [chr(0x4E00 + 7 * k) for k in range(300)]
+    corpus = ["".join(rng.choice(letters, 40)) + ("于今" if label and rng.random() < 0.8 else "") for label in labels]
+    corpus = [text + "".join(rng.choice(letters, 42 + 40 - len(text))) for text in corpus]
+    assert auroc(BagOfWords().score_all(corpus, labels, names(200), 0), labels) > 0.8

@@ -48,7 +48,7 @@ def test_bad_values_name_the_option(attack: type[Attack], field: str, values: li
             attack(**{field: value})
 
 
-@pytest.mark.parametrize(("field", "value"), [("folds", 1), ("folds", 2.5), ("words", 0)])
+@pytest.mark.parametrize(("field", "value"), [("folds", 1), ("folds", 2.5), ("words", 0), ("looks", 0)])
 def test_bad_values_of_the_blind_baseline(field: str, value: object) -> None:
     with pytest.raises(SpvmiaError, match=f"^bag_of_words {field}: expected a whole number"):
         BagOfWords(**{field: value})

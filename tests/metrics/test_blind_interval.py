@@ -16,11 +16,13 @@ from scipy.stats import rankdata
 from spvmia_plugin.attacks import out_of_fold
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.checks import blind
-from spvmia_plugin.checks.blind import auroc_columns, blind_interval, not_computed
+from spvmia_plugin.checks.blind import BlindInterval, auroc_columns, blind_interval, not_computed
+from spvmia_plugin.checks.copies import near_copies
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.records import AuditData, Record
 from tests.attacks.corpora import auroc, half, names, texts
 from tests.attacks.test_bag_of_words import documents, naive_features
+from tests.metrics.made_up import CORPORA, changed
 
 
 def docstrings() -> list[str]:
@@ -71,7 +73,7 @@ def test_it_equals_a_naive_one() -> None:
     attack = BagOfWords(folds=3, words=80)
     found = blind_interval(attack, corpus, labels, names(60), 4, permutations=39)
     folded = attack.fold(corpus, labels, names(60), 4)
-    fold, features = folded.fold[folded.groups], np.array(naive_features([corpus[i] for i in folded.order], 80))
+    fold, features = folded.fold[folded.groups], naive_features([corpus[i] for i in folded.order], 80)
     rng = np.random.default_rng([4, 1])
     columns = [labels[folded.order]]
     for _ in range(39):
@@ -185,6 +187,78 @@ def test_the_ends_are_the_tests_to_the_very_labeling(
     found = blind_interval(BagOfWords(words=20), corpus, labels, clusters, 5)
     assert found.p_value == pytest.approx((1 + above) / 400)
     assert (found.low > 0.5, found.high < 0.5) == (low, high)
+
+
+def families(rng: np.random.Generator, count: int, size: int) -> list[str]:
+    """So many independent texts, each with versions of its own: one word in 12 changed, one after the other."""
+    return [changed(rng, text, 12) for text in en_us(rng, count) for _ in range(size)]
+
+
+en_us = CORPORA["en_US"]
+
+
+def as_data(corpus: list[str], labels: np.ndarray) -> AuditData:
+    records = tuple(
+        Record(f"f:{i}", text, bool(label), f"f:{i}")
+        for i, (text, label) in enumerate(zip(corpus, labels, strict=True))
+    )
+    return AuditData(records, (), (), "declared", "f" * 8, "made", 0)
+
+
+def test_versions_of_a_text_are_one_document() -> None:
+    """Families dealt to the classes as a whole, in files of their own: without joining them the baseline knows them."""
+    before, after = [], []
+    for seed in range(6):
+        rng = np.random.default_rng([14, seed])
+        data = as_data(families(rng, 40, 5), np.repeat(rng.permutation(40) < 20, 5))
+        joined = near_copies(data).joined(data)
+        for records, found in ((data.records, before), (joined.records, after)):
+            texts_of, clusters = [record.text for record in records], [record.cluster for record in records]
+            found.append(blind_interval(BagOfWords(), texts_of, half_of(records), clusters, seed, permutations=199))
+        assert len({record.cluster for record in joined.records}) <= 50
+    assert np.mean([each.auroc for each in before]) > 0.9
+    assert abs(np.mean([each.auroc for each in after]) - 0.5) < 0.15
+    assert sum(each.finding() is not None for each in after) <= 1
+
+
+def half_of(records: tuple[Record, ...]) -> np.ndarray:
+    return np.array([record.is_member for record in records])
+
+
+@pytest.mark.parametrize("every", [6, 4])
+def test_rewritten_members_among_the_non_members_turn_the_baseline_round(every: int) -> None:
+    """One word in 6 changed: too much for spans of words to tell each pair, and the wrong way round for words."""
+    rng = np.random.default_rng(15)
+    members = en_us(rng, 150)
+    rewritten = [changed(rng, text, every) for text in members[:100]]
+    data = as_data([*members, *rewritten, *en_us(rng, 50)], np.arange(300) < 150)
+    shared = SharedData(data, 0)
+    finding = next(each for each in shared.findings([r.id for r in data.records]) if each.code == "blind_below_chance")
+    assert finding.severity == "warning"
+    assert finding.details["high"] < 0.5
+    assert "the wrong way round" in finding.message
+
+
+def test_a_finding_is_made_at_99_percent() -> None:
+    """Of 400 labelings, the true one counted, at most 2 are as far out."""
+    inside = BlindInterval(auroc=0.6, low=0.51, high=0.7, p_value=3 / 400, confidence=0.95, permutations=399)
+    assert inside.finding() is None
+    assert replace(inside, p_value=2 / 400).finding().code == "blind_above_chance"
+    below = BlindInterval(auroc=0.4, low=0.3, high=0.49, p_value=398 / 400, confidence=0.95, permutations=399)
+    assert below.finding() is None
+    assert replace(below, p_value=1.0).finding().code == "blind_below_chance"
+    assert replace(below, p_value=1.0, high=0.5).finding() is None
+
+
+def test_near_copies_are_joined_for_every_number_and_every_reader() -> None:
+    rng = np.random.default_rng(16)
+    corpus = en_us(rng, 60)
+    corpus[7] = changed(rng, corpus[3], 12)
+    shared = SharedData(as_data(corpus, np.arange(60) < 30), 0)
+    assert shared.record("f:7").cluster == shared.record("f:3").cluster == "f:3"
+    assert [record.cluster for record in shared.data.records].count("f:3") == 2
+    codes = [finding.code for finding in shared.findings([f"f:{i}" for i in range(60)])]
+    assert {"near_copies_joined", "several_records_per_document"} <= set(codes)
 
 
 @pytest.mark.slow

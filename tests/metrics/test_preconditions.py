@@ -87,7 +87,7 @@ def test_a_near_duplicate_is_named_once():
 def test_a_member_inside_a_longer_nonmember_is_found():
     longer = TEXTS[3] + " " + " ".join(make_texts(3, seed=9))
     finding = found(audit(MEMBERS, replaced(NONMEMBERS, 7, longer)))["near_duplicates"]
-    assert (finding.details["members"], finding.details["nonmembers"]) == (1, 0)
+    assert (finding.details["members"], finding.details["nonmembers"]) == (1, 1)
     assert finding.details["examples"] == [{"member": "data.txt:4", "nonmember": "data.txt:1008"}]
 
 
@@ -121,7 +121,8 @@ def test_prompts_taken_from_nonmembers_are_told():
 def test_short_prompts_cut_from_long_members_are_told():
     prompts = [Document("p:1", " ".join(TEXTS[3].split()[:16])), *HELD_OUT]
     finding = found(audit(MEMBERS, NONMEMBERS, prompts))["prompts_overlap_audited"]
-    assert (finding.details["members"], finding.details["documents"]) == (0, 1)
+    assert (finding.details["members"], finding.details["documents"]) == (1, 1)
+    assert finding.details["examples"] == [{"audited": "data.txt:4", "held_out": "p:1"}]
     assert finding.details["document_examples"] == ["p:1"]
 
 
@@ -145,8 +146,8 @@ def test_length_shift_is_a_warning_and_a_slight_one_a_note():
 @pytest.mark.parametrize(("longer", "auroc", "severity"), [(80, 0.54, "note"), (120, 0.56, "warning")])
 def test_a_shift_is_a_warning_from_an_auroc_of_055_on(longer, auroc, severity):
     """Of 1000 members so many are longer than every non-member, and all others are as long as these."""
-    members = [Record(r.id, "a" * (50 + (row < longer)), True, r.cluster) for row, r in enumerate(MEMBERS)]
-    nonmembers = [Record(r.id, "b" * 50, False, r.cluster) for r in NONMEMBERS]
+    members = [Record(r.id, f"{row:049}a" + "a" * (row < longer), True, r.cluster) for row, r in enumerate(MEMBERS)]
+    nonmembers = [Record(r.id, f"{row:049}b", False, r.cluster) for row, r in enumerate(NONMEMBERS)]
     finding = found(audit(members, nonmembers))["length_shift"]
     assert finding.details["auroc"] == pytest.approx(auroc)
     assert finding.severity == severity
