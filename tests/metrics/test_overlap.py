@@ -195,11 +195,11 @@ def test_no_false_alarm_on_classes_that_are_drawn_alike(kind):
         rng = np.random.default_rng([12, seed])
         texts = CORPORA[kind](rng, 200)
         alarms.update(found(audit(texts[:100], texts[100:])).keys())
-    assert alarms["near_duplicates"] <= 1
+    assert alarms["near_duplicates"] <= 4  # of 100 at 1 %, more have a probability of 0.4 %
     if (
         kind != "tickets of 12 forms"
     ):  # the rarest are used by ten documents or fewer: joined, which errs on the safe side
-        assert alarms["near_copies_joined"] <= 1
+        assert alarms["near_copies_joined"] <= 4
 
 
 def test_a_form_that_few_use_is_no_near_copy():
