@@ -142,11 +142,9 @@ def near_copies(data: AuditData) -> NearCopies:
 
 def _alike(left: Codes, right: Codes, document_of: Codes) -> Codes:
     """(n,) documents of the texts that are near copies of each text, directly or through others."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     n = len(document_of)
-    _, group = connected_components(coo_array((np.ones(len(left), dtype=np.bool_), (left, right)), shape=(n, n)), False)
+    texts = np.arange(n)
+    group = join_same_texts(np.concatenate([texts, left]).tolist(), np.concatenate([texts, right]).tolist())[:n]
     held = np.unique(np.stack([group, document_of]), axis=1)
     found: Codes = np.bincount(held[0], minlength=n)[group]
     return found
