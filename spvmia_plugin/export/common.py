@@ -15,7 +15,6 @@ from spvmia_plugin.metrics.names import (
     BLIND,
     EPSILON,
     METRICS,
-    METRICS_WITH_INTERVAL,
     PRIVACY,
     TPR_01PCT,
     TPR_1PCT,
@@ -153,17 +152,17 @@ def warnings(task: TaskResult) -> list[str]:
 
     A metric that a finding leaves NaN is not exported, and needs no warning.
     """
-    return [finding.message for finding in failed(task) if touches(finding, task.attack, AUROC.key)]
+    return warnings_of(task, AUROC, task.attack)
 
 
-def warnings_of(audit: Audit, metric: Metric, found: Estimate) -> list[str]:
-    """The same of the strongest attack's number."""
-    return [finding.message for finding in failed(audit) if touches(finding, found.attack, metric.key)]
+def warnings_of(of: Audit | TaskResult, metric: Metric, attack: str | None) -> list[str]:
+    """The same of one metric of one attack."""
+    return [finding.message for finding in failed(of) if touches(finding, attack, metric.key)]
 
 
 def of_the_strongest(audit: Audit) -> list[tuple[Metric, Estimate]]:
     """What the strongest attacks show: the AUROC, and the TPR at as low an FPR as the non-members bear."""
-    few = METRICS_WITH_INTERVAL[audit.strongest.low_end if audit.strongest else TPR_1PCT.key]
+    few = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT
     return [(metric, of_strongest(audit, metric.key)) for metric in (AUROC, few)]
 
 

@@ -71,7 +71,7 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
 
 def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
     """One paragraph: first what is wrong, then what the number is."""
-    told = [f"WARNING: {message}" for message in warnings_of(audit, metric, found)]
+    told = [f"WARNING: {message}" for message in warnings_of(audit, metric, found.attack)]
     told.append(
         f"{name_of(metric)} of the strongest of {found.chosen_among} attacks, {found.attack}: lower is more private"
     )

@@ -42,7 +42,7 @@ from spvmia_plugin.harness.request import (
     open_store,
 )
 from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
-from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, WITH_ERROR
+from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_95, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
@@ -61,7 +61,6 @@ FILTER = "none"
 """The one pipeline of our tasks: metrics appear as `auroc,none`."""
 _ROWS = "spvmia_rows"
 """Mark of the method that writes the rows of groups, once it is ours."""
-_NORMAL_95 = 1.959963984540054
 _NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
 """What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
 
@@ -516,7 +515,7 @@ def _take_strongest(
         row[key] = float(of_leader.get(key, math.nan))
         row["sample_count"][key] = int(of_leader.get("sample_len", 0))
         if row.get(stderr_key) != "N/A":
-            row[stderr_key] = (leader.high - leader.low) / (2 * _NORMAL_95) if asked.metric in leaders else "N/A"
+            row[stderr_key] = (leader.high - leader.low) / (2 * NORMAL_95) if asked.metric in leaders else "N/A"
 
 
 def _average(

@@ -10,14 +10,13 @@ from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
 from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
-from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, PRIVACY, Metric, low_end
+from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
 from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.console import shown
 
-_NORMAL_95 = 1.959963984540054
 UNSCORED_LIMIT = 0.05
 """An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
 
@@ -254,7 +253,7 @@ def _drawn(rows: Sequence[Row], column: Column) -> list[Row]:
 
 def _point(row: Row, column: Column, metric: str) -> Point:
     score = row.capabilities[column.key]
-    value, reach = score.value if column.higher_is_better else -score.value, _NORMAL_95 * score.stderr
+    value, reach = score.value if column.higher_is_better else -score.value, NORMAL_95 * score.stderr
     lost = loss(row.number, metric)
     private = Bounds(-lost.value, -lost.high, -lost.low, lost.confidence)
     return Point(row.entrant.name, Bounds(value, value - reach, value + reach), private, row.rank)

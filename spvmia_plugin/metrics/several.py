@@ -100,6 +100,11 @@ class Strongest:
         return {AUROC.key: self.auroc, **{metric.key: tpr for metric, tpr in zip(TPRS, tprs, strict=True)}}
 
     @property
+    def low_end_metric(self) -> Metric:
+        """The TPR that `low_end` names."""
+        return METRICS_WITH_INTERVAL[self.low_end]
+
+    @property
     def most_exposed(self) -> Leader:
         """The leader at the low end."""
         return self.by_metric[self.low_end]
@@ -272,7 +277,7 @@ def _max_quantile(errors: Floats, df: float, confidence: float, seed: int) -> fl
 def in_one_line(found: Strongest) -> str:
     """What the strongest attacks show, for people who read no more than that."""
     parts = []
-    for metric in (AUROC, METRICS_WITH_INTERVAL[found.low_end]):
+    for metric in (AUROC, found.low_end_metric):
         leader = found.by_metric[metric.key]
         if math.isnan(leader.value):
             parts.append(f"{metric.label} has no number: {leader.reason}")

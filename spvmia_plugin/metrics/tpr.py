@@ -87,6 +87,11 @@ def _rank(n_nonmembers: int, fpr: float) -> tuple[int, float]:
     return whole, max(rank - whole, 0.0)
 
 
+def _near_threshold(others: Floats, fpr: float) -> float:
+    """The score of the non-member below the threshold; they are ordered, highest first."""
+    return float(others[min(_rank(len(others), fpr)[0], len(others) - 1)])
+
+
 def unresolved(n_members: int, n_nonmembers: int, fpr: float) -> str | None:
     """Why the TPR at `fpr` cannot be told from so many records, or None if it can."""
     if n_members == 0:
@@ -122,7 +127,7 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
     """
     members, others = scores[is_member], np.sort(scores[~is_member])[::-1]
     tpr = tpr_at_fpr(scores, is_member, fpr).tpr
-    near = others[min(_rank(len(others), fpr)[0], len(others) - 1)]  # between its ranks' neighbours
+    near = _near_threshold(others, fpr)
     trials = len(members) / design_effect(members > near, codes[is_member])
     low_share, high_share = clopper_pearson(tpr * trials, trials, confidence)
     n_effective = len(others) / design_effect(scores[~is_member] > near, codes[~is_member])
@@ -163,7 +168,7 @@ def tpr_stderrs(scores: Floats, is_member: Bools, codes: Codes, fprs: Sequence[f
     members, others = scores[is_member], np.sort(scores[~is_member])[::-1]
     floors: list[float] = []
     for fpr in fprs:
-        hits = members > others[min(_rank(len(others), fpr)[0], len(others) - 1)]
+        hits = members > _near_threshold(others, fpr)
         share, trials = smoothed_share(hits, codes[is_member])
         floors.append(math.sqrt(share * (1 - share) / (trials + 1)))
     return [max(float(sd), floor) for sd, floor in zip(np.std(drawn, axis=1, ddof=1), floors, strict=True)]

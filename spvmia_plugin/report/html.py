@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.metrics.exposure import Exposures
-from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS_WITH_INTERVAL, TPR_1PCT, TPRS, Metric
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report.facts import accusations, command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
@@ -113,7 +113,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         ]
 
     told, members, figures, epsilon = audit.told, exposed(audit), pictures(audit), _epsilon(audit)
-    few = METRICS_WITH_INTERVAL[audit.strongest.low_end if audit.strongest else TPR_1PCT.key]
+    few = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT
     table = _exposure_table(audit, members)
     provenance = {
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
@@ -216,7 +216,7 @@ def _precision(audit: Audit, priors: Sequence[float]) -> dict[str, Any] | None:
         rows.append((f"1 in {odds:,.0f}" if math.isclose(odds, round(odds)) else f"{100 * row.prior:.3g} %", numbers))
     if found is None or not rows:
         return None
-    fpr = METRICS_WITH_INTERVAL[found.low_end].fpr
+    fpr = found.low_end_metric.fpr
     return {"rows": rows, "attack": title(str(found.most_exposed.attack)), "accused": f"{100 * fpr:g}"}
 
 

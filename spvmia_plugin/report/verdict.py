@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spvmia_plugin.checks import Finding
-from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, METRICS_WITH_INTERVAL, TPR_1PCT, Metric
+from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, TPR_1PCT, Metric
 from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.report.numbers import Text, audited, leading, title
 from spvmia_plugin.results import Audit
@@ -62,15 +62,18 @@ def judge(audit: Audit) -> Verdict:
     doubts = sum(casts_doubt(finding, audit) for finding in failed(audit))
     found = audit.strongest
     whole = _level(found.auroc if found else None, AUROC)
-    few = _level(found.most_exposed if found else None, METRICS_WITH_INTERVAL[found.low_end] if found else AUROC)
+    few = _level(found.most_exposed, found.low_end_metric) if found else "unresolved"
     few = "none_found" if few == "reversed" else few
     known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")
+    sentences = [_of_pairs(audit, found, whole)]
+    if found is not None and whole != "unresolved":
+        sentences.append(_picked_out(audit, found, few))
     return Verdict(
         level="evidence" if few == "evidence" else whole,
         as_a_whole=whole,
         most_exposed=few,
         headline=_headline(found, whole, few, doubts > 0),
-        sentences=(_of_pairs(audit, found, whole), *([] if whole == "unresolved" else [_picked_out(audit, few)])),
+        sentences=tuple(sentences),
         provisional=doubts,
         membership=known,
     )
@@ -143,12 +146,9 @@ def ranges(audit: Audit) -> str:
     )
 
 
-def _picked_out(audit: Audit, level: Level) -> Text:
+def _picked_out(audit: Audit, found: Strongest, level: Level) -> Text:
     """The TPR at the lowest FPR that the non-members bear, in words."""
-    found = audit.strongest
-    if found is None:
-        return ()
-    metric, leader = METRICS_WITH_INTERVAL[found.low_end], found.most_exposed
+    metric, leader = found.low_end_metric, found.most_exposed
     accused = f"{100 * metric.fpr:g}"
     if level == "unresolved":
         reason = leader.reason or "no reason was recorded"
