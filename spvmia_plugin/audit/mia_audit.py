@@ -13,6 +13,7 @@ from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.arrays import Interval
+from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
@@ -197,6 +198,8 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
         found = replace(first, strongest=_of_aurocs_alone(strongest))
     else:
         found = read(MiaAudit, {**given, "strongest": strongest})
+    if found.strongest is not None:
+        _check_strongest(found.strongest)
     for stage, spent in found.cost.items():
         read(Mapping, spent, f"cost of {stage}")
         read(float, spent.get("seconds"), f"cost of {stage}.seconds")
@@ -220,6 +223,17 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
 
 NO_TPR = Leader(reason="recorded by a version that compared AUROCs alone; run the audit again")
 """In place of the leaders by TPR in results of before they were recorded."""
+
+
+def _check_strongest(found: Strongest) -> None:
+    """Verdict, board and exports rest on these numbers: what they cannot be is refused."""
+    if found.low_end not in (metric.key for metric in TPRS):
+        raise Misfit("expected the name of a TPR as strongest.low_end")
+    for key, leader in found.by_metric.items():
+        for end in ("value", "low", "high"):
+            number = getattr(leader, end)
+            if not math.isnan(number) and not 0 <= number <= 1:
+                raise Misfit(f"expected a number from 0 to 1 as strongest.{key}.{end}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy as np
 from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
-from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.precision import PRIORS, Precision, precisions
 from spvmia_plugin.report.numbers import (
     attack_classes,
@@ -132,7 +131,7 @@ def accusations(audit: Audit, priors: Sequence[float]) -> list[Precision]:
     if found is None or math.isnan(found.most_exposed.value):
         return []
     leader = found.most_exposed
-    return precisions(leader.value, (leader.low, leader.high), METRICS_WITH_INTERVAL[found.low_end].fpr, priors)
+    return precisions(leader.value, (leader.low, leader.high), found.low_end_metric.fpr, priors)
 
 
 def exposed(audit: Audit) -> Exposures:

@@ -32,6 +32,13 @@ REFUSED = {
     "a fraction of a record": ((*AUDIT, "n", "members"), 1.5, "a count as n.members"),
     "findings that are none": ((*AUDIT, "preconditions"), ["x"], "a mapping as preconditions"),
     "half a strongest attack": ((*AUDIT, "strongest"), {"n_attacks": 1, "auroc": {}}, "as strongest.confidence"),
+    "a low end that is none": ((*AUDIT, "strongest", "low_end"), "x", "the name of a TPR as strongest.low_end"),
+    "a strongest beyond 1": ((*AUDIT, "strongest", "auroc", "value"), 2.5, "from 0 to 1 as strongest.auroc.value"),
+    "an end below 0": (
+        (*AUDIT, "strongest", "tpr_at_1pct_fpr", "low"),
+        -1.0,
+        "from 0 to 1 as strongest.tpr_at_1pct_fpr",
+    ),
     "weights that are none": ((*AUDIT, "models", "target", "weights"), "x", "models.target.weights"),
     "documents that are none": ((*AUDIT, "data", "clusters"), [1], "data.clusters"),
     "documents that are no texts": ((*AUDIT, "data", "clusters"), {"x": 1}, "texts by record as data.clusters"),
