@@ -17,6 +17,9 @@ MAX_EPOCHS = 1e6
 """More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
 
 Split = Literal["random", "paper"]
+Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt"]
+LossOnOption = Literal["auto", "all", "completion"]
+SelfPrompt = Literal["reply", "whole", "prefix"]
 Prefix = Literal["auto", "harness"]
 SpvVariant = Literal["paper", "released"]
 
@@ -144,12 +147,20 @@ class AuditConfig:
     block_size: int = _option(
         128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_whole(v) and (v == 0 or v >= 8))
     )
+    format: Format = _option(
+        "auto", _one_of("auto", "text", "messages", "prompt_completion", "instruction", "sharegpt")
+    )
+    loss_on: LossOnOption = _option("auto", _one_of("auto", "all", "completion"))
+    chat_template: str | None = _option(None, _file())
+    record_tokens: int = _option(1024, _at_least(2, 10**9))
     max_samples: int = _option(1000, _at_least(1))
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
     base_model: str | None = _option(None, _folder())
     reference: str = _option("self_prompt", _folder())
     # self-prompt calibration
+    self_prompt: SelfPrompt | None = _option(None, _one_of("reply", "whole", "prefix"))
+    allow_degenerate: bool = _option(False, _flag())
     self_prompts: int = _option(10_000, _at_least(1, 10**8))
     prompt_tokens: int = _option(16, _at_least(1, 10**8))
     temperature: float = _option(1.0, _within(0, float("inf"), open_low=True))

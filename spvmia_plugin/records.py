@@ -2,12 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 Membership = Literal["manifest", "declared", "assumed"]
 """How membership is known: from `spvmia finetune`, from the user's files, or not at all (public data)."""
+
+
+LossOn = Literal["all", "completion"]
+"""Which tokens of a conversation carry loss: all, or what the model is to answer (the assistant's turns)."""
+
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages, or a prompt with its answer, as a trainer gets them.
+
+    Attributes:
+        messages: `role`, `content` (a text) and whatever else a chat template reads (`tool_calls`, `name`, ...).
+        prompt: how many of the messages are the prompt of a row with prompt and completion: everything after them is
+            the answer, whoever speaks. None for a row of messages, where the assistant's turns are.
+        plain: prompt and completion are plain strings: no template stands around them, an end token after them.
+        tools: what the template is told of tools.
+        options: further arguments of the template (TRL's `chat_template_kwargs`).
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = field(repr=False)
+    prompt: int | None = None
+    plain: bool = False
+    tools: tuple[Any, ...] | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def contents(self) -> list[str]:
+        """The text of every message, empty where it has none."""
+        return [str(message.get("content") or "") for message in self.messages]
+
+    def answers(self) -> list[int]:
+        """Which messages the model is to write."""
+        if self.prompt is not None:
+            return list(range(self.prompt, len(self.messages)))
+        return [i for i, message in enumerate(self.messages) if message["role"] == ASSISTANT]
+
+    def counted(self, loss_on: LossOn) -> list[int]:
+        """Which messages carry loss."""
+        return self.answers() if loss_on == "completion" else list(range(len(self.messages)))
+
+    def words(self, which: Sequence[int] | None = None) -> str:
+        """The texts of the messages (of those in `which`) without any template, a line break between them."""
+        contents = self.contents()
+        chosen = contents if which is None else [contents[i] for i in which]
+        return "\n".join(content for content in chosen if content)
+
+    def with_contents(self, new: Mapping[int, str]) -> Conversation:
+        """The same conversation with other texts in some messages."""
+        messages = [{**m, "content": new[i]} if i in new else m for i, m in enumerate(self.messages)]
+        return replace(self, messages=tuple(messages))
+
+    def to_text(self) -> str:
+        """As one text, for `from_text` to read."""
+        given = {"messages": list(self.messages), "prompt": self.prompt, "plain": self.plain, "options": self.options}
+        return json.dumps({**given, "tools": None if self.tools is None else list(self.tools)})
+
+    @classmethod
+    def from_text(cls, text: str) -> Conversation:
+        """What `to_text` wrote."""
+        given = json.loads(text)
+        tools = given["tools"]
+        return cls(
+            tuple(given["messages"]),
+            given["prompt"],
+            given["plain"],
+            None if tools is None else tuple(tools),
+            given["options"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a trainer makes of a conversation: the very sequence, and which of its tokens carry loss.
+
+    Attributes:
+        token_ids: (n,) all that the model reads, special tokens included; nothing stands before or after them.
+        counted: (n,) which of them carried loss.
+        answers: (n,) which of them the model is to write; None where the template does not tell.
+        reason: why there is nothing to score, where that is so.
+    """
+
+    token_ids: tuple[int, ...] = field(repr=False)
+    counted: tuple[bool, ...] = field(repr=False)
+    answers: tuple[bool, ...] | None = field(default=None, repr=False)
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +103,17 @@ class Document:
 
     Attributes:
         id: `file:row`, rows counted from 1 in each file.
-        text: the row's text; it never shows in `repr`.
+        text: the row's text; it never shows in `repr`. Of a conversation, its words without any template.
         row: its number in the whole source, from the second of several files on; 0 where it is the one in `id`.
+        conversation: what the row holds where it is no plain text.
+        rendered: that as a model reads it, once it is known how.
     """
 
     id: str
     text: str = field(repr=False)
     row: int = 0
+    conversation: Conversation | None = None
+    rendered: Rendered | None = None
 
 
 class Piece(NamedTuple):
@@ -44,6 +135,8 @@ class Record:
         cluster: id of the document it comes from. Records of one cluster are dependent, so the cluster is the
             unit of resampling; no document lies in two clusters.
         pieces: where the text was cut from, for a manifest to cut it again.
+        conversation: what it is where it is no plain text; `text` then holds its words without any template.
+        rendered: that as a model reads it.
     """
 
     id: str
@@ -51,6 +144,8 @@ class Record:
     is_member: bool
     cluster: str
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
+    conversation: Conversation | None = None
+    rendered: Rendered | None = None
 
 
 @dataclass(frozen=True)
