@@ -30,11 +30,18 @@ class EmbeddingNoise:
 
     z ~ N(0, I), shape (T, d), drawn from a generator seeded with `seed`: equal seeds and opposite signs make a
     symmetric pair.
+
+    Attributes:
+        seed: of z.
+        sign: 1 or -1.
+        scale: of the noise, in standard deviations of the embeddings.
+        only: positions in the text's tokens that get noise; None for all.
     """
 
     seed: int
     sign: int
     scale: float
+    only: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,8 @@ class AuditData:
         block_size: tokens per record, 0 when a record is a whole document.
         base_model: the model before fine-tuning if a manifest names it.
         provenance: JSON-ready details for `mia_audit` (counts, files, manifest path, protocol).
+        format: what rows are: `text`, or a kind of conversation.
+        renderer: how conversations become tokens (`data.rendering.Renderer`); None for plain text.
     """
 
     records: tuple[Record, ...]
@@ -174,6 +176,8 @@ class AuditData:
     block_size: int
     base_model: str | None = None
     provenance: dict[str, object] = field(default_factory=dict)
+    format: str = "text"
+    renderer: Any = field(default=None, compare=False, repr=False)
 
     def texts(self) -> list[tuple[str, str]]:
         """(id, text) of all that is private."""

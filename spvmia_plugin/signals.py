@@ -94,6 +94,11 @@ class TokenSignals:
     def __len__(self) -> int:
         return len(self.logprob)
 
+    def where(self, counted: NDArray[np.bool_]) -> TokenSignals:
+        """Those of some of the tokens; `counted` (T,) says which."""
+        mean, std = (None if values is None else values[counted] for values in (self.mean, self.std))
+        return TokenSignals(self.logprob[counted], self.top1[counted], mean, std, self.windows)
+
 
 class MissingSignal(Exception):
     """A signal an attack needs does not exist for this record; becomes `Unscored(reason)`."""

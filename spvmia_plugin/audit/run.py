@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import Calibration
+from spvmia_plugin.audit.masks import CHECKED, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, show
 from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
-from spvmia_plugin.audit.sequences import Inputs, Request, Sheet, requests
+from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.stored import (
     FittingBatches,
     StoredSignals,
@@ -25,7 +26,7 @@ from spvmia_plugin.audit.stored import (
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
-from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.records import AuditData, LossOn, Record
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
@@ -90,6 +91,7 @@ class Run:
         self._built: set[Role] = set()
         self._sheets: dict[str, Sheet] = {}  # by record id, of the part of the records that was looked at last
         self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
+        self._under_other: dict[Role, Sequence[TokenSignals]] = {}  # the same under the other mask
         self._batches = FittingBatches(self.backend, store)
         self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
 
@@ -227,6 +229,7 @@ class Run:
             self.backend,
             self.store,
             self.audit.config,
+            inputs.loss_on,
             quiet=self.quiet,
             on_made=lambda count: self._forecast.done(
                 f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
@@ -242,10 +245,14 @@ class Run:
             if isinstance(attack, BlindAttack)
         }
         results = {name: Results() for name in audit.attacks}
+        scored = Scored(audit.data.format, inputs.loss_on) if inputs.loss_on is not None else None
         long = 0
         for part in self._parts():
             signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
             long += sum(each.is_long for each in signals.values())
+            if scored is not None:
+                scored.add(part)
+                scored.score(audit.attacks, self._under_other_mask())
             for name, attack in audit.attacks.items():
                 of_part = score_records(attack, signals, blind.get(name))
                 if is_foreign(attack) and not audit.config.log_text:
@@ -258,6 +265,11 @@ class Run:
             inputs.forget()
         first = next(iter(results.values()), Results())
         self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
+        if scored is not None:
+            self.outcome.details["scored"] = scored.to_json(audit.audited)
+            self._check_mask(inputs, scored.loss_on)
+            note = scored.note(self.outcome.results, audit.audited)
+            self.outcome.notes += [note] if note else []
         if long:
             self.outcome.notes.append(
                 f"{long} of {len(audit.records)} records exceed the model's context of {self.backend.max_length} "
@@ -276,7 +288,8 @@ class Run:
             for sheet in set(sheets) - set(scored):
                 sheet.refuse(role, player.views, _unreadable(model))
             # The population is one for all records: scored with the first of them.
-            population = [] if role in self._population_signals else self._population(inputs)
+            of_population = [] if role in self._population_signals else self._population(inputs)
+            population = [each.item for each in of_population]
             found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}"):
                 for request in requests(player, model, scored, population):
@@ -286,8 +299,32 @@ class Run:
             for sheet in scored:
                 sheet.fill(role, player.views, found)
             if View.POPULATION in player.views and role not in self._population_signals:
-                self._population_signals[role] = [found[item] for item in population]
+                self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
+                self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
         return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
+
+    def _under_other_mask(self) -> dict[str, RecordSignals]:
+        """Signals of the part of the records that was scored last, as the other mask would have attacks see them."""
+        found = {id_: sheet.under_other_mask(self._under_other) for id_, sheet in self._sheets.items()}
+        return {record_id: signals for record_id, signals in found.items() if signals is not None}
+
+    def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
+        """Let the held-out conversations say whether the target was trained under this mask; they have no labels."""
+        both = [self.players[role] for role in (Role.TARGET, Role.BASE) if role in self.players]
+        if len(both) < 2 or any(self._refusal(player) is not None for player in both):
+            return
+        unknown = self.backend.unknown_ids(Role.BASE)
+        sequences = [each for each in inputs.population() if _is_known(each.item, unknown)][:CHECKED]
+        with self._stage("checking the loss mask"):
+            gained = []
+            for role in (Role.TARGET, Role.BASE):
+                found = self._signals.of(Request(role, role, list(dict.fromkeys(s.item for s in sequences)), False))
+                gained.append([found[each.item] for each in sequences])
+        check = MaskCheck.of(loss_on, sequences, *gained)
+        if check is not None:
+            self.outcome.details["loss_mask"] = check.to_json()
+            told = check.contradiction(loss_on)
+            self.outcome.notes += [told] if told else []
 
     def _sheets_of(
         self, records: Sequence[Record], inputs: Inputs, paraphrases: Mapping[str, Neighbours]
@@ -309,13 +346,13 @@ class Run:
         unknown = self.backend.unknown_ids(model)
         return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.sequences(views))]
 
-    def _population(self, inputs: Inputs) -> list[ScoreInput]:
+    def _population(self, inputs: Inputs) -> list[Counted]:
         """Held-out documents that every model can read: those of one model are compared with those of another."""
         if not self._is_viewed(View.POPULATION):
             return []
         models = {player.model for player in self.players.values() if player.model and self._is_there(player)}
         unknown = frozenset[int]().union(*map(self.backend.unknown_ids, models))
-        return [item for item in inputs.population() if _is_known(item, unknown)]
+        return [each for each in inputs.population() if _is_known(each.item, unknown)]
 
     def _show_plan(self, inputs: Inputs) -> None:
         audit, perturbation = self.audit, self._perturbation
@@ -339,7 +376,7 @@ class Run:
             planner = Planner(lengths, [record.id for record in part if record.id not in stored], audit.config)
             if perturbation is not None:
                 of_parts.append(planner.paraphrases(perturbation))
-            population = [] if number else self._population(inputs)
+            population = [] if number else [each.item for each in self._population(inputs)]
             for player, model in scored:
                 is_there = self._is_there(player)
                 readable = self._readable(sheets, model, player.views) if is_there else sheets

@@ -6,6 +6,10 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spvmia_plugin.audit.roles import Player
 from spvmia_plugin.protocols import (
@@ -16,13 +20,74 @@ from spvmia_plugin.protocols import (
     ScoreInput,
     TextEdits,
 )
-from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.records import AuditData, Conversation, Document, LossOn, Record, Rendered
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 
 MAX_POPULATION = 1000
 """At most this many held-out documents serve as population."""
 
 SHOT_SEPARATOR = "\n\n"
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """A sequence to score, and which of its tokens count for attacks.
+
+    Attributes:
+        item: the sequence.
+        mask: (T,) which of the scored tokens carried loss; None for all, as in plain text.
+        other: (T,) those that would count under the other mask; None where there is none, or it is not known.
+    """
+
+    item: ScoreInput
+    mask: Mask | None = None
+    other: Mask | None = None
+
+    def seen(self, signals: TokenSignals, *, other: bool) -> TokenSignals:
+        """What attacks see of the sequence's signals."""
+        mask = self.other if other else self.mask
+        return signals if mask is None else signals.where(mask)
+
+
+def counted(rendered: Rendered, loss_on: LossOn, context: tuple[int, ...] = (), skipped: int = 0) -> Counted:
+    """A rendered conversation as it is scored, after `context` and without its first `skipped` tokens."""
+    item = ScoreInput(rendered.token_ids[skipped:], context)
+    first = len(rendered.token_ids) - item.scored
+    answers = rendered.answers if loss_on == "all" else (True,) * len(rendered.token_ids)
+    masks = (None if mask is None else np.array(mask[first:], dtype=bool) for mask in (rendered.counted, answers))
+    return Counted(item, *masks)
+
+
+def as_perturbed(record: Record, loss_on: LossOn | None) -> Document:
+    """What a perturbation gets of a record: of a conversation the texts that carry loss, a line break between them."""
+    if record.conversation is None or loss_on is None:
+        return Document(record.id, record.text)
+    text = record.conversation.words(record.conversation.counted(loss_on))
+    return Document(record.id, text, 0, record.conversation, record.rendered)
+
+
+def edited(conversation: Conversation, loss_on: LossOn, edits: TextEdits) -> Conversation | None:
+    """The conversation after edits of the text that `as_perturbed` made of it; None where a message is left empty."""
+    contents = conversation.contents()
+    parts: dict[int, str] = {}
+    start = 0
+    for i in conversation.counted(loss_on):
+        if not contents[i]:
+            continue
+        end = start + len(contents[i])
+        # An edit that reaches over the line break is made in the message where it begins, and takes from the next.
+        inside = [
+            (max(a, start) - start, min(b, end) - start, new if a >= start else "")
+            for a, b, new in edits.spans
+            if a < end and b > start
+        ]
+        parts[i] = TextEdits(tuple(inside)).apply(contents[i])
+        if not parts[i].strip():
+            return None
+        start = end + 1
+    return conversation.with_contents(parts)
 
 
 class Inputs:
@@ -38,9 +103,16 @@ class Inputs:
     def __init__(self, backend: Backend, data: AuditData, shots: int = 0) -> None:
         self._backend = backend
         self._data = data
+        self._renderer: Any = data.renderer
         self._tokens: dict[str, tuple[int, ...]] = {}  # of any text, until `forget`
         self._of_records: dict[str, array[int]] = {}  # by id: an eighth of what a tuple of numbers takes
         self.prefix, self.shots = self._recall_prefix(shots) if shots else ((), 0)
+
+    @property
+    def loss_on(self) -> LossOn | None:
+        """Which tokens of conversations count; None for plain text."""
+        found: LossOn | None = self._renderer.loss_on if self._renderer is not None else None
+        return found
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a text alone, remembered."""
@@ -49,7 +121,9 @@ class Inputs:
         return self._tokens[text]
 
     def tokens_of(self, record: Record) -> tuple[int, ...]:
-        """Tokens of a record's text, remembered for the whole audit."""
+        """Tokens of a record, remembered for the whole audit: of its text, or of the rendered conversation."""
+        if record.rendered is not None:
+            return record.rendered.token_ids
         if record.text not in self._tokens:
             if record.id not in self._of_records:
                 self._of_records[record.id] = array("i", self._backend.encode(record.text))
@@ -60,42 +134,95 @@ class Inputs:
         """Let go of the tokens of all texts but the records', which are kept packed."""
         self._tokens.clear()
 
+    def scored_text(self, record: Record, *, other: bool = False) -> str:
+        """The words that count, of a conversation those that carry loss (or would, under the other mask)."""
+        loss_on = self.loss_on
+        if record.conversation is None or loss_on is None:
+            return record.text
+        if other:
+            loss_on = "all" if loss_on == "completion" else "completion"
+        return record.conversation.words(record.conversation.counted(loss_on))
+
     def framed(self, text: str) -> ScoreInput:
         """A text as the model reads it: in the context and with the special tokens that `mia_prefix` says."""
         return self._in_frame(text, self.encode(text))
 
-    def of(self, record: Record, view: View) -> ScoreInput | str:
+    def of(self, record: Record, view: View) -> Counted | str:
         """The sequence of a record's view TEXT, LOWERCASE or PREFIXED; a string is the reason why there is none."""
+        if record.rendered is not None:
+            return self._of_conversation(record, record.rendered, view)
         if view is View.LOWERCASE:
-            return self.framed(record.text.lower())
+            return Counted(self.framed(record.text.lower()))
         text = self._in_frame(record.text, self.tokens_of(record))
         if view is View.TEXT:
-            return text
+            return Counted(text)
         if not self.prefix:
-            return "no held-out document fits the context as a ReCaLL prefix"
+            return _NO_PREFIX
         frame = self._backend.frame(record.text)
         context = (*frame.context, *frame.before, *self.prefix)
         token_ids = text.token_ids[len(frame.before) :]
         if len(context) + len(token_ids) > self._backend.max_length:
-            return "record and ReCaLL prefix exceed the model's context"
-        return ScoreInput(token_ids, context)
+            return _PREFIX_TOO_LONG
+        return Counted(ScoreInput(token_ids, context))
 
-    def neighbour(self, record: Record, variant: Neighbour) -> ScoreInput:
-        """The sequence of one paraphrase."""
+    def _of_conversation(self, record: Record, rendered: Rendered, view: View) -> Counted | str:
+        loss_on, conversation = self.loss_on, record.conversation
+        if rendered.reason is not None or loss_on is None or conversation is None:
+            return rendered.reason or "no conversation"
+        if view is View.TEXT:
+            return counted(rendered, loss_on)
+        if view is View.LOWERCASE:
+            contents = conversation.contents()
+            lower = {i: contents[i].lower() for i in conversation.counted(loss_on) if contents[i]}
+            return self._rendered(conversation.with_contents(lower))
+        if not self.prefix:
+            return _NO_PREFIX
+        lead = self._lead(rendered)
+        if len(self.prefix) + len(rendered.token_ids) - lead > self._backend.max_length:
+            return _PREFIX_TOO_LONG
+        return counted(rendered, loss_on, self.prefix, lead)
+
+    def _rendered(self, conversation: Conversation) -> Counted | str:
+        found: Rendered = self._renderer.render(conversation)
+        return found.reason if found.reason is not None else counted(found, self._renderer.loss_on)
+
+    def _lead(self, rendered: Rendered) -> int:
+        """How many tokens only begin a sequence: a BOS does not stand in the middle of one."""
+        bos = getattr(self._renderer.tokenizer, "bos_token_id", None)
+        # ChatML's `<|im_start|>` is a BOS by name that begins every turn.
+        return int(bos is not None and rendered.token_ids[:1] == (bos,) and rendered.token_ids.count(bos) == 1)
+
+    def neighbour(self, record: Record, variant: Neighbour) -> Counted | str:
+        """The sequence of one paraphrase, or why it is none."""
+        rendered, loss_on, conversation = record.rendered, self.loss_on, record.conversation
+        if rendered is None or loss_on is None or conversation is None:
+            if isinstance(variant, TextEdits):
+                return Counted(self.framed(variant.apply(record.text)))
+            if isinstance(variant, EmbeddingNoise):
+                return Counted(replace(self._in_frame(record.text, self.tokens_of(record)), noise=variant))
+            return Counted(self._in_frame(record.text, tuple(variant.apply(self.tokens_of(record)))))
         if isinstance(variant, TextEdits):
-            return self.framed(variant.apply(record.text))
+            changed = edited(conversation, loss_on, variant)
+            return self._rendered(changed) if changed is not None else "a paraphrase leaves a message empty"
+        found = counted(rendered, loss_on)
         if isinstance(variant, EmbeddingNoise):
-            return replace(self._in_frame(record.text, self.tokens_of(record)), noise=variant)
-        return self._in_frame(record.text, tuple(variant.apply(self.tokens_of(record))))
+            only = tuple(i for i, is_counted in enumerate(rendered.counted) if is_counted)
+            return replace(found, item=replace(found.item, noise=replace(variant, only=only)))
+        if not all(rendered.counted[position] for position in variant.positions):
+            return "a paraphrase changes tokens that carried no loss"
+        return replace(found, item=ScoreInput(tuple(variant.apply(rendered.token_ids))))
 
     def _in_frame(self, text: str, token_ids: tuple[int, ...]) -> ScoreInput:
         frame = self._backend.frame(text)
         return ScoreInput((*frame.before, *token_ids, *frame.after), frame.context)
 
-    def population(self) -> list[ScoreInput]:
+    def population(self) -> list[Counted]:
         """Held-out documents, cut to the length of a record where records are blocks."""
         documents = self._data.prompts[:MAX_POPULATION]
-        return [self._in_frame(document.text, self._cut(self.encode(document.text))) for document in documents]
+        if self.loss_on is None:
+            return [Counted(self._in_frame(each.text, self._cut(self.encode(each.text)))) for each in documents]
+        rendered = [each.rendered for each in documents if each.rendered is not None and each.rendered.reason is None]
+        return [counted(each, self.loss_on) for each in rendered]
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         return tuple(token_ids[: self._data.block_size or None])
@@ -111,18 +238,31 @@ class Inputs:
         frame = self._backend.frame("")
         around = len(frame.context) + len(frame.before) + len(frame.after)
         room = context - around - min(longest, context // 2)
-        separator = self.encode(SHOT_SEPARATOR)
         prefix: list[int] = []
         used = 0
         unknown = self._backend.unknown_ids(Role.TARGET)
-        texts = (self._cut(self.encode(document.text)) for document in self._data.prompts)
-        for text in islice((ids for ids in texts if unknown.isdisjoint(ids)), shots):
-            shot = [*text, *separator]
+        for shot in islice((ids for ids in self._shots() if unknown.isdisjoint(ids)), shots):
             if len(prefix) + len(shot) > room:
                 break
             prefix += shot
             used += 1
         return tuple(prefix), used
+
+    def _shots(self) -> Iterable[tuple[int, ...]]:
+        """Held-out documents one after the other; conversations but the first without what only begins a sequence."""
+        if self.loss_on is None:
+            separator = self.encode(SHOT_SEPARATOR)
+            yield from ((*self._cut(self.encode(each.text)), *separator) for each in self._data.prompts)
+            return
+        first = True
+        for each in self._data.prompts:
+            if each.rendered is not None and each.rendered.reason is None:
+                yield each.rendered.token_ids[0 if first else self._lead(each.rendered) :]
+                first = False
+
+
+_NO_PREFIX = "no held-out document fits the context as a ReCaLL prefix"
+_PREFIX_TOO_LONG = "record and ReCaLL prefix exceed the model's context"
 
 
 class Sheet:
@@ -136,8 +276,8 @@ class Sheet:
     def __init__(self, record: Record, inputs: Inputs) -> None:
         self.record = record
         self._inputs = inputs
-        self._sequences: dict[View, ScoreInput | str] = {}  # of the views that are one a record, or why there is none
-        self._paraphrases: list[ScoreInput] = []
+        self._sequences: dict[View, Counted | str] = {}  # of the views that are one a record, or why there is none
+        self._paraphrases: list[Counted] = []
         self._no_paraphrases: str | None = None
         self._tokens: dict[tuple[Role, View], TokenSignals] = {}
         self._of_paraphrases: dict[Role, Sequence[TokenSignals]] = {}
@@ -145,42 +285,60 @@ class Sheet:
 
     def paraphrase(self, found: Neighbours) -> None:
         """Take the record's paraphrases."""
-        self._paraphrases = [self._inputs.neighbour(self.record, variant) for variant in found.variants]
-        self._no_paraphrases = found.reason
+        made = [self._inputs.neighbour(self.record, variant) for variant in found.variants]
+        self._paraphrases = [each for each in made if isinstance(each, Counted)]
+        self._no_paraphrases = next((each for each in made if isinstance(each, str)), found.reason)
 
     def sequences(self, views: Iterable[View]) -> list[ScoreInput]:
         """The record's own sequences of some views, as far as they exist."""
         found: list[ScoreInput] = []
         for view in views:
             if view is View.NEIGHBOURS:
-                found += self._paraphrases
-            elif view is not View.POPULATION and isinstance(item := self._sequence(view), ScoreInput):
-                found.append(item)
+                found += [each.item for each in self._paraphrases]
+            elif view is not View.POPULATION and isinstance(of_view := self._sequence(view), Counted):
+                found.append(of_view.item)
         return found
 
     def fill(self, role: Role, views: Iterable[View], found: Mapping[ScoreInput, TokenSignals]) -> None:
         """Take from `found` what a role's views of this record are."""
         for view in views:
             if view is View.NEIGHBOURS:
-                self._of_paraphrases[role] = [found[item] for item in self._paraphrases]
+                self._of_paraphrases[role] = [found[each.item] for each in self._paraphrases]
                 if self._no_paraphrases:
                     self._missing[role, view] = self._no_paraphrases
             elif view is not View.POPULATION:
-                item = self._sequence(view)
-                if isinstance(item, str):
-                    self._missing[role, view] = item
+                of_view = self._sequence(view)
+                if isinstance(of_view, str):
+                    self._missing[role, view] = of_view
                 else:
-                    self._tokens[role, view] = found[item]
+                    self._tokens[role, view] = found[of_view.item]
 
     def refuse(self, role: Role, views: Iterable[View], reason: str) -> None:
         """Note why a role gives nothing."""
         self._missing |= {(role, view): reason for view in views}
 
     def signals(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals:
-        """What attacks get to see of the record."""
-        return RecordSignals(self.record.text, self._tokens, self._of_paraphrases, population, self._missing)
+        """What attacks get to see of the record: the tokens that count."""
+        return self._seen(population, other=False)
 
-    def _sequence(self, view: View) -> ScoreInput | str:
+    def under_other_mask(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals | None:
+        """What they would see under the other mask; None where that is not known."""
+        known = [*(each for each in self._sequences.values() if isinstance(each, Counted)), *self._paraphrases]
+        return None if any(each.other is None for each in known) else self._seen(population, other=True)
+
+    def _seen(self, population: Mapping[Role, Sequence[TokenSignals]], *, other: bool) -> RecordSignals:
+        text = self._inputs.scored_text(self.record, other=other)
+        if self._inputs.loss_on is None:
+            return RecordSignals(text, self._tokens, self._of_paraphrases, population, self._missing)
+        of_views = {view: of_view for view, of_view in self._sequences.items() if isinstance(of_view, Counted)}
+        tokens = {key: of_views[key[1]].seen(found, other=other) for key, found in self._tokens.items()}
+        neighbours = {
+            role: [each.seen(one, other=other) for each, one in zip(self._paraphrases, found, strict=True)]
+            for role, found in self._of_paraphrases.items()
+        }
+        return RecordSignals(text, tokens, neighbours, population, self._missing)
+
+    def _sequence(self, view: View) -> Counted | str:
         if view not in self._sequences:
             self._sequences[view] = self._inputs.of(self.record, view)
         return self._sequences[view]

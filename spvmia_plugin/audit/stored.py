@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from spvmia_plugin.audit.sequences import Request
+from spvmia_plugin.audit.sequences import Request, as_perturbed
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput
-from spvmia_plugin.records import Document, Record
+from spvmia_plugin.records import LossOn, Record
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
@@ -135,7 +135,9 @@ def signals_key(store: Store, identity: Mapping[str, object], max_length: int, i
         max_length: the context that the sequence was scored in.
         item: the sequence.
     """
-    noise = [item.noise.seed, item.noise.sign, item.noise.scale] if item.noise else None
+    noise: list[Any] | None = [item.noise.seed, item.noise.sign, item.noise.scale] if item.noise else None
+    if noise is not None and item.noise is not None and item.noise.only is not None:
+        noise.append(list(item.noise.only))
     sequence = [list(item.token_ids), list(item.context_ids), noise]
     return store.key("signals", model=identity, max_length=max_length, input=sequence)
 
@@ -146,13 +148,14 @@ def paraphrase(
     backend: Backend,
     store: Store,
     config: AuditConfig,
+    loss_on: LossOn | None = None,
     *,
     quiet: bool = False,
     on_made: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Neighbours]:
     """The paraphrases of every record, by record id; found in the store or made and kept as they come.
 
-    `on_made` is told of how many records they were just made.
+    `loss_on` says what of conversations may change; `on_made` is told of how many records they were just made.
     """
     keys = paraphrase_keys(records, perturbation, backend, store, config)
     result = stored_paraphrases(keys, store)
@@ -176,7 +179,7 @@ def paraphrase(
                     on_made(new)
                 result.update(made)
 
-            texts = [Document(record.id, record.text) for record in records]
+            texts = [as_perturbed(record, loss_on) for record in records]
             answer = perturbation.neighbours(texts, backend, on_done=keep, done=done)
             keep({i: of for i, of in enumerate(answer) if of is not None and records[i].id not in result})
     return {record.id: result[record.id] for record in records}
@@ -202,9 +205,17 @@ def paraphrase_keys(
         "context": [backend.max_length, config.prefix] if models else None,
     }
     return {
-        record.id: store.key("neighbours", id=record.id, text=store.text_hash(record.text), **settings)
+        record.id: store.key("neighbours", id=record.id, text=store.text_hash(_varied(record)), **settings)
         for record in records
     }
+
+
+def _varied(record: Record) -> str:
+    """All that paraphrases of a record depend on, as one text: of a conversation with the tokens that may change."""
+    if record.conversation is None or record.rendered is None:
+        return record.text
+    tokens = [record.rendered.token_ids, [int(each) for each in record.rendered.counted]]
+    return f"{record.conversation.to_text()}\n{json.dumps(tokens)}"
 
 
 class Tally:

@@ -288,7 +288,12 @@ class ScoringPass:
             if key not in drawn:
                 generator = torch.Generator().manual_seed(piece.noise.seed)
                 drawn[key] = torch.randn(start + rows, embeddings.shape[-1], generator=generator)
-            noise[i, first : first + rows] = drawn[key][start:] * (piece.noise.sign * piece.noise.scale * std)
+            of_row = drawn[key][start:] * (piece.noise.sign * piece.noise.scale * std)
+            if piece.noise.only is not None:
+                chosen = torch.zeros(rows, 1)
+                chosen[[p - start for p in piece.noise.only if 0 <= p - start < rows]] = 1
+                of_row = of_row * chosen
+            noise[i, first : first + rows] = of_row
         return embeddings + noise.to(embeddings.device)
 
     def _std(self, embed: Any) -> float:
