@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data import BUILTIN_DATASETS
+from spvmia_plugin.data.conversations import TEXT, Format, check_format, load, rendered, without_shared
 from spvmia_plugin.data.files import LABEL
 from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_key
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, read_manifest, rebuild
 from spvmia_plugin.data.packing import fast_tokenize
+from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.sources import PREFIX as HUB_PREFIX
 from spvmia_plugin.data.sources import (
     Loaded,
@@ -104,6 +106,7 @@ def load_canaries(
     *,
     datasets: Mapping[str, DatasetSource] | None = None,
     target_dirs: Sequence[Path] = (),
+    tokenizer: Callable[[], Any] | None = None,
 ) -> AuditData:
     """The canaries of the target's manifest: records that an independent fair coin each put into training or not.
 
@@ -114,6 +117,7 @@ def load_canaries(
         config: `mia_manifest`, `mia_dataset_path`, `mia_seed` are read.
         datasets: named data sets by name; the built-in ones by default.
         target_dirs: folders of the target, where the manifest is looked for.
+        tokenizer: loads the target's tokenizer, which canaries that are conversations need.
 
     Raises:
         SpvmiaError: there is no manifest, it has no canaries, or its data are not there or have changed.
@@ -139,7 +143,7 @@ def load_canaries(
     )
     kind = manifest.settings.get("canary_kind", "natural")  # earlier versions had no others
     numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5, "kind": kind}
-    return _assembled_of_manifest(manifest, parts, config, known, canaries=numbers)
+    return _assembled_of_manifest(manifest, parts, config, known, tokenizer, canaries=numbers)
 
 
 def builtin_datasets() -> dict[str, DatasetSource]:
@@ -175,8 +179,10 @@ def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets:
     files = ("members", "nonmembers", "prompts") if dataset == CUSTOM else ("prompts",)
     contradictions = [(name, "names the records itself") for name in files if getattr(config, name) is not None]
     told = {"split": manifest.data.split, "block_size": manifest.data.block_size, "text_column": manifest.data.column}
+    if manifest.data.format != TEXT:
+        told |= {name: getattr(manifest.data, name) for name in ("format", "loss_on", "record_tokens")}
     for name, value in told.items():
-        if name in config.given and getattr(config, name) != value:
+        if name in config.given and getattr(config, name) not in (value, "auto"):
             contradictions.append((name, f"says {value!r}"))
     if contradictions:
         name, words = contradictions[0]
@@ -205,10 +211,11 @@ def _of_manifest(
         if len(records[name]) > config.max_samples:
             records[name] = shuffled(records[name], config.seed, "max_samples")[: config.max_samples]
     parts = Parts(records["members"], records["nonmembers"], as_documents(records["prompts"]))
-    candidate = _read_candidate(config, [(f"the {name}", of_class) for name, of_class in documents.items()])
+    audited = [(f"the {name}", of_class) for name, of_class in documents.items()]
+    candidate = _read_candidate(config, audited, manifest.data.format)
     if candidate:
         parts.candidate = _pack_candidate(candidate, _packer(config, manifest.data.block_size, tokenizer), config)
-    return _assembled_of_manifest(manifest, parts, config, datasets)
+    return _assembled_of_manifest(manifest, parts, config, datasets, tokenizer)
 
 
 def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
@@ -220,23 +227,26 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
     labelled = specs["members"] == specs["nonmembers"]
     sides = {"members": True, "nonmembers": False} if labelled else {}
     loaded = {
-        name: load_spec(spec, config.text_column, option=f"mia_{name}", names=names, member=sides.get(name))
-        for name, spec in specs.items()
+        name: load(spec, config, f"mia_{name}", names=names, member=sides.get(name)) for name, spec in specs.items()
     }
+    kind = loaded["members"].format
+    for name, each in loaded.items():
+        check_format(f"mia_{name}", each, kind)
+    format_ = Format.of(kind, config)
     members, nonmembers = loaded["members"].documents, loaded["nonmembers"].documents
     _check_classes_differ(members, nonmembers)
     prompts = loaded["prompts"].documents if "prompts" in loaded else None
     audited = [("the members", members), ("the non-members", nonmembers)]
     if prompts is not None:
         _check_held_out("mia_prompts", prompts, audited)
-    candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())])
-    packer = _packer(config, config.block_size, tokenizer)
+    candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())], kind)
+    packer = _packer(config, format_.block_size, tokenizer)
     parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, config.seed)
     for name, records in (("members", parts.members), ("nonmembers", parts.nonmembers)):
         if len(records) < MIN_RECORDS:
             unit, remedy = "records", "give more documents"
-            if config.block_size:
-                unit = f"records of {config.block_size} tokens"
+            if format_.block_size:
+                unit = f"records of {format_.block_size} tokens"
                 remedy += ", or lower mia_block_size (0: whole documents)"
             raise SpvmiaError(
                 f"mia_{name}: {specs[name]}: expected at least {MIN_RECORDS} {unit}, got {len(records)} from "
@@ -245,7 +255,8 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
     parts.candidate = _pack_candidate(candidate, packer, config)
     source = " + ".join(dict.fromkeys(map(source_name, specs.values())))
     labels = {"labels": f"column {LABEL!r}: 1 is a member, 0 is none"} if labelled else {}
-    return _assembled_of_split(parts, config, list(loaded.values()), "declared", source, **labels)
+    renderer = format_.renderer(tokenizer()) if kind != TEXT else None
+    return _assembled_of_split(parts, config, list(loaded.values()), "declared", source, format_, renderer, **labels)
 
 
 def _check_named(config: AuditConfig) -> None:
@@ -265,9 +276,14 @@ def _check_named(config: AuditConfig) -> None:
 
 def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], Any]) -> AuditData:
     """A public data set, and nobody who says what the model was trained on."""
+    if config.format not in ("auto", TEXT):
+        raise SpvmiaError(
+            f"mia_format: expected text for {source.name}, got {config.format}; run the task on 'custom' data instead"
+        )
+    format_ = Format.of(TEXT, config)
     if config.dataset_path is not None:
         name = source_name(config.dataset_path)
-        local = load_spec(config.dataset_path, config.text_column, option="mia_dataset_path")
+        local = load_spec(config.dataset_path, config.text_column, option="mia_dataset_path", format=TEXT)
         loaded = [dataclasses.replace(local, documents=cleaned(local.documents, source))]
     else:
         name = f"hf:{source.hub_id}:{source.train_split}"
@@ -278,8 +294,8 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
         loaded = [load_source(source, split, option=option, local_option="mia_dataset_path") for split in splits]
     prompts = None
     if config.prompts is not None:
-        prompts = unique(load_spec(config.prompts, config.text_column, option="mia_prompts").documents)
-    candidate = _read_candidate(config, [("the prompts", prompts or ())])
+        prompts = unique(load_spec(config.prompts, config.text_column, option="mia_prompts", format=TEXT).documents)
+    candidate = _read_candidate(config, [("the prompts", prompts or ())], TEXT)
     kept = [without(each.documents, [*(prompts or ()), *candidate]) for each in loaded]
     documents = sum(len(each.documents) for each in loaded)
     packer = _packer(config, config.block_size, tokenizer)
@@ -299,7 +315,7 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
             f"least {MIN_RECORDS} members, {MIN_RECORDS} non-members and 1 prompt, got {documents} documents, enough "
             f"for {got[0]}, {got[1]} and {got[2]}; give more documents, or lower mia_block_size"
         )
-    return _assembled_of_split(parts, config, loaded, "assumed", name)
+    return _assembled_of_split(parts, config, loaded, "assumed", name, format_, None)
 
 
 def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) -> Packer:
@@ -307,11 +323,15 @@ def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) 
     return Packer(block_size, tokenize, sequential=config.split == "paper")
 
 
-def _read_candidate(config: AuditConfig, others: Sequence[tuple[str, Sequence[Document]]]) -> Sequence[Document]:
-    """The documents of `mia_candidate`, none of which is used for anything else."""
+def _read_candidate(
+    config: AuditConfig, others: Sequence[tuple[str, Sequence[Document]]], kind: str
+) -> Sequence[Document]:
+    """The documents of `mia_candidate`, none of which is used for anything else; rows of the same kind as the others'."""
     if config.candidate is None:
         return ()
-    documents = unique(load_spec(config.candidate, config.text_column, option="mia_candidate").documents)
+    loaded = load(config.candidate, config, "mia_candidate")
+    check_format("mia_candidate", loaded, kind)
+    documents = unique(loaded.documents)
     _check_held_out("mia_candidate", documents, others)
     return documents
 
@@ -363,7 +383,12 @@ def _check_held_out(
 
 
 def _assembled_of_manifest(
-    manifest: Manifest, parts: Parts, config: AuditConfig, datasets: Mapping[str, DatasetSource], **more: object
+    manifest: Manifest,
+    parts: Parts,
+    config: AuditConfig,
+    datasets: Mapping[str, DatasetSource],
+    tokenizer: Callable[[], Any] | None,
+    **more: object,
 ) -> AuditData:
     provenance: dict[str, object] = {
         "protocol": f"spvmia finetune, method {manifest.method}",
@@ -378,12 +403,21 @@ def _assembled_of_manifest(
         **more,
     }
     key = bytes.fromhex(manifest.fingerprint_key).ljust(KEY_BYTES, b"\0")
-    source, size = _short(manifest.data.spec, datasets), manifest.data.block_size
-    return _assembled(parts, config.seed, key, "manifest", source, size, provenance, manifest.base_model)
+    source, origin = _short(manifest.data.spec, datasets), manifest.data
+    format_ = Format(origin.format, origin.block_size, origin.loss_on, origin.record_tokens, origin.template)
+    renderer = format_.renderer(tokenizer()) if origin.format != TEXT and tokenizer is not None else None
+    return _assembled(parts, config.seed, key, "manifest", source, format_, renderer, provenance, manifest.base_model)
 
 
 def _assembled_of_split(
-    parts: Parts, config: AuditConfig, loaded: Sequence[Loaded], membership: Membership, source: str, **more: object
+    parts: Parts,
+    config: AuditConfig,
+    loaded: Sequence[Loaded],
+    membership: Membership,
+    source: str,
+    format_: Format,
+    renderer: Renderer | None,
+    **more: object,
 ) -> AuditData:
     provenance: dict[str, object] = {
         "protocol": PROTOCOL[membership],
@@ -398,7 +432,7 @@ def _assembled_of_split(
         **more,
     }
     key = user_key(user_cache(config.cache_dir))
-    return _assembled(parts, config.seed, key, membership, source, config.block_size, provenance)
+    return _assembled(parts, config.seed, key, membership, source, format_, renderer, provenance)
 
 
 def _assembled(
@@ -407,11 +441,12 @@ def _assembled(
     key: bytes,
     membership: Membership,
     source: str,
-    block_size: int,
+    format_: Format,
+    renderer: Renderer | None,
     provenance: dict[str, object],
     base_model: str | None = None,
 ) -> AuditData:
-    """Shuffle the records with the seed, and fingerprint all texts with the key.
+    """Shuffle the records with the seed, fingerprint all texts with the key, and render conversations.
 
     Blocks of different documents may be the same text (a heading, boilerplate) although no document is in both
     classes: nobody can take these out of the files, so they are left to the preconditions, which report them.
@@ -419,7 +454,7 @@ def _assembled(
     Raises:
         SpvmiaError: a whole document of the members is one of the non-members as well.
     """
-    if not block_size:
+    if not format_.block_size:
         _check_classes_differ(parts.members, parts.nonmembers)
     texts: dict[str, Sequence[Record | Document]] = {
         "member": parts.members,
@@ -427,14 +462,20 @@ def _assembled(
         "prompt": parts.prompts,
         "candidate": parts.candidate,
     }
+    mark = fingerprint(key, ((name, item.text) for name, items in texts.items() for item in items))
+    parts = without_shared(rendered(parts, renderer))
+    if renderer is not None:
+        provenance = {**provenance, "rendering": renderer.identity()}
     return AuditData(
         records=tuple(shuffled([*parts.members, *parts.nonmembers], seed, "records")),
         prompts=tuple(parts.prompts),
         candidate=tuple(parts.candidate),
         membership=membership,
-        fingerprint=fingerprint(key, ((name, item.text) for name, items in texts.items() for item in items)),
+        fingerprint=mark,
         source=source,
-        block_size=block_size,
+        block_size=format_.block_size,
         base_model=base_model,
         provenance=provenance,
+        format=format_.name,
+        renderer=renderer,
     )

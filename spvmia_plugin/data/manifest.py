@@ -14,7 +14,7 @@ from spvmia_plugin.data.packing import document_row, rebuild_text
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import Document, Piece, Record
+from spvmia_plugin.records import Document, LossOn, Piece, Record
 from spvmia_plugin.util.files import as_path, write_private
 from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
 
@@ -22,6 +22,8 @@ MANIFEST_NAME = "mia_manifest.json"
 FORMAT = 1
 FORMAT_WITH_TEXTS = 2
 """Of manifests whose canaries are not cut from the data: earlier versions would look for their texts there."""
+FORMAT_OF_CONVERSATIONS = 3
+"""Of manifests of conversations: earlier versions would read one column of their rows."""
 PRIVATE_LINE = "names training records: do not publish"
 CLASSES = ("members", "nonmembers", "prompts", "canaries")
 _LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt"}
@@ -37,6 +39,10 @@ class DataOrigin:
         block_size: tokens per record, 0 for whole documents.
         split: how documents were dealt out.
         seed: of that.
+        format: what the rows are: `text`, or a kind of conversation.
+        loss_on: which tokens of conversations carried loss; None for text.
+        record_tokens: conversations were cut to so many; None for text.
+        template: the chat template they were rendered by; None for text, and for the tokenizer's own.
     """
 
     spec: str
@@ -44,6 +50,18 @@ class DataOrigin:
     block_size: int
     split: str
     seed: int
+    format: str = "text"
+    loss_on: LossOn | None = None
+    record_tokens: int | None = None
+    template: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """As it stands in the file: of plain text without what only conversations have."""
+        told = vars(self)
+        return dict(told) if self.format != "text" else {name: told[name] for name in _OF_TEXT}
+
+
+_OF_TEXT = ("spec", "column", "block_size", "split", "seed")
 
 
 @dataclass(frozen=True)
@@ -84,12 +102,12 @@ class Manifest:
         """As it stands in the file, the warning first."""
         return {
             "PRIVATE": PRIVATE_LINE,
-            "format": FORMAT_WITH_TEXTS if any(not record.pieces for record in self.records["canaries"]) else FORMAT,
+            "format": _format(self),
             "base_model": self.base_model,
             "tokenizer": self.tokenizer,
             "frame": None if self.frame is None else {name: list(ids) for name, ids in self.frame.items()},
             "method": self.method,
-            "data": vars(self.data),
+            "data": self.data.to_json(),
             "settings": dict(self.settings),
             "training": dict(self.training),
             "versions": dict(self.versions),
@@ -97,6 +115,13 @@ class Manifest:
             "fingerprint": self.fingerprint,
             **{name: [_row(record, name) for record in self.records[name]] for name in CLASSES},
         }
+
+
+def _format(manifest: Manifest) -> int:
+    if manifest.data.format != "text":
+        return FORMAT_OF_CONVERSATIONS
+    made = any(not record.pieces for record in manifest.records["canaries"])
+    return FORMAT_WITH_TEXTS if made else FORMAT
 
 
 def _row(record: Record, name: str) -> dict[str, object]:
@@ -155,10 +180,11 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
         raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
-    if content.get("format") not in (FORMAT, FORMAT_WITH_TEXTS) or not is_whole(content["format"]):
+    known = (FORMAT, FORMAT_WITH_TEXTS, FORMAT_OF_CONVERSATIONS)
+    if content.get("format") not in known or not is_whole(content["format"]):
         raise SpvmiaError(
-            f"{option}: {path}: expected format {FORMAT} or {FORMAT_WITH_TEXTS}, got {content.get('format')!r}; "
-            "use the version of spvmia-plugin that wrote it"
+            f"{option}: {path}: expected format {FORMAT}, {FORMAT_WITH_TEXTS} or {FORMAT_OF_CONVERSATIONS}, got "
+            f"{content.get('format')!r}; use the version of spvmia-plugin that wrote it"
         )
     try:
         return replace(_parsed(content), path=path)
@@ -175,6 +201,8 @@ def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
 def _parsed(content: Mapping[str, Any]) -> Manifest:
     origin = DataOrigin(**content["data"])
     if not is_whole(origin.block_size) or not is_whole(origin.seed) or not isinstance(origin.spec, str):
+        raise TypeError("data")
+    if origin.format != "text" and (origin.loss_on not in ("all", "completion") or not is_whole(origin.record_tokens)):
         raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
     frame = content.get("frame")
@@ -228,7 +256,13 @@ def rebuild(
         listed = manifest.records[name]
         try:
             records[name] = [
-                replace(record, text=rebuild_text(texts, record.pieces)) if record.pieces else record
+                replace(
+                    record,
+                    text=rebuild_text(texts, record.pieces),
+                    conversation=by_row[record.pieces[0].row].conversation,  # None for text; else it is a whole row
+                )
+                if record.pieces
+                else record
                 for record in listed
             ]
         except LookupError as error:
@@ -260,6 +294,7 @@ def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_pl
         option="mia_dataset_path" if new_place else "mia_manifest",
         local_option="mia_dataset_path",
         datasets=datasets,
+        format=origin.format,
     ).documents
     # A local file that stands in for a named data set is cleaned as that is.
     stands_in = new_place is not None and origin.spec in datasets

@@ -106,7 +106,10 @@ def shuffled(items: Sequence[T], seed: int, purpose: str) -> list[T]:
 
 def as_documents(records: Sequence[Record]) -> tuple[Document, ...]:
     """Records that are not audited."""
-    return tuple(Document(record.id, record.text) for record in records)
+    return tuple(
+        Document(record.id, record.text, conversation=record.conversation, rendered=record.rendered)
+        for record in records
+    )
 
 
 def split_random(documents: Sequence[Document], packer: Packer, records: int, prompts: int, seed: int) -> Parts:

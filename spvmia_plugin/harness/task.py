@@ -161,7 +161,12 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _read_data(self, metadata: Mapping[str, Any], target_dirs: list[Path]) -> AuditData:
         if self.is_canary_audit:
-            return load_canaries(self.settings, datasets=self.registry.datasets, target_dirs=target_dirs)
+            return load_canaries(
+                self.settings,
+                datasets=self.registry.datasets,
+                target_dirs=target_dirs,
+                tokenizer=partial(load_tokenizer, metadata),
+            )
         return load_audit_data(
             self.settings,
             metadata["spvmia_dataset"],

@@ -202,7 +202,9 @@ class _Lookup:
         config = AuditConfig.from_metadata(first.options, registry.attack_options)
         places = [Path(str(self._arguments[key])) for key in ("peft", "pretrained") if self._arguments.get(key)]
         if first.is_canary_audit:
-            data = load_canaries(config, datasets=registry.datasets, target_dirs=places)
+            data = load_canaries(
+                config, datasets=registry.datasets, target_dirs=places, tokenizer=lambda: self._tokenizer
+            )
         else:
             data = load_audit_data(
                 config, first.dataset, registry=registry, tokenizer=lambda: self._tokenizer, target_dirs=places
