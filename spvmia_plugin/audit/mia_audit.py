@@ -96,6 +96,10 @@ class MiaAudit:
         metrics: the numbers with their uncertainty.
         n: how many records.
         unscored: records without a score, by reason.
+        scored: of conversations: `format`, `loss_on`, how many `tokens` were scored and how many read as context
+            (`context_tokens`), and the AUROCs under the `other` mask; None for plain text.
+        self_prompts: of the texts that the reference was trained on: how many (`texts`), the share of different ones
+            (`distinct`), their mean length (`tokens`), the share that `ended_at_once`; None where there are none.
         strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
         epsilon_lb: `CanaryAudit`, or `epsilon_lb` null and the reason.
         blind: the baseline that sees no model.
@@ -116,6 +120,8 @@ class MiaAudit:
     metrics: Summary
     n: Counts
     unscored: Mapping[str, int]
+    scored: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
+    self_prompts: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     strongest: Strongest | None = None
     epsilon_lb: Mapping[str, Any]
     blind: Blind
@@ -151,6 +157,8 @@ def mia_audit(
     """What one task writes, JSON-ready. Its `strongest` is the comparison's own, filled when the last task is done."""
     audited = [record for record in data.records if record.id in results]
     members = sum(record.is_member for record in audited)
+    details = dict(outcome.details)
+    scored, self_prompts = details.pop("scored", None), details.pop("self_prompts", None)
     told = MiaAudit(
         format=FORMAT,
         attack=AttackTold(attack.name, attack.config()),
@@ -164,12 +172,14 @@ def mia_audit(
             prompts=len(data.prompts),
         ),
         unscored=unscored_by_reason(results),
+        scored=scored if isinstance(scored, Mapping) else None,
+        self_prompts=self_prompts if isinstance(self_prompts, Mapping) else None,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),
         notes=tuple(without_secrets(outcome.notes)),
         cost=outcome.cost_json(),
-        stages=without_secrets(outcome.details),
+        stages=without_secrets(details),
         models=without_secrets(outcome.models),
         data=DataTold(
             source=without_secrets_in(data.source),

@@ -161,6 +161,8 @@ class Run:
             with self._stage(name):
                 made = self._calibration.build(player)
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
+                if (told := self._calibration.self_prompts_told) is not None:
+                    self.outcome.details["self_prompts"] = asdict(told)
             self._built.add(role)
             prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
             self._forecast.finish(*prompting, f"training the {name}")

@@ -45,7 +45,7 @@ class Asked:
         settings: options of the audit.
         shared: the data.
         audited: the records that the whole run scores, over all processes.
-        ignored_options: options of the harness that change nothing here.
+        ignored_options: options of the harness that change nothing here, each with the reason.
         base_model: the model before fine-tuning, where somebody named it.
         registry: plugins.
         answer: takes what was computed.
@@ -147,13 +147,10 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
 
 def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> list[str]:
     # Options of the run that change nothing here.
-    options = list(dict.fromkeys(name for each in asked for name in each.ignored_options))
-    ignored = (
-        f"{' and '.join(options)} {'changes' if len(options) == 1 else 'change'} no audit: records are scored as they "
-        "stand in the data, without a template"
-    )
-    if options and lm.rank == 0:
-        show(f"spvmia: note: {ignored}")
+    ignored = list(dict.fromkeys(told for each in asked for told in each.ignored_options))
+    if lm.rank == 0:
+        for told in ignored:
+            show(f"spvmia: note: {told}")
     # Tasks on the same data under the same settings make one audit: their signals are computed once.
     audits: dict[tuple[int, str], list[Asked]] = {}
     for each in asked:
@@ -165,7 +162,7 @@ def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) 
             show(line)
     comparisons = _comparisons(asked)
     for together, outcome in zip(audits.values(), outcomes, strict=True):
-        outcome.notes += [ignored] if options else []  # told already
+        outcome.notes += ignored  # told already
         for each in together:
             each.answer(outcome, comparisons[each.shared.data.fingerprint])
     return [""] * len(requests)

@@ -220,10 +220,28 @@ class AuditTask(Task):  # type: ignore[misc]
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
-        asked = self._asked([f"--{name}" for name in _OF_PROMPTS if options.get(name)])
+        asked = self._asked(self._ignored(options))
         self._instances = [
             AuditInstance(asked, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
         ]
+
+    def _ignored(self, options: Mapping[str, Any]) -> list[str]:
+        """What the harness was asked for and changes nothing here, in sentences.
+
+        Conversations are rendered by the target's own template anyhow, so `--apply_chat_template` agrees with them.
+        """
+        given = [f"--{name}" for name in _OF_PROMPTS if options.get(name)]
+        if self.data.renderer is None and given:
+            return [
+                f"{' and '.join(given)} {'changes' if len(given) == 1 else 'change'} no audit: records are scored as "
+                "they stand in the data, without a template"
+            ]
+        if options.get("system_instruction"):
+            return [
+                "--system_instruction changes no audit: conversations are scored with the system turns that they have "
+                "in the data"
+            ]
+        return []
 
     def _asked(self, ignored_options: Sequence[str] = ()) -> Asked:
         return Asked(

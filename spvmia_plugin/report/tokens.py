@@ -12,6 +12,7 @@ from spvmia_plugin.audit.stored import signals_key
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
+from spvmia_plugin.records import Record
 from spvmia_plugin.report.numbers import Number
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.signals import TokenSignals
@@ -33,7 +34,8 @@ class Token:
 
     Attributes:
         text: as the tokenizer writes it, safe to show.
-        target: its log-probability under the target, in nats; None for the first one where nothing stands before it.
+        target: its log-probability under the target, in nats; None where it was read as context alone, and for the
+            first one where nothing stands before it.
         reference: the same under the reference, None where no model was compared with.
     """
 
@@ -164,7 +166,7 @@ class _Lookup:
             return TokenView(record_id, is_member, reason="the audit's data no longer hold it")
         if "target" not in self._models:
             return TokenView(record_id, is_member, reason="the results file does not say which model was scored")
-        item = self._as_scored(self._texts[record_id])
+        item, scored = self._as_scored(self._texts[record_id])
         target = self._signals("target", item)
         if target is None:
             reason = "the store no longer has its token signals; the audit's command computes them again"
@@ -172,26 +174,35 @@ class _Lookup:
         names = (name for name in REFERENCES if name in self._models)
         pairs = ((name, self._signals(name, item)) for name in names)
         name, other = next(((name, found) for name, found in pairs if found is not None), (None, None))
-        return TokenView(record_id, is_member, name, tuple(self._tokens(item, target, other)))
+        return TokenView(record_id, is_member, name, tuple(self._tokens(item, scored, target, other)))
 
-    def _tokens(self, item: ScoreInput, target: TokenSignals, other: TokenSignals | None) -> Iterator[Token]:
+    def _tokens(
+        self, item: ScoreInput, scored: Sequence[bool], target: TokenSignals, other: TokenSignals | None
+    ) -> Iterator[Token]:
+        """Each token with its numbers; without those that attacks did not see."""
         unscored = len(item.token_ids) - item.scored
-        for place, token_id in enumerate(item.token_ids, -unscored):
-            numbers = [float(s.logprob[place]) if s is not None and place >= 0 else None for s in (target, other)]
+        for place, (token_id, is_scored) in enumerate(zip(item.token_ids, scored, strict=True), -unscored):
+            known = is_scored and place >= 0
+            numbers = [float(s.logprob[place]) if s is not None and known else None for s in (target, other)]
             yield Token(shown(self._tokenizer.decode([token_id])), *numbers)
 
     def _signals(self, role: str, item: ScoreInput) -> TokenSignals | None:
         key = signals_key(self._store, self._models[role], self._max_length, item)
         return self._store.signals.get([key]).get(key)
 
-    def _as_scored(self, text: str) -> ScoreInput:
-        """The record's tokens between those that the audit says it had them read in."""
+    def _as_scored(self, record: str | Record) -> tuple[ScoreInput, Sequence[bool]]:
+        """The record's tokens between those that the audit says it had them read in, and which of them counted."""
+        if isinstance(record, Record) and record.rendered is not None:
+            return ScoreInput(record.rendered.token_ids), record.rendered.counted
+        text = record.text if isinstance(record, Record) else record
         frame: Mapping[str, Sequence[int]] = self._audit.mia_audit.stages.get("frame") or {}
         context, before, after = (_ids(frame.get(name, ())) for name in ("context", "before", "after"))
-        return ScoreInput((*before, *Reading(self._tokenizer).body(text), *after), context)
+        item = ScoreInput((*before, *Reading(self._tokenizer).body(text), *after), context)
+        return item, [True] * len(item.token_ids)
 
-    def _read_texts(self, record_ids: Sequence[str]) -> dict[str, str]:
-        logged = self._audit.records.texts(record_ids) if self._audit.records else {}
+    def _read_texts(self, record_ids: Sequence[str]) -> Mapping[str, str | Record]:
+        of_text = self._audit.mia_audit.scored is None  # what is logged of a conversation are its words alone
+        logged = self._audit.records.texts(record_ids) if self._audit.records and of_text else {}
         if logged:
             return logged
         from spvmia_plugin.config import AuditConfig
@@ -211,7 +222,7 @@ class _Lookup:
             )
         if data.fingerprint != first.mia_audit.data.fingerprint:
             raise SpvmiaError("the audit's data have changed since, so the records are not the audited ones")
-        return {record.id: record.text for record in data.records}
+        return {record.id: record for record in data.records}
 
 
 def _of_type(told: Mapping[str, Any], key: str, kind: type) -> Any:
