@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.protocols import Backend, Neighbours, OnDone, Perturbation, TokenEdits
+from spvmia_plugin.protocols import Backend, Frame, Neighbours, OnDone, Perturbation, TokenEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
@@ -56,7 +56,7 @@ class Causal(Perturbation):
         """2N token edits a text, each of max(1, floor(rate * T)) positions; handed on batch by batch of the model."""
         from spvmia_plugin.models.batching import plan_passes, token_budget
 
-        tokens = [backend.encode(text.text) for text in texts]
+        tokens = [_tokens(text, backend) for text in texts]
         found: list[Neighbours | None] = [None] * len(texts)
         budget = token_budget(str(backend.device).partition(":")[0])  # `cpu`, `cuda`
         for batch in plan_passes([len(of_text) for of_text in tokens], budget):
@@ -71,45 +71,64 @@ class Causal(Perturbation):
         return found
 
     def _of(self, texts: Sequence[Document], tokens: Sequence[list[int]], backend: Backend) -> list[Neighbours]:
-        config, frame = self._config, backend.frame("")
+        config = self._config
+        complete = any(text.rendered is not None for text in texts)  # conversations begin as their template says
+        frame = Frame() if complete else backend.frame("")
         lead = len(frame.context) + len(frame.before)
         first = 0 if lead else 1  # the first position that something stands before
         wanted = 2 * config.perturbations
-        reasons = [_impossible(ids, first, backend) for ids in tokens]
+        may_change = [_may_change(text, ids, first, backend) for text, ids in zip(texts, tokens, strict=True)]
+        reasons = [_impossible(ids, places, backend) for ids, places in zip(tokens, may_change, strict=True)]
         able = [i for i, reason in enumerate(reasons) if reason is None]
-        counts = {
-            i: min(max(1, int(np.floor(config.mask_rate * len(tokens[i])))), len(tokens[i]) - first) for i in able
-        }
+        # A share of all tokens of a text; of a conversation, of those that may change.
+        totals = {i: len(may_change[i]) if complete else len(tokens[i]) for i in able}
+        counts = {i: min(max(1, int(np.floor(config.mask_rate * totals[i]))), len(may_change[i])) for i in able}
         # For each paraphrase, positions in the order in which they are to be replaced, more than needed.
         orders: dict[int, list[Positions]] = {}
         for i in able:
             rng = np.random.default_rng(stable_seed(config.seed, texts[i].id, "causal", "positions"))
-            orders[i] = [rng.permutation(len(tokens[i]) - first)[: SPARE * counts[i]] for _ in range(wanted)]
+            places = may_change[i]
+            orders[i] = [places[rng.permutation(len(places))[: SPARE * counts[i]]] for _ in range(wanted)]
         drawn = _draw(
             [texts[i].id for i in able],
             [tokens[i] for i in able],
             # each order CANDIDATES times: draws of the same positions
-            [[np.sort(order) + first for order in orders[i] for _ in range(CANDIDATES)] for i in able],
+            [[np.sort(order) for order in orders[i] for _ in range(CANDIDATES)] for i in able],
             first,
             max(backend.max_length - lead, first + 1),
             backend,
             config.seed,
+            complete=complete,
         )
         found = [Neighbours((), reason=reason) for reason in reasons]
         for i, of_text in zip(able, drawn, strict=True):
             edits = [
-                _edits(tokens[i], order + first, of_text[k * CANDIDATES : (k + 1) * CANDIDATES], counts[i], backend)
+                _edits(tokens[i], order, of_text[k * CANDIDATES : (k + 1) * CANDIDATES], counts[i], backend)
                 for k, order in enumerate(orders[i])
             ]
-            found[i] = _neighbours([edit for edit in edits if edit is not None], wanted, len(tokens[i]))
+            found[i] = _neighbours([edit for edit in edits if edit is not None], wanted, totals[i])
         return found
 
 
-def _impossible(token_ids: Sequence[int], first: int, backend: Backend) -> str | None:
+def _tokens(text: Document, backend: Backend) -> list[int]:
+    return backend.encode(text.text) if text.rendered is None else list(text.rendered.token_ids)
+
+
+def _may_change(text: Document, token_ids: Sequence[int], first: int, backend: Backend) -> Positions:
+    """Positions that may be replaced: of a conversation the words that carried loss, none of its template."""
+    if text.rendered is None:
+        return np.arange(first, len(token_ids), dtype=np.int64)
+    is_word = {token_id: bool(backend.decode([token_id]).strip()) for token_id in set(token_ids)}
+    of_loss = enumerate(zip(token_ids, text.rendered.counted, strict=True))
+    chosen = [p for p, (token_id, is_counted) in of_loss if p >= first and is_counted and is_word[token_id]]
+    return np.array(chosen, dtype=np.int64)
+
+
+def _impossible(token_ids: Sequence[int], may_change: Positions, backend: Backend) -> str | None:
     """Why a text has no paraphrase whatever is drawn, or None."""
     if not token_ids:
         return "no tokens"
-    if len(token_ids) <= first:
+    if not len(may_change):
         return "no token that another one stands before"
     # A text whose own tokens don't survive has no paraphrase whose tokens do.
     return None if backend.survives(token_ids) else "the record's text is not cut into its own tokens again"
@@ -143,6 +162,8 @@ def _draw(
     size: int,
     backend: Backend,
     seed: int,
+    *,
+    complete: bool,
 ) -> list[list[dict[int, int]]]:
     """For each text, for each draw, the drawn token by position; in windows of `size` tokens, one pass each."""
     windows: list[tuple[int, int, list[int], list[Positions]]] = []  # text, where it starts, tokens, positions in it
@@ -161,6 +182,7 @@ def _draw(
         [of_window for _, _, of_window, _ in windows],
         [inside for _, _, _, inside in windows],
         [stable_seed(seed, ids[i], "causal", "tokens", start) for i, start, _, _ in windows],
+        **({"complete": True} if complete else {}),  # a plugin's backend may know of no conversations
     )
     found: list[list[dict[int, int]]] = [[{} for _ in of_text] for of_text in draws]
     for (i, start, _, inside), of_window in zip(windows, drawn, strict=True):
