@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.config import MAX_EPOCHS
+from spvmia_plugin.data.conversations import TEXT, Format, as_rendered
 from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.fingerprint import derived_key, user_key
 from spvmia_plugin.data.manifest import (
@@ -23,14 +24,16 @@ from spvmia_plugin.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from spvmia_plugin.data.formats import FORMATS
 from spvmia_plugin.data.packing import fast_tokenize
-from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec
+from spvmia_plugin.data.rendering import read_template
+from spvmia_plugin.data.sources import Loaded, describe, is_file_spec, load_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import Record
+from spvmia_plugin.records import LossOn, Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.training.base_model import BaseModel, load_model
 from spvmia_plugin.training.canaries import KINDS, NATURAL, made_canaries, tossed
@@ -45,6 +48,10 @@ if TYPE_CHECKING:
 
 METHODS = ("lora", "full")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOSSES = ("auto", "all", "completion")
+DEFAULT_BLOCK = 128
+_OF_CONVERSATIONS = ("format", "loss_on", "chat_template", "record_tokens")
+"""Options that stand in the manifest with the data."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,11 @@ class FinetuneConfig:
         lora_dropout: its dropout.
         lora_targets: modules, comma-separated, or `all-linear`; None for peft's default for the architecture.
         batch_size: records per step.
-        block_size: tokens per record, 0 for whole documents.
+        block_size: tokens per record, 0 for whole documents; None for 128, and for whole conversations.
+        format: what the rows are: `auto`, `text`, or a kind of conversation.
+        loss_on: which tokens of conversations carry loss: `all`, or `completion` (the answers), which `auto` is.
+        chat_template: a Jinja file in place of the tokenizer's own template.
+        record_tokens: conversations are cut to so many tokens.
         text_column: the column with the text; a named data set has its own.
         seed: of the split, the coins and the training.
         dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
@@ -93,7 +104,11 @@ class FinetuneConfig:
     lora_dropout: float = 0.1
     lora_targets: str | None = None
     batch_size: int = 4
-    block_size: int = 128
+    block_size: int | None = None
+    format: str = "auto"
+    loss_on: str = "auto"
+    chat_template: str | None = None
+    record_tokens: int = 1024
     text_column: str = "text"
     seed: int = 0
     dtype: str = "auto"
@@ -129,7 +144,11 @@ class FinetuneConfig:
         self._check("lora_dropout", number(self.lora_dropout) and 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
         self._check("batch_size", whole(self.batch_size) and self.batch_size >= 1, "a whole number >= 1")
         size = self.block_size
-        self._check("block_size", whole(size) and (size == 0 or size >= 8), "0 or a whole number >= 8")
+        fits = size is None or (whole(size) and (size == 0 or size >= 8))
+        self._check("block_size", fits, "0 or a whole number >= 8")
+        self._check("format", self.format in ("auto", *FORMATS), "one of auto, " + ", ".join(FORMATS))
+        self._check("loss_on", self.loss_on in LOSSES, "one of " + ", ".join(LOSSES))
+        self._check("record_tokens", whole(self.record_tokens) and self.record_tokens >= 2, "a whole number >= 2")
         self._check("seed", whole(self.seed) and self.seed >= 0, "a whole number >= 0")
 
     def _check(self, name: str, fine: bool, expected: str) -> None:
@@ -140,7 +159,7 @@ class FinetuneConfig:
 
     def settings(self) -> dict[str, object]:
         """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
-        left_out = ("model", "data", "output", "quiet", "trust_remote_code")
+        left_out = ("model", "data", "output", "quiet", "trust_remote_code", *_OF_CONVERSATIONS)
         whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
         return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}
 
@@ -185,23 +204,32 @@ def _finetune(
     output = as_path(config.output, "--output", utf8=True).absolute()
     _check_free(output)
     known = datasets if datasets is not None else load_registry().datasets
-    loaded = load_spec(config.data, config.text_column, option="--data", datasets=known)
+    text_given = config.text_column != FinetuneConfig.text_column
+    loaded = load_spec(
+        config.data, config.text_column, option="--data", datasets=known, format=config.format, text_given=text_given
+    )
     keep.append(loaded)
+    format_ = _format(config, loaded)
+    config = replace(config, block_size=format_.block_size)
     base = BaseModel.find(config)
+    format_, loaded, without_loss = _rendered(config, format_, loaded, base)
+    tell(describe(loaded, source_name(config.data)))
     dealt, counts = _deal(config, loaded, base)
+    counts |= {"conversations without a token that carries loss": without_loss}
     if config.canary_kind != NATURAL:
         tell(f"{config.canaries} {config.canary_kind} canaries are made")
         dealt["canaries"] = _made_before(config, output) or made_canaries(config, base, dealt["members"])
     dealt["canaries"] = tossed(dealt["canaries"], config.seed)
-    manifest = _manifest(config, base, dealt, known)
+    manifest = _manifest(config, base, dealt, known, format_)
     _claim(output, manifest)
     trained = [record for name in ("members", "canaries") for record in dealt[name] if record.is_member]
     sequences = base.sequences(trained)
+    masks = [record.rendered.counted for record in trained if record.rendered is not None] or None
     from spvmia_plugin.training.trainer import TrainSettings, writing
 
     settings = TrainSettings(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=config.seed)
     tell(_plan(config, manifest, sequences, settings, counts))
-    training = _train_and_save(config, base, sequences, settings, output, tell)
+    training = _train_and_save(config, base, sequences, masks, settings, output, tell)
     with writing(output):
         write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)
         shutil.rmtree(output / WORK_FOLDER)  # not before: where the manifest found no room, the next start needs it
@@ -275,6 +303,50 @@ def _differing(one: Manifest, other: Manifest) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in pairs[1] if pairs[0].get(name) != pairs[1][name])
 
 
+def _format(config: FinetuneConfig, loaded: Loaded) -> Format:
+    """What the rows are, and what the options make of them.
+
+    Raises:
+        SpvmiaError: an option that has no meaning for such rows; a template that cannot be read.
+    """
+    if loaded.format == TEXT:
+        if config.loss_on == "completion" or config.chat_template is not None:
+            name = "loss-on" if config.loss_on == "completion" else "chat-template"
+            raise SpvmiaError(
+                f"--{name}: expected conversations, or prompts with answers, got rows of plain text in {config.data}; "
+                "leave it out, or name the kind of rows with --format"
+            )
+        return Format(TEXT, DEFAULT_BLOCK if config.block_size is None else config.block_size)
+    if config.block_size:
+        raise SpvmiaError(
+            f"--block-size: expected 0 for conversations, which are trained on whole, got {config.block_size}; leave it "
+            "out (--record-tokens says where they are cut), or set --format to text"
+        )
+    if config.canary_kind != NATURAL:
+        raise SpvmiaError(
+            f"--canary-kind: expected {NATURAL} for conversations, got {config.canary_kind}; leave it out"
+        )
+    template = None if config.chat_template is None else read_template(config.chat_template, option="--chat-template")
+    loss_on: LossOn = "all" if config.loss_on == "all" else "completion"
+    return Format(loaded.format, 0, loss_on, config.record_tokens, template)
+
+
+def _rendered(config: FinetuneConfig, format_: Format, loaded: Loaded, base: BaseModel) -> tuple[Format, Loaded, int]:
+    """Conversations as the model reads them, without those that leave nothing to learn, which are counted."""
+    if format_.record_tokens is None:
+        return format_, loaded, 0
+    context = base.context or format_.record_tokens
+    if format_.record_tokens > context and config.record_tokens != FinetuneConfig.record_tokens:
+        raise SpvmiaError(
+            f"--record-tokens: expected at most the {context} tokens of the model's context, got "
+            f"{config.record_tokens}; lower it"
+        )
+    format_ = replace(format_, record_tokens=min(format_.record_tokens, context))
+    documents = as_rendered(loaded.documents, format_.renderer(base.tokenizer))
+    kept = tuple(each for each in documents if each.rendered is not None and each.rendered.reason is None)
+    return format_, replace(loaded, documents=kept), len(documents) - len(kept)
+
+
 def _deal(
     config: FinetuneConfig, loaded: Loaded, base: BaseModel
 ) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
@@ -310,9 +382,10 @@ def _manifest(
     base: BaseModel,
     dealt: Mapping[str, tuple[Record, ...]],
     datasets: Mapping[str, DatasetSource],
+    format_: Format,
 ) -> Manifest:
     reading = Reading(base.tokenizer)
-    frame = reading.frame("")
+    frame = reading.frame("") if format_.name == TEXT else None  # conversations begin as their template says
     is_file = is_file_spec(config.data, datasets)
     spec = absolute_spec(config.data) if is_file else config.data
     source = datasets.get(config.data)
@@ -323,14 +396,24 @@ def _manifest(
     return Manifest(
         base_model=base.name,
         method=config.method,
-        data=DataOrigin(spec, column, config.block_size, "random", config.seed),
+        data=DataOrigin(
+            spec,
+            column,
+            format_.block_size,
+            "random",
+            config.seed,
+            format_.name,
+            format_.loss_on,
+            format_.record_tokens,
+            format_.template,
+        ),
         settings=config.settings(),
         versions=versions(),
         records=records,
         fingerprint_key=key,
         fingerprint=manifest_fingerprint(key, records),
         tokenizer=probe_digest(reading.body),
-        frame={"before": list(frame.context), "after": list(frame.after)},
+        frame=None if frame is None else {"before": list(frame.context), "after": list(frame.after)},
     )
 
 
@@ -357,6 +440,7 @@ def _train_and_save(
     config: FinetuneConfig,
     base: BaseModel,
     sequences: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[bool]] | None,
     settings: TrainSettings,
     output: Path,
     tell: Say,
@@ -375,6 +459,7 @@ def _train_and_save(
             work,
             pad_token_id=padding_id(base.tokenizer, model),
             description="fine-tuning the target",
+            counted=masks,
         )
         with writing(output):
             model.save_pretrained(output)
