@@ -64,7 +64,21 @@ def finetune(
         typer.Option(help="Modules, comma-separated, or all-linear.", show_default="peft's for the architecture"),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Records per step.")] = 4,
-    block_size: Annotated[int, typer.Option(help="Tokens per record; 0 for whole documents.")] = 128,
+    block_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Tokens per record; 0 for whole documents.", show_default="128; 0 for conversations"),
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        str, typer.Option(help="auto, text, messages, prompt_completion, instruction or sharegpt.")
+    ] = "auto",
+    loss_on: Annotated[
+        str, typer.Option(help="Tokens of conversations with loss: completion (the answers, as auto is) or all.")
+    ] = "auto",
+    chat_template: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A Jinja file.", show_default="the tokenizer's own"),
+    ] = None,
+    record_tokens: Annotated[int, typer.Option(help="Conversations are cut to so many tokens.")] = 1024,
     text_column: Annotated[str, typer.Option(help="Column with the text.")] = "text",
     seed: Annotated[int, typer.Option(help="Of the split, the coins and the training.")] = 0,
     dtype: Annotated[

@@ -64,13 +64,13 @@ class Format:
             return cls(name, config.block_size)
         if "block_size" in given and config.block_size:
             raise SpvmiaError(
-                f"mia_block_size: expected 0 for conversations, which are audited whole, got {config.block_size}; leave "
-                "it out (mia_record_tokens says where they are cut), or set mia_format to text"
+                f"mia_block_size: expected 0 for conversations, which are audited whole, got {config.block_size}; "
+                "leave it out (mia_record_tokens says where they are cut), or set mia_format to text"
             )
         if config.prefix == "harness":
             raise SpvmiaError(
-                "mia_prefix: expected auto for conversations, which begin as their template says, got harness; leave it "
-                "out"
+                "mia_prefix: expected auto for conversations, which begin as their template says, got harness; leave "
+                "it out"
             )
         if config.split == "paper":
             raise SpvmiaError("mia_split: expected random for conversations, got paper; leave it out")
@@ -134,17 +134,31 @@ def rendered(parts: Parts, renderer: Renderer | None) -> Parts:
     if renderer is None:
         return parts
 
-    def of(items: Sequence[Item]) -> list[Item]:
-        return [replace(item, rendered=_render(renderer, item)) for item in items]
+    return Parts(
+        as_rendered(parts.members, renderer),
+        as_rendered(parts.nonmembers, renderer),
+        as_rendered(parts.prompts, renderer),
+        as_rendered(parts.candidate, renderer),
+        dict(parts.counts),
+    )
 
-    return Parts(of(parts.members), of(parts.nonmembers), of(parts.prompts), of(parts.candidate), dict(parts.counts))
 
+def as_rendered(items: Sequence[Item], renderer: Renderer | None) -> list[Item]:
+    """Records or documents with what a model reads of them.
 
-def _render(renderer: Renderer, item: Record | Document) -> Any:
-    try:
-        return renderer.render(item.conversation) if item.conversation is not None else None
-    except SpvmiaError as error:
-        raise SpvmiaError(f"{item.id}: {error}") from error
+    Raises:
+        SpvmiaError: a conversation that the template refuses, with its id.
+    """
+    found = []
+    for item in items:
+        if item.conversation is None or renderer is None:
+            found.append(item)
+            continue
+        try:
+            found.append(replace(item, rendered=renderer.render(item.conversation)))
+        except SpvmiaError as error:
+            raise SpvmiaError(f"{item.id}: {error}") from error
+    return found
 
 
 def without_shared(parts: Parts) -> Parts:

@@ -85,7 +85,8 @@ def whole_documents(documents: Sequence[Document], limit: int | None = None) -> 
     """One record per document, for block size 0."""
     taken = documents if limit is None else documents[:limit]
     records = tuple(
-        Record(d.id, d.text, False, d.id, (Piece(document_row(d), 0, len(d.text)),), d.conversation) for d in taken
+        Record(d.id, d.text, False, d.id, (Piece(document_row(d), 0, len(d.text)),), d.conversation, d.rendered)
+        for d in taken
     )
     return Packed(records, len(records))
 

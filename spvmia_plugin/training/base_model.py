@@ -57,7 +57,7 @@ class BaseModel:
             ) from error
         context = getattr(model_config, "max_position_embeddings", None)
         quantised = getattr(model_config, "quantization_config", None) is not None
-        if context is not None and config.block_size > context:
+        if context is not None and (config.block_size or 0) > context:
             raise SpvmiaError(
                 f"--block-size: expected at most the {context} tokens of the model's context, got "
                 f"{config.block_size}; lower it"
@@ -76,6 +76,9 @@ class BaseModel:
         """
         sequences, reading = [], Reading(self.tokenizer)
         for record in records:
+            if record.rendered is not None:
+                sequences.append(list(record.rendered.token_ids))
+                continue
             ids = reading.natural(record.text)[: self.context]
             if len(ids) < 2:
                 raise SpvmiaError(f"--data: {record.id}: expected at least 2 tokens to train on, got fewer; remove it")

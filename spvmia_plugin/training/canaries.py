@@ -67,7 +67,7 @@ def made_canaries(config: FinetuneConfig, base: BaseModel, like: Sequence[Record
     """
     reading = Reading(base.tokenizer)
     size = config.block_size or max(2, int(statistics.median(len(reading.body(record.text)) for record in like)))
-    packer = Packer(config.block_size, fast_tokenize(base.tokenizer) if config.block_size else None)
+    packer = Packer(config.block_size or 0, fast_tokenize(base.tokenizer) if config.block_size else None)
     with isolated_rng(stable_seed(config.seed, "canaries")), quiet_libraries(), no_loading_bars():
         draw = _vocabulary(reading) if config.canary_kind == "random" else _written(config, base, reading)
         wanted = min(size, base.context or size) if packer.tokenize is None else int(_SPARE * size)

@@ -355,7 +355,7 @@ def _deal(
     Raises:
         SpvmiaError: too few documents for them.
     """
-    packer = Packer(config.block_size, fast_tokenize(base.tokenizer) if config.block_size else None)
+    packer = Packer(config.block_size or 0, fast_tokenize(base.tokenizer) if config.block_size else None)
     prompts = config.members if config.prompts is None else config.prompts
     wanted = {
         "members": config.members,
