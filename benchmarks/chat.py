@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from spvmia_plugin.metrics.intervals import auroc_interval
 from spvmia_plugin.metrics.roc import auroc
+from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.results import read_latest
 
 CLASSES = ("members", "nonmembers", "prompts")
@@ -170,7 +170,7 @@ def place(name: str) -> str:
 def told(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """What a finished cell shows."""
     audit = read_latest(Path(options.output) / place(name)).audits[0]
-    labels, clusters = audit.labels(), list(audit.clusters())
+    labels, clusters = audit.labels(), np.array(audit.clusters())
     attacks, found = {}, {}
     for task in audit.tasks:
         summary = task.mia_audit.metrics
@@ -182,16 +182,16 @@ def told(options: argparse.Namespace, name: str) -> dict[str, Any]:
         found[task.attack] = task
     spv = found["spv_wbc"]
     scores = {attack: task.scores() for attack, task in found.items()}
-    scores["log-prob difference"] = means(spv, "target") - means(spv, "reference")
+    scores["log-prob difference"] = spv.records.target - spv.records.reference
     gains = {}
     for base, own in TWINS.items():
         usable = np.isfinite(scores[base]) & np.isfinite(scores[own])
-        low, high = paired(scores[own][usable], scores[base][usable], labels[usable])
+        low, high = paired(scores[own][usable], scores[base][usable], labels[usable], clusters[usable])
         values = [float(auroc(scores[each][usable], labels[usable])) for each in (own, base)]
         gains[own] = {"auroc": values[0], "base": values[1], "gain": values[0] - values[1], "interval": [low, high]}
-    value = auroc(scores["log-prob difference"], labels)
-    interval = auroc_interval(scores["log-prob difference"], labels, clusters)
-    attacks["log-prob difference"] = {"auroc": float(value), "interval": [float(each) for each in interval[1]]}
+    usable = np.isfinite(scores["log-prob difference"])
+    summary = summarise(scores["log-prob difference"][usable], labels[usable], clusters[usable])
+    attacks["log-prob difference"] = {"auroc": summary.auroc, "interval": list(summary.auroc_interval)}
     first = audit.tasks[0].mia_audit
     return {
         "n": [int(labels.sum()), int((~labels).sum())],
@@ -205,18 +205,17 @@ def told(options: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
-def means(task: Any, which: str) -> Any:
-    """(n,) mean log-probabilities of the records under a model, from the samples."""
-    return np.array([np.nan if v is None else v for v in getattr(task.records, which)], dtype=float)
-
-
-def paired(one: Any, other: Any, labels: Any, draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the difference of two AUROCs on the same records, by resampling records of each class."""
+def paired(one: Any, other: Any, labels: Any, clusters: Any, draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of the difference of two AUROCs on the same records, by resampling documents of each class."""
     rng = np.random.default_rng(0)
-    members, others = np.flatnonzero(labels), np.flatnonzero(~labels)
+    documents = [
+        [np.flatnonzero((clusters == cluster) & (labels == side)) for cluster in np.unique(clusters[labels == side])]
+        for side in (True, False)
+    ]
     found = []
     for _ in range(draws):
-        rows = np.concatenate([rng.choice(members, len(members)), rng.choice(others, len(others))])
+        drawn = [side[i] for side in documents for i in rng.integers(len(side), size=len(side))]
+        rows = np.concatenate(drawn)
         found.append(auroc(one[rows], labels[rows]) - auroc(other[rows], labels[rows]))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
@@ -231,10 +230,9 @@ def equality(options: argparse.Namespace, name: str) -> dict[str, Any]:
     cell = CELLS[name]
     folder = folder_of(options, cell)
     task = next(t for t in read_latest(Path(options.output) / place(name)).audits[0].tasks if t.attack == "loss")
-    ours = {
-        str(i): (float(-m), int(n))
-        for i, m, n in zip(task.records.roster.ids, means(task, "target"), task.records.n_tokens, strict=True)
-    }
+    records = task.records
+    told = zip(records.roster.ids, records.target, records.n_tokens, strict=True)
+    ours = {str(record_id): (-float(mean), int(count)) for record_id, mean, count in told}
     device = torch.device(options.device)
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32), folder / "adapter"
@@ -326,9 +324,8 @@ def main() -> None:
         print(f"\n{name}: {each['n']}; self-prompts {each['self_prompts']}; {each['equal']}")
         for own, gain in each["gains"].items():
             low, high = gain["interval"]
-            print(
-                f"  {own}: {gain['auroc']:.3f}, base {gain['base']:.3f}, gain {gain['gain']:+.3f} ({low:+.3f} to {high:+.3f})"
-            )
+            values = f"{gain['auroc']:.3f}, base {gain['base']:.3f}, gain {gain['gain']:+.3f}"
+            print(f"  {own}: {values} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":
