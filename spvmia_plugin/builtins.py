@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin import hookimpl
 from spvmia_plugin.attacks import PLACES
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spvmia_plugin.attacks.base import Attack
     from spvmia_plugin.config import AuditConfig
     from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
-    from spvmia_plugin.records import Document
+    from spvmia_plugin.records import Conversation, Document, Rendered
 
 # By name, and imported when they are used: `spvmia plugins` loads neither torch nor NumPy.
 _PERTURBATIONS = {"mask_fill": "mask_fill:MaskFill", "causal": "causal:Causal", "embedding": "embedding:Embedding"}
@@ -48,17 +48,30 @@ def spvmia_register_backends() -> Iterable[Lazy[Backend]]:
 
 @hookimpl(trylast=True)
 def spvmia_self_prompt(
-    backend: Backend, prompts: Sequence[Document], config: AuditConfig, on_done: OnDone, done: Collection[int]
+    backend: Backend,
+    prompts: Sequence[Document],
+    config: AuditConfig,
+    on_done: OnDone,
+    done: Collection[int],
+    renderer: Any,
+    blank: Conversation | None,
+    length: int | None,
 ) -> Sequence[str | None] | None:
     """Sample the target (Fu et al. 2024, section 4.2)."""
     from spvmia_plugin.training.self_prompt import self_prompt
 
-    return self_prompt(backend, prompts, config, on_done=on_done, done=done)
+    return self_prompt(backend, prompts, config, on_done, done, renderer=renderer, blank=blank, length=length)
 
 
 @hookimpl(trylast=True)
 def spvmia_train_reference(
-    backend: Backend, texts: Sequence[str], config: AuditConfig, output_dir: Path
+    backend: Backend,
+    texts: Sequence[str],
+    config: AuditConfig,
+    output_dir: Path,
+    rendered: Sequence[Rendered] | None,
 ) -> dict[str, object] | None:
     """Fine-tune a LoRA adapter on the base."""
-    return backend.train_reference(texts, output_dir)
+    if rendered is None:  # a backend of before there were conversations knows nothing of them
+        return backend.train_reference(texts, output_dir)
+    return backend.train_reference(texts, output_dir, rendered=rendered)

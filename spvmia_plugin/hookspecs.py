@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spvmia_plugin.config import AuditConfig
     from spvmia_plugin.lazy import Lazy
     from spvmia_plugin.protocols import Backend, DatasetSource, OnDone, Perturbation
-    from spvmia_plugin.records import Document
+    from spvmia_plugin.records import Conversation, Document, Rendered
 
 hookspec = pluggy.HookspecMarker("spvmia")
 
@@ -46,21 +46,39 @@ def spvmia_register_backends() -> Iterable[type[Backend] | Lazy[Backend]]:  # ty
 
 @hookspec(firstresult=True)
 def spvmia_self_prompt(
-    backend: Backend, prompts: Sequence[Document], config: AuditConfig, on_done: OnDone, done: Collection[int]
+    backend: Backend,
+    prompts: Sequence[Document],
+    config: AuditConfig,
+    on_done: OnDone,
+    done: Collection[int],
+    renderer: Any,
+    blank: Conversation | None,
+    length: int | None,
 ) -> Sequence[str | None] | None:
     """The texts the reference is trained on, instead of sampling the target. None leaves it to the next plugin.
 
     The texts must come from the model, not from the training data. `on_done({position: text})` keeps texts as they
     are made, so that a killed run continues; positions in `done` are kept already, and None may stand for them. The
     first plugin that answers wins; the built-in sampler is asked last.
+
+    Of conversations `renderer` says how they become tokens (None for plain text), `blank` is one without messages and
+    `length` what an audited one has in tokens, in the median. Texts that `Conversation.to_text` made are trained on as
+    conversations, any others as plain text.
     """
 
 
 @hookspec(firstresult=True)
 def spvmia_train_reference(
-    backend: Backend, texts: Sequence[str], config: AuditConfig, output_dir: Path
+    backend: Backend,
+    texts: Sequence[str],
+    config: AuditConfig,
+    output_dir: Path,
+    rendered: Sequence[Rendered] | None,
 ) -> dict[str, object] | None:
     """Train a reference on `texts` and write it to `output_dir`, which `Backend.load_reference` then loads.
+
+    Of conversations `texts` are their words without any template, and `rendered` what a model reads of them: token ids,
+    and which of these carry loss. It is None for plain text.
 
     Returns what `mia_audit` says of it, JSON-ready; None leaves it to the next plugin, the built-in LoRA trainer last.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # numpy takes longer to import than all of the command line
     from numpy.typing import NDArray
 
     from spvmia_plugin.config import AuditConfig
-    from spvmia_plugin.records import Document
+    from spvmia_plugin.records import Document, Rendered
     from spvmia_plugin.signals import Role, TokenSignals
 
 TokenIds = Sequence[int]
@@ -251,6 +251,8 @@ class Backend:
         sequences: Sequence[TokenIds],
         positions: Sequence[Sequence[NDArray[np.int64]]],
         seeds: Sequence[int],
+        *,
+        complete: bool = False,
     ) -> list[list[NDArray[np.int64]]]:
         """Draw replacement tokens from a role's own next-token distribution, one forward pass a sequence.
 
@@ -260,6 +262,8 @@ class Backend:
             positions: for each text, for each draw, the ascending positions to replace; not the first where no
                 context stands before it.
             seeds: one a text; draws do not depend on batching.
+            complete: the sequences are all that the model reads, as of rendered conversations: nothing stands before
+                them. Asked for conversations alone.
 
         Returns:
             For each text, for each draw, token ids of the same shape as its positions; never the original token.
@@ -274,21 +278,28 @@ class Backend:
         *,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        ends: Collection[int] | None = None,
+        complete: bool = False,
     ) -> list[list[int] | None]:
         """Sample continuations from the target until prompt and continuation have `lengths` tokens, or an end token.
 
         Sampling follows the config (temperature, top_k, top_p). Returns prompt + continuation, end token left out.
         `seeds` are one a prompt: a continuation depends on its seed, and not on what else was asked for. `done` as in
-        `score`.
+        `score`. `ends` are tokens that end a text besides the model's own. With `complete` the prompts are all that the
+        model reads: what the tokenizer puts before a text is in them already, or does not belong there. Both are asked
+        for conversations alone.
         """
         raise self._unable()
 
-    def train_reference(self, texts: Sequence[str], output_dir: Path) -> dict[str, object]:
+    def train_reference(
+        self, texts: Sequence[str], output_dir: Path, *, rendered: Sequence[Rendered] | None = None
+    ) -> dict[str, object]:
         """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
 
         Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`; the
         last one may stay there as `checkpoint*`, and the store removes it. Returns losses, tokens and seconds,
-        JSON-ready.
+        JSON-ready. `rendered` are the texts as a model reads conversations: then it is trained on these very tokens,
+        with loss on those that are `counted`.
         """
         raise self._unable()
 

@@ -1,32 +1,49 @@
-"""Puts a model behind the reference roles: self-prompts, training, or what the user names; all through the store.
-
-Keys of what is kept hold all settings but those that cannot change it, with the reason beside each. A list of what
-counts would miss the next option silently, and the store would answer for another setting. Whoever adds an option
-decides here where it cannot count; until then a changed value is a new key.
-"""
+"""Puts a model behind the reference roles: self-prompts, training, or what the user names; all through the store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from functools import cached_property
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.audit.counting import NOT_IN_CONVERSATIONS, NOT_IN_REFERENCE, NOT_IN_SELF_PROMPTS, counting, is_ours
 from spvmia_plugin.audit.roles import CALLED, Player
-from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.audit.self_prompts import (
+    Expected,
+    SelfPrompts,
+    TrainingTexts,
+    Written,
+    blank_of,
+    expected_of,
+    length_of,
+)
+from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend
-from spvmia_plugin.records import AuditData
+from spvmia_plugin.records import AuditData, Conversation
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.folders import Corpus
 from spvmia_plugin.store.store import Store
+from spvmia_plugin.training.self_prompt import beginnings, way_of
 from spvmia_plugin.util.console import progress_bar
 
 
 class Calibration:
-    """Builds or finds the references of one audit; `on_done` is told a stage of the plan, and the share just done."""
+    """Builds or finds the references of one audit.
+
+    Args:
+        data: of the audit.
+        config: its settings.
+        backend: the target and its relatives.
+        registry: plugins, which may make self-prompts and references.
+        store: where both are kept.
+        on_done: is told a stage of the plan, and the share just done.
+        on_known: is told a stage of the plan, and the tokens that it has, once the texts are there.
+    """
 
     def __init__(
         self,
@@ -37,6 +54,7 @@ class Calibration:
         store: Store,
         *,
         on_done: Callable[[str, float], None] = lambda name, share: None,
+        on_known: Callable[[str, int], None] = lambda name, tokens: None,
     ) -> None:
         self._data = data
         self._config = config
@@ -45,6 +63,9 @@ class Calibration:
         self._registry = registry
         self._store = store
         self._on_done = on_done
+        self._on_known = on_known
+        self.self_prompts_told: SelfPrompts | None = None
+        """What the self-prompts are like, once a reference was made of them."""
         self.processes = (backend.processes or 1) if config.reference_parallel else 1
         """How many train a reference together."""
 
@@ -52,17 +73,25 @@ class Calibration:
     def is_foreign(self) -> bool:
         """Whether a plugin makes the self-prompts or the reference, and so what is said of them."""
         hooks = ("spvmia_self_prompt", "spvmia_train_reference")
-        return any(
-            not name.startswith("spvmia-plugin ") for hook in hooks for name in self._registry.implementers(hook)
-        )
+        return not all(is_ours(name) for hook in hooks for name in self._registry.implementers(hook))
 
     def check(self) -> None:
         """Make sure that a reference could be trained, before anything is sampled for it.
 
         Raises:
-            SpvmiaError: as `Backend.check_training`; or it cannot be trained by several processes, as was asked.
+            SpvmiaError: as `Backend.check_training`; the backend knows nothing of conversations; or it cannot be
+                trained by several processes, as was asked.
         """
         self._backend.check_training()
+        if self._data.renderer is not None:
+            for method, argument in ((self._backend.generate, "complete"), (self._backend.train_reference, "rendered")):
+                taken = signature(method).parameters
+                if argument not in taken and not any(each.kind is Parameter.VAR_KEYWORD for each in taken.values()):
+                    raise SpvmiaError(
+                        f"--model: expected a backend that writes conversations and trains on them, got "
+                        f"{self._backend.name!r}, whose {method.__name__} has no argument {argument!r}; use "
+                        "'--model hf', or a later version of the plugin"
+                    )
         if not self._config.reference_parallel:
             return
         if self._backend.processes is None:
@@ -71,7 +100,7 @@ class Calibration:
                 f"{self._backend.name!r}; leave the option out"
             )
         trainers = self._registry.implementers("spvmia_train_reference")
-        if others := [name for name in trainers if not name.startswith(OURS)]:
+        if others := [name for name in trainers if not is_ours(name)]:
             raise SpvmiaError(
                 f"mia_reference_parallel: expected our own training of the reference, got that of {others[0]!r}; "
                 "leave the option out, or 'spvmia plugins' says how to be rid of the plugin"
@@ -93,14 +122,55 @@ class Calibration:
             self._backend.load_reference(player.role, kind)
             return {"kind": kind, "path": kind}
         if player.role is Role.CANDIDATE:
-            texts = self._candidate_texts
-            return {"documents": len(texts), **self._train(player.role, texts)}
-        texts = self.self_prompts()
-        return {"kind": kind, "self_prompts": len(texts), **self._train(player.role, texts)}
+            trained = self._of_candidate
+            return {"documents": len(trained.texts), **self._train(player.role, trained)}
+        trained = self._of_self_prompts(self.self_prompts())
+        self._tell(trained)
+        return {"kind": kind, "self_prompts": len(trained.texts), **self._train(player.role, trained)}
 
-    @property
-    def _candidate_texts(self) -> list[str]:
-        return [document.text for document in self._data.candidate]
+    @cached_property
+    def way(self) -> SelfPrompt:
+        """What the target is given to write from.
+
+        Raises:
+            SpvmiaError: `mia_self_prompt` does not go with the data.
+        """
+        return way_of(self._config, self._data.renderer, self._data.prompts)
+
+    @cached_property
+    def _of_candidate(self) -> TrainingTexts:
+        return TrainingTexts.of_documents(self._data.candidate, self._data.renderer)
+
+    def _of_self_prompts(self, texts: Sequence[str]) -> TrainingTexts:
+        return TrainingTexts(texts) if self.way == "prefix" else TrainingTexts.of_store(texts, self._data.renderer)
+
+    def _tell(self, trained: TrainingTexts) -> None:
+        """Describe the self-prompts, and refuse those that are too alike: the corpus stays in the store."""
+        known = self.way == "prefix" and all(map(is_ours, self._registry.implementers("spvmia_self_prompt")))
+        heads = beginnings(self._backend, self._data.prompts, self._config) if known else None
+        written = Written.of(trained, self.way, heads)
+        self.self_prompts_told = written.told(trained.lengths(self._backend))
+        written.check(self.way, self._config, heads, chat=self._data.renderer is not None)
+
+    @cached_property
+    def _frame(self) -> tuple[Conversation | None, int | None]:
+        return blank_of(self._data), length_of(self._data)
+
+    def expected(self, length: float) -> Expected:
+        """What a self-prompt is expected to have; `length` tokens of an audited record."""
+        if self._data.renderer is None:
+            return Expected(length - self._config.prompt_tokens, length)
+        return expected_of(self.way, self._data, self._backend, self._config.prompt_tokens, length)
+
+    def known_tokens(self, player: Player) -> int | None:
+        """Tokens of one pass over what a reference is trained on; None where the target has to write that first."""
+        if player.role is Role.CANDIDATE:
+            return sum(self._of_candidate.lengths(self._backend))
+        key = self.corpus_key()
+        stored = self._store.corpus(key).load()
+        if not stored or len(stored) != self._finished_count(key):
+            return None
+        return sum(self._of_self_prompts([stored[i] for i in sorted(stored)]).lengths(self._backend))
 
     def self_prompts(self) -> list[str]:
         """The target's own generations: from the store, continued where a killed run stopped."""
@@ -133,7 +203,14 @@ class Calibration:
                 kept.update(batch)
 
             texts = self._hook.spvmia_self_prompt(
-                backend=self._backend, prompts=self._data.prompts, config=self._config, on_done=keep, done=set(stored)
+                backend=self._backend,
+                prompts=self._data.prompts,
+                config=self._config,
+                on_done=keep,
+                done=set(stored),
+                renderer=self._data.renderer,
+                blank=self._frame[0],
+                length=self._frame[1],
             )
         made = {i: text for i, text in enumerate(texts) if text is not None}
         corpus.append({i: text for i, text in made.items() if i not in kept})
@@ -148,28 +225,45 @@ class Calibration:
         if not player.trained:
             return True
         if player.role is Role.CANDIDATE:
-            return self._is_trained(self._candidate_texts)
+            return self._is_trained(self._of_candidate)
         key = self.corpus_key()
         stored = self._store.corpus(key).load()
-        return len(stored) == self._finished_count(key) and self._is_trained([stored[i] for i in sorted(stored)])
+        if len(stored) != self._finished_count(key):
+            return False
+        return self._is_trained(self._of_self_prompts([stored[i] for i in sorted(stored)]))
 
-    def _is_trained(self, texts: Sequence[str]) -> bool:
-        return self._store.find_folder("references", self.reference_key(texts)) is not None
+    def _is_trained(self, trained: TrainingTexts) -> bool:
+        return self._store.find_folder("references", self._key_of(trained)) is not None
 
     def corpus_key(self) -> str:
-        """Store key of the self-prompts: the target, the prompts, the settings."""
+        """Store key of the self-prompts: the target, the prompts, the settings; of conversations how they are read."""
         makers = self._registry.implementers("spvmia_self_prompt")
+        documents, left_out = self._data.prompts, NOT_IN_SELF_PROMPTS
+        conversations: dict[str, object] = {}
+        if self.way != "prefix":
+            ours, left_out = all(map(is_ours, makers)), NOT_IN_CONVERSATIONS
+            conversations = {"way": self.way, "renderer": self._data.renderer.identity()}
+            if self.way == "whole" or not ours:
+                blank, length = self._frame
+                conversations |= {"blank": blank.to_text() if blank is not None else None, "length": length}
+            if self.way == "whole" and ours:
+                documents = ()  # nothing of them is read
+        renderer = self._data.renderer if conversations else None
         return self._store.key(
             "self_prompts",
             target=self._backend.identity(Role.TARGET),
-            prompts=[self._store.text_hash(document.text) for document in self._data.prompts],
-            settings=counting(self._config, NOT_IN_SELF_PROMPTS, makers),
+            prompts=[self._store.text_hash(text) for text in TrainingTexts.of_documents(documents, renderer).texts],
+            settings=counting(self._config, left_out, makers),
             max_length=self._backend.max_length,
             plugins=makers,
+            **conversations,
         )
 
-    def reference_key(self, texts: Sequence[str]) -> str:
-        """Store key of a trained reference: the base, the texts, the settings."""
+    def _key_of(self, trained: TrainingTexts) -> str:
+        return self.reference_key(trained.texts, rendered=trained.conversations is not None)
+
+    def reference_key(self, texts: Sequence[str], *, rendered: bool = False) -> str:
+        """Store key of a trained reference: the base, the texts, the settings; `rendered` texts are conversations."""
         makers = self._registry.implementers("spvmia_train_reference")
         return self._store.key(
             "references",
@@ -179,22 +273,29 @@ class Calibration:
             max_length=self._backend.max_length,
             plugins=makers,
             **({"processes": self.processes} if self.processes > 1 else {}),
+            **({"renderer": self._data.renderer.identity()} if rendered else {}),
         )
 
-    def _train(self, role: Role, texts: Sequence[str]) -> dict[str, object]:
-        key = self.reference_key(texts)
+    def _train(self, role: Role, trained: TrainingTexts) -> dict[str, object]:
+        key, name = self._key_of(trained), f"training the {CALLED[role]}"
         first = self._first  # it locks, looks and commits for all that train
         record: dict[str, object] = {"trained": False}
         with self._store.lock(key) if first else nullcontext():
             folder: Path = self._agree(self._store.find_folder("references", key) if first else None)
             if folder is None:
                 work: Path = self._agree(self._store.work_folder("references", key) if first else None)
-                trained = self._hook.spvmia_train_reference(
-                    backend=self._backend, texts=texts, config=self._config, output_dir=work
+                tokens = sum(trained.lengths(self._backend))
+                self._on_known(name, int(tokens * self._config.reference_epochs / self.processes))
+                told = self._hook.spvmia_train_reference(
+                    backend=self._backend,
+                    texts=trained.words(),
+                    config=self._config,
+                    output_dir=work,
+                    rendered=trained.rendered,
                 )
                 folder = self._agree(self._store.commit_folder("references", key) if first else None)
-                record = {"trained": True, **trained}
-                self._on_done(f"training the {CALLED[role]}", 1.0)
+                record = {"trained": True, **told}
+                self._on_done(name, 1.0)
         self._backend.load_reference(role, str(folder))
         return {**record, "folder": folder.name}
 
@@ -205,80 +306,3 @@ class Calibration:
     def _agree(self, value: Any) -> Any:
         """What the first of the processes that train together says; in any other run, what this one says."""
         return self._backend.agree(value) if self.processes > 1 else value
-
-
-OURS = "spvmia-plugin "
-"""What the names of our own implementations of a hook begin with."""
-
-_NEVER = {
-    "cache_dir",  # where results are kept
-    "log_text",  # what is shown
-    "preset",  # values of other options, which are read already
-    "given",  # which options were typed: with a default typed out, nothing is computed otherwise
-    "max_length",  # keys hold the context that follows from it
-}
-
-_DATA = {"members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path", "split"}
-"""Where texts come from: keys hold the texts themselves."""
-
-_PARAPHRASES = {"perturbation", "perturbations", "mask_rate", "mask_model", "noise"}
-"""How records are varied, which neither the target's writing nor a reference ever sees."""
-
-_SCORES = {
-    "attack_options",  # what attacks make of signals
-    "canary_attack",  # which of them guesses coins
-    "max_samples",  # how many records are audited
-    "prefix",  # what is read before a record when it is scored; sampling and training go by the tokenizer alone
-}
-
-_MODELS = {
-    "base_model",  # keys hold the identities of the models that are asked
-    "reference",  # says whether there is a self-prompted reference at all, not how it is made
-    "trust_remote_code",  # without it a model with code of its own is refused, not loaded otherwise
-}
-
-_SAMPLING = {"self_prompts", "prompt_tokens", "temperature", "top_k", "top_p"}
-_LORA = {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
-_TRAINING = {"reference_epochs", "reference_lr", "reference_batch", *_LORA}
-
-NOT_IN_SELF_PROMPTS = frozenset(
-    _NEVER
-    | _DATA
-    | _PARAPHRASES
-    | _SCORES
-    | _MODELS
-    | _TRAINING  # comes after the sampling
-    | {"reference_parallel"}  # likewise
-)
-"""What cannot change the texts that our own sampling draws from a given target after given prompts."""
-
-NOT_IN_REFERENCE = frozenset(
-    _NEVER
-    | _DATA
-    | _PARAPHRASES
-    | _SCORES
-    | _MODELS
-    | _SAMPLING  # the key holds the texts that came of it
-    | {"block_size"}  # how long these were made; they are trained on as they are
-    | {"reference_parallel"}  # the key holds the number of processes
-)
-"""What cannot change the adapter that our own training makes of a given base and given texts."""
-
-
-def counting(config: AuditConfig, left_out: frozenset[str], makers: Iterable[str]) -> dict[str, object]:
-    """The settings that a result depends on, JSON-ready.
-
-    Args:
-        config: of the audit.
-        left_out: those that cannot change what our own code makes.
-        makers: the distributions that may have made it; another's gets the whole config and may read all of it.
-    """
-    ours = all(maker.startswith(OURS) for maker in makers)
-    skipped = left_out if ours else _NEVER
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in skipped}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value

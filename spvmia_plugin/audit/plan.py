@@ -87,19 +87,42 @@ def reference_stages(
     players: Iterable[Player], config: AuditConfig, data: AuditData, calibration: Calibration, mean: float
 ) -> list[Stage]:
     """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
-    length = config.block_size or mean
+    expected = calibration.expected(config.block_size or mean)
     stages = []
     for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
         texts = len(data.candidate)
         if player.role is Role.REFERENCE:
             texts = config.self_prompts
             to_do = max(texts - calibration.stored_self_prompts(), 0)
-            tokens = max(0, int(to_do * (length - config.prompt_tokens)))
+            tokens = max(0, int(to_do * expected.written))
             stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
-        to_do = 0 if calibration.is_ready(player) else texts
-        tokens = int(to_do * length * config.reference_epochs / calibration.processes)
+        known = 0 if calibration.is_ready(player) else calibration.known_tokens(player)
+        passed = texts * expected.tokens if known is None else known
+        tokens = int(passed * config.reference_epochs / calibration.processes)
         stages.append(Stage(f"training the {CALLED[player.role]}", texts, "texts", tokens, TRAINING_FACTOR))
     return stages
+
+
+LEAST_TRAINED = 0.5
+"""A reference that was trained on less than this share of the planned tokens is another than was planned."""
+
+
+def shortfall(called: str, planned: int, record: Mapping[str, object], processes: int = 1) -> str | None:
+    """What to say of a reference that was trained on far less than the plan said; None if it was not.
+
+    Args:
+        called: the reference, as people are told of it.
+        planned: tokens of the stage, a process; 0 where nothing was planned.
+        record: of its training.
+        processes: that trained it together.
+    """
+    trained = record.get("tokens")
+    if not isinstance(trained, int) or trained >= LEAST_TRAINED * planned * processes:
+        return None
+    return (
+        f"the {called} was trained on {trained:,} tokens, where the plan counted {planned * processes:,}: its texts "
+        "came out shorter than the audited ones"
+    )
 
 
 def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
@@ -156,7 +179,9 @@ class Forecast:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._estimates = {stage.name: stage.seconds(rate) for stage in stages if stage.tokens}
+        self._stages = {stage.name: stage for stage in stages if stage.tokens}
+        self._rate = rate
+        self._estimates = {stage.name: stage.seconds(rate) for stage in self._stages.values()}
         self._left = dict.fromkeys(self._estimates, 1.0)  # share of each stage
         self._spent: dict[str, tuple[float, float]] = {}  # by kind: seconds as estimated, and as they were
         self._say = say
@@ -192,6 +217,17 @@ class Forecast:
             pace = "slower" if left > self._told else "faster"
             self._say(f"spvmia: about {duration(left)} left ({name} is {pace} than planned)")
             self._told = left
+
+    def correct(self, name: str, tokens: int) -> None:
+        """A stage that has not begun has so many tokens, whatever the plan thought."""
+        if name not in self._left:
+            return
+        before, planned = self.seconds, self._stages[name].tokens
+        self._estimates[name] = replace(self._stages[name], tokens=tokens).seconds(self._rate)
+        left = self.seconds
+        self._told = max(0.0, self._told + left - before)
+        if abs(left - before) > MOVED * max(left, before) and max(left, before) > LEAST_SECONDS:
+            self._say(f"spvmia: about {duration(left)} left ({name} has {tokens:,} tokens, not {planned:,} as planned)")
 
     def finish(self, *names: str) -> None:
         """Nothing is left of these stages, whatever the plan thought."""

@@ -19,7 +19,7 @@ from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches, plan
 from spvmia_plugin.models.forward import HeadlessModel, each, holds, probe_ids, prompt_learning, takes
 from spvmia_plugin.models.statistics import rows_per_product
 from spvmia_plugin.models.tokens import Tokens
-from spvmia_plugin.protocols import Cost, OnDone, TokenIds
+from spvmia_plugin.protocols import Cost, Frame, OnDone, TokenIds
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
 TOKENS_PER_BATCH_DEVICE = 2**17
@@ -317,12 +317,15 @@ class Replacer:
         tokens: what is read before a text, and padding.
         runner: runs batches, remembers what fitted into memory.
         cost: is added to.
+        complete: sequences are all that is read; nothing stands before them.
     """
 
-    def __init__(self, model: HeadlessModel, tokens: Tokens, runner: BatchRunner, cost: Cost) -> None:
+    def __init__(
+        self, model: HeadlessModel, tokens: Tokens, runner: BatchRunner, cost: Cost, *, complete: bool = False
+    ) -> None:
         self._model = model
         self._tokens = tokens
-        frame = tokens.frame("a")
+        frame = Frame() if complete else tokens.frame("a")
         self._context = frame.context + frame.before
         self._runner = runner
         self._cost = cost
@@ -337,7 +340,7 @@ class Replacer:
         """
         shift = 0 if self._context else 1  # output p - shift of a row predicts token p of its text
         if any((draw < shift).any() for draws in positions for draw in draws):
-            raise ValueError("positions: expected none at 0, because this tokenizer puts nothing before a text")
+            raise ValueError("positions: expected none at 0, because nothing stands before a text")
         started = time.perf_counter()
         drawn: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64) for _ in draws] for draws in positions]
         active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]  # a pass for no others

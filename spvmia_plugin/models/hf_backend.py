@@ -22,6 +22,7 @@ from spvmia_plugin.models.roles import RoleModels
 from spvmia_plugin.models.scoring import Scorer
 from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.protocols import Backend, Cost, Frame, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import lora_config, train_lora
 from spvmia_plugin.util.libraries import first_says, is_first, one_of
@@ -158,9 +159,12 @@ class HFBackend(Backend):
         sequences: Sequence[TokenIds],
         positions: Sequence[Sequence[NDArray[np.int64]]],
         seeds: Sequence[int],
+        *,
+        complete: bool = False,
     ) -> list[list[NDArray[np.int64]]]:
         with self._model(role) as model:
-            replacer = Replacer(model, self._tokens, self._runners["sample"], self._costs[role])
+            runner, cost = self._runners["sample"], self._costs[role]
+            replacer = Replacer(model, self._tokens, runner, cost, complete=complete)
             return replacer.draw(sequences, positions, seeds)
 
     def generate(
@@ -171,14 +175,16 @@ class HFBackend(Backend):
         *,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        ends: Collection[int] | None = None,
+        complete: bool = False,
     ) -> list[list[int] | None]:
         config = self._config
         with self._model(Role.TARGET) as model:
             generator = Generator(
                 model,
                 Sampling(config.temperature, config.top_k, config.top_p),
-                self._tokens.end_ids(model.model),
-                self._tokens.lead,
+                sorted({*self._tokens.end_ids(model.model), *(ends or ())}),
+                [] if complete else self._tokens.lead,
                 self._runners["generate"],
                 self._costs[Role.TARGET],
             )
@@ -186,10 +192,18 @@ class HFBackend(Backend):
                 self.paths[f"{Role.TARGET.value}: generation"] = generator.path
             return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
 
-    def train_reference(self, texts: Sequence[str], output_dir: Path, role: Role = Role.REFERENCE) -> dict[str, object]:
+    def train_reference(
+        self,
+        texts: Sequence[str],
+        output_dir: Path,
+        role: Role = Role.REFERENCE,
+        *,
+        rendered: Sequence[Rendered] | None = None,
+    ) -> dict[str, object]:
         """As `Backend.train_reference`. `role` only says whose cost it is.
 
-        Texts with tokens that only the target has are left out; the record counts them as `left_out`.
+        Texts with tokens that only the target has are left out; the record counts them as `left_out`. So are
+        conversations without a token that carries loss, as `without_loss`.
 
         Raises:
             SpvmiaError: none is left.
@@ -197,8 +211,12 @@ class HFBackend(Backend):
         host = self._roles.host()
         processes = self.processes if self._config.reference_parallel else 1
         unknown = self.unknown_ids(Role.BASE)
-        sequences = [self._tokens.natural(text)[: self.max_length] for text in texts]
-        readable = [ids for ids in sequences if unknown.isdisjoint(ids)]
+        if rendered is None:
+            sequences = [self._tokens.natural(text)[: self.max_length] for text in texts]
+        else:
+            sequences = [list(each.token_ids[: self.max_length]) for each in rendered]
+        kept = [i for i, ids in enumerate(sequences) if unknown.isdisjoint(ids)]
+        readable = [sequences[i] for i in kept]
         if sequences and not readable:
             raise SpvmiaError(
                 f"mia_reference: expected texts to train on that the base can read, got {len(sequences)} that all hold "
@@ -209,6 +227,7 @@ class HFBackend(Backend):
             readable,
             self._config,
             output_dir,
+            counted=None if rendered is None else [rendered[i].counted[: self.max_length] for i in kept],
             pad_token_id=self._tokens.pad_id,
             base_name=self._roles.base_name,
             processes=processes,

@@ -151,6 +151,7 @@ def train_lora(
     config: AuditConfig,
     output_dir: Path,
     *,
+    counted: Sequence[Sequence[bool]] | None = None,
     pad_token_id: int,
     base_name: str | None,
     processes: int = 1,
@@ -162,17 +163,27 @@ def train_lora(
         sequences: token ids; those too short to predict anything are left out.
         config: `reference_*`, `lora_*` and `seed`.
         output_dir: gets the adapter, and the checkpoints; the last one stays (see `training.train`).
+        counted: which tokens of each sequence carry loss; sequences without one are left out. None for all tokens.
         pad_token_id: for padding.
         base_name: written into the adapter's config.
         processes: that train together; the first writes.
 
     Returns:
-        What `training.train` returns, with the number of texts and of trained parameters.
+        What `training.train` returns, with the number of texts, of those left out for want of a token that carries
+        loss (`without_loss`, with `counted`), and of trained parameters.
 
     Raises:
-        SpvmiaError: the LoRA targets are not in the model or refused by peft; `output_dir` cannot be written.
+        SpvmiaError: the LoRA targets are not in the model or refused by peft; `output_dir` cannot be written; no
+            sequence has a token that carries loss.
     """
-    usable = [ids for ids in sequences if len(ids) > 1]
+    masks = counted if counted is not None else [[True] * len(ids) for ids in sequences]
+    kept = [i for i, mask in enumerate(masks) if any(mask[1:])]  # nothing predicts the first token
+    if counted is not None and sequences and not kept:
+        raise SpvmiaError(
+            f"mia_loss_on: expected conversations with tokens that carry loss to train a reference on, got "
+            f"{len(sequences)} without any; use mia_loss_on=all, or a larger mia_record_tokens"
+        )
+    usable = [sequences[i] for i in kept]
     settings = TrainSettings(
         epochs=config.reference_epochs,
         lr=config.reference_lr,
@@ -183,9 +194,18 @@ def train_lora(
     lora = lora_config(host, config, "mia_lora_targets")
     lora.base_model_name_or_path = base_name
     with host.new(_NAME, lora, config.seed) as model:
-        record = train(model, usable, settings, output_dir, pad_token_id=pad_token_id, description="reference")
+        record = train(
+            model,
+            usable,
+            settings,
+            output_dir,
+            counted=None if counted is None else [counted[i] for i in kept],
+            pad_token_id=pad_token_id,
+            description="reference",
+        )
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if is_first(processes):
             with writing(output_dir):
                 save_adapter(model, _NAME, output_dir)
-    return {**record, "texts": len(usable), "parameters": parameters}
+    left_out = {} if counted is None else {"without_loss": len(sequences) - len(usable)}
+    return {**record, **left_out, "texts": len(usable), "parameters": parameters}

@@ -78,6 +78,7 @@ def train(
     settings: TrainSettings,
     output_dir: Path,
     *,
+    counted: Sequence[Sequence[bool]] | None = None,
     pad_token_id: int,
     description: str,
 ) -> dict[str, object]:
@@ -98,12 +99,14 @@ def train(
         sequences: token ids, used as they are; padded on the right where lengths differ.
         settings: how to train.
         output_dir: gets the checkpoints, and nothing else.
+        counted: which tokens of each sequence carry loss, the mean over all of a batch as ever; None for all tokens.
+            Nothing predicts the first of a sequence, which never does.
         pad_token_id: any valid token: padding is masked and has no loss.
         description: words for the progress bar.
 
     Returns:
-        JSON-ready: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), `seconds`,
-        `resumed_at` (step, 0 for none) and the settings.
+        JSON-ready: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), with `counted` also
+        `tokens_with_loss`, `seconds`, `resumed_at` (step, 0 for none) and the settings.
 
     Raises:
         SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint; another process is gone.
@@ -113,8 +116,12 @@ def train(
             f"{description}: expected texts of at least 2 tokens to train on, got "
             f"{'none' if not sequences else 'a shorter one'}; give more or longer documents"
         )
+    if counted is not None and not all(any(mask[1:]) for mask in counted):
+        raise SpvmiaError(
+            f"{description}: expected a token that carries loss in each text to train on, got one without; leave it out"
+        )
     folder = output_dir / CHECKPOINTS
-    run = fingerprint(model, sequences, asdict(settings))
+    run = fingerprint(model, sequences, asdict(settings), counted)
     started = time.perf_counter()
     alone, first = settings.processes == 1, is_first(settings.processes)
     with (
@@ -128,7 +135,7 @@ def train(
         found = last_checkpoint(folder, run) if first else None
         checkpoint = found if alone else first_says(found)
         with writing(folder):  # it makes the folder
-            trainer = _make_trainer(model, sequences, settings, folder, pad_token_id)
+            trainer = _make_trainer(model, sequences, counted, settings, folder, pad_token_id)
         if not alone:  # the Trainer has seeded all alike: equal rows of their batches would share their dropout
             torch.manual_seed(stable_seed("dropout", settings.seed, torch.distributed.get_rank()))
         for callback in (Seal(run), _Bar(description)) if first else ():
@@ -140,10 +147,14 @@ def train(
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         losses = trainer.epoch_losses()
+    with_loss = {}
+    if counted is not None:
+        with_loss["tokens_with_loss"] = round(settings.epochs * sum(sum(mask[1:]) for mask in counted))
     return {
         "losses": losses,
         "steps": steps,
         "tokens": round(settings.epochs * sum(map(len, sequences))),
+        **with_loss,
         "seconds": round(time.perf_counter() - started, 3),
         "resumed_at": resumed_at,
         **asdict(settings),
@@ -151,7 +162,12 @@ def train(
 
 
 def _make_trainer(
-    model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings, folder: Path, pad_token_id: int
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    counted: Sequence[Sequence[bool]] | None,
+    settings: TrainSettings,
+    folder: Path,
+    pad_token_id: int,
 ) -> _Trainer:
     every = settings.checkpoint_interval(len(sequences))
     device = torch.device(model.device)
@@ -183,11 +199,23 @@ def _make_trainer(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=[{"input_ids": list(ids)} for ids in sequences],
+        train_dataset=[
+            {"input_ids": list(ids), "labels": _labels(ids, None if counted is None else counted[i])}
+            for i, ids in enumerate(sequences)
+        ],
         data_collator=_Collator(pad_token_id),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _labels(ids: Sequence[int], counted: Sequence[bool] | None) -> list[int]:
+    """What each token is to be predicted as; nothing predicts the first.
+
+    Transformers before 5.10 or so would count a label there into the mean.
+    """
+    counts = counted if counted is not None else [True] * len(ids)
+    return [-100, *(token if here else -100 for token, here in zip(ids[1:], counts[1:], strict=True))]
 
 
 class _Collator:
@@ -200,11 +228,11 @@ class _Collator:
         width = max(len(row["input_ids"]) for row in rows)
         input_ids = torch.full((len(rows), width), self.pad_token_id)
         labels = torch.full((len(rows), width), -100)
+        attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
-            ids = torch.tensor(row["input_ids"])
-            input_ids[i, : len(ids)] = labels[i, : len(ids)] = ids
-        attention_mask = (labels != -100).long()
-        labels[:, 0] = -100  # nothing predicts it, but transformers before 5.10 or so counts it into the mean
+            n = len(row["input_ids"])
+            input_ids[i, :n], labels[i, :n] = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+            attention_mask[i, :n] = 1
         return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
 
@@ -415,11 +443,16 @@ def _is_whole(path: Path, fingerprint: str) -> bool:
         return False
 
 
-def fingerprint(model: Any, sequences: Sequence[Sequence[int]], settings: Mapping[str, object]) -> str:
-    """Digest of what a checkpoint must agree with: settings, data, starting point of what is trained."""
+def fingerprint(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    settings: Mapping[str, object],
+    counted: Sequence[Sequence[bool]] | None = None,
+) -> str:
+    """Digest of what a checkpoint must agree with: settings, data and masks, starting point of what is trained."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for ids in sequences:
-        digest.update(json.dumps(list(map(int, ids))).encode())
+    for numbers in (*sequences, *(counted or ())):
+        digest.update(json.dumps(list(map(int, numbers))).encode())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             start = parameter.detach().double()

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.audit import calibrate
+from spvmia_plugin.audit import counting
 from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
 from spvmia_plugin.config import AuditConfig
@@ -86,7 +86,7 @@ def test_each_setting_counts_or_cannot(kind, models, tmp_path) -> None:
 
 
 def test_what_cannot_count_is_a_setting() -> None:
-    for names in (calibrate.NOT_IN_SELF_PROMPTS, calibrate.NOT_IN_REFERENCE):
+    for names in (counting.NOT_IN_SELF_PROMPTS, counting.NOT_IN_CONVERSATIONS, counting.NOT_IN_REFERENCE):
         assert names <= set(FIELDS)
 
 
