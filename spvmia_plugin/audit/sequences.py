@@ -188,7 +188,7 @@ class Inputs:
 
     def _lead(self, rendered: Rendered) -> int:
         """How many tokens only begin a sequence: a BOS does not stand in the middle of one."""
-        bos = getattr(self._renderer.tokenizer, "bos_token_id", None)
+        bos = self._renderer.bos_id
         # ChatML's `<|im_start|>` is a BOS by name that begins every turn.
         return int(bos is not None and rendered.token_ids[:1] == (bos,) and rendered.token_ids.count(bos) == 1)
 

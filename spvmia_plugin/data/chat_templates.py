@@ -23,34 +23,34 @@ _LARGEST = 2**20
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-def read_template(path: str) -> str:
-    """The text of the template in the file that `mia_chat_template` names, line ends as TRL reads them.
+def read_template(path: str, *, option: str = OPTION) -> str:
+    """The text of the template in the file that an option names, line ends as TRL reads them.
 
     Raises:
         SpvmiaError: there is no such file, or it holds no Jinja template that reads messages.
     """
-    file = as_path(path, OPTION)
+    file = as_path(path, option)
     if not file.is_file():
         raise SpvmiaError(
-            f"{OPTION}: expected a file with a Jinja template, got {path}, which is "
+            f"{option}: expected a file with a Jinja template, got {path}, which is "
             f"{'a folder' if file.is_dir() else 'no file'}; correct the path"
         )
     if file.stat().st_size > _LARGEST:
         raise SpvmiaError(
-            f"{OPTION}: expected a Jinja template of at most {_LARGEST} bytes, got {path} with {file.stat().st_size}; "
+            f"{option}: expected a Jinja template of at most {_LARGEST} bytes, got {path} with {file.stat().st_size}; "
             "correct the path"
         )
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpvmiaError(f"{OPTION}: {path} cannot be read ({reason_of(error)}); correct the path") from error
+        raise SpvmiaError(f"{option}: {path} cannot be read ({reason_of(error)}); correct the path") from error
     except UnicodeDecodeError as error:
-        raise SpvmiaError(f"{OPTION}: expected a Jinja template in UTF-8, got other bytes in {path}") from error
-    _check(text, path)
+        raise SpvmiaError(f"{option}: expected a Jinja template in UTF-8, got other bytes in {path}") from error
+    _check(text, path, option)
     return text
 
 
-def _check(text: str, path: str) -> None:
+def _check(text: str, path: str, option: str) -> None:
     """Refuse what is no template before a model is loaded for it."""
     import jinja2.ext
     import jinja2.meta
@@ -71,7 +71,7 @@ def _check(text: str, path: str) -> None:
         pass
     else:
         raise SpvmiaError(
-            f"{OPTION}: expected the text of a Jinja template, got JSON in {path}; put what its chat_template says "
+            f"{option}: expected the text of a Jinja template, got JSON in {path}; put what its chat_template says "
             "into a file of its own"
         )
     environment = jinja2.Environment(extensions=[Generation, "jinja2.ext.loopcontrols"], autoescape=False)  # noqa: S701
@@ -79,12 +79,12 @@ def _check(text: str, path: str) -> None:
         names = jinja2.meta.find_undeclared_variables(environment.parse(text))
     except jinja2.TemplateSyntaxError as error:
         raise SpvmiaError(
-            f"{OPTION}: expected a Jinja template, got {path} with an error in line {error.lineno} "
+            f"{option}: expected a Jinja template, got {path} with an error in line {error.lineno} "
             f"({reason_of(error)}); correct it"
         ) from error
     if "messages" not in names:
         raise SpvmiaError(
-            f"{OPTION}: expected a Jinja template that reads 'messages', got {path}, which does not; name the chat "
+            f"{option}: expected a Jinja template that reads 'messages', got {path}, which does not; name the chat "
             "template that the target was trained with"
         )
 

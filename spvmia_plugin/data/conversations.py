@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.data.rendering import Renderer, read_template
+from spvmia_plugin.data.chat_templates import read_template
+from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.sources import Loaded, load_spec
 from spvmia_plugin.data.split import Parts
 from spvmia_plugin.errors import SpvmiaError
@@ -154,10 +155,7 @@ def as_rendered(items: Sequence[Item], renderer: Renderer | None) -> list[Item]:
         if item.conversation is None or renderer is None:
             found.append(item)
             continue
-        try:
-            found.append(replace(item, rendered=renderer.render(item.conversation)))
-        except SpvmiaError as error:
-            raise SpvmiaError(f"{item.id}: {error}") from error
+        found.append(replace(item, rendered=renderer.render(item.conversation, name=item.id)))
     return found
 
 

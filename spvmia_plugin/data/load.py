@@ -326,7 +326,7 @@ def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) 
 def _read_candidate(
     config: AuditConfig, others: Sequence[tuple[str, Sequence[Document]]], kind: str
 ) -> Sequence[Document]:
-    """The documents of `mia_candidate`, none of which is used for anything else; rows of the same kind as the others'."""
+    """The documents of `mia_candidate`, which are used for nothing else; rows of the same kind as the others'."""
     if config.candidate is None:
         return ()
     loaded = load(config.candidate, config, "mia_candidate")

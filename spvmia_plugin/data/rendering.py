@@ -206,6 +206,12 @@ class Renderer:
             )
         return found
 
+    @property
+    def bos_id(self) -> int | None:
+        """The token that the tokenizer says begins a sequence."""
+        found = getattr(self._tokenizer, "bos_token_id", None)
+        return None if found is None else int(found)
+
     def identity(self) -> dict[str, object]:
         """What makes the sequences what they are, JSON-ready."""
         return {

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.config import MAX_EPOCHS
+from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import TEXT, Format, as_rendered
 from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.fingerprint import derived_key, user_key
+from spvmia_plugin.data.formats import FORMATS
 from spvmia_plugin.data.manifest import (
     CLASSES,
     MANIFEST_NAME,
@@ -24,9 +26,7 @@ from spvmia_plugin.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from spvmia_plugin.data.formats import FORMATS
 from spvmia_plugin.data.packing import fast_tokenize
-from spvmia_plugin.data.rendering import read_template
 from spvmia_plugin.data.sources import Loaded, describe, is_file_spec, load_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
@@ -319,8 +319,8 @@ def _format(config: FinetuneConfig, loaded: Loaded) -> Format:
         return Format(TEXT, DEFAULT_BLOCK if config.block_size is None else config.block_size)
     if config.block_size:
         raise SpvmiaError(
-            f"--block-size: expected 0 for conversations, which are trained on whole, got {config.block_size}; leave it "
-            "out (--record-tokens says where they are cut), or set --format to text"
+            f"--block-size: expected 0 for conversations, which are trained on whole, got {config.block_size}; "
+            "leave it out (--record-tokens says where they are cut), or set --format to text"
         )
     if config.canary_kind != NATURAL:
         raise SpvmiaError(
