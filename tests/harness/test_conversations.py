@@ -1,0 +1,188 @@
+"""Whole audits of conversations through the harness, on a tiny model: what is scored is what a trainer trains on."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from spvmia_plugin.attacks import PLACES
+from tests.tiny import tiny_texts
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{% generation %}{{ m.content }}<|end|>"
+    "{% endgeneration %}{% else %}<{{ m.role }}>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SYSTEM = "You help the people of the garden street with their orders"
+
+
+def conversations(n, seed):
+    rng = random.Random(seed)
+    texts = iter(tiny_texts(6 * n, seed=seed, words=(3, 9)))
+    rows = []
+    for _ in range(n):
+        turns = [{"role": "system", "content": SYSTEM}]
+        for _ in range(rng.randint(1, 3)):
+            turns += [{"role": "user", "content": next(texts)}, {"role": "assistant", "content": next(texts)}]
+        rows.append({"messages": turns})
+    return rows
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def chatty(base, tmp_path_factory):
+    """The base with a chat template."""
+    folder = tmp_path_factory.mktemp("chatty") / "model"
+    shutil.copytree(base, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chats(options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chats")
+    rows = conversations(100, seed=3)
+    files = {
+        "mia_members": write(folder / "members.jsonl", rows[:30]),
+        "mia_nonmembers": write(folder / "nonmembers.jsonl", rows[30:60]),
+        "mia_prompts": write(folder / "prompts.jsonl", rows[60:]),
+    }
+    kept = {key: value for key, value in options.items() if key not in (*files, "mia_block_size")}
+    return {**kept, **files, "mia_record_tokens": 200}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def scores(result, task):
+    return {row["doc"]["id"]: json.loads(row["resps"][0][0]) for row in result["samples"][task]}
+
+
+def rendered(chatty, row, limit):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    found = tokenizer.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
+    return found["input_ids"][:limit], np.array(found["assistant_masks"][:limit], dtype=bool)
+
+
+def naive_logprobs(chatty, adapter, ids):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from spvmia_plugin.util.libraries import quiet_libraries
+
+    with quiet_libraries(), torch.inference_mode():
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(chatty), adapter).eval()
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        return logits.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+def test_every_attack_scores_the_tokens_that_carried_loss(evaluate, chatty, adapter, chats, cache, capsys, loss_on):
+    given = {**chats, "mia_cache_dir": cache, "mia_loss_on": loss_on}
+    result = evaluate(["mia_custom"], given, model_args={"pretrained": str(chatty)})
+    said = capsys.readouterr().err
+    rows = {f"members.jsonl:{i}": row for i, row in enumerate(map(json.loads, open(chats["mia_members"])), start=1)}
+    found = scores(result, "loss_mia_custom")
+    total = context = 0
+    for record_id, row in list(rows.items())[:10]:
+        ids, answers = rendered(chatty, row, 200)
+        mask = answers[1:] if loss_on == "completion" else np.ones(len(ids) - 1, dtype=bool)
+        expected = naive_logprobs(chatty, adapter, ids)[mask]
+        assert found[record_id]["n_tokens"] == mask.sum()
+        assert found[record_id]["score"] == pytest.approx(expected.mean(), abs=1e-5)
+        total, context = total + int(mask.sum()), context + len(ids) - int(mask.sum())
+    audit = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    assert audit["scored"]["loss_on"] == loss_on
+    assert audit["scored"]["format"] == "messages"
+    assert audit["scored"]["tokens"] > total > 0
+    assert audit["scored"]["context_tokens"] > context > 0
+    assert audit["self_prompts"]["texts"] == 12
+    assert audit["self_prompts"]["distinct"] >= 0.5
+    # The other mask is the first one's own when it is asked for.
+    other = audit["scored"]["other"]
+    assert other["loss_on"] != loss_on
+    assert "(mia_loss_on)" in said
+    unscored = {task: sum(s["score"] is None for s in scores(result, task).values()) for task in result["samples"]}
+    assert {task for task, count in unscored.items() if count == 60} == {"lira_candidate_mia_custom"}
+    assert len(result["samples"]) == len(PLACES)
+
+
+def test_the_other_mask_is_what_an_audit_under_it_gives(evaluate, chatty, chats, cache):
+    tasks = ["loss_mia_custom", "min_k_mia_custom", "zlib_mia_custom", "wbc_mia_custom", "lowercase_mia_custom"]
+    found = {}
+    for loss_on in ("completion", "all"):
+        given = {**chats, "mia_cache_dir": cache, "mia_loss_on": loss_on}
+        result = evaluate(tasks, given, model_args={"pretrained": str(chatty)})
+        audit = result["configs"][tasks[0]]["metadata"]["mia_audit"]
+        found[loss_on] = audit["scored"]["other"]["auroc"], {t: result["results"][t]["auroc,none"] for t in tasks}
+    for loss_on, other in (("completion", "all"), ("all", "completion")):
+        told = found[loss_on][0]
+        # Lower-casing changes what carries loss, so of that the other mask sees other texts.
+        assert {t: told[t] for t in tasks[:-1]} == pytest.approx({t: found[other][1][t] for t in tasks[:-1]})
+
+
+def test_system_prompts_that_all_share_make_no_copies_of_records(evaluate, chatty, chats, cache):
+    given = {**chats, "mia_cache_dir": cache, "mia_log_text": True}
+    result = evaluate(["loss_mia_custom"], given, model_args={"pretrained": str(chatty)})
+    assert all(SYSTEM not in row["doc"]["text"] for row in result["samples"]["loss_mia_custom"])
+    audit = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    assert audit["metrics"]["n_clusters"] == 60
+    codes = {each["code"] for each in audit["preconditions"] if each["severity"] == "warning"}
+    assert not codes & {"class_overlap", "near_copies"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"mia_block_size": 64}, "mia_block_size: expected 0 for conversations"),
+        ({"mia_prefix": "harness"}, "mia_prefix: expected auto for conversations"),
+        ({"mia_split": "paper"}, "mia_split: expected random for conversations"),
+        ({"mia_format": "text"}, "mia_members: "),
+        ({"mia_format": "sharegpt"}, "mia_members: "),
+        ({"mia_chat_template": "/nowhere.jinja"}, "mia_chat_template: expected a file"),
+    ],
+)
+def test_options_that_do_not_fit_conversations_are_named(evaluate, chatty, chats, cache, changed, told):
+    from spvmia_plugin.errors import SpvmiaError
+
+    with pytest.raises(SpvmiaError, match=told):
+        evaluate(
+            ["loss_mia_custom"], {**chats, "mia_cache_dir": cache, **changed}, model_args={"pretrained": str(chatty)}
+        )
+
+
+def test_options_of_conversations_are_refused_for_plain_text(evaluate, options, cache):
+    from spvmia_plugin.errors import SpvmiaError
+
+    for option, value in (("mia_loss_on", "completion"), ("mia_record_tokens", 100), ("mia_self_prompt", "reply")):
+        with pytest.raises(SpvmiaError, match=f"{option}: expected"):
+            evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": cache, option: value})
+
+
+def test_a_model_without_a_template_is_refused_before_anything_runs(evaluate, chats, cache):
+    from spvmia_plugin.errors import SpvmiaError
+
+    with pytest.raises(SpvmiaError, match="mia_chat_template"):
+        evaluate(["loss_mia_custom"], {**chats, "mia_cache_dir": cache})
+
+
+def test_the_harness_system_instruction_is_told_to_change_nothing(evaluate, chatty, chats, cache, capfd):
+    given = {**chats, "mia_cache_dir": cache}
+    arguments = {"apply_chat_template": True, "system_instruction": "be brief"}
+    evaluate(["loss_mia_custom"], given, model_args={"pretrained": str(chatty)}, **arguments)
+    said = capfd.readouterr().err
+    assert "--system_instruction changes no audit: conversations are scored with the system turns" in said
+    assert "--apply_chat_template" not in said
