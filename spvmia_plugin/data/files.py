@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from spvmia_plugin.errors import SpvmiaError, did_you_mean, known_columns
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.files import as_path, label
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".ndjson", ".tsv", ".arrow", ".feather")
@@ -88,53 +88,20 @@ class _Counted(io.RawIOBase):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of texts.
+    """One file of a source.
 
     Attributes:
         path: where it lies.
         option: what the user calls it (`mia_members`).
-        columns: the columns that are read: the text, and `LABEL` where one file holds both classes.
     """
 
     path: Path
     option: str
-    columns: tuple[str, ...]
 
     def error(self, problem: str, remedy: str, row: int | None = None) -> SpvmiaError:
         """An error about the file, or about a row of it."""
         place = f"{self.path}" if row is None else f"{self.path}, row {row}"
         return SpvmiaError(f"{self.option}: {place}: {problem}; {remedy}")
-
-    def no_column(self, column: str, columns: Iterable[str], row: int | None = None) -> SpvmiaError:
-        """The error for a column that is not there; of `columns` only what looks like a name is shown."""
-        columns = list(columns)
-        names = known_columns(columns)
-        others = len(columns) - len(names)
-        known = ", ".join(map(repr, names)) or "none"
-        known += f" and {others} that look like data (is there a header?)" if others else ""
-        remedy = "name the column with the text (mia_text_column, or --text-column of finetune)"
-        if column == LABEL and column != self.columns[0]:
-            remedy = (
-                "a file named in both mia_members and mia_nonmembers says with it who is a member (1) and who is none "
-                "(0); add the column, or give each class its own file"
-            )
-        return self.error(f"expected a column {column!r}, got {known}{did_you_mean(column, names)}", remedy, row)
-
-    def check_columns(self, columns: Iterable[str], row: int | None = None) -> None:
-        """Make sure that the wanted columns are there, and no column twice.
-
-        Raises:
-            SpvmiaError: names the column.
-        """
-        columns = list(columns)
-        for column in self.columns:
-            if column not in columns:
-                raise self.no_column(column, columns, row)
-        counts = Counter(columns) if len(set(columns)) < len(columns) else {}
-        repeated = [name for name, count in counts.items() if name and count > 1]
-        if repeated:
-            names = ", ".join(map(repr, known_columns(repeated))) or f"{len(repeated)} of them"
-            raise self.error(f"expected each column once, got several called {names}", "rename or remove them", row)
 
     def not_utf8(self, row: int) -> SpvmiaError:
         """The error for a row of other bytes."""

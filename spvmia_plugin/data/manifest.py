@@ -172,7 +172,7 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
             f"{option}: expected a manifest that 'spvmia finetune' wrote, got no file at {path}; check the path"
         )
     try:
-        with SourceFile(path, option, ()).opened() as stream:
+        with SourceFile(path, option).opened() as stream:
             content = strict_loads(stream.read())
     except SpvmiaError:
         raise

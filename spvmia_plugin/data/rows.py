@@ -6,13 +6,14 @@ import codecs
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spvmia_plugin.data.files import EXPECTED, SourceFile, split_ending
+from spvmia_plugin.data.layout import Layout
 
-Rows = Iterator[tuple[int, tuple[Any, ...]]]
-"""A row's number, from 1, and the values of the wanted columns."""
+Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
+"""A row's number, from 1, and the values of the columns that are read; None for a row with nothing in it."""
 
 # The marks of UTF-32 begin with, or contain, those of UTF-16.
 _WIDE = (
@@ -23,25 +24,27 @@ _WIDE = (
 )
 
 
-def rows_of(file: SourceFile) -> Rows:
+def rows_of(file: SourceFile, layout: Layout) -> Rows:
     """Rows of a file of any kind, by its ending; a line of a .txt file is a row with its text alone.
+
+    Args:
+        file: the file.
+        layout: which columns are read; it learns the format from the first row.
 
     Raises:
         SpvmiaError: an unknown ending, or as the reader of its kind.
     """
     match split_ending(file.path)[0]:
         case ".jsonl" | ".ndjson" | ".json":
-            return json_rows(file)
+            return json_rows(file, layout)
         case ".csv" | ".tsv":
-            return delimited_rows(file)
+            return delimited_rows(file, layout)
         case ".parquet":
-            return parquet_rows(file)
+            return parquet_rows(file, layout)
         case ".arrow" | ".feather":
-            return arrow_rows(file)
+            return arrow_rows(file, layout)
         case ".txt":
-            if len(file.columns) > 1:
-                raise file.no_column(file.columns[1], ())
-            return ((row, (line,)) for row, line in lines(file))
+            return ((row, {layout.text_alone(file, row): line}) for row, line in lines(file))
     raise file.error(
         f"expected a file ending in {EXPECTED}, got {file.path.suffix or 'no extension'!r}",
         "convert it, or write hf:<dataset> for a hub data set",
@@ -127,11 +130,11 @@ def _integer(digits: str) -> int | float:
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer).decode
 
 
-def json_rows(file: SourceFile) -> Rows:
-    """Rows by number with the values of the wanted columns: of a list by place, else by line.
+def json_rows(file: SourceFile, layout: Layout) -> Rows:
+    """Rows by number: of a list by place, else by line.
 
-    A null row, and a line of nothing but white space, has None everywhere; so has a missing value that pandas wrote
-    as NaN.
+    A null row, and a line of nothing but white space, has nothing in it; a missing value that pandas wrote as NaN is
+    a null.
 
     Raises:
         SpvmiaError: invalid JSON, a row that is neither an object nor a string, a column that is not there or twice.
@@ -144,11 +147,11 @@ def json_rows(file: SourceFile) -> Rows:
             break
     together = itertools.chain(before, numbered)
     if before and before[-1][1].lstrip().startswith("["):
-        yield from _of_list(file, "\n".join(line for _, line in together))
+        yield from _of_list(file, layout, "\n".join(line for _, line in together))
         return
     for row, line in together:
         if not line.strip():
-            yield row, (None,) * len(file.columns)
+            yield row, None
             continue
         try:
             value = _decode(line)
@@ -158,10 +161,10 @@ def json_rows(file: SourceFile) -> Rows:
                 "correct the row; a string a line and one list are read too",
                 row,
             ) from error
-        yield row, _values(file, row, value)
+        yield row, _values(file, layout, row, value)
 
 
-def _of_list(file: SourceFile, text: str) -> Rows:
+def _of_list(file: SourceFile, layout: Layout, text: str) -> Rows:
     try:
         rows = _decode(text)
     except (ValueError, RecursionError) as error:
@@ -171,20 +174,18 @@ def _of_list(file: SourceFile, text: str) -> Rows:
             "correct it",
         ) from error
     for row, value in enumerate(rows, start=1):
-        yield row, _values(file, row, value)
+        yield row, _values(file, layout, row, value)
 
 
-def _values(file: SourceFile, row: int, value: Any) -> tuple[Any, ...]:
+def _values(file: SourceFile, layout: Layout, row: int, value: Any) -> Mapping[str, Any] | None:
     if value is None:
-        return (None,) * len(file.columns)
+        return None
     if isinstance(value, str):
-        if len(file.columns) > 1:
-            raise file.no_column(file.columns[1], (), row)
-        return (value,)
+        return {layout.text_alone(file, row): value}
     if not isinstance(value, dict):
         raise file.error(f"expected a JSON object or string, got {type(value).__name__}", "correct the row", row)
-    file.check_columns(value.keys_as_written if isinstance(value, _Repeated) else value, row)
-    return tuple(None if _is_nan(value[column]) else value[column] for column in file.columns)
+    columns = layout.columns(file, value.keys_as_written if isinstance(value, _Repeated) else list(value), row)
+    return {column: None if _is_nan(value[column]) else value[column] for column in columns}
 
 
 def _is_nan(value: Any) -> bool:
@@ -245,15 +246,15 @@ _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 _BATCH = 1024
 
 
-def delimited_rows(file: SourceFile) -> Rows:
-    """Rows of a .csv or .tsv file, the first line of which names the columns.
+def delimited_rows(file: SourceFile, layout: Layout) -> Rows:
+    """Rows of a .csv or .tsv file, the first line of which names the columns; an empty cell is a null.
 
     Raises:
         SpvmiaError: a column that is not there or twice, a row that is not well-formed, other bytes than UTF-8.
     """
     text = whole_text(file)
     escaped = not text.isascii() and _has_bytes(text)
-    delimiter = _delimiter(file, text)
+    delimiter = _delimiter(file, layout, text)
     header: list[str] = []
     row = -1
     try:
@@ -262,12 +263,11 @@ def delimited_rows(file: SourceFile) -> Rows:
                 raise file.not_utf8(row)
             if row == 0:
                 header = fields
-                file.check_columns(header)
-                places = [header.index(column) for column in file.columns]
+                places = [(column, header.index(column)) for column in layout.columns(file, header)]
             elif len(fields) == len(header):
-                yield row, tuple(fields[place] for place in places)
+                yield row, {column: fields[place] or None for column, place in places}
             elif fields == [""]:
-                yield row, (None,) * len(file.columns)
+                yield row, None
             else:
                 raise file.error(
                     f"expected {len(header)} fields, got {len(fields)}",
@@ -278,12 +278,12 @@ def delimited_rows(file: SourceFile) -> Rows:
         raise file.error(f"expected a well-formed CSV row, got {error}", "correct the row", row + 1) from error
 
 
-def _delimiter(file: SourceFile, text: str) -> str:
-    """The usual delimiter, or the one under which the header has the text's column."""
+def _delimiter(file: SourceFile, layout: Layout, text: str) -> str:
+    """The usual delimiter, or the one under which the header has the columns that are read."""
     delimiters = _DELIMITERS[split_ending(file.path)[0]]
     for delimiter in delimiters:
         try:
-            if file.columns[0] in next(csv_rows(text, delimiter), ()):
+            if layout.fits(next(csv_rows(text, delimiter), [])):
                 return delimiter
         except CsvError:
             continue
@@ -294,7 +294,7 @@ def _has_bytes(text: str) -> bool:
     return any("\udc80" <= char <= "\udcff" for char in text)
 
 
-def parquet_rows(file: SourceFile) -> Rows:
+def parquet_rows(file: SourceFile, layout: Layout) -> Rows:
     """Rows of a Parquet file.
 
     Raises:
@@ -308,14 +308,13 @@ def parquet_rows(file: SourceFile) -> Rows:
         source = stream if stream.seekable() else pa.BufferReader(stream.read())
         try:
             with pq.ParquetFile(source) as parquet:
-                file.check_columns(parquet.schema_arrow.names)
-                batches = parquet.iter_batches(batch_size=_BATCH, columns=list(file.columns))
-                yield from _of_batches(file, batches)
+                columns = layout.columns(file, parquet.schema_arrow.names)
+                yield from _of_batches(file, columns, parquet.iter_batches(batch_size=_BATCH, columns=list(columns)))
         except (pa.ArrowException, OSError) as error:
             raise _damaged(file, error, "a Parquet file") from error
 
 
-def arrow_rows(file: SourceFile) -> Rows:
+def arrow_rows(file: SourceFile, layout: Layout) -> Rows:
     """Rows of an Arrow file or stream; what `datasets` saves and `.feather` files are such.
 
     Raises:
@@ -331,8 +330,8 @@ def arrow_rows(file: SourceFile) -> Rows:
                 batches: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
             except pa.ArrowInvalid:
                 batches = reader = pa.ipc.open_stream(data)
-            file.check_columns(reader.schema.names)
-            yield from _of_batches(file, _valid(batches))
+            columns = layout.columns(file, reader.schema.names)
+            yield from _of_batches(file, columns, _valid(batches))
         except (pa.ArrowException, OSError) as error:
             raise _damaged(file, error, "an Arrow file") from error
 
@@ -350,19 +349,59 @@ def _damaged(file: SourceFile, error: Exception, expected: str) -> Exception:
     return file.error(f"expected {expected}, got something else or a damaged one", "write it anew")
 
 
-def _of_batches(file: SourceFile, batches: Iterable[Any]) -> Rows:
+def _of_batches(file: SourceFile, columns: Sequence[str], batches: Iterable[Any]) -> Rows:
     row = 0
+    decoders: list[_Decoder | None] | None = None
     for batch in batches:
-        columns = [batch.column(batch.schema.names.index(column)) for column in file.columns]
-        for scalars in zip(*columns, strict=True):
+        arrays = [batch.column(batch.schema.names.index(column)) for column in columns]
+        decoders = [_decoder(array.type) for array in arrays] if decoders is None else decoders
+        for scalars in zip(*arrays, strict=True):
             row += 1
-            yield row, tuple(_value(file, row, scalar) for scalar in scalars)
+            yield (
+                row,
+                {
+                    column: _value(file, row, scalar, decode)
+                    for column, scalar, decode in zip(columns, scalars, decoders, strict=True)
+                },
+            )
 
 
-def _value(file: SourceFile, row: int, scalar: Any) -> Any:
+def _value(file: SourceFile, row: int, scalar: Any, decode: _Decoder | None) -> Any:
     """A cell; bytes are text that the writer did not call so."""
     try:
         value = scalar.as_py()
-        return value.decode() if isinstance(value, bytes) else value
+        value = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
         raise file.not_utf8(row) from error
+    if decode is None:
+        return value
+    try:
+        return decode(value)
+    except (ValueError, RecursionError) as error:
+        raise file.error("expected JSON where the schema says so, got other text", "correct the row", row) from error
+
+
+_Decoder = Callable[[Any], Any]
+
+
+def _decoder(type_: Any) -> _Decoder | None:
+    """What reads values of Arrow's JSON type, however deep they lie: `datasets` writes objects of mixed keys so."""
+    import pyarrow as pa
+
+    if getattr(type_, "extension_name", None) == "arrow.json":
+        return lambda value: value if value is None else _decode(value)
+    if pa.types.is_struct(type_):
+        inner = {field.name: decode for field in type_ if (decode := _decoder(field.type)) is not None}
+        return (
+            (
+                lambda value: (
+                    value and {name: inner[name](item) if name in inner else item for name, item in value.items()}
+                )
+            )
+            if inner
+            else None
+        )
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        each = _decoder(type_.value_type)
+        return (lambda value: value and [each(item) for item in value]) if each else None
+    return None

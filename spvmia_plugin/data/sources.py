@@ -12,29 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.data.files import EXPECTED, LABEL, Growth, SourceFile, find_shards, shard_names
+from spvmia_plugin.config import Format
+from spvmia_plugin.data.documents import Loaded as Loaded
+from spvmia_plugin.data.documents import Taken
+from spvmia_plugin.data.files import EXPECTED, Growth, SourceFile, find_shards, shard_names
+from spvmia_plugin.data.layout import Layout
 from spvmia_plugin.data.rows import rows_of
-from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
+from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
 from spvmia_plugin.util.files import as_path, label
-
-_MEMBER = ("1", "1.0", "true", "member")
-_NONMEMBER = ("0", "0.0", "false", "nonmember", "non-member")
-"""What stands in a column `label`, in lower case."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What one source holds.
-
-    Attributes:
-        documents: its texts, in order; ids are `name:row`, rows from 1 in each file.
-        empty_rows: rows without a text, or of nothing but white space, left out.
-    """
-
-    documents: tuple[Document, ...]
-    empty_rows: int
 
 
 def read_documents(
@@ -44,8 +31,10 @@ def read_documents(
     option: str,
     names: Mapping[Path, str] | None = None,
     member: bool | None = None,
+    format: Format = "auto",  # noqa: A002 - as the option is called
+    text_given: bool = False,
 ) -> Loaded:
-    """Read texts from a file, from all files of a folder, or from those that fit a pattern.
+    """Read texts or conversations from a file, from all files of a folder, or from those that fit a pattern.
 
     The ending says how: .jsonl .ndjson .json .csv .tsv .txt .parquet .arrow .feather, each also compressed (.gz .zst
     .bz2).
@@ -56,75 +45,34 @@ def read_documents(
         option: what the user calls this source, for errors (`mia_members`).
         names: names of the files in document ids, by absolute path; by default as `shard_names` makes them.
         member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
+        format: what the rows are; `auto` goes by the keys of the first.
+        text_given: whether the user named the column.
 
     Raises:
-        SpvmiaError: no such file, unknown ending, nothing in it, no such column, a row that is no text, invalid
+        SpvmiaError: no such file, unknown ending, nothing in it, no such column, a row that does not fit, invalid
             JSON or UTF-8 (with the row).
     """
     shards = find_shards(spec, option)
     names = names or shard_names(shards)
-    columns = (column,) if member is None else (column, LABEL)
-    documents: list[Document] = []
-    empty = rows_before = 0
+    taken = Taken(Layout(column, format, text_given, labelled=member is not None), member)
+    rows_before = 0
     for shard in shards:
-        file = SourceFile(shard.path, option, columns)
+        file = SourceFile(shard.path, option)
         growth = Growth(file, file.size())
         row = 0
-        for row, (value, *labels) in rows_of(file):
-            text = _checked_text(file, row, value)
-            growth.add(len(text))
-            is_member = _is_member(file, row, labels[0], text) if labels else None
-            if is_member is not member:
-                continue
-            if text.strip():
-                documents.append(Document(f"{names[shard.path]}:{row}", text, rows_before + row if rows_before else 0))
-            else:
-                empty += 1
+        for row, values in rows_of(file, taken.layout):
+            id_ = f"{names[shard.path]}:{row}"
+            growth.add(taken.add(file, row, values, id_, rows_before + row if rows_before else 0))
         rows_before += row
-    if not documents:
-        what = "row of text" if member is None else f"{'member' if member else 'non-member'} with a text"
-        whole = SourceFile(Path(spec).expanduser(), option, columns)
-        raise whole.error(f"expected at least one {what}, got none", "give a file with texts")
-    return Loaded(tuple(documents), empty)
-
-
-def _checked_text(file: SourceFile, row: int, value: Any) -> str:
-    """The text of a row; a missing one is empty."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise file.error(
-            f"expected text in column {file.columns[0]!r}, got {type(value).__name__}", "correct or remove the row", row
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise file.error("expected valid Unicode, got half a surrogate pair", "correct the row", row) from error
-    return value
-
-
-def member_said(value: Any) -> bool | None:
-    """What a value of the column `label` says: a member, none, or (None) neither of them."""
-    said = str(value).strip().lower()
-    return True if said in _MEMBER else False if said in _NONMEMBER else None
-
-
-def _is_member(file: SourceFile, row: int, value: Any, text: str) -> bool:
-    """What the label of a row says; an empty row without one counts among the members."""
-    said = member_said(value)
-    if said is None and text.strip():
-        raise file.error(
-            f"expected 1 (a member) or 0 (none) in column {LABEL!r}, got "
-            f"{'nothing' if value is None else f'another {type(value).__name__}'}",
-            "correct or remove the row, or give each class its own file",
-            row,
-        )
-    return said is not False
+    return taken.loaded(SourceFile(Path(spec).expanduser(), option), "give a file with texts")
 
 
 PREFIX = "hf:"
 PARQUET_REVISION = "refs/convert/parquet"
 """Where the hub keeps its own Parquet copy of data sets that are scripts, which `datasets` no longer runs."""
+
+_BATCH = 1_000
+"""Rows of the hub that are in memory at once."""
 
 _SPLITS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval", "all"})
 
@@ -169,6 +117,19 @@ def _split_outside_brackets(text: str) -> list[str]:
     return [*parts[:-1], parts[-1] + bracket + tail]
 
 
+@dataclass(frozen=True)
+class _Split:
+    """A split of the hub, as a place for errors."""
+
+    spec: HubSpec
+    option: str
+
+    def error(self, problem: str, remedy: str, row: int | None = None) -> SpvmiaError:
+        """An error about the split, or about a row of it."""
+        place = self.spec.name if row is None else f"{self.spec.name}, row {row}"
+        return SpvmiaError(f"{self.option}: {place}: {problem}; {remedy}")
+
+
 def load_hub(
     spec: HubSpec,
     column: str,
@@ -177,6 +138,8 @@ def load_hub(
     local_option: str,
     clean: Callable[[str], str] = str,
     member: bool | None = None,
+    format: Format = "auto",  # noqa: A002 - as the option is called
+    text_given: bool = False,
 ) -> Loaded:
     """Load one split of a hub data set.
 
@@ -185,11 +148,13 @@ def load_hub(
         column: the column with the text.
         option: what asked for it, for errors.
         local_option: the option that takes a local file instead.
-        clean: applied to each text.
+        clean: applied to each plain text.
         member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
+        format: what the rows are; `auto` goes by the columns.
+        text_given: whether the user named the column.
 
     Raises:
-        SpvmiaError: the hub cannot be reached, there is no such data set, split or column, or a row is no text.
+        SpvmiaError: the hub cannot be reached, there is no such data set, split or column, or a row does not fit.
     """
     if as_path(spec.dataset, option).exists():
         raise SpvmiaError(
@@ -197,47 +162,23 @@ def load_hub(
             "(it is then read in place, not copied into a cache)"
         )
     rows = _load(spec, option, local_option)
-    columns = [column] if member is None else [column, LABEL]
-    for wanted in columns:
-        if wanted not in rows.column_names:
-            known = ", ".join(map(repr, rows.column_names))
-            raise SpvmiaError(
-                f"{option}: {spec.name}: expected a column {wanted!r}, got {known}"
-                f"{did_you_mean(wanted, rows.column_names)}; "
-                + ("name the column with the text" if wanted == column else "name a split for each class")
-            )
-    documents: list[Document] = []
-    row = empty = 0
-    for batch in rows.select_columns(columns).iter(batch_size=10_000):
-        for value, *labels in zip(*(batch[column] for column in columns), strict=True):
+    place = _Split(spec, option)
+    taken = Taken(Layout(column, format, text_given, labelled=member is not None), member, clean)
+    columns = taken.layout.columns(place, rows.column_names)
+    row = 0
+    for batch in rows.select_columns(list(columns)).iter(batch_size=_BATCH):
+        for values in zip(*(batch[name] for name in columns), strict=True):
             row += 1
-            if not (value is None or isinstance(value, str)):
-                raise SpvmiaError(
-                    f"{option}: {spec.name}, row {row}: expected text in column {column!r}, got "
-                    f"{type(value).__name__}; name another column"
-                )
-            text = clean(value or "")
-            is_member = member_said(labels[0]) if labels else None
-            if labels and is_member is None and text.strip():
-                raise SpvmiaError(
-                    f"{option}: {spec.name}, row {row}: expected 1 (a member) or 0 (none) in column {LABEL!r}, got "
-                    f"another {type(labels[0]).__name__}; name a split for each class"
-                )
-            if labels and (is_member is not False) is not member:
-                continue
-            if text.strip():
-                documents.append(Document(f"{spec.name}:{row}", text))
-            else:
-                empty += 1
-    if not documents:
-        raise SpvmiaError(f"{option}: {spec.name}: expected at least one row of text, got none; name another split")
-    return Loaded(tuple(documents), empty)
+            taken.add(place, row, dict(zip(columns, values, strict=True)), f"{spec.name}:{row}")
+    return taken.loaded(place, "name another split")
 
 
 def load_source(source: DatasetSource, split: str, *, option: str, local_option: str) -> Loaded:
     """Load one split of a named data set from the hub; as `load_hub`."""
     spec = HubSpec(source.hub_id, source.config, split)
-    return load_hub(spec, source.text_column, option=option, local_option=local_option, clean=source.clean)
+    return load_hub(
+        spec, source.text_column, option=option, local_option=local_option, clean=source.clean, format="text"
+    )
 
 
 def _load(spec: HubSpec, option: str, local_option: str) -> Any:
@@ -294,6 +235,8 @@ def load_spec(
     datasets: Mapping[str, DatasetSource] | None = None,
     names: Mapping[Path, str] | None = None,
     member: bool | None = None,
+    format: Format = "auto",  # noqa: A002 - as the option is called
+    text_given: bool = False,
 ) -> Loaded:
     """Load the documents behind a file, folder or pattern, `hf:<dataset>[:<config>][:<split>]`, or a data set's name.
 
@@ -305,9 +248,11 @@ def load_spec(
         datasets: named data sets that are allowed here.
         names: names of files in document ids, by absolute path.
         member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
+        format: what the rows are; `auto` goes by the keys of the first. A named data set holds texts.
+        text_given: whether the user named the column.
 
     Raises:
-        SpvmiaError: the data cannot be had, or are no texts.
+        SpvmiaError: the data cannot be had, or do not fit.
     """
     local_option = local_option or option
     source = (datasets or {}).get(spec)
@@ -315,9 +260,15 @@ def load_spec(
         return load_source(source, source.train_split, option=option, local_option=local_option)
     if spec.startswith(PREFIX):
         return load_hub(
-            parse_hub_spec(spec, option=option), column, option=option, local_option=local_option, member=member
+            parse_hub_spec(spec, option=option),
+            column,
+            option=option,
+            local_option=local_option,
+            member=member,
+            format=format,
+            text_given=text_given,
         )
-    return read_documents(spec, column, option=option, names=names, member=member)
+    return read_documents(spec, column, option=option, names=names, member=member, format=format, text_given=text_given)
 
 
 def is_file_spec(spec: str, datasets: Mapping[str, DatasetSource]) -> bool:
