@@ -18,6 +18,7 @@ MAX_EPOCHS = 1e6
 
 Split = Literal["random", "paper"]
 Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt"]
+FORMATS: tuple[Format, ...] = ("text", "messages", "prompt_completion", "instruction", "sharegpt")
 LossOnOption = Literal["auto", "all", "completion"]
 SelfPrompt = Literal["reply", "whole", "prefix"]
 Prefix = Literal["auto", "harness"]
@@ -147,9 +148,7 @@ class AuditConfig:
     block_size: int = _option(
         128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_whole(v) and (v == 0 or v >= 8))
     )
-    format: Format = _option(
-        "auto", _one_of("auto", "text", "messages", "prompt_completion", "instruction", "sharegpt")
-    )
+    format: Format = _option("auto", _one_of("auto", *FORMATS))
     loss_on: LossOnOption = _option("auto", _one_of("auto", "all", "completion"))
     chat_template: str | None = _option(None, _file())
     record_tokens: int = _option(1024, _at_least(2, 10**9))

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.config import Format as FormatName
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.sources import Loaded, load_spec
@@ -16,7 +17,7 @@ from spvmia_plugin.data.split import Parts
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document, LossOn, Record
 
-TEXT = "text"
+TEXT: Final = "text"
 
 SHARED = 0.5
 """What stands in more than this share of the conversations (a system prompt) tells nothing about any of them."""
@@ -36,14 +37,14 @@ class Format:
         template: a chat template in place of the tokenizer's own, None for that.
     """
 
-    name: str
+    name: FormatName
     block_size: int
     loss_on: LossOn | None = None
     record_tokens: int | None = None
     template: str | None = None
 
     @classmethod
-    def of(cls, name: str, config: AuditConfig) -> Format:
+    def of(cls, name: FormatName, config: AuditConfig) -> Format:
         """What the options say of rows that turned out to be so.
 
         Raises:

@@ -122,7 +122,7 @@ class Layout:
         others = len(names) - len(shown)
         known = ", ".join(map(repr, shown)) or "none"
         known += f" and {others} that look like data (is there a header?)" if others else ""
-        beside = [format_.required for format_ in FORMATS.values() if format_.required[0] in names]
+        beside = [of.required for of in FORMATS.values() if len(of.required) > 1 and of.required[0] in names]
         remedy = "name the column with the text (mia_text_column, or --text-column of finetune)"
         if column == LABEL and self.text_column != LABEL:
             remedy = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from spvmia_plugin.config import FORMATS, Format
 from spvmia_plugin.data.files import SourceFile, is_there
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import document_row, rebuild_text
@@ -50,7 +51,7 @@ class DataOrigin:
     block_size: int
     split: str
     seed: int
-    format: str = "text"
+    format: Format = "text"
     loss_on: LossOn | None = None
     record_tokens: int | None = None
     template: str | None = None
@@ -201,6 +202,8 @@ def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
 def _parsed(content: Mapping[str, Any]) -> Manifest:
     origin = DataOrigin(**content["data"])
     if not is_whole(origin.block_size) or not is_whole(origin.seed) or not isinstance(origin.spec, str):
+        raise TypeError("data")
+    if origin.format not in FORMATS:
         raise TypeError("data")
     if origin.format != "text" and (origin.loss_on not in ("all", "completion") or not is_whole(origin.record_tokens)):
         raise TypeError("data")

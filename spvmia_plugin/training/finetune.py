@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.config import MAX_EPOCHS
+from spvmia_plugin.config import FORMATS, MAX_EPOCHS
+from spvmia_plugin.config import Format as FormatName
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import TEXT, Format, as_rendered
 from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.fingerprint import derived_key, user_key
-from spvmia_plugin.data.formats import FORMATS
 from spvmia_plugin.data.manifest import (
     CLASSES,
     MANIFEST_NAME,
@@ -105,7 +105,7 @@ class FinetuneConfig:
     lora_targets: str | None = None
     batch_size: int = 4
     block_size: int | None = None
-    format: str = "auto"
+    format: FormatName = "auto"
     loss_on: str = "auto"
     chat_template: str | None = None
     record_tokens: int = 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def chats(options, tmp_path_factory):
         "mia_prompts": write(folder / "prompts.jsonl", rows[60:]),
     }
     kept = {key: value for key, value in options.items() if key not in (*files, "mia_block_size")}
-    return {**kept, **files, "mia_record_tokens": 200}
+    return {**kept, **files, "mia_record_tokens": 100}
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +95,12 @@ def test_every_attack_scores_the_tokens_that_carried_loss(evaluate, chatty, adap
     given = {**chats, "mia_cache_dir": cache, "mia_loss_on": loss_on}
     result = evaluate(["mia_custom"], given, model_args={"pretrained": str(chatty)})
     said = capsys.readouterr().err
-    rows = {f"members.jsonl:{i}": row for i, row in enumerate(map(json.loads, open(chats["mia_members"])), start=1)}
+    lines = Path(chats["mia_members"]).read_text().splitlines()
+    rows = {f"members.jsonl:{i}": json.loads(line) for i, line in enumerate(lines, start=1)}
     found = scores(result, "loss_mia_custom")
     total = context = 0
     for record_id, row in list(rows.items())[:10]:
-        ids, answers = rendered(chatty, row, 200)
+        ids, answers = rendered(chatty, row, 100)
         mask = answers[1:] if loss_on == "completion" else np.ones(len(ids) - 1, dtype=bool)
         expected = naive_logprobs(chatty, adapter, ids)[mask]
         assert found[record_id]["n_tokens"] == mask.sum()
