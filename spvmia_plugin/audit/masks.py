@@ -117,7 +117,7 @@ class MaskCheck:
         documents: how many were read.
         answers: mean gain on tokens that the model is to write.
         rest: mean gain on all others.
-        stderr: of `rest`, over documents.
+        stderr: of `rest` less `LEARNT` times `answers`, over documents.
     """
 
     documents: int
@@ -144,21 +144,19 @@ class MaskCheck:
         if len(gains) < LEAST_CHECKED:
             return None
         on_answers, on_rest = np.array(gains).T
-        return cls(
-            len(gains), float(on_answers.mean()), float(on_rest.mean()), float(on_rest.std(ddof=1) / len(gains) ** 0.5)
-        )
+        spread = float((on_rest - LEARNT * on_answers).std(ddof=1))
+        return cls(len(gains), float(on_answers.mean()), float(on_rest.mean()), spread / len(gains) ** 0.5)
 
     def contradiction(self, loss_on: LossOn) -> str | None:
         """What says that the mask is not the trainer's, or None."""
-        margin = NORMAL_95 * self.stderr
-        limit = LEARNT * self.answers
+        margin, beyond = NORMAL_95 * self.stderr, self.rest - LEARNT * self.answers
         told = f"{self.rest:+.3f} nats a token on users' turns, {self.answers:+.3f} on answers, over the base"
-        if loss_on == "completion" and self.rest - margin > max(limit, 0.0):
+        if loss_on == "completion" and self.rest > margin and beyond > margin:
             return (
                 f"mia_loss_on: the target has learnt the users' turns too ({told}, {self.documents} held-out "
                 "conversations), so its loss stood on all tokens; mia_loss_on=all scores what it was trained on"
             )
-        if loss_on == "all" and self.answers > 0 and self.rest + margin < limit:
+        if loss_on == "all" and self.answers > margin and beyond < -margin:
             return (
                 f"mia_loss_on: the target has not learnt the users' turns ({told}, {self.documents} held-out "
                 "conversations), so its loss stood on the answers; mia_loss_on=completion scores these alone"
