@@ -126,7 +126,7 @@ def test_few_conversations_say_nothing():
 
 
 def test_noise_says_nothing():
-    assert of_conversations(12, 0.8, 0.45, noise=2.0).contradiction("completion") is None
+    assert of_conversations(12, 0.8, 0.3, noise=2.0).contradiction("completion") is None
     assert of_conversations(400, 0.8, 0.6, noise=2.0).contradiction("completion") is not None
 
 
