@@ -27,7 +27,8 @@ LEAST_CHECKED = 10
 LEARNT = 0.5
 """Of the gain on the answers: where users' turns gained more, they were trained on; where less, they were not."""
 
-_IN_WORDS: Mapping[LossOn, str] = {"all": "all tokens", "completion": "the answers alone"}
+IN_WORDS: Mapping[LossOn, str] = {"all": "all tokens", "completion": "the answers alone"}
+"""What people are told of the masks."""
 
 
 def other_than(loss_on: LossOn) -> LossOn:
@@ -94,8 +95,8 @@ class Scored:
         leader = f", and the strongest there is {best_there}, {there[best_there]:.3f}"
         strongest_there = "" if best_there == best else leader
         return (
-            f"scored on {_IN_WORDS[self.loss_on]} (mia_loss_on): {best} has AUROC {here[best]:.3f}; on "
-            f"{_IN_WORDS[other_than(self.loss_on)]} it would have {there[best]:.3f}{strongest_there}"
+            f"scored on {IN_WORDS[self.loss_on]} (mia_loss_on): {best} has AUROC {here[best]:.3f}; on "
+            f"{IN_WORDS[other_than(self.loss_on)]} it would have {there[best]:.3f}{strongest_there}"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.masks import CHECKED, MaskCheck, Scored
+from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, show
 from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
@@ -105,6 +105,8 @@ class Run:
         inputs = Inputs(self.backend, self.audit.data, self._shots)
         if self._shots:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
+        if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
+            self.outcome.notes += self.audit.data.renderer.notes(first)
         if inputs.shots < self._shots:
             self.outcome.notes.append(
                 f"ReCaLL: {inputs.shots} of {self._shots} shots: no more fit the context or were held out"
@@ -395,7 +397,10 @@ class Run:
         if rate is not None:
             self._forecast = Forecast(stages, rate, show)
             self._planned = {stage.name: stage.tokens for stage in stages}
-        title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}, {len(audit.attacks)} attacks"
+        kind = "" if inputs.loss_on is None else f" ({audit.data.format}, {IN_WORDS[inputs.loss_on]} scored)"
+        title = (
+            f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {len(audit.attacks)} attacks"
+        )
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in self._backend_notes())]))
 
     def _measure(self, asked: Iterable[Request]) -> float | None:
