@@ -57,6 +57,15 @@ class Cell:
     prompts: bool = True
 
 
+MARKED = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}"
+    "{% endif %}{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""SmolLM2's template with marks around what the assistant writes, which TRL asks for."""
+
 CELLS = {
     "chat, reply": Cell("chat", 0, {"mia_self_prompt": "reply"}),
     "chat, reply, seed 1": Cell("chat", 1, {"mia_self_prompt": "reply"}),
@@ -95,6 +104,8 @@ def make_target(options: argparse.Namespace, cell: Cell) -> None:
     from trl import SFTConfig, SFTTrainer
 
     folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer.chat_template = MARKED
     source = options.instruct if cell.target == "instruct" else options.chat
     dealt = rows_of(source, options.records, cell.seed)
     for name, rows in dealt.items():
@@ -119,12 +130,12 @@ def make_target(options: argparse.Namespace, cell: Cell) -> None:
             disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list(dealt["members"]),
-        processing_class=AutoTokenizer.from_pretrained(options.model),
+        processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     tokenised = [{key: row[key] for key in ("input_ids", "labels")} for row in trainer.train_dataset]
     trainer.train()
-    trainer.model.save_pretrained(folder / "adapter")
+    trainer.save_model(str(folder / "adapter"))  # with the tokenizer, as TRL does at the end of a training
     (folder / "tokenised.json").write_text(json.dumps(tokenised))
     (folder / "done").touch()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ from spvmia_plugin.checks.copies import near_copies
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.util.files import path_problem
 from spvmia_plugin.util.libraries import refusal
 
 if TYPE_CHECKING:
@@ -96,6 +98,15 @@ SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
 asks for their requests all are there, and the entry goes: a later run in this process reads the files anew."""
 
 
+def _has_template(folder: Path) -> bool:
+    """Whether a trainer left a tokenizer with a chat template in this folder."""
+    if path_problem(folder) is not None or not (folder / "tokenizer_config.json").is_file():
+        return False
+    return (folder / "chat_template.jinja").is_file() or "chat_template" in (
+        folder / "tokenizer_config.json"
+    ).read_text("utf-8", "replace")
+
+
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
     """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`).
 
@@ -116,7 +127,12 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
     passed_on = {key: metadata[key] for key in ("revision", "gguf_file") if metadata.get(key)}
     trusted = str(metadata.get("trust_remote_code")).lower() == "true"  # with None, transformers asks at the terminal
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
+        found = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
+        adapter = metadata.get("peft")
+        if metadata.get("tokenizer") is None and isinstance(adapter, (str, Path)) and _has_template(Path(adapter)):
+            # Trainers save the tokenizer beside the adapter, with the chat template that they trained with.
+            found.chat_template = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trusted).chat_template
+        return found
     except Exception as error:  # tokenizers raises nothing more special for a damaged file
         raise SpvmiaError(
             f"pretrained: no tokenizer could be loaded from {name!r} ({refusal(error)}); "
