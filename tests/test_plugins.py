@@ -26,7 +26,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.lazy import Lazy
 from spvmia_plugin.plugins import Registry, hook_names, load_registry
 from spvmia_plugin.protocols import Backend, DatasetSource, completed
-from spvmia_plugin.records import Document
+from spvmia_plugin.records import Document, Rendered
 from tests.example_install import EXAMPLE, install_example
 
 DOCS = Path(__file__).parent.parent / "docs" / "plugins.md"
@@ -119,6 +119,15 @@ class FakeBackend:
         return {"texts": list(texts), "output_dir": str(output_dir)}
 
 
+class Chatty:
+    """Trains on conversations too."""
+
+    def train_reference(
+        self, texts: Sequence[str], output_dir: Path, *, rendered: Sequence[Rendered] | None = None
+    ) -> dict[str, object]:
+        return {"tokens": [each.token_ids for each in rendered or ()]}
+
+
 def test_hook_spvmia_self_prompt() -> None:
     class Backend:
         """Encodes words, and writes the same word on and on."""
@@ -144,6 +153,9 @@ def test_hook_spvmia_self_prompt() -> None:
         "backend": completed(Backend(), protocols.Backend),
         "prompts": (Document("a:1", "a b c"),),
         "done": (),
+        "renderer": None,
+        "blank": None,
+        "length": None,
     }
     config = AuditConfig(seed=1, prompt_tokens=2, self_prompts=1, block_size=8)
     assert call(config=config, on_done=None, **arguments) == ["a b c!"]
@@ -161,9 +173,12 @@ def test_hook_spvmia_train_reference(tmp_path: Path) -> None:
         return {"mine": True} if config.seed else None
 
     call = registry_with(spvmia_train_reference).manager.hook.spvmia_train_reference
-    arguments = {"backend": FakeBackend(), "texts": ["a"], "output_dir": tmp_path}
+    arguments: dict[str, Any] = {"backend": FakeBackend(), "texts": ["a"], "output_dir": tmp_path, "rendered": None}
     assert call(config=AuditConfig(seed=1), **arguments) == {"mine": True}
     assert call(config=AuditConfig(seed=0), **arguments) == {"texts": ["a"], "output_dir": str(tmp_path)}
+    conversations = {**arguments, "backend": Chatty(), "rendered": [Rendered((1, 2), (False, True))]}
+    assert call(config=AuditConfig(seed=1), **conversations) == {"mine": True}  # it trains on the words
+    assert call(config=AuditConfig(seed=0), **conversations) == {"tokens": [(1, 2)]}
 
 
 def test_every_hook_has_a_test() -> None:
