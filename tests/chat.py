@@ -41,6 +41,7 @@ class FakeRenderer:
         self.loss_on = loss_on
         self.max_tokens = max_tokens
         self.ends = frozenset({end})
+        self.roles: list[str] = []  # whose words were asked for
 
     def render(self, conversation: Conversation) -> Rendered:
         ids, answers = self._parts(conversation)
@@ -57,10 +58,13 @@ class FakeRenderer:
 
     def user_opening(self, conversation: Conversation) -> list[int]:
         ids = self._parts(conversation)[0]
-        return ids if conversation.plain else [*ids, *self._encode("user: ")]
+        if conversation.plain:
+            raise SpvmiaError("mia_self_prompt: no template")
+        return [*ids, *self._encode("user: ")]
 
-    def written(self, token_ids: Sequence[int]) -> str:
-        return self._decode(token_ids).strip()
+    def written(self, token_ids: Sequence[int], *, role: str = "assistant", plain: bool = False) -> str:
+        self.roles.append("plain" if plain else role)
+        return self._decode(token_ids) if plain else self._decode(token_ids).strip()
 
     def identity(self) -> dict[str, object]:
         return {"renderer": "fake", "loss_on": self.loss_on, "max_tokens": self.max_tokens}

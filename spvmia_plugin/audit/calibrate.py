@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from inspect import Parameter, signature
 from pathlib import Path
@@ -57,7 +58,7 @@ class Calibration:
         on_known: Callable[[str, int], None] = lambda name, tokens: None,
     ) -> None:
         self._data = data
-        self._config = config
+        self._config = config if data.renderer is None else replace(config, block_size=0)  # conversations are no blocks
         self._backend = backend
         self._hook = registry.manager.hook
         self._registry = registry

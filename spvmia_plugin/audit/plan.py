@@ -87,7 +87,7 @@ def reference_stages(
     players: Iterable[Player], config: AuditConfig, data: AuditData, calibration: Calibration, mean: float
 ) -> list[Stage]:
     """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
-    expected = calibration.expected(config.block_size or mean)
+    expected = calibration.expected(mean if data.renderer is not None else config.block_size or mean)
     stages = []
     for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
         texts = len(data.candidate)

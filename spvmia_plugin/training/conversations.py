@@ -88,14 +88,18 @@ class Writer:
         Raises:
             SpvmiaError: nothing stands before a user's first word, so there is nothing to write from.
         """
-        if not self._renderer.user_opening(blank):
-            raise SpvmiaError(
-                "mia_self_prompt: whole expects a chat template, or a tokenizer that begins texts with a token of its "
-                "own, got plain prompts with completions and a tokenizer that begins with nothing; use "
-                "mia_self_prompt=reply with held-out rows (mia_prompts)"
-            )
-        write = self._from_nothing if blank.plain else self._exchange
-        return self._in_chunks(lambda rows: write(rows, blank, length), on_done, done)
+        if blank.plain:
+            row = replace(_and(blank, USER, ""), prompt=1)
+            opening = self._renderer.opening(row)
+            if not opening:
+                raise SpvmiaError(
+                    "mia_self_prompt: whole expects a chat template, or a tokenizer that begins texts with a token of "
+                    "its own, got plain prompts with completions and a tokenizer that begins with nothing; use "
+                    "mia_self_prompt=reply with held-out rows (mia_prompts)"
+                )
+            return self._in_chunks(lambda rows: self._complete(rows, row, opening, length), on_done, done)
+        self._renderer.user_opening(blank)  # a template that takes no user here is refused, not taken for a word's
+        return self._in_chunks(lambda rows: self._exchange(rows, blank, length), on_done, done)
 
     def _in_chunks(
         self,
@@ -146,13 +150,14 @@ class Writer:
             for i, places in turns.items():
                 if turn < len(places):
                     so_far = _first(made[i], places[turn])
-                    opening = self._renderer.opening(so_far)
-                    if len(opening) < self._limit:
+                    opening = self._begun(self._renderer.opening, so_far)
+                    if opening is not None:
                         openings[i] = opening
                     else:
                         made[i], turns[i] = so_far, places[:turn]
             room = {i: min(longest, self._limit - len(opening)) for i, opening in openings.items()}
-            for i, words in self._written(openings, room, turn).items():
+            plain = {i for i, conversation in conversations.items() if conversation.plain}
+            for i, words in self._written(openings, room, turn, ASSISTANT, plain).items():
                 messages, place = list(made[i].messages), turns[i][turn]
                 messages[place] = {"role": messages[place]["role"], "content": words}
                 made[i] = replace(made[i], messages=tuple(messages))
@@ -162,31 +167,54 @@ class Writer:
         made = dict.fromkeys(rows, blank)
         going, exchange = list(rows), 0
         while going:
-            openings = {i: self._renderer.user_opening(made[i]) for i in going}
-            room = {i: min(length, (self._limit - len(opening)) // 2) for i, opening in openings.items()}
-            asking = [i for i in going if room[i] > 0 and (not made[i].messages or len(openings[i]) < length)]
-            asked = {
-                i: _and(made[i], USER, words)
-                for i, words in self._written({i: openings[i] for i in asking}, room, 2 * exchange).items()
-                if words.strip()
-            }
-            openings = {i: self._renderer.opening(conversation) for i, conversation in asked.items()}
-            openings = {i: opening for i, opening in openings.items() if len(opening) < self._limit}
+            openings = self._all_begun(self._renderer.user_opening, {i: made[i] for i in going})
+            room = {i: max(1, min(length, (self._limit - len(opening)) // 2)) for i, opening in openings.items()}
+            questions = self._written(openings, room, 2 * exchange, USER)
+            asked = {i: _and(made[i], USER, words) for i, words in questions.items() if words.strip()}
+            openings = self._all_begun(self._renderer.opening, asked)
             room = {i: min(length, self._limit - len(opening)) for i, opening in openings.items()}
-            answers = self._written(openings, room, 2 * exchange + 1)
+            answers = self._written(openings, room, 2 * exchange + 1, ASSISTANT)
             made |= {i: _and(asked[i], ASSISTANT, words) for i, words in answers.items()}
-            going, exchange = [i for i, words in answers.items() if words.strip()], exchange + 1
+            read = self._all_begun(self._sequence, {i: made[i] for i, words in answers.items() if words.strip()})
+            going, exchange = [i for i, token_ids in read.items() if len(token_ids) < length], exchange + 1
         return made
 
-    def _from_nothing(self, rows: Sequence[int], blank: Conversation, length: int) -> dict[int, Conversation]:
-        opening = self._renderer.user_opening(blank)
-        room = max(1, min(length, self._limit) - len(opening))
-        written = self._written(dict.fromkeys(rows, opening), dict.fromkeys(rows, room), 0)
-        start = replace(_and(blank, USER, ""), prompt=1)
-        return {i: _and(start, ASSISTANT, words) for i, words in written.items()}
+    def _sequence(self, conversation: Conversation) -> list[int]:
+        return list(self._renderer.render(conversation).token_ids)
 
-    def _written(self, openings: Mapping[int, Sequence[int]], room: Mapping[int, int], turn: int) -> dict[int, str]:
-        """What the target writes after each opening, with at most so many tokens, as words."""
+    def _complete(
+        self, rows: Sequence[int], row: Conversation, opening: list[int], length: int
+    ) -> dict[int, Conversation]:
+        room = max(1, min(length, self._limit) - len(opening))
+        written = self._written(dict.fromkeys(rows, opening), dict.fromkeys(rows, room), 0, ASSISTANT, set(rows))
+        return {i: _and(row, ASSISTANT, words) for i, words in written.items()}
+
+    def _all_begun(
+        self, begin: Callable[[Conversation], list[int]], conversations: Mapping[int, Conversation]
+    ) -> dict[int, list[int]]:
+        found = {i: self._begun(begin, conversation) for i, conversation in conversations.items()}
+        return {i: opening for i, opening in found.items() if opening is not None}
+
+    def _begun(self, begin: Callable[[Conversation], list[int]], so_far: Conversation) -> list[int] | None:
+        """What is read before the next turn; None where that lies beyond the cut.
+
+        Or where the template refuses what the target has written: the conversation ends there, and not the run.
+        """
+        try:
+            opening = begin(so_far)
+        except SpvmiaError:
+            return None
+        return opening if len(opening) < self._limit else None
+
+    def _written(
+        self,
+        openings: Mapping[int, Sequence[int]],
+        room: Mapping[int, int],
+        turn: int,
+        role: str,
+        plain: Collection[int] = (),
+    ) -> dict[int, str]:
+        """The words that the target writes after each opening, in at most so many tokens; `plain` rows as they are."""
         rows = list(openings)
         if not rows:
             return {}
@@ -198,7 +226,7 @@ class Writer:
             complete=True,
         )
         return {
-            i: self._renderer.written(token_ids[len(openings[i]) :])
+            i: self._renderer.written(token_ids[len(openings[i]) :], role=role, plain=i in plain)
             for i, token_ids in zip(rows, found, strict=True)
             if token_ids is not None
         }

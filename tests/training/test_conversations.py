@@ -123,10 +123,12 @@ def test_a_template_that_does_not_tell_answers_has_turns_as_long_as_their_words(
 
 def test_of_rows_with_prompt_and_completion_the_completion_alone_is_written():
     backend = Typist()
-    made = write("reply", documents([plain_row("Say it: ", "It is so")]), n=2, backend=backend)
+    render = renderer()
+    made = write("reply", documents([plain_row("Say it: ", "It is so")]), n=2, backend=backend, render=render)
     assert [spoken(each) for each in made] == [[("u", "Say it: "), ("a", seeds(i, 0)[:9])] for i in (0, 1)]
     assert backend.decode(backend.calls[0][0][0]) == "Say it: "
     assert all(each.plain and each.prompt == 1 for each in made)
+    assert render.roles == ["plain"] * 2
     turns = conversation("q", "known", "r", "to write", "s", "to write")
     made = write("reply", documents([Conversation(turns.messages, prompt=3)]), n=1)[0]
     assert [words for _, words in spoken(made)][:3] == ["q", "known", "r"]
@@ -156,20 +158,21 @@ def test_beginnings_with_tokens_that_the_target_does_not_have_are_not_used():
 
 def test_whole_conversations_need_no_data_and_are_as_long_as_the_audited_ones():
     backend = Typist(lambda read: "question" if read.endswith("user: ") else "answer")
-    made = write("whole", (), n=3, backend=backend, blank=Conversation(()), length=70)
+    render = renderer()
+    made = write("whole", (), n=3, backend=backend, blank=Conversation(()), length=70, render=render)
+    assert render.roles == (["user"] * 3 + ["assistant"] * 3) * 3
     exchange = len("user: question\x03assistant: answer\x03")
-    count = next(k for k in range(1, 9) if k * exchange + len("user: ") >= 70)
-    assert count > 1
+    count = -(-70 // exchange)
+    assert count == 3
     assert spoken(made[0]) == [("u", "question"), ("a", "answer")] * count
     assert backend.calls[0] == ([backend.encode("user: ")] * 3, [76] * 3, [int(seeds(i, 0)[1:-1]) for i in range(3)])
     assert backend.calls[1][2] == [int(seeds(i, 1)[1:-1]) for i in range(3)]
 
 
 def test_no_turn_is_longer_than_an_audited_conversation_and_a_user_leaves_room_for_an_answer():
-    backend = Typist(lambda read: "x" * 500)
-    made = write("whole", (), n=1, backend=backend, blank=Conversation(()), length=40)[0]
-    assert [len(words) for _, words in spoken(made)] == [40, 40]
-    made = write("whole", (), n=1, backend=backend, blank=Conversation(()), length=40, render=renderer(max_tokens=60))[0]
+    options = {"n": 1, "backend": Typist(lambda read: "x" * 500), "blank": Conversation(()), "length": 40}
+    assert [len(words) for _, words in spoken(write("whole", (), **options)[0])] == [40, 40]
+    made = write("whole", (), render=renderer(max_tokens=60), **options)[0]
     assert [len(words) for _, words in spoken(made)] == [27, 60 - len("user: \x03assistant: ") - 27]
 
 
@@ -188,12 +191,28 @@ def test_a_conversation_ends_where_a_turn_comes_out_empty():
     assert spoken(made) == [("u", "q"), ("a", "")]
 
 
+def test_what_the_template_refuses_ends_a_conversation_and_not_the_run():
+    seen = []
+
+    def writes(read):
+        seen.append(read)
+        return "bad" if len(seen) == 1 else "good"
+
+    made = write("reply", HELD_OUT[:1], n=2, backend=Typist(writes), render=renderer(refuses="bad"))
+    assert [spoken(each)[2:] for each in made] == [
+        [("a", "bad"), ("u", "Lost")],
+        [("a", "good"), ("u", "Lost"), ("a", "good")],
+    ]
+    with pytest.raises(SpvmiaError, match="refused"):
+        write("reply", documents([conversation("bad", "x")]), render=renderer(refuses="bad"))
+
+
 def test_plain_rows_are_written_from_what_the_tokenizer_begins_with():
     blank = Conversation((), plain=True)
     made = write("whole", (), n=2, blank=blank, length=12, render=renderer(begin=[1]))
     assert [spoken(each) for each in made] == [[("u", ""), ("a", seeds(i, 0)[:11])] for i in (0, 1)]
     assert all(each.plain and each.answers() == [1] for each in made)
-    with pytest.raises(SpvmiaError, match=r"mia_self_prompt: whole expects a chat template, or a tokenizer that begins"):
+    with pytest.raises(SpvmiaError, match=r"mia_self_prompt: whole expects a chat template, or a tokenizer"):
         write("whole", (), blank=blank, length=12)
 
 
@@ -237,7 +256,7 @@ def test_a_killed_run_ends_in_the_same_bits(way, monkeypatch):
     made = self_prompt(rest, HELD_OUT, config, told.append, set(kept), renderer=renderer(), **frame)
     assert made == [None, None, None, *expected[3:]]
     assert [sorted(batch) for batch in told] == [[3, 4, 5], [6, 7]]
-    assert rest.calls == [call for call in whole.calls if call[2][0] not in {int(seeds(0, t)[1:-1]) for t in range(9)}]
+    assert rest.calls == whole.calls[-len(rest.calls) :]
 
 
 def test_more_conversations_change_nothing_about_the_first():
@@ -277,7 +296,7 @@ def test_a_target_that_has_learnt_replies_writes_them(tmp_path):
     render = FakeRenderer(backend.encode, backend.decode, lm.tokenizer.eos_token_id)
     taught = [render.render(conversation(q, a)) for q, a in learnt.items()]
     taught += [render.render(conversation(p, learnt[p], q, learnt[q])) for p in learnt for q in learnt]
-    settings = TrainSettings(40, 1e-2, 4, save_steps=0)
+    settings = TrainSettings(25, 1e-2, 4, save_steps=0)
     rows, counted = [each.token_ids for each in taught], [each.counted for each in taught]
     train(lm.model, rows, settings, tmp_path, counted=counted, pad_token_id=0, description="x")
     backend = HFBackend(lm, AuditConfig(temperature=0.05))
