@@ -103,6 +103,28 @@ def test_what_is_finished_early_is_left_for_nobody(made):
     assert not said
 
 
+def test_a_stage_whose_texts_turn_out_otherwise_is_told_anew(made):
+    forecast, clock, said = made
+    clock.now += 600
+    forecast.done("self-prompting the target", 1.0)
+    forecast.correct("training the candidate reference", 900)  # 360 seconds for 400: nothing worth a line
+    assert forecast.seconds == 1160
+    forecast.correct("training the reference", 50)
+    assert forecast.seconds == 980
+    assert not said
+    forecast.correct("training the candidate reference", 5000)
+    assert forecast.seconds == 980 - 360 + 2000
+    assert said == [
+        "spvmia: about 44 min left (training the candidate reference has 5,000 tokens, not 1,000 as planned)"
+    ]
+    clock.now += 20
+    forecast.done("training the reference", 1.0)  # as corrected: nothing more is told
+    assert len(said) == 1
+    forecast.correct("training the reference", 7000)
+    forecast.correct("no stage", 7000)
+    assert forecast.seconds == 2600
+
+
 class Slow(FakeBackend):
     """Each sequence of the target takes a minute more than those that the plan measured."""
 

@@ -9,6 +9,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models import generation
 from spvmia_plugin.models.generation import Generator, Sampling, uniforms
 from spvmia_plugin.models.hf_backend import HFBackend
+from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.models.models import KINDS, harness_lm
@@ -132,6 +133,30 @@ def test_the_tokenizer_s_own_lead_is_what_the_model_reads_first(models):
         head = prompts(backend)[0]
         (text,) = led.generate([head], [12], [3], on_done=None, done=())
     assert text == one_by_one(lm.model, [7, *head], 13, 3, lm.eot_token_id)[1:]
+
+
+def test_a_complete_prompt_is_all_that_the_model_reads(models, monkeypatch):
+    lm, backend = make(models)
+    monkeypatch.setattr(Tokens, "lead", property(lambda self: [7]))
+    heads = prompts(backend)
+    for complete, before in ((False, [7]), (True, [])):
+        found = backend.generate(heads, [12] * 9, range(9), complete=complete)
+        for i, text in enumerate(found):
+            alone = one_by_one(lm.model, [*before, *heads[i]], 12 + len(before), i, lm.eot_token_id)
+            assert text == alone[len(before) :]
+
+
+def test_what_ends_a_turn_ends_a_text_besides_the_model_s_own(models, monkeypatch):
+    lm, backend = make(models)
+    heads = prompts(backend)
+    whole = backend.generate(heads, [30] * 9, range(9))
+    ends = {whole[0][len(heads[0]) + 2], whole[1][len(heads[1]) + 5]}
+    own = whole[2][len(heads[2]) + 4]
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", [own, lm.eot_token_id])
+    for head, long, text in zip(heads, whole, backend.generate(heads, [30] * 9, range(9), ends=ends), strict=True):
+        new = long[len(head) :]
+        assert text == long[: len(head) + next((i for i, token in enumerate(new) if token in {*ends, own}), len(new))]
+    assert backend.generate(heads, [30] * 9, range(9), ends=()) == backend.generate(heads, [30] * 9, range(9))
 
 
 def test_tokens_are_drawn_from_the_model(models):

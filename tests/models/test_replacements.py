@@ -93,3 +93,17 @@ def test_one_forward_pass_a_text(backend):
     before = backend.cost(Role.BASE).forward_tokens
     backend.sample_replacements(Role.BASE, rows, draws(rows, n=20), range(6))
     assert backend.cost(Role.BASE).forward_tokens - before == sum(map(len, rows))
+
+
+def test_nothing_stands_before_a_complete_sequence(models):
+    """Whatever the context of a text alone is: with the harness's prefix token the draws are those of none."""
+    plain, harness = (HFBackend(harness_lm(models, "lora"), AuditConfig(prefix=p)) for p in ("auto", "harness"))
+    rows = sequences(plain)
+    positions = draws(rows)
+    expected = plain.sample_replacements(Role.BASE, rows, positions, range(6))
+    found = harness.sample_replacements(Role.BASE, rows, positions, range(6), complete=True)
+    assert [[x.tolist() for x in row] for row in found] == [[x.tolist() for x in row] for row in expected]
+    other = harness.sample_replacements(Role.BASE, rows, positions, range(6))
+    assert [[x.tolist() for x in row] for row in other] != [[x.tolist() for x in row] for row in expected]
+    with pytest.raises(ValueError, match="because nothing stands before a text"):
+        harness.sample_replacements(Role.BASE, rows[:1], [[np.array([0, 3])]], [0], complete=True)

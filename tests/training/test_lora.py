@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.hf_backend import HFBackend
+from spvmia_plugin.records import Rendered
+from spvmia_plugin.signals import Role
+from spvmia_plugin.training import lora
 from tests.launch import two_processes
 from tests.models.models import assert_same, fingerprint, harness_lm, save_base
 from tests.tiny import tiny_texts
@@ -55,6 +58,47 @@ def test_texts_too_short_to_learn_from(models, tmp_path):
     assert backend.train_reference(["a", "", *TEXTS], tmp_path)["texts"] == 3
     with pytest.raises(SpvmiaError, match="at least 2 tokens"):
         backend.train_reference(["a", ""], tmp_path)
+
+
+def rendered(ids, counted):
+    return Rendered(tuple(ids), tuple(counted))
+
+
+def test_a_reference_on_conversations_is_trained_on_these_very_tokens(models, tmp_path, monkeypatch):
+    _, backend = make(models, config=AuditConfig(reference_epochs=1.0, max_length=12))
+    calls = []
+
+    def remember(model, sequences, settings, output_dir, *, counted=None, **options):
+        calls.append((sequences, counted))
+        return {"resumed_at": 0, "steps": 1, "tokens": 5, "seconds": 0.0}
+
+    monkeypatch.setattr(lora, "train", remember)
+    ids = [*range(10, 30)]
+    given = [
+        rendered(ids, [i % 3 == 1 for i in range(20)]),
+        rendered(ids, [i > 15 for i in range(20)]),  # counts beyond the context alone
+        rendered(ids[:5], [True, *[False] * 4]),
+        rendered((), ()),
+        rendered(ids[:2], [False, True]),
+    ]
+    record = backend.train_reference(["words"] * 5, tmp_path, rendered=given)
+    assert calls == [([ids[:12], ids[:2]], [given[0].counted[:12], (False, True)])]
+    assert (record["texts"], record["without_loss"], record["left_out"]) == (2, 3, 0)
+    with pytest.raises(SpvmiaError, match=r"mia_loss_on: expected conversations with tokens that carry loss .* got 2"):
+        backend.train_reference(["words"] * 2, tmp_path, rendered=given[1:3])
+    backend._unknown[Role.BASE] = frozenset({29, 11})
+    with pytest.raises(SpvmiaError, match="mia_reference: expected texts to train on that the base can read"):
+        backend.train_reference(["words"] * 2, tmp_path, rendered=[given[0], given[4]])
+
+
+def test_conversations_and_their_masks_teach(models, tmp_path):
+    _, backend = make(models, config=dataclasses.replace(CONFIG, reference_epochs=30.0))
+    ids = [backend.encode(text)[:8] for text in TEXTS]
+    given = [rendered(row, [i > 4 for i in range(len(row))]) for row in ids]
+    record = backend.train_reference(TEXTS, tmp_path, rendered=given)
+    assert record["losses"][-1] < record["losses"][0] - 0.1
+    assert record["tokens_with_loss"] == 30 * sum(len(row) - 5 for row in ids)
+    assert backend.cost(Role.REFERENCE).training_tokens == record["tokens"] == 30 * sum(map(len, ids))
 
 
 def test_an_architecture_without_default_targets_names_the_option(models, tmp_path, monkeypatch):

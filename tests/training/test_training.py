@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import math
 import random
+import shutil
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +106,77 @@ def test_first_epoch_loss_is_the_mean_cross_entropy_without_padding(tmp_path):
             total -= sum(logp[i, token].item() for i, token in enumerate(row[1:]))
             count += len(row) - 1
     assert record["losses"] == [pytest.approx(total / count, rel=1e-5)]
+
+
+def masks(rows: list[list[int]], seed: int = 0) -> list[list[bool]]:
+    """Random ones, with a token that counts in each, and a last one that does not."""
+    rng = random.Random(seed)
+    return [[False, True, *(rng.random() < 0.4 for _ in row[3:]), False] for row in rows]
+
+
+def test_the_loss_is_the_mean_over_the_counted_tokens_of_the_whole_batch(tmp_path):
+    """Not the mean of the rows' means; padding and the first token count nowhere."""
+    model, rows = lora_model(0.0), sequences(6, None)
+    counted = [[True, *mask[1:]] for mask in masks(rows)]
+    settings = TrainSettings(1, 1e-12, 6)
+    record = train(model, rows, settings, tmp_path, counted=counted, pad_token_id=PAD, description="x")
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row, mask in zip(rows, counted, strict=True):
+            logp = model(torch.tensor([row])).logits[0].double().log_softmax(-1)
+            total -= sum(logp[i - 1, row[i]].item() for i in range(1, len(row)) if mask[i])
+            count += sum(mask[1:])
+    assert record["losses"] == [pytest.approx(total / count, rel=1e-6)]
+    assert record["tokens"] == sum(map(len, rows))
+    assert record["tokens_with_loss"] == count
+
+
+def test_a_token_that_does_not_count_teaches_nothing(tmp_path):
+    """The last of each row is read by none that counts: another in its place changes no bit of what is learnt."""
+    rows, settings = sequences(6, None), TrainSettings(3, 1e-2, 2, seed=1)
+    counted = masks(rows)
+    models = []
+    for other in (rows, [[*row[:-1], (row[-1] + 7) % 300] for row in rows]):
+        models.append(lora_model())
+        folder = tmp_path / str(len(models))
+        train(models[-1], other, settings, folder, counted=counted, pad_token_id=PAD, description="x")
+    one, two = map(trained, models)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    start = trained(lora_model())
+    assert any(not torch.equal(value, start[name]) for name, value in one.items())
+
+
+def test_all_tokens_counted_is_no_mask_at_all(tmp_path):
+    rows, settings = sequences(6, None), TrainSettings(3, 1e-2, 2, seed=1)
+    plain, masked = lora_model(), lora_model()
+    every = [[True] * len(row) for row in rows]
+    one = train(plain, rows, settings, tmp_path / "1", pad_token_id=PAD, description="x")
+    two = train(masked, rows, settings, tmp_path / "2", counted=every, pad_token_id=PAD, description="x")
+    assert one["losses"] == two["losses"]
+    assert all(torch.equal(value, trained(masked)[name]) for name, value in trained(plain).items())
+    assert "tokens_with_loss" not in one
+    assert two["tokens_with_loss"] == 3 * sum(len(row) - 1 for row in rows)
+
+
+def test_a_checkpoint_of_another_mask_is_not_used(tmp_path, monkeypatch):
+    settings, rows = TrainSettings(3, 1e-2, 4, seed=7, save_steps=2), sequences(10, None)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(Killed):
+            train(lora_model(), rows, settings, tmp_path / "x", counted=masks(rows), pad_token_id=PAD, description="x")
+    for k, (counted, resumed_at) in enumerate(((None, 0), (masks(rows, 1), 0), (masks(rows), 4))):
+        shutil.copytree(tmp_path / "x", tmp_path / str(k))
+        found = train(
+            lora_model(), rows, settings, tmp_path / str(k), counted=counted, pad_token_id=PAD, description="x"
+        )
+        assert found["resumed_at"] == resumed_at
+
+
+def test_a_text_without_a_counted_token_is_refused(tmp_path):
+    counted = [[True] * 12, [True, *[False] * 11]]  # nothing predicts the first
+    settings = TrainSettings(1, 1e-3, 2)
+    with pytest.raises(SpvmiaError, match="x: expected a token that carries loss in each text to train on, got one"):
+        train(lora_model(), sequences(2), settings, tmp_path, counted=counted, pad_token_id=PAD, description="x")
 
 
 def test_it_leaves_nothing_behind(tmp_path):

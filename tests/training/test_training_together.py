@@ -13,7 +13,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.trainer import TrainSettings, train
 from spvmia_plugin.util.libraries import first_says, one_of
 from tests.launch import two_processes
-from tests.training.test_training import PAD, lora_model, sequences, trained
+from tests.training.test_training import PAD, lora_model, masks, sequences, trained
 
 SETTINGS = {"epochs": 3, "lr": 1e-2, "batch_size": 4, "save_steps": 2}
 
@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from spvmia_plugin.training import trainer as training
 from spvmia_plugin.util.libraries import first_says
 from tests.launch import two_processes
-from tests.training.test_training import PAD, lora_model, sequences, trained
+from tests.training.test_training import PAD, lora_model, masks, sequences, trained
 from tests.training.test_training_together import SETTINGS
 
 order = json.loads(sys.argv[1])
@@ -49,7 +49,8 @@ environment = dict(os.environ)
 settings = training.TrainSettings(**SETTINGS, processes=2)
 folder = Path(order["folder"])
 texts = sequences(order["texts"], None) * order.get("repeat", 1)
-record = training.train(model, texts, settings, folder, pad_token_id=PAD, description="x")
+counted = masks(texts) if order.get("masked") else None
+record = training.train(model, texts, settings, folder, counted=counted, pad_token_id=PAD, description="x")
 assert dict(os.environ) == environment
 assert accelerator.num_processes == 2
 accelerator.wait_for_everyone()
@@ -76,13 +77,13 @@ def result(folder: Path, rank: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_processes_make_the_steps_of_one(tmp_path: Path, masked: bool) -> None:
     """Texts of different lengths: the loss is the mean over all tokens of the batch, not over the processes' means."""
-    model = lora_model(0.0)
-    alone = train(
-        model, sequences(12, None), TrainSettings(**SETTINGS), tmp_path / "one", pad_token_id=PAD, description="x"
-    )
-    assert launch(folder=str(tmp_path / "two"), texts=12) == FINE
+    model, texts, settings = lora_model(0.0), sequences(12, None), TrainSettings(**SETTINGS)
+    counted = masks(texts) if masked else None
+    alone = train(model, texts, settings, tmp_path / "one", counted=counted, pad_token_id=PAD, description="x")
+    assert launch(folder=str(tmp_path / "two"), texts=12, masked=masked) == FINE
     first, second = (result(tmp_path / "two", rank) for rank in (0, 1))
     for name, value in trained(model).items():
         assert torch.equal(first["weights"][name], second["weights"][name])
