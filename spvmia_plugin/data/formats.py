@@ -322,7 +322,8 @@ def _tools(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
         tools = tuple(_json(tool, "'tools'") if isinstance(tool, str) else tool for tool in value)
         if all(isinstance(tool, Mapping) for tool in tools):
             return tools
-    raise RowError(f"expected a list of objects in 'tools', got {type(value).__name__}{' of others' * bool(value)}")
+        raise RowError("expected a list of objects in 'tools', got a list of something else")
+    raise RowError(f"expected a list of objects in 'tools', got {type(value).__name__}")
 
 
 def _options(row: Mapping[str, Any]) -> Mapping[str, Any]:
