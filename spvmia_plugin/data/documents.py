@@ -32,7 +32,7 @@ class Loaded:
 
 
 def describe(loaded: Loaded, name: str) -> str:
-    """What a source was taken for, in a line: `chat.jsonl: 5,000 conversations (messages), 9.1 assistant's ...`.
+    """What a source was taken for: `chat.jsonl: 5,000 conversations (messages), 9.1 assistant turns each in the mean`.
 
     Args:
         loaded: what it holds.
@@ -41,14 +41,14 @@ def describe(loaded: Loaded, name: str) -> str:
     number = len(loaded.documents)
     if loaded.format == "text":
         return f"{name}: {number:,} texts"
+    line = f"{name}: {number:,} {FORMATS[loaded.format].title}"
     held = [document.conversation for document in loaded.documents if document.conversation is not None]
-    line = f"{name}: {number:,} {FORMATS[loaded.format].title} ({loaded.format})"
-    if loaded.format == "instruction":
-        return line
     if loaded.format == "prompt_completion":
         plain = sum(each.plain for each in held)
-        return line + (", as texts" if plain == number else ", as messages" if not plain else f", {plain:,} as texts")
-    return line + f", {sum(len(each.answers()) for each in held) / number:.1f} assistant's turns each in the mean"
+        return line + (", as texts" if plain == number else f", {plain:,} as texts" if plain else ", as messages")
+    if loaded.format == "instruction":
+        return line
+    return line + f", {sum(len(each.answers()) for each in held) / number:.1f} assistant turns each in the mean"
 
 
 @dataclass

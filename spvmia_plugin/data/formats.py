@@ -33,7 +33,7 @@ class Keys:
         required: by these it is recognised; every row has them.
         optional: read where they are there.
         read: makes a conversation of a row.
-        title: what a row is called, in the plural.
+        title: what the rows are, for people.
     """
 
     required: tuple[str, ...]
@@ -359,16 +359,24 @@ def _json(text: str, place: str) -> Any:
 
 
 FORMATS: Mapping[RowFormat, Keys] = {
-    "messages": Keys(("messages",), ("tools", "chat_template_kwargs"), _of_messages, "conversations"),
+    "messages": Keys(("messages",), ("tools", "chat_template_kwargs"), _of_messages, "conversations (messages)"),
     "prompt_completion": Keys(
-        ("prompt", "completion"), ("tools", "chat_template_kwargs"), _of_prompt_completion, "prompts with completions"
+        ("prompt", "completion"),
+        ("tools", "chat_template_kwargs"),
+        _of_prompt_completion,
+        "prompts with completions (prompt_completion)",
     ),
     "instruction": Keys(
         ("instruction", "output"),
         ("input", "system", "history", "tools"),
         _of_instruction,
-        "instructions with outputs, in the words of Alpaca's prompt",
+        "instructions with outputs (instruction: in the words of Alpaca's prompt)",
     ),
-    "sharegpt": Keys(("conversations",), ("system", "tools", "chat_template_kwargs"), _of_sharegpt, "conversations"),
+    "sharegpt": Keys(
+        ("conversations",),
+        ("system", "tools", "chat_template_kwargs"),
+        _of_sharegpt,
+        "conversations (sharegpt: human is user, gpt is assistant)",
+    ),
 }
 """The formats of rows that are no plain text, by what `mia_format` calls them."""

@@ -354,7 +354,7 @@ def _of_batches(file: SourceFile, columns: Sequence[str], batches: Iterable[Any]
     decoders: list[_Decoder | None] | None = None
     for batch in batches:
         arrays = [batch.column(batch.schema.names.index(column)) for column in columns]
-        decoders = [_decoder(array.type) for array in arrays] if decoders is None else decoders
+        decoders = decoders or [_decoder(batch.schema.field(column)) for column in columns]
         for scalars in zip(*arrays, strict=True):
             row += 1
             yield (
@@ -384,24 +384,20 @@ def _value(file: SourceFile, row: int, scalar: Any, decode: _Decoder | None) -> 
 _Decoder = Callable[[Any], Any]
 
 
-def _decoder(type_: Any) -> _Decoder | None:
-    """What reads values of Arrow's JSON type, however deep they lie: `datasets` writes objects of mixed keys so."""
+def _decoder(field: Any) -> _Decoder | None:
+    """What reads values of Arrow's JSON type, however deep they lie: `datasets` writes objects of mixed keys so.
+
+    Versions of pyarrow that do not know the type have its name in the field's metadata.
+    """
     import pyarrow as pa
 
-    if getattr(type_, "extension_name", None) == "arrow.json":
+    type_, known = field.type, (field.metadata or {}).get(b"ARROW:extension:name")
+    if getattr(type_, "extension_name", None) == "arrow.json" or known == b"arrow.json":
         return lambda value: value if value is None else _decode(value)
     if pa.types.is_struct(type_):
-        inner = {field.name: decode for field in type_ if (decode := _decoder(field.type)) is not None}
-        return (
-            (
-                lambda value: (
-                    value and {name: inner[name](item) if name in inner else item for name, item in value.items()}
-                )
-            )
-            if inner
-            else None
-        )
+        inner = {each.name: decode for each in type_ if (decode := _decoder(each)) is not None}
+        return (lambda value: value and value | {name: inner[name](value[name]) for name in inner}) if inner else None
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
-        each = _decoder(type_.value_type)
+        each = _decoder(type_.value_field)
         return (lambda value: value and [each(item) for item in value]) if each else None
     return None

@@ -6,8 +6,10 @@ import bz2
 import gzip
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -77,3 +79,92 @@ KINDS: dict[str, tuple[str, Callable[[Sequence[str]], bytes]]] = {
     "feather": (".feather", lambda t: arrow(t, pa.ipc.new_file)),
 }
 """Ending and writer of each. A .txt file cannot hold every text: it has tests of its own."""
+
+
+# --- rows of several columns, as conversations have them ---
+
+Row = Mapping[str, Any]
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def cells(rows: Sequence[Row], delimiter: str = ",") -> str:
+    """A table of text in which lists and objects are JSON."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    return "\n".join(delimiter.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in table)
+
+
+JSON = {b"ARROW:extension:name": b"arrow.json", b"ARROW:extension:metadata": b""}
+"""Of a field with Arrow's JSON type; so written, older versions of pyarrow can write it too."""
+
+
+def json_typed(rows: Sequence[Row]) -> pa.Table:
+    """As `datasets` writes objects whose keys differ: lists of Arrow's JSON."""
+    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+    lists = pa.list_(pa.field("element", pa.string(), metadata=JSON))
+    arrays = {
+        name: pa.array([value and [json.dumps(item) for item in value] for value in values], lists)
+        if any(isinstance(value, list) for value in values)
+        else pa.array(values)
+        for name, values in columns.items()
+    }
+    return pa.table(list(arrays.values()), schema=pa.schema([(name, array.type) for name, array in arrays.items()]))
+
+
+def tabled(rows: Sequence[Row]) -> pa.Table:
+    """Structs with every key that any row has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return pa.table({name: [row.get(name) for row in rows] for name in columns})
+
+
+def _parquet_of(table: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(table, stream, row_group_size=2)
+    return stream.getvalue()
+
+
+def _arrow_of(table: pa.Table, new: Callable[..., pa.ipc.RecordBatchStreamWriter]) -> bytes:
+    stream = io.BytesIO()
+    with new(stream, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return stream.getvalue()
+
+
+def _pandas(rows: Sequence[Row]) -> bytes:
+    stream = io.BytesIO()
+    pd.DataFrame(list(rows)).to_parquet(stream)
+    return stream.getvalue()
+
+
+def _pandas_lines(rows: Sequence[Row]) -> bytes:
+    return str(pd.DataFrame(list(rows)).to_json(orient="records", lines=True)).encode()
+
+
+ROW_KINDS: dict[str, tuple[str, Callable[[Sequence[Row]], bytes]]] = {
+    "lines": (".jsonl", lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()),
+    "lines in .json": (".json", lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()),
+    "lines of pandas": (".jsonl", _pandas_lines),
+    "lines of JSON in JSON": (
+        ".ndjson",
+        lambda rows: "".join(
+            json.dumps({k: _cell(v) if isinstance(v, list | dict) else v for k, v in row.items()}) + "\n"
+            for row in rows
+        ).encode(),
+    ),
+    "a list": (".json", lambda rows: json.dumps(rows, indent=1).encode()),
+    "a list of UTF-16": (".json", lambda rows: json.dumps(rows, ensure_ascii=False).encode("utf-16")),
+    "csv": (".csv", lambda rows: cells(rows).encode()),
+    "csv of a European Excel": (".csv", lambda rows: cells(rows, ";").encode("utf-8-sig")),
+    "tsv": (".tsv", lambda rows: cells(rows, "\t").encode()),
+    "parquet": (".parquet", lambda rows: _parquet_of(tabled(rows))),
+    "parquet of pandas": (".parquet", _pandas),
+    "parquet of JSON": (".parquet", lambda rows: _parquet_of(json_typed(rows))),
+    "arrow file": (".arrow", lambda rows: _arrow_of(tabled(rows), pa.ipc.new_file)),
+    "arrow stream": (".arrow", lambda rows: _arrow_of(tabled(rows), pa.ipc.new_stream)),
+    "arrow of JSON": (".arrow", lambda rows: _arrow_of(json_typed(rows), pa.ipc.new_stream)),
+    "feather": (".feather", lambda rows: _arrow_of(tabled(rows), pa.ipc.new_file)),
+}
+"""Ending and writer of each."""

@@ -90,7 +90,7 @@ def test_a_part_of_a_format_is_no_text_column(column: str, keys: list[str], toge
 
 
 def test_columns_of_several_formats_are_not_guessed_at() -> None:
-    with pytest.raises(RowError, match="got those of 'messages' and 'prompt_completion'; name the one .* mia_format"):
+    with pytest.raises(RowError, match=r"got those of 'messages' and 'prompt_completion'; name the one .* mia_format"):
         recognise(["messages", "prompt", "completion"], "text")
     with pytest.raises(RowError, match="got those of 'messages' and 'sharegpt'"):
         recognise(["messages", "conversations", "text"], "text")
@@ -210,7 +210,10 @@ def test_roles_and_their_order_are_the_templates_affair() -> None:
         ([{"role": "user", "content": 3}, ANSWER], "expected text as the content of message 1 of 'messages', got int"),
         ([{"role": "user", "content": {"text": "SECRET"}}, ANSWER], "expected text as the content of message 1"),
         ([USER], "expected at least one assistant's turn in 'messages', got none"),
-        ([USER, {"role": "gpt", "content": "SECRET"}], "expected at least one assistant's turn in 'messages', got none"),
+        (
+            [USER, {"role": "gpt", "content": "SECRET"}],
+            "expected at least one assistant's turn in 'messages', got none",
+        ),
     ],
 )
 def test_messages_that_do_not_fit(messages: Any, expected: str) -> None:
@@ -284,7 +287,11 @@ def test_texts_that_look_like_json_are_texts(prompt: str, completion: str) -> No
     [
         ("SECRET", None, "expected 'completion', got none"),
         (None, "SECRET", "expected 'prompt', got none"),
-        ("SECRET", [ANSWER], "expected 'prompt' and 'completion' as two texts or as two lists of messages, got str and"),
+        (
+            "SECRET",
+            [ANSWER],
+            "expected 'prompt' and 'completion' as two texts or as two lists of messages, got str and",
+        ),
         ([USER], "SECRET", "expected 'prompt' and 'completion' as two texts or as two lists of messages, got list and"),
         ("SECRET", 3, "expected 'prompt' and 'completion' as two texts or as two lists of messages, got str and int"),
         ({"role": "user"}, "SECRET", "expected 'prompt' and 'completion' as two texts or as two lists of messages"),
@@ -413,7 +420,9 @@ def test_conversations_that_do_not_fit(turns: list[Any], expected: str) -> None:
 
 def test_a_speaker_nobody_knows_is_named() -> None:
     turn = {"from": "bing", "value": "SECRET"}
-    assert re.search(r"as the speaker of message 1 of 'conversations', got bing;", refused({"conversations": [turn]}, "sharegpt"))
+    assert re.search(
+        r"as the speaker of message 1 of 'conversations', got bing;", refused({"conversations": [turn]}, "sharegpt")
+    )
 
 
 @pytest.mark.parametrize("row_format", FORMATS)
