@@ -8,34 +8,21 @@ are rendered one by one, and what each adds is its part, if what was rendered st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-from spvmia_plugin.data.chat_templates import (
-    DEFAULT,
-    OPTION,
-    TOOL_USE,
-    digest,
-    has_marks,
-    training_template,
-    variants_of,
-)
+from spvmia_plugin.data.chat_templates import OPTION, digest, has_marks
+from spvmia_plugin.data.chat_tokenizer import ChatTokenizer, Message
 from spvmia_plugin.data.tokenisation import Reading
-from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import ASSISTANT, Conversation, LossOn, Rendered
-from spvmia_plugin.util.boundary import Quotes
-
-T = TypeVar("T")
-Message = Mapping[str, Any]
 
 USER = "user"
-_USER_MARK, _ASSISTANT_MARK, _NEXT_MARK = "zqkuservj", "zqkassistantvj", "zqknextvj"
-"""Stand in a rendering for what people and models say: no template has them, and no white space to trim."""
-
-_LONGEST_ROLE = 30
-"""What is longer and stands as a role is no role but a text."""
+_USER_MARK, _ASSISTANT_MARK, _NEXT_MARK = "azqkuservj", "azqkassistantvj", "azqknextvj"
+"""Stand in a rendering for what people and models say: no template has them, and no white space to trim. They begin as
+words do, so that a blank before them is in one token with the `a`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +72,7 @@ class Renderer:
         self.loss_on = loss_on
         self.max_tokens = max_tokens
         self._tokenizer = tokenizer
-        self._variants = variants_of(getattr(tokenizer, "chat_template", None) if template is None else template)
-        default = self._variants.get(DEFAULT)
-        # As TRL decides: a template with marks is taken as it is, and only rows of messages look for them.
-        self._training = training_template(default) if default is not None and not has_marks(default) else None
+        self._chat = ChatTokenizer(tokenizer, loss_on, template)
 
     def render(self, conversation: Conversation, *, name: str = "a conversation") -> Rendered:
         """The sequence that was trained on, cut to `max_tokens`.
@@ -101,7 +85,7 @@ class Renderer:
             `counted` is what carries a label, the first token too, though nothing stands before it to predict it from.
             `reason` is set where no other token counts.
         """
-        token_ids, answers = self._guarded(conversation, name, lambda: self._whole(conversation, name))
+        token_ids, answers = self._chat.guarded(conversation, name, lambda: self._whole(conversation, name))
         everything = [True] * len(token_ids)
         counted = everything if self.loss_on == "all" or answers is None else answers
         cut = slice(0, self.max_tokens)
@@ -129,8 +113,8 @@ class Renderer:
         if conversation.plain:
             prompt = "".join(conversation.contents()[: conversation.prompt])
             return [*self._reading.frame(prompt).context, *self._reading.body(prompt)]
-        return self._guarded(
-            conversation, name, lambda: self._encoded(self._opened(conversation, list(conversation.messages)))
+        return self._chat.guarded(
+            conversation, name, lambda: self._chat.encoded(self._opened(conversation, list(conversation.messages)))
         )
 
     def user_opening(self, conversation: Conversation, *, name: str = "a conversation") -> list[int]:
@@ -149,7 +133,7 @@ class Renderer:
                 "mia_self_prompt: expected conversations with a chat template, whose opening a user's turn follows, "
                 "got prompts and completions as plain strings; choose reply"
             )
-        return self._guarded(conversation, name, lambda: self._before_user(conversation)[0])
+        return self._chat.guarded(conversation, name, lambda: self._before_user(conversation)[0])
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -158,7 +142,7 @@ class Renderer:
         not in here."""
         eos = self._tokenizer.eos_token_id
         own = frozenset() if eos is None else frozenset({int(eos)})
-        return own | self._shape.ends if self._variants else own
+        return own | self._shape.ends if self._chat.variants else own
 
     def written(self, token_ids: Sequence[int], *, role: str = ASSISTANT, plain: bool = False) -> str:
         """The words of a turn from the tokens that were written, up to the first that ends it.
@@ -179,7 +163,9 @@ class Renderer:
                 break
             if token_id < size:
                 kept.append(int(token_id))
-        text = str(self._tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        # Behind a word: SentencePiece's decoders take a blank for their own where a text begins with one.
+        word = self._chat.encoded("a")
+        text = self._decoded([*word, *kept]).removeprefix(self._decoded(word))
         if plain:
             return text
         side = self._shape.sides[USER if role == USER else ASSISTANT]
@@ -190,9 +176,9 @@ class Renderer:
 
     def notes(self, conversation: Conversation) -> list[str]:
         """What has to be known of the sequences of conversations like this one, in words for people."""
-        if conversation.plain or not self._variants:
+        if conversation.plain or not self._chat.variants:
             return []
-        template, found = self._template(conversation), []
+        template, found = self._chat.template(conversation), []
         if "strftime_now" in template:
             found.append(
                 "the chat template writes the date of today, so that sequences are not those of a training on another "
@@ -215,8 +201,8 @@ class Renderer:
     def identity(self) -> dict[str, object]:
         """What makes the sequences what they are, JSON-ready."""
         return {
-            "template": {name: digest(text) for name, text in sorted(self._variants.items())},
-            "training_template": None if self._training is None else self._training[0],
+            "template": {name: digest(text) for name, text in sorted(self._chat.variants.items())},
+            "training_template": None if self._chat.training is None else self._chat.training[0],
             "loss_on": self.loss_on,
             "max_tokens": self.max_tokens,
         }
@@ -226,10 +212,10 @@ class Renderer:
         if conversation.plain or conversation.prompt is not None:
             return self._prompted(conversation)
         messages = list(map(dict, conversation.messages))
-        template = self._template(conversation)
+        template = self._chat.template(conversation)
         if has_marks(template) and (self._tokenizer.is_fast or self.loss_on == "completion"):
-            return self._marked(conversation, template)
-        text = self._text(conversation, messages)
+            return self._chat.marked(conversation, template)
+        text = self._chat.text(conversation, messages)
         if self.loss_on == "completion":
             spans = self._turns(conversation, messages, text)
             if spans is None:
@@ -238,8 +224,8 @@ class Renderer:
                     "{% generation %} that renders a turn otherwise once others follow (it takes out thinking, say), "
                     f"with {name}; name the template of the training, or set mia_loss_on=all"
                 )
-            return self._covered(text, spans)
-        return self._encoded(text), self._answers(conversation, messages, text)
+            return self._chat.covered(text, spans)
+        return self._chat.encoded(text), self._answers(conversation, messages, text)
 
     def _prompted(self, conversation: Conversation) -> tuple[list[int], list[bool]]:
         """A prompt with its completion: that begins where the prompt alone and both together cease to be the same."""
@@ -255,10 +241,10 @@ class Renderer:
             contents = conversation.contents()
             prompt, completion = "".join(contents[:length]), "".join(contents[length:])
             whole = prompt + completion + ("" if completion.endswith(end) else end)
-            opening, token_ids = (self._encoded(text, special=True) for text in (prompt, whole))
+            opening, token_ids = (self._chat.encoded(text, special=True) for text in (prompt, whole))
         else:
-            opening = self._encoded(self._text(conversation, messages[:length], generation=True))
-            token_ids = self._encoded(self._text(conversation, messages))
+            opening = self._chat.encoded(self._chat.text(conversation, messages[:length], generation=True))
+            token_ids = self._chat.encoded(self._chat.text(conversation, messages))
         pairs = zip(opening, token_ids, strict=False)
         start = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(opening), len(token_ids)))
         return token_ids, [i >= start for i in range(len(token_ids))]
@@ -270,14 +256,14 @@ class Renderer:
         if not self._tokenizer.is_fast:
             return None
         try:
-            if self._training is not None:
-                token_ids, marked = self._marked(conversation, self._training[1])
-                if token_ids == self._encoded(text):
+            if self._chat.training is not None:
+                token_ids, marked = self._chat.marked(conversation, self._chat.training[1])
+                if token_ids == self._chat.encoded(text):
                     return marked
             spans = self._turns(conversation, messages, text)
         except (jinja2.TemplateError, TypeError, ValueError):
             return None  # a part of a conversation may be refused where the whole is not
-        return None if spans is None else self._covered(text, spans)[1]
+        return None if spans is None else self._chat.covered(text, spans)[1]
 
     def _turns(
         self, conversation: Conversation, messages: Sequence[Message], text: str
@@ -286,45 +272,24 @@ class Renderer:
         spans = []
         for i in conversation.answers():
             before = self._opened(conversation, messages[:i])
-            after = text if i == len(messages) - 1 else self._text(conversation, messages[: i + 1])
+            after = text if i == len(messages) - 1 else self._chat.text(conversation, messages[: i + 1])
             if not (text.startswith(after) and after.startswith(before)):
                 return None
             spans.append((len(before), len(after)))
         return spans
 
-    def _marked(self, conversation: Conversation, template: str) -> tuple[list[int], list[bool]]:
-        """A rendering, and what the template marks in it."""
-        self._check_fast()
-        out = self._tokenizer.apply_chat_template(
-            list(map(dict, conversation.messages)),
-            **{**self._arguments(conversation), "chat_template": template, "tokenize": True, "return_dict": True},
-            return_assistant_tokens_mask=True,
-            tokenizer_kwargs={"verbose": False},
-        )
-        return list(map(int, out["input_ids"])), list(map(bool, out["assistant_masks"]))
-
-    def _covered(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """Tokens of a text, and which of them overlap one of the spans of characters: as transformers does it."""
-        token_ids, offsets = self._with_offsets(text)
-        mask, remaining = [], list(spans)
-        for start, end in offsets:
-            while remaining and start >= remaining[0][1]:
-                remaining.pop(0)
-            mask.append(bool(remaining) and end > remaining[0][0])
-        return token_ids, mask
-
     def _opened(self, conversation: Conversation, messages: Sequence[Message]) -> str:
         """What stands before the assistant's turn that follows the messages."""
         if not messages:  # transformers renders no conversation without any
-            text = self._text(conversation, [{"role": ASSISTANT, "content": _ASSISTANT_MARK}])
+            text = self._chat.text(conversation, [{"role": ASSISTANT, "content": _ASSISTANT_MARK}])
             return text[: self._found(text, _ASSISTANT_MARK)]
-        return self._text(conversation, messages, generation=True).removesuffix(self._shape.prefill)
+        return self._chat.text(conversation, messages, generation=True).removesuffix(self._shape.prefill)
 
     def _before_user(self, conversation: Conversation) -> tuple[list[int], str]:
         """Tokens that end before a user's next words, and the characters between these tokens and the words."""
-        text = self._text(conversation, [*conversation.messages, {"role": USER, "content": _USER_MARK}])
+        text = self._chat.text(conversation, [*conversation.messages, {"role": USER, "content": _USER_MARK}])
         words = self._found(text, _USER_MARK)
-        token_ids, offsets = self._with_offsets(text)
+        token_ids, offsets = self._chat.with_offsets(text)
         length = next(i for i, (_, end) in enumerate(offsets) if end > words)
         return token_ids[:length], text[offsets[length - 1][1] if length else 0 : words]
 
@@ -337,7 +302,7 @@ class Renderer:
         def shown(left: str = "", right: str = "", role: str = "") -> str:
             messages = [*asked.messages, answer]
             padded = [{**m, "content": f"{left}{m['content']}{right}"} if m["role"] == role else m for m in messages]
-            return self._text(asked, padded)
+            return self._chat.text(asked, padded)
 
         def trimmed(role: str, mark: str, *, left: bool) -> str | None:
             """Of a blank and a line break those that are gone; None for both."""
@@ -351,16 +316,16 @@ class Renderer:
         def probe() -> _Shape:
             last = shown()
             before = last[: self._found(last, _ASSISTANT_MARK)]
-            opened = self._text(asked, list(asked.messages), generation=True)
-            followed = self._text(asked, [*asked.messages, answer, {"role": USER, "content": _NEXT_MARK}])
+            opened = self._chat.text(asked, list(asked.messages), generation=True)
+            followed = self._chat.text(asked, [*asked.messages, answer, {"role": USER, "content": _NEXT_MARK}])
             added = set(self._tokenizer.added_tokens_decoder)
             ends = set()
             for text in (last, followed):
                 for mark in (_USER_MARK, _ASSISTANT_MARK):
-                    after = self._encoded(text[self._found(text, mark) + len(mark) :])
+                    after = self._chat.encoded(text[self._found(text, mark) + len(mark) :])
                     ends.update([i for i in after if self._tokenizer.decode([i]).strip()][:1])
             leads = {
-                USER: self._before_user(Conversation(()))[1],
+                USER: self._before_user(Conversation(()))[1] if self._tokenizer.is_fast else "",
                 ASSISTANT: before[len(opened) :] if before.startswith(opened) else "",
             }
             return _Shape(
@@ -372,7 +337,7 @@ class Renderer:
                 },
             )
 
-        return self._guarded(asked, "a user's turn and its answer", probe)
+        return self._chat.guarded(asked, "a user's turn and its answer", probe)
 
     @staticmethod
     def _found(text: str, mark: str) -> int:
@@ -388,87 +353,10 @@ class Renderer:
             )
         return text.index(mark)
 
-    def _template(self, conversation: Conversation) -> str:
-        """The text of the template that this conversation is rendered by.
-
-        Raises:
-            SpvmiaError: there is none.
-        """
-        if not self._variants:
-            raise SpvmiaError(
-                f"{OPTION}: expected a chat template for conversations, got a tokenizer without; name the file of the "
-                "template that the target was trained with"
-            )
-        name = TOOL_USE if conversation.tools is not None and TOOL_USE in self._variants else DEFAULT
-        if name not in self._variants:
-            raise SpvmiaError(
-                f"{OPTION}: expected a chat template that is called {DEFAULT}, got "
-                f"{', '.join(sorted(self._variants))}; name the file of the one that the target was trained with"
-            )
-        if self._training is not None and conversation.prompt is None and self.loss_on == "completion":
-            return self._training[1]
-        return self._variants[name]
-
-    def _arguments(self, conversation: Conversation) -> dict[str, Any]:
-        tools = None if conversation.tools is None else list(conversation.tools)
-        template = self._template(conversation)
-        return {"chat_template": template, "tools": tools, "add_generation_prompt": False, **conversation.options}
-
-    def _text(self, conversation: Conversation, messages: Sequence[Message], *, generation: bool = False) -> str:
-        arguments = self._arguments(conversation)
-        if generation:
-            arguments["add_generation_prompt"] = True
-        return str(self._tokenizer.apply_chat_template(list(map(dict, messages)), **{**arguments, "tokenize": False}))
-
-    def _encoded(self, text: str, *, special: bool = False) -> list[int]:
-        return list(map(int, self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]))
-
-    def _with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        self._check_fast()
-        out = self._tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-        return list(map(int, out["input_ids"])), list(out["offset_mapping"])
-
-    def _check_fast(self) -> None:
-        if not self._tokenizer.is_fast:
-            raise SpvmiaError(
-                "tokenizer: expected a fast one, which tells where in a text its tokens lie, got "
-                f"{type(self._tokenizer).__name__}; pass another with tokenizer=... in --model_args, or set "
-                "mia_loss_on=all"
-            )
+    def _decoded(self, token_ids: Sequence[int]) -> str:
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return str(self._tokenizer.decode(token_ids, **options))
 
     @cached_property
     def _reading(self) -> Reading:
         return Reading(self._tokenizer)
-
-    def _guarded(self, conversation: Conversation, name: str, call: Callable[[], T]) -> T:
-        """Call what runs a template: what that says is told, unless it quotes the conversation."""
-        try:
-            return call()
-        except SpvmiaError:
-            raise
-        except Exception as error:  # a template raises whatever its expressions do
-            reason = Quotes(lambda: _private(conversation)).without(reason_of(error))
-            failure = SpvmiaError(
-                f"{OPTION}: expected a chat template that renders {name}, got {reason}; correct the data, or name the "
-                "template that the target was trained with"
-            )
-        raise failure
-
-
-def _private(conversation: Conversation) -> Iterator[str]:
-    """All texts of a conversation; names of roles are none."""
-
-    def texts(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            for item in value.values():
-                yield from texts(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                yield from texts(item)
-
-    for message in conversation.messages:
-        role = message.get("role")
-        yield from texts({**message, "role": role if isinstance(role, str) and len(role) > _LONGEST_ROLE else None})
-    yield from texts([conversation.tools, conversation.options])

@@ -74,6 +74,7 @@ class Family(NamedTuple):
         build: makes a backend of special tokens.
         bos, eos: special tokens.
         opens: whether the tokenizer puts BOS before a plain text.
+        swallows: special tokens that take the white space after them.
         refuses: kinds of conversations that its template refuses.
     """
 
@@ -85,14 +86,26 @@ class Family(NamedTuple):
     added: tuple[str, ...] = ()
     opens: bool = False
     refuses: tuple[str, ...] = ()
+    swallows: tuple[str, ...] = ()
 
 
-def byte_level(special: tuple[str, ...]) -> Any:
-    """As GPT-2, Llama 3, Qwen and DeepSeek split texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+_LINE_BREAKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3, Qwen and DeepSeek split: line breaks in a row stay together, which GPT-2 cuts before a word."""
+
+
+def byte_level(special: tuple[str, ...], pattern: str | None = None) -> Any:
+    """As GPT-2 and SmolLM2."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pattern is not None:
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_alone])
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -103,40 +116,52 @@ def byte_level(special: tuple[str, ...]) -> Any:
     return backend
 
 
-def pieces(special: tuple[str, ...], *, prefix: bool) -> Any:
-    """As SentencePiece does: blanks are characters, what is not in the vocabulary is bytes. `prefix`: one blank is put
-    before every piece of text, as Llama 2 has it."""
+def byte_level_lines(special: tuple[str, ...]) -> Any:
+    """As Llama 3, Qwen and DeepSeek."""
+    return byte_level(special, _LINE_BREAKS)
+
+
+def pieces(special: tuple[str, ...]) -> Any:
+    """As SentencePiece does: blanks are characters, what is not in the vocabulary is bytes. So Gemma has it."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
-    def normalizer() -> Any:
-        steps = [normalizers.Prepend("▁")] if prefix else []
-        return normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
-
     trained = Tokenizer(models.BPE())
-    trained.normalizer = normalizer()
-    trained.train_from_iterator(
-        [word for text in _texts() for word in text.split(" ")],
-        trainers.BpeTrainer(vocab_size=400, show_progress=False),
-    )
+    trained.normalizer = normalizers.Prepend("▁")
+    words = [word for text in _texts() for word in text.split(" ")]
+    trained.train_from_iterator(words, trainers.BpeTrainer(vocab_size=500, show_progress=False))
     model = json.loads(trained.to_str())["model"]
     names = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
     vocabulary = {name: i for i, name in enumerate(dict.fromkeys(names))}
     merges = [tuple(pair) for pair in model["merges"]]
     backend = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token=special[0]))
-    backend.normalizer = normalizer()
-    strip = [decoders.Strip(content=" ", left=1)] if prefix else []
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return backend
 
 
-def llama_pieces(special: tuple[str, ...]) -> Any:
-    """As Llama 2, Mistral and Phi-3."""
-    return pieces(special, prefix=True)
+def pieces_blank_everywhere(special: tuple[str, ...]) -> Any:
+    """As Llama 2, Mistral 0.2 and Phi-3: a blank is put before every piece of text, after each special token too."""
+    from tokenizers import decoders, normalizers
+
+    backend = pieces(special)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    )
+    return backend
 
 
-def gemma_pieces(special: tuple[str, ...]) -> Any:
-    """As Gemma."""
-    return pieces(special, prefix=False)
+def pieces_blank_first(special: tuple[str, ...]) -> Any:
+    """As Mistral 0.3: a blank is put before the first piece of text alone."""
+    from tokenizers import decoders, pre_tokenizers
+
+    backend = pieces(special)
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    )
+    return backend
 
 
 def _texts() -> list[str]:
@@ -158,18 +183,18 @@ _LLAMA2 = ("<unk>", "<s>", "</s>")
 FAMILIES: dict[str, Family] = {
     "chatml": Family(SMOLLM2, _CHATML, byte_level, "<|im_start|>", "<|im_end|>"),
     "chatml_marked": Family(MARKED_CHATML, _CHATML, byte_level, None, "<|im_end|>"),
-    "llama3": Family("llama3", _LLAMA3, byte_level, "<|begin_of_text|>", "<|eot_id|>", opens=True),
-    "qwen2_5": Family("qwen2_5", _CHATML, byte_level, None, "<|im_end|>", _QWEN[:2]),
-    "qwen3": Family("qwen3", _CHATML, byte_level, None, "<|im_end|>", _QWEN),
-    "gemma": Family("gemma", _GEMMA, gemma_pieces, "<bos>", "<eos>", opens=True, refuses=("system",)),
-    "gemma3": Family("gemma3", _GEMMA, gemma_pieces, "<bos>", "<end_of_turn>", opens=True),
-    "phi3": Family("phi3", _PHI3, llama_pieces, "<s>", "<|endoftext|>"),
-    "deepseekv3": Family("deepseekv3", _DEEPSEEK, byte_level, _DEEPSEEK[0], _DEEPSEEK[1], _QWEN[4:], opens=True),
+    "llama3": Family("llama3", _LLAMA3, byte_level_lines, "<|begin_of_text|>", "<|eot_id|>", opens=True),
+    "qwen2_5": Family("qwen2_5", _CHATML, byte_level_lines, None, "<|im_end|>", _QWEN[:2]),
+    "qwen3": Family("qwen3", _CHATML, byte_level_lines, None, "<|im_end|>", _QWEN),
+    "gemma": Family("gemma", _GEMMA, pieces, "<bos>", "<eos>", opens=True, refuses=("system",)),
+    "gemma3": Family("gemma3", _GEMMA, pieces, "<bos>", "<end_of_turn>", opens=True),
+    "phi3": Family("phi3", _PHI3, pieces_blank_everywhere, "<s>", "<|endoftext|>", swallows=_PHI3[4:]),
+    "deepseekv3": Family("deepseekv3", _DEEPSEEK, byte_level_lines, _DEEPSEEK[0], _DEEPSEEK[1], _QWEN[4:], opens=True),
     "deepseek_r1_distill": Family(
-        "deepseek_r1_distill", _DEEPSEEK, byte_level, _DEEPSEEK[0], _DEEPSEEK[1], _QWEN[4:], opens=True
+        "deepseek_r1_distill", _DEEPSEEK, byte_level_lines, _DEEPSEEK[0], _DEEPSEEK[1], _QWEN[4:], opens=True
     ),
-    "mistral_02": Family(MISTRAL_02, _LLAMA2, llama_pieces, "<s>", "</s>", opens=True, refuses=("system",)),
-    "mistral_03": Family(MISTRAL_03, (*_LLAMA2, "[INST]", "[/INST]"), llama_pieces, "<s>", "</s>", opens=True),
+    "mistral_02": Family(MISTRAL_02, _LLAMA2, pieces_blank_everywhere, "<s>", "</s>", opens=True, refuses=("system",)),
+    "mistral_03": Family(MISTRAL_03, (*_LLAMA2, "[INST]", "[/INST]"), pieces_blank_first, "<s>", "</s>", opens=True),
 }
 
 
@@ -177,7 +202,12 @@ FAMILIES: dict[str, Family] = {
 def _saved(name: str) -> str:
     """The backend of a family as JSON: it is trained once."""
     family = FAMILIES[name]
+    from tokenizers import AddedToken
+
     backend = family.build(family.special)
+    backend.add_special_tokens(
+        [AddedToken(t, rstrip=t in family.swallows, normalized=False, special=True) for t in family.special]
+    )
     if family.opens:
         from tokenizers import processors
 
