@@ -30,7 +30,7 @@ class _Side:
     """What a template does to the words of a role.
 
     Attributes:
-        lead: stands between what the model reads and the words.
+        lead: stands between what the model reads and the words, as it is decoded.
         left, right: characters that are taken off the words there; None for all white space.
     """
 
@@ -163,9 +163,7 @@ class Renderer:
                 break
             if token_id < size:
                 kept.append(int(token_id))
-        # Behind a word: SentencePiece's decoders take a blank for their own where a text begins with one.
-        word = self._chat.encoded("a")
-        text = self._decoded([*word, *kept]).removeprefix(self._decoded(word))
+        text = self._decoded(kept)
         if plain:
             return text
         side = self._shape.sides[USER if role == USER else ASSISTANT]
@@ -285,13 +283,13 @@ class Renderer:
             return text[: self._found(text, _ASSISTANT_MARK)]
         return self._chat.text(conversation, messages, generation=True).removesuffix(self._shape.prefill)
 
-    def _before_user(self, conversation: Conversation) -> tuple[list[int], str]:
-        """Tokens that end before a user's next words, and the characters between these tokens and the words."""
+    def _before_user(self, conversation: Conversation) -> tuple[list[int], list[int]]:
+        """Tokens of a user's next turn before those of the words, and from there on."""
         text = self._chat.text(conversation, [*conversation.messages, {"role": USER, "content": _USER_MARK}])
         words = self._found(text, _USER_MARK)
         token_ids, offsets = self._chat.with_offsets(text)
         length = next(i for i, (_, end) in enumerate(offsets) if end > words)
-        return token_ids[:length], text[offsets[length - 1][1] if length else 0 : words]
+        return token_ids[:length], token_ids[length:]
 
     @cached_property
     def _shape(self) -> _Shape:
@@ -324,12 +322,15 @@ class Renderer:
                 for mark in (_USER_MARK, _ASSISTANT_MARK):
                     after = self._chat.encoded(text[self._found(text, mark) + len(mark) :])
                     ends.update([i for i in after if self._tokenizer.decode([i]).strip()][:1])
-            leads = {
-                USER: self._before_user(Conversation(()))[1] if self._tokenizer.is_fast else "",
-                ASSISTANT: before[len(opened) :] if before.startswith(opened) else "",
-            }
+            prefill = opened[len(before) :] if opened.startswith(before) else ""
+            opening, whole = self._chat.encoded(opened.removesuffix(prefill)), self._chat.encoded(last)
+            lead = before[len(opened) :] if before.startswith(opened) else ""
+            if whole[: len(opening)] == opening:  # as it is written, with a blank that the tokenizer puts there
+                lead = self._decoded(whole[len(opening) :]).partition(_ASSISTANT_MARK)[0]
+            of_user = self._before_user(Conversation(()))[1] if self._tokenizer.is_fast else []
+            leads = {USER: self._decoded(of_user).partition(_USER_MARK)[0], ASSISTANT: lead}
             return _Shape(
-                prefill=opened[len(before) :] if opened.startswith(before) else "",
+                prefill=prefill,
                 ends=frozenset(ends & added),
                 sides={
                     role: _Side(leads[role], trimmed(role, mark, left=True), trimmed(role, mark, left=False))
@@ -354,8 +355,12 @@ class Renderer:
         return text.index(mark)
 
     def _decoded(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens that stand behind others: where a text begins with a blank, decoders of SentencePiece take it
+        for their own."""
+        word = self._chat.encoded("a")
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        return str(self._tokenizer.decode(token_ids, **options))
+        behind = str(self._tokenizer.decode([*word, *token_ids], **options))
+        return behind.removeprefix(str(self._tokenizer.decode(word, **options)))
 
     @cached_property
     def _reading(self) -> Reading:

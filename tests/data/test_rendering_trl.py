@@ -210,6 +210,41 @@ def test_of_named_templates_the_default_is_taken_and_with_tools_the_one_for_them
     assert (theirs[0] == theirs[1]) == only_answers  # its training template stands for both
 
 
+ENDS = {
+    "llama3": {"<|eot_id|>"},
+    "qwen2_5": {"<|im_end|>"},
+    "qwen3": {"<|im_end|>"},
+    "gemma": {"<end_of_turn>", "<eos>"},
+    "gemma3": {"<end_of_turn>"},
+    "phi3": {"<|end|>", "<|endoftext|>"},
+    "deepseekv3": {"<｜end▁of▁sentence｜>", "<｜Assistant｜>"},
+    "deepseek_r1_distill": {"<｜end▁of▁sentence｜>", "<｜Assistant｜>"},
+}
+
+
+@pytest.mark.parametrize("loss_on", ["all", "completion"])
+@pytest.mark.parametrize("name", ENDS)
+def test_what_follows_an_opening_is_what_is_written(name: str, loss_on: LossOn) -> None:
+    """Self-prompts are made so: an opening, what the model writes up to an end, and the whole is rendered."""
+    renderer, tokenizer = Renderer(family_tokenizer(name), loss_on, 1000), family_tokenizer(name)
+    assert {tokenizer.decode([i]) for i in renderer.ends} == ENDS[name]
+    first, second = said("Where is it, naïve 東京?", "In Paris 😀.\n\nTwo lines."), said("And when?", "Now.")
+
+    def rest(opening: list[int], messages: list[Row]) -> list[int]:
+        whole = renderer.render(Conversation(tuple(messages))).token_ids
+        assert whole[: len(opening)] == tuple(opening)
+        return list(whole[len(opening) :])
+
+    user = rest(renderer.user_opening(Conversation(())), first)
+    assert renderer.written(user, role="user") == first[0]["content"]
+    answer = rest(renderer.opening(Conversation(tuple(first[:1]))), first)
+    assert renderer.written(answer) == first[1]["content"]
+    user = rest(renderer.user_opening(Conversation(tuple(first))), first + second)
+    assert renderer.written(user, role="user") == second[0]["content"]
+    answer = rest(renderer.opening(Conversation((*first, *second[:1]))), first + second)
+    assert renderer.written(answer) == second[1]["content"]
+
+
 def test_the_training_templates_are_those_that_trl_ships() -> None:
     """Where this fails, TRL ships others: `python -m tests.data.make_training_templates`."""
     present = {path.name: path.read_bytes() for path in TRAINING_TEMPLATES.iterdir() if path.name != "NOTICE.md"}
