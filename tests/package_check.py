@@ -9,6 +9,7 @@ nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,10 +70,15 @@ def check_contents(wheel: Path) -> list[str]:
     """What the wheel carries; returns the names of its tasks and groups."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        index = archive.read("spvmia_plugin/data/training_templates/index.json")
     expect(all(name.startswith(("spvmia_plugin/", "spvmia_plugin-")) for name in names), "files outside the package")
     expect(not any(name.endswith(".pth") for name in names), "a .pth file in the wheel")
-    for needed in ("spvmia_plugin/py.typed", "spvmia_plugin/tasks/_common_yaml", "spvmia_plugin/cli/main.py"):
+    training = "spvmia_plugin/data/training_templates"
+    files = ("py.typed", "tasks/_common_yaml", "cli/main.py")
+    for needed in (*(f"spvmia_plugin/{file}" for file in files), f"{training}/index.json", f"{training}/NOTICE.md"):
         expect(needed in names, f"no {needed} in the wheel")
+    for name in json.loads(index).values():
+        expect(f"{training}/{name}.jinja" in names, f"no {training}/{name}.jinja in the wheel")
     expect(any(name.endswith("licenses/LICENSE") for name in names), "no licence in the wheel")
     return [Path(name).stem for name in names if name.startswith("spvmia_plugin/tasks/") and name.endswith(".yaml")]
 

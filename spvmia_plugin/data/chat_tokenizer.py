@@ -20,6 +20,9 @@ from spvmia_plugin.util.boundary import Quotes
 T = TypeVar("T")
 Message = Mapping[str, Any]
 
+_OF_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the expressions of a template raise, beside its own errors."""
+
 _LONGEST_ROLE = 30
 """What is longer and stands as a role is no role but a text."""
 
@@ -118,33 +121,35 @@ class ChatTokenizer:
         )
         return list(map(int, out["input_ids"])), list(map(bool, out["assistant_masks"]))
 
-    def covered(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """Tokens of a text, and which of them overlap one of the spans of characters: as transformers does it."""
-        token_ids, offsets = self.with_offsets(text)
-        mask, remaining = [], list(spans)
-        for start, end in offsets:
-            while remaining and start >= remaining[0][1]:
-                remaining.pop(0)
-            mask.append(bool(remaining) and end > remaining[0][0])
-        return token_ids, mask
-
     def guarded(self, conversation: Conversation, name: str, call: Callable[[], T]) -> T:
         """Call what runs a template.
 
         Raises:
             SpvmiaError: it fails; with what it says, unless that quotes the conversation.
         """
+        import jinja2
+
         try:
             return call()
         except SpvmiaError:
             raise
-        except Exception as error:  # a template raises whatever its expressions do
+        except (jinja2.TemplateError, *_OF_EXPRESSIONS) as error:
             reason = Quotes(lambda: _private(conversation)).without(reason_of(error))
             failure = SpvmiaError(
                 f"{OPTION}: expected a chat template that renders {name}, got {reason}; correct the data, or name the "
                 "template that the target was trained with"
             )
-        raise failure
+        raise failure  # not in the handler: what it was made from is no context of it
+
+
+def covered(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which tokens overlap one of the spans of characters, both in their order: as transformers does it."""
+    mask, current = [], 0
+    for start, end in offsets:
+        while current < len(spans) and start >= spans[current][1]:
+            current += 1
+        mask.append(current < len(spans) and end > spans[current][0])
+    return mask
 
 
 def _private(conversation: Conversation) -> Iterator[str]:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from spvmia_plugin.data.chat_templates import OPTION, digest, has_marks
-from spvmia_plugin.data.chat_tokenizer import ChatTokenizer, Message
+from spvmia_plugin.data.chat_tokenizer import ChatTokenizer, Message, covered
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import ASSISTANT, Conversation, LossOn, Rendered
@@ -207,6 +207,8 @@ class Renderer:
 
     def _whole(self, conversation: Conversation, name: str) -> tuple[list[int], list[bool] | None]:
         """All tokens, and which of them the model is to write; None where the template does not tell."""
+        import jinja2
+
         if conversation.plain or conversation.prompt is not None:
             return self._prompted(conversation)
         messages = list(map(dict, conversation.messages))
@@ -222,8 +224,20 @@ class Renderer:
                     "{% generation %} that renders a turn otherwise once others follow (it takes out thinking, say), "
                     f"with {name}; name the template of the training, or set mia_loss_on=all"
                 )
-            return self._chat.covered(text, spans)
-        return self._chat.encoded(text), self._answers(conversation, messages, text)
+            token_ids, offsets = self._chat.with_offsets(text)
+            return token_ids, covered(offsets, spans)
+        if not self._tokenizer.is_fast:
+            return self._chat.encoded(text), None
+        token_ids, offsets = self._chat.with_offsets(text)
+        try:
+            if self._chat.training is not None:
+                others, marked = self._chat.marked(conversation, self._chat.training[1])
+                if others == token_ids:
+                    return token_ids, marked
+            spans = self._turns(conversation, messages, text)
+        except (jinja2.TemplateError, TypeError, ValueError):
+            spans = None  # a part of a conversation may be refused where the whole is not
+        return token_ids, None if spans is None else covered(offsets, spans)
 
     def _prompted(self, conversation: Conversation) -> tuple[list[int], list[bool]]:
         """A prompt with its completion: that begins where the prompt alone and both together cease to be the same."""
@@ -246,22 +260,6 @@ class Renderer:
         pairs = zip(opening, token_ids, strict=False)
         start = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(opening), len(token_ids)))
         return token_ids, [i >= start for i in range(len(token_ids))]
-
-    def _answers(self, conversation: Conversation, messages: Sequence[Message], text: str) -> list[bool] | None:
-        """What the assistant writes of a rendering that carries loss everywhere; None where no template tells."""
-        import jinja2
-
-        if not self._tokenizer.is_fast:
-            return None
-        try:
-            if self._chat.training is not None:
-                token_ids, marked = self._chat.marked(conversation, self._chat.training[1])
-                if token_ids == self._chat.encoded(text):
-                    return marked
-            spans = self._turns(conversation, messages, text)
-        except (jinja2.TemplateError, TypeError, ValueError):
-            return None  # a part of a conversation may be refused where the whole is not
-        return None if spans is None else self._chat.covered(text, spans)[1]
 
     def _turns(
         self, conversation: Conversation, messages: Sequence[Message], text: str

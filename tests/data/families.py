@@ -19,6 +19,12 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 ' }}{% endif %}"""
 """That of SmolLM2-135M-Instruct. TRL ships no training template for it."""
 
+LLAMA3 = """\
+{{- bos_token }}{%- for message in messages %}
+{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
+{%- endfor %}{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"""
+"""What Llama 3's does, in other words: one that nobody knows."""
+
 MARKED_CHATML = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -184,6 +190,7 @@ FAMILIES: dict[str, Family] = {
     "chatml": Family(SMOLLM2, _CHATML, byte_level, "<|im_start|>", "<|im_end|>"),
     "chatml_marked": Family(MARKED_CHATML, _CHATML, byte_level, None, "<|im_end|>"),
     "llama3": Family("llama3", _LLAMA3, byte_level_lines, "<|begin_of_text|>", "<|eot_id|>", opens=True),
+    "llama3_reworded": Family(LLAMA3, _LLAMA3, byte_level_lines, "<|begin_of_text|>", "<|eot_id|>", opens=True),
     "qwen2_5": Family("qwen2_5", _CHATML, byte_level_lines, None, "<|im_end|>", _QWEN[:2]),
     "qwen3": Family("qwen3", _CHATML, byte_level_lines, None, "<|im_end|>", _QWEN),
     "gemma": Family("gemma", _GEMMA, pieces, "<bos>", "<eos>", opens=True, refuses=("system",)),

@@ -12,17 +12,11 @@ from spvmia_plugin.data.chat_templates import TRAINING_TEMPLATES, digest, read_t
 from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Conversation
-from tests.data.families import FAMILIES, MARKED_CHATML, MISTRAL_02, MISTRAL_03, SMOLLM2, family_tokenizer
+from tests.data.families import FAMILIES, LLAMA3, MARKED_CHATML, MISTRAL_02, MISTRAL_03, SMOLLM2, family_tokenizer
 from tests.tiny import tiny_tokenizer
 
 ROLES = ("user", "assistant")
 SECRET = "the garden gate code of Anna Boris is seven twelve forty"
-
-LLAMA3 = """\
-{{- bos_token }}{%- for message in messages %}
-{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
-{%- endfor %}{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"""
-"""What Llama 3's does, in other words: one that nobody knows."""
 
 THINKING = """\
 {% for m in messages %}<|im_start|>{{ m.role }}
@@ -67,17 +61,16 @@ def test_turns_that_nothing_marks_are_what_each_adds() -> None:
 
 def test_turns_one_by_one_are_what_marks_would_tell() -> None:
     conversation = talk(" Where?", "  In Paris. ", "When?", "", "?", "Now", system="Short.")
-    by_turns = renderer("llama3", template=LLAMA3).render(conversation)
-    assert by_turns == renderer("llama3", template=(TRAINING_TEMPLATES / "llama3_training.jinja").read_text()).render(
-        conversation
-    )
+    by_turns = renderer("llama3_reworded").render(conversation)
+    training = (TRAINING_TEMPLATES / "llama3_training.jinja").read_text()
+    assert by_turns == renderer("llama3_reworded", template=training).render(conversation)
     assert by_turns.counted == by_turns.answers
     assert by_turns.reason is None
 
 
 def test_an_assistant_that_begins_has_its_turn_too() -> None:
     conversation = Conversation(({"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Hi"}))
-    assert counted("llama3", conversation, LLAMA3) == "Hello!<|eot_id|>"
+    assert counted("llama3_reworded", conversation) == "Hello!<|eot_id|>"
 
 
 def test_where_everything_carries_loss_the_answers_are_known() -> None:
@@ -148,14 +141,13 @@ def test_a_template_that_shows_nothing_of_an_answer_leaves_nothing_to_score() ->
     [
         ("chatml", "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"),
         ("mistral_03", "<s>[INST] Where?[/INST]"),
-        ("llama3", "\n\nWhere?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
+        ("llama3_reworded", "\n\nWhere?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
     ],
 )
 def test_an_opening_is_what_stands_before_the_answer(family: str, opening: str) -> None:
-    template = LLAMA3 if family == "llama3" else None
     tokenizer, asked, answered = family_tokenizer(family), talk("Where?"), talk("Where?", "Here.")
     for loss_on in ("all", "completion"):
-        made = renderer(family, loss_on, template)
+        made = renderer(family, loss_on)
         token_ids = made.opening(asked)
         assert tokenizer.decode(token_ids).endswith(opening)
         rendered = made.render(answered)
@@ -175,11 +167,11 @@ def test_an_opening_has_nothing_that_no_written_turn_has() -> None:
 
 
 def test_the_opening_of_a_plain_prompt_is_the_prompt() -> None:
-    tokenizer = family_tokenizer("llama3")
+    tokenizer = family_tokenizer("llama3_reworded")
     asked = tokenizer("Where is it?")["input_ids"]
-    assert renderer("llama3").opening(plain("Where is it?", "Here.")) == asked
+    assert renderer("llama3_reworded").opening(plain("Where is it?", "Here.")) == asked
     tokenizer.backend_tokenizer.post_processor = None
-    ending = family_tokenizer("llama3")
+    ending = family_tokenizer("llama3_reworded")
     from tokenizers import processors
 
     ending.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -229,8 +221,8 @@ def test_the_ends_of_turns_are_those_of_the_template_and_the_tokenizer() -> None
     ending("chatml", "<|im_end|>")
     ending("mistral_02", "</s>")  # [/INST] is no token there
     ending("mistral_03", "</s>", "[/INST]")
-    made = Renderer(family_tokenizer("llama3"), "all", 9, LLAMA3)
-    assert {family_tokenizer("llama3").decode([i]) for i in made.ends} == {"<|eot_id|>"}
+    made = renderer("llama3_reworded")
+    assert {family_tokenizer("llama3_reworded").decode([i]) for i in made.ends} == {"<|eot_id|>"}
     bare = tiny_tokenizer()
     assert Renderer(bare, "all", 9).ends == {bare.eos_token_id}
 
@@ -256,7 +248,7 @@ def test_what_a_template_trims_and_puts_before_the_words_is_left_out() -> None:
         made, tokenizer = renderer(family, template=template), family_tokenizer(family)
         return made.written(tokenizer(text, add_special_tokens=False)["input_ids"], **options)
 
-    assert written("llama3", " \n Here. \t<|eot_id|> and on", LLAMA3) == "Here."
+    assert written("llama3_reworded", " \n Here. \t<|eot_id|> and on") == "Here."
     assert written("chatml", " \n Here. \n<|im_end|> and on") == " \n Here. \n"
     assert written("chatml", "He<|im_start|>re.<|endoftext|>") == "Here."
     line_breaks = "{% for m in messages %}<{{ m.role }}>{{ m.content.strip('\n') }}<|im_end|>{% endfor %}"
@@ -270,7 +262,7 @@ def test_what_a_template_trims_and_puts_before_the_words_is_left_out() -> None:
 
 
 def test_of_a_plain_completion_nothing_but_the_end_is_left_out() -> None:
-    made, tokenizer = Renderer(family_tokenizer("llama3"), "completion", 9, LLAMA3), family_tokenizer("llama3")
+    made, tokenizer = renderer("llama3_reworded"), family_tokenizer("llama3_reworded")
     token_ids = tokenizer(" Here. <|end_of_text|>\n<|eot_id|> and on", add_special_tokens=False)["input_ids"]
     assert made.written(token_ids, plain=True) == " Here. <|end_of_text|>\n"
     assert made.written([*token_ids[:1], len(tokenizer) + 5, *token_ids[1:]], plain=True) == " Here. <|end_of_text|>\n"
@@ -310,6 +302,26 @@ def test_what_has_to_be_known_of_a_template_is_said() -> None:
     (dated,) = renderer("chatml", template="{{ strftime_now('%d') }}" + MARKED_CHATML).notes(conversation)
     assert "the date of today" in dated
     assert Renderer(tiny_tokenizer(), "all", 9).notes(conversation) == []
+
+
+def test_a_conversation_is_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    calls, tokenise = [], PreTrainedTokenizerBase.__call__
+
+    def counting(self: Any, text: str, **options: Any) -> Any:
+        calls.append(text)
+        return tokenise(self, text, **options)
+
+    for family in ("chatml", "chatml_marked"):
+        for loss_on in ("all", "completion"):
+            made, conversation = renderer(family, loss_on), talk(*["words"] * 20)
+            made.render(conversation)  # the first looks at the template too
+            monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", counting)
+            calls.clear()
+            made.render(conversation)
+            assert len(calls) == 1, (family, loss_on)
+            monkeypatch.undo()
 
 
 # What does not do
@@ -373,6 +385,10 @@ def test_a_template_that_fails_is_told_with_its_own_words(loss_on: Any) -> None:
         "{{ raise_exception('cannot do ' + messages[0].content) }}",
         "{{ {}[messages[0].content].x }}",
         "{{ messages[0].content | int('x') + 1 + messages[0].content }}",
+        "{{ 1 // 0 }}",
+        "{{ messages.index(messages[0].content) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for m in messages %}",
         "{% for m in messages %}{{ m.content }}{% endfor %}{{ raise_exception(messages[0].content[5:30]) }}",
     ],
 )

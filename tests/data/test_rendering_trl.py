@@ -106,7 +106,19 @@ def by_us(tokenizer: Any, rows: list[Row], loss_on: LossOn, cut: int = CUT) -> d
     return {i: (list(r.token_ids), list(r.counted)) for i, r in rendered.items() if r.reason is None}
 
 
-TRAINS_ON_ANSWERS = [name for name in FAMILIES if name not in ("chatml", "mistral_02", "mistral_03")]
+ENDS = {
+    "llama3": {"<|eot_id|>"},
+    "qwen2_5": {"<|im_end|>"},
+    "qwen3": {"<|im_end|>"},
+    "gemma": {"<end_of_turn>", "<eos>"},
+    "gemma3": {"<end_of_turn>"},
+    "phi3": {"<|end|>", "<|endoftext|>"},
+    "deepseekv3": {"<｜end▁of▁sentence｜>", "<｜Assistant｜>"},
+    "deepseek_r1_distill": {"<｜end▁of▁sentence｜>", "<｜Assistant｜>"},
+}
+"""Families that TRL ships training templates for, and what ends a turn of theirs."""
+
+TRAINS_ON_ANSWERS = [name for name in FAMILIES if name in ENDS or name == "chatml_marked"]
 """TRL refuses the others: neither do their templates mark anything, nor does it ship one that does."""
 
 
@@ -210,24 +222,13 @@ def test_of_named_templates_the_default_is_taken_and_with_tools_the_one_for_them
     assert (theirs[0] == theirs[1]) == only_answers  # its training template stands for both
 
 
-ENDS = {
-    "llama3": {"<|eot_id|>"},
-    "qwen2_5": {"<|im_end|>"},
-    "qwen3": {"<|im_end|>"},
-    "gemma": {"<end_of_turn>", "<eos>"},
-    "gemma3": {"<end_of_turn>"},
-    "phi3": {"<|end|>", "<|endoftext|>"},
-    "deepseekv3": {"<｜end▁of▁sentence｜>", "<｜Assistant｜>"},
-    "deepseek_r1_distill": {"<｜end▁of▁sentence｜>", "<｜Assistant｜>"},
-}
-
-
 @pytest.mark.parametrize("loss_on", ["all", "completion"])
 @pytest.mark.parametrize("name", ENDS)
 def test_what_follows_an_opening_is_what_is_written(name: str, loss_on: LossOn) -> None:
     """Self-prompts are made so: an opening, what the model writes up to an end, and the whole is rendered."""
     renderer, tokenizer = Renderer(family_tokenizer(name), loss_on, 1000), family_tokenizer(name)
     assert {tokenizer.decode([i]) for i in renderer.ends} == ENDS[name]
+    assert renderer.identity()["training_template"] == f"{name}_training"
     first, second = said("Where is it, naïve 東京?", "In Paris 😀.\n\nTwo lines."), said("And when?", "Now.")
 
     def rest(opening: list[int], messages: list[Row]) -> list[int]:
