@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data import BUILTIN_DATASETS
 from spvmia_plugin.data.conversations import TEXT, Format, check_format, load, rendered, without_shared
+from spvmia_plugin.data.documents import describe
 from spvmia_plugin.data.files import LABEL
 from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_key
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, read_manifest, rebuild
@@ -254,8 +255,11 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
             )
     parts.candidate = _pack_candidate(candidate, packer, config)
     source = " + ".join(dict.fromkeys(map(source_name, specs.values())))
-    labels = {"labels": f"column {LABEL!r}: 1 is a member, 0 is none"} if labelled else {}
-    renderer = format_.renderer(tokenizer()) if kind != TEXT else None
+    labels: dict[str, object] = {"labels": f"column {LABEL!r}: 1 is a member, 0 is none"} if labelled else {}
+    renderer = None
+    if kind != TEXT:
+        renderer = format_.renderer(tokenizer())
+        labels["rows"] = [describe(each, source_name(specs[name])) for name, each in loaded.items()]
     return _assembled_of_split(parts, config, list(loaded.values()), "declared", source, format_, renderer, **labels)
 
 

@@ -188,6 +188,10 @@ def _run(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> 
         records=_distinct(request.record for request in requests if id(request.asked) in mine),
         audited=_distinct(record for each in asked for record in each.audited),
     )
+    if lm.rank == 0:
+        rows = first.shared.data.provenance.get("rows")  # what conversations were taken for, a line a source
+        for line in rows if isinstance(rows, list) else []:
+            show(f"spvmia: {line}")
     _warn(lm, first.shared.findings([record.id for record in first.audited]))
     with (
         open_store(first.settings) as store,

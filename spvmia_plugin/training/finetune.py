@@ -15,6 +15,7 @@ from spvmia_plugin.config import FORMATS, MAX_EPOCHS
 from spvmia_plugin.config import Format as FormatName
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import TEXT, Format, as_rendered
+from spvmia_plugin.data.documents import describe
 from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.fingerprint import derived_key, user_key
 from spvmia_plugin.data.manifest import (
@@ -27,7 +28,7 @@ from spvmia_plugin.data.manifest import (
     write_manifest,
 )
 from spvmia_plugin.data.packing import fast_tokenize
-from spvmia_plugin.data.sources import Loaded, describe, is_file_spec, load_spec, source_name
+from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError

@@ -121,7 +121,7 @@ def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
     noise = EmbeddingNoise(1, 1, 0.3)
     usual = ScoreInput((1, 2, 3), (4,), noise)
     parts = {"token_ids": (1, 2, 5), "context_ids": (), "noise": None}
-    of_noise = {"seed": 2, "sign": -1, "scale": 0.4}
+    of_noise = {"seed": 2, "sign": -1, "scale": 0.4, "only": (1,)}
     assert set(parts) == {field.name for field in dataclasses.fields(ScoreInput)}
     assert set(of_noise) == {field.name for field in dataclasses.fields(EmbeddingNoise)}
     others = [dataclasses.replace(usual, **{name: value}) for name, value in parts.items()]
