@@ -66,6 +66,9 @@ class FakeRenderer:
         self.roles.append("plain" if plain else role)
         return self._decode(token_ids) if plain else self._decode(token_ids).strip()
 
+    def notes(self, conversation: Conversation) -> list[str]:
+        return []
+
     def identity(self) -> dict[str, object]:
         return {"renderer": "fake", "loss_on": self.loss_on, "max_tokens": self.max_tokens}
 

@@ -164,9 +164,12 @@ class Calibration:
         return expected_of(self.way, self._data, self._backend, self._config.prompt_tokens, length)
 
     def known_tokens(self, player: Player) -> int | None:
-        """Tokens of one pass over what a reference is trained on; None where the target has to write that first."""
+        """Tokens of one pass over what a reference is trained on; None where the plan has to estimate them.
+
+        That is where the target has to write the texts first, and for a candidate's plain text.
+        """
         if player.role is Role.CANDIDATE:
-            return sum(self._of_candidate.lengths(self._backend))
+            return sum(self._of_candidate.lengths(self._backend)) if self._data.renderer is not None else None
         key = self.corpus_key()
         stored = self._store.corpus(key).load()
         if not stored or len(stored) != self._finished_count(key):

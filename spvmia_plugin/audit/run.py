@@ -11,7 +11,7 @@ from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
-from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, show
+from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
 from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.stored import (
@@ -86,6 +86,7 @@ class Run:
             registry,
             store,
             on_done=lambda name, share: self._forecast.done(name, share),
+            on_known=lambda name, tokens: self._forecast.correct(name, tokens),
         )
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
@@ -174,6 +175,13 @@ class Run:
                 self.outcome.notes.append(
                     f"the {name} was trained without {left_out} texts that use tokens which the base does not have"
                 )
+            if without_loss := made.get("without_loss"):
+                self.outcome.notes.append(
+                    f"the {name} was trained without {without_loss} conversations in which no token carries loss"
+                )
+            planned = self._planned.get(f"training the {name}", 0)
+            if short := shortfall(name, planned, made, self._calibration.processes):
+                self.outcome.notes.append(short)
 
     def _without_text(self, details: dict[str, object], *, foreign: bool) -> object:
         """What a plugin says of its work, without what quotes a record."""

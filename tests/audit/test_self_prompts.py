@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from spvmia_plugin import hookimpl
 from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.plan import reference_stages, shortfall
 from spvmia_plugin.audit.roles import Player
+from spvmia_plugin.audit.run import Run
 from spvmia_plugin.audit.self_prompts import SelfPrompts, TrainingTexts
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
@@ -18,7 +20,9 @@ from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.records import Conversation, Document, Rendered
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
+from spvmia_plugin.training import conversations
 from tests.audit.fakes import FakeBackend, make_data
+from tests.audit.test_run import run
 from tests.chat import FakeRenderer, chat_data, conversation, plain_row
 
 END = 3
@@ -373,3 +377,65 @@ def test_a_conversation_written_from_nothing_is_compared_by_all_its_words():
     assert Written.of(rows, "whole", None).ended == [False, True]
     nothing = TrainingTexts.of_store([Conversation(()).to_text()], renderer())
     assert Written.of(nothing, "whole", None).ended == [True]
+
+
+class Without(Chatty):
+    """Its training leaves a conversation out."""
+
+    def _signals(self, role, item, moments):
+        """Nothing stands before the first token of a conversation: it has no score."""
+        found = super()._signals(role, item, moments)
+        return found.where(np.arange(len(found)) >= len(found) - item.scored)
+
+    def train_reference(self, texts, output_dir, *, rendered=None):
+        return {**super().train_reference(texts, output_dir, rendered=rendered), "without_loss": 1}
+
+
+def test_an_audit_says_what_became_of_the_plan(tmp_path, capsys):
+    """Texts that end at once: 6 of 16 tokens instead of 40."""
+    options = {"mia_block_size": 40, "mia_reference_epochs": 1.0}
+    note = "the reference was trained on 96 tokens, where the plan counted 240"
+    outcome, _ = run(tmp_path / "1", ["spv_ez"], data=PLAIN, backend=Chatty(""), quiet=False, **options)
+    assert [each for each in outcome.notes if note in each]
+    assert outcome.details["self_prompts"]["ended_at_once"] == 1.0
+    outcome, _ = run(tmp_path / "2", ["spv_ez"], data=PLAIN, backend=Chatty("x" * 99), quiet=False, **options)
+    assert not [each for each in outcome.notes if "the plan counted" in each]
+    outcome, _ = run(tmp_path / "3", ["spv_ez"], data=CHAT, backend=Without(), mia_block_size=None)
+    assert "the reference was trained without 1 conversations in which no token carries loss" in outcome.notes
+    capsys.readouterr()
+
+
+def test_a_plan_that_turns_out_wrong_is_corrected_before_the_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Run, "_measure", lambda self, requests: 1.0)
+    options = {"mia_block_size": 40, "mia_reference_epochs": 1.0}
+    run(tmp_path, ["spv_ez"], data=PLAIN, backend=Chatty(""), quiet=False, **options)
+    assert "(training the reference has 96 tokens, not 240 as planned)" in capsys.readouterr().err
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_finds_its_conversations_and_writes_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setitem(conversations.CHUNK, "cpu", 2)
+
+    class Dying(Chatty):
+        """Dies in the second chunk, between its turns."""
+
+        def generate(self, prompts, lengths, seeds, **options):
+            if self.written == 6:
+                raise Killed
+            return super().generate(prompts, lengths, seeds, **options)
+
+    def texts(folder, backend):
+        with Store(folder) as store:
+            config = AuditConfig(self_prompts=6)
+            made = Calibration(CHAT, config, backend, load_registry(entry_points=False), store)
+            return made.self_prompts()
+
+    whole, rest = Chatty(), Chatty()
+    expected = texts(tmp_path / "whole", whole)
+    with pytest.raises(Killed):
+        texts(tmp_path / "killed", Dying())
+    assert texts(tmp_path / "killed", rest) == expected
+    assert (whole.written, rest.written) == (12, 8)
