@@ -24,8 +24,8 @@ def blank_of(data: AuditData) -> Conversation | None:
     if not conversations:
         return None
     first = conversations[0]
-    same = all(each.options == first.options for each in conversations)
-    return Conversation((), plain=first.plain, options=first.options if same else {})
+    options = first.options if all(each.options == first.options for each in conversations) else {}
+    return Conversation((), None if first.prompt is None else 0, first.plain, options=options)
 
 
 def length_of(data: AuditData) -> int | None:

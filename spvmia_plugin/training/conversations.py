@@ -76,11 +76,11 @@ class Writer:
         """Conversations of which every word is the target's: a user's turn, an answer, and so on.
 
         One ends with the answer at which it has `length` tokens, or where a turn comes out empty. No turn is longer
-        than `length`; a user's leaves room for an answer. Plain prompts with completions have no template that would
-        say who speaks: there all that the target writes counts as the completion.
+        than `length`; a user's leaves room for an answer. Of rows with prompt and completion the last answer is the
+        completion. Plain ones have no template that would say who speaks: all that the target writes is the completion.
 
         Args:
-            blank: a conversation without messages.
+            blank: a conversation without messages; `prompt` is 0 for rows with prompt and completion.
             length: in tokens.
             on_done: as in `replies`.
             done: as in `replies`.
@@ -89,7 +89,7 @@ class Writer:
             SpvmiaError: nothing stands before a user's first word, so there is nothing to write from.
         """
         if blank.plain:
-            row = replace(_and(blank, USER, ""), prompt=1)
+            row = replace(_and(blank, USER, ""), prompt=1)  # an empty prompt
             opening = self._renderer.opening(row)
             if not opening:
                 raise SpvmiaError(
@@ -174,7 +174,7 @@ class Writer:
             openings = self._all_begun(self._renderer.opening, asked)
             room = {i: min(length, self._limit - len(opening)) for i, opening in openings.items()}
             answers = self._written(openings, room, 2 * exchange + 1, ASSISTANT)
-            made |= {i: _and(asked[i], ASSISTANT, words) for i, words in answers.items()}
+            made |= {i: _answered(asked[i], words) for i, words in answers.items()}
             read = self._all_begun(self._sequence, {i: made[i] for i, words in answers.items() if words.strip()})
             going, exchange = [i for i, token_ids in read.items() if len(token_ids) < length], exchange + 1
         return made
@@ -187,7 +187,7 @@ class Writer:
     ) -> dict[int, Conversation]:
         room = max(1, min(length, self._limit) - len(opening))
         written = self._written(dict.fromkeys(rows, opening), dict.fromkeys(rows, room), 0, ASSISTANT, set(rows))
-        return {i: _and(row, ASSISTANT, words) for i, words in written.items()}
+        return {i: _answered(row, words) for i, words in written.items()}
 
     def _all_begun(
         self, begin: Callable[[Conversation], list[int]], conversations: Mapping[int, Conversation]
@@ -240,6 +240,12 @@ def _to_write(conversation: Conversation) -> list[int]:
 
 def _first(conversation: Conversation, count: int) -> Conversation:
     return replace(conversation, messages=conversation.messages[:count])
+
+
+def _answered(conversation: Conversation, words: str) -> Conversation:
+    """With an answer, which is the completion of a row that has one."""
+    prompt = None if conversation.prompt is None else len(conversation.messages)
+    return replace(_and(conversation, ASSISTANT, words), prompt=prompt)
 
 
 def _and(conversation: Conversation, role: str, words: str) -> Conversation:

@@ -13,7 +13,7 @@ from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.plan import reference_stages, shortfall
 from spvmia_plugin.audit.roles import Player
 from spvmia_plugin.audit.run import Run
-from spvmia_plugin.audit.self_prompts import SelfPrompts, TrainingTexts
+from spvmia_plugin.audit.self_prompts import SelfPrompts, TrainingTexts, blank_of, length_of
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
@@ -355,6 +355,19 @@ def test_the_plan_of_whole_conversations_and_of_beginnings(tmp_path):
     planned = stages(tmp_path, CHAT, players=[REFERENCE], self_prompt="prefix", prompt_tokens=10)
     words = len(HELD_OUT[0].words())
     assert planned == {"self-prompting the target": 6 * (words - 10), "training the reference": 18 * words}
+
+
+def test_a_conversation_without_messages_is_like_the_audited_ones():
+    def blank(*conversations):
+        return blank_of(chat_data(conversations, (), CHAT.renderer))
+
+    thinking, other = (Conversation(HELD_OUT[0].messages, options={"enable_thinking": each}) for each in (True, False))
+    assert blank(thinking, thinking) == Conversation((), options={"enable_thinking": True})
+    assert blank(thinking, other) == Conversation(())
+    assert blank(plain_row("p", "c")) == Conversation((), prompt=0, plain=True)
+    assert blank(Conversation(HELD_OUT[0].messages, prompt=3)) == Conversation((), prompt=0)
+    assert blank_of(PLAIN) is None
+    assert length_of(PLAIN) is None
 
 
 def test_far_fewer_tokens_than_planned_are_told():

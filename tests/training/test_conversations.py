@@ -169,6 +169,13 @@ def test_whole_conversations_need_no_data_and_are_as_long_as_the_audited_ones():
     assert backend.calls[1][2] == [int(seeds(i, 1)[1:-1]) for i in range(3)]
 
 
+def test_the_last_answer_is_the_completion_of_a_row_with_prompt_and_completion():
+    backend = Typist(lambda read: "question" if read.endswith("user: ") else "answer")
+    made = write("whole", (), n=1, backend=backend, blank=Conversation((), prompt=0), length=50)[0]
+    assert spoken(made) == [("u", "question"), ("a", "answer")] * 2
+    assert made.answers() == [3]
+
+
 def test_no_turn_is_longer_than_an_audited_conversation_and_a_user_leaves_room_for_an_answer():
     options = {"n": 1, "backend": Typist(lambda read: "x" * 500), "blank": Conversation(()), "length": 40}
     assert [len(words) for _, words in spoken(write("whole", (), **options)[0])] == [40, 40]
