@@ -67,9 +67,10 @@ def recognise(keys: Collection[str], text_column: str, *, text_given: bool = Fal
         if text_column not in keys:
             return None
         if parts:
+            others = _listed([key for key in FORMATS[parts[0]].every if key in keys and key != text_column])
             raise RowError(
-                f"expected no mia_text_column, got {text_column!r}, which the format {parts[0]} reads together with "
-                + _listed([key for key in FORMATS[parts[0]].every if key in keys and key != text_column], "itself"),
+                f"expected no mia_text_column, got {text_column!r}, which the format {parts[0]} reads"
+                + (f" together with {others}" if others else ""),
                 "leave the option out and the whole is audited, or say mia_format=text to audit that column alone",
             )
         return "text"
@@ -127,8 +128,8 @@ def checked_size(conversation: Conversation) -> int:
     return len(written)
 
 
-def _listed(names: Sequence[str], none: str = "none") -> str:
-    return " and ".join(map(repr, names)) or none
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names))
 
 
 def _of_messages(row: Mapping[str, Any]) -> Conversation:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spvmia_plugin.data import files
+from spvmia_plugin.data import BUILTIN_DATASETS, files
 from spvmia_plugin.data.documents import Loaded, describe
 from spvmia_plugin.data.formats import RowFormat, conversation_of
-from spvmia_plugin.data.sources import load_spec, read_documents
+from spvmia_plugin.data.sources import load_source, load_spec, read_documents
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Conversation
 from tests.data.kinds import COMPRESS, JSON, ROW_KINDS, cells
@@ -122,12 +122,16 @@ def test_objects_in_arrows_json_type_however_deep(tmp_path: Path) -> None:
     written = [
         {**tool, "parameters": json.dumps(tool["parameters"]) if "parameters" in tool else None} for tool in tools
     ]
-    messages = [[USER, ANSWER]] * 3
-    pq.write_table(
-        pa.table({"messages": messages, "tools": pa.array([written, [], None], type_)}), tmp_path / "d.parquet"
-    )
-    found = [d.conversation.tools for d in read(tmp_path / "d.parquet").documents if d.conversation]
-    assert found == [(*tools[:2], {"name": "h", "parameters": None}), (), None]
+    options = pa.array([{"o": "[1]"}, None, {"o": None}], pa.struct([pa.field("o", pa.string(), metadata=JSON)]))
+    columns = {
+        "messages": [[USER, ANSWER]] * 3,
+        "tools": pa.array([written, [], None], type_),
+        "chat_template_kwargs": options,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    found = [d.conversation for d in read(tmp_path / "d.parquet").documents if d.conversation]
+    assert [each.tools for each in found] == [(*tools[:2], {"name": "h", "parameters": None}), (), None]
+    assert [each.options for each in found] == [{"o": [1]}, {}, {"o": None}]
     broken = pa.schema([pa.field("messages", pa.string(), metadata=JSON)])
     pq.write_table(pa.table({"messages": ["{SECRET", "1"]}, schema=broken), tmp_path / "d.parquet")
     assert "row 1: expected JSON where the schema says so, got other text" in refused(tmp_path / "d.parquet")
@@ -347,6 +351,10 @@ def test_a_csv_of_messages_is_told_by_its_header_whatever_stands_between(tmp_pat
         path.write_text(cells(rows, delimiter))
         for row_format in ("auto", "messages"):
             assert read(path, format=row_format).documents[0].conversation == Conversation((USER, ANSWER))
+    (tmp_path / "d.csv").write_text("messages;prompt;completion\n1;SECRET;2\n")
+    assert "d.csv: expected the columns of one format, got those of 'messages' and 'prompt_completion'" in refused(
+        tmp_path / "d.csv"
+    )
     # What Python writes of a list is no JSON.
     (tmp_path / "d.csv").write_text("messages\n\"[{'role': 'user', 'content': 'SECRET'}]\"\n")
     assert "row 1: expected JSON in 'messages', got text that is none; write it with json.dumps" in refused(
@@ -397,6 +405,12 @@ def test_options_reach_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         load(format="sharegpt")
     with pytest.raises(SpvmiaError, match="mia_members: org/data:train: expected no mia_text_column, got 'messages'"):
         load(column="messages", text_given=True)
+
+
+def test_a_named_data_set_holds_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, [{"text": "t", "messages": [USER, ANSWER]}])
+    loaded = load_source(BUILTIN_DATASETS[1], "train", option="data set", local_option="mia_dataset_path")
+    assert ([d.text for d in loaded.documents], loaded.format) == (["t"], "text")
 
 
 def test_a_row_of_the_hub_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,11 @@ def test_the_keys_say_the_format(keys: list[str], expected: str | None) -> None:
     assert recognise(list(reversed(keys)), "text") == expected
 
 
+def test_a_text_column_that_is_a_part_of_a_format_does_not_hide_it() -> None:
+    assert recognise(["instruction", "output"], "output") == "instruction"
+    assert recognise(["prompt", "completion"], "completion") == "prompt_completion"
+
+
 def test_a_column_that_the_user_named_is_text() -> None:
     assert recognise(["body", "messages"], "body", text_given=True) == "text"
     assert recognise(["text", "prompt", "completion"], "text", text_given=True) == "text"
@@ -75,7 +80,7 @@ def test_a_column_that_the_user_named_is_text() -> None:
         ("output", ["instruction", "input", "output"], "instruction reads together with 'instruction' and 'input'"),
         ("input", ["instruction", "input", "output"], "instruction reads together with 'instruction' and 'output'"),
         ("messages", ["messages", "tools"], "messages reads together with 'tools'"),
-        ("conversations", ["conversations"], "the format sharegpt reads"),
+        ("conversations", ["conversations"], "the format sharegpt reads; leave"),
     ],
 )
 def test_a_part_of_a_format_is_no_text_column(column: str, keys: list[str], together: str) -> None:
@@ -275,6 +280,7 @@ def test_a_prompt_and_its_completion_as_messages() -> None:
         ("[]", "[]"),
         ("[", "]"),
         ('["role"]', '["role"]'),
+        ('[{"a": 1}]', '[{"b": 2}]'),
     ],
 )
 def test_texts_that_look_like_json_are_texts(prompt: str, completion: str) -> None:
