@@ -223,6 +223,9 @@ def test_the_ends_of_turns_are_those_of_the_template_and_the_tokenizer() -> None
     ending("mistral_03", "</s>", "[/INST]")
     made = renderer("llama3_reworded")
     assert {family_tokenizer("llama3_reworded").decode([i]) for i in made.ends} == {"<|eot_id|>"}
+    blank_before = SMOLLM2.replace("message['content'] + '<|im_end|>'", "message['content'] + ' \n<|endoftext|>'")
+    made = renderer("chatml", template=blank_before)
+    assert {family_tokenizer("chatml").decode([i]) for i in made.ends} == {"<|endoftext|>", "<|im_end|>"}
     bare = tiny_tokenizer()
     assert Renderer(bare, "all", 9).ends == {bare.eos_token_id}
 
@@ -259,6 +262,25 @@ def test_what_a_template_trims_and_puts_before_the_words_is_left_out() -> None:
     assert written("chatml", "<think></think>Here.", thought) == "Here."
     assert written("chatml", "<think></think>Here.", thought, role="user") == "<think></think>Here."
     assert written("chatml", "<think>Hm.</think>Here.", thought) == "<think>Hm.</think>Here."
+
+
+def test_a_blank_that_the_tokenizer_puts_behind_a_token_is_none_of_the_words() -> None:
+    for thought in ("", "thought: "):
+        opened = "{% if add_generation_prompt %}<s>" + thought + "{% endif %}"
+        made = renderer("mistral_02", template="{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}" + opened)
+        opening = made.opening(talk("Where?"))
+        token_ids = made.render(talk("Where?", "In Paris.")).token_ids
+        assert token_ids[: len(opening)] == tuple(opening)
+        assert made.written(token_ids[len(opening) :]) == "In Paris."
+        assert made.written(token_ids[1:], role="user") == "Where?"
+
+
+def test_tokens_that_stand_for_no_text_are_left_out() -> None:
+    from transformers import ByT5Tokenizer
+
+    made = Renderer(ByT5Tokenizer(), "all", 99)
+    written = made.opening(plain("Here."))
+    assert made.written([*written[:2], 10**6, *written[2:]], plain=True) == "Here."
 
 
 def test_of_a_plain_completion_nothing_but_the_end_is_left_out() -> None:

@@ -246,6 +246,15 @@ def test_what_follows_an_opening_is_what_is_written(name: str, loss_on: LossOn) 
     assert renderer.written(answer) == second[1]["content"]
 
 
+def test_marks_of_a_rendering_that_differs_are_none_of_this_one() -> None:
+    """Qwen3's own template has a thought in the last turn alone, the one that TRL trains with in all."""
+    everywhere, on_answers = (Renderer(family_tokenizer("qwen3"), loss_on, 1000) for loss_on in ("all", "completion"))
+    one, several = Conversation(tuple(KINDS["single"])), Conversation(tuple(KINDS["several"]))
+    assert everywhere.render(one).answers == on_answers.render(one).counted
+    assert everywhere.render(several).token_ids != on_answers.render(several).token_ids
+    assert everywhere.render(several).answers is None
+
+
 def test_the_training_templates_are_those_that_trl_ships() -> None:
     """Where this fails, TRL ships others: `python -m tests.data.make_training_templates`."""
     present = {path.name: path.read_bytes() for path in TRAINING_TEMPLATES.iterdir() if path.name != "NOTICE.md"}
