@@ -22,6 +22,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,7 @@ def audit_command(options: argparse.Namespace, name: str) -> list[str]:
     given = {f"mia_{c}": str(files[c].absolute()) for c in CLASSES if c != "prompts" or cell.prompts}
     metadata = {
         "mia_preset": options.preset,
+        "mia_perturbations": options.perturbations,
         "mia_cache_dir": str((Path(options.output) / "cache" / place(name)).absolute()),
         "mia_seed": cell.seed,
         **given,
@@ -250,7 +252,7 @@ def equality(options: argparse.Namespace, name: str) -> dict[str, Any]:
     ).to(device)
     model.eval()
     worst, counts, compared = 0.0, 0, 0
-    for row, tokens in enumerate(json.loads((folder / "tokenised.json").read_text()), start=1):
+    for row, tokens in enumerate(json.loads((folder / "tokenised.json").read_text())[: options.compared], start=1):
         known = ours.get(f"members.jsonl:{row}")
         if known is None:
             continue
@@ -285,8 +287,10 @@ def table(cells: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def together(commands: Sequence[tuple[str, Sequence[str]]], parallel: int, logs: Path) -> None:
-    """Run commands, so many at a time; each has its own log."""
+def together(
+    commands: Sequence[tuple[str, Sequence[str]]], parallel: int, logs: Path, until: float = float("inf")
+) -> None:
+    """Run commands, so many at a time, until a point of time; each has its own log."""
     waiting, running, failed = list(commands), [], []
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     while waiting or running:
@@ -296,7 +300,11 @@ def together(commands: Sequence[tuple[str, Sequence[str]]], parallel: int, logs:
             print(f"{name}: started", flush=True)
             running.append((name, subprocess.Popen(command, stdout=log, stderr=log, env=environment), log))
         name, process, log = running.pop(0)
-        code = process.wait()
+        try:
+            code = process.wait(max(1.0, until - time.time()) if until < float("inf") else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
         log.close()
         print(f"{name}: exit {code}", flush=True)
         failed += [name] if code else []
@@ -315,18 +323,22 @@ def main() -> None:
     parser.add_argument("--preset", default="quick", help="mia_preset")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--perturbations", type=int, default=2, help="mia_perturbations")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop audits that take longer in all")
+    parser.add_argument("--compared", type=int, default=200, help="records whose loss is compared with TRL's rows")
     parser.add_argument("--cells", nargs="*", choices=[*CELLS], default=[*CELLS])
     parser.add_argument("--target", choices=[*CELLS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.target:
         make_target(options, CELLS[options.target])
         return
+    until = time.time() + options.seconds
     options.output.mkdir(parents=True, exist_ok=True)
     targets = {(CELLS[name].target, CELLS[name].seed): name for name in options.cells}
     again = [sys.executable, __file__, *sys.argv[1:]]
     together([(f"target {n}", [*again, "--target", n]) for n in targets.values()], options.parallel, options.output)
     to_do = [n for n in options.cells if not list((options.output / place(n)).rglob("results_*.json"))]
-    together([(n, audit_command(options, n)) for n in to_do], options.parallel, options.output)
+    together([(n, audit_command(options, n)) for n in to_do], options.parallel, options.output, until)
     finished = [n for n in options.cells if list((options.output / place(n)).rglob("results_*.json"))]
     found = {name: told(options, name) for name in finished}
     (options.output / "chat.json").write_text(json.dumps(found, indent=1))
