@@ -141,11 +141,11 @@ def make_target(options: argparse.Namespace, cell: Cell) -> None:
     (folder / "done").touch()
 
 
-def as_text(folder: Path, model: Path) -> dict[str, Path]:
+def as_text(folder: Path) -> dict[str, Path]:
     """The conversations rendered to plain text, one file a class."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "adapter")
     files = {}
     for name in CLASSES:
         files[name] = folder / f"{name}_text.jsonl"
@@ -159,7 +159,7 @@ def audit_command(options: argparse.Namespace, name: str) -> list[str]:
     """The harness's command for one cell."""
     cell = CELLS[name]
     folder = folder_of(options, cell)
-    files = as_text(folder, options.model) if cell.as_text else {c: folder / f"{c}.jsonl" for c in CLASSES}
+    files = as_text(folder) if cell.as_text else {c: folder / f"{c}.jsonl" for c in CLASSES}
     given = {f"mia_{c}": str(files[c].absolute()) for c in CLASSES if c != "prompts" or cell.prompts}
     metadata = {
         "mia_preset": options.preset,
