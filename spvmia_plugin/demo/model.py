@@ -31,6 +31,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 RECEIPT = "spvmia_demo_model.json"
 """Written last into the folder: what it was made from, and the hash of the weights. A folder without it is not ours."""
 
+BEGIN, END = "<|im_start|>", "<|im_end|>"
+"""The special tokens of SmolLM2-135M-Instruct."""
+
 SENTENCE = "The train to the coast leaves at seven in the morning, and the journey takes about three hours."
 MAX_NLL = 5.0
 """Nats a token the written model may need on `SENTENCE`: SmolLM2 needs 3.5, a uniform model 10.8."""
@@ -132,6 +135,8 @@ def convert(gguf: Path, output: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(output)
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     tokenizer.model_max_length = config.max_position_embeddings
+    # As the file says. Some versions of transformers (5.17) read it otherwise, and texts end with a begin token then.
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = BEGIN, END, END
     tokenizer.save_pretrained(output)
 
 
