@@ -98,15 +98,6 @@ SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
 asks for their requests all are there, and the entry goes: a later run in this process reads the files anew."""
 
 
-def _has_template(folder: Path) -> bool:
-    """Whether a trainer left a tokenizer with a chat template in this folder."""
-    if path_problem(folder) is not None or not (folder / "tokenizer_config.json").is_file():
-        return False
-    return (folder / "chat_template.jinja").is_file() or "chat_template" in (
-        folder / "tokenizer_config.json"
-    ).read_text("utf-8", "replace")
-
-
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
     """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`).
 
@@ -129,9 +120,14 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
     try:
         found = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
         adapter = metadata.get("peft")
-        if metadata.get("tokenizer") is None and isinstance(adapter, (str, Path)) and _has_template(Path(adapter)):
-            # Trainers save the tokenizer beside the adapter, with the chat template that they trained with.
-            found.chat_template = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trusted).chat_template
+        if metadata.get("tokenizer") is None and isinstance(adapter, (str, Path)):
+            folder = Path(adapter)
+            if path_problem(folder) is None and (folder / "tokenizer_config.json").is_file():
+                # Trainers save the tokenizer beside the adapter: the chat template and the end token of the training.
+                trained_with = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+                found.chat_template = trained_with.chat_template or found.chat_template
+                if trained_with.eos_token in found.get_vocab():
+                    found.eos_token = trained_with.eos_token
         return found
     except Exception as error:  # tokenizers raises nothing more special for a damaged file
         raise SpvmiaError(

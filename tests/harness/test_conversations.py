@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -188,3 +189,35 @@ def test_the_harness_system_instruction_is_told_to_change_nothing(evaluate, chat
     said = capfd.readouterr().err
     assert "--system_instruction changes no audit: conversations are scored with the system turns" in said
     assert "--apply_chat_template" not in said
+
+
+def test_template_and_end_token_are_those_that_the_trainer_left_beside_the_adapter(
+    evaluate, chatty, adapter, chats, tmp_path
+):
+    from transformers import AutoTokenizer
+
+    target = tmp_path / "target"
+    shutil.copytree(adapter, target)
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    other = TEMPLATE.replace("<assistant>", "<bot>")
+    tokenizer.chat_template, tokenizer.eos_token = other, "z"
+    tokenizer.save_pretrained(target)
+    rows = [
+        {"prompt": f"{a} =", "completion": b}
+        for a, b in zip(tiny_texts(90, seed=5, words=(3, 6)), tiny_texts(90, seed=6, words=(3, 6)), strict=True)
+    ]
+    parts = {"members": rows[:30], "nonmembers": rows[30:60], "prompts": rows[60:]}
+    plain = {f"mia_{name}": write(tmp_path / f"{name}.jsonl", of_class) for name, of_class in parts.items()}
+    model = {"pretrained": str(chatty), "peft": str(target)}
+    found = {}
+    for name, files in (("messages", {}), ("plain", plain)):
+        result = evaluate(
+            ["loss_mia_custom"], {**chats, **files, "mia_cache_dir": str(tmp_path / "cache")}, model_args=model
+        )
+        found[name] = scores(result, "loss_mia_custom")
+        told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["data"]["rendering"]["template"]
+        assert told["default"] == hashlib.sha256(other.encode()).hexdigest()
+    completion = tokenizer(rows[0]["prompt"] + rows[0]["completion"] + "z")["input_ids"]
+    start = len(tokenizer(rows[0]["prompt"])["input_ids"])
+    expected = naive_logprobs(chatty, adapter, completion)[start - 1 :]
+    assert found["plain"]["members.jsonl:1"]["score"] == pytest.approx(expected.mean(), abs=1e-5)
