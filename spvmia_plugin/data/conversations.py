@@ -50,32 +50,9 @@ class Format:
         Raises:
             SpvmiaError: an option that has no meaning for them; a template that cannot be read.
         """
-        given = config.given
+        check_options(name, config)
         if name == TEXT:
-            for option in ("loss_on", "chat_template", "record_tokens"):
-                if option in given and getattr(config, option) not in ("auto", "all"):
-                    raise SpvmiaError(
-                        f"mia_{option}: expected conversations, or prompts with answers, got rows of plain text; leave "
-                        "it out, or name the kind of rows with mia_format"
-                    )
-            if config.self_prompt in ("reply", "whole"):
-                raise SpvmiaError(
-                    f"mia_self_prompt: expected prefix for rows of plain text, got {config.self_prompt}; leave it out, "
-                    "or give rows that are conversations"
-                )
             return cls(name, config.block_size)
-        if "block_size" in given and config.block_size:
-            raise SpvmiaError(
-                f"mia_block_size: expected 0 for conversations, which are audited whole, got {config.block_size}; "
-                "leave it out (mia_record_tokens says where they are cut), or set mia_format to text"
-            )
-        if config.prefix == "harness":
-            raise SpvmiaError(
-                "mia_prefix: expected auto for conversations, which begin as their template says, got harness; leave "
-                "it out"
-            )
-        if config.split == "paper":
-            raise SpvmiaError("mia_split: expected random for conversations, got paper; leave it out")
         template = read_template(config.chat_template) if config.chat_template is not None else None
         loss_on: LossOn = "completion" if config.loss_on == "auto" else config.loss_on
         return cls(name, 0, loss_on, config.record_tokens, template)
@@ -85,6 +62,40 @@ class Format:
         if self.loss_on is None or self.record_tokens is None:
             return None
         return Renderer(tokenizer, self.loss_on, self.record_tokens, self.template)
+
+
+def check_options(name: FormatName, config: AuditConfig) -> None:
+    """Refuse options that have no meaning for rows of a kind.
+
+    Raises:
+        SpvmiaError: there is one.
+    """
+    given = config.given
+    if name == TEXT:
+        for option in ("loss_on", "chat_template", "record_tokens"):
+            if option in given and getattr(config, option) not in ("auto", "all"):
+                raise SpvmiaError(
+                    f"mia_{option}: expected conversations, or prompts with answers, got rows of plain text; leave "
+                    "it out, or name the kind of rows with mia_format"
+                )
+        if config.self_prompt in ("reply", "whole"):
+            raise SpvmiaError(
+                f"mia_self_prompt: expected prefix for rows of plain text, got {config.self_prompt}; leave it out, "
+                "or give rows that are conversations"
+            )
+        return
+    if "block_size" in given and config.block_size:
+        raise SpvmiaError(
+            f"mia_block_size: expected 0 for conversations, which are audited whole, got {config.block_size}; "
+            "leave it out (mia_record_tokens says where they are cut), or set mia_format to text"
+        )
+    if config.prefix == "harness":
+        raise SpvmiaError(
+            "mia_prefix: expected auto for conversations, which begin as their template says, got harness; leave "
+            "it out"
+        )
+    if config.split == "paper":
+        raise SpvmiaError("mia_split: expected random for conversations, got paper; leave it out")
 
 
 def load(
@@ -125,6 +136,26 @@ def check_format(option: str, loaded: Loaded, expected: str) -> None:
             f"{option}: expected rows of the format {expected} as in the other files, got {loaded.format}; convert one "
             "of them, or name the format with mia_format"
         )
+
+
+def check_scored(name: str, records: Sequence[Record]) -> None:
+    """Refuse a class of conversations none of which has a token to score, before anything is done for them.
+
+    Args:
+        name: of the class, in words.
+        records: rendered.
+
+    Raises:
+        SpvmiaError: with the most common of their reasons.
+    """
+    reasons = Counter(each.rendered.reason for each in records if each.rendered is not None)
+    if not records or reasons[None] or sum(reasons.values()) < len(records):
+        return
+    raise SpvmiaError(
+        f"mia_loss_on: expected {name} with tokens that carry loss, got {len(records)} conversations without "
+        f"({reasons.most_common(1)[0][0]}); raise mia_record_tokens, or name the mask or the template of the training "
+        "(mia_loss_on, mia_chat_template)"
+    )
 
 
 def rendered(parts: Parts, renderer: Renderer | None) -> Parts:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data import BUILTIN_DATASETS
-from spvmia_plugin.data.conversations import TEXT, Format, check_format, load, rendered, without_shared
+from spvmia_plugin.data.chat_templates import read_template
+from spvmia_plugin.data.conversations import (
+    TEXT,
+    Format,
+    check_format,
+    check_options,
+    check_scored,
+    load,
+    rendered,
+    without_shared,
+)
 from spvmia_plugin.data.documents import describe
 from spvmia_plugin.data.files import LABEL
 from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_key
@@ -180,8 +190,11 @@ def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets:
     files = ("members", "nonmembers", "prompts") if dataset == CUSTOM else ("prompts",)
     contradictions = [(name, "names the records itself") for name in files if getattr(config, name) is not None]
     told = {"split": manifest.data.split, "block_size": manifest.data.block_size, "text_column": manifest.data.column}
+    told["format"] = manifest.data.format
     if manifest.data.format != TEXT:
-        told |= {name: getattr(manifest.data, name) for name in ("format", "loss_on", "record_tokens")}
+        told |= {name: getattr(manifest.data, name) for name in ("loss_on", "record_tokens")}
+        if config.chat_template is not None and read_template(config.chat_template) != manifest.data.template:
+            contradictions.append(("chat_template", "was written with another template"))
     for name, value in told.items():
         if name in config.given and getattr(config, name) not in (value, "auto"):
             contradictions.append((name, f"says {value!r}"))
@@ -191,6 +204,7 @@ def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets:
             f"{PREFIX}{name}: the manifest {manifest.path} {words}, got {getattr(config, name)!r}; leave the option "
             "out to audit the records of the manifest"
         )
+    check_options(manifest.data.format, config)
 
 
 def _short(spec: str, datasets: Mapping[str, DatasetSource]) -> str:
@@ -456,7 +470,8 @@ def _assembled(
     classes: nobody can take these out of the files, so they are left to the preconditions, which report them.
 
     Raises:
-        SpvmiaError: a whole document of the members is one of the non-members as well.
+        SpvmiaError: a whole document of the members is one of the non-members as well; a template refuses a
+            conversation, or no token of a class is scored.
     """
     if not format_.block_size:
         _check_classes_differ(parts.members, parts.nonmembers)
@@ -469,6 +484,8 @@ def _assembled(
     mark = fingerprint(key, ((name, item.text) for name, items in texts.items() for item in items))
     parts = without_shared(rendered(parts, renderer))
     if renderer is not None:
+        check_scored("members", parts.members)
+        check_scored("non-members", parts.nonmembers)
         provenance = {**provenance, "rendering": renderer.identity()}
     return AuditData(
         records=tuple(shuffled([*parts.members, *parts.nonmembers], seed, "records")),

@@ -212,9 +212,9 @@ def _finetune(
     keep.append(loaded)
     format_ = _format(config, loaded)
     config = replace(config, block_size=format_.block_size)
+    tell(describe(loaded, source_name(config.data)))
     base = BaseModel.find(config)
     format_, loaded, without_loss = _rendered(config, format_, loaded, base)
-    tell(describe(loaded, source_name(config.data)))
     dealt, counts = _deal(config, loaded, base)
     counts |= {"conversations without a token that carries loss": without_loss}
     if config.canary_kind != NATURAL:
@@ -300,7 +300,16 @@ def _identity(manifest: Manifest) -> str:
 
 def _differing(one: Manifest, other: Manifest) -> str:
     """Names of the options in which two runs differ."""
-    pairs = [dict(m.settings, model=m.base_model, data=m.data.spec) for m in (one, other)]
+    pairs = [
+        {
+            **m.settings,
+            "model": m.base_model,
+            "data": m.data.spec,
+            **{name: getattr(m.data, name) for name in ("format", "loss_on", "record_tokens")},
+            "chat_template": m.data.template,
+        }
+        for m in (one, other)
+    ]
     return ", ".join(f"--{name.replace('_', '-')}" for name in pairs[1] if pairs[0].get(name) != pairs[1][name])
 
 
@@ -333,7 +342,11 @@ def _format(config: FinetuneConfig, loaded: Loaded) -> Format:
 
 
 def _rendered(config: FinetuneConfig, format_: Format, loaded: Loaded, base: BaseModel) -> tuple[Format, Loaded, int]:
-    """Conversations as the model reads them, without those that leave nothing to learn, which are counted."""
+    """Conversations as the model reads them, without those that leave nothing to learn, which are counted.
+
+    Raises:
+        SpvmiaError: a conversation that the template refuses, or none that leaves something.
+    """
     if format_.record_tokens is None:
         return format_, loaded, 0
     context = base.context or format_.record_tokens
@@ -345,6 +358,12 @@ def _rendered(config: FinetuneConfig, format_: Format, loaded: Loaded, base: Bas
     format_ = replace(format_, record_tokens=min(format_.record_tokens, context))
     documents = as_rendered(loaded.documents, format_.renderer(base.tokenizer))
     kept = tuple(each for each in documents if each.rendered is not None and each.rendered.reason is None)
+    if not kept:
+        raise SpvmiaError(
+            f"--loss-on: {config.data}: expected conversations with a token that carries loss, got {len(documents)} "
+            f"without ({next(each.rendered.reason for each in documents if each.rendered is not None)}); raise "
+            "--record-tokens, set --loss-on all, or name another --chat-template"
+        )
     return format_, replace(loaded, documents=kept), len(documents) - len(kept)
 
 

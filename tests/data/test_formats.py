@@ -87,10 +87,10 @@ def test_a_part_of_a_format_is_no_text_column(column: str, keys: list[str], toge
     with pytest.raises(RowError) as caught:
         recognise(keys, column, text_given=True)
     message = str(caught.value)
-    assert message.startswith(f"expected no mia_text_column, got {column!r}, which ")
+    assert message.startswith(f"expected no mia_text_column (finetune: --text-column), got {column!r}, which ")
     assert together in message
     assert message.endswith(
-        "; leave the option out and the whole is audited, or say mia_format=text to audit that column alone"
+        "; leave the option out and the whole is read, or say mia_format=text (finetune: --format text) to take that column alone"
     )
 
 

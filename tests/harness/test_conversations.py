@@ -221,3 +221,13 @@ def test_template_and_end_token_are_those_that_the_trainer_left_beside_the_adapt
     start = len(tokenizer(rows[0]["prompt"])["input_ids"])
     expected = naive_logprobs(chatty, adapter, completion)[start - 1 :]
     assert found["plain"]["members.jsonl:1"]["score"] == pytest.approx(expected.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "told"), [(5, "the answer begins after 5 tokens"), (2, "begins after 2 tokens")])
+def test_a_mask_that_leaves_nothing_is_refused_before_anything_runs(evaluate, chatty, chats, cache, tokens, told):
+    from spvmia_plugin.errors import SpvmiaError
+
+    given = {**chats, "mia_cache_dir": cache, "mia_record_tokens": tokens}
+    message = f"mia_loss_on: expected members with tokens that carry loss, got 30 conversations without .*{told}"
+    with pytest.raises(SpvmiaError, match=message):
+        evaluate(["loss_mia_custom"], given, model_args={"pretrained": str(chatty)})
