@@ -91,8 +91,7 @@ def check_options(name: FormatName, config: AuditConfig) -> None:
         )
     if config.prefix == "harness":
         raise SpvmiaError(
-            "mia_prefix: expected auto for conversations, which begin as their template says, got harness; leave "
-            "it out"
+            "mia_prefix: expected auto for conversations, which begin as their template says, got harness; leave it out"
         )
     if config.split == "paper":
         raise SpvmiaError("mia_split: expected random for conversations, got paper; leave it out")

@@ -69,9 +69,10 @@ def recognise(keys: Collection[str], text_column: str, *, text_given: bool = Fal
         if parts:
             others = _listed([key for key in FORMATS[parts[0]].every if key in keys and key != text_column])
             raise RowError(
-                f"expected no mia_text_column (finetune: --text-column), got {text_column!r}, which the format {parts[0]} reads"
-                + (f" together with {others}" if others else ""),
-                "leave the option out and the whole is read, or say mia_format=text (finetune: --format text) to take that column alone",
+                f"expected no mia_text_column (finetune: --text-column), got {text_column!r}, which the format "
+                f"{parts[0]} reads" + (f" together with {others}" if others else ""),
+                "leave the option out and the whole is read, or say mia_format=text (finetune: --format text) to take "
+                "that column alone",
             )
         return "text"
     if text_column in keys and not parts:

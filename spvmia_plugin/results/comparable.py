@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
+from spvmia_plugin.audit.mia_audit import MiaAudit
 from spvmia_plugin.results.model import Audit, TaskResult
 
 Compare = Literal["models", "recipes"]
@@ -25,6 +26,9 @@ _FREE_SETTINGS = frozenset(
         *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
         "reference_parallel",  # who trains, not what
         "canary_attack",  # the attack itself is a condition, where one was asked to guess coins
+        # What they come to is a condition of its own where rows are conversations; for plain text they say nothing.
+        *("format", "loss_on", "chat_template", "record_tokens", "self_prompt"),
+        "allow_degenerate",  # a permission, not a way
     )
 )
 _NOT_RECIPE = frozenset(
@@ -58,10 +62,29 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         "block size": str(data.block_size),
         "members and non-members": f"{told.n.members} and {told.n.nonmembers}",
         "membership": told.membership,
+        **_of_conversations(told),
         **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
         **{name: _text(value) for name, value in told.settings.items() if name not in _FREE_SETTINGS},
         **{f"attack {task.attack}": _text(dict(task.mia_audit.attack.parameters)) for task in attacks},
         "spvmia-plugin": str(told.versions.get("spvmia-plugin")),
+    }
+
+
+def _of_conversations(told: MiaAudit) -> dict[str, str]:
+    """What conversations were read as: as it turned out, not as it was asked for. Nothing for plain text.
+
+    A model's own chat template is the model's, as its tokenizer is; one that was named is a condition.
+    """
+    rendering = told.data.provenance.get("rendering")
+    if told.scored is None or not isinstance(rendering, Mapping):
+        return {}
+    named = told.settings.get("mia_chat_template") is not None
+    return {
+        "rows": str(told.scored.get("format")),
+        "loss on": str(told.scored.get("loss_on")),
+        "record tokens": str(rendering.get("max_tokens")),
+        "chat template": _text(rendering.get("template")) if named else "the model's own",
+        "self-prompts from": str(told.settings.get("mia_self_prompt") or ("reply" if told.n.prompts else "whole")),
     }
 
 

@@ -90,7 +90,8 @@ def test_a_part_of_a_format_is_no_text_column(column: str, keys: list[str], toge
     assert message.startswith(f"expected no mia_text_column (finetune: --text-column), got {column!r}, which ")
     assert together in message
     assert message.endswith(
-        "; leave the option out and the whole is read, or say mia_format=text (finetune: --format text) to take that column alone"
+        "; leave the option out and the whole is read, or say mia_format=text (finetune: --format text) to take "
+        "that column alone"
     )
 
 

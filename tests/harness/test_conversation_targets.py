@@ -107,10 +107,8 @@ def test_what_contradicts_the_manifest_is_refused(evaluate, chatty, target, give
 def test_a_template_that_is_not_the_manifests_is_refused(evaluate, chatty, target, tune, data, given, tmp_path):
     (tmp_path / "other.jinja").write_text(TEMPLATE.replace("<assistant>", "<model>"))
     option = {"mia_chat_template": str(tmp_path / "other.jinja")}
-    with pytest.raises(SpvmiaError, match="mia_chat_template: the manifest .* was written with another template"):
-        evaluate(
-            ["loss_mia_custom"], {**given, **option}, model_args={"pretrained": str(chatty), "peft": str(target)}
-        )
+    with pytest.raises(SpvmiaError, match=r"mia_chat_template: the manifest .* was written with another template"):
+        evaluate(["loss_mia_custom"], {**given, **option}, model_args={"pretrained": str(chatty), "peft": str(target)})
     other = tune(data, "other", chat_template=str(tmp_path / "other.jinja"))
     result = evaluate(
         ["loss_mia_custom"], {**given, **option}, model_args={"pretrained": str(chatty), "peft": str(other)}

@@ -1,0 +1,100 @@
+"""What two audits must share to be compared: plain text as ever, conversations as they turned out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spvmia_plugin.export.common import protocol_digits
+from spvmia_plugin.results import read_runs
+from spvmia_plugin.results.comparable import conditions
+from spvmia_plugin.results.model import Audit
+from tests.results.builders import fake_audit, write_run
+
+OF_CONVERSATIONS = ("format", "loss_on", "chat_template", "record_tokens", "self_prompt", "allow_degenerate")
+RENDERING = {"template": {"default": "a" * 64}, "training_template": None, "loss_on": "completion", "max_tokens": 1024}
+
+
+def audit_of(
+    folder: Path, *, without: tuple[str, ...] = (), chat: dict[str, Any] | None = None, **options: Any
+) -> Audit:
+    """One audit as it is read back, perhaps without settings that earlier versions did not have."""
+    provenance = {} if chat is None else {"rendering": RENDERING | chat.get("rendering", {})}
+    results = write_run(folder, [fake_audit({"spv": 1.0, "loss": 0.5}, provenance=provenance, **options)])
+    told = json.loads(results.read_text())
+    for config in told["configs"].values():
+        audit = config["metadata"]["mia_audit"]
+        for name in without:
+            del audit["settings"][f"mia_{name}"]
+        if chat is not None:
+            scored = {"format": "messages", "loss_on": "completion", "tokens": 10, "context_tokens": 90}
+            audit["scored"] = scored | chat.get("scored", {})
+            audit["n"]["prompts"] = chat.get("prompts", 100)
+    results.write_text(json.dumps(told))
+    [run] = read_runs(results)
+    return run.audits[0]
+
+
+def digits(audit: Audit) -> str:
+    return protocol_digits(audit, *audit.tasks)
+
+
+def test_results_of_plain_text_from_before_conversations_are_comparable(tmp_path: Path) -> None:
+    now = audit_of(tmp_path / "now")
+    before = audit_of(tmp_path / "before", without=OF_CONVERSATIONS)
+    assert digits(now) == digits(before)
+    assert not {name for name in conditions(now, now.tasks, "models", "fingerprint") if "loss on" in name}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mia_format": "text"}, {"mia_loss_on": "all"}, {"mia_self_prompt": "prefix"}, {"mia_allow_degenerate": True}],
+)
+def test_options_that_say_nothing_of_plain_text_are_no_conditions(tmp_path: Path, settings: dict[str, object]) -> None:
+    assert digits(audit_of(tmp_path / "one")) == digits(audit_of(tmp_path / "other", settings=settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mia_format": "messages"},
+        {"mia_loss_on": "completion"},
+        {"mia_self_prompt": "reply"},
+        {"mia_allow_degenerate": True},
+        {"mia_record_tokens": 512},  # what counts is where they were cut: a manifest may have said so
+    ],
+)
+def test_conversations_are_compared_as_they_turned_out(tmp_path: Path, settings: dict[str, object]) -> None:
+    one, other = audit_of(tmp_path / "one", chat={}), audit_of(tmp_path / "other", chat={}, settings=settings)
+    assert digits(one) == digits(other)
+
+
+@pytest.mark.parametrize(
+    ("chat", "settings"),
+    [
+        (None, {}),
+        ({"scored": {"loss_on": "all"}}, {}),
+        ({"scored": {"format": "sharegpt"}}, {}),
+        ({"rendering": {"max_tokens": 512}}, {}),
+        ({}, {"mia_chat_template": "t.jinja"}),
+        ({}, {"mia_self_prompt": "whole"}),
+        ({"prompts": 0}, {}),  # which makes it whole
+    ],
+)
+def test_conversations_read_otherwise_are_not_comparable(
+    tmp_path: Path, chat: dict[str, Any] | None, settings: dict[str, object]
+) -> None:
+    one = audit_of(tmp_path / "one", chat={})
+    assert digits(one) != digits(audit_of(tmp_path / "other", chat=chat, settings=settings))
+
+
+def test_templates_are_the_models_own_unless_one_was_named(tmp_path: Path) -> None:
+    other = {"rendering": {"template": {"default": "b" * 64}}}
+    assert digits(audit_of(tmp_path / "a", chat={})) == digits(audit_of(tmp_path / "b", chat=other))
+    named = {"settings": {"mia_chat_template": "t.jinja"}}
+    assert digits(audit_of(tmp_path / "c", chat={}, **named)) != digits(audit_of(tmp_path / "d", chat=other, **named))
+    elsewhere = {"settings": {"mia_chat_template": "/else/t.jinja"}}
+    assert digits(audit_of(tmp_path / "e", chat={}, **named)) == digits(audit_of(tmp_path / "f", chat={}, **elsewhere))
