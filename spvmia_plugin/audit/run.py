@@ -13,6 +13,7 @@ from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
 from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
+from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.stored import (
     FittingBatches,
@@ -166,6 +167,11 @@ class Run:
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
                 if (told := self._calibration.self_prompts_told) is not None:
                     self.outcome.details["self_prompts"] = asdict(told)
+                    if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
+                        self.outcome.notes.append(
+                            f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
+                            "few texts by heart calibrates little"
+                        )
             self._built.add(role)
             prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
             self._forecast.finish(*prompting, f"training the {name}")

@@ -35,6 +35,8 @@ FORMAT = 1
 
 _SHARED = ("membership", "n", "preconditions", "notes", "cost", "stages", "models", "settings", "seed", "versions")
 """Entries of `mia_audit` that all attacks of an audit share, told once."""
+_SOMETIMES = ("scored", "self_prompts")
+"""Likewise, of audits that have them."""
 _DEFAULT_SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
 _OPTIONS = {
     "batch_size": "--batch_size",
@@ -119,6 +121,7 @@ def audit_facts(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any
         "exposure": [],  # of its own, member by member
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
         **{key: told[key] for key in _SHARED},
+        **{key: told[key] for key in _SOMETIMES if told.get(key)},
     }
 
 

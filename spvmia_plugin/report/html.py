@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from spvmia_plugin.checks import percent
 from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.precision import PRIORS
@@ -34,6 +35,7 @@ from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.util.strict_json import is_number, is_whole
 from spvmia_plugin.web import drawing
 from spvmia_plugin.web import page as web
 from spvmia_plugin.web.text import MISSING, STYLES, typed
@@ -97,6 +99,25 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
     )
 
 
+def _what_was_read(audit: Audit) -> list[str]:
+    """Of conversations, which tokens were scored; of self-prompts, whether they differ."""
+    scored, prompts = audit.mia_audit.scored or {}, audit.mia_audit.self_prompts or {}
+    lines = []
+    if is_whole(scored.get("tokens")) and is_whole(scored.get("context_tokens")):
+        mask = "the answers" if scored.get("loss_on") == "completion" else "all tokens"
+        lines.append(
+            f"{scored['tokens']:,} tokens of conversations were scored, {scored['context_tokens']:,} read as context: "
+            f"the mask of the audit is {mask}"
+        )
+    if all(is_number(prompts.get(name)) for name in ("texts", "distinct", "tokens", "ended_at_once")):
+        lines.append(
+            f"the reference was trained on {prompts['texts']:,} self-prompts: {percent(prompts['distinct'])} of them "
+            f"differ, they have {prompts['tokens']:,.0f} tokens in the mean, and the target ended "
+            f"{percent(prompts['ended_at_once'])} at once"
+        )
+    return lines
+
+
 def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequence[float]) -> dict[str, Any]:
     """What the page shows of one audit, in the order of the page. The template only lays it out."""
 
@@ -117,9 +138,11 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
     table = _exposure_table(audit, members)
     provenance = {
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
+        **{key: told[key] for key in ("scored", "self_prompts") if told.get(key)},
         **{key: told[key] for key in ("models", "stages", "seed", "versions")},
     }
     notes = [found.message for found in audit.mia_audit.preconditions if found.severity != "warning"]
+    notes += _what_was_read(audit)
     # Those that the verdict depends on before those that touch other numbers.
     warnings = sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
     return {

@@ -11,6 +11,7 @@ import re
 import pytest
 
 from spvmia_plugin.checks import Finding
+from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.html import embedded, render
 from spvmia_plugin.results import read_latest
 from tests.hostile import ALERT, NAMES, NASTY, control_characters
@@ -185,3 +186,22 @@ def test_a_canary_audit_of_earlier_versions_has_one_bound(tmp_path, undrawn):
     page = Page(reported(tmp_path, audit).page)
     assert "It is a lower bound: 0 does not mean private." in page.text
     assert "Gaussian" not in page.text
+
+
+def test_what_was_scored_and_what_the_self_prompts_are_like_is_told(tmp_path, undrawn):
+    scored = {"format": "messages", "loss_on": "completion", "tokens": 61838, "context_tokens": 85175}
+    prompts = {"texts": 250, "distinct": 0.988, "tokens": 59.98, "ended_at_once": 0.044}
+    found = reported(tmp_path / "chat", fake_audit({"spv": 1.0}, details={"scored": scored, "self_prompts": prompts}))
+    of_scored = (
+        "61,838 tokens of conversations were scored, 85,175 read as context: the mask of the audit is the answers"
+    )
+    of_prompts = "250 self-prompts: 98.8 % of them differ, they have 60 tokens in the mean, and the target ended 4.4 %"
+    assert of_scored in found.page
+    assert of_prompts in found.page
+    (told,) = report_facts(found.run)["audits"]
+    assert told["scored"] == scored
+    assert told["self_prompts"] == prompts
+    strange = {"scored": {"tokens": "x"}, "self_prompts": dict.fromkeys(prompts, "many")}
+    page = reported(tmp_path / "strange", fake_audit({"spv": 1.0}, details=strange)).page
+    assert "read as context" not in page
+    assert "of them differ" not in page

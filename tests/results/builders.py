@@ -79,6 +79,7 @@ def fake_audit(
     fingerprint: str = "4f122957545c49c4db0c93aa13612ee0857e9d7a62254bdcb97f39b2c22f8e32",
     canary: bool = False,
     unscored_every: int = 0,
+    details: Mapping[str, object] | None = None,
     seed: int = 0,
 ) -> list[FakeTask]:
     """The tasks of one audit of the same records.
@@ -96,6 +97,7 @@ def fake_audit(
         fingerprint: of the data.
         canary: write `canary_audit_<dataset>` in place of attack tasks (one attack).
         unscored_every: leave every so-manieth record without a score, 0 for none.
+        details: more of what a run says of its stages.
         seed: of the scores.
     """
     records = tuple(records) if records is not None else fake_records(150, 150)
@@ -126,8 +128,8 @@ def fake_audit(
     for task, of_task in results.items():
         summary, canaries = _numbers(records, of_task, canary, seed)
         audit = mia_audit(
-            attack=attacks[task], data=data, config=config, summary=summary, results=of_task, outcome=_outcome(),
-            findings=found, blind=blind, canaries=canaries, comparison=comparison,
+            attack=attacks[task], data=data, config=config, summary=summary, results=of_task,
+            outcome=_outcome(details or {}), findings=found, blind=blind, canaries=canaries, comparison=comparison,
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
         tasks.append(
@@ -242,7 +244,7 @@ def _numbers(
     return summary, canary_audit(scores, [record.is_member for record in records], seed=seed)
 
 
-def _outcome() -> Outcome:
+def _outcome(details: Mapping[str, object]) -> Outcome:
     return Outcome(
         stages={
             "self-prompts": Cost(0, 16000, 0, 31.5, 8),
@@ -252,7 +254,11 @@ def _outcome() -> Outcome:
             "scoring: reference": Cost(140800, 0, 0, 261.5192360630008, 69),
         },
         notes=["3 records are longer than the model's context and were scored in windows"],
-        details={"reference": {"kind": "self_prompt", "self_prompts": 250}, "paraphrases": {"kind": "causal"}},
+        details={
+            "reference": {"kind": "self_prompt", "self_prompts": 250},
+            "paraphrases": {"kind": "causal"},
+            **details,
+        },
         models={
             "target": {
                 "backend": "hf",
