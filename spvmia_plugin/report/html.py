@@ -29,7 +29,7 @@ from spvmia_plugin.report.numbers import (
     title,
     with_interval,
 )
-from spvmia_plugin.report.tokens import TokenView
+from spvmia_plugin.report.tokens import LINE_END, TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, casts_doubt, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.model import failed
@@ -96,6 +96,7 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         ],
         command="\n".join(shown(line) for line in typed(command(run)).split("\n")),
         first_rows=FIRST_ROWS,
+        line_end=LINE_END,
     )
 
 

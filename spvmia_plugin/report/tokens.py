@@ -24,6 +24,9 @@ from spvmia_plugin.util.redact import HIDDEN
 REFERENCES = ("reference", "candidate", "base")
 """Models to compare the target with, the first that the run scored."""
 
+LINE_END = "\u21b5"
+"""Stands for a line feed, which templates are full of."""
+
 SHADES = (0.5, 1.5, 3.0)
 """Nats from which on a token has the next darker shade."""
 
@@ -66,6 +69,12 @@ class TokenView:
     reference: str | None = None
     tokens: tuple[Token, ...] = ()
     reason: str | None = None
+
+    @property
+    def context(self) -> frozenset[int]:
+        """Places of the tokens that were read and not scored; empty where that is the first one alone."""
+        places = frozenset(place for place, token in enumerate(self.tokens) if token.target is None)
+        return places - {0} and places
 
     def rows(self) -> list[tuple[str, Number, Number, Number, int]]:
         """Each token with its numbers and how far target and reference part, from -3 to 3, as the page shows it."""
@@ -184,7 +193,8 @@ class _Lookup:
         for place, (token_id, is_scored) in enumerate(zip(item.token_ids, scored, strict=True), -unscored):
             known = is_scored and place >= 0
             numbers = [float(s.logprob[place]) if s is not None and known else None for s in (target, other)]
-            yield Token(shown(self._tokenizer.decode([token_id])), *numbers)
+            text = shown(LINE_END.join(self._tokenizer.decode([token_id]).split("\n")))
+            yield Token(text, *numbers)
 
     def _signals(self, role: str, item: ScoreInput) -> TokenSignals | None:
         key = signals_key(self._store, self._models[role], self._max_length, item)

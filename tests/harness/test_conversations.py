@@ -231,3 +231,30 @@ def test_a_mask_that_leaves_nothing_is_refused_before_anything_runs(evaluate, ch
     message = f"mia_loss_on: expected members with tokens that carry loss, got 30 conversations without .*{told}"
     with pytest.raises(SpvmiaError, match=message):
         evaluate(["loss_mia_custom"], given, model_args={"pretrained": str(chatty)})
+
+
+def test_the_report_shows_the_scored_tokens_of_a_conversation(evaluate, chatty, adapter, chats, tmp_path):
+    from lm_eval.loggers import EvaluationTracker
+
+    from spvmia_plugin.report.tokens import token_views
+    from spvmia_plugin.results import read_latest
+
+    given = {**chats, "mia_cache_dir": str(tmp_path / "cache")}
+    tracker = EvaluationTracker(output_path=str(tmp_path / "results"))
+    result = evaluate(
+        ["lira_base_mia_custom"], given, model_args={"pretrained": str(chatty)}, evaluation_tracker=tracker
+    )
+    samples = result.pop("samples")
+    tracker.save_results_aggregated(results=result, samples=samples)
+    for task, of_task in samples.items():
+        tracker.save_results_samples(task_name=task, samples=of_task)
+    run = read_latest(tmp_path / "results")
+    [view] = token_views(run, run.audits[0], ["members.jsonl:2"])
+    row = json.loads(Path(chats["mia_members"]).read_text().splitlines()[1])
+    ids, answers = rendered(chatty, row, 100)
+    assert view.reason is None
+    assert len(view.tokens) == len(ids)
+    assert [token.target is not None for token in view.tokens] == answers.tolist()
+    shown = [token.target for token in view.tokens if token.target is not None]
+    assert shown == pytest.approx(naive_logprobs(chatty, adapter, ids)[answers[1:]].tolist(), abs=1e-5)
+    assert len(view.context) == len(ids) - answers.sum()

@@ -16,7 +16,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import ScoreInput
-from spvmia_plugin.report.tokens import token_views
+from spvmia_plugin.report.tokens import LINE_END, Token, TokenView, token_views
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.signals import TokenSignals
 from spvmia_plugin.store.store import Store
@@ -142,3 +142,14 @@ def test_unknown_records_are_named(audited):
     run, record, _ = audited
     with pytest.raises(SpvmiaError, match=r"--record: expected the id of an audited record, got '.*x'.*did you mean"):
         token_views(run, run.audits[0], [f"{record.id}x"])
+
+
+def test_what_was_read_as_context_has_no_numbers_and_is_grey():
+    def token(target):
+        return Token("a" + LINE_END, target, None)
+
+    plain = TokenView("r:1", True, tokens=(token(None), token(-1.0)))
+    assert plain.context == frozenset()  # nothing stands before the first token
+    chat = TokenView("r:1", True, tokens=(token(None), token(None), token(-1.0), token(None)))
+    assert chat.context == {0, 1, 3}
+    assert [row[1].value for row in chat.rows()] == [None, None, -1.0, None]
