@@ -11,15 +11,24 @@ from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
 
 
 def _sizes() -> list[str]:
-    from spvmia_plugin.demo.run import SIZES
+    from spvmia_plugin.demo.kinds import TICKETS
 
-    return list(SIZES)
+    return list(TICKETS.sizes)
 
 
 def demo(
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Conversations with the loss on the answers, instead of plain text.")
+    ] = False,
     output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="Folder for all it makes; an unfinished one is continued.")
-    ] = Path("spvmia-demo"),
+        Optional[Path],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder for all it makes; an unfinished one is continued.",
+            show_default="spvmia-demo; with --chat spvmia-demo-chat",
+        ),
+    ] = None,
     size: Annotated[
         str, typer.Option("--size", help="small (10 minutes on 2 cores), medium or large.", autocompletion=_sizes)
     ] = "small",
@@ -32,11 +41,15 @@ def demo(
     given again.
 
         spvmia demo
+        spvmia demo --chat
         spvmia demo --size medium --output ./medium
     """
-    from spvmia_plugin.demo.run import Demo, size_named
+    from spvmia_plugin.demo.kinds import CHATS, TICKETS
+    from spvmia_plugin.demo.run import Demo
 
-    made = Demo(output, size_named(size), line_printer(quiet=quiet, as_json=as_json)).run()
+    kind = CHATS if chat else TICKETS
+    say = line_printer(quiet=quiet, as_json=as_json)
+    made = Demo(output or kind.folder, kind, kind.size_named(size), say).run()
     if as_json:
         print_json({name: str(path) for name, path in made.items()})
 

@@ -1,9 +1,8 @@
 # ruff: noqa: E501 - one phrase a line, however long its alternatives
 """A made-up private corpus: support tickets with names, addresses, order numbers and a story, by Faker.
 
-Phrases have alternatives in braces and slots in angle brackets: `{a|b|}` chooses one of its parts (nothing, in the last
-case); `<slot>` is filled by `_Slots`. The parts are short and the slots many, so that tickets share a style, as real
-ones do, and hardly ever a sentence.
+The parts of phrases (`slots`) are short and the slots many, so that tickets share a style, as real ones do, and hardly
+ever a sentence.
 
 All tickets come from one seeded generator and are dealt out at random afterwards, so members, non-members and prompts
 are alike in every respect; only a model that was trained on some of them can tell.
@@ -11,20 +10,16 @@ are alike in every respect; only a model that was trained on some of them can te
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.demo.slots import Slots, draw_different, expand
 from spvmia_plugin.util.files import write_private
 
 DEPARTMENTS = ("billing", "shipping", "returns", "repair")
@@ -112,29 +107,11 @@ DETAILS = (
 ROUTING = "Department:"
 """The last words of a ticket before its department: what the capability task asks to be continued."""
 
-PRODUCT = (
-    "{Nordic|foldable|steel|cordless|Verano|compact|Lumo|silver|second-hand|quiet|Altus|refurbished|wooden|"
-    "portable|Kestrel|two-litre|Orbis|large|children's|Bravia|mini|heavy-duty|Tarn|Calder|vintage|wireless|"
-    "Pico|Solano|junior|deluxe} "
-    "{kettle|toaster|vacuum|hair dryer|desk lamp|camping stove|bread maker|garden hose|rice cooker|"
-    "electric drill|tablet|wall clock|baby monitor|coffee grinder|air fryer|sewing machine|treadmill|projector|"
-    "headset|e-reader|juicer|ice maker|heat pump|lawn mower|office chair|bookshelf|mattress|tent|rucksack|"
-    "fish tank|space heater|doorbell|router|printer|scanner|webcam|microscope|telescope|violin case|keyboard|"
-    "record player|radio|soundbar|dishwasher|fridge|freezer|oven|cooker hood|washing machine|tumble dryer|iron|"
-    "fan|dehumidifier|pram|car seat|bike light|helmet|scooter|skateboard|wetsuit|kayak paddle|ski boots|"
-    "rain coat|smart watch|thermostat|solar panel|hedge cutter}"
-)
-
 TASK = "demo_department"
 """The capability task: which department handles this ticket?"""
 
-_CHOICE = re.compile(r"\{([^{}]*)\}")
-_SLOT = re.compile(r"<(\w+)>")
-_BEFORE_MARK = re.compile(r"\s+([,.?!])")
 _LENGTH = (160, 250)
 """Characters of a ticket without its routing line: 60 to 90 tokens of SmolLM2 for nearly all."""
-_LETTERS = "ABCDEFGHKLMNPRTWX"
-_FIRST_DAY, _LAST_DAY = date(2023, 1, 1), date(2024, 12, 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,41 +133,46 @@ def make_tickets(count: int, seed: int) -> list[Ticket]:
     Raises:
         SpvmiaError: Faker is not installed.
     """
-    if importlib.util.find_spec("faker") is None:
-        raise SpvmiaError(
-            'demo: expected the package faker, got none installed; run: pip install "spvmia-plugin[demo]"'
-        )
-    from faker import Faker
+    return draw_different(count, seed, _draw)
 
-    faker = Faker("en_US")
-    faker.seed_instance(seed)
-    rng = random.Random(seed)  # noqa: S311 - made-up text, not a secret
-    tickets: dict[str, Ticket] = {}
-    while len(tickets) < count:
-        ticket = _draw(rng, faker)
-        tickets.setdefault(ticket.story, ticket)
-    return list(tickets.values())
+
+class Asked(Protocol):
+    """What the capability task asks about."""
+
+    @property
+    def story(self) -> str:
+        """What the customer says."""
+
+    @property
+    def department(self) -> str:
+        """Who handles it."""
 
 
 def write_corpus(path: Path, tickets: Sequence[Ticket]) -> None:
     """Write tickets as JSON lines with the column `text`, readable by the owner only."""
-    _write_jsonl(path, [{"text": ticket.text} for ticket in tickets])
+    write_jsonl(path, [{"text": ticket.text} for ticket in tickets])
 
 
-def write_capability_task(folder: Path, tickets: Sequence[Ticket]) -> Path:
+def write_capability_task(
+    folder: Path,
+    asked: Sequence[Asked],
+    question: str = "{{story}} " + ROUTING,
+    departments: Sequence[str] = DEPARTMENTS,
+) -> Path:
     """Write an ordinary lm-eval task and its questions to `folder`, for `--include_path`, and return the YAML.
 
-    The questions are tickets of the same generator that are not in the audited corpus, so it measures what the
-    fine-tuned model learned and not what it remembers.
+    The questions come from the same generator and are not in the audited corpus, so it measures what the fine-tuned
+    model learned and not what it remembers.
 
     Args:
         folder: an existing folder. `load_dataset` leaves an Arrow copy of the questions behind; it goes into
             `arrow/` here and not into the user's cache.
-        tickets: one question each; the choices are all departments, the answer the one the story calls for.
+        asked: one question each.
+        question: how it is asked, a template of the harness with the `story`.
+        departments: the choices; the answer is the one the story calls for.
     """
     questions = folder.resolve() / f"{TASK}.jsonl"
-    rows = [{"story": t.story, "answer": DEPARTMENTS.index(t.department)} for t in tickets]
-    _write_jsonl(questions, rows)
+    write_jsonl(questions, [{"story": a.story, "answer": departments.index(a.department)} for a in asked])
     task = {
         "task": TASK,
         "dataset_path": "json",
@@ -200,8 +182,8 @@ def write_capability_task(folder: Path, tickets: Sequence[Ticket]) -> Path:
         },
         "test_split": "test",
         "output_type": "multiple_choice",
-        "doc_to_text": "{{story}} " + ROUTING,
-        "doc_to_choice": list(DEPARTMENTS),
+        "doc_to_text": question,
+        "doc_to_choice": list(departments),
         "doc_to_target": "answer",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0},
@@ -211,132 +193,20 @@ def write_capability_task(folder: Path, tickets: Sequence[Ticket]) -> Path:
     return path
 
 
-def _write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as JSON lines, readable by the owner only."""
     write_private(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def _draw(rng: random.Random, faker: Any) -> Ticket:
     """Draw tickets until one is neither too short to score nor too long to be scored quickly."""
     while True:
-        slots = _Slots(faker, rng)
+        slots = Slots(faker, rng)
         department = rng.choice(DEPARTMENTS)
         parts = [STORIES[department], DETAILS, CONTACTS]
         if rng.random() < 0.5:
             parts.pop(rng.choice((1, 2)))
         rng.shuffle(parts)
-        story = " ".join(_expand(rng.choice(choices), rng, slots) for choices in [OPENINGS, *parts])
+        story = " ".join(expand(rng.choice(choices), rng, slots) for choices in [OPENINGS, *parts])
         if _LENGTH[0] <= len(story) <= _LENGTH[1]:
             return Ticket(story, department)
-
-
-def _expand(template: str, rng: random.Random, slots: _Slots) -> str:
-    """Choose among the alternatives, fill the slots, and begin with a capital letter."""
-    filled = _SLOT.sub(lambda match: str(getattr(slots, match[1])), _choose(template, rng))
-    tidy = _BEFORE_MARK.sub(r"\1", " ".join(filled.split()))
-    return tidy[0].upper() + tidy[1:]
-
-
-def _choose(template: str, rng: random.Random) -> str:
-    """Replace every `{a|b}` by one of its parts, from the inside out."""
-    while _CHOICE.search(template):
-        template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), template, count=1)
-    return template
-
-
-class _Slots:
-    """What fills the slots of one ticket. Who the ticket is about stays the same through it; figures are new."""
-
-    def __init__(self, faker: Any, rng: random.Random) -> None:
-        self._faker = faker
-        self._rng = rng
-
-    @cached_property
-    def name(self) -> str:
-        return f"{self._faker.first_name()} {self._faker.last_name()}"
-
-    @cached_property
-    def order(self) -> str:
-        return str(self._faker.bothify(self._rng.choice(("#?####", "??-#####", "#####-?", "######")), _LETTERS))
-
-    @cached_property
-    def product(self) -> str:
-        return _choose(PRODUCT, self._rng)
-
-    @property
-    def email(self) -> str:
-        first, last = self.name.lower().split()
-        handle = self._rng.choice((f"{first[0]}.{last}", f"{last}{self.digits[:2]}", f"{first}_{last}"))
-        return f"{handle}@{self._faker.free_email_domain() if self._rng.random() < 0.5 else self._faker.domain_name()}"
-
-    @property
-    def name2(self) -> str:
-        return f"{self._faker.first_name()} {self._faker.last_name()}"
-
-    @property
-    def city(self) -> str:
-        return str(self._faker.city())
-
-    city2 = city
-
-    @property
-    def street(self) -> str:
-        return str(self._faker.street_address())
-
-    @property
-    def postcode(self) -> str:
-        return str(self._faker.postcode())
-
-    @property
-    def phone(self) -> str:
-        return str(self._faker.numerify("###-###-####"))
-
-    @property
-    def company(self) -> str:
-        return str(self._faker.company())
-
-    @property
-    def job(self) -> str:
-        return str(self._faker.job()).split(",")[0].lower()
-
-    @property
-    def language(self) -> str:
-        return str(self._faker.language_name())
-
-    @property
-    def date(self) -> str:
-        day = self._faker.date_between_dates(_FIRST_DAY, _LAST_DAY)
-        return str(day.strftime(self._rng.choice(("%d %B", "%B %d", "%Y-%m-%d", "%d/%m/%Y"))))
-
-    date2 = date
-
-    @property
-    def hour(self) -> str:
-        return f"{self._rng.randint(7, 20)}:{self._rng.choice(('00', '15', '30', '45'))}"
-
-    @property
-    def amount(self) -> str:
-        return (
-            f"{self._rng.choice('$€£')}{self._rng.randint(8, 900)}.{self._rng.choice(('00', '50', '90', '95', '99'))}"
-        )
-
-    amount2 = amount
-
-    @property
-    def digits(self) -> str:
-        return str(self._faker.numerify("####"))
-
-    @property
-    def ticket(self) -> str:
-        return str(self._faker.numerify("%#####"))
-
-    @property
-    def model(self) -> str:
-        return str(self._faker.bothify("??-###", _LETTERS))
-
-    @property
-    def year(self) -> int:
-        return self._rng.randint(2009, 2024)
-
-    @property
-    def count(self) -> int:
-        return self._rng.randint(2, 60)

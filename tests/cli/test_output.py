@@ -127,9 +127,9 @@ def test_prepare_refuses_other_metadata(text: str) -> None:
     [("spvmia finetune --method ", METHODS), ("spvmia finetune --dtype ", DTYPES), ("spvmia demo --size ", None)],
 )
 def test_the_shell_completes_values(words: str, expected: tuple[str, ...] | None) -> None:
-    from spvmia_plugin.demo.run import SIZES
+    from spvmia_plugin.demo.kinds import TICKETS
 
     command = Path(sys.executable).with_name("spvmia")
     question = {"_SPVMIA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
     result = subprocess.run([command], capture_output=True, text=True, check=True, env={**os.environ, **question})
-    assert result.stdout.split() == list(expected or SIZES)
+    assert result.stdout.split() == list(expected or TICKETS.sizes)

@@ -10,16 +10,14 @@ import pytest
 
 from spvmia_plugin.demo import run as demo_run
 from spvmia_plugin.demo.corpus import TASK
+from spvmia_plugin.demo.kinds import CHATS, TICKETS, Size
 from spvmia_plugin.demo.run import (
-    ATTACKS,
     Demo,
     Layout,
-    Size,
     lm_eval_command,
     newest_results,
     reading,
     run_process,
-    size_named,
 )
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.web.text import typed
@@ -46,7 +44,7 @@ def commands(monkeypatch, tmp_path):
         elif name == "spvmia report":
             layout.report.touch()
         else:
-            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(ATTACKS)}
+            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(CHATS.attacks)}
             layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
@@ -63,7 +61,7 @@ ALL = ["spvmia demo-model", "spvmia finetune", "lm_eval run", "spvmia report"]
 def test_a_demo_runs_every_step_and_says_where_things_lie(commands):
     ran, _, layout = commands
     said = []
-    places = Demo(layout.root, SIZE, said.append).run()
+    places = Demo(layout.root, TICKETS, SIZE, said.append).run()
     assert ran == ALL
     assert all(path.exists() for path in places.values() if path != layout.cache)
     text = "\n".join(said)
@@ -80,19 +78,19 @@ def test_an_interrupted_demo_continues_where_it_was(commands, failure):
     ran, failing, layout = commands
     failing.add(failure)
     with pytest.raises(SpvmiaError):
-        Demo(layout.root, SIZE, print).run()
+        Demo(layout.root, TICKETS, SIZE, print).run()
     failing.clear()
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     before = ALL[: ALL.index(failure)]
     assert ran == [*before, failure, *ALL[len(before) :]]
 
 
 def test_a_finished_demo_shows_its_table_again_and_runs_nothing(commands):
     ran, _, layout = commands
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     ran.clear()
     said = []
-    Demo(layout.root, SIZE, said.append).run()
+    Demo(layout.root, TICKETS, SIZE, said.append).run()
     assert ran == []
     assert "finished already" in said[0]
     assert "output of lm_eval run" in "\n".join(said)
@@ -101,21 +99,21 @@ def test_a_finished_demo_shows_its_table_again_and_runs_nothing(commands):
 def test_a_target_that_was_finished_but_not_marked_is_kept(commands):
     """Killed between the last file of the target and the mark: fine-tuning again would be refused."""
     ran, _, layout = commands
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     marks = json.loads(layout.progress.read_text())
     layout.progress.write_text(json.dumps({**marks, "done": ["model", "corpus"]}))
     (layout.target / "mia_manifest.json").write_text("{}")
     ran.clear()
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     assert ran == ["lm_eval run", "spvmia report"]
 
 
 def test_another_size_is_another_demo_with_the_same_model(commands):
     ran, _, layout = commands
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     ran.clear()
     larger = Size(members=5, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
-    Demo(layout.root, larger, print).run()
+    Demo(layout.root, TICKETS, larger, print).run()
     assert ran == ALL[1:]
     assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 12
 
@@ -123,7 +121,7 @@ def test_another_size_is_another_demo_with_the_same_model(commands):
 def test_progress_that_cannot_be_read_is_not_progress_of_another_demo(commands, monkeypatch):
     """Its target, an hour's work, would be removed."""
     _, _, layout = commands
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     plain = Path.read_bytes
 
     def read_bytes(path):
@@ -133,38 +131,38 @@ def test_progress_that_cannot_be_read_is_not_progress_of_another_demo(commands, 
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     with pytest.raises(SpvmiaError, match=r"--output: cannot read .* \(Permission denied\); make it readable"):
-        Demo(layout.root, SIZE, print).run()
+        Demo(layout.root, TICKETS, SIZE, print).run()
     assert layout.target.is_dir()
 
 
 def test_other_peoples_folder_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SpvmiaError, match=r"--output: expected a new or empty folder"):
-        Demo(tmp_path, SIZE, print).run()
+        Demo(tmp_path, TICKETS, SIZE, print).run()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_file_as_output_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpvmiaError, match=r"--output: expected a folder, got the file"):
-        Demo(tmp_path / "file", SIZE, print).run()
+        Demo(tmp_path / "file", TICKETS, SIZE, print).run()
 
 
 def test_missing_extra_is_said_first(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SpvmiaError, match=r'faker.*pip install "spvmia-plugin\[demo\]"'):
-        Demo(tmp_path / "demo", SIZE, print).run()
+        Demo(tmp_path / "demo", TICKETS, SIZE, print).run()
     assert not (tmp_path / "demo").exists()
 
 
 def test_unknown_size_is_named():
     with pytest.raises(SpvmiaError, match=r"--size: expected one of small, medium, large, got 'smal'.*mean 'small'"):
-        size_named("smal")
+        TICKETS.size_named("smal")
 
 
 def test_questions_are_not_in_the_corpus(commands):
     _, _, layout = commands
-    Demo(layout.root, SIZE, print).run()
+    Demo(layout.root, TICKETS, SIZE, print).run()
     corpus = layout.corpus.read_text(encoding="utf-8")
     questions = [json.loads(line) for line in (layout.tasks / f"{TASK}.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(questions) == SIZE.questions
@@ -203,17 +201,17 @@ def wait_for(answer, seconds=30):
 
 
 def test_what_is_typed_is_the_same_command():
-    command = lm_eval_command(Layout(Path("a folder")), SIZE)
+    command = lm_eval_command(Layout(Path("a folder")), TICKETS, SIZE)
     told = typed(command)
     assert shlex.split(told.replace("\\\n", " ")) == command
     assert len(told.splitlines()) > 5
 
 
 def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
-    scores = dict(zip(ATTACKS, (0.81, 0.62, 0.6, 0.58, 0.71), strict=True))
+    scores = dict(zip(TICKETS.attacks, (0.81, 0.62, 0.6, 0.58, 0.71), strict=True))
     results = {f"{attack}_custom": {"auroc,none": value} for attack, value in scores.items()}
     (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
-    text = " ".join(reading(newest_results(tmp_path)))
+    text = " ".join(reading(TICKETS, newest_results(tmp_path)))
     assert "SPV-MIA reaches 0.81, the loss alone 0.62" in text
     assert "0.71 (lira_base_mia)" in text
     assert "80%" in text
@@ -233,7 +231,7 @@ def test_the_real_demo(tmp_path):
     command = [sys.executable, "-m", "spvmia_plugin", "demo", "--output", str(tmp_path / "demo")]
     subprocess.run(command, check=True)
     results = json.loads(newest_results(tmp_path / "demo" / "results").read_text())["results"]
-    auroc = {attack: results[f"{attack}_custom"]["auroc,none"] for attack in ATTACKS}
+    auroc = {attack: results[f"{attack}_custom"]["auroc,none"] for attack in TICKETS.attacks}
     assert auroc["spv_mia"] > 0.7
     assert auroc["spv_mia"] > auroc["loss_mia"]
     assert auroc["loss_mia"] < 0.8
