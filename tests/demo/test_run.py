@@ -7,13 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.demo import run as demo_run
 from spvmia_plugin.demo.corpus import TASK
 from spvmia_plugin.demo.kinds import CHATS, TICKETS, Size
 from spvmia_plugin.demo.run import (
     Demo,
     Layout,
+    finetune_command,
     lm_eval_command,
     newest_results,
     reading,
@@ -44,7 +49,7 @@ def commands(monkeypatch, tmp_path):
         elif name == "spvmia report":
             layout.report.touch()
         else:
-            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 10} for i, attack in enumerate(CHATS.attacks)}
+            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 100} for i, attack in enumerate(CHATS.attacks)}
             layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
@@ -56,12 +61,14 @@ def commands(monkeypatch, tmp_path):
 
 
 ALL = ["spvmia demo-model", "spvmia finetune", "lm_eval run", "spvmia report"]
+both = pytest.mark.parametrize("kind", [TICKETS, CHATS], ids=["tickets", "chats"])
 
 
-def test_a_demo_runs_every_step_and_says_where_things_lie(commands):
+@both
+def test_a_demo_runs_every_step_and_says_where_things_lie(commands, kind):
     ran, _, layout = commands
     said = []
-    places = Demo(layout.root, TICKETS, SIZE, said.append).run()
+    places = Demo(layout.root, kind, SIZE, said.append).run()
     assert ran == ALL
     assert all(path.exists() for path in places.values() if path != layout.cache)
     text = "\n".join(said)
@@ -73,24 +80,26 @@ def test_a_demo_runs_every_step_and_says_where_things_lie(commands):
     assert (layout.tasks / f"{TASK}.yaml").is_file()
 
 
+@both
 @pytest.mark.parametrize("failure", ALL)
-def test_an_interrupted_demo_continues_where_it_was(commands, failure):
+def test_an_interrupted_demo_continues_where_it_was(commands, kind, failure):
     ran, failing, layout = commands
     failing.add(failure)
     with pytest.raises(SpvmiaError):
-        Demo(layout.root, TICKETS, SIZE, print).run()
+        Demo(layout.root, kind, SIZE, print).run()
     failing.clear()
-    Demo(layout.root, TICKETS, SIZE, print).run()
+    Demo(layout.root, kind, SIZE, print).run()
     before = ALL[: ALL.index(failure)]
     assert ran == [*before, failure, *ALL[len(before) :]]
 
 
-def test_a_finished_demo_shows_its_table_again_and_runs_nothing(commands):
+@both
+def test_a_finished_demo_shows_its_table_again_and_runs_nothing(commands, kind):
     ran, _, layout = commands
-    Demo(layout.root, TICKETS, SIZE, print).run()
+    Demo(layout.root, kind, SIZE, print).run()
     ran.clear()
     said = []
-    Demo(layout.root, TICKETS, SIZE, said.append).run()
+    Demo(layout.root, kind, SIZE, said.append).run()
     assert ran == []
     assert "finished already" in said[0]
     assert "output of lm_eval run" in "\n".join(said)
@@ -116,6 +125,74 @@ def test_another_size_is_another_demo_with_the_same_model(commands):
     Demo(layout.root, TICKETS, larger, print).run()
     assert ran == ALL[1:]
     assert len(layout.corpus.read_text(encoding="utf-8").splitlines()) == 12
+
+
+def test_chats_and_tickets_are_different_demos_with_the_same_model(commands):
+    """In one folder each makes its own corpus, target and questions."""
+    ran, _, layout = commands
+    Demo(layout.root, TICKETS, SIZE, print).run()
+    (layout.target / "left over").touch()
+    for kind in (CHATS, TICKETS):
+        ran.clear()
+        Demo(layout.root, kind, SIZE, print).run()
+        assert ran == ALL[1:]
+        row = json.loads(layout.corpus.read_text(encoding="utf-8").splitlines()[0])
+        assert list(row) == (["messages"] if kind is CHATS else ["text"])
+        assert not (layout.target / "left over").exists()
+
+
+def test_chats_are_trained_on_and_audited_by_their_answers(commands):
+    _, _, layout = commands
+    told = shlex.join(finetune_command(layout, CHATS, SIZE))
+    assert "--loss-on completion" in told
+    assert "--block-size" not in told
+    audit = lm_eval_command(layout, CHATS, SIZE)
+    options = json.loads(audit[audit.index("--metadata") + 1])
+    read = AuditConfig.from_metadata(options)
+    assert (read.self_prompt, read.preset, read.self_prompts) == ("reply", "quick", SIZE.self_prompts)
+    assert audit[audit.index("--tasks") + 1] == f"mia_custom,{TASK}"
+    assert "--apply_chat_template" in audit
+
+
+def test_tasks_that_lm_eval_does_not_know_lie_beside_the_capability_task(commands, monkeypatch):
+    """All that a group names, too: without one of them the harness finds none."""
+    from lm_eval.tasks import TaskManager
+
+    _, _, layout = commands
+    monkeypatch.setattr(demo_run, "enabled", lambda: None)
+    Demo(layout.root, CHATS, SIZE, print).run()
+    manager = TaskManager(include_path=str(layout.tasks), include_defaults=False)
+    assert {"mia_custom", TASK, *(f"{attack}_custom" for attack in CHATS.attacks)} <= set(manager.all_tasks)
+    for task in yaml.safe_load((layout.tasks / "mia_custom.yaml").read_text())["task"]:
+        assert (layout.tasks / f"{task}.yaml").is_file()
+
+
+def test_one_conversation_is_shown_turn_by_turn(commands):
+    _, _, layout = commands
+    said = []
+    Demo(layout.root, CHATS, SIZE, said.append).run()
+    shown = next(line for line in said if line.startswith("one of them:"))
+    assert [line.split(":")[0].strip() for line in shown.splitlines()[1:5]] == ["user", "assistant"] * 2
+    assert "support conversations" in "\n".join(said)
+
+
+@pytest.mark.parametrize(("words", "kind"), [((), TICKETS), (("--chat",), CHATS)])
+def test_each_kind_has_a_folder_of_its_own(monkeypatch, tmp_path, words, kind):
+    made = []
+
+    class Seen:
+        def __init__(self, root, kind, size, say):
+            made.append((root, kind, size))
+
+        def run(self):
+            return {}
+
+    monkeypatch.setattr(demo_run, "Demo", Seen)
+    for given in ((), ("--output", str(tmp_path))):
+        assert CliRunner().invoke(make_app(), ["demo", *words, *given]).exit_code == 0
+    small = kind.sizes["small"]
+    assert made == [(kind.folder, kind, small), (tmp_path, kind, small)]
+    assert TICKETS.folder != CHATS.folder
 
 
 def test_progress_that_cannot_be_read_is_not_progress_of_another_demo(commands, monkeypatch):
@@ -160,9 +237,10 @@ def test_unknown_size_is_named():
         TICKETS.size_named("smal")
 
 
-def test_questions_are_not_in_the_corpus(commands):
+@both
+def test_questions_are_not_in_the_corpus(commands, kind):
     _, _, layout = commands
-    Demo(layout.root, TICKETS, SIZE, print).run()
+    Demo(layout.root, kind, SIZE, print).run()
     corpus = layout.corpus.read_text(encoding="utf-8")
     questions = [json.loads(line) for line in (layout.tasks / f"{TASK}.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(questions) == SIZE.questions
@@ -215,6 +293,17 @@ def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
     assert "SPV-MIA reaches 0.81, the loss alone 0.62" in text
     assert "0.71 (lira_base_mia)" in text
     assert "80%" in text
+
+
+def test_reading_of_chats_tells_what_the_reference_adds(tmp_path):
+    given = {"loss_mia": 0.56, "wbc_mia": 0.63, "spv_wbc_mia": 0.8, "spv_ez_mia": 0.84}
+    results = {f"{attack}_custom": {"auroc,none": given.get(attack, 0.5)} for attack in CHATS.attacks}
+    results["lira_candidate_mia_custom"] = {"auroc,none": float("nan")}
+    (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
+    text = " ".join(reading(CHATS, newest_results(tmp_path)))
+    assert "loss alone reaches 0.56; wbc, which compares the target with the base model, 0.63; spv_wbc" in text
+    assert "0.80." in text
+    assert "best of all attacks is spv_ez_mia with 0.84" in text
 
 
 def test_newest_results_is_the_latest(tmp_path):
