@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import io
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
 
 from spvmia_plugin.errors import SpvmiaError
@@ -93,10 +94,15 @@ def _asked() -> str | None:
     return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
 
 
+def _completing() -> bool:
+    """Whether a shell asks, by a variable, what can follow on the command line."""
+    return any(name.endswith("_COMPLETE") for name in os.environ)
+
+
 def main() -> None:
     """Run the `spvmia` command on `sys.argv` and exit: 0, 1 for an error in one line, 2 for usage, 130 for Ctrl-C."""
     if not isinstance(sys.stdout, io.TextIOWrapper):  # closed, or somebody else's
-        make_app(_asked())()
+        _app_for_this_command_line()()
         return
     # File names may be no text of the terminal's encoding, or of any: they are escaped.
     own = sys.stdout = _Stdout(
@@ -108,7 +114,7 @@ def main() -> None:
     )
     try:
         try:
-            make_app(_asked())()
+            _app_for_this_command_line()()
         finally:
             sys.stdout.flush()  # a failure can be told in one line here; at the interpreter's end it could not be
     except OSError as error:
@@ -121,11 +127,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def make_app(asked: str | None = None) -> typer.Typer:
+def _app_for_this_command_line() -> typer.Typer:
+    asked = _asked()
+    return make_app(asked, only_listed=asked is None and not _completing())
+
+
+def make_app(asked: str | None = None, *, only_listed: bool = False) -> typer.Typer:
     """Build the command line from the modules beside this one.
 
     Args:
         asked: the subcommand that will run, if that is known: the others then need not be built.
+        only_listed: none will run: their options, which take longest to build, are left out.
     """
     app = typer.Typer(
         name="spvmia",
@@ -145,12 +157,36 @@ def make_app(asked: str | None = None) -> typer.Typer:
         command = getattr(importlib.import_module(f"spvmia_plugin.cli.{module}"), name.replace("-", "_"))
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=panel)
+        elif only_listed:
+            app.command(name, help=inspect.getdoc(command), rich_help_panel=panel)(_not_run)
         else:
-            app.command(name, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))(_on_checked_paths(command))
+            registered = app.command(name, cls=Command, rich_help_panel=panel, **PASSES_THROUGH.get(name, {}))
+            registered(_on_checked_paths(command))
     return app
 
 
-class OneLineErrors(TyperGroup):
+def _not_run() -> None:
+    pass
+
+
+class _LightFlags:
+    """A command of which a flag that is not given is False: for a None, typer imports pydantic to make a None of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options."""
+        command: Any = super()
+        for parameter in command.get_params(ctx):
+            if getattr(parameter, "is_flag", False) and parameter.default is None:
+                parameter.default = False
+        parsed: list[str] = command.parse_args(ctx, args)
+        return parsed
+
+
+class Command(_LightFlags, TyperCommand):
+    """A subcommand."""
+
+
+class OneLineErrors(_LightFlags, TyperGroup):
     """Subcommands of which bad input and Ctrl-C end in one line on stderr instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -170,15 +206,15 @@ def _on_checked_paths(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def checked(*args: Any, **given: Any) -> Any:
-        return command(*args, **{name: _checked(name, value) for name, value in given.items()})
+        hints = get_type_hints(command, include_extras=True)
+        told = {name: _told(name, hint) for name, hint in hints.items()}
 
-    hints = get_type_hints(command, include_extras=True)
-    told = {name: _told(name, hint) for name, hint in hints.items()}
+        def on_path(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [on_path(name, item) for item in value]
+            return as_path(value, told[name]) if isinstance(value, Path) else value
 
-    def _checked(name: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [_checked(name, item) for item in value]
-        return as_path(value, told[name]) if isinstance(value, Path) else value
+        return command(*args, **{name: on_path(name, value) for name, value in given.items()})
 
     return checked
 

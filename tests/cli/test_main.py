@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from spvmia_plugin import __version__
-from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.cli.main import Command, make_app
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -77,6 +78,27 @@ def test_every_command_has_help(name: str) -> None:
     assert (only, others) == (name, [])
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_what_is_only_listed_reads_as_what_would_run(arguments: list[str]) -> None:
+    """Without a subcommand on the command line their options are not built: the listing takes half as long."""
+    listed, whole = (CliRunner().invoke(app, arguments) for app in (make_app(only_listed=True), make_app()))
+    assert (listed.exit_code, listed.output) == (whole.exit_code, whole.output)
+    assert all(name in listed.output for names in PANELS.values() for name in names)
+
+
+def test_a_flag_that_is_not_given_is_false() -> None:
+    seen: list[object] = []
+
+    def command(flag: Annotated[bool | None, typer.Option("--flag")] = None) -> None:
+        seen.append(flag)
+
+    app = make_app("plugins")
+    app.command("try", cls=Command)(command)
+    for arguments in ([], ["--flag"]):
+        assert CliRunner().invoke(app, ["try", *arguments]).exit_code == 0
+    assert seen == [False, True]
+
+
 def test_version() -> None:
     assert spvmia("--version").stdout == f"spvmia-plugin {__version__}\n"
 
@@ -129,8 +151,9 @@ def test_help_takes_less_than_half_a_second() -> None:
     assert 0 < best < 0.5
 
 
-def test_the_installed_command_completes_names_in_the_shell() -> None:
+@pytest.mark.parametrize(("line", "offered"), [("spvmia en", ["enable"]), ("spvmia plugins --j", ["--json"])])
+def test_the_installed_command_completes_names_and_options_in_the_shell(line: str, offered: list[str]) -> None:
     command = Path(sys.executable).with_name("spvmia")
-    question = {"_SPVMIA_COMPLETE": "complete_bash", "COMP_WORDS": "spvmia en", "COMP_CWORD": "1"}
+    question = {"_SPVMIA_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     result = subprocess.run([command], capture_output=True, text=True, check=True, env={**os.environ, **question})
-    assert result.stdout.split() == ["enable"]
+    assert result.stdout.split() == offered
