@@ -108,8 +108,16 @@ class Frame:
     after: tuple[int, ...] = ()
 
 
+class _KeptHash:
+    """Has room for a hash, which is no field of what it is the hash of."""
+
+    __slots__ = ("_hash",)
+
+    _hash: int
+
+
 @dataclass(frozen=True, slots=True)
-class ScoreInput:
+class ScoreInput(_KeptHash):
     """One sequence to score: the model reads `context_ids` and `token_ids`, and nothing else.
 
     Attributes:
@@ -122,6 +130,14 @@ class ScoreInput:
     token_ids: tuple[int, ...]
     context_ids: tuple[int, ...] = ()
     noise: EmbeddingNoise | None = None
+
+    def __hash__(self) -> int:
+        # A tuple does not keep its own, and an audit looks every sequence up a dozen times.
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash((self.token_ids, self.context_ids, self.noise)))
+            return self._hash
 
     @property
     def scored(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, is_count, mean_logprob, nll, target_and, token_differences
 from spvmia_plugin.errors import SpvmiaError
@@ -161,8 +161,15 @@ class Wbc(Calibrated):
         difference = token_differences(self.reference, signals)
         sizes = [min(window, len(difference)) for window in self.windows]
         # Summed window by window: differences of running sums would leave rounding where a sum is exactly 0.
-        windows = [sliding_window_view(difference, size).sum(axis=1) for size in sizes]
+        windows = [np.add.reduce(_windows(difference, size), axis=1) for size in sizes]
         return float(np.mean([np.count_nonzero(sums > 0) / len(sums) for sums in windows]))
+
+
+def _windows(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """(len(values) - size + 1, size) the windows, a view: `sliding_window_view` without its checks, a tenth of it."""
+    (step,) = values.strides
+    view: NDArray[np.float64] = np.ndarray((len(values) - size + 1, size), values.dtype, values, 0, (step, step))
+    return view
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,14 @@ class RecordResult:
 
     def to_json(self) -> str:
         """The JSON string of `resps[0][0]`."""
-        # Not asdict, which takes as long as all the rest of it: there is one for every record and attack.
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}, allow_nan=False)
+        # Written by hand, as json.dumps would: there is one for every record and attack.
+        score, target, reference = (_number(value) for value in (self.score, self.target, self.reference))
+        reason = "null" if self.reason is None else json.dumps(self.reason)
+        n_tokens = "null" if self.n_tokens is None else int(self.n_tokens)
+        return (
+            f'{{"score": {score}, "reason": {reason}, "n_tokens": {n_tokens}, "target": {target}, '
+            f'"reference": {reference}}}'
+        )
 
     @classmethod
     def from_json(cls, text: str) -> RecordResult:
@@ -59,6 +65,15 @@ class RecordResult:
             return cls(None, value.reason, **known)
         number = float(value)
         return cls(number, None, **known) if math.isfinite(number) else cls(None, "score is not finite", **known)
+
+
+def _number(value: float | None) -> str:
+    """A finite number as JSON has it, or null."""
+    if value is None:
+        return "null"
+    if not math.isfinite(value):
+        raise ValueError(f"a record's result: expected finite numbers, got {value}")
+    return float.__repr__(value) if isinstance(value, float) else str(value)
 
 
 def score_records(
@@ -76,10 +91,11 @@ def score_records(
     """
     scores = blind or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
     role = reference_role(attack)
+    of_target, of_reference = (Role.TARGET, View.TEXT), (role, View.TEXT) if role else None
     results = {}
     for record_id, of_record in signals.items():
-        target = of_record.tokens.get((Role.TARGET, View.TEXT))
-        reference = of_record.tokens.get((role, View.TEXT)) if role else None
+        target = of_record.tokens.get(of_target)
+        reference = of_record.tokens.get(of_reference) if of_reference else None
         results[record_id] = RecordResult.of(
             scores[record_id],
             n_tokens=len(target) if target is not None else None,
@@ -119,24 +135,26 @@ class Results(Mapping[str, RecordResult]):
         self._n_tokens = array("q")  # -1: none
         self._reason = array("q")  # number in `_reasons`
         self._reasons: dict[str | None, int] = {}
+        self._told: list[str | None] = []  # the reasons by their numbers
         self.add(found or {})
 
     def add(self, found: Mapping[str, RecordResult]) -> None:
         """Take results of records that have none here yet."""
-        for record_id, result in found.items():
-            self._row[record_id] = len(self._reason)
-            for name, values in self._numbers.items():
-                value = getattr(result, name)
-                values.append(math.nan if value is None else value)
+        first = len(self._reason)
+        self._row.update(zip(found, range(first, first + len(found)), strict=True))
+        for name, values in self._numbers.items():
+            every = (getattr(result, name) for result in found.values())
+            values.extend([math.nan if value is None else value for value in every])
+        for result in found.values():
             self._n_tokens.append(-1 if result.n_tokens is None else result.n_tokens)
             self._reason.append(self._reasons.setdefault(result.reason, len(self._reasons)))
+        self._told = list(self._reasons)
 
     def __getitem__(self, record_id: str) -> RecordResult:
         row = self._row[record_id]
-        score, target, reference = (None if math.isnan(v[row]) else v[row] for v in self._numbers.values())
+        score, target, reference = [None if math.isnan(of[row]) else of[row] for of in self._numbers.values()]
         n_tokens = self._n_tokens[row]
-        reason = list(self._reasons)[self._reason[row]]
-        return RecordResult(score, reason, None if n_tokens < 0 else n_tokens, target, reference)
+        return RecordResult(score, self._told[self._reason[row]], None if n_tokens < 0 else n_tokens, target, reference)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._row)

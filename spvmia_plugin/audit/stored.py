@@ -45,7 +45,7 @@ class StoredSignals:
         self._on_scored = on_scored
         self._is_new = store.signals.is_empty()  # then nothing has to be looked for before the work
         self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
-        self._names: dict[tuple[str, ScoreInput], str] = {}
+        self._names: dict[str, dict[ScoreInput, str]] = {}  # by model, of each sequence
 
     def of(self, request: Request) -> dict[ScoreInput, TokenSignals]:
         """Signals of all sequences of a request."""
@@ -119,27 +119,38 @@ class StoredSignals:
 
     def _keys(self, request: Request) -> list[str]:
         identity = self._backend.identity(request.model)
-        model = json.dumps(identity, sort_keys=True)
+        names = self._names.setdefault(json.dumps(identity, sort_keys=True), {})
+        name_of = signals_keys(self._store, identity, self._backend.max_length)
+        keys = []
         for item in request.inputs:
-            if (model, item) not in self._names:
-                self._names[model, item] = signals_key(self._store, identity, self._backend.max_length, item)
-        return [self._names[model, item] for item in request.inputs]
+            if (key := names.get(item)) is None:
+                key = names[item] = name_of(item)
+            keys.append(key)
+        return keys
 
 
 def signals_key(store: Store, identity: Mapping[str, object], max_length: int, item: ScoreInput) -> str:
-    """The name in the store of a sequence's token signals under a model.
+    """The name in the store of one sequence's token signals: as from `signals_keys`."""
+    return signals_keys(store, identity, max_length)(item)
+
+
+def signals_keys(store: Store, identity: Mapping[str, object], max_length: int) -> Callable[[ScoreInput], str]:
+    """What gives the names in the store of sequences' token signals under a model.
 
     Args:
-        store: whose secret makes the name.
+        store: whose secret makes the names.
         identity: `Backend.identity` of the model, as `mia_audit` has it under `models`.
-        max_length: the context that the sequence was scored in.
-        item: the sequence.
+        max_length: the context that the sequences were scored in.
     """
+    name_of = store.keys("signals", "input", model=identity, max_length=max_length)
+    return lambda item: name_of(_sequence(item))
+
+
+def _sequence(item: ScoreInput) -> list[object]:
     noise: list[Any] | None = [item.noise.seed, item.noise.sign, item.noise.scale] if item.noise else None
     if noise is not None and item.noise is not None and item.noise.only is not None:
         noise.append(list(item.noise.only))
-    sequence = [list(item.token_ids), list(item.context_ids), noise]
-    return store.key("signals", model=identity, max_length=max_length, input=sequence)
+    return [list(item.token_ids), list(item.context_ids), noise]
 
 
 def paraphrase(

@@ -239,23 +239,38 @@ class _Ordered:
         self._above = len(members) - np.searchsorted(scores[members][::-1], scores[others], side="right")
 
     def tprs(self, weights: Floats, fprs: Sequence[float]) -> Floats:
-        """(len(fprs), b) TPRs of weighted documents (b, C)."""
-        others = np.cumsum(weights[:, self._others], axis=1)
-        members = np.cumsum(weights[:, self._members], axis=1)
-        members = np.concatenate([np.zeros((len(weights), 1)), members], axis=1)
-        every = np.maximum(members[:, -1], 1.0)
-        # (b, M + 2) members above the non-member at each place; past the last one every member is.
-        place_of = np.append(self._above, len(self._members))
-        rank = np.multiply.outer(others[:, -1] + 1, np.asarray(fprs))  # (b, F)
+        """(len(fprs), b) TPRs of weighted documents (b, C).
+
+        Only what lies above the thresholds is gone through, a few per cent; weights are whole numbers, and their sums
+        exact in any order.
+        """
+        size = weights.shape[1]
+        every = np.maximum(weights @ np.bincount(self._members, minlength=size).astype(np.float64), 1.0)
+        drawn = weights @ np.bincount(self._others, minlength=size).astype(np.float64)
+        rank = np.multiply.outer(drawn + 1, np.asarray(fprs))  # (b, F)
         whole = np.floor(rank + _ROUNDING)
         share = np.maximum(rank - whole, 0.0)
         # The j-th highest of the drawn is the first at which j of them have come. A row at a time is a binary search.
         wanted = np.concatenate([whole, whole + 1], axis=1)
+        others = self._down_to(weights, float(wanted.max()))
         places = np.array([np.searchsorted(row, ranks) for row, ranks in zip(others, wanted, strict=True)])
-        above = np.take_along_axis(members, place_of[places], axis=1) * (wanted > 0)
+        # Members above the non-member at each place; past the last one every member is.
+        counts = np.append(self._above, len(self._members))[places]
+        members = np.cumsum(weights[:, self._members[: counts.max()]], axis=1)
+        members = np.concatenate([np.zeros((len(weights), 1)), members], axis=1)
+        above = np.take_along_axis(members, counts, axis=1) * (wanted > 0)
         at, after = np.split(above, 2, axis=1)
         found: Floats = (((1 - share) * at + share * after) / every[:, None]).T
         return found
+
+    def _down_to(self, weights: Floats, rank: float) -> Floats:
+        """(b, n) how many non-members are drawn down to each, as far down as `rank` or the last of them."""
+        depth = int(rank)
+        while True:
+            depth = min(2 * depth + 1, len(self._others))
+            others: Floats = np.cumsum(weights[:, self._others[:depth]], axis=1)
+            if depth == len(self._others) or others[:, -1].min() >= rank:
+                return others
 
 
 def _descending(scores: Floats, chosen: Bools) -> Codes:

@@ -14,7 +14,8 @@ from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
 
 Positions = NDArray[np.int64]
-
+Draw = list[tuple[Positions, Positions]]
+"""Positions and the tokens drawn for them, of each window of a text."""
 
 CANDIDATES = 4
 """Draws for each position: with the first alone, a third of the paraphrases would not be their own text's tokens."""
@@ -92,8 +93,7 @@ class Causal(Perturbation):
         drawn = _draw(
             [texts[i].id for i in able],
             [tokens[i] for i in able],
-            # each order CANDIDATES times: draws of the same positions
-            [[np.sort(order) for order in orders[i] for _ in range(CANDIDATES)] for i in able],
+            [[np.sort(order) for order in orders[i]] for i in able],
             first,
             max(backend.max_length - lead, first + 1),
             backend,
@@ -103,8 +103,8 @@ class Causal(Perturbation):
         found = [Neighbours((), reason=reason) for reason in reasons]
         for i, of_text in zip(able, drawn, strict=True):
             edits = [
-                _edits(tokens[i], order, of_text[k * CANDIDATES : (k + 1) * CANDIDATES], counts[i], backend)
-                for k, order in enumerate(orders[i])
+                _edits(tokens[i], order, of_order, counts[i], backend)
+                for order, of_order in zip(orders[i], of_text, strict=True)
             ]
             found[i] = _neighbours([edit for edit in edits if edit is not None], wanted, totals[i])
         return found
@@ -135,14 +135,15 @@ def _impossible(token_ids: Sequence[int], may_change: Positions, backend: Backen
 
 
 def _edits(
-    token_ids: Sequence[int], order: Positions, draws: Sequence[Mapping[int, int]], count: int, backend: Backend
+    token_ids: Sequence[int], order: Positions, draws: Sequence[Draw], count: int, backend: Backend
 ) -> TokenEdits | None:
     """`count` replacements that leave a text, at least half as many, or None."""
-    chosen = {int(p): draws[0][int(p)] for p in order[:count]}
+    first = _by_position(draws[0])
+    chosen = {p: first[p] for p in order[:count].tolist()}
     if not backend.survives(_edit(chosen).apply(token_ids)):
-        chosen = {}
-        for position in map(int, order):
-            tries = ({**chosen, position: draw[position]} for draw in draws)
+        chosen, by_position = {}, [first, *map(_by_position, draws[1:])]
+        for position in order.tolist():
+            tries = ({**chosen, position: draw[position]} for draw in by_position)
             found = next((new for new in tries if backend.survives(_edit(new).apply(token_ids))), None)
             chosen = chosen if found is None else found
             if len(chosen) == count:
@@ -150,29 +151,35 @@ def _edits(
     return _edit(chosen) if 2 * len(chosen) >= count and chosen else None
 
 
+def _by_position(draw: Draw) -> dict[int, int]:
+    """The drawn token at each position; most draws are never asked for theirs."""
+    return {p: int(new) for where, drawn in draw for p, new in zip(where.tolist(), drawn, strict=True)}
+
+
 def _edit(chosen: Mapping[int, int]) -> TokenEdits:
-    return TokenEdits(tuple(sorted(chosen)), tuple(chosen[p] for p in sorted(chosen)))
+    positions = tuple(sorted(chosen))
+    return TokenEdits(positions, tuple(chosen[p] for p in positions))
 
 
 def _draw(
     ids: Sequence[str],
     tokens: Sequence[list[int]],
-    draws: Sequence[Sequence[Positions]],
+    places: Sequence[Sequence[Positions]],
     first: int,
     size: int,
     backend: Backend,
     seed: int,
     *,
     complete: bool,
-) -> list[list[dict[int, int]]]:
-    """For each text, for each draw, the drawn token by position; in windows of `size` tokens, one pass each."""
+) -> list[list[list[Draw]]]:
+    """For each text, for each of its `places`, `CANDIDATES` draws; in windows of `size` tokens, one pass each."""
     windows: list[tuple[int, int, list[int], list[Positions]]] = []  # text, where it starts, tokens, positions in it
     for i, token_ids in enumerate(tokens):
         done = 0  # every position before it lies in a window
         while done < len(token_ids):
             start = max(0, done - first)  # one token of context before the positions of a later window
             end = min(start + size, len(token_ids))
-            inside = [draw[(draw >= done) & (draw < end)] - start for draw in draws[i]]
+            inside = [spots[(spots >= done) & (spots < end)] - start for spots in places[i]]
             windows.append((i, start, token_ids[start:end], inside))
             done = end
     if not windows:
@@ -180,14 +187,14 @@ def _draw(
     drawn = backend.sample_replacements(
         Role.BASE,
         [of_window for _, _, of_window, _ in windows],
-        [inside for _, _, _, inside in windows],
+        [[spots for spots in inside for _ in range(CANDIDATES)] for _, _, _, inside in windows],
         [stable_seed(seed, ids[i], "causal", "tokens", start) for i, start, _, _ in windows],
         **({"complete": True} if complete else {}),  # a plugin's backend may know of no conversations
     )
-    found: list[list[dict[int, int]]] = [[{} for _ in of_text] for of_text in draws]
+    found: list[list[list[Draw]]] = [[[[] for _ in range(CANDIDATES)] for _ in of_text] for of_text in places]
     for (i, start, _, inside), of_window in zip(windows, drawn, strict=True):
-        for k, (where, new) in enumerate(zip(inside, of_window, strict=True)):
-            found[i][k].update(zip((where + start).tolist(), map(int, new), strict=True))
+        for k, new in enumerate(of_window):
+            found[i][k // CANDIDATES][k % CANDIDATES].append((inside[k // CANDIDATES] + start, new))
     return found
 
 

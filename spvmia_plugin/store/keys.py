@@ -7,7 +7,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,6 +21,7 @@ _KEY_BYTES = 32
 _KEY_FILE = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{16})\n")
 _KEY_FILE_BYTES = 82
 _SEALED = re.compile(rb"[0-9a-f]{32}\n\{.*|[0-9a-f]{32}\n|[0-9a-f]{0,32}", re.DOTALL)
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _MAY_DIFFER = 8
 """Bytes that may be out of place in a damaged key file of ours; with more it is another version's format."""
 
@@ -39,8 +40,15 @@ class Keys:
 
     def name(self, kind: str, parts: Mapping[str, object]) -> str:
         """HMAC-SHA256 of the canonical JSON of `parts`, as 64 hexadecimal digits."""
-        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        return self._mac(f"name {files.LAYOUT} {kind}\n{canonical}".encode())
+        return self._mac(f"name {files.LAYOUT} {kind}\n{_canonical(parts)}".encode())
+
+    def names(self, kind: str, varying: str, fixed: Mapping[str, object]) -> Callable[[object], str]:
+        """`name` as a function of one of the parts: the fixed ones are written once."""
+        before = _canonical({name: value for name, value in fixed.items() if name < varying})[1:-1]
+        after = _canonical({name: value for name, value in fixed.items() if name > varying})[1:-1]
+        opening = f"name {files.LAYOUT} {kind}\n{{{before}{',' if before else ''}{_canonical(varying)}:"
+        closing = f"{',' if after else ''}{after}}}"
+        return lambda value: self._mac(f"{opening}{_canonical(value)}{closing}".encode())
 
     def text(self, text: str) -> str:
         """HMAC-SHA256 of a text, as 64 hexadecimal digits. Lone surrogates are allowed."""

@@ -163,6 +163,22 @@ class Store:
         with storage_errors(self.root):
             return self._keys.name(kind, parts)
 
+    def keys(self, kind: str, varying: str, /, **fixed: object) -> Callable[[object], str]:
+        """What names values of which one part varies, as `key` does: the others are written once for all of them.
+
+        Args:
+            kind: as for `key`.
+            varying: name of the part whose value is given for each.
+            **fixed: the other parts.
+        """
+        name = self._keys.names(kind, varying, fixed)
+
+        def named(value: object) -> str:
+            with storage_errors(self.root):
+                return name(value)
+
+        return named
+
     def text_hash(self, text: str) -> str:
         """Keyed hash of a text: of no use for guessing it without the store's key file.
 
