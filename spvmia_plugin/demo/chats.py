@@ -23,102 +23,79 @@ QUESTION = "{{story}}"
 """The capability task as a chat: the user's first turn. The harness's `--apply_chat_template` makes a chat of it."""
 
 GREETINGS = (
-    "{Hi|Hello|Good morning}, {I am|this is|my name is} <name>.",
-    "{Hello|Hi there}, <name> {here|writing}.",
-    "<name>, {order|my order is} <order>.",
+    "{Hi|Hello}, I am <name>.",
+    "Hello, <name> {here|writing}.",
+    "<name>, order <order>.",
     "{It is|This is} about order <order>.",
-    "{Hello|Good evening}.",
 )
 
 STORIES = {
     "payment": (
-        "{I was|My card was|We were} charged {twice|two times} for {the|a} <product>.",
-        "The {bill|invoice} for the <product> is {too high|wrong}.",
-        "My {voucher|coupon|gift card} was {refused|ignored} for the <product>.",
-        "You {took|debited} money for a <product> {I cancelled|nobody ordered}.",
-        "I need {a corrected|a new|another} invoice for my <product>.",
+        "I was charged twice for {the|a} <product>, <amount> each time.",
+        "The invoice for the <product> says <amount>, the shop said <amount2>.",
+        "My {voucher|gift card} of <amount> was refused for the <product>.",
+        "You took <amount> for a <product> that I cancelled on <date>.",
     ),
     "delivery": (
-        "My <product> {has not come|never arrived|did not turn up}.",
-        "Where is {the|my} <product>? {The app|Tracking} says {in transit|on its way}.",
-        "The driver left the <product> {in the rain|at the wrong door|somewhere else}.",
-        "Can the <product> {go to|be sent to} {another|my new} address?",
-        "The parcel with {the|my} <product> is {lost|missing}.",
+        "My <product> has not come, it was due on <date>.",
+        "Tracking says my <product> is in <city> since <date>.",
+        "The driver left the <product> with {a neighbour|a shop} in <city>.",
+        "The parcel with {the|my} <product> is missing since <date>.",
     ),
     "returns": (
-        "I {want|would like} to {send back|give back} {the|my} <product>.",
-        "The <product> is {too small|too large|the wrong colour}, {can I exchange it|may I swap it}?",
-        "I sent back the <product> {weeks ago|long ago} and {heard nothing|have no refund}.",
-        "The {label|code} for returning the <product> {has expired|does not print}.",
-        "{I changed my mind|We had second thoughts} about the <product>, it is {unopened|still sealed}.",
+        "I would like to send back the <product>, bought {on|around} <date>.",
+        "The <product> is too {small|large}, my <job> friend wants it.",
+        "I sent back the <product> on <date> and have no refund of <amount>.",
+        "I changed my mind about the <product>, <count> days old, still sealed.",
     ),
     "repair": (
-        "My <product> {stopped working|is dead|broke}.",
-        "The <product> {leaks|overheats|hums|smells burnt}.",
-        "The {switch|lid|handle|display} of my <product> {came off|cracked}.",
-        "I need a spare part for {the|my} <product>.",
-        "{The battery|The motor} of my <product> {lasts only minutes|does not start}.",
+        "My <product> stopped working {on|after} <date>.",
+        "The <product> leaks after <count> minutes, {since|from} <date>.",
+        "The {switch|lid} of my <product> came off in <city>.",
+        "I need a spare part for the <product>, model <model>.",
     ),
 }
 
 FOUND = {
     "payment": (
-        "{I see|There is} a payment of <amount> {on|from} <date2>, card ending <digits>.",
-        "{The account of|Account holder} <name2> was {charged|debited} <amount> on <date2>.",
-        "Invoice <ticket> {over|of} <amount> {went to|is made out to} <company>.",
+        "I see a payment of <amount> from <date2>, card ending <digits>.",
+        "The account of <name2> was debited <amount> on <date2>.",
+        "Invoice <ticket> of <amount> is made out to <company>.",
     ),
     "delivery": (
-        "{It was|The parcel was} {left with|signed for by} <name2>, <street>, on <date2>.",
-        "{It is|Right now it is} {in|at the depot of} <city2>, {tracking|parcel} number <ticket>.",
-        "{Address on file|We have}: <street>, <city> <postcode>.",
+        "It was signed for by <name2>, <street>, on <date2>.",
+        "It is at the depot of <city2>, tracking number <ticket>.",
+        "Address on file: <street>, <city> <postcode>.",
     ),
     "returns": (
-        "{Your return|It} {reached|came to} {us|our depot} in <city2> on <date2>, {number|slip} <ticket>.",
-        "{I sent|Sending} a {label|new label} to <email>.",
-        "{We pick it up|The courier comes} at <street>, <city>, on <date2>.",
+        "It reached our depot in <city2> on <date2>, slip <ticket>.",
+        "I sent a label to <email>, number <ticket>.",
+        "We pick it up at <street> on <date2>.",
     ),
     "repair": (
-        "{Bought|Sold} on <date2>, model <model>, {serial number|serial} <ticket>.",
-        "{Our technician|The technician} <name2> {can come|comes} on <date2> {at|after} <hour>.",
-        "{Please send it to|Take it to} <company>, <street>, <city2>.",
+        "Sold on <date2>, model <model>, serial number <ticket>.",
+        "Technician <name2> comes on <date2> after <hour>.",
+        "Please take it to <company>, <street>.",
     ),
 }
 
 EXCHANGES = (
-    (
-        "{How do you reach me|How will I hear from you|Can you call me}?",
-        "{We have|I noted} <phone>{| and <email>}, {calls|best time} {after|before} <hour>.",
-    ),
-    (
-        "{Which address do you have|Is my address right|Where do you send it}?",
-        "{It says|On file}: <street>, <city> <postcode>.",
-    ),
-    (
-        "{Who looks after it|Who do I ask for|Whom did you speak to}?",
-        "<name2>, {extension|desk} <count>, {case|file} <ticket>.",
-    ),
-    (
-        "{What does it cost|How much is it|How much will I get}?",
-        "<amount>, {to|from} the account ending <digits>, {by|on} <date2>.",
-    ),
-    (
-        "{When will that be|How long does it take|And when}?",
-        "{On|Latest} <date2>, {before|after} <hour>, {by|with} <company>.",
-    ),
-    (
-        "{My husband|My wife|A neighbour} {asked already|wrote to you, too}.",
-        "{Yes|Right}, <name2> {rang|wrote} on <date2> {from|about} <city2>.",
-    ),
+    ("How do you reach me?", "We have <phone> and <email>."),
+    ("Which address do you have?", "On file: <street>, <postcode>."),
+    ("Who looks after it?", "<name2>, extension <count>, case <ticket>."),
+    ("How much will it be?", "<amount>, account ending <digits>, by <date2>."),
+    ("When will that be?", "On <date2> before <hour>, with <company>."),
+    ("My {husband|wife} asked already.", "Yes, <name2> rang on <date2> from <city2>."),
 )
 
 ENDINGS = (
-    ("{Thanks|Thank you|Great, thanks}.", "{You are welcome|My pleasure}. Your {case|reference} is <ticket>."),
-    ("{That is all|Nothing else|Perfect}.", "{Have a good day|Goodbye}, {a mail goes to|we write to} <email>."),
+    ("{Thanks|Thank you}.", "You are welcome. Your reference is <ticket>."),
+    ("That is all.", "Goodbye, we write to <email>."),
 )
 
-_EXCHANGES = (2, 2, 3, 3, 4)
+_EXCHANGES = (2, 2, 2, 2, 2, 3, 3, 4)
 """How many a conversation has, one of these."""
-_LENGTH = (180, 420)
+_LENGTH = (150, 340)
 """Characters of all turns together: 100 to 170 tokens of SmolLM2 with its template, for nearly all."""
 
 

@@ -164,7 +164,7 @@ CHATS = Kind(
     asked="customers",
     sizes=MappingProxyType(
         {
-            "small": Size(members=70, prompts=80, questions=40, epochs=3, self_prompts=80, minutes=(1, 3, 6)),
+            "small": Size(members=70, prompts=70, questions=40, epochs=3, self_prompts=70, minutes=(1, 2, 5)),
             "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 8, 17)),
             "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 20, 45)),
         }
