@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.demo.corpus import write_jsonl
-from spvmia_plugin.demo.slots import Slots, draw_different, expand
+from spvmia_plugin.demo.slots import Writer, draw_different
 
 DESKS = ("payment", "delivery", "returns", "repair")
 """Who answers. The first answer begins with it, for the multiple-choice task; each is a single token of SmolLM2."""
@@ -135,12 +135,12 @@ def write_chats(path: Path, chats: Sequence[Chat]) -> None:
 def _draw(rng: random.Random, faker: Any) -> Chat:
     """Draw conversations until one is neither too short to score nor too long to be scored quickly."""
     while True:
-        slots = Slots(faker, rng)
+        fill = Writer(faker, rng).fill
         desk = rng.choice(DESKS)
-        opening = f"{expand(rng.choice(GREETINGS), rng, slots)} {expand(rng.choice(STORIES[desk]), rng, slots)}"
-        turns = [opening, f"{desk}: {expand(rng.choice(FOUND[desk]), rng, slots)}"]
+        opening = f"{fill(rng.choice(GREETINGS))} {fill(rng.choice(STORIES[desk]))}"
+        turns = [opening, f"{desk}: {fill(rng.choice(FOUND[desk]))}"]
         count = rng.choice(_EXCHANGES)
         for asked, answered in [*rng.sample(EXCHANGES, count - 2), rng.choice(ENDINGS)]:
-            turns += [expand(asked, rng, slots), expand(answered, rng, slots)]
+            turns += [fill(asked), fill(answered)]
         if _LENGTH[0] <= sum(map(len, turns)) <= _LENGTH[1]:
             return Chat(tuple(turns), desk)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from spvmia_plugin.demo.slots import Slots, draw_different, expand
+from spvmia_plugin.demo.slots import Writer, draw_different
 from spvmia_plugin.util.files import write_private
 
 DEPARTMENTS = ("billing", "shipping", "returns", "repair")
@@ -201,12 +201,12 @@ def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _draw(rng: random.Random, faker: Any) -> Ticket:
     """Draw tickets until one is neither too short to score nor too long to be scored quickly."""
     while True:
-        slots = Slots(faker, rng)
+        writer = Writer(faker, rng)
         department = rng.choice(DEPARTMENTS)
         parts = [STORIES[department], DETAILS, CONTACTS]
         if rng.random() < 0.5:
             parts.pop(rng.choice((1, 2)))
         rng.shuffle(parts)
-        story = " ".join(expand(rng.choice(choices), rng, slots) for choices in [OPENINGS, *parts])
+        story = " ".join(writer.fill(rng.choice(choices)) for choices in [OPENINGS, *parts])
         if _LENGTH[0] <= len(story) <= _LENGTH[1]:
             return Ticket(story, department)

@@ -1,7 +1,7 @@
 """Phrases with alternatives and slots: what made-up private texts are put together from, by Faker.
 
 A phrase has alternatives in braces and slots in angle brackets: `{a|b|}` chooses one of its parts (nothing, in the last
-case); `<slot>` is filled by `Slots`.
+case); `<slot>` is filled by `_Slots`.
 """
 
 from __future__ import annotations
@@ -64,22 +64,34 @@ def draw_different(count: int, seed: int, draw: Callable[[random.Random, Any], M
     return list(made)
 
 
-def expand(template: str, rng: random.Random, slots: Slots) -> str:
-    """Choose among the alternatives, fill the slots, and begin with a capital letter."""
-    filled = _SLOT.sub(lambda match: str(getattr(slots, match[1])), choose(template, rng))
-    tidy = _BEFORE_MARK.sub(r"\1", " ".join(filled.split()))
-    return tidy[0].upper() + tidy[1:]
+class Writer:
+    """Fills phrases for one text. Who and what it is about stays the same through it; figures are new.
+
+    Args:
+        faker: makes names and addresses.
+        rng: chooses.
+    """
+
+    def __init__(self, faker: Any, rng: random.Random) -> None:
+        self._slots = _Slots(faker, rng)
+        self._rng = rng
+
+    def fill(self, phrase: str) -> str:
+        """Choose among the alternatives, fill the slots, and begin with a capital letter."""
+        filled = _SLOT.sub(lambda match: str(getattr(self._slots, match[1])), _choose(phrase, self._rng))
+        tidy = _BEFORE_MARK.sub(r"\1", " ".join(filled.split()))
+        return tidy[0].upper() + tidy[1:]
 
 
-def choose(template: str, rng: random.Random) -> str:
+def _choose(template: str, rng: random.Random) -> str:
     """Replace every `{a|b}` by one of its parts, from the inside out."""
     while _CHOICE.search(template):
         template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), template, count=1)
     return template
 
 
-class Slots:
-    """What fills the slots of one text. Who and what it is about stays the same through it; figures are new."""
+class _Slots:
+    """What fills the slots of one text, each a property."""
 
     def __init__(self, faker: Any, rng: random.Random) -> None:
         self._faker = faker
@@ -95,7 +107,7 @@ class Slots:
 
     @cached_property
     def product(self) -> str:
-        return choose(PRODUCT, self._rng)
+        return _choose(PRODUCT, self._rng)
 
     @property
     def email(self) -> str:

@@ -6,9 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from spvmia_plugin.checks.preconditions import check_preconditions
 from spvmia_plugin.data.formats import conversation_of, recognise
 from spvmia_plugin.demo.chats import DESKS, QUESTION, make_chats, write_chats
 from spvmia_plugin.demo.corpus import TASK, write_capability_task
+from spvmia_plugin.demo.kinds import CHATS
+from spvmia_plugin.metrics.names import TPRS
+from spvmia_plugin.records import AuditData, Document, Record
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,8 @@ def test_rows_are_conversations_as_trl_takes_them(chats, tmp_path):
 def test_customer_and_desk_speak_in_two_to_four_exchanges(chats):
     lengths = Counter(len(chat.turns) for chat in chats)
     assert set(lengths) == {4, 6, 8}
-    assert min(lengths.values()) > 60
-    assert all(180 <= sum(map(len, chat.turns)) <= 420 for chat in chats)
+    assert lengths[4] > lengths[6] > lengths[8]
+    assert all(150 <= sum(map(len, chat.turns)) <= 340 for chat in chats)
 
 
 def test_the_first_answer_begins_with_its_desk(chats):
@@ -64,7 +68,7 @@ def test_what_the_desk_looks_up_stands_nowhere_before(chats):
             before = set(re.findall(r"\d{4,}", " ".join(chat.turns[:i])))
             copied += len(figures & before - {"2023", "2024"})
             fresh += len(figures - before)
-    assert fresh > 2 * len(chats)
+    assert fresh > 1.5 * len(chats)
     assert copied < fresh / 100
 
 
@@ -73,15 +77,28 @@ def test_every_desk_tells_something_personal(chats):
     assert np.mean(["@" in " ".join(answers(chat)) for chat in chats]) > 0.4
 
 
-def test_phrases_recur_and_what_is_between_them_does_not(chats):
-    """No 12 words in a row of an answer twice: no non-member is half a member. What stands around details is shared."""
-    seen, openings = {}, Counter()
-    for number, chat in enumerate(chats):
-        for words in (turn.split() for turn in answers(chat)):
-            for start in range(len(words) - 11):
-                assert seen.setdefault(tuple(words[start : start + 12]), number) == number
-            openings[" ".join(words[:2])] += 1
-    assert sum(count for _, count in openings.most_common(25)) > 0.4 * openings.total()
+def test_phrases_recur_and_details_do_not(chats):
+    """What stands around the details is in many conversations; what is between is in one, as far as figures go."""
+    openings = Counter(" ".join(turn.split()[:2]) for chat in chats for turn in answers(chat)[1:])
+    assert sum(count for _, count in openings.most_common(8)) > 0.5 * openings.total()
+    figures = Counter(f for chat in chats for f in set(re.findall(r"\d{5,}", " ".join(answers(chat)))))
+    assert sum(count > 1 for count in figures.values()) < 0.01 * len(figures)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_audit_finds_nothing_wrong_with_the_data(seed):
+    """No near copies in other classes or the prompts, no shift: all that it warns of is how few records there are."""
+    size = CHATS.sizes["small"]
+    texts = ["\n".join(chat.turns) for chat in make_chats(size.records, seed)]
+    audited, held_out = texts[: 2 * size.members], texts[2 * size.members :]
+    records = tuple(Record(f"a:{i}", text, is_member=i % 2 == 0, cluster=f"a:{i}") for i, text in enumerate(audited))
+    prompts = tuple(Document(f"p:{i}", text) for i, text in enumerate(held_out))
+    found = check_preconditions(AuditData(records, prompts, (), "manifest", "f", "made", 0))
+    assert [finding.message for finding in found if finding.severity == "warning" and not few(finding)] == []
+
+
+def few(finding):
+    return finding.code in {metric.too_few for metric in TPRS}
 
 
 def test_no_model_can_tell_two_halves_by_their_words(chats):

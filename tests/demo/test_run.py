@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.demo import run as demo_run
+from spvmia_plugin.demo.chats import make_chats
 from spvmia_plugin.demo.corpus import TASK
 from spvmia_plugin.demo.kinds import CHATS, TICKETS, Size
 from spvmia_plugin.demo.run import (
@@ -25,7 +26,9 @@ from spvmia_plugin.demo.run import (
     run_process,
 )
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.training import finetune as training
 from spvmia_plugin.web.text import typed
+from tests.tiny import save_tiny
 
 SIZE = Size(members=4, prompts=2, questions=4, epochs=1, self_prompts=3, minutes=(1, 2, 3))
 
@@ -141,11 +144,14 @@ def test_chats_and_tickets_are_different_demos_with_the_same_model(commands):
         assert not (layout.target / "left over").exists()
 
 
-def test_chats_are_trained_on_and_audited_by_their_answers(commands):
+def test_chats_are_trained_on_and_audited_by_their_answers(commands, monkeypatch):
     _, _, layout = commands
-    told = shlex.join(finetune_command(layout, CHATS, SIZE))
-    assert "--loss-on completion" in told
-    assert "--block-size" not in told
+    configs = []
+    monkeypatch.setattr(training, "finetune", lambda config, say: configs.append(config))
+    words = finetune_command(layout, CHATS, CHATS.sizes["small"])[1:]
+    assert CliRunner().invoke(make_app(), words).exit_code == 0
+    assert (configs[0].loss_on, configs[0].block_size, configs[0].format) == ("completion", None, "auto")
+    assert configs[0].lora_targets == "all-linear"
     audit = lm_eval_command(layout, CHATS, SIZE)
     options = json.loads(audit[audit.index("--metadata") + 1])
     read = AuditConfig.from_metadata(options)
@@ -324,4 +330,40 @@ def test_the_real_demo(tmp_path):
     assert auroc["spv_mia"] > 0.7
     assert auroc["spv_mia"] > auroc["loss_mia"]
     assert auroc["loss_mia"] < 0.8
+    assert TASK in results
+
+
+@pytest.mark.slow
+def test_the_demo_on_chats_by_its_real_commands_on_a_tiny_model(tmp_path, monkeypatch):
+    """All but the model: what is trained, asked of the harness and reported."""
+    model = tmp_path / "model"
+    texts = [" ".join(chat.turns) for chat in make_chats(100, seed=5)]
+    save_tiny(model, texts, context=1024)
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    monkeypatch.setattr(Layout, "model", model)
+    monkeypatch.setattr(demo_run, "is_complete", lambda folder: True)
+    size = Size(members=20, prompts=10, questions=8, epochs=1, self_prompts=10, minutes=(1, 1, 1))
+    said = []
+    places = Demo(tmp_path / "demo", CHATS, size, said.append).run()
+    results = json.loads(newest_results(tmp_path / "demo" / "results").read_text())
+    audit = results["configs"]["spv_wbc_mia_custom"]["metadata"]["mia_audit"]
+    assert audit["scored"]["format"] == "messages"
+    assert audit["scored"]["loss_on"] == "completion"
+    assert audit["self_prompts"]["texts"] == 10
+    assert set(results["results"]) >= {TASK, *(f"{attack}_custom" for attack in CHATS.attacks)}
+    assert places["report"].is_file()
+    assert any("The loss alone reaches" in line for line in said)
+
+
+@pytest.mark.slow
+def test_the_real_demo_on_chats(tmp_path):
+    """Ten minutes: answers that the target wrote make a reference that tells members."""
+    command = [sys.executable, "-m", "spvmia_plugin", "demo", "--chat", "--output", str(tmp_path / "demo")]
+    subprocess.run(command, check=True)
+    results = json.loads(newest_results(tmp_path / "demo" / "results").read_text())["results"]
+    auroc = {attack: results[f"{attack}_custom"]["auroc,none"] for attack in CHATS.attacks}
+    assert max(auroc["spv_wbc_mia"], auroc["spv_ez_mia"]) > auroc["loss_mia"] + 0.1
     assert TASK in results
