@@ -135,13 +135,20 @@ class Inputs:
         self._tokens.clear()
 
     def scored_text(self, record: Record, *, other: bool = False) -> str:
-        """The words that count, of a conversation those that carry loss (or would, under the other mask)."""
+        """The words that count, of a conversation those that carry loss (or would, under the other mask).
+
+        What lies beyond the cut of a conversation is not scored, and no part of them.
+        """
         loss_on = self.loss_on
         if record.conversation is None or loss_on is None:
             return record.text
         if other:
             loss_on = "all" if loss_on == "completion" else "completion"
-        return record.conversation.words(record.conversation.counted(loss_on))
+        places = record.conversation.counted(loss_on)
+        if record.rendered is None or len(record.rendered.token_ids) < self._renderer.max_tokens:
+            return record.conversation.words(places)
+        contents = record.conversation.contents()
+        return "\n".join(_kept([contents[i] for i in places], self._backend.decode(record.rendered.token_ids)))
 
     def framed(self, text: str) -> ScoreInput:
         """A text as the model reads it: in the context and with the special tokens that `mia_prefix` says."""
@@ -259,6 +266,21 @@ class Inputs:
             if each.rendered is not None and each.rendered.reason is None:
                 yield each.rendered.token_ids[0 if first else self._lead(each.rendered) :]
                 first = False
+
+
+def _kept(texts: Sequence[str], whole: str) -> list[str]:
+    """Of texts that stand one after the other in a sequence, what is left of them where that was cut."""
+    whole = whole.rstrip("\ufffd")  # half a character
+    kept, start = [], 0
+    for text in map(str.strip, texts):  # as many templates do
+        found = whole.find(text, start)
+        if found < 0:
+            most = min(len(text), len(whole) - start)
+            kept.append(text[: next((n for n in range(most, 0, -1) if whole.endswith(text[:n])), 0)])
+            break
+        kept.append(text)
+        start = found + len(text)
+    return [text for text in kept if text]
 
 
 _NO_PREFIX = "no held-out document fits the context as a ReCaLL prefix"

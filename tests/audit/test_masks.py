@@ -7,10 +7,12 @@ import pytest
 
 from spvmia_plugin.audit.masks import MaskCheck, Scored, other_than
 from spvmia_plugin.audit.outcome import RecordResult, Results
-from spvmia_plugin.audit.sequences import Counted, as_perturbed, counted, edited
+from spvmia_plugin.audit.sequences import Counted, Inputs, as_perturbed, counted, edited
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput, TextEdits
 from spvmia_plugin.records import Conversation, Record, Rendered
 from spvmia_plugin.signals import TokenSignals
+from tests.audit.fakes import FakeBackend
+from tests.chat import FakeRenderer, chat_data
 
 
 def conversation(*turns):
@@ -169,3 +171,24 @@ def test_attacks_without_scores_of_a_class_are_left_out():
     scored = Scored("messages", "all", other={"a": results([None, None, 1, 0])})
     assert scored.to_json(records(4))["other"]["auroc"] == {"a": None}
     assert scored.note({"a": results([1, 0, 1, 0])}, records(4)) is None
+
+
+@pytest.mark.parametrize(
+    ("cut", "loss_on", "other", "text"),
+    [
+        (1000, "completion", False, "on its way\nbye"),
+        (1000, "completion", True, "where is it\non its way\nthanks\nbye"),
+        (32, "completion", False, "on "),
+        (32, "completion", True, "where is it\non "),
+        (40, "completion", False, "on its way"),  # within what the template puts around the next turn
+        (65, "completion", False, "on its way\nb"),
+        (40, "all", False, "where is it\non its way"),
+        (51, "all", False, "where is it\non its way\nthank"),
+    ],
+)
+def test_the_scored_words_end_where_the_conversation_is_cut(cut, loss_on, other, text):
+    chat = conversation("where is it", "on its way", "thanks", "bye")
+    renderer = FakeRenderer(lambda words: list(map(ord, words)), lambda ids: "".join(map(chr, ids)), 1)
+    renderer.loss_on, renderer.max_tokens = loss_on, cut
+    data = chat_data([chat, chat], [chat], renderer)
+    assert Inputs(FakeBackend(), data).scored_text(data.records[0], other=other) == text
