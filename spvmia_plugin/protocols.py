@@ -208,6 +208,11 @@ class Backend:
         """Sentences about the models for the plan and for `mia_audit`."""
         return ()
 
+    @property
+    def chat_templates(self) -> Mapping[Role, Any]:
+        """By role, what the tokenizer of a loaded model has as its `chat_template`, where that is known."""
+        return {}
+
     def encode(self, text: str) -> list[int]:
         """Tokens of the text alone, without any that the tokenizer or the harness adds before or after it."""
         raise self._unable()

@@ -25,6 +25,7 @@ from spvmia_plugin.audit.stored import (
     stored_paraphrases,
 )
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.data.chat_templates import digests
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
@@ -117,6 +118,7 @@ class Run:
             frame = self.backend.frame("")
             self.outcome.details["frame"] = {name: list(ids) for name, ids in asdict(frame).items()}
             self._build(self._calibration.ready(self._calibrated))
+            self.outcome.notes += self._other_templates()
         if self.players and not self.quiet:
             self._show_plan(inputs)
         self.calibrate()
@@ -204,6 +206,18 @@ class Run:
         if player.model is Role.TARGET or not self.backend.is_same(Role.TARGET, player.model):
             return None
         return "the target is the base" if player.model is Role.BASE else f"the {CALLED[player.model]} is the target"
+
+    def _other_templates(self) -> list[str]:
+        """Models whose own chat template is another than the one that conversations are rendered by."""
+        if self.audit.data.renderer is None:
+            return []
+        rendered_by = self.audit.data.renderer.identity().get("template")
+        return [
+            f"the {CALLED[role]} has another chat template than the one that renders the conversations: it reads the "
+            "same tokens as the target"
+            for role, template in self.backend.chat_templates.items()
+            if template is not None and digests(template) != rendered_by
+        ]
 
     def _backend_notes(self) -> list[str]:
         """What the backend has to say about the models."""

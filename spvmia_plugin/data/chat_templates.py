@@ -108,6 +108,11 @@ def training_template(template: str) -> tuple[str, str] | None:
     return None if name is None else (name, (TRAINING_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
 
 
+def digests(template: Any) -> dict[str, str]:
+    """Digests of the texts of what a tokenizer has as its `chat_template`, by name."""
+    return {name: digest(text) for name, text in sorted(variants_of(template).items())}
+
+
 def digest(template: str) -> str:
     """SHA-256 of a template's text in hexadecimal."""
     return hashlib.sha256(template.encode()).hexdigest()

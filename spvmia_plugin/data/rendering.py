@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from spvmia_plugin.data.chat_templates import OPTION, digest, has_marks
+from spvmia_plugin.data.chat_templates import OPTION, digests, has_marks
 from spvmia_plugin.data.chat_tokenizer import ChatTokenizer, Message, covered
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError
@@ -199,7 +199,7 @@ class Renderer:
     def identity(self) -> dict[str, object]:
         """What makes the sequences what they are, JSON-ready."""
         return {
-            "template": {name: digest(text) for name, text in sorted(self._chat.variants.items())},
+            "template": digests(self._chat.variants),
             "training_template": None if self._chat.training is None else self._chat.training[0],
             "loss_on": self.loss_on,
             "max_tokens": self.max_tokens,

@@ -111,6 +111,10 @@ class HFBackend(Backend):
     def notes(self) -> Sequence[str]:
         return [*self._roles.notes, *(f"{what}: {how}" for what, how in self.paths.items())]
 
+    @property
+    def chat_templates(self) -> Mapping[Role, Any]:
+        return self._roles.chat_templates
+
     def is_same(self, one: Role, other: Role) -> bool:
         distance = self._roles.distance(one, other)
         if EQUAL < distance <= NEARLY_EQUAL:

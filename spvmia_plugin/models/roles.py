@@ -112,6 +112,21 @@ class RoleModels:
                 )
         return self._shared
 
+    @property
+    def chat_templates(self) -> dict[Role, Any]:
+        """See `Backend.chat_templates`; of a base inside the target that of the tokenizer which the harness loaded."""
+        names = dict(self._paths)
+        if self._checked and self.base_name is not None and not self.shared:
+            names[Role.BASE] = self.base_name
+        found = {
+            role: self._tokens.chat_templates[name]
+            for role, name in names.items()
+            if name in self._tokens.chat_templates
+        }
+        if self._checked and self.shared:
+            found[Role.BASE] = getattr(self._tokens.tokenizer, "chat_template", None)
+        return found
+
     def note_once(self, note: str) -> None:
         """Keep what a reader of the results should know, however often it is found."""
         if note not in self.notes:

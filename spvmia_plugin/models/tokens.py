@@ -29,6 +29,7 @@ class Tokens:
     """
 
     def __init__(self, lm: Any, max_length: int | None, prefix: Prefix = "auto") -> None:
+        self.chat_templates: dict[str, Any] = {}  # of other tokenizers, by the name they were loaded by
         self._lm = lm
         self.tokenizer = lm.tokenizer
         self.reading = Reading(lm.tokenizer)
@@ -118,6 +119,7 @@ class Tokens:
             other = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         except Exception as error:  # tokenizers raises nothing more special for a damaged file
             raise unavailable(option, name, "a tokenizer", error) from None
+        self.chat_templates[name] = getattr(other, "chat_template", None)
         ours, theirs = self.tokenizer.get_vocab(), other.get_vocab()
         added = {token: ours[token] for token in self.tokenizer.get_added_vocab() if token not in theirs}
         differs = ""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from spvmia_plugin.attacks import PLACES
-from tests.tiny import tiny_texts
+from tests.tiny import save_tiny, tiny_texts
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{% generation %}{{ m.content }}<|end|>"
@@ -258,3 +258,24 @@ def test_the_report_shows_the_scored_tokens_of_a_conversation(evaluate, chatty, 
     shown = [token.target for token in view.tokens if token.target is not None]
     assert shown == pytest.approx(naive_logprobs(chatty, adapter, ids)[answers[1:]].tolist(), abs=1e-5)
     assert len(view.context) == len(ids) - answers.sum()
+
+
+@pytest.mark.parametrize(
+    ("option", "task", "called"), [("mia_base_model", "wbc", "base"), ("mia_reference", "spv_wbc", "reference")]
+)
+def test_models_with_other_templates_read_the_targets_tokens_and_that_is_told(
+    evaluate, chatty, chats, cache, tmp_path, option, task, called
+):
+    other = save_tiny(tmp_path / "other", seed=5)
+    found = []
+    for template in (None, TEMPLATE, TEMPLATE.replace("<assistant>", "<model>")):
+        if template is not None:
+            (other / "chat_template.jinja").write_text(template)
+        given = {**chats, "mia_cache_dir": cache, option: str(other)}
+        result = evaluate([f"{task}_mia_custom"], given, model_args={"pretrained": str(chatty), "peft": None})
+        notes = result["configs"][f"{task}_mia_custom"]["metadata"]["mia_audit"]["notes"]
+        told = [note for note in notes if "another chat template" in note]
+        found.append((told, {i: each["score"] for i, each in scores(result, f"{task}_mia_custom").items()}))
+    assert [len(told) for told, _ in found] == [0, 0, 1]
+    assert found[2][0][0].startswith(f"the {called} has another chat template")
+    assert found[0][1] == found[1][1] == found[2][1]
