@@ -155,18 +155,20 @@ def _labelings(
 ) -> Iterator[NDArray[np.bool_]]:
     """The true labels (n,), then permuted ones, as (n, b) at a time; drawn as they are asked for."""
     columns = labelings_at_a_time(len(true_labels))
+    folds = [np.flatnonzero(folded.fold == number) for number in np.unique(folded.fold)]
     for start in range(0, permutations + 1, columns):
         labels = np.empty((len(true_labels), min(columns, permutations + 1 - start)), dtype=bool)
         for k in range(labels.shape[1]):
             drawn = start + k > 0
-            labels[:, k] = _permute_within(folded.fold, folded.labels, rng)[folded.groups] if drawn else true_labels
+            labels[:, k] = _permute_within(folds, folded.labels, rng)[folded.groups] if drawn else true_labels
         yield labels
 
 
-def _permute_within(fold: NDArray[np.intp], labels: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Shuffle the labels (G,) of the groups within each fold."""
+def _permute_within(
+    folds: Sequence[NDArray[np.intp]], labels: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Shuffle the labels (G,) of the groups within each fold, whose groups `folds` has."""
     shuffled: NDArray[np.bool_] = labels.copy()
-    for number in np.unique(fold):
-        inside = fold == number
+    for inside in folds:
         shuffled[inside] = rng.permutation(labels[inside])
     return shuffled

@@ -179,7 +179,11 @@ def _draw(
         while done < len(token_ids):
             start = max(0, done - first)  # one token of context before the positions of a later window
             end = min(start + size, len(token_ids))
-            inside = [spots[(spots >= done) & (spots < end)] - start for spots in places[i]]
+            # Most texts lie in one window.
+            whole = start == 0 and end == len(token_ids)
+            inside = list(places[i])
+            if not whole:
+                inside = [spots[(spots >= done) & (spots < end)] - start for spots in inside]
             windows.append((i, start, token_ids[start:end], inside))
             done = end
     if not windows:

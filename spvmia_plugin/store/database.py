@@ -22,6 +22,11 @@ T = TypeVar("T")
 BUSY_SECONDS = 60.0
 """How long one process waits for another's transaction. Transactions are short: milliseconds, rarely a second."""
 
+CACHE_KB = 16_000
+"""Memory for pages of the file that are in use."""
+CHECKPOINT_PAGES = 4000
+"""Pages in the write-ahead log (32 MB) at which it is folded into the file."""
+
 _SCHEMA = """
 PRAGMA page_size = 8192;
 PRAGMA auto_vacuum = INCREMENTAL;
@@ -139,6 +144,9 @@ class Database:
             path.chmod(PRIVATE_FILE)
         self._connection = connection = _open(path, _MODES[self._mode])
         connection.execute("PRAGMA synchronous = NORMAL")
+        # Keys lie anywhere in the index: a batch touches hundreds of its pages, and the next one many of the same.
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the file: only now it is open
         return connection
 

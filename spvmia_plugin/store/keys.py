@@ -48,7 +48,8 @@ class Keys:
         after = _canonical({name: value for name, value in fixed.items() if name > varying})[1:-1]
         opening = f"name {files.LAYOUT} {kind}\n{{{before}{',' if before else ''}{_canonical(varying)}:"
         closing = f"{',' if after else ''}{after}}}"
-        return lambda value: self._mac(f"{opening}{_canonical(value)}{closing}".encode())
+        secret = self.secret  # read now: what is returned reads no file
+        return lambda value: hmac.digest(secret, f"{opening}{_canonical(value)}{closing}".encode(), "sha256").hex()
 
     def text(self, text: str) -> str:
         """HMAC-SHA256 of a text, as 64 hexadecimal digits. Lone surrogates are allowed."""

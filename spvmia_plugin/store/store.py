@@ -170,14 +170,12 @@ class Store:
             kind: as for `key`.
             varying: name of the part whose value is given for each.
             **fixed: the other parts.
+
+        Raises:
+            SpvmiaError: the store's key can't be read or made.
         """
-        name = self._keys.names(kind, varying, fixed)
-
-        def named(value: object) -> str:
-            with storage_errors(self.root):
-                return name(value)
-
-        return named
+        with storage_errors(self.root):
+            return self._keys.names(kind, varying, fixed)
 
     def text_hash(self, text: str) -> str:
         """Keyed hash of a text: of no use for guessing it without the store's key file.
