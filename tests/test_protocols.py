@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.protocols import Backend, Frame, Frames, Neighbours, Perturbation, TrainsTogether, completed
+from spvmia_plugin.protocols import (
+    Backend,
+    EmbeddingNoise,
+    Frame,
+    Frames,
+    Neighbours,
+    Perturbation,
+    ScoreInput,
+    TrainsTogether,
+    completed,
+)
 from spvmia_plugin.records import Document
 from spvmia_plugin.signals import Role
 
@@ -121,3 +134,12 @@ def test_the_registry_completes_what_is_registered():
     made = registry.perturbation(AuditConfig(perturbation="shout"))
     assert isinstance(made, Shout)
     assert made.passes == 1
+
+
+def test_a_sequence_keeps_its_hash_and_copies_make_their_own():
+    item = ScoreInput((1, 2), (3,), EmbeddingNoise(1, -1, 0.5))
+    assert hash(item) == hash(item) == hash(ScoreInput((1, 2), (3,), EmbeddingNoise(1, -1, 0.5)))
+    for same in (pickle.loads(pickle.dumps(item)), copy.deepcopy(item)):
+        assert same == item
+        assert {item: 1}[same] == 1
+    assert len({item, ScoreInput((1, 2)), ScoreInput((1, 2), (3,)), ScoreInput((1,), (3,))}) == 4

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+
 import numpy as np
+import pytest
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.reference_free import Loss, Zlib
-from spvmia_plugin.audit.outcome import Comparison, RecordResult
+from spvmia_plugin.audit.outcome import Comparison, RecordResult, Results
 from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.records import Record
 from spvmia_plugin.util.schema import as_json
@@ -69,3 +74,32 @@ def test_gathered_in_any_order_and_limited_to_other_records():
     gaps = np.where(np.arange(80) < 40, part, np.nan)
     assert forward.strongest["auroc"]["value"] == strongest({"a": full, "b": gaps}, LABELS, CLUSTERS).auroc.value
     assert forward.strongest["n_attacks"] == 2
+
+
+RESULTS = [
+    RecordResult(None),
+    RecordResult(-0.0, None, 0, 1e-300, -1.5e22),
+    RecordResult(1 / 3, 'no "paraphrase", \u00fc\ud800\n', 7, -2.0, None),
+    RecordResult(np.float64(0.1), "x", 3, None, 5),
+]
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_a_result_is_written_as_json_writes_it(result):
+    assert result.to_json() == json.dumps(dataclasses.asdict(result))
+    assert RecordResult.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize("field", ["score", "target", "reference"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_not_finite_is_not_written(field, value):
+    with pytest.raises(ValueError, match="finite"):
+        dataclasses.replace(RecordResult(1.0), **{field: value}).to_json()
+
+
+def test_results_are_gathered_part_by_part():
+    found = Results({"a": RESULTS[0], "b": RESULTS[1]})
+    found.add({"c": RESULTS[2]})
+    found.add({})
+    assert dict(found) == {"a": RESULTS[0], "b": RESULTS[1], "c": RESULTS[2]}
+    assert found.unscored_by_reason() == {RESULTS[2].reason: 1}

@@ -286,3 +286,33 @@ def test_interval_is_close_to_the_normal_theory_in_large_samples():
     scores, labels, documents = binormal_audit(5000, 0.5, 1, np.random.default_rng(7))
     low, high = estimate_auroc(scores, labels, documents).interval(0.95)
     assert high - low == pytest.approx(2 * norm.ppf(0.975) * math.sqrt(10001 / (12 * 5000**2)), rel=0.03)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_bootstrap_tprs_read_off_the_top_are_those_of_the_whole_order(seed):
+    """Against repeating every record as often as its document is drawn; ties, gaps, large documents, FPRs up to 0.9."""
+    rng = np.random.default_rng(seed)
+    n, fprs = int(rng.integers(30, 200)), (0.9, 0.2, 0.05, 0.01)
+    labels = rng.random(n) < (0.2, 0.5, 0.9)[seed % 3]
+    # A large document has the highest scores: where it is not drawn a threshold lies far down.
+    codes = np.where(np.arange(n) < n // 3, 0, np.arange(n))
+    codes = np.unique(codes, return_inverse=True)[1]
+    scores = np.round(rng.normal(size=n) + 3.0 * (codes == 0), 1)
+    scores[rng.random(n) < 0.1] = np.nan
+    bootstrap = Bootstrap(labels, codes, seed)
+    weights = np.concatenate(list(bootstrap._weights()))[:40]
+    found = bootstrap.tprs([scores], fprs)[0][:, :40]
+    for column, of_documents in enumerate(weights):
+        times = np.where(np.isfinite(scores), of_documents[codes], 0).astype(int)
+        members = np.repeat(scores[labels], times[labels])
+        others = np.sort(np.repeat(scores[~labels], times[~labels]))[::-1]
+        for row, fpr in enumerate(fprs):
+            rank = fpr * (len(others) + 1)
+            whole = int(rank + 1e-9)
+            above = [
+                len(members) if j > len(others) else np.sum(members > others[j - 1]) if j else 0
+                for j in (whole, whole + 1)
+            ]
+            share = max(rank - whole, 0.0)
+            expected = ((1 - share) * above[0] + share * above[1]) / max(len(members), 1)
+            assert found[row, column] == pytest.approx(expected, abs=1e-12)
