@@ -216,7 +216,7 @@ class AuditConfig:
                 expected = checks[key].expected if key in checks else "finite numbers"
                 raise SpvmiaError(f"{key}: expected {expected}, got {found}; correct it in --metadata")
         values = {
-            key.removeprefix(PREFIX): _checked(key, value, checks[key])
+            key.removeprefix(PREFIX): _checked(key, value, checks)
             for key, value in given.items()
             if key in checks and value is not None
         }
@@ -250,9 +250,15 @@ class AuditConfig:
         return {**own, **self.attack_options}
 
 
-def _checked(key: str, value: Any, check: Check) -> Any:
+def _checked(key: str, value: Any, checks: Mapping[str, Check]) -> Any:
+    check = checks[key]
     if not check.accepts(value):
-        raise SpvmiaError(f"{key}: expected {check.expected}, got {_shown(value)}; correct it in --metadata")
+        # mia_self_prompt and mia_self_prompts are both options: a number was meant for the second.
+        near = [other for other in checks if other in (f"{key}s", key.removesuffix("s")) and other != key]
+        meant = [f" (did you mean {other!r}?)" for other in near if checks[other].accepts(value)]
+        raise SpvmiaError(
+            f"{key}: expected {check.expected}, got {_shown(value)}{''.join(meant)}; correct it in --metadata"
+        )
     problem = path_problem(value, utf8=check.place == "folder") if check.place else None
     if problem is not None:
         raise SpvmiaError(f"{key}: expected a path or a name, got {problem}; correct it in --metadata")

@@ -17,7 +17,9 @@ from .conftest import TASKS, write_jsonl
 @pytest.mark.parametrize(
     ("extra", "task", "words"),
     [
+        ({"mia_self_promts": 3}, "spv_mia_custom", ["mia_self_promts", "did you mean 'mia_self_prompt"]),
         ({"mia_self_prompt": 3}, "spv_mia_custom", ["mia_self_prompt", "did you mean 'mia_self_prompts'"]),
+        ({"mia_self_prompts": "reply"}, "spv_mia_custom", ["mia_self_prompts", "did you mean 'mia_self_prompt'"]),
         ({"mia_self_prompts": "many"}, "spv_mia_custom", ["mia_self_prompts", "expected", "'many'"]),
         ({"mia_mask_rate": 1.5}, "spv_mia_custom", ["mia_mask_rate", "<= 1", "1.5"]),
         ({"mia_perturbation": "casual"}, "spv_mia_custom", ["mia_perturbation", "did you mean 'causal'"]),
