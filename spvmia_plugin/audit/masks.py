@@ -43,24 +43,12 @@ class Scored:
     Attributes:
         format: what the rows are.
         loss_on: the mask in use.
-        tokens: scored tokens of all records.
-        context_tokens: tokens that were read and not scored.
         other: results under the other mask by attack, as far as it is known.
     """
 
     format: str
     loss_on: LossOn
-    tokens: int = 0
-    context_tokens: int = 0
     other: dict[str, Results] = field(default_factory=dict)
-
-    def add(self, records: Sequence[Record]) -> None:
-        """Count the tokens of some records."""
-        for record in records:
-            if record.rendered is not None and record.rendered.reason is None:
-                scored = sum(record.rendered.counted[1:])  # nothing stands before the first
-                self.tokens += scored
-                self.context_tokens += len(record.rendered.token_ids) - scored
 
     def score(self, attacks: Mapping[str, Attack], signals: Mapping[str, RecordSignals]) -> None:
         """Attack some records under the other mask."""
@@ -69,12 +57,18 @@ class Scored:
                 self.other.setdefault(name, Results()).add(score_records(attack, signals))
 
     def to_json(self, records: Sequence[Record]) -> dict[str, object]:
-        """JSON-ready; with the AUROCs under the other mask where all records are at hand."""
+        """JSON-ready; with the AUROCs under the other mask where all records are at hand.
+
+        Args:
+            records: of the whole run, over all processes.
+        """
+        read = [record.rendered for record in records if record.rendered is not None and record.rendered.reason is None]
+        tokens = sum(sum(each.counted[1:]) for each in read)  # nothing stands before the first
         told: dict[str, object] = {
             "format": self.format,
             "loss_on": self.loss_on,
-            "tokens": self.tokens,
-            "context_tokens": self.context_tokens,
+            "tokens": tokens,
+            "context_tokens": sum(len(each.token_ids) for each in read) - tokens,
         }
         if all(len(found) == len(records) for found in self.other.values()) and self.other:
             told["other"] = {

@@ -283,7 +283,6 @@ class Run:
             signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
             long += sum(each.is_long for each in signals.values())
             if scored is not None:
-                scored.add(part)
                 scored.score(audit.attacks, self._under_other_mask())
             for name, attack in audit.attacks.items():
                 of_part = score_records(attack, signals, blind.get(name))

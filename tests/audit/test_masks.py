@@ -138,9 +138,8 @@ def records(n):
 
 def test_what_was_scored_is_counted():
     scored = Scored("messages", "completion")
-    scored.add([*records(4), Record("x", "", True, "x", rendered=Rendered((1,), (False,), None, "nothing"))])
-    assert (scored.tokens, scored.context_tokens) == (8, 12)
-    told = scored.to_json(records(4))
+    nothing = Record("x", "", True, "x", rendered=Rendered((1,), (False,), None, "nothing"))
+    told = scored.to_json([*records(4), nothing])
     assert told == {"format": "messages", "loss_on": "completion", "tokens": 8, "context_tokens": 12}
     assert other_than("completion") == "all"
     assert other_than("all") == "completion"
@@ -163,7 +162,9 @@ def test_the_other_mask_is_told_of_the_strongest_attack():
 
 def test_a_share_of_the_records_says_nothing_of_the_other_mask():
     scored = Scored("messages", "completion", other={"a": results([1, 0])})
-    assert "other" not in scored.to_json(records(4))
+    told = scored.to_json(records(4))
+    assert "other" not in told
+    assert (told["tokens"], told["context_tokens"]) == (8, 12)  # of the whole run, whichever process scored them
     assert scored.note({"a": results([1, 0])}, records(4)) is None
 
 

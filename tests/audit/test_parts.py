@@ -52,6 +52,15 @@ class Windowed(FakeBackend):
         return dataclasses.replace(super()._signals(role, item, moments), windows=2)
 
 
+class Forgetful(FakeBackend):
+    """Does not count what it scored: it would hold every sequence."""
+
+    def score(self, role, inputs, **options):
+        found = super().score(role, inputs, **options)
+        self.scored.clear()
+        return found
+
+
 def test_what_is_held_does_not_grow_with_the_signals(tmp_path, monkeypatch):
     """What 150 records more leave behind, and the peak: far less than one sequence of each, of which there are 15."""
     monkeypatch.setattr(run_module, "RECORDS_AT_A_TIME", 40)
@@ -60,7 +69,8 @@ def test_what_is_held_does_not_grow_with_the_signals(tmp_path, monkeypatch):
         data = make_data(n, tokens=64)
         tracemalloc.start()
         try:
-            run(tmp_path / str(number), ["spv", "ez", "lowercase", "min_k_pp"], data=data, mia_perturbation="causal")
+            attacks = ["spv", "ez", "lowercase", "min_k_pp"]
+            run(tmp_path / str(number), attacks, data=data, backend=Forgetful(), mia_perturbation="causal")
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()

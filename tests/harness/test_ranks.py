@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from tests.launch import two_processes
 from tests.tiny import tiny_texts
 
 from .conftest import TASKS, write_jsonl
+from .test_conversations import TEMPLATE, conversations, write
 
 ALL = "mia_custom"
 
@@ -74,6 +76,31 @@ def test_two_processes_against_one(evaluate, base, adapter, options, tmp_path):
     assert "[transformers]" not in said[0] + said[1]
     assert said[0].count("stage ") == 2  # one plan an audit, shown by one process
     assert said[1].count("stage ") == 0
+
+
+@pytest.mark.slow
+def test_two_processes_against_one_on_conversations(evaluate, base, adapter, options, tmp_path):
+    """Scored under the mask, and calibrated on self-prompts that one process had the target write."""
+    chatty = tmp_path / "chatty"
+    shutil.copytree(base, chatty)
+    (chatty / "chat_template.jinja").write_text(TEMPLATE)
+    rows = conversations(90, seed=3)
+    files = {"mia_members": rows[:31], "mia_nonmembers": rows[31:60], "mia_prompts": rows[60:]}
+    named = {key: write(tmp_path / f"{key}.jsonl", of_class) for key, of_class in files.items()}
+    given = {key: value for key, value in options.items() if key != "mia_block_size"} | named
+    model = {"pretrained": str(chatty), "peft": str(adapter), "dtype": "float32", "device": "cpu", "batch_size": 8}
+    places = {"pretrained": str(chatty), "peft": str(adapter)}
+    metadata = {**given, **places, "mia_record_tokens": 100, "mia_cache_dir": str(tmp_path / "two")}
+    audits = [{"tasks": [ALL], "metadata": metadata, "output": str(tmp_path / "chat")}]
+    status, said = launch({"model": model, "audits": audits}, tmp_path)
+    assert status == [0, 0], said
+    together = json.loads((tmp_path / "chat.0.json").read_text())
+    single = {**given, "mia_record_tokens": 100, "mia_cache_dir": str(tmp_path / "one")}
+    alone = evaluate([ALL], single, model_args={"pretrained": str(chatty)})
+    assert_same(alone, together, 1e-5)
+    one, two = (audit_of(result) for result in (alone, together))
+    assert two["self_prompts"] == one["self_prompts"]
+    assert {**two["scored"], "other": None} == {**one["scored"], "other": None}
 
 
 @pytest.mark.slow
