@@ -46,6 +46,7 @@ class StoredSignals:
         self._is_new = store.signals.is_empty()  # then nothing has to be looked for before the work
         self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
         self._names: dict[str, dict[ScoreInput, str]] = {}  # by model, of each sequence
+        self._decimals = Decimals()
 
     def of(self, request: Request) -> dict[ScoreInput, TokenSignals]:
         """Signals of all sequences of a request."""
@@ -120,7 +121,7 @@ class StoredSignals:
     def _keys(self, request: Request) -> list[str]:
         identity = self._backend.identity(request.model)
         names = self._names.setdefault(json.dumps(identity, sort_keys=True), {})
-        name_of = signals_keys(self._store, identity, self._backend.max_length)
+        name_of = signals_keys(self._store, identity, self._backend.max_length, self._decimals)
         keys = []
         for item in request.inputs:
             if (key := names.get(item)) is None:
@@ -131,26 +132,39 @@ class StoredSignals:
 
 def signals_key(store: Store, identity: Mapping[str, object], max_length: int, item: ScoreInput) -> str:
     """The name in the store of one sequence's token signals: as from `signals_keys`."""
-    return signals_keys(store, identity, max_length)(item)
+    return signals_keys(store, identity, max_length, Decimals())(item)
 
 
-def signals_keys(store: Store, identity: Mapping[str, object], max_length: int) -> Callable[[ScoreInput], str]:
+class Decimals(dict[int, str]):
+    """Token ids as they are written: each is turned into digits once."""
+
+    def __missing__(self, token_id: int) -> str:
+        self[token_id] = digits = str(token_id)
+        return digits
+
+
+def signals_keys(
+    store: Store, identity: Mapping[str, object], max_length: int, decimals: Decimals
+) -> Callable[[ScoreInput], str]:
     """What gives the names in the store of sequences' token signals under a model.
 
     Args:
         store: whose secret makes the names.
         identity: `Backend.identity` of the model, as `mia_audit` has it under `models`.
         max_length: the context that the sequences were scored in.
+        decimals: of the token ids seen so far.
     """
     name_of = store.keys("signals", "input", model=identity, max_length=max_length)
-    return lambda item: name_of(_sequence(item))
+    return lambda item: name_of(_sequence(item, decimals))
 
 
-def _sequence(item: ScoreInput) -> list[object]:
+def _sequence(item: ScoreInput, decimals: Decimals) -> str:
+    """A sequence as JSON: [tokens, context, noise]."""
     noise: list[Any] | None = [item.noise.seed, item.noise.sign, item.noise.scale] if item.noise else None
     if noise is not None and item.noise is not None and item.noise.only is not None:
         noise.append(list(item.noise.only))
-    return [list(item.token_ids), list(item.context_ids), noise]
+    tokens, context = (",".join(map(decimals.__getitem__, ids)) for ids in (item.token_ids, item.context_ids))
+    return f"[[{tokens}],[{context}],{json.dumps(noise, separators=(',', ':')) if noise else 'null'}]"
 
 
 def paraphrase(

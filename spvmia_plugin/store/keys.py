@@ -42,14 +42,14 @@ class Keys:
         """HMAC-SHA256 of the canonical JSON of `parts`, as 64 hexadecimal digits."""
         return self._mac(f"name {files.LAYOUT} {kind}\n{_canonical(parts)}".encode())
 
-    def names(self, kind: str, varying: str, fixed: Mapping[str, object]) -> Callable[[object], str]:
-        """`name` as a function of one of the parts: the fixed ones are written once."""
+    def names(self, kind: str, varying: str, fixed: Mapping[str, object]) -> Callable[[str], str]:
+        """`name` as a function of one of the parts, given as JSON without spaces: the fixed ones are written once."""
         before = _canonical({name: value for name, value in fixed.items() if name < varying})[1:-1]
         after = _canonical({name: value for name, value in fixed.items() if name > varying})[1:-1]
         opening = f"name {files.LAYOUT} {kind}\n{{{before}{',' if before else ''}{_canonical(varying)}:"
         closing = f"{',' if after else ''}{after}}}"
         secret = self.secret  # read now: what is returned reads no file
-        return lambda value: hmac.digest(secret, f"{opening}{_canonical(value)}{closing}".encode(), "sha256").hex()
+        return lambda written: hmac.digest(secret, f"{opening}{written}{closing}".encode(), "sha256").hex()
 
     def text(self, text: str) -> str:
         """HMAC-SHA256 of a text, as 64 hexadecimal digits. Lone surrogates are allowed."""

@@ -163,12 +163,12 @@ class Store:
         with storage_errors(self.root):
             return self._keys.name(kind, parts)
 
-    def keys(self, kind: str, varying: str, /, **fixed: object) -> Callable[[object], str]:
+    def keys(self, kind: str, varying: str, /, **fixed: object) -> Callable[[str], str]:
         """What names values of which one part varies, as `key` does: the others are written once for all of them.
 
         Args:
             kind: as for `key`.
-            varying: name of the part whose value is given for each.
+            varying: name of the part that is given for each, as JSON with keys in order and no spaces.
             **fixed: the other parts.
 
         Raises:

@@ -131,3 +131,18 @@ def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
         keys = [signals_key(store, {"w": 1}, 10, item) for item in [usual, *others]]
         keys += [signals_key(store, {"w": 2}, 10, usual), signals_key(store, {"w": 1}, 11, usual)]
     assert len(set(keys)) == len(keys)
+
+
+def test_the_name_of_signals_is_that_of_its_parts(tmp_path) -> None:
+    """Written by hand, and found in stores of versions that wrote it otherwise."""
+    whole, some = EmbeddingNoise(1, -1, 0.1), EmbeddingNoise(2, 1, 1e-7, (0, 5))
+    with Store(tmp_path) as store:
+        for item, noise in {
+            ScoreInput(()): None,
+            ScoreInput((7,), (151643, 0)): None,
+            ScoreInput((1, 2), (), whole): [1, -1, 0.1],
+            ScoreInput((1, 2), (3,), some): [2, 1, 1e-7, [0, 5]],
+        }.items():
+            parts = [list(item.token_ids), list(item.context_ids), noise]
+            expected = store.key("signals", model={"b": "ü", "a": None}, max_length=10, input=parts)
+            assert signals_key(store, {"b": "ü", "a": None}, 10, item) == expected
