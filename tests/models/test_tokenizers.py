@@ -155,7 +155,7 @@ def test_every_room_reads_a_text_alike(zoo, monkeypatch, tmp_path):
         block_size=0,
     )
     rooms = Inputs(backend, data, shots=2)
-    items = [rooms.of(record, View.TEXT) for record in data.records]
+    items = [rooms.of(record, View.TEXT).item for record in data.records]
     assert [[*item.context_ids, *item.token_ids] for item in items] == wanted
     assert all(item.context_ids == tuple(before) for item in items)
     assert backend.frame("any") == Frame(tuple(before), (), tuple(after))
@@ -164,7 +164,7 @@ def test_every_room_reads_a_text_alike(zoo, monkeypatch, tmp_path):
         assert signals.logprob == pytest.approx(naive(lm.model, item)[0].numpy(), abs=1e-4)
 
     # ReCaLL's prefix holds texts, with what the tokenizer adds once around all of it.
-    prefixed = rooms.of(data.records[0], View.PREFIXED)
+    prefixed = rooms.of(data.records[0], View.PREFIXED).item
     assert prefixed.context_ids[: len(before)] == tuple(before)
     inside = [*prefixed.context_ids[len(before) :], *prefixed.token_ids[: len(prefixed.token_ids) - len(after)]]
     specials = {tokenizer.convert_tokens_to_ids(t) for t in (BOS, EOS) if t in tokenizer.get_vocab()}
