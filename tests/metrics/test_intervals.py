@@ -294,10 +294,10 @@ def test_bootstrap_tprs_read_off_the_top_are_those_of_the_whole_order(seed):
     rng = np.random.default_rng(seed)
     n, fprs = int(rng.integers(30, 200)), ((0.9, 0.2, 0.05, 0.01), (0.05, 0.01))[seed % 2]
     labels = rng.random(n) < (0.2, 0.5, 0.9)[seed % 3]
-    # A large document has the highest scores: where it is not drawn a threshold lies far down.
-    codes = np.where(np.arange(n) < n // 3, 0, np.arange(n))
+    # Large documents of both classes have the highest scores: where they are not drawn a threshold lies far down.
+    codes = np.where(np.arange(n) < n // 3, np.arange(n) % 3, np.arange(n))
     codes = np.unique(codes, return_inverse=True)[1]
-    scores = np.round(rng.normal(size=n) + 3.0 * (codes == 0), 1)
+    scores = np.round(rng.normal(size=n) + 3.0 * (3 - np.minimum(codes, 3)), 1)
     scores[rng.random(n) < 0.1] = np.nan
     bootstrap = Bootstrap(labels, codes, seed)
     weights = np.concatenate(list(bootstrap._weights()))[:40]
