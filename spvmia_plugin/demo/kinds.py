@@ -126,9 +126,9 @@ def _compare_chats(auroc: Mapping[str, float]) -> list[str]:
     best = max(CHATS.attacks, key=auroc.__getitem__)
     return [
         "What the desk writes was trained on, and it alone is scored; what customers write is read as context.",
-        f"The loss alone reaches {auroc['loss_mia']:.2f}; wbc, which compares the target with the base model, "
-        f"{auroc['wbc_mia']:.2f}; spv_wbc, with a model trained on answers that the target wrote, "
-        f"{auroc['spv_wbc_mia']:.2f}.",
+        f"The loss alone reaches {auroc['loss_mia']:.2f}. Compared with the base model: ez {auroc['ez_mia']:.2f}, "
+        f"wbc {auroc['wbc_mia']:.2f}; with a model trained on answers that the target wrote: "
+        f"spv_ez {auroc['spv_ez_mia']:.2f}, spv_wbc {auroc['spv_wbc_mia']:.2f}.",
         f"The best of all attacks is {best} with {auroc[best]:.2f}.",
     ]
 

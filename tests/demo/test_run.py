@@ -302,13 +302,13 @@ def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
 
 
 def test_reading_of_chats_tells_what_the_reference_adds(tmp_path):
-    given = {"loss_mia": 0.56, "wbc_mia": 0.63, "spv_wbc_mia": 0.8, "spv_ez_mia": 0.84}
+    given = {"loss_mia": 0.56, "ez_mia": 0.64, "wbc_mia": 0.63, "spv_wbc_mia": 0.8, "spv_ez_mia": 0.84}
     results = {f"{attack}_custom": {"auroc,none": given.get(attack, 0.5)} for attack in CHATS.attacks}
     results["lira_candidate_mia_custom"] = {"auroc,none": float("nan")}
     (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
     text = " ".join(reading(CHATS, newest_results(tmp_path)))
-    assert "loss alone reaches 0.56; wbc, which compares the target with the base model, 0.63; spv_wbc" in text
-    assert "0.80." in text
+    assert "loss alone reaches 0.56. Compared with the base model: ez 0.64, wbc 0.63" in text
+    assert "that the target wrote: spv_ez 0.84, spv_wbc 0.80." in text
     assert "best of all attacks is spv_ez_mia with 0.84" in text
 
 
