@@ -212,7 +212,8 @@ def _finetune(
     keep.append(loaded)
     format_ = _format(config, loaded)
     config = replace(config, block_size=format_.block_size)
-    tell(describe(loaded, source_name(config.data)))
+    if loaded.format != TEXT:
+        tell(describe(loaded, source_name(config.data)))
     base = BaseModel.find(config)
     format_, loaded, without_loss = _rendered(config, format_, loaded, base)
     dealt, counts = _deal(config, loaded, base)
