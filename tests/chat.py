@@ -66,7 +66,7 @@ class FakeRenderer:
         self.roles.append("plain" if plain else role)
         return self._decode(token_ids) if plain else self._decode(token_ids).strip()
 
-    def notes(self, conversation: Conversation) -> list[str]:
+    def notes(self, conversation: Conversation, *, known: bool = False) -> list[str]:
         return []
 
     def identity(self) -> dict[str, object]:

@@ -109,7 +109,7 @@ class Run:
         if self._shots:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
         if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
-            self.outcome.notes += self.audit.data.renderer.notes(first)
+            self.outcome.notes += self.audit.data.renderer.notes(first, known=self.audit.data.membership == "manifest")
         if inputs.shots < self._shots:
             self.outcome.notes.append(
                 f"ReCaLL: {inputs.shots} of {self._shots} shots: no more fit the context or were held out"

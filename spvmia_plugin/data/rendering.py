@@ -172,8 +172,11 @@ class Renderer:
             text = text.replace(special, "")
         return text.lstrip(side.left).rstrip(side.right)
 
-    def notes(self, conversation: Conversation) -> list[str]:
-        """What has to be known of the sequences of conversations like this one, in words for people."""
+    def notes(self, conversation: Conversation, *, known: bool = False) -> list[str]:
+        """What has to be known of the sequences of conversations like this one, in words for people.
+
+        `known`: a manifest says that the training rendered them in this very way.
+        """
         if conversation.plain or not self._chat.variants:
             return []
         template, found = self._chat.template(conversation), []
@@ -182,7 +185,8 @@ class Renderer:
                 "the chat template writes the date of today, so that sequences are not those of a training on another "
                 f"day; name a template with that day in it ({OPTION})"
             )
-        if conversation.prompt is None and self.loss_on == "completion" and not has_marks(template):
+        unmarked = conversation.prompt is None and self.loss_on == "completion" and not has_marks(template)
+        if unmarked and not known:
             found.append(
                 "the chat template does not mark what the assistant writes, and TRL ships no training template for it: "
                 f"what each turn adds to the rendering is counted; name the template of the training ({OPTION}) if it "

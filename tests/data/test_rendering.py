@@ -321,6 +321,7 @@ def test_what_has_to_be_known_of_a_template_is_said() -> None:
     assert "does not mark what the assistant writes" in turns
     assert renderer("chatml").notes(prompted) == renderer("chatml", "all").notes(conversation) == []
     assert renderer("chatml_marked").notes(conversation) == renderer("chatml").notes(plain("a")) == []
+    assert renderer("chatml").notes(conversation, known=True) == []  # the manifest's training did as the audit does
     (dated,) = renderer("chatml", template="{{ strftime_now('%d') }}" + MARKED_CHATML).notes(conversation)
     assert "the date of today" in dated
     assert Renderer(tiny_tokenizer(), "all", 9).notes(conversation) == []
