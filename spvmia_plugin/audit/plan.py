@@ -188,6 +188,7 @@ class Forecast:
         self._clock = clock
         self._since = clock()
         self._told = sum(self._estimates.values())
+        self._last = ""
 
     @property
     def seconds(self) -> float:
@@ -215,8 +216,10 @@ class Forecast:
         moved = abs(left - self._told) > MOVED * max(left, self._told)
         if moved and left and max(left, self._told) > LEAST_SECONDS and real + seconds > LEAST_SECONDS:
             pace = "slower" if left > self._told else "faster"
-            self._say(f"spvmia: about {duration(left)} left ({name} is {pace} than planned)")
-            self._told = left
+            line = f"spvmia: about {duration(left)} left ({name} is {pace} than planned)"
+            if line != self._last:  # a stage that slows down as it goes has as much left again and again
+                self._say(line)
+            self._told, self._last = left, line
 
     def correct(self, name: str, tokens: int) -> None:
         """A stage that has not begun has so many tokens, whatever the plan thought."""

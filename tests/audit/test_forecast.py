@@ -168,3 +168,13 @@ def test_nothing_is_left_when_an_audit_is_done(tmp_path):
     assert len(found) == 4
     assert {"paraphrases (causal)", "training the reference", "scoring: reference"} <= set(found[1]._estimates)
     assert "training the candidate reference" in found[3]._estimates
+
+
+def test_a_stage_that_slows_down_does_not_say_the_same_again_and_again():
+    said: list[str] = []
+    now = 0.0
+    forecast = Forecast([Stage("scoring: target", 1, "texts", 600_000)], 1000.0, said.append, lambda: now)
+    for i in range(1, 9):
+        now += 300 * 2.0 ** (i - 1)  # twice as long for each half of what is left: five minutes are left, always
+        forecast.done("scoring: target", 0.5**i)
+    assert said == ["spvmia: about 5 min left (scoring: target is slower than planned)"]
