@@ -164,9 +164,9 @@ CHATS = Kind(
     asked="customers",
     sizes=MappingProxyType(
         {
-            "small": Size(members=70, prompts=70, questions=40, epochs=3, self_prompts=70, minutes=(1, 2, 5)),
-            "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 8, 17)),
-            "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 20, 45)),
+            "small": Size(members=70, prompts=70, questions=40, epochs=3, self_prompts=70, minutes=(1, 3, 10)),
+            "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 9, 32)),
+            "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 22, 85)),
         }
     ),
     training=MappingProxyType({**TRAINING, "loss-on": "completion", "seed": SEED}),
