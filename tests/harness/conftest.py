@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from spvmia_plugin.harness.enable import tasks_folder
 from tests.tiny import save_tiny, tiny_texts
 
 TASKS = tasks_folder()
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{% generation %}{{ m.content }}<|end|>"
+    "{% endgeneration %}{% else %}<{{ m.role }}>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""Of conversations, with marks around what the assistant writes."""
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +41,15 @@ def adapter(base, tmp_path_factory):
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.2)
         model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chatty(base, tmp_path_factory):
+    """The base with a chat template."""
+    folder = tmp_path_factory.mktemp("chatty") / "model"
+    shutil.copytree(base, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -11,15 +10,9 @@ import pytest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 from spvmia_plugin.util.libraries import quiet_libraries
-from tests.harness.test_conversations import TEMPLATE, conversations, naive_logprobs, rendered, scores, write
+from tests.harness.test_conversations import conversations, naive_logprobs, rendered, scores, write
 
-
-@pytest.fixture(scope="module")
-def chatty(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chatty") / "model"
-    shutil.copytree(base, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
+from .conftest import TEMPLATE
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,8 @@ import torch
 from spvmia_plugin.attacks import PLACES
 from tests.tiny import save_tiny, tiny_texts
 
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{% generation %}{{ m.content }}<|end|>"
-    "{% endgeneration %}{% else %}<{{ m.role }}>{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
+from .conftest import TEMPLATE
+
 SYSTEM = "You help the people of the garden street with their orders"
 
 
@@ -38,15 +35,6 @@ def conversations(n, seed):
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def chatty(base, tmp_path_factory):
-    """The base with a chat template."""
-    folder = tmp_path_factory.mktemp("chatty") / "model"
-    shutil.copytree(base, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
 
 
 @pytest.fixture(scope="module")
