@@ -28,10 +28,11 @@ PLACES = {
     "spv_ez": "calibrated:SpvEz",
     "spv_wbc": "calibrated:SpvWbc",
     "spv": "paraphrased:Spv",
+    "learned": "learned:Learned",
 }
 """Where each built-in attack is defined, as `module:class` in this package: nothing is imported before it is used.
 
-In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts.
+In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts; learned.
 """
 
 

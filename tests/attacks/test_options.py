@@ -27,6 +27,7 @@ def test_options_and_defaults() -> None:
         "recall": {"mia_recall_shots": 7},
         "rmia": {"mia_rmia_a": 0.3},
         "spv": {"mia_spv_variant": "paper"},
+        "learned": {"mia_shadow": None},
     }
 
 
