@@ -66,8 +66,15 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
         **{name: _text(value) for name, value in told.settings.items() if name not in _FREE_SETTINGS},
         **{f"attack {task.attack}": _text(dict(task.mia_audit.attack.parameters)) for task in attacks},
+        **{f"weights of {task.attack}": _text(said["digest"]) for task in attacks if (said := _learned(task))},
         "spvmia-plugin": str(told.versions.get("spvmia-plugin")),
     }
+
+
+def _learned(task: TaskResult) -> Mapping[str, Any] | None:
+    """What an attack of frozen weights says of them."""
+    said = task.mia_audit.learned
+    return said if said and "digest" in said else None
 
 
 def _of_conversations(told: MiaAudit) -> dict[str, str]:

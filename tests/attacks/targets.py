@@ -11,7 +11,18 @@ import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.attacks.calibrated import Ez, LiraBase, LiraCandidate, Ratio, SpvEz, SpvWbc, Wbc
+from spvmia_plugin.attacks.calibrated import (
+    BothWbc,
+    CandidateEz,
+    CandidateWbc,
+    Ez,
+    LiraBase,
+    LiraCandidate,
+    Ratio,
+    SpvEz,
+    SpvWbc,
+    Wbc,
+)
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
@@ -28,7 +39,7 @@ class Target:
 
     Attributes:
         attack: with its hyper-parameters; its `repr` is the test id.
-        naive: the formula in plain Python, None for those that score all records at once (they have tests of their own).
+        naive: the formula in plain Python, None for those that score all records at once (in tests of their own).
         shifted: the score after c was added to every l_t and mu_t, from (score, c, record); None: not implied.
         scaled: the score after every l_t, mu_t and sigma_t was multiplied by k, from (score, k); None: not implied.
     """
@@ -76,6 +87,9 @@ TARGETS = [
     Target(BagOfWords(), None, same, same),
     Target(SpvEz(), lambda r: naive.ez(r, Role.REFERENCE), same, same),
     Target(SpvWbc(windows=(3,)), lambda r: naive.wbc(r, Role.REFERENCE, (3,)), same, same),
+    Target(CandidateEz(), lambda r: naive.ez(r, Role.CANDIDATE), same, same),
+    Target(CandidateWbc(windows=(2, 9)), lambda r: naive.wbc(r, Role.CANDIDATE, (2, 9)), same, same),
+    Target(BothWbc(windows=(1, 4)), lambda r: naive.both_wbc(r, (1, 4)), same, same),
     Target(Spv(), lambda r: naive.spv(r, "paper"), lambda s, c, _: s * math.exp(c)),
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
     Target(Learned(), None),
