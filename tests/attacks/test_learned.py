@@ -224,6 +224,16 @@ def test_a_record_without_a_model_that_the_others_have_is_unscored():
     assert rest == Learned().score_many([record for number, record in enumerate(records) if number not in (7, 8)])
 
 
+def test_a_table_with_a_hole_leaves_that_record_out():
+    records, _ = simulate(40, 20)
+    table = np.array(Learned().rows(records))
+    rest = Learned().score_audit(np.delete(table, 3, axis=0))
+    table[3, FEATURE_NAMES.index("target_base.q50")] = np.nan
+    scores = Learned().score_audit(table)
+    assert scores.pop(3) == Unscored(NOT_FINITE)
+    assert scores == rest
+
+
 def test_too_few_records_have_no_score():
     records, _ = simulate(LEAST_RECORDS, 20)
     assert all(isinstance(score, float) for score in Learned().score_many(records))
