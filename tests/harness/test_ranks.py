@@ -139,7 +139,7 @@ def test_both_processes_train_the_reference_where_asked(evaluate, base, adapter,
 def test_an_attack_on_all_records_at_once_sees_those_of_both_processes(evaluate, base, adapter, options, tmp_path):
     """Of the signals that two processes stored, one makes the same scores, to the bit."""
     model = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", "device": "cpu", "batch_size": 8}
-    given = {**options, "mia_max_samples": 19, "mia_cache_dir": str(tmp_path / "store")}
+    given = {**options, "mia_max_samples": 21, "mia_cache_dir": str(tmp_path / "store")}
     metadata = {**given, "pretrained": str(base), "peft": str(adapter)}
     audits = [{"tasks": ["learned_mia_custom"], "metadata": metadata, "output": str(tmp_path / "two")}]
     status, said = launch({"model": model, "audits": audits}, tmp_path)
