@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -313,14 +313,20 @@ class Backend:
         raise self._unable()
 
     def train_reference(
-        self, texts: Sequence[str], output_dir: Path, *, rendered: Sequence[Rendered] | None = None
+        self,
+        texts: Sequence[str],
+        output_dir: Path,
+        *,
+        rendered: Sequence[Rendered] | None = None,
+        seed: int | None = None,
     ) -> dict[str, object]:
         """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
 
         Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`; the
         last one may stay there as `checkpoint*`, and the store removes it. Returns losses, tokens and seconds,
         JSON-ready. `rendered` are the texts as a model reads conversations: then it is trained on these very tokens,
-        with loss on those that are `counted`.
+        with loss on those that are `counted`. `seed` stands in for the config's: each of several references
+        (`mia_references`) has its own.
         """
         raise self._unable()
 
@@ -414,6 +420,12 @@ class Perturbation:
         The result for a text depends on its id, the text, the config's seed and the models, not on the other texts.
         """
         raise NotImplementedError
+
+
+def takes(method: Callable[..., Any], argument: str) -> bool:
+    """Whether a plugin's method knows of an argument that earlier versions did not have."""
+    taken = signature(method).parameters
+    return argument in taken or any(each.kind is Parameter.VAR_KEYWORD for each in taken.values())
 
 
 Plugged = TypeVar("Plugged", Backend, Perturbation)

@@ -23,6 +23,37 @@ class Role(str, Enum):
     """the model before fine-tuning."""
     CANDIDATE = "candidate"
     """the base fine-tuned on `mia_candidate`."""
+    REFERENCE_2 = "reference_2"
+    REFERENCE_3 = "reference_3"
+    REFERENCE_4 = "reference_4"
+    REFERENCE_5 = "reference_5"
+    REFERENCE_6 = "reference_6"
+    REFERENCE_7 = "reference_7"
+    REFERENCE_8 = "reference_8"
+    CANDIDATE_2 = "candidate_2"
+    CANDIDATE_3 = "candidate_3"
+    CANDIDATE_4 = "candidate_4"
+    CANDIDATE_5 = "candidate_5"
+    CANDIDATE_6 = "candidate_6"
+    CANDIDATE_7 = "candidate_7"
+    CANDIDATE_8 = "candidate_8"
+
+    @property
+    def kind(self) -> Role:
+        """What attacks ask for: REFERENCE for REFERENCE_3, the role itself for all others."""
+        return Role(self.value.partition("_")[0])
+
+    @property
+    def nth(self) -> int:
+        """Which of the models of its kind it is, from 1."""
+        return int(self.value.partition("_")[2] or 1)
+
+    def siblings(self, count: int) -> tuple[Role, ...]:
+        """The first `count` models of its kind, this one's kind itself before the others; one where there are no more.
+
+        REFERENCE and CANDIDATE have up to eight (`mia_references`), every other role is one model.
+        """
+        return tuple(role for role in Role if role.kind is self.kind and role.nth <= count)
 
 
 class View(str, Enum):
@@ -111,6 +142,35 @@ class TokenSignals:
         return TokenSignals(self.logprob[counted], self.top1[counted], mean, std, self.windows)
 
 
+def mean_signals(several: Sequence[TokenSignals]) -> TokenSignals:
+    """One text under several models of one role as if it were one model: the mean token by token; one alone is itself.
+
+    Args:
+        several: at least one, of the same T tokens.
+
+    Returns:
+        Log-probabilities, and moments where all have them, averaged in float64; a token is the most probable one where
+        at least half of the models say so.
+    """
+    first = several[0]
+    if len(several) == 1:
+        return first
+
+    def mean(values: Sequence[FloatArray]) -> FloatArray:
+        return np.mean(values, axis=0, dtype=np.float64).astype(np.float32)
+
+    votes = np.sum([each.top1 for each in several], axis=0)
+    means = [each.mean for each in several if each.mean is not None]
+    stds = [each.std for each in several if each.std is not None]
+    return TokenSignals(
+        mean([each.logprob for each in several]),
+        2 * votes >= len(several),
+        mean(means) if len(means) == len(several) else None,
+        mean(stds) if len(stds) == len(several) else None,
+        max(each.windows for each in several),
+    )
+
+
 class MissingSignal(Exception):
     """A signal an attack needs does not exist for this record; becomes `Unscored(reason)`."""
 
@@ -123,12 +183,17 @@ class MissingSignal(Exception):
 class RecordSignals:
     """All signals of one record, as an attack's `score` receives them. Accessors raise `MissingSignal`.
 
+    Where there are several references (`mia_references`), REFERENCE is their mean token by token, and so is CANDIDATE:
+    an attack need not know of it. `each_of` gives the single ones.
+
     Attributes:
         text: the record's text (zlib and bag_of_words need it).
         tokens: signals by (role, view) for the views TEXT, LOWERCASE and PREFIXED.
         neighbours: signals of the paraphrases by role, in the order they were made; symmetric pairs adjacent.
         population: signals of the population by role; the same sequence object for every record of an audit.
         missing: why a (role, view) is absent, where a reason is known.
+        each: of a (role, view) that is the mean of several models, the signals of each of them.
+        each_population: likewise of the population, model by model.
     """
 
     text: str = field(repr=False)
@@ -136,6 +201,8 @@ class RecordSignals:
     neighbours: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
     population: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
     missing: Mapping[tuple[Role, View], str] = field(default_factory=dict)
+    each: Mapping[tuple[Role, View], tuple[TokenSignals, ...]] = field(default_factory=dict)
+    each_population: Mapping[Role, Sequence[Sequence[TokenSignals]]] = field(default_factory=dict)
 
     @property
     def is_long(self) -> bool:
@@ -154,6 +221,15 @@ class RecordSignals:
         if len(signals) == 0:
             raise MissingSignal("no scored tokens")
         return signals
+
+    def each_of(self, role: Role, view: View = View.TEXT) -> tuple[TokenSignals, ...]:
+        """Return the signals of one text under every model of a role, one where there is one.
+
+        Raises:
+            MissingSignal: as `of`: also where one of several is absent.
+        """
+        whole = self.of(role, view)
+        return self.each.get((role, view)) or (whole,)
 
     def neighbours_of(self, role: Role) -> Sequence[TokenSignals]:
         """Return the signals of the paraphrases, at least one.
@@ -176,6 +252,15 @@ class RecordSignals:
         if not signals:
             raise MissingSignal(self._reason(role, View.POPULATION))
         return signals
+
+    def each_population_of(self, role: Role) -> Sequence[Sequence[TokenSignals]]:
+        """Return the signals of the population texts under every model of a role, one sequence of texts a model.
+
+        Raises:
+            MissingSignal: no population was given.
+        """
+        whole = self.population_of(role)
+        return self.each_population.get(role) or (whole,)
 
     def _reason(self, role: Role, view: View) -> str:
         fallback = "no paraphrase" if view is View.NEIGHBOURS else f"no {view.value} signals of the {role.value} model"

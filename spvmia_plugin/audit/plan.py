@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.roles import CALLED, Player
+from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.roles import CALLED, Player, build_order
 from spvmia_plugin.audit.sequences import Request
 from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
@@ -89,13 +89,13 @@ def reference_stages(
     """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
     expected = calibration.expected(mean if data.renderer is not None else config.block_size or mean)
     stages = []
-    for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
+    for player in sorted((each for each in players if each.trained), key=lambda each: build_order(each.role)):
         texts = len(data.candidate)
-        if player.role is Role.REFERENCE:
+        if player.role.kind is Role.REFERENCE:
             texts = config.self_prompts
-            to_do = max(texts - calibration.stored_self_prompts(), 0)
+            to_do = max(texts - calibration.stored_self_prompts(player.role.nth), 0)
             tokens = max(0, int(to_do * expected.written))
-            stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
+            stages.append(Stage(prompting(player.role.nth), to_do, "texts", tokens, GENERATION_FACTOR))
         known = 0 if calibration.is_ready(player) else calibration.known_tokens(player)
         passed = texts * expected.tokens if known is None else known
         tokens = int(passed * config.reference_epochs / calibration.processes)

@@ -15,13 +15,19 @@ from spvmia_plugin.signals import Role, View
 SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 """Values of `mia_reference` that are no path."""
 
-CALLED = {
+_KINDS = {
     Role.TARGET: "target",
     Role.BASE: "base",
     Role.REFERENCE: "reference",
     Role.CANDIDATE: "candidate reference",
 }
+CALLED = {role: _KINDS[role.kind] if role.nth == 1 else f"{_KINDS[role.kind]} {role.nth}" for role in Role}
 """What people are told of."""
+
+
+def build_order(role: Role) -> tuple[bool, int]:
+    """By which calibrated roles are built: references before candidates, each kind by number."""
+    return role.kind is Role.CANDIDATE, role.nth
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,14 @@ class Player:
     @property
     def is_calibrated(self) -> bool:
         """Whether a model is put behind the role: trained, or loaded from where the user says."""
-        return self.model is self.role and self.role in (Role.REFERENCE, Role.CANDIDATE)
+        return self.model is self.role and self.role.kind in (Role.REFERENCE, Role.CANDIDATE)
 
 
 def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dict[Role, Player]:
-    """The roles that the attacks need, each with all its views: what several need is computed once."""
+    """The roles that the attacks need, each with all its views: what several need is computed once.
+
+    What the audit trains has as many players as `mia_references` says, all with the same views.
+    """
     views: dict[Role, dict[View, bool]] = {}
     for attack in attacks:
         for need in attack.needs:
@@ -60,16 +69,14 @@ def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dic
     if not data.candidate:
         model[Role.CANDIDATE] = None
     trained = {Role.REFERENCE: config.reference == SELF_PROMPT, Role.CANDIDATE: bool(data.candidate)}
-    return {
-        role: Player(
-            role,
-            model[role],
-            trained.get(role, False),
-            # Needs are sets: in the order of `View` instead, or batches would differ from process to process.
-            {view: views[role][view] for view in View if view in views[role]},
-        )
-        for role in sorted(views)
-    }
+    players: dict[Role, Player] = {}
+    for kind in sorted(views):
+        # Needs are sets: in the order of `View` instead, or batches would differ from process to process.
+        asked = {view: views[kind][view] for view in View if view in views[kind]}
+        is_trained = trained.get(kind, False)
+        for role in kind.siblings(config.references if is_trained else 1):
+            players[role] = Player(role, model[role], is_trained, asked)
+    return players
 
 
 def check_features(

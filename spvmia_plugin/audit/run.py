@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.audit.calibrate import Calibration
+from spvmia_plugin.audit.calibrate import Calibration, prompting
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
-from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
+from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_features, shots
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.stored import (
@@ -162,21 +162,22 @@ class Run:
         return any(view in player.views for player in self.players.values())
 
     def _build(self, roles: set[Role]) -> None:
-        for role in sorted(roles - self._built, reverse=True):  # the reference before the candidate
+        for role in sorted(roles - self._built, key=build_order):
             player, name = self.players[role], CALLED[role]
             with self._stage(name):
                 made = self._calibration.build(player)
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
                 if (told := self._calibration.self_prompts_told) is not None:
-                    self.outcome.details["self_prompts"] = asdict(told)
+                    if role is Role.REFERENCE:  # those of further ones are drawn from the same target
+                        self.outcome.details["self_prompts"] = asdict(told)
                     if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
                         self.outcome.notes.append(
                             f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
                             "few texts by heart calibrates little"
                         )
             self._built.add(role)
-            prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
-            self._forecast.finish(*prompting, f"training the {name}")
+            prompted = [prompting(role.nth)] if role.kind is Role.REFERENCE else []
+            self._forecast.finish(*prompted, f"training the {name}")
             if player.trained and self.backend.is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
             if left_out := made.get("left_out"):

@@ -203,6 +203,7 @@ class HFBackend(Backend):
         role: Role = Role.REFERENCE,
         *,
         rendered: Sequence[Rendered] | None = None,
+        seed: int | None = None,
     ) -> dict[str, object]:
         """As `Backend.train_reference`. `role` only says whose cost it is.
 
@@ -229,7 +230,7 @@ class HFBackend(Backend):
         record = train_lora(
             host,
             readable,
-            self._config,
+            self._config if seed is None else dataclasses.replace(self._config, seed=seed),
             output_dir,
             counted=None if rendered is None else [rendered[i].counted[: self.max_length] for i in kept],
             pad_token_id=self._tokens.pad_id,
@@ -298,7 +299,7 @@ class HFBackend(Backend):
         if answers_nan(found):
             remedy = (
                 "if the audit trained it, lower mia_reference_lr or mia_lora_alpha"
-                if role in (Role.REFERENCE, Role.CANDIDATE)
+                if role.kind in (Role.REFERENCE, Role.CANDIDATE)
                 else "load it in another dtype, or audit another model"
             )
             raise SpvmiaError(
