@@ -72,6 +72,7 @@ class Calibration:
         self._store = store
         self._on_done = on_done
         self._on_known = on_known
+        self._candidates: dict[int, TrainingTexts] = {}
         self.self_prompts_told: SelfPrompts | None = None
         """What the self-prompts are like, if the reference that was built last was made of them."""
         self.processes = (backend.processes or 1) if config.reference_parallel else 1
@@ -137,14 +138,14 @@ class Calibration:
             self._backend.load_reference(role, kind)
             return {"kind": kind, "path": kind}
         if role.kind is Role.CANDIDATE:
-            trained = self._of_candidate
+            trained = self._of_candidate(role.nth)
             return {"documents": len(trained.texts), **self._train(role, trained)}
         trained = self._of_self_prompts(self.self_prompts(role.nth))
         self._tell(trained, role.nth)
         return {"kind": kind, "self_prompts": len(trained.texts), **self._train(role, trained)}
 
     def _settings(self, nth: int) -> AuditConfig:
-        """What the nth reference of a kind is made with: the audit's settings, and a seed of its own after the first."""
+        """What the nth reference of a kind is made with: the audit's settings, after the first with another seed."""
         if nth == 1:
             return self._config
         return replace(self._config, seed=stable_seed(self._config.seed, "reference", nth))
@@ -166,9 +167,20 @@ class Calibration:
         """
         return way_of(self._config, self._data.renderer, self._data.prompts)
 
-    @cached_property
-    def _of_candidate(self) -> TrainingTexts:
-        return TrainingTexts.of_documents(self._data.candidate, self._data.renderer)
+    def _of_candidate(self, nth: int) -> TrainingTexts:
+        """What the nth candidate is trained on: a draw of its own where more is held out than one takes, else all."""
+        if nth not in self._candidates:
+            documents = self._data.of_candidate
+            one = len(documents) if self._data.candidate else self._config.self_prompts
+            if nth > 1 and len(documents) > one:
+                generator = np.random.default_rng(stable_seed(self._config.seed, "held_out", nth))
+                documents = tuple(documents[i] for i in generator.permutation(len(documents)))
+            self._candidates[nth] = TrainingTexts.of_documents(documents[:one], self._data.renderer)
+        return self._candidates[nth]
+
+    def candidate_documents(self) -> int:
+        """How many documents a candidate is trained on."""
+        return len(self._of_candidate(1).texts)
 
     def _of_self_prompts(self, texts: Sequence[str]) -> TrainingTexts:
         return TrainingTexts(texts) if self.way == "prefix" else TrainingTexts.of_store(texts, self._data.renderer)
@@ -197,7 +209,8 @@ class Calibration:
         That is where the target has to write the texts first, and for a candidate's plain text.
         """
         if player.role.kind is Role.CANDIDATE:
-            return sum(self._of_candidate.lengths(self._backend)) if self._data.renderer is not None else None
+            known = self._of_candidate(player.role.nth) if self._data.renderer is not None else None
+            return None if known is None else sum(known.lengths(self._backend))
         key = self.corpus_key(player.role.nth)
         stored = self._store.corpus(key).load()
         if not stored or len(stored) != self._finished_count(key):
@@ -262,7 +275,7 @@ class Calibration:
             return True
         nth = player.role.nth
         if player.role.kind is Role.CANDIDATE:
-            return self._is_trained(self._of_candidate, nth)
+            return self._is_trained(self._of_candidate(nth), nth)
         key = self.corpus_key(nth)
         stored = self._store.corpus(key).load()
         if len(stored) != self._finished_count(key):

@@ -90,8 +90,9 @@ def reference_stages(
     expected = calibration.expected(mean if data.renderer is not None else config.block_size or mean)
     stages = []
     for player in sorted((each for each in players if each.trained), key=lambda each: build_order(each.role)):
-        texts = len(data.candidate)
-        if player.role.kind is Role.REFERENCE:
+        if player.role.kind is Role.CANDIDATE:
+            texts = calibration.candidate_documents()
+        else:
             texts = config.self_prompts
             to_do = max(texts - calibration.stored_self_prompts(player.role.nth), 0)
             tokens = max(0, int(to_do * expected.written))
