@@ -15,6 +15,7 @@ from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_
 from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_features, shots
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
+from spvmia_plugin.audit.several import Several
 from spvmia_plugin.audit.stored import (
     FittingBatches,
     StoredSignals,
@@ -76,6 +77,7 @@ class Run:
         self.quiet = quiet
         self.outcome = Outcome()
         self.players = cast(audit.attacks.values(), audit.config, audit.data)
+        self._several = Several(self.players)
         self._shots = shots(audit.attacks.values())
         self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
         self._planned: dict[str, int] = {}  # tokens of each stage of the plan
@@ -282,7 +284,8 @@ class Run:
         scored = Scored(audit.data.format, inputs.loss_on) if inputs.loss_on is not None else None
         long = 0
         for part in self._parts():
-            signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
+            scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
+            signals = self._several.united(scored_apart)
             long += sum(each.is_long for each in signals.values())
             if scored is not None:
                 scored.score(audit.attacks, self._under_other_mask())
@@ -339,7 +342,7 @@ class Run:
     def _under_other_mask(self) -> dict[str, RecordSignals]:
         """Signals of the part of the records that was scored last, as the other mask would have attacks see them."""
         found = {id_: sheet.under_other_mask(self._under_other) for id_, sheet in self._sheets.items()}
-        return {record_id: signals for record_id, signals in found.items() if signals is not None}
+        return self._several.united({record_id: each for record_id, each in found.items() if each is not None})
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
         """Let the held-out conversations say whether the target was trained under this mask; they have no labels."""

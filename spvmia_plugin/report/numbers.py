@@ -9,17 +9,13 @@ from typing import TypeAlias
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.roles import GIVEN
+from spvmia_plugin.audit.roles import CALLED, GIVEN
 from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
-from spvmia_plugin.signals import View
+from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import printed
-
-CALIBRATING = {"reference": ("reference",), "candidate": ("candidate reference",)}
-"""Stages that bring a role's model, beyond those that score with it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -134,9 +130,9 @@ def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] |
     if cls is None:
         return None
     needs = cls().needs
-    roles = {need.role.value for need in needs}
-    wanted = {f"scoring: {role}" for role in roles}
-    wanted |= {stage for role in roles for stage in CALIBRATING.get(role, ())}
+    kinds = {need.role for need in needs}
+    roles = [role for role in Role if role.kind in kinds]  # of several references all
+    wanted = {f"scoring: {role.value}" for role in roles} | {CALLED[role] for role in roles}
     if any(need.view is View.NEIGHBOURS for need in needs):
         wanted.add("paraphrases")
     return [stage for stage in task.mia_audit.cost if stage in wanted]
