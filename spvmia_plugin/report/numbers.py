@@ -17,6 +17,7 @@ from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import printed
 
+
 @dataclass(frozen=True, slots=True)
 class Number:
     """One number of the report.
