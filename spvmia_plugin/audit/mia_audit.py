@@ -191,7 +191,7 @@ def mia_audit(
         unscored=unscored_by_reason(results),
         scored=scored if isinstance(scored, Mapping) else None,
         self_prompts=self_prompts if isinstance(self_prompts, Mapping) else None,
-        learned=without_secrets(learned) if isinstance(learned, Mapping) else None,
+        learned=without_secrets(learned) if isinstance(learned, Mapping) and learned else None,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),

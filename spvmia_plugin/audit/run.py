@@ -326,7 +326,11 @@ class Run:
                 key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each
                 for key, each in scores.items()
             }
-        results.settle(scores)
+        p_values = attack.p_values(features.table) if len(features.table) else None
+        known = {} if p_values is None else dict(zip(features.ids, p_values.tolist(), strict=True))
+        results.settle(
+            scores, {key: known[key] for key, each in scores.items() if key in known and not isinstance(each, Unscored)}
+        )
         self.outcome.features[name] = features
         self.outcome.told[attack.name] = self._without_text(
             dict(attack.told(features.table)), foreign=is_foreign(attack)

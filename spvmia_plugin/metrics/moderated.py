@@ -54,13 +54,14 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
     Returns:
         None where no record has a variance, or all are 0: nothing is known then.
     """
-    known = freedom > 0
-    if not known.any() or not variance[known].any():
+    known = np.flatnonzero(freedom > 0)
+    known = known[np.lexsort((freedom[known], variance[known]))]  # in whatever order they come: sums to the same bit
+    if not variance[known].any():
         return None
     from scipy.special import digamma, polygamma
 
     half = freedom[known] / 2
-    # The median of all is 0 where most models are one and the same: then the mean.
+    # The median is 0 where most models are one and the same: then the mean.
     typical = float(np.median(variance[known])) or float(np.mean(variance[known]))
     logs = np.log(np.maximum(variance[known], _LEAST * typical)) - digamma(half) + np.log(half)
     spread = float(logs.var(ddof=1) - polygamma(1, half).mean()) if len(logs) > 1 else 0.0
@@ -68,7 +69,7 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
         prior_freedom = 2 * _inverse_trigamma(spread)
         prior = math.exp(float(logs.mean()) + float(digamma(prior_freedom / 2)) - math.log(prior_freedom / 2))
         total = prior_freedom + freedom
-        shrunken = (prior_freedom * prior + np.where(known, freedom * variance, 0.0)) / total
+        shrunken = (prior_freedom * prior + np.where(freedom > 0, freedom * variance, 0.0)) / total
         return Moderated(shrunken, total, prior, prior_freedom)
     prior = float(np.average(variance[known], weights=freedom[known]))
     return Moderated(np.full(len(variance), prior), np.full(len(variance), math.inf), prior, math.inf)

@@ -143,7 +143,7 @@ def exposed(audit: Audit) -> Exposures:
     Members that no attack sets apart from each other by `lowest_share` stand by their rank under the strongest attack.
     """
     scores = {task.attack: audit.scores(task) for task in ranked(audit)}
-    found = exposure(audit.ids(), audit.labels(), scores)
+    found = exposure(audit.ids(), audit.labels(), scores, audit.p_values())
     best = strongest_task(audit)
     if best is None or best.attack not in found.names:
         return found

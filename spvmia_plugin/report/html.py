@@ -346,6 +346,16 @@ def _exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
         "zero": [int(count == 0) for count in lowest],
         "best": best,
         "attacks": attacks,
+        **_p_values(members),
+    }
+
+
+def _p_values(members: Exposures) -> dict[str, Any]:
+    """The column of p-values as it is printed, of the attack that gives them; nothing where none does."""
+    return {
+        "p": {"title": title(name), "values": [None if p != p else STYLES["score"](p) for p in values.tolist()]}
+        for name, values in members.p_value.items()
+        if name in members.names
     }
 
 
