@@ -16,6 +16,7 @@ from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_f
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.several import Several
+from spvmia_plugin.audit.stability import Stability
 from spvmia_plugin.audit.stored import (
     FittingBatches,
     StoredSignals,
@@ -284,10 +285,15 @@ class Run:
         at_once = {name: Collected(each) for name, each in audit.attacks.items() if isinstance(each, AuditAttack)}
         results = {name: Results() for name in audit.attacks}
         scored = Scored(audit.data.format, inputs.loss_on) if inputs.loss_on is not None else None
+        # Of a list of which other processes have parts nothing is said.
+        is_whole = self._several.count > 1 and len(audit.records) == len(audit.audited)
+        stability = Stability(audit.attacks.values(), self._several) if is_whole else None
         long = 0
         for part in self._parts():
             scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
             signals = self._several.united(scored_apart)
+            if stability is not None:
+                stability.add(scored_apart, part)
             long += sum(each.is_long for each in signals.values())
             if scored is not None:
                 scored.score(audit.attacks, self._under_other_mask())
@@ -304,6 +310,9 @@ class Run:
             inputs.forget()
         for name, collected in at_once.items():
             self._settle(name, collected, results[name])
+        if self._several.count > 1:
+            agreed = stability.to_json() if stability is not None else {}
+            self.outcome.details["references"] = {"count": self._several.count, "agreement": agreed}
         first = next(iter(results.values()), Results())
         self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
         if scored is not None:

@@ -352,11 +352,11 @@ def _exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
 
 def _p_values(members: Exposures) -> dict[str, Any]:
     """The column of p-values as it is printed, of the attack that gives them; nothing where none does."""
-    return {
-        "p": {"title": title(name), "values": [None if p != p else STYLES["score"](p) for p in values.tolist()]}
-        for name, values in members.p_value.items()
-        if name in members.names
-    }
+    name = next(iter(members.p_value), None)
+    if name is None:
+        return {}
+    values = [None if math.isnan(p) else STYLES["score"](p) for p in members.p_value[name].tolist()]
+    return {"p": {"title": title(name), "values": values}}
 
 
 def _excerpt(text: str, limit: int) -> str:
