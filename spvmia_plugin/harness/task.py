@@ -245,6 +245,7 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _asked(self, ignored_options: Sequence[str] = ()) -> Asked:
         return Asked(
+            task=str(self.config.task),
             attack=self.attack,
             settings=self.settings,
             shared=self._shared,
