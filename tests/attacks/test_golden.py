@@ -15,6 +15,10 @@ from tests.attacks.targets import TARGETS, Target, make_population, make_record,
 TWINS = [target for target in TARGETS if target.naive is not None]
 
 
+def under(population: dict[Role, list[TokenSignals]], other: list[TokenSignals]) -> dict[Role, list[TokenSignals]]:
+    return {**population, Role.BASE: other, Role.REFERENCE: other}
+
+
 def broken_records() -> list[RecordSignals]:
     """Records that lack something, one thing each."""
     rng = np.random.default_rng(5)
@@ -36,12 +40,12 @@ def broken_records() -> list[RecordSignals]:
             whole, neighbours={**whole.neighbours, Role.REFERENCE: [*whole.neighbours[Role.REFERENCE][:3], shorter]}
         ),
         replace(whole, neighbours={role: [*values[:3], tokens(rng, 0)] for role, values in whole.neighbours.items()}),
-        replace(whole, population={Role.TARGET: [tokens(rng, 0)], Role.BASE: [tokens(rng, 0)]}),
-        replace(whole, population={Role.TARGET: [tokens(rng, 3)], Role.BASE: [tokens(rng, 4)]}),
-        replace(whole, population={Role.TARGET: ring, Role.BASE: ring[1:]}),
+        replace(whole, population=dict.fromkeys((Role.TARGET, Role.BASE, Role.REFERENCE), [tokens(rng, 0)])),
+        replace(whole, population=under({Role.TARGET: [tokens(rng, 3)]}, [tokens(rng, 4)])),
+        replace(whole, population=under({Role.TARGET: ring}, ring[1:])),
     ]
     records += [replace(whole, tokens={k: v for k, v in whole.tokens.items() if k != key}) for key in whole.tokens]
-    records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role]
+    records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role if role.nth == 1]
     for changed in (
         TokenSignals(target.logprob, target.top1),
         TokenSignals(target.logprob, target.top1, target.mean, np.zeros_like(target.logprob)),

@@ -11,9 +11,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks.base import BlindAttack
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored
-from tests.attacks.targets import TARGETS, Target, make_record, make_records, scores, tokens, transform
+from tests.attacks.targets import TARGETS, Target, make_record, make_records, over_all, scores, tokens, transform
 
 ALL = pytest.mark.parametrize("target", TARGETS, ids=str)
 RECORDS = 60
@@ -36,7 +35,7 @@ def test_a_copy_scores_as_its_original(target: Target) -> None:
 
 @ALL
 def test_unrelated_records(target: Target) -> None:
-    if isinstance(target.attack, BlindAttack):
+    if over_all(target.attack):
         pytest.skip("its definition is over all records")
     records, unrelated = make_records(RECORDS), make_records(15, seed=99)
     assert scores(target.attack, [*unrelated, *records])[15:] == scores(target.attack, records)
@@ -96,7 +95,7 @@ EXTREME = [0.0, -1e-8, -0.5, -80.0, -1e4, -math.inf, math.nan]
 def test_never_nan(target: Target) -> None:
     """Whatever a model puts out, a score is finite or a reason; nothing is raised, nothing warned of."""
     rng = np.random.default_rng(2)
-    population = {role: [tokens(rng, 5), tokens(rng, 0)] for role in (Role.TARGET, Role.BASE)}
+    population = {role: [tokens(rng, 5), tokens(rng, 0)] for role in (Role.TARGET, Role.BASE, Role.REFERENCE)}
     records = []
     for first, second, moment in itertools.product(EXTREME, EXTREME, [0.0, -1e30, math.nan]):
         values = itertools.cycle([first, second])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.base import SCORED_TOGETHER, Attack
 from spvmia_plugin.attacks.calibrated import (
     BothWbc,
     CandidateEz,
@@ -22,6 +23,8 @@ from spvmia_plugin.attacks.calibrated import (
     SpvWbc,
     Wbc,
 )
+from spvmia_plugin.attacks.informia import InfoRmia
+from spvmia_plugin.attacks.lira_offline import LiraOffline
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
@@ -51,6 +54,7 @@ def record(target: TokenSignals, text: str = "a text", **others: TokenSignals) -
     return RecordSignals(text, tokens)
 
 
+ONE_TEXT = {Role.TARGET: [signals([-1.5])], Role.REFERENCE: [signals([-2.0])]}
 UNIFORM = signals([-math.log(100)] * 10)
 PLAIN = signals([-1.0, -2.0, -3.0, -6.0])
 FLAT = signals([-2.0, -2.0, -2.0, -2.0])
@@ -205,6 +209,10 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (LiraCandidate(), record(PLAIN), "no text signals of the candidate model"),
         (BothWbc(), record(PLAIN, reference=FLAT), "no text signals of the candidate model"),
         (BothWbc(), record(PLAIN, candidate=FLAT), "no text signals of the reference model"),
+        (LiraOffline(), record(PLAIN, reference=FLAT), SCORED_TOGETHER),  # test_over_references.py has cases of several
+        # log ratios 1, 0, -1, -4, and 0.5 for the population's only token
+        (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
+        (InfoRmia(), replace(record(PLAIN), population=ONE_TEXT), "no text signals of the reference model"),
         (LiraBase(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Ez(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Wbc(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),

@@ -24,6 +24,7 @@ class FakeBackend(Backend):
         self.boosted = set(boosted)
         self.scored = Counter()
         self.trained = []
+        self.seeds = []
         self.loaded = {}
         self.closed = False
         self._cost = {}
@@ -35,7 +36,7 @@ class FakeBackend(Backend):
         return "".join(map(chr, ids))
 
     def identity(self, role):
-        if role in (Role.REFERENCE, Role.CANDIDATE):
+        if role.kind in (Role.REFERENCE, Role.CANDIDATE):
             return {"role": role.value, "loaded": self.loaded[role]}
         return {"role": role.value}
 
@@ -75,8 +76,9 @@ class FakeBackend(Backend):
             on_done(dict(enumerate(texts)))
         return texts
 
-    def train_reference(self, texts, output_dir):
+    def train_reference(self, texts, output_dir, *, seed=None):
         self.trained.append(list(texts))
+        self.seeds.append(seed)
         (output_dir / "adapter.json").write_text("{}")
         return {"loss": 1.0}
 

@@ -85,9 +85,9 @@ def test_only_the_views_that_are_asked_for_are_tokenised_and_each_once(tmp_path,
 class Charging(FakeBackend):
     """Says what training took, of the reference: a backend is not told whose model it trains."""
 
-    def train_reference(self, texts, output_dir):
+    def train_reference(self, texts, output_dir, *, seed=None):
         self._cost.setdefault(Role.REFERENCE, Cost()).training_tokens += sum(map(len, texts))
-        return super().train_reference(texts, output_dir)
+        return super().train_reference(texts, output_dir, seed=seed)
 
 
 def test_each_training_is_charged_to_its_own_stage(tmp_path):
