@@ -40,7 +40,7 @@ def broken_records() -> list[RecordSignals]:
             whole, neighbours={**whole.neighbours, Role.REFERENCE: [*whole.neighbours[Role.REFERENCE][:3], shorter]}
         ),
         replace(whole, neighbours={role: [*values[:3], tokens(rng, 0)] for role, values in whole.neighbours.items()}),
-        replace(whole, population=dict.fromkeys((Role.TARGET, Role.BASE, Role.REFERENCE), [tokens(rng, 0)])),
+        replace(whole, population=under({Role.TARGET: [tokens(rng, 0)]}, [tokens(rng, 0)])),
         replace(whole, population=under({Role.TARGET: [tokens(rng, 3)]}, [tokens(rng, 4)])),
         replace(whole, population=under({Role.TARGET: ring}, ring[1:])),
     ]
