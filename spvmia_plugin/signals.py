@@ -157,7 +157,8 @@ def mean_signals(several: Sequence[TokenSignals]) -> TokenSignals:
         return first
 
     def mean(values: Sequence[FloatArray]) -> FloatArray:
-        return np.mean(values, axis=0, dtype=np.float64).astype(np.float32)
+        found: FloatArray = np.asarray(np.mean(values, axis=0, dtype=np.float64), dtype=np.float32)
+        return found
 
     votes = np.sum([each.top1 for each in several], axis=0)
     means = [each.mean for each in several if each.mean is not None]

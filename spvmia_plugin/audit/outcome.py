@@ -174,9 +174,8 @@ class Results(Mapping[str, RecordResult]):
         row = self._row[record_id]
         score, target, reference = [None if math.isnan(of[row]) else of[row] for of in self._numbers.values()]
         n_tokens = self._n_tokens[row]
-        told = self._told[self._reason[row]]
-        n_tokens = None if n_tokens < 0 else n_tokens
-        return RecordResult(score, told, n_tokens, target, reference, self._p_values.get(row))
+        told, known = self._told[self._reason[row]], None if n_tokens < 0 else n_tokens
+        return RecordResult(score, told, known, target, reference, self._p_values.get(row))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._row)

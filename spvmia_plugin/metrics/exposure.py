@@ -37,7 +37,7 @@ class AttackExposure:
 
     def to_json(self) -> dict[str, object]:
         """JSON-ready."""
-        told = {"score": self.score, "rank": self.rank, "nonmember_share": self.nonmember_share}
+        told: dict[str, object] = {"score": self.score, "rank": self.rank, "nonmember_share": self.nonmember_share}
         return told if self.p_value is None else {**told, "p_value": self.p_value}
 
 

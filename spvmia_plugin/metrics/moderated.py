@@ -69,10 +69,10 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
         prior_freedom = 2 * _inverse_trigamma(spread)
         prior = math.exp(float(logs.mean()) + float(digamma(prior_freedom / 2)) - math.log(prior_freedom / 2))
         total = prior_freedom + freedom
-        shrunken = (prior_freedom * prior + np.where(freedom > 0, freedom * variance, 0.0)) / total
+        shrunken: Floats = (prior_freedom * prior + np.where(freedom > 0, freedom * variance, 0.0)) / total
         return Moderated(shrunken, total, prior, prior_freedom)
     prior = float(np.average(variance[known], weights=freedom[known]))
-    return Moderated(np.full(len(variance), prior), np.full(len(variance), math.inf), prior, math.inf)
+    return Moderated(np.full_like(variance, prior), np.full_like(variance, math.inf), prior, math.inf)
 
 
 def _inverse_trigamma(value: float) -> float:

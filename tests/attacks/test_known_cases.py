@@ -77,6 +77,8 @@ ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
         (MinKPlusPlus(share=0.5), record(signals([-1, -5, -9], mean=[-2, -2, -1], std=[0.5, 1, 0])), -3.0),
         (LiraBase(), record(PLAIN, base=FLAT, candidate=PLAIN), -1.0),
         (LiraCandidate(), record(PLAIN, base=FLAT, candidate=PLAIN), 0.0),
+        # log ratios 1, 0, -1, -4, and 0.5 for the population's only token
+        (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
         (Ratio(), record(PLAIN, base=FLAT), 2 / 3),
         (Recall(), record(PLAIN, prefixed=FLAT), 2 / 3),
         # differences to FLAT: 1, 0, -1, -4
@@ -210,8 +212,6 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (BothWbc(), record(PLAIN, reference=FLAT), "no text signals of the candidate model"),
         (BothWbc(), record(PLAIN, candidate=FLAT), "no text signals of the reference model"),
         (LiraOffline(), record(PLAIN, reference=FLAT), SCORED_TOGETHER),  # test_over_references.py has cases of several
-        # log ratios 1, 0, -1, -4, and 0.5 for the population's only token
-        (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
         (InfoRmia(), replace(record(PLAIN), population=ONE_TEXT), "no text signals of the reference model"),
         (LiraBase(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Ez(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),

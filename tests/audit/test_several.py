@@ -1,4 +1,4 @@
-"""Several references (`mia_references`): each its own, for attacks their mean, and the first of them is the only one."""
+"""Several references (`mia_references`): each its own, for attacks their mean, and the first of them as one alone is."""
 
 from __future__ import annotations
 
@@ -166,14 +166,16 @@ def test_a_record_that_one_of_them_cannot_read_has_no_mean(tmp_path):
         def unknown_ids(self, role):
             return frozenset({ord("C")}) if role is Role.REFERENCE_2 else frozenset()
 
-    outcome, _ = run(tmp_path, ["spv_wbc", "lira_offline", "info_rmia"], data=DATA, backend=Lacking(), mia_references=2)
-    unread = {record.id for record in DATA.records if "C" in record.text}
-    assert 0 < len(unread) < len(DATA.records)
+    names = ["spv_wbc", "lira_offline", "info_rmia"]
+    data = make_data(6, prompts=40, candidate=2, tokens=24)
+    outcome, _ = run(tmp_path, names, data=data, backend=Lacking(), mia_references=2, mia_block_size=24)
+    unread = {record.id for record in data.records if "C" in record.text}
+    assert 0 < len(unread) < len(data.records)
     for name in ("spv_wbc", "info_rmia"):
         found = outcome.results[f"{name}_mia_custom"]
         reasons = {found[record_id].reason for record_id in unread}
         assert reasons == {"the record uses tokens that the reference 2 does not have"}
-        assert all(found[record.id].score is not None for record in DATA.records if record.id not in unread)
+        assert all(found[record.id].score is not None for record in data.records if record.id not in unread)
     assert all(each.score is not None for each in outcome.results["lira_offline_mia_custom"].values()), "by candidates"
 
 
@@ -235,7 +237,7 @@ def test_the_tokens_that_count_are_averaged(tmp_path):
     rendered = Rendered(
         tuple(map(ord, "abcdef")), (False, False, True, True, False, True), (False, True, True, False, False, True)
     )
-    of = counted(rendered, "completion")
+    of = counted(rendered, "completion", (1,))
     several = Several([TARGET, *THREE])
     for other in (False, True):
         seen = {
