@@ -1,4 +1,4 @@
-"""Several references (`mia_references`): each its own, for attacks their mean, and the first of them as one alone is."""
+"""Several references (`mia_references`): each its own, for attacks their mean, and the first as if it were alone."""
 
 from __future__ import annotations
 
