@@ -79,13 +79,11 @@ def _inverse_trigamma(value: float) -> float:
     """y with trigamma(y) = `value` > 0, by Newton's method on 1 / trigamma, which is convex: Smyth 2004, appendix."""
     from scipy.special import polygamma
 
-    y = 0.5 + 1 / value
-    for _ in range(50):
+    y, step = 0.5 + 1 / value, math.inf
+    while abs(step) > 1e-8 * y:  # from below, in a handful of steps
         trigamma = float(polygamma(1, y))
         step = trigamma * (1 - trigamma / value) / float(polygamma(2, y))
         y += step
-        if -step / y < 1e-8:
-            break
     return y
 
 
