@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.roles import CALLED, GIVEN
@@ -116,6 +118,17 @@ def strongest_task(audit: Audit, name: str = AUROC.key) -> TaskResult | None:
     found = audit.strongest
     attack = found.by_metric[name].attack if found else None
     return next((task for task in audit.model_attacks if task.attack == attack), None)
+
+
+SMALL_P = 0.05
+"""The p-value at which the share of non-members is told that have no larger one."""
+
+
+def small_p_values(audit: Audit) -> dict[str, float]:
+    """Share of the non-members whose p-value is at most `SMALL_P`, by attack, of those that give p-values."""
+    others = ~audit.labels()
+    found = {attack: values[others & ~np.isnan(values)] for attack, values in audit.p_values().items()}
+    return {attack: float(np.mean(values <= SMALL_P)) for attack, values in found.items() if len(values)}
 
 
 def attack_classes() -> Mapping[str, type[Attack]]:
