@@ -33,11 +33,12 @@ PLACES = {
     "both_wbc": "calibrated:BothWbc",
     "lira_offline": "lira_offline:LiraOffline",
     "info_rmia": "informia:InfoRmia",
+    "learned": "learned:Learned",
 }
 """Where each built-in attack is defined, as `module:class` in this package: nothing is imported before it is used.
 
 In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts, by held-out documents,
-by several references.
+by several references; learned.
 """
 
 

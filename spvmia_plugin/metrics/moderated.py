@@ -68,7 +68,7 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
     if spread > 0:
         prior_freedom = 2 * _inverse_trigamma(spread)
         prior = math.exp(float(logs.mean()) + float(digamma(prior_freedom / 2)) - math.log(prior_freedom / 2))
-        total: Floats = prior_freedom + freedom
+        total = np.asarray(prior_freedom + freedom, dtype=np.float64)
         shrunken: Floats = (prior_freedom * prior + np.where(freedom > 0, freedom * variance, 0.0)) / total
         return Moderated(shrunken, total, prior, prior_freedom)
     prior = float(np.average(variance[known], weights=freedom[known]))

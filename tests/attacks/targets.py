@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
+from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.attacks.calibrated import (
     BothWbc,
     CandidateEz,
@@ -24,6 +24,7 @@ from spvmia_plugin.attacks.calibrated import (
     Wbc,
 )
 from spvmia_plugin.attacks.informia import InfoRmia
+from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.attacks.lira_offline import LiraOffline
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
@@ -40,7 +41,7 @@ class Target:
 
     Attributes:
         attack: with its hyper-parameters; its `repr` is the test id.
-        naive: the formula in plain Python, None for the blind one (it has tests of its own).
+        naive: the formula in plain Python, None for those that score all records at once (in tests of their own).
         shifted: the score after c was added to every l_t and mu_t, from (score, c, record); None: not implied.
         scaled: the score after every l_t, mu_t and sigma_t was multiplied by k, from (score, k); None: not implied.
     """
@@ -95,6 +96,7 @@ TARGETS = [
     Target(InfoRmia(), naive.info_rmia, same),
     Target(Spv(), lambda r: naive.spv(r, "paper"), lambda s, c, _: s * math.exp(c)),
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
+    Target(Learned(), None),
 ]
 
 WORDS = "the of bank Oil rally over Shares said in new to Reuters on a profit fall Game win team for"
@@ -140,11 +142,6 @@ def make_records(count: int, seed: int = 0, dtype: type = np.float32) -> list[Re
     rng = np.random.default_rng(seed)
     population = make_population(rng)
     return [make_record(rng, population, dtype=dtype) for _ in range(count)]
-
-
-def over_all(attack: Attack) -> bool:
-    """Whether a record's score depends on the other records."""
-    return isinstance(attack, (AuditAttack, BlindAttack))
 
 
 def scores(attack: Attack, records: Sequence[RecordSignals], seed: int = 3) -> list[Score]:
