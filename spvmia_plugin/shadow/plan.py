@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
-from spvmia_plugin.config import PREFIX, AuditConfig
+from spvmia_plugin.audit.shadowed import audit_settings
+from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
-from spvmia_plugin.data.load import NO_CANDIDATE
 from spvmia_plugin.data.manifest import Manifest, rebuild
 from spvmia_plugin.data.sources import source_name
 from spvmia_plugin.errors import SpvmiaError
@@ -34,12 +34,6 @@ _OF_THE_DATA = (
     *("loss_on", "chat_template", "record_tokens", "base_model", "shadow"),
 )
 """Options of an audit that a shadow has from its own manifest."""
-COMPARED = (
-    *("self_prompts", "self_prompt", "prompt_tokens", "temperature", "top_k", "top_p", "reference", "candidate"),
-    *("references", "reference_epochs", "reference_lr", "reference_batch"),
-    *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "prefix", "max_length"),
-)
-"""Settings of an audit that change what a score is fitted on. `mia_preset` is a set of some of them."""
 _SCORED_MODELS = 4
 
 
@@ -198,9 +192,3 @@ class ShadowPlan:
             else f"estimate: about {duration(seconds * len(self.shares))}, if this machine is as fast as the one that "
             "trained the target",
         ]
-
-
-def audit_settings(settings: AuditConfig) -> dict[str, Any]:
-    """The settings of an audit that change what a score is fitted on, under the names users type, JSON-ready."""
-    told = settings.to_json()
-    return {PREFIX + name: told[PREFIX + name] for name in COMPARED if PREFIX + name in told}

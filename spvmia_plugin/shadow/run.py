@@ -8,18 +8,22 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import AuditAttack
+from spvmia_plugin.attacks.weights import FILE
 from spvmia_plugin.audit.plan import duration
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
+from spvmia_plugin.data.sources import source_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.learning import Labelled
 from spvmia_plugin.plugins import Registry, load_registry
+from spvmia_plugin.shadow.fitting import FOLDS, Fitted, fit_shadows
 from spvmia_plugin.shadow.plan import ShadowConfig, ShadowPlan
 from spvmia_plugin.training.finetune import Say, finetune
 from spvmia_plugin.training.shadow import Share, shadow_config
@@ -31,21 +35,94 @@ FORMAT = 1
 ATTACK = "learned"
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """What the attack saw of one shadow's records.
+@dataclass(frozen=True)
+class Made:
+    """What `spvmia shadow` made.
 
     Attributes:
-        names: of the F features.
-        table: (n, F), NaN where a model is not there.
-        labels: (n,) bool, whether a record is a member of the shadow.
-        documents: (n,) its document, near copies joined.
+        plan: what was asked for.
+        fitted: the weights, and what they are worth on the shadows.
+        output: the folder.
+        command: that audits the target with them.
     """
 
-    names: tuple[str, ...]
-    table: NDArray[np.float32]
-    labels: NDArray[np.bool_]
-    documents: tuple[str, ...]
+    plan: ShadowPlan
+    fitted: Fitted
+    output: Path
+    command: str
+
+    def told(self) -> list[str]:
+        """What people want to know, on one screen."""
+        card, found = self.fitted.weights.card, self.fitted
+        control = card.control[found.variant]
+        shadows = f"{len(self.plan.shares)} {'shadow' if len(self.plan.shares) == 1 else 'shadows'}"
+        return [
+            f"fitted on {card.records} records of {shadows}; models beside the target: {MODELS[found.variant]}",
+            f"  AUROC on the shadows' own records, in {FOLDS} folds over documents   {found.auroc:.3f}",
+            f"  the same with permuted labels, {control['fits']} fits (chance is .5)   {control['auroc']:.3f} "
+            f"(deviation {control['sd']:.3f})",
+            f"{self.output / FILE} written; audit the target with it:",
+            self.command,
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        card = self.fitted.weights.card
+        return {
+            "output": str(self.output),
+            "weights": str(self.output / FILE),
+            "shadows": len(self.plan.shares),
+            "sizes": dict(self.plan.shares[0].sizes),
+            "left_out": {name: getattr(self.plan.found, name) for name in ("same", "near", "repeated")},
+            "records": card.records,
+            "variant": self.fitted.variant,
+            "auroc_in_folds": self.fitted.auroc,
+            "control": dict(card.control),
+            "audit": self.command,
+        }
+
+
+MODELS = {
+    "both": "base, self-prompted reference and candidate reference",
+    "candidate": "base and candidate reference",
+    "reference": "base and self-prompted reference",
+    "base": "base alone",
+}
+
+
+def make_shadows(config: ShadowConfig, say: Say = print) -> Made:
+    """Make what is missing of a target's shadows, fit on them, and write the weights.
+
+    Args:
+        config: what is asked for.
+        say: called with each line for people; never with the text of a record.
+
+    Raises:
+        SpvmiaError: what is wrong with target, data or folder, before any long work; too few records.
+    """
+    shadows = Shadows(config, say)
+    plan, audits = shadows.run()
+    fitted = fit_shadows(audits, summary_of(plan), plan.manifest.data.seed)
+    told = {**fitted.weights.card.settings, **plan.identity()}
+    weights = replace(fitted.weights, card=replace(fitted.weights.card, settings=told))
+    output = shadows.layout.root
+    with shadows.writing():
+        write_private(output / FILE, (json.dumps(weights.to_json(), indent=1, sort_keys=True) + "\n").encode())
+    command = audit_words(plan.manifest.base_model, config, plan.manifest.method, output)
+    made = Made(plan, replace(fitted, weights=weights), output, command)
+    for line in made.told():
+        say(line)
+    return made
+
+
+def summary_of(plan: ShadowPlan) -> str:
+    """Fitted on what, in a line that may be published."""
+    count = len(plan.shares)
+    return (
+        f"{count} {'shadow' if count == 1 else 'shadows'} of one target's recipe on "
+        f"{Path(plan.manifest.base_model).name}, {plan.shares[0].sizes['members']} members each, on "
+        f"{source_name(plan.data)}"
+    )
 
 
 class Layout:
@@ -80,7 +157,7 @@ class Shadows:
         self._say = say
         self._registry: Registry = load_registry()
 
-    def run(self) -> tuple[ShadowPlan, list[Table]]:
+    def run(self) -> tuple[ShadowPlan, list[Labelled]]:
         """Do what is not done yet, and return what the audits saw of every shadow that is asked for.
 
         Raises:
@@ -89,7 +166,7 @@ class Shadows:
         manifest = read_manifest(self.config.target, option="--target")
         self._check_folder()
         template = self.layout.template if manifest.data.template is not None else None
-        with self._writing():
+        with self.writing():
             private_folder(self.layout.root)
             if template is not None:
                 write_private(template, str(manifest.data.template).encode())
@@ -126,7 +203,7 @@ class Shadows:
                     f"--output: expected the shadows of this target, recipe and audit, got a folder whose differ in "
                     f"{', '.join(differing)}: {self.layout.root}; name another folder, or remove this one"
                 )
-        with self._writing():
+        with self.writing():
             write_private(self.layout.state, json.dumps({"format": FORMAT, **identity}, indent=1).encode())
 
     def _state(self) -> Mapping[str, Any]:
@@ -143,7 +220,7 @@ class Shadows:
             )
         return made
 
-    def _made(self, plan: ShadowPlan, number: int, share: Share, template: Path | None) -> Table:
+    def _made(self, plan: ShadowPlan, number: int, share: Share, template: Path | None) -> Labelled:
         """What the audit saw of one shadow, which is made if it is not there."""
         place = self.layout.table(number)
         if place.is_file() and (known := read_table(place)).names == self._feature_names(plan):
@@ -157,7 +234,7 @@ class Shadows:
             finetune(config, lambda line: self._say(f"  {line}"), self._registry.datasets, share.of)
         self._say(f"{head} audit with {ATTACK}")
         table = self._audit(plan, folder)
-        with self._writing():
+        with self.writing():
             write_table(place, table)
         self._say(f"{head} done in {duration(time.monotonic() - started)}")
         return table
@@ -172,7 +249,7 @@ class Shadows:
             )
         return tuple(attack.feature_names)
 
-    def _audit(self, plan: ShadowPlan, folder: Path) -> Table:
+    def _audit(self, plan: ShadowPlan, folder: Path) -> Labelled:
         from spvmia_plugin.harness.in_process import audit, load_task
 
         arguments: dict[str, Any] = {"pretrained": plan.manifest.base_model, "peft": str(folder)}
@@ -185,15 +262,18 @@ class Shadows:
         outcome = audit(task, lambda task: {ATTACK: task.attack}, arguments, device=self.config.device)
         seen = outcome.features[ATTACK]
         known = {record.id: record for record in task.data.records}
-        return Table(
-            names=tuple(seen.names),
+        share = read_manifest(folder)
+        return Labelled(
             table=seen.table,
             labels=np.array([known[id_].is_member for id_ in seen.ids], dtype=np.bool_),
-            documents=tuple(known[id_].cluster for id_ in seen.ids),
+            names=tuple(seen.names),
+            clusters=[known[id_].cluster for id_ in seen.ids],
+            about={"base": Path(share.base_model).name, "epochs": share.settings["epochs"], "seed": share.data.seed},
         )
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """A disk that is full, or a folder that nobody may write to, in one line."""
         try:
             yield
         except OSError as error:
@@ -216,7 +296,7 @@ def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def write_table(path: Path, table: Table) -> None:
+def write_table(path: Path, audit: Labelled) -> None:
     """Keep what an audit saw; it says who is a member of the shadow, so only its owner may read it.
 
     Raises:
@@ -225,15 +305,16 @@ def write_table(path: Path, table: Table) -> None:
     stream = io.BytesIO()
     np.savez_compressed(
         stream,
-        names=np.array(table.names, dtype=np.str_),
-        table=table.table,
-        labels=table.labels,
-        documents=np.array(table.documents, dtype=np.str_),
+        names=np.array(audit.names, dtype=np.str_),
+        table=audit.table,
+        labels=audit.labels,
+        clusters=np.array(audit.clusters, dtype=np.str_),
+        about=np.array(json.dumps(dict(audit.about))),
     )
     write_private(path, stream.getvalue())
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> Labelled:
     """Read what `write_table` wrote.
 
     Raises:
@@ -241,20 +322,27 @@ def read_table(path: Path) -> Table:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Table(
-                tuple(file["names"].tolist()), file["table"], file["labels"], tuple(file["documents"].tolist())
+            return Labelled(
+                table=file["table"],
+                labels=file["labels"],
+                names=tuple(file["names"].tolist()),
+                clusters=file["clusters"].tolist(),
+                about=json.loads(str(file["about"])),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise SpvmiaError(
             f"--output: {path}: expected what an audit of a shadow saw, got a file that cannot be read "
             f"({reason_of(error)}); remove it, and the same command makes it again"
         ) from error
 
 
-def audit_words(base: str, target: Path, method: str, output: Path) -> str:
-    """The command that audits the target with what was fitted."""
+def audit_words(base: str, config: ShadowConfig, method: str, output: Path) -> str:
+    """The command that audits the target with what was fitted, under the same options."""
+    target = config.target.absolute()
     model = f"pretrained={base},peft={target}" if method == "lora" else f"pretrained={target}"
-    metadata = json.dumps({"mia_shadow": str(output)})
+    if config.trust_remote_code:
+        model += ",trust_remote_code=True"
+    metadata = json.dumps({"mia_shadow": str(output), **config.metadata})
     return shlex.join(
         [
             *("lm_eval", "--model", "hf", "--model_args", model, "--tasks", f"{ATTACK}_mia_custom"),
