@@ -340,6 +340,14 @@ class Backend:
         """
         return value
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each process of the run passed, in the order of their ranks, told to every one of them; all must ask.
+
+        Raises:
+            SpvmiaError: another process has failed.
+        """
+        return [value]
+
     def load_reference(self, role: Role, path: str) -> None:
         """Put the adapter or model at `path` (folder or hub id) behind REFERENCE or CANDIDATE."""
         raise self._unable()

@@ -31,10 +31,12 @@ PLACES = {
     "candidate_ez": "calibrated:CandidateEz",
     "candidate_wbc": "calibrated:CandidateWbc",
     "both_wbc": "calibrated:BothWbc",
+    "learned": "learned:Learned",
 }
 """Where each built-in attack is defined, as `module:class` in this package: nothing is imported before it is used.
 
-In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts, by held-out documents.
+In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts, by held-out documents;
+learned.
 """
 
 

@@ -111,6 +111,8 @@ class MiaAudit:
             (`context_tokens`), and the AUROCs under the `other` mask; None for plain text.
         self_prompts: of the texts that the reference was trained on: how many (`texts`), the share of different ones
             (`distinct`), their mean length (`tokens`), the share that `ended_at_once`; None where there are none.
+        learned: of an attack that scores all records at once: what it says of how it scored (of `learned` the weights:
+            `shipped` or of a `shadow`, their digest, what they were fitted on, and the variant); None of the others.
         strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
         epsilon_lb: `CanaryAudit`, or `epsilon_lb` null and the reason.
         blind: the baseline that sees no model.
@@ -134,6 +136,7 @@ class MiaAudit:
     unscored: Mapping[str, int]
     scored: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     self_prompts: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
+    learned: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     strongest: Strongest | None = None
     epsilon_lb: Mapping[str, Any]
     blind: Blind
@@ -170,6 +173,7 @@ def mia_audit(
     audited = [record for record in data.records if record.id in results]
     members = sum(record.is_member for record in audited)
     details = dict(outcome.details)
+    learned = outcome.told.get(attack.name)
     scored, self_prompts = details.pop("scored", None), details.pop("self_prompts", None)
     told = MiaAudit(
         format=FORMAT,
@@ -187,6 +191,7 @@ def mia_audit(
         unscored=unscored_by_reason(results),
         scored=scored if isinstance(scored, Mapping) else None,
         self_prompts=self_prompts if isinstance(self_prompts, Mapping) else None,
+        learned=without_secrets(learned) if isinstance(learned, Mapping) else None,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.roles import reference_role
+from spvmia_plugin.audit.tables import FeatureTable
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.several import Compared, Strongest, compare, error_correlations
 from spvmia_plugin.protocols import Cost
@@ -77,19 +78,20 @@ def _number(value: float | None) -> str:
 
 
 def score_records(
-    attack: Attack, signals: Mapping[str, RecordSignals], blind: Mapping[str, float | Unscored] | None = None
+    attack: Attack, signals: Mapping[str, RecordSignals], known: Mapping[str, float | Unscored] | None = None
 ) -> dict[str, RecordResult]:
     """Score some records.
 
     Args:
         attack: scores them.
         signals: by record id.
-        blind: a blind attack's scores by record id, from `blind_scores`.
+        known: scores by record id of an attack that is not asked record by record: a blind one, from `blind_scores`,
+            or one that scores all records at once.
 
     Returns:
         By record id: the score, or the reason why there is none, and the means of the samples file.
     """
-    scores = blind or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
+    scores = known or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
     role = reference_role(attack)
     of_target, of_reference = (Role.TARGET, View.TEXT), (role, View.TEXT) if role else None
     results = {}
@@ -150,6 +152,14 @@ class Results(Mapping[str, RecordResult]):
             self._reason.append(self._reasons.setdefault(result.reason, len(self._reasons)))
         self._told = list(self._reasons)
 
+    def settle(self, scores: Mapping[str, float | Unscored]) -> None:
+        """Put the scores of records that have results here in place of what stands there: all at once, at the end."""
+        for record_id, score in scores.items():
+            row, result = self._row[record_id], RecordResult.of(score)
+            self._numbers["score"][row] = math.nan if result.score is None else result.score
+            self._reason[row] = self._reasons.setdefault(result.reason, len(self._reasons))
+        self._told = list(self._reasons)
+
     def __getitem__(self, record_id: str) -> RecordResult:
         row = self._row[record_id]
         score, target, reference = [None if math.isnan(of[row]) else of[row] for of in self._numbers.values()]
@@ -174,7 +184,7 @@ class Results(Mapping[str, RecordResult]):
     def unscored_by_reason(self) -> dict[str, int]:
         """How many records have no score, by reason, the most frequent first."""
         names, counts = list(self._reasons), Counter(self._reason)
-        told = {name: counts[number] for number, name in enumerate(names) if name is not None}
+        told = {name: counts[number] for number, name in enumerate(names) if name is not None and counts[number]}
         return dict(Counter(told).most_common())
 
 
@@ -189,6 +199,8 @@ class Outcome:
         details: JSON-ready records of the stages: self-prompts, reference, paraphrases.
         models: identity of the model behind each role.
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
+        features: by attack key, what attacks that score all records at once saw of those of all processes.
+        told: by attack name, what such an attack says of how it scored, JSON-ready.
     """
 
     results: dict[str, Mapping[str, RecordResult]] = field(default_factory=dict)
@@ -197,6 +209,8 @@ class Outcome:
     details: dict[str, object] = field(default_factory=dict)
     models: dict[str, object] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    features: dict[str, FeatureTable] = field(default_factory=dict)
+    told: dict[str, object] = field(default_factory=dict)
 
     def cost_json(self) -> dict[str, dict[str, float]]:
         """Cost per stage, JSON-ready."""

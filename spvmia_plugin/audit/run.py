@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.audit.calibrate import Calibration
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
@@ -24,12 +24,13 @@ from spvmia_plugin.audit.stored import (
     paraphrase_keys,
     stored_paraphrases,
 )
+from spvmia_plugin.audit.tables import Collected
 from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.chat_templates import digests
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import shown
@@ -277,6 +278,7 @@ class Run:
             for name, attack in audit.attacks.items()
             if isinstance(attack, BlindAttack)
         }
+        at_once = {name: Collected(each) for name, each in audit.attacks.items() if isinstance(each, AuditAttack)}
         results = {name: Results() for name in audit.attacks}
         scored = Scored(audit.data.format, inputs.loss_on) if inputs.loss_on is not None else None
         long = 0
@@ -286,7 +288,8 @@ class Run:
             if scored is not None:
                 scored.score(audit.attacks, self._under_other_mask())
             for name, attack in audit.attacks.items():
-                of_part = score_records(attack, signals, blind.get(name))
+                known = at_once[name].add(signals) if name in at_once else blind.get(name)
+                of_part = score_records(attack, signals, known)
                 if is_foreign(attack) and not audit.config.log_text:
                     of_part = {
                         key: replace(each, reason=self._quotes.without(each.reason)) for key, each in of_part.items()
@@ -295,6 +298,8 @@ class Run:
             self._signals.forget()
             self._sheets = {}
             inputs.forget()
+        for name, collected in at_once.items():
+            self._settle(name, collected, results[name])
         first = next(iter(results.values()), Results())
         self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
         if scored is not None:
@@ -307,6 +312,21 @@ class Run:
                 f"{long} of {len(audit.records)} records exceed the model's context of {self.backend.max_length} "
                 "tokens and were scored in the harness's rolling windows; their scores are less comparable"
             )
+
+    def _settle(self, name: str, collected: Collected, results: Results) -> None:
+        """Score the records with an attack that looks at those of all processes together."""
+        attack = collected.attack
+        features, scores = collected.settle(self.backend, len(self.audit.audited))
+        if is_foreign(attack) and not self.audit.config.log_text:
+            scores = {
+                key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each
+                for key, each in scores.items()
+            }
+        results.settle(scores)
+        self.outcome.features[name] = features
+        self.outcome.told[attack.name] = self._without_text(
+            dict(attack.told(features.table)), foreign=is_foreign(attack)
+        )
 
     def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
         sheets = self._sheets_of(records, inputs, self._paraphrases_of(records, inputs))

@@ -25,7 +25,7 @@ from spvmia_plugin.protocols import Backend, Cost, Frame, OnDone, ScoreInput, To
 from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import lora_config, train_lora
-from spvmia_plugin.util.libraries import first_says, is_first, one_of
+from spvmia_plugin.util.libraries import all_say, first_says, is_first, one_of
 
 
 class HFBackend(Backend):
@@ -256,6 +256,10 @@ class HFBackend(Backend):
     def agree(self, value: Any) -> Any:
         with one_of(self.processes):
             return first_says(value)
+
+    def gather(self, value: Any) -> list[Any]:
+        with one_of(self.processes):
+            return all_say(value, self.processes)
 
     def load_reference(self, role: Role, path: str) -> None:
         self._headless.pop(role, None)

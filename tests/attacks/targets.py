@@ -23,6 +23,7 @@ from spvmia_plugin.attacks.calibrated import (
     SpvWbc,
     Wbc,
 )
+from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
@@ -38,7 +39,7 @@ class Target:
 
     Attributes:
         attack: with its hyper-parameters; its `repr` is the test id.
-        naive: the formula in plain Python, None for the blind one (it has tests of its own).
+        naive: the formula in plain Python, None for those that score all records at once (in tests of their own).
         shifted: the score after c was added to every l_t and mu_t, from (score, c, record); None: not implied.
         scaled: the score after every l_t, mu_t and sigma_t was multiplied by k, from (score, k); None: not implied.
     """
@@ -91,6 +92,7 @@ TARGETS = [
     Target(BothWbc(windows=(1, 4)), lambda r: naive.both_wbc(r, (1, 4)), same, same),
     Target(Spv(), lambda r: naive.spv(r, "paper"), lambda s, c, _: s * math.exp(c)),
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
+    Target(Learned(), None),
 ]
 
 WORDS = "the of bank Oil rally over Shares said in new to Reuters on a profit fall Game win team for"

@@ -29,6 +29,7 @@ def test_options_and_defaults() -> None:
         "spv": {"mia_spv_variant": "paper"},
         "candidate_wbc": {"mia_wbc_windows": windows},
         "both_wbc": {"mia_wbc_windows": windows},
+        "learned": {"mia_shadow": None},
     }
 
 
