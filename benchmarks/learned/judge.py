@@ -23,12 +23,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from spvmia_plugin.attacks.learned import Learned
-from spvmia_plugin.attacks.weights import Variant
-from spvmia_plugin.learning import STRENGTH, Labelled, design, fit
 
 from benchmarks.learned.cells import Cell, Floats, Kept, read_cells
+from spvmia_plugin.attacks.pooled import FEATURE_NAMES, features_of
+from spvmia_plugin.attacks.weights import Variant
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.learning import STRENGTH, Labelled, design, fit
 from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
 from spvmia_plugin.shadow.fitting import STRENGTHS, variants_of
@@ -59,12 +59,11 @@ class Judged:
     @classmethod
     def of(cls, kept: Kept) -> Judged:
         """Compute the features from the signals that were kept."""
-        attack = Learned()
-        table = np.full((len(kept.labels), len(attack.feature_names)), np.nan, dtype=np.float32)
-        for row, found in enumerate(attack.rows(kept.signals)):
+        table = np.full((len(kept.labels), len(FEATURE_NAMES)), np.nan, dtype=np.float32)
+        for row, found in enumerate(features_of(kept.signals)):
             if not isinstance(found, Unscored):
                 table[row] = found
-        return cls(kept, Labelled(table, kept.labels, attack.feature_names, kept.documents, asdict(kept.cell)))
+        return cls(kept, Labelled(table, kept.labels, FEATURE_NAMES, kept.documents, asdict(kept.cell)))
 
     @property
     def cell(self) -> Cell:
