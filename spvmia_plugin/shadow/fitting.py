@@ -58,15 +58,13 @@ def folds_of_documents(audits: Sequence[Labelled], seed: int = 0) -> list[list[R
     for number, audit in enumerate(audits, 1):
         codes = cluster_codes(audit.clusters, len(audit.labels))
         fewest = min(len(np.unique(codes[audit.labels == label])) for label in (True, False))
-        folds = []
-        if fewest >= FOLDS:
-            splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-            folds = [rows for _, rows in splitter.split(audit.table, audit.labels, codes)]
-        if not folds or any(len(np.unique(audit.labels[rows])) < 2 for rows in folds):
+        if fewest < FOLDS:
             raise SpvmiaError(
-                f"--data: expected documents that {FOLDS} folds of both classes can be made of, got {fewest} of one "
-                f"class in shadow {number}; name data of more documents"
+                f"--data: expected at least {FOLDS} documents of each class, which folds can be made of, got {fewest} "
+                f"in shadow {number}; name data of more documents"
             )
+        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        folds = [rows for _, rows in splitter.split(audit.table, audit.labels, codes)]
         for fold, rows in zip(held_out, folds, strict=True):
             fold.append(rows)
     return held_out

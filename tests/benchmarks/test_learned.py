@@ -37,12 +37,8 @@ def kept(base="narrow", data="leads", seed=0, *, n=60, roles=EVERY, epochs=3.0, 
 
 @pytest.fixture(scope="module")
 def cells():
-    return [
-        Judged.of(kept(base, data, seed))
-        for base in ("narrow", "wide")
-        for data in ("leads", "tales")
-        for seed in (0, 1)
-    ]
+    kinds = product(("narrow", "wide"), ("leads", "tales"), (0, 1))
+    return [Judged.of(kept(base, data, seed)) for base, data, seed in kinds]
 
 
 # Cells
