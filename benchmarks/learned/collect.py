@@ -254,7 +254,7 @@ def collect(cell: Cell, base: Base, target: Path, place: Place, started: float) 
     collector = Collector()
     there = [name for name in BESIDE if name in task.registry.attacks]
     attacks = {name: task.registry.attack(name, task.settings) for name in there}
-    outcome = audit(task, lambda task: {"collector": collector, **attacks}, arguments, device=place.device)
+    outcome = audit(task, {"collector": collector, **attacks}, arguments, device=place.device)
     records = task.data.records
     results = {name: [outcome.results[name][record.id].score for record in records] for name in there}
     manifest = read_manifest(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.api.registry import get_model
@@ -17,9 +17,6 @@ from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import DEVICE, AuditTask
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
-
-Attacks = Callable[[AuditTask], Mapping[str, Attack]]
-"""What is to be run on a task's data, by a name for each."""
 
 
 def load_task(name: str, arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> AuditTask:
@@ -41,12 +38,14 @@ def load_task(name: str, arguments: Mapping[str, Any], metadata: Mapping[str, An
     return task
 
 
-def audit(task: AuditTask, attacks: Attacks, arguments: Mapping[str, Any], *, device: str = DEVICE) -> Outcome:
+def audit(
+    task: AuditTask, attacks: Mapping[str, Attack], arguments: Mapping[str, Any], *, device: str = DEVICE
+) -> Outcome:
     """Audit all records of a task with some attacks. A killed audit goes on from its store.
 
     Args:
         task: of `load_task`.
-        attacks: those to run; the task's own is not, unless it is among them.
+        attacks: those to run, by a name for each; the task's own is not, unless it is among them.
         arguments: of the harness's model `hf`.
         device: as in lm_eval's `--device`.
 
@@ -58,7 +57,7 @@ def audit(task: AuditTask, attacks: Attacks, arguments: Mapping[str, Any], *, de
     with quiet_libraries(), no_loading_bars():
         lm = get_model("hf").create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
-        lambda: _audit(lm, task, attacks(task)),
+        lambda: _audit(lm, task, attacks),
         doing="the audit",
         texts=task.data.texts,
         log_text=task.settings.log_text,

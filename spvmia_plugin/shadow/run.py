@@ -258,8 +258,10 @@ class Shadows:
         if self.config.trust_remote_code:
             arguments["trust_remote_code"] = True
         given = {key: value for key, value in self.config.metadata.items() if key != "mia_dataset_path"}
-        task = load_task(f"{ATTACK}_mia_custom", arguments, {"mia_cache_dir": str(self.layout.store), **given})
-        outcome = audit(task, lambda task: {ATTACK: task.attack}, arguments, device=self.config.device)
+        # Any task on the manifest's records: what is run on them is said below.
+        task = load_task("loss_mia_custom", arguments, {"mia_cache_dir": str(self.layout.store), **given})
+        attack = task.registry.attack(ATTACK, task.settings)
+        outcome = audit(task, {ATTACK: attack}, arguments, device=self.config.device)
         seen = outcome.features[ATTACK]
         known = {record.id: record for record in task.data.records}
         share = read_manifest(folder)
