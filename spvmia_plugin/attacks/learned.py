@@ -90,11 +90,9 @@ class Learned(AuditAttack):
 
     def rows(self, records: Sequence[RecordSignals]) -> list[NDArray[np.float32] | Unscored]:
         """As of each record, with records of one length pooled together."""
-        with np.errstate(all="ignore"):
+        with np.errstate(over="ignore"):
             found = [row if isinstance(row, Unscored) else row.astype(np.float32) for row in features_of(records)]
-            return [
-                row if isinstance(row, Unscored) or not np.isinf(row).any() else Unscored(INFINITE) for row in found
-            ]
+        return [row if isinstance(row, Unscored) or not np.isinf(row).any() else Unscored(INFINITE) for row in found]
 
     def variant(self, table: NDArray[np.float32]) -> str | None:
         """Which of the weights fit the models that the records of an audit have; None if none of them do."""
@@ -160,4 +158,5 @@ def standardised(column: NDArray[np.floating]) -> Floats:
     if low == high:
         return np.zeros(len(values))
     within = np.clip(ascending, low, high)
-    return np.clip((values - within.mean()) / within.std(), -MOST, MOST)
+    deviations: Floats = np.clip((values - within.mean()) / within.std(), -MOST, MOST)
+    return deviations

@@ -105,7 +105,8 @@ def features_of(records: Sequence[RecordSignals]) -> list[Floats | Unscored]:
         at_a_time = max(1, TOKENS_AT_A_TIME // length)
         for start in range(0, len(numbers), at_a_time):
             part = numbers[start : start + at_a_time]
-            rows = _features([records[number] for number in part], roles)
+            with np.errstate(all="ignore"):  # what is not finite is told below
+                rows = _features([records[number] for number in part], roles)
             known = np.isfinite(rows).sum(axis=1) == sum(len(NAMES[block]) for block in blocks_of(roles))
             for number, row, is_known in zip(part, rows, known, strict=True):
                 if is_known:

@@ -75,6 +75,6 @@ class Collected:
         if len(ids) + sum(without for _, _, without in shares) < audited:
             # What other processes scored is not known: a score would be another one than theirs.
             alone = Unscored(f"the backend {backend.name!r} does not bring the records of all processes together")
-            return together, self._unscored | dict.fromkeys(self._ids, alone)
+            return together, {**self._unscored, **dict.fromkeys(self._ids, alone)}
         scores = dict(zip(together.ids, self.attack.scores(table), strict=True))
-        return together, self._unscored | {record_id: scores[record_id] for record_id in self._ids}
+        return together, {**self._unscored, **{record_id: scores[record_id] for record_id in self._ids}}

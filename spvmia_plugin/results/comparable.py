@@ -66,7 +66,7 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
         **{name: _text(value) for name, value in told.settings.items() if name not in _FREE_SETTINGS},
         **{f"attack {task.attack}": _text(_parameters(task.mia_audit)) for task in attacks},
-        **{f"weights of {task.attack}": told for task in attacks if (told := _weights(task.mia_audit))},
+        **{f"weights of {task.attack}": weights for task in attacks if (weights := _weights(task.mia_audit))},
         "spvmia-plugin": str(told.versions.get("spvmia-plugin")),
     }
 

@@ -227,7 +227,7 @@ def test_too_few_records_have_no_score():
     records, _ = simulate(LEAST_RECORDS, 20)
     assert all(isinstance(score, float) for score in Learned().score_many(records))
     assert Learned().score_many(records[1:]) == [Unscored(TOO_FEW)] * (LEAST_RECORDS - 1)
-    assert Learned().score(records[0]) == Unscored(TOO_FEW)
+    assert Learned().score(records[0]) == Unscored(SCORED_TOGETHER)
     assert Learned().score_many([]) == []
     with pytest.raises(MissingSignal, match=SCORED_TOGETHER):
         Learned().score_record(records[0])
