@@ -18,6 +18,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.shadow.fitting import STRENGTHS
 from spvmia_plugin.signals import RecordSignals, Role, View
 from tests.attacks.simulated import EVERY, simulate
+from tests.data.builders import write_texts
+from tests.tiny import save_tiny, tiny_texts
 
 
 def kept(base="narrow", data="leads", seed=0, *, n=60, roles=EVERY, epochs=3.0, **how):
@@ -305,3 +307,36 @@ def test_a_plan_says_what_is_there_and_about_how_long_the_rest_takes(tmp_path, c
     told = capsys.readouterr().out
     assert told.startswith("1 of 4 cells are there; 3 to run, about 40 s and 2 not known yet:")
     assert "narrow__tales__small__epochs3__block64__seed0: 40 s" in told
+
+
+@pytest.mark.slow
+def test_a_cell_is_collected_for_real_and_not_a_second_time(tmp_path, capsys):
+    base = save_tiny(tmp_path / "tiny")
+    data = write_texts(tmp_path / "d.jsonl", tiny_texts(300))
+    work = tmp_path / "work"
+    arguments = ["--work", str(work), "--data", f"texts={data}", "--base", f"tiny={base}", "--protocol", "tiny"]
+    arguments += ["--blocks", "24", "--epochs", "6", "--threads", "1"]
+    assert collect.main(arguments) == 0
+    (found,) = read_cells(work / "cells")
+    assert (len(found.ids), int(found.labels.sum())) == (48, 24)
+    means = np.array([signals.of(Role.TARGET).mean_logprob for signals in found.signals])
+    assert np.array_equal(means, found.scores["loss"])  # row by row the same records
+    assert set(found.scores) == set(collect.BESIDE)
+    assert Judged.of(found).variants == ["both", "candidate", "reference", "base"]
+    assert found.about["audit"]["mia_seed"] == 0
+    before = (work / "cells" / f"{found.cell.name}.npz").read_bytes()
+    assert collect.main(arguments) == 0
+    assert capsys.readouterr().out.count("1 of 1 cells are there; 0 to run") == 1
+    assert (work / "cells" / f"{found.cell.name}.npz").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
+    base = save_tiny(tmp_path / "tiny")
+    data = write_texts(tmp_path / "d.jsonl", tiny_texts(300))
+    few = write_texts(tmp_path / "few.jsonl", tiny_texts(5))
+    arguments = ["--work", str(tmp_path / "work"), "--data", f"few={few}", "--data", f"texts={data}"]
+    arguments += ["--base", f"tiny={base}", "--protocol", "tiny", "--blocks", "24", "--epochs", "1", "--threads", "1"]
+    assert collect.main(arguments) == 1
+    assert [kept.cell.data for kept in read_cells(tmp_path / "work" / "cells")] == ["texts"]
+    assert "few__tiny" in capsys.readouterr().err
