@@ -13,7 +13,7 @@ from spvmia_plugin.audit.shadowed import audit_settings
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
 from spvmia_plugin.data.manifest import Manifest, rebuild
-from spvmia_plugin.data.sources import source_name
+from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.training.finetune import Say, read_pool
@@ -95,7 +95,13 @@ class ShadowPlan:
 
     @classmethod
     def of(
-        cls, config: ShadowConfig, manifest: Manifest, registry: Registry, template: Path | None, say: Say
+        cls,
+        config: ShadowConfig,
+        manifest: Manifest,
+        registry: Registry,
+        template: Path | None,
+        say: Say,
+        keep: list[Loaded],
     ) -> ShadowPlan:
         """Read the data and deal the documents out. No weights are read.
 
@@ -105,6 +111,7 @@ class ShadowPlan:
             registry: named data sets, and the attacks' options.
             template: a file with the manifest's chat template, where it has one.
             say: called with what conversations were taken for.
+            keep: gets what is read as soon as it is.
 
         Raises:
             SpvmiaError: an unknown option; the target's data or its base are not there; too few documents are.
@@ -128,6 +135,7 @@ class ShadowPlan:
             shadow_config(manifest, data, everything, config.output, template, config.trust_remote_code),
             say,
             registry.datasets,
+            keep,
         )
         named = registry.datasets.get(manifest.data.spec)
         stands_in = named is not None and data == settings.dataset_path

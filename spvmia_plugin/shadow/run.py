@@ -19,7 +19,7 @@ from spvmia_plugin.attacks.base import AuditAttack
 from spvmia_plugin.attacks.weights import FILE
 from spvmia_plugin.audit.plan import duration
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
-from spvmia_plugin.data.sources import source_name
+from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.learning import Labelled
 from spvmia_plugin.plugins import Registry, load_registry
@@ -27,6 +27,7 @@ from spvmia_plugin.shadow.fitting import FOLDS, Fitted, fit_shadows
 from spvmia_plugin.shadow.plan import ShadowConfig, ShadowPlan
 from spvmia_plugin.training.finetune import Say, finetune
 from spvmia_plugin.training.shadow import Share, shadow_config
+from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path, private_folder, write_private
 
 STATE = "shadow.json"
@@ -170,7 +171,12 @@ class Shadows:
             private_folder(self.layout.root)
             if template is not None:
                 write_private(template, str(manifest.data.template).encode())
-        plan = ShadowPlan.of(self.config, manifest, self._registry, template, self._say)
+        loaded: list[Loaded] = []
+        plan = behind(
+            lambda: ShadowPlan.of(self.config, manifest, self._registry, template, self._say, loaded),
+            doing="--data",
+            texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
+        )
         self._claim(plan)
         numbers = range(1, len(plan.shares) + 1)
         done = [number for number in numbers if self.layout.table(number).is_file()]

@@ -156,6 +156,27 @@ def test_the_plan_comes_first_and_the_next_command_last(first, target, base):
     assert not any(text[:20] in line for text in TEXTS for line in said)
 
 
+def test_the_estimate_counts_all_that_is_done_by_the_speed_of_the_targets_training(first, target):
+    """A token that is scored takes a quarter of one that is trained on, one that is written six quarters."""
+    made = first[2]
+    training = read_manifest(target).training
+    a_record = training["tokens"] / (55 * 2)
+    trained = 55 * 2 + 2 * 20 * 1  # the shadow in two epochs, two references in one
+    scored, written = (55 + 52) * 4 / 4, 20 * 6 / 4
+    expected = training["seconds"] / training["tokens"] * a_record * (trained + scored + written)
+    assert made.plan.seconds() == pytest.approx(expected)
+    untold = dataclasses.replace(made.plan, manifest=dataclasses.replace(made.plan.manifest, training={}))
+    assert untold.seconds() is None
+    assert untold.told()[2] == "estimate: told by each step before it begins"
+
+
+def test_the_next_command_of_a_whole_model_that_brings_code(config, tmp_path):
+    asked = dataclasses.replace(config(tmp_path / "s"), trust_remote_code=True, metadata={})
+    words = shlex.split(shadow_run.audit_words("base", asked, "full", Path("/out")))
+    assert words[words.index("--model_args") + 1] == f"pretrained={asked.target},trust_remote_code=True"
+    assert json.loads(words[words.index("--metadata") + 1]) == {"mia_shadow": "/out"}
+
+
 def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     output, _, made = first
     assert stat.S_IMODE(output.stat().st_mode) == 0o700
@@ -326,6 +347,22 @@ def test_features_that_cannot_be_read(first, config, tmp_path, nothing_more, con
     refused(config(output), r"^--output: .*shadow_1.npz: expected what an audit of a shadow saw, .* remove it")
 
 
+def test_a_disk_that_is_full(config, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shadow_run, "write_private", full)
+    refused(config(tmp_path / "s"), r"^--output: cannot write to .* \(No space left on device\); name another folder")
+
+
+def test_what_a_library_quotes_of_a_text_is_not_told(config, tmp_path, monkeypatch):
+    def quoting(documents, *_, **__):
+        raise ValueError(f"cannot read {documents[0].text}")
+
+    monkeypatch.setattr("spvmia_plugin.shadow.plan.untouched", quoting)
+    refused(config(tmp_path / "s"), "^--data: ")
+
+
 @pytest.mark.parametrize("count", [0, -1, 65])
 def test_a_number_of_shadows_that_is_none(target, tmp_path, count):
     with pytest.raises(SpvmiaError, match=f"^--shadows: expected a whole number >= 1 and <= 64, got {count}"):
@@ -384,3 +421,26 @@ def test_options_in_another_form_are_refused(target, tmp_path):
     result = run("--target", target, "--output", tmp_path / "s", "--metadata", "mia_self_prompts=3")
     assert result.exit_code == 1
     assert result.stderr.startswith("--metadata: expected a JSON object, got text in the form key=value")
+
+
+@pytest.mark.slow
+def test_a_target_of_all_weights(base, tmp_path):
+    data = write_texts(tmp_path / "d.jsonl", tiny_texts(300, words=(12, 18)))
+    config = FinetuneConfig(
+        str(base),
+        str(data),
+        tmp_path / "target",
+        method="full",
+        members=50,
+        nonmembers=50,
+        prompts=20,
+        epochs=1,
+        lr=1e-3,
+        block_size=0,
+        quiet=True,
+    )
+    finetune(config)
+    made = make_shadows(ShadowConfig(tmp_path / "target", tmp_path / "s", metadata=AUDIT, device="cpu"), lambda _: None)
+    assert made.fitted.variant == "both"
+    assert (tmp_path / "s" / "shadow_1" / "config.json").is_file()
+    assert f"pretrained={tmp_path / 'target'}" in made.command
