@@ -237,13 +237,18 @@ class Shadows:
         config = shadow_config(plan.manifest, plan.data, share, folder, template, self.config.trust_remote_code)
         if not (folder / MANIFEST_NAME).is_file():  # finished, and killed before its audit: it is written last
             self._say(f"{head} fine-tuning")
-            finetune(config, lambda line: self._say(f"  {line}"), self._registry.datasets, share.of)
+            finetune(config, self._say_of_finetuning, self._registry.datasets, share.of)
         self._say(f"{head} audit with {ATTACK}")
         table = self._audit(plan, folder)
         with self.writing():
             write_table(place, table)
         self._say(f"{head} done in {duration(time.monotonic() - started)}")
         return table
+
+    def _say_of_finetuning(self, line: str) -> None:
+        """Its plan and its estimate; the command that audits a shadow by itself is not what comes next."""
+        if line.startswith(("plan: ", "estimate: ")):
+            self._say(f"  {line}")
 
     def _feature_names(self, plan: ShadowPlan) -> tuple[str, ...]:
         """Another version of the attack may look at other things: the store then has most of what it asks for."""

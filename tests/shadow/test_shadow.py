@@ -146,6 +146,8 @@ def test_the_plan_comes_first_and_the_next_command_last(first, target, base):
     )
     assert said[2].startswith("estimate: about ")
     assert sum(line.startswith("[shadow 1 of 1] ") for line in said) == 3
+    assert [line.split(":")[0] for line in said if line.startswith("  ")][:2] == ["  plan", "  estimate"]
+    assert sum("lm_eval" in line for line in said) == 1
     screen = said[-5:]
     assert screen[0].startswith("fitted on 107 records of 1 shadow; models beside the target: base, self-prompted")
     assert screen[1].endswith(f"{made.fitted.auroc:.3f}")
