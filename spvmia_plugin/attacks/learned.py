@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import INFINITE, AuditAttack
-from spvmia_plugin.attacks.pooled import COLUMN, FEATURE_NAMES, Floats, features_of
+from spvmia_plugin.attacks.pooled import COLUMN, FEATURE_NAMES, NOT_FINITE, Floats, features_of
 from spvmia_plugin.attacks.weights import FILE, VARIANTS, Weights, read_weights, shipped
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, Unscored
@@ -113,17 +113,18 @@ class Learned(AuditAttack):
         name = self.variant(table)
         if name is None:
             return [Unscored(f"the weights are for other models: {', '.join(self._variants)}")] * len(table)
-        found: list[float | Unscored] = [Unscored(TOO_FEW)] * len(table)
+        of_variant = self.weights.variants[name]
         able = np.ones(len(table), dtype=bool)
-        for block in set(VARIANTS[name]) & _CALLED.keys():
-            lacking = np.isnan(table[:, COLUMN[f"{block}.mean"]])
-            able &= ~lacking
+        for feature in of_variant.names:
+            able &= np.isfinite(table[:, COLUMN[feature]])
+        found: list[float | Unscored] = [Unscored(TOO_FEW if is_able else NOT_FINITE) for is_able in able]
+        for block, called in _CALLED.items():
+            lacking = np.isnan(table[:, COLUMN[f"{block}.mean"]]) if block in VARIANTS[name] else []
             for row in np.flatnonzero(lacking):
-                found[row] = Unscored(f"no signals of the {_CALLED[block]}, which other records have")
+                found[row] = Unscored(f"no signals of the {called}, which other records have")
         rows = np.flatnonzero(able)
         if len(rows) >= LEAST_RECORDS:
             scores = np.zeros(len(rows))
-            of_variant = self.weights.variants[name]
             # Column by column: a product of matrices would round by where a row stands.
             for feature, weight in zip(of_variant.names, of_variant.weights, strict=True):
                 scores += weight * standardised(table[rows, COLUMN[feature]])

@@ -87,6 +87,8 @@ NOT_FINITE = "a log-probability is not finite"
 TOKENS_AT_A_TIME = 2**15
 """Tokens of equally long records that are pooled in one go: what fits into a processor's cache."""
 
+_REFERENCES = (Role.REFERENCE, Role.CANDIDATE)
+
 
 def features_of(records: Sequence[RecordSignals]) -> list[Floats | Unscored]:
     """The (F,) features of each record, NaN where a reference is not there, or why there are none.
@@ -117,9 +119,6 @@ def features_of(records: Sequence[RecordSignals]) -> list[Floats | Unscored]:
 def blocks_of(roles: Sequence[Role]) -> list[str]:
     """The blocks of features that the models of these roles give."""
     return [*(role.value for role in roles), *(["both"] if set(_REFERENCES) <= set(roles) else [])]
-
-
-_REFERENCES = (Role.REFERENCE, Role.CANDIDATE)
 
 
 def _shape(signals: RecordSignals) -> tuple[int, tuple[Role, ...]]:

@@ -13,6 +13,7 @@ from spvmia_plugin.attacks.base import SCORED_TOGETHER, AuditAttack
 from spvmia_plugin.attacks.calibrated import SpvWbc
 from spvmia_plugin.attacks.learned import LEAST_RECORDS, TOO_FEW, Learned, standardised
 from spvmia_plugin.attacks.pooled import FEATURE_NAMES, NAMES, NO_MOMENTS, NOT_FINITE, features_of
+from spvmia_plugin.attacks.reference_free import Loss
 from spvmia_plugin.attacks.weights import FILE, VARIANTS, Card, Variant, Weights, names_of, shipped, write_weights
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
@@ -223,6 +224,16 @@ def test_a_record_without_a_model_that_the_others_have_is_unscored():
     assert rest == Learned().score_many([record for number, record in enumerate(records) if number not in (7, 8)])
 
 
+def test_a_table_with_a_hole_leaves_that_record_out():
+    records, _ = simulate(40, 20)
+    table = np.array(Learned().rows(records))
+    rest = Learned().score_audit(np.delete(table, 3, axis=0))
+    table[3, FEATURE_NAMES.index("target_base.q50")] = np.nan
+    scores = Learned().score_audit(table)
+    assert scores.pop(3) == Unscored(NOT_FINITE)
+    assert scores == rest
+
+
 def test_too_few_records_have_no_score():
     records, _ = simulate(LEAST_RECORDS, 20)
     assert all(isinstance(score, float) for score in Learned().score_many(records))
@@ -257,6 +268,17 @@ def test_a_target_that_was_not_trained_on_members_stays_at_chance(roles):
         records, labels = simulate(200, 48, seed=seed, trained=False, roles=roles)
         found.append(auroc(np.array(Learned().score_many(records)), labels))
     assert abs(np.mean(found) - 0.5) < 3 * np.std(found, ddof=1) / math.sqrt(12) + 0.005
+
+
+def test_of_texts_alone_it_sees_less_than_the_loss():
+    """Members are harder texts, and nobody trained on them: the score is of the models, not of the text."""
+    found = {Learned: [], Loss: []}
+    for seed in range(4):
+        records, labels = simulate(200, 48, seed=seed, trained=False, harder=0.3)
+        for attack, values in found.items():
+            values.append(auroc(np.array(attack().score_many(records)), labels))
+    assert abs(np.mean(found[Loss]) - 0.5) > 0.15
+    assert abs(np.mean(found[Learned]) - 0.5) < abs(np.mean(found[Loss]) - 0.5) / 2
 
 
 def test_config_is_json_and_names_the_shadow(tmp_path):
