@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import stat
 from itertools import product
@@ -206,7 +207,10 @@ def test_tables_tell_means_over_seeds_hard_cells_and_the_control():
     assert "| b | d | 3 | 64 | 2 | **0.850** | **0.850** | 0.600 |" in text
     assert "below 0.85" in text
     assert "| `loss` | +0.250" in text
-    assert "Weights fitted on permuted labels: mean AUROC 0.510" in text
+    # Two fits, each judged by both cells: .50 and .52.
+    assert "Weights fitted on permuted labels: mean AUROC 0.510, standard error 0.010, deviation from fit" in text
+    assert "2 fits" in text
+    assert "permuted" not in markdown([dataclasses.replace(each, control=()) for each in rows], "both")
 
 
 def test_the_command_prints_and_writes_its_tables(tmp_path, capsys):

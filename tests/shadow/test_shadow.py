@@ -20,10 +20,13 @@ from spvmia_plugin.data.load import builtin_datasets
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, write_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.in_process import audit, load_task
+from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.shadow import ShadowConfig, make_shadows
 from spvmia_plugin.shadow import run as shadow_run
+from spvmia_plugin.shadow.plan import ShadowPlan
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
 from tests.data.builders import write_texts
+from tests.leaks import Spans, contents
 from tests.tiny import save_tiny, tiny_texts
 
 AUDIT = {
@@ -156,6 +159,17 @@ def test_the_plan_comes_first_and_the_next_command_last(first, target, base):
     assert words[words.index("--model_args") + 1] == f"pretrained={base},peft={target}"
     assert json.loads(words[words.index("--metadata") + 1]) == {"mia_shadow": str(output), **AUDIT}
     assert not any(text[:20] in line for text in TEXTS for line in said)
+
+
+def test_no_text_lies_in_the_folder(first):
+    """But for what the shadow wrote itself, which is kept in a folder of its own."""
+    spans = Spans(TEXTS)
+    files = [path for path in first[0].rglob("*") if path.is_file() and "self_prompts" not in path.parts]
+    assert {"learned.json", "shadow_1.npz", "mia_manifest.json"} <= {path.name for path in files}
+    found = [place for path in files for place, data in contents(path) if spans.in_bytes(data)]
+    assert found == []
+    with np.load(first[0] / "shadow_1.npz", allow_pickle=False) as file:
+        assert not [name for name in file.files if spans.in_text(str(file[name].tolist()))]
 
 
 def test_the_estimate_counts_all_that_is_done_by_the_speed_of_the_targets_training(first, target):
@@ -310,6 +324,30 @@ def test_too_few_documents_are_left_of_the_targets_own(target, tmp_path):
         r"^--data: own.jsonl: expected text for at least 120 documents .* got 3 from 3 documents, with 127 that the "
         r"target's records hold, 0 near copies of those, 0 repeats left out; name more data, or lower --shadows$",
     )
+
+
+def test_a_file_that_stands_in_for_the_targets_data_set(target, tmp_path):
+    told = read_manifest(target)
+    other = Path(shutil.copytree(target, tmp_path / "other"))
+    named = dataclasses.replace(told, data=dataclasses.replace(told.data, spec="ag_news"))
+    write_manifest(named, other / MANIFEST_NAME)
+    options = {**AUDIT, "mia_dataset_path": str(target.parent / "own.jsonl")}
+    refused(ShadowConfig(other, tmp_path / "s", metadata=options), "got 3 from 3 documents, with 127 that the target's")
+
+
+def test_documents_of_the_candidate_reference_are_left_out_too(config, target, tmp_path):
+    held_out = write_texts(tmp_path / "candidate.jsonl", TEXTS[200:230])
+    options = {**AUDIT, "mia_candidate": str(held_out)}
+    plans = [
+        ShadowPlan.of(
+            config(tmp_path / "s", metadata=each), read_manifest(target), load_registry(), None, lambda _: None, []
+        )
+        for each in (AUDIT, options)
+    ]
+    assert plans[1].found.same - plans[0].found.same == 30
+    used = {f"all.jsonl:{row}" for row in range(4 + 200 - TARGETS_OWN + 1, 4 + 230 - TARGETS_OWN + 1)}
+    assert plans[0].shares[0].ids & used
+    assert not plans[1].shares[0].ids & used
 
 
 def test_a_target_without_a_manifest(config, base, tmp_path):
