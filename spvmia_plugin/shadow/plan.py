@@ -12,6 +12,7 @@ from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, duratio
 from spvmia_plugin.audit.shadowed import audit_settings
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
+from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
 from spvmia_plugin.data.manifest import Manifest, rebuild
 from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.errors import SpvmiaError
@@ -27,6 +28,7 @@ from spvmia_plugin.training.shadow import (
     share_out,
     untouched,
 )
+from spvmia_plugin.util.files import user_cache
 
 MOST_SHADOWS = 64
 _OF_THE_DATA = (
@@ -143,17 +145,33 @@ class ShadowPlan:
         return cls(manifest, data, settings, found, share_out(pool, found, sizes, config.shadows, manifest.data.seed))
 
     def identity(self) -> dict[str, Any]:
-        """All that makes the shadows what they are, but how many; through JSON, as it is compared with a file's."""
+        """All that makes the shadows what they are, but how many; through JSON, as it is compared with a file's.
+
+        The documents are told by a keyed hash: a file that has changed deals others.
+        """
+        key = derived_key(user_key(user_cache()), "shadow")
         told = {
             "target": self.manifest.fingerprint,
             "base_model": self.manifest.base_model,
             "recipe": recipe(self.manifest),
             "data": {**self.manifest.data.to_json(), "spec": self.data, "template": self.manifest.data.template},
+            "documents": fingerprint(key, (("document", document.text) for document in self.found.documents)),
             "audit": audit_settings(self.settings),
             "records": dict(self.shares[0].sizes),
         }
         found: dict[str, Any] = json.loads(json.dumps(told))
         return found
+
+    def card_settings(self) -> dict[str, Any]:
+        """What of it stands in the card of the weights, which may leave this machine: no path."""
+        told = self.identity()
+        base, data = Path(self.manifest.base_model), told["data"]
+        data = {name: data[name] for name in data.keys() - {"spec", "template"}}
+        return {
+            **{name: told[name] for name in ("target", "recipe", "audit", "records")},
+            "base_model": base.name if base.is_absolute() else self.manifest.base_model,
+            "data": {**data, "source": source_name(self.data)},
+        }
 
     def seconds(self) -> float | None:
         """About how long a shadow takes on a machine like the target's; None where the target's manifest tells nothing.

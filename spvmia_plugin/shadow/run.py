@@ -104,11 +104,13 @@ def make_shadows(config: ShadowConfig, say: Say = print) -> Made:
     shadows = Shadows(config, say)
     plan, audits = shadows.run()
     fitted = fit_shadows(audits, summary_of(plan), plan.manifest.data.seed)
-    told = {**fitted.weights.card.settings, **plan.identity()}
+    told = {**fitted.weights.card.settings, **plan.card_settings()}
     weights = replace(fitted.weights, card=replace(fitted.weights.card, settings=told))
     output = shadows.layout.root
     with shadows.writing():
-        write_private(output / FILE, (json.dumps(weights.to_json(), indent=1, sort_keys=True) + "\n").encode())
+        write_private(
+            output / FILE, (json.dumps(weights.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        )
     command = audit_words(plan.manifest.base_model, config, plan.manifest.method, output)
     made = Made(plan, replace(fitted, weights=weights), output, command)
     for line in made.told():
@@ -206,8 +208,8 @@ class Shadows:
             made = self._state()
             if differing := _differing(made, identity):
                 raise SpvmiaError(
-                    f"--output: expected the shadows of this target, recipe and audit, got a folder whose differ in "
-                    f"{', '.join(differing)}: {self.layout.root}; name another folder, or remove this one"
+                    f"--output: expected shadows of this target, recipe, data and audit, got some in "
+                    f"{self.layout.root} that differ in {', '.join(differing)}; name another folder, or remove this one"
                 )
         with self.writing():
             write_private(self.layout.state, json.dumps({"format": FORMAT, **identity}, indent=1).encode())
@@ -295,6 +297,9 @@ class Shadows:
             ) from error
 
 
+_CALLED = {"target": "the target's records", "base_model": "the base", "documents": "the documents of --data"}
+
+
 def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What two plans differ in, as users call it."""
     found: list[str] = []
@@ -305,7 +310,7 @@ def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
             called = {"recipe": "--{}", "audit": "{}", "data": "data: {}", "records": "number of {}"}[name]
             found += [called.format(key.replace("_", "-") if name == "recipe" else key) for key in keys]
         elif before != value:
-            found.append({"target": "the target's records", "base_model": "the base"}.get(name, name))
+            found.append(_CALLED.get(name, name))
     return found
 
 

@@ -209,6 +209,8 @@ def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     assert card.settings["auroc_in_folds"]["both"] == made.fitted.auroc
     assert card.audits[0] == {"base": "tiny", "epochs": 2.0, "seed": 1, "members": 55, "nonmembers": 52}
     assert card.versions["spvmia-plugin"]
+    assert str(target.parent) not in (output / FILE).read_text()
+    assert card.settings["data"]["source"] == "all.jsonl"
     everything = (output / FILE).read_text() + (output / "shadow.json").read_text()
     assert not any(text[:20] in everything for text in TEXTS)
 
@@ -302,7 +304,18 @@ def test_another_audit_or_other_data_in_the_same_folder(first, config, target, n
     if "data" in more:
         shutil.copy(target.parent / "all.jsonl", target.parent / "again.jsonl")
         more = {"data": str(target.parent / "again.jsonl")}
-    refused(config(first[0], **more), rf"^--output: expected the shadows of this target, .* differ in {differs}: ")
+    refused(config(first[0], **more), rf"^--output: expected shadows of this target, .* that differ in {differs}; name")
+
+
+def test_a_file_that_has_changed_deals_other_documents(first, config, tmp_path, nothing_more):
+    """The same path, one more row."""
+    output, spec = copied(first, tmp_path), first[2].plan.data
+    rows = Path(spec).read_bytes()
+    try:
+        Path(spec).write_bytes(rows + json.dumps({"text": tiny_texts(1, seed=99)[0]}).encode() + b"\n")
+        refused(config(output), "that differ in the documents of --data; name another")
+    finally:
+        Path(spec).write_bytes(rows)
 
 
 def test_another_recipe_in_the_same_folder(first, target, tmp_path, nothing_more):
@@ -310,7 +323,7 @@ def test_another_recipe_in_the_same_folder(first, target, tmp_path, nothing_more
     told = read_manifest(target)
     write_manifest(dataclasses.replace(told, settings={**told.settings, "epochs": 5.0}), other / MANIFEST_NAME)
     data = str(target.parent / "all.jsonl")
-    refused(ShadowConfig(other, first[0], data, metadata=AUDIT), "differ in --epochs: ")
+    refused(ShadowConfig(other, first[0], data, metadata=AUDIT), "that differ in --epochs; name another")
 
 
 def test_fewer_documents_for_each_of_more_shadows(first, config, nothing_more):
