@@ -107,10 +107,9 @@ def make_shadows(config: ShadowConfig, say: Say = print) -> Made:
     told = {**fitted.weights.card.settings, **plan.card_settings()}
     weights = replace(fitted.weights, card=replace(fitted.weights.card, settings=told))
     output = shadows.layout.root
+    content = json.dumps(weights.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
     with shadows.writing():
-        write_private(
-            output / FILE, (json.dumps(weights.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-        )
+        write_private(output / FILE, content.encode())
     command = audit_words(plan.manifest.base_model, config, plan.manifest.method, output)
     made = Made(plan, replace(fitted, weights=weights), output, command)
     for line in made.told():
