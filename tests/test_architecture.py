@@ -32,7 +32,7 @@ LAYERS = [
     ["audit"],
     ["harness"],
     ["results", "web"],
-    ["report", "leaderboard", "export", "combination", "learning"],
+    ["report", "leaderboard", "export", "combination", "learning", "shadow"],
     ["demo", "cli", "__main__"],
 ]
 # Built-ins are a plugin: they name, inside functions, what the higher layers bring.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
+from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.audit.calibrate import Calibration, prompting
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
@@ -16,6 +17,7 @@ from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_f
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.several import Several
+from spvmia_plugin.audit.shadowed import shadow_note
 from spvmia_plugin.audit.stability import Stability
 from spvmia_plugin.audit.stored import (
     FittingBatches,
@@ -109,6 +111,7 @@ class Run:
             SpvmiaError: something needed is missing; found before long work starts.
         """
         self.check()
+        self._compare_shadow()
         inputs = Inputs(self.backend, self.audit.data, self._shots)
         if self._shots:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
@@ -136,6 +139,16 @@ class Run:
         self.outcome.notes += self._backend_notes()
         self._batches.forget()
         return self.outcome
+
+    def _compare_shadow(self) -> None:
+        """Say, before long work, if weights of a shadow are asked for that were fitted for another audit than this."""
+        for attack in self.audit.attacks.values():
+            if isinstance(attack, Learned) and attack.shadow is not None:
+                note = shadow_note(attack.weights.card.settings, self.audit.config, self.audit.data)
+                if note is not None and note not in self.outcome.notes:
+                    self.outcome.notes.append(note)
+                    if not self.quiet:
+                        show(f"spvmia: warning: {note}")
 
     def check(self) -> None:
         """Everything that can be refused before long work."""
