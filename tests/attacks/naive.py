@@ -175,3 +175,17 @@ def rmia(record: RecordSignals, a: float) -> float | None:
     if not population:
         return None
     return sum(r(target, base) / other > 1 for other in population) / len(population)
+
+
+def icp(record: RecordSignals, probes: int) -> float | None:
+    alone = text_of(record, Role.TARGET)
+    after = [logprobs(tokens) for tokens in record.probed.get(Role.TARGET, ())]
+    if not alone or not after or not all(after):
+        return None
+    best = max(after[:probes], key=mean)
+    return mean(alone[-len(best) :]) - mean(best) if len(best) <= len(alone) else None
+
+
+def grad_norm(record: RecordSignals) -> float | None:
+    norm = record.gradients.get(Role.TARGET)
+    return -math.log(norm) if norm else None

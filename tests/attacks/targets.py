@@ -12,6 +12,7 @@ import numpy as np
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.attacks.calibrated import Ez, LiraBase, LiraCandidate, Ratio, SpvEz, SpvWbc, Wbc
+from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
@@ -61,6 +62,9 @@ TARGETS = [
     Target(MinK(share=0.55), lambda r: naive.min_k(r, 0.55), plus, times),
     Target(MinKPlusPlus(), lambda r: naive.min_k_pp(r, 0.2), same, same),
     Target(MinKPlusPlus(share=1), lambda r: naive.min_k_pp(r, 1.0), same, same),
+    Target(Icp(), lambda r: naive.icp(r, 1), same, times),
+    Target(Icp(probes=3), lambda r: naive.icp(r, 3), same, times),
+    Target(GradNorm(), naive.grad_norm, same, same),
     Target(Neighbour(), naive.neighbour, same, times),
     Target(DetectGPT(), naive.detectgpt, same, same),
     Target(LiraBase(), lambda r: naive.lira(r, Role.BASE), same, times),
@@ -115,6 +119,8 @@ def make_record(
         tokens=views,
         neighbours={role: [tokens(rng, n, dtype) for n in lengths] for role in (Role.TARGET, Role.REFERENCE)},
         population=population,
+        probed={Role.TARGET: [tokens(rng, max(length - skipped, 0), dtype) for skipped in (0, 0, 1, 0)]},
+        gradients={Role.TARGET: float(rng.exponential())},
     )
 
 
@@ -139,4 +145,5 @@ def transform(record: RecordSignals, change: Callable[[TokenSignals], TokenSigna
         tokens={key: change(value) for key, value in record.tokens.items()},
         neighbours={role: [change(value) for value in values] for role, values in record.neighbours.items()},
         population={role: [change(value) for value in values] for role, values in record.population.items()},
+        probed={role: [change(value) for value in values] for role, values in record.probed.items()},
     )
