@@ -24,6 +24,9 @@ SelfPrompt = Literal["reply", "whole", "prefix"]
 Prefix = Literal["auto", "harness"]
 SpvVariant = Literal["paper", "released"]
 
+NO_CANDIDATE = "none"
+"""Value of `mia_candidate` that leaves the candidate reference out."""
+
 PRESETS: dict[str, dict[str, object]] = {
     # Minutes on a CPU: as many self-prompts as a small audit has members, a fast-learning reference.
     "quick": {

@@ -156,7 +156,9 @@ class AuditData:
         records: members and non-members in a seeded shuffled order (ranks and `--limit` take slices of it).
         prompts: held-out documents. Their first tokens prompt the target; they are also the ReCaLL prefix and
             the RMIA population.
-        candidate: other data of the same domain, for LiRA-Candidate; empty if `mia_candidate` is not given.
+        candidate: other data of the same domain that `mia_candidate` names; empty if it names none.
+        held_out: the prompts' documents cut like the records, as many as self-prompts: what the candidate reference is
+            trained on where no option names other data; empty where it does, or with `mia_candidate` `none`.
         membership: how membership is known.
         fingerprint: keyed hash of all texts and labels; safe to publish.
         source: what the data are, in words for people ("ag_news.jsonl", "hf:fancyzhx/ag_news:train").
@@ -178,11 +180,17 @@ class AuditData:
     provenance: dict[str, object] = field(default_factory=dict)
     format: str = "text"
     renderer: Any = field(default=None, compare=False, repr=False)
+    held_out: tuple[Document, ...] = ()
 
     def texts(self) -> list[tuple[str, str]]:
         """(id, text) of all that is private."""
-        documents = [*self.prompts, *self.candidate]
+        documents = [*self.prompts, *self.candidate, *self.held_out]
         return [(each.id, each.text) for each in self.records] + [(each.id, each.text) for each in documents]
+
+    @property
+    def of_candidate(self) -> tuple[Document, ...]:
+        """What the candidate reference is trained on; empty where there is none."""
+        return self.candidate or self.held_out
 
     @property
     def members(self) -> Sequence[Record]:

@@ -22,7 +22,7 @@ class Role(str, Enum):
     BASE = "base"
     """the model before fine-tuning."""
     CANDIDATE = "candidate"
-    """the base fine-tuned on `mia_candidate`."""
+    """the base fine-tuned on held-out documents (or what `mia_candidate` names)."""
 
 
 class View(str, Enum):

@@ -30,10 +30,13 @@ PLACES = {
     "spv_ez": "calibrated:SpvEz",
     "spv_wbc": "calibrated:SpvWbc",
     "spv": "paraphrased:Spv",
+    "candidate_ez": "calibrated:CandidateEz",
+    "candidate_wbc": "calibrated:CandidateWbc",
+    "both_wbc": "calibrated:BothWbc",
 }
 """Where each built-in attack is defined, as `module:class` in this package: nothing is imported before it is used.
 
-In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts.
+In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts, by held-out documents.
 """
 
 

@@ -52,10 +52,10 @@ class LiraBase(Calibrated):
 
 @dataclass(frozen=True)
 class LiraCandidate(LiraBase):
-    """score = L_theta - L_candidate, the candidate being the base fine-tuned on `mia_candidate`.
+    """score = L_theta - L_candidate, the candidate being the base fine-tuned on held-out documents.
 
     The baseline LiRA-Candidate of Fu et al. 2024, arXiv 2311.06062: what an attacker does who has other data of the
-    same domain.
+    same domain. These are the held-out documents that the prompts are taken from, or what `mia_candidate` names.
 
     Which one this is: `lira_base` with another reference, trained by the settings of the self-prompt
     reference; the paper's code trains it by a separate script with settings of its own.
@@ -125,6 +125,20 @@ class SpvEz(Ez):
     reference = Role.REFERENCE
 
 
+@dataclass(frozen=True)
+class CandidateEz(Ez):
+    """score = P / (P + M) as in `ez`, with the candidate reference in place of the base model.
+
+    No paper: `ez` (Ilic et al. 2026, arXiv 2601.12104) under the reference of `lira_candidate`.
+
+    Which one this is: `ez` in all but the reference.
+    """
+
+    name = "candidate_ez"
+    title = "Error zone, candidate reference"
+    reference = Role.CANDIDATE
+
+
 WINDOWS = (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)
 
 
@@ -158,11 +172,15 @@ class Wbc(Calibrated):
 
     def score_record(self, signals: RecordSignals) -> float:
         """The mean share of windows in which the target beats the reference."""
-        difference = token_differences(self.reference, signals)
+        difference = self.differences(signals)
         sizes = [min(window, len(difference)) for window in self.windows]
         # Summed window by window: differences of running sums would leave rounding where a sum is exactly 0.
         windows = [np.add.reduce(_windows(difference, size), axis=1) for size in sizes]
         return float(np.mean([np.count_nonzero(sums > 0) / len(sums) for sums in windows]))
+
+    def differences(self, signals: RecordSignals) -> NDArray[np.float64]:
+        """d_t, shape (T,): what windows are summed over."""
+        return token_differences(self.reference, signals)
 
 
 def _windows(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -184,3 +202,42 @@ class SpvWbc(Wbc):
     name = "spv_wbc"
     title = "Windows, SPV reference"
     reference = Role.REFERENCE
+
+
+@dataclass(frozen=True)
+class CandidateWbc(Wbc):
+    """score = the share of windows as in `wbc`, with the candidate reference in place of the base model.
+
+    No paper: `wbc` (Chen et al. 2026, arXiv 2601.02751) under the reference of `lira_candidate`.
+
+    Which one this is: `wbc` in all but the reference, with the same option for the windows.
+    """
+
+    name = "candidate_wbc"
+    title = "Windows, candidate reference"
+    reference = Role.CANDIDATE
+
+
+@dataclass(frozen=True)
+class BothWbc(Wbc):
+    """score = the share of windows as in `wbc`, d_t = l_t(theta) - [l_t(phi) + l_t(candidate)] / 2.
+
+    No paper: `wbc` (Chen et al. 2026, arXiv 2601.02751) over the difference to the mean of both references, the
+    self-prompted phi (Fu et al. 2024, arXiv 2311.06062) and the one trained on held-out documents. What the two learnt
+    of the domain is the same, and what one of them learnt by chance counts half.
+
+    Which one this is: the mean of log-probabilities, not of probabilities.
+    """
+
+    name = "both_wbc"
+    title = "Windows, both references"
+    reference = Role.REFERENCE
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The record under the target and both references."""
+        return super().needs | {Need(Role.CANDIDATE)}
+
+    def differences(self, signals: RecordSignals) -> NDArray[np.float64]:
+        """d_t to the mean of both references, shape (T,)."""
+        return (token_differences(Role.REFERENCE, signals) + token_differences(Role.CANDIDATE, signals)) / 2

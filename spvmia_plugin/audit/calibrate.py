@@ -140,7 +140,7 @@ class Calibration:
 
     @cached_property
     def _of_candidate(self) -> TrainingTexts:
-        return TrainingTexts.of_documents(self._data.candidate, self._data.renderer)
+        return TrainingTexts.of_documents(self._data.of_candidate, self._data.renderer)
 
     def _of_self_prompts(self, texts: Sequence[str]) -> TrainingTexts:
         return TrainingTexts(texts) if self.way == "prefix" else TrainingTexts.of_store(texts, self._data.renderer)

@@ -99,7 +99,7 @@ def reference_stages(
     expected = calibration.expected(mean if data.renderer is not None else config.block_size or mean)
     stages = []
     for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
-        texts = len(data.candidate)
+        texts = len(data.of_candidate)
         if player.role is Role.REFERENCE:
             texts = config.self_prompts
             to_do = max(texts - calibration.stored_self_prompts(), 0)

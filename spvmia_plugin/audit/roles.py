@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import BackendFeatures
 from spvmia_plugin.records import AuditData
@@ -22,6 +22,16 @@ CALLED = {
     Role.CANDIDATE: "candidate reference",
 }
 """What people are told of."""
+
+GIVEN = {
+    "labels": "labelled records",
+    "base": "the base",
+    "prompts": "beginnings of such records",
+    "reference": "a reference model",
+    "held_out": "held-out records",
+    "weights": "the target's weights",
+}
+"""What an attack may be given besides the record and the target's log-probabilities of it, in words."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +67,9 @@ def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dic
     model: dict[Role, Role | None] = {role: role for role in Role}
     if config.reference == BASE_AS_REFERENCE:
         model[Role.REFERENCE] = Role.BASE
-    if not data.candidate:
+    if not data.of_candidate:
         model[Role.CANDIDATE] = None
-    trained = {Role.REFERENCE: config.reference == SELF_PROMPT, Role.CANDIDATE: bool(data.candidate)}
+    trained = {Role.REFERENCE: config.reference == SELF_PROMPT, Role.CANDIDATE: bool(data.of_candidate)}
     return {
         role: Player(
             role,
@@ -70,6 +80,29 @@ def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dic
         )
         for role in sorted(views)
     }
+
+
+def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None) -> tuple[str, ...]:
+    """What an attacker has to have besides the record and the target's log-probabilities: keys of `GIVEN`.
+
+    Args:
+        attack: whose.
+        config: of the audit.
+        way: how the target was prompted; None where it was not.
+    """
+    if isinstance(attack, BlindAttack):
+        return ("labels",)
+    roles, views = {need.role for need in attack.needs}, {need.view for need in attack.needs}
+    has = {
+        "base": bool(roles & {Role.BASE, Role.CANDIDATE}) or (Role.REFERENCE in roles and way is not None),
+        "prompts": Role.REFERENCE in roles and way in ("prefix", "reply"),
+        "held_out": Role.CANDIDATE in roles or bool(views & {View.PREFIXED, View.POPULATION}),
+        "reference": Role.REFERENCE in roles and config.reference not in (SELF_PROMPT, BASE_AS_REFERENCE),
+        "weights": View.GRADIENT in views,
+    }
+    if Role.REFERENCE in roles and config.reference == BASE_AS_REFERENCE:
+        has["base"] = True
+    return tuple(name for name in GIVEN if has.get(name))
 
 
 def check_features(

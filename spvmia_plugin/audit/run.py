@@ -25,7 +25,7 @@ from spvmia_plugin.audit.stored import (
     paraphrase_keys,
     stored_paraphrases,
 )
-from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.chat_templates import digests
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
@@ -208,7 +208,8 @@ class Run:
     def _refusal(self, player: Player) -> str | None:
         """Why a role gives nothing for any record: what is not there, or can't be told from the target."""
         if player.model is None:
-            return "mia_candidate is not given"
+            named = self.audit.config.candidate == NO_CANDIDATE
+            return "mia_candidate is none" if named else "no document is held out for a candidate reference"
         if player.model is Role.TARGET or not self.backend.is_same(Role.TARGET, player.model):
             return None
         return "the target is the base" if player.model is Role.BASE else f"the {CALLED[player.model]} is the target"

@@ -15,12 +15,12 @@ from spvmia_plugin.metrics.arrays import Codes
 from spvmia_plugin.records import Document, Record
 
 PROMPTS_MEAN = (
-    "the target continues the audited texts and the reference model learns them, so their calibrated scores drop: "
+    "the target continues the audited texts and the reference models learn them, so their calibrated scores drop: "
     "with non-members among them AUROC comes out too high, with members too low"
 )
 CANDIDATE_MEAN = (
-    "the candidate reference was trained on audited texts, so their lira_candidate scores drop: with non-members among "
-    "them its AUROC comes out too high, with members too low"
+    "the candidate reference was trained on audited texts, so the scores that it calibrates drop: with non-members "
+    "among them their AUROC comes out too high, with members too low"
 )
 _OWN = f"at least {percent(NEAR_COPY_SHARE)} of its own {SPAN_WORDS}-word spans"
 

@@ -171,6 +171,7 @@ def rendered(parts: Parts, renderer: Renderer | None) -> Parts:
         as_rendered(parts.nonmembers, renderer),
         as_rendered(parts.prompts, renderer),
         as_rendered(parts.candidate, renderer),
+        parts.held_out,
         dict(parts.counts),
     )
 
@@ -215,5 +216,6 @@ def without_shared(parts: Parts) -> Parts:
         [own(each) for each in parts.nonmembers],
         parts.prompts,
         parts.candidate,
+        parts.held_out,
         dict(parts.counts),
     )

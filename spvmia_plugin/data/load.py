@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.config import PREFIX, AuditConfig
+from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data import BUILTIN_DATASETS
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import (
@@ -42,6 +42,7 @@ from spvmia_plugin.data.split import (
     Packer,
     Parts,
     as_documents,
+    held_out,
     shuffled,
     split_declared,
     split_paper,
@@ -151,6 +152,7 @@ def load_canaries(
         members=[canary for canary in canaries if canary.is_member],
         nonmembers=[canary for canary in canaries if not canary.is_member],
         prompts=as_documents(records["prompts"]),
+        held_out=as_documents(records["prompts"][: config.self_prompts]),
     )
     kind = manifest.settings.get("canary_kind", "natural")  # earlier versions had no others
     numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5, "kind": kind}
@@ -230,6 +232,7 @@ def _of_manifest(
     candidate = _read_candidate(config, audited, manifest.data.format)
     if candidate:
         parts.candidate = _pack_candidate(candidate, _packer(config, manifest.data.block_size, tokenizer), config)
+    parts.held_out = parts.prompts[: config.self_prompts]  # cut like the records, when they were dealt out
     return _assembled_of_manifest(manifest, parts, config, datasets, tokenizer)
 
 
@@ -256,7 +259,7 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
         _check_held_out("mia_prompts", prompts, audited)
     candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())], kind)
     packer = _packer(config, format_.block_size, tokenizer)
-    parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, config.seed)
+    parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, config.self_prompts, config.seed)
     for name, records in (("members", parts.members), ("nonmembers", parts.nonmembers)):
         if len(records) < MIN_RECORDS:
             unit, remedy = "records", "give more documents"
@@ -325,6 +328,7 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
     parts.count("documents_that_are_prompts_or_candidate", documents - sum(map(len, kept)))
     if prompts is not None:
         parts.prompts = packer.prompts(prompts)
+        parts.held_out = held_out(prompts, packer, config.self_prompts, config.seed)
     parts.candidate = _pack_candidate(candidate, packer, config)
     got = len(parts.members), len(parts.nonmembers), len(parts.prompts)
     if min(got[:2]) < MIN_RECORDS or not got[2]:
@@ -345,7 +349,7 @@ def _read_candidate(
     config: AuditConfig, others: Sequence[tuple[str, Sequence[Document]]], kind: str
 ) -> Sequence[Document]:
     """The documents of `mia_candidate`, which are used for nothing else; rows of the same kind as the others'."""
-    if config.candidate is None:
+    if config.candidate in (None, NO_CANDIDATE):
         return ()
     loaded = load(config.candidate, config, "mia_candidate")
     check_format("mia_candidate", loaded, kind)
@@ -424,7 +428,18 @@ def _assembled_of_manifest(
     source, origin = _short(manifest.data.spec, datasets), manifest.data
     format_ = Format(origin.format, origin.block_size, origin.loss_on, origin.record_tokens, origin.template)
     renderer = format_.renderer(tokenizer()) if origin.format != TEXT and tokenizer is not None else None
-    return _assembled(parts, config.seed, key, "manifest", source, format_, renderer, provenance, manifest.base_model)
+    return _assembled(
+        parts,
+        config.seed,
+        key,
+        "manifest",
+        source,
+        format_,
+        renderer,
+        provenance,
+        without_candidate=config.candidate == NO_CANDIDATE,
+        base_model=manifest.base_model,
+    )
 
 
 def _assembled_of_split(
@@ -450,7 +465,17 @@ def _assembled_of_split(
         **more,
     }
     key = user_key(user_cache(config.cache_dir))
-    return _assembled(parts, config.seed, key, membership, source, format_, renderer, provenance)
+    return _assembled(
+        parts,
+        config.seed,
+        key,
+        membership,
+        source,
+        format_,
+        renderer,
+        provenance,
+        without_candidate=config.candidate == NO_CANDIDATE,
+    )
 
 
 def _assembled(
@@ -462,6 +487,8 @@ def _assembled(
     format_: Format,
     renderer: Renderer | None,
     provenance: dict[str, object],
+    *,
+    without_candidate: bool,
     base_model: str | None = None,
 ) -> AuditData:
     """Shuffle the records with the seed, fingerprint all texts with the key, and render conversations.
@@ -488,6 +515,7 @@ def _assembled(
         check_scored("non-members", parts.nonmembers)
         provenance = {**provenance, "rendering": renderer.identity()}
     return AuditData(
+        held_out=() if parts.candidate or without_candidate else tuple(parts.held_out),
         records=tuple(shuffled([*parts.members, *parts.nonmembers], seed, "records")),
         prompts=tuple(parts.prompts),
         candidate=tuple(parts.candidate),

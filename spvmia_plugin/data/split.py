@@ -59,12 +59,16 @@ class Packer:
 
 @dataclass
 class Parts:
-    """The texts of an audit: records of both classes, and what is never audited. Counts say what was left out."""
+    """The texts of an audit: records of both classes, and what is never audited. Counts say what was left out.
+
+    `held_out` are the documents of the prompts as the candidate reference is trained on them, see `AuditData`.
+    """
 
     members: Sequence[Record] = ()
     nonmembers: Sequence[Record] = ()
     prompts: Sequence[Document] = ()
     candidate: Sequence[Document] = ()
+    held_out: Sequence[Document] = ()
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str, number: int) -> None:
@@ -112,6 +116,17 @@ def as_documents(records: Sequence[Record]) -> tuple[Document, ...]:
     )
 
 
+def held_out(documents: Sequence[Document], packer: Packer, records: int, seed: int) -> tuple[Document, ...]:
+    """Documents of prompts cut like the records, at most `records` of them: what a candidate reference is trained on.
+
+    All of a document counts, where a prompt is its beginning alone. Documents that are together shorter than one
+    record stay as they are: a reference on short texts is better than none.
+    """
+    pool = unique(documents)
+    packed = packer.pack(pool if packer.sequential else shuffled(pool, seed, "held_out"), records)
+    return as_documents(packed.records) or tuple(pool[:records])
+
+
 def split_random(documents: Sequence[Document], packer: Packer, records: int, prompts: int, seed: int) -> Parts:
     """Deal one pool out at random by document, without equal texts.
 
@@ -130,7 +145,7 @@ def split_random(documents: Sequence[Document], packer: Packer, records: int, pr
     nonmembers = packer.pack(pool[members.used : members.used + share], records)
     rest = packer.pack(pool[members.used + nonmembers.used :], prompts)
     parts.members, parts.nonmembers = parts.take(members, members=True), parts.take(nonmembers)
-    parts.prompts = as_documents(parts.take(rest))
+    parts.prompts = parts.held_out = as_documents(parts.take(rest))
     return parts
 
 
@@ -180,7 +195,7 @@ def split_paper(
     members = packer.pack(pool[: len(pool) // 2], records)
     rest = packer.pack(pool[members.used :], prompts)
     parts.members = parts.take(members, members=True)
-    parts.prompts = as_documents(parts.take(rest))
+    parts.prompts = parts.held_out = as_documents(parts.take(rest))
     parts.nonmembers = parts.take(packer.pack(held, records))
     return parts
 
@@ -191,6 +206,7 @@ def split_declared(
     prompts: Sequence[Document] | None,
     packer: Packer,
     records: int,
+    prompted: int,
     seed: int,
 ) -> Parts:
     """Records of documents whose class is known. Without prompts a share of the non-members becomes the prompts.
@@ -201,6 +217,7 @@ def split_declared(
         prompts: documents that are neither, if given.
         packer: makes records of documents. A sequential packer takes documents in order, any other in a seeded one.
         records: at most so many of each class.
+        prompted: at most so many records of the prompts' documents (`Parts.held_out`).
         seed: of the order and of the share.
     """
     trained, held = unique(members), unique(nonmembers)
@@ -214,4 +231,5 @@ def split_declared(
     parts.members = parts.take(packer.pack(trained, records), members=True)
     parts.nonmembers = parts.take(packer.pack(held, records))
     parts.prompts = packer.prompts(unique(prompts))
+    parts.held_out = held_out(prompts, packer, prompted, seed)
     return parts

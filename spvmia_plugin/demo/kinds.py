@@ -173,7 +173,7 @@ CHATS = Kind(
     audit=MappingProxyType({**AUDIT, "mia_self_prompt": "reply"}),
     tasks=("mia_custom",),
     yamls=("mia_custom", *(f"{attack}_mia_custom" for attack in PLACES)),
-    attacks=tuple(f"{attack}_mia" for attack in PLACES if attack != "lira_candidate"),  # which needs data of its own
+    attacks=tuple(f"{attack}_mia" for attack in PLACES),
     harness=("--apply_chat_template",),
     write=_write_chats,
     comparison=_compare_chats,

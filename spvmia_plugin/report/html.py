@@ -20,6 +20,7 @@ from spvmia_plugin.report.numbers import (
     attack_classes,
     audited,
     blind_task,
+    knowledge,
     leading,
     metric,
     ranked,
@@ -208,6 +209,7 @@ def _rows(audit: Audit) -> list[dict[str, Any]]:
         {
             "title": title(task.attack),
             "task": shown(task.task),
+            "given": knowledge(task),
             "is_strongest": task is best,
             "is_blind": task is blind,
             "auroc": with_interval(task, AUROC.key, "share"),

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.audit.roles import GIVEN
 from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
@@ -90,6 +91,12 @@ def leading(audit: Audit, name: str, style: str) -> tuple[Number, Number, Number
 def title(name: str) -> str:
     """The attack's name in full, safe to show; one of a plugin, which a report does not load, by its own name."""
     return next((attack.title for attack in builtin_attacks() if attack.name == name), "") or shown(name)
+
+
+def knowledge(task: TaskResult) -> str | None:
+    """What the attack was given besides record and target, safe to show; None where the results do not say."""
+    told = task.mia_audit.attacker
+    return None if told is None else ", ".join(GIVEN.get(name, shown(name)) for name in told.given) or "nothing else"
 
 
 def ranked(audit: Audit) -> list[TaskResult]:

@@ -6,7 +6,7 @@ Failed preconditions are told here as reports, leaderboards and exports read the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,10 @@ BLIND_ATTACK = "bag_of_words"
 
 _ONE_METRIC = {metric.too_few: metric.key for metric in TPRS}
 """Findings that leave one metric NaN and all others as they are."""
-_ONE_ATTACK: Mapping[str, str] = {"candidate_overlaps_audited": "lira_candidate"}
-"""Findings that touch one attack only."""
+_SOME_ATTACKS: Mapping[str, Collection[str | None]] = {
+    "candidate_overlaps_audited": ("lira_candidate", "candidate_ez", "candidate_wbc", "both_wbc", "learned")
+}
+"""Findings that touch some attacks only."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def touches(finding: Finding, attack: str | None, metric: str) -> bool:
         attack: its name; None where no attack has a number.
         metric: the harness's name of the metric.
     """
-    return _ONE_METRIC.get(finding.code, metric) == metric and _ONE_ATTACK.get(finding.code, attack) == attack
+    of_attack = finding.code not in _SOME_ATTACKS or attack in _SOME_ATTACKS[finding.code]
+    return _ONE_METRIC.get(finding.code, metric) == metric and of_attack
 
 
 @dataclass(frozen=True, slots=True)

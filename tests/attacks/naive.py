@@ -145,6 +145,18 @@ def wbc(record: RecordSignals, reference: Role, windows: tuple[int, ...]) -> flo
     return sum(shares) / len(shares)
 
 
+def both_wbc(record: RecordSignals, windows: tuple[int, ...]) -> float | None:
+    left, right = differences(record, Role.REFERENCE), differences(record, Role.CANDIDATE)
+    if left is None or right is None:
+        return None
+    shares = []
+    for window in windows:
+        size = min(window, len(left))
+        sums = [math.fsum(left[i : i + size]) + math.fsum(right[i : i + size]) for i in range(len(left) - size + 1)]
+        shares.append(sum(value > 0 for value in sums) / len(sums))
+    return sum(shares) / len(shares)
+
+
 def spv(record: RecordSignals, variant: str) -> float | None:
     if variant == "released" and record.text.count(" ") + 1 < 14:
         return None

@@ -11,7 +11,18 @@ import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.attacks.calibrated import Ez, LiraBase, LiraCandidate, Ratio, SpvEz, SpvWbc, Wbc
+from spvmia_plugin.attacks.calibrated import (
+    BothWbc,
+    CandidateEz,
+    CandidateWbc,
+    Ez,
+    LiraBase,
+    LiraCandidate,
+    Ratio,
+    SpvEz,
+    SpvWbc,
+    Wbc,
+)
 from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
@@ -79,6 +90,9 @@ TARGETS = [
     Target(BagOfWords(), None, same, same),
     Target(SpvEz(), lambda r: naive.ez(r, Role.REFERENCE), same, same),
     Target(SpvWbc(windows=(3,)), lambda r: naive.wbc(r, Role.REFERENCE, (3,)), same, same),
+    Target(CandidateEz(), lambda r: naive.ez(r, Role.CANDIDATE), same, same),
+    Target(CandidateWbc(windows=(2, 9)), lambda r: naive.wbc(r, Role.CANDIDATE, (2, 9)), same, same),
+    Target(BothWbc(windows=(1, 4)), lambda r: naive.both_wbc(r, (1, 4)), same, same),
     Target(Spv(), lambda r: naive.spv(r, "paper"), lambda s, c, _: s * math.exp(c)),
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
 ]

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.attacks.calibrated import Ez, LiraBase, LiraCandidate, Ratio, SpvEz, SpvWbc, Wbc
+from spvmia_plugin.attacks.calibrated import (
+    BothWbc,
+    CandidateEz,
+    CandidateWbc,
+    Ez,
+    LiraBase,
+    LiraCandidate,
+    Ratio,
+    SpvEz,
+    SpvWbc,
+    Wbc,
+)
 from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
@@ -83,6 +94,11 @@ ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
         (Wbc(windows=(1, 2)), record(PLAIN, base=FLAT), (1 / 4 + 1 / 3) / 2),
         (Wbc(windows=(40, 400)), record(FLAT, base=PLAIN), 1.0),  # clamped to the text
         (SpvWbc(windows=(1,)), record(PLAIN, base=FLAT, reference=PLAIN), 0.0),
+        (CandidateEz(), record(ERRORS, base=FLAT, reference=FLAT, candidate=PLAIN), 0.5),
+        (CandidateWbc(windows=(1,)), record(PLAIN, base=PLAIN, reference=PLAIN, candidate=FLAT), 1 / 4),
+        # differences to the mean of both: 0.5, 0, -0.5, -2, and then 0.125, 0.25, 0.25, 0.5
+        (BothWbc(windows=(1,)), record(PLAIN, reference=FLAT, candidate=PLAIN), 1 / 4),
+        (BothWbc(windows=(1,)), record(PLAIN, reference=FLAT, candidate=signals([-0.25, -2.5, -4.5, -11])), 1.0),
     ],
 )
 def test_scores(attack: Attack, case: RecordSignals, expected: float) -> None:
@@ -218,6 +234,8 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (Loss(), record(signals([-math.inf])), "score is not finite"),
         (Loss(), RecordSignals("x", missing={(Role.TARGET, View.TEXT): "too long"}), "too long"),
         (LiraCandidate(), record(PLAIN), "no text signals of the candidate model"),
+        (BothWbc(), record(PLAIN, reference=FLAT), "no text signals of the candidate model"),
+        (BothWbc(), record(PLAIN, candidate=FLAT), "no text signals of the reference model"),
         (LiraBase(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Ez(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Wbc(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),

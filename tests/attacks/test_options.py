@@ -29,6 +29,8 @@ def test_options_and_defaults() -> None:
         "recall": {"mia_recall_shots": 7},
         "rmia": {"mia_rmia_a": 0.3},
         "spv": {"mia_spv_variant": "paper"},
+        "candidate_wbc": {"mia_wbc_windows": windows},
+        "both_wbc": {"mia_wbc_windows": windows},
     }
 
 

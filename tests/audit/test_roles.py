@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
 
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.roles import cast
+from spvmia_plugin.audit.roles import cast, given
 from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Cost
@@ -98,6 +99,36 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
     assert outcome.stages["reference"].training_tokens == sum(map(len, prompted)) > 0
     others = {name: cost for name, cost in outcome.stages.items() if not name.endswith("reference")}
     assert all(cost.training_tokens == 0 for cost in others.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "way", "expected"),
+    [
+        ("loss", {}, None, ()),
+        ("bag_of_words", {}, None, ("labels",)),
+        ("lira_base", {}, None, ("base",)),
+        ("rmia", {}, None, ("base", "held_out")),
+        ("recall", {}, None, ("held_out",)),
+        ("spv", {}, "prefix", ("base", "prompts")),
+        ("spv", {}, "reply", ("base", "prompts")),
+        ("spv", {}, "whole", ("base",)),
+        ("spv", {"reference": "base"}, None, ("base",)),
+        ("spv", {"reference": "/theirs"}, None, ("reference",)),
+        ("lira_candidate", {}, None, ("base", "held_out")),
+        ("both_wbc", {"reference": "/theirs"}, None, ("base", "reference", "held_out")),
+    ],
+)
+def test_what_an_attacker_is_given(name, options, way, expected):
+    assert given(REGISTRY.attacks[name](), AuditConfig(**options), way) == expected
+
+
+def test_the_held_out_documents_are_the_candidates_own_where_no_other_data_are_named(tmp_path):
+    data = make_data(4, candidate=3, tokens=24)
+    held_out = dataclasses.replace(data, candidate=(), held_out=data.prompts[:2])
+    for used, expected in ((data, data.candidate), (held_out, data.prompts[:2])):
+        outcome, backend = run(tmp_path, ["lira_candidate"], data=used, mia_block_size=24)
+        assert backend.trained == [[document.text for document in expected]]
+        assert outcome.details["candidate"]["documents"] == len(expected)
 
 
 @pytest.mark.parametrize(

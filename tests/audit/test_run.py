@@ -18,6 +18,7 @@ from spvmia_plugin.store.store import Store
 from .fakes import FakeBackend, make_data
 
 REGISTRY = load_registry(entry_points=False)
+CANDIDATES = {"lira_candidate", "candidate_ez", "candidate_wbc", "both_wbc"}
 OPTIONS = {"mia_perturbation": "embedding", "mia_perturbations": 2, "mia_self_prompts": 6, "mia_block_size": 40}
 
 
@@ -55,7 +56,7 @@ def test_each_model_and_text_is_computed_once_over_all_attacks(tmp_path):
 def test_all_attacks_cost_little_more_than_spv_alone(tmp_path):
     """Counted tokens, N = 5 pairs, half as many held-out documents as records, ReCaLL's prefix left out."""
     data = make_data(100, prompts=100, tokens=64)
-    names = [name for name in REGISTRY.attacks if name != "lira_candidate"]
+    names = [name for name in REGISTRY.attacks if name not in CANDIDATES]
     alone, _ = run(tmp_path / "a", ["spv"], data=data, mia_perturbations=5)
     together, backend = run(tmp_path / "b", names, data=data, mia_perturbations=5)
     prefix = sum(len(item.context_ids) for _, item, _ in backend.scored)  # a backend reads it once, this one each time
@@ -69,7 +70,7 @@ def test_scores_do_not_depend_on_the_other_attacks(tmp_path):
 
 
 def test_a_second_run_asks_the_model_nothing(tmp_path):
-    names = [name for name in REGISTRY.attacks if name != "lira_candidate"]
+    names = [name for name in REGISTRY.attacks if name not in CANDIDATES]
     first, _ = run(tmp_path, names)
     second, backend = run(tmp_path, names)
     assert not backend.scored
@@ -78,9 +79,13 @@ def test_a_second_run_asks_the_model_nothing(tmp_path):
     assert forward_tokens(second) == 0
 
 
-def test_without_candidate_data_lira_candidate_is_unscored_and_the_run_goes_on(tmp_path):
-    outcome, backend = run(tmp_path, ["lira_candidate", "loss"])
-    assert {r.reason for r in outcome.results["lira_candidate_mia_custom"].values()} == {"mia_candidate is not given"}
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({}, "no document is held out for a candidate reference"), ({"mia_candidate": "none"}, "mia_candidate is none")],
+)
+def test_without_candidate_data_lira_candidate_is_unscored_and_the_run_goes_on(tmp_path, options, reason):
+    outcome, backend = run(tmp_path, ["lira_candidate", "loss"], **options)
+    assert {r.reason for r in outcome.results["lira_candidate_mia_custom"].values()} == {reason}
     assert all(r.score is not None for r in outcome.results["loss_mia_custom"].values())
     assert not backend.trained
 

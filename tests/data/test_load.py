@@ -136,6 +136,47 @@ def test_candidate_data_used_elsewhere(files: dict[str, Path], seed: int, what: 
         load(config(**files))
 
 
+def test_without_candidate_data_the_prompts_documents_are_cut_like_the_records(files: dict[str, Path]) -> None:
+    """Each document as a whole, where a prompt is its beginning; as many records as self-prompts."""
+    del files["candidate"]
+    tokenizer = tiny_tokenizer()
+    data = load(config(**files, block_size=16, self_prompts=12), tokenizer=tiny_tokenizer)
+    assert not data.candidate
+    assert data.of_candidate == data.held_out
+    assert len(data.held_out) == 12 > len(data.prompts) == 10
+    assert {len(tokenizer(each.text)["input_ids"]) for each in data.held_out} == {16}
+    assert {each.id.partition(":")[0] for each in data.held_out} == {"p.jsonl"}
+    whole = load(config(**files, block_size=0, self_prompts=7))
+    assert {each.text for each in whole.held_out} < {each.text for each in whole.prompts}
+    assert len(whole.held_out) == 7
+    assert [each.id for each in whole.held_out] != [each.id for each in whole.prompts[:7]]  # drawn, not the first ones
+
+
+def test_held_out_documents_shorter_than_a_record_stay_as_they_are(files: dict[str, Path]) -> None:
+    del files["candidate"]
+    write_texts(files["prompts"], ["short", "shorter"])
+    data = load(config(**files, block_size=16), tokenizer=tiny_tokenizer)
+    assert [each.text for each in data.held_out] == ["short", "shorter"]
+
+
+def test_candidate_data_take_the_place_of_the_held_out_ones_and_none_of_any(files: dict[str, Path]) -> None:
+    named = load(config(**files, block_size=0))
+    assert not named.held_out
+    assert named.of_candidate == named.candidate
+    del files["candidate"]
+    assert load(config(**files, block_size=0, candidate="none")).of_candidate == ()
+    assert (
+        load(config(**files, block_size=0)).fingerprint
+        == load(config(**files, candidate="none", block_size=0)).fingerprint
+    )
+
+
+def test_a_share_of_the_nonmembers_is_held_out_where_nothing_is_named(files: dict[str, Path]) -> None:
+    data = load(config(members=files["members"], nonmembers=files["nonmembers"], block_size=0))
+    assert {each.text for each in data.held_out} == {each.text for each in data.prompts}
+    assert {each.text for each in data.held_out}.isdisjoint(record.text for record in data.records)
+
+
 def test_candidate_data_too_short_for_a_record(files: dict[str, Path]) -> None:
     write_texts(files["candidate"], ["short"])
     with pytest.raises(SpvmiaError, match=r"^mia_candidate: .*expected text for at least one record of 16 tokens"):
@@ -208,6 +249,10 @@ def test_given_prompts_and_candidates_are_left_out_of_a_public_pool(tmp_path: Pa
     counts = data.provenance["counts"]
     assert isinstance(counts, dict)
     assert counts["documents_that_are_prompts_or_candidate"] == 40
+    held_out = load(config(dataset_path=path, prompts=files["prompts"], block_size=0), "ag_news").held_out
+    assert {each.text for each in held_out} == set(tiny_texts(10, seed=3))
+    drawn = load(config(dataset_path=path, block_size=0), "ag_news")
+    assert drawn.held_out == drawn.prompts
 
 
 def test_too_few_documents_for_the_split(tmp_path: Path) -> None:
@@ -370,6 +415,9 @@ def test_a_manifest_with_too_few_records(target: Path, tmp_path: Path) -> None:
 def test_candidate_data_beside_a_manifest_are_held_against_its_documents(target: Path, files: dict[str, Path]) -> None:
     data = load(config(candidate=files["candidate"]), target=target, tokenizer=tiny_tokenizer)
     assert data.candidate
+    assert not data.held_out
+    own = load(config(self_prompts=3), target=target)
+    assert own.held_out == own.prompts[:3]
     member_row = int(load(config(), target=target).members[0].cluster.rpartition(":")[2])
     write_texts(files["candidate"], [*tiny_texts(9, seed=4), tiny_texts(200)[member_row - 1]])
     with pytest.raises(

@@ -107,7 +107,7 @@ def test_every_attack_scores_the_tokens_that_carried_loss(evaluate, chatty, adap
     assert other["loss_on"] != loss_on
     assert "(mia_loss_on)" in said
     unscored = {task: sum(s["score"] is None for s in scores(result, task).values()) for task in result["samples"]}
-    assert {task for task, count in unscored.items() if count == 60} == {"lira_candidate_mia_custom"}
+    assert set(unscored.values()) == {0}
     assert len(result["samples"]) == len(PLACES)
 
 

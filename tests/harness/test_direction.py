@@ -12,7 +12,7 @@ from tests.tiny import tiny_texts
 
 from .conftest import write_jsonl
 
-BLIND = {"bag_of_words": "sees no model", "lira_candidate": "no candidate data are given"}
+BLIND = {"bag_of_words": "sees no model"}
 SOFT = {
     "zlib": "divides by the size of the text, which is noise where the texts are alike",
     "detectgpt": "divides by a standard deviation estimated from ten paraphrases",

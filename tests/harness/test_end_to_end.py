@@ -28,7 +28,6 @@ def cache(tmp_path_factory):
 def test_all_attacks_in_one_run_give_metrics_samples_and_a_record(evaluate, options, cache, capsys):
     result = evaluate([ALL], {**options, "mia_cache_dir": str(cache)})
     said = capsys.readouterr().err
-    assert "lira_candidate_mia_custom: records without a score: 80 (mia_candidate is not given)" in said
     assert "tokens scored" in said
     tasks = [name for name in result["results"] if name != ALL]
     assert len(tasks) == len(PLACES)
@@ -44,11 +43,17 @@ def test_all_attacks_in_one_run_give_metrics_samples_and_a_record(evaluate, opti
         assert math.isnan(row["epsilon_lb,none"])
         assert "not randomised" in audit["epsilon_lb"]["reason"]
         assert len(result["samples"][task]) == 80
-    for task in set(tasks) - {"lira_candidate_mia_custom"}:
+    for task in tasks:
         assert isinstance(result["results"][task]["auroc_stderr,none"], float)
         assert 0 <= result["results"][task]["auroc,none"] <= 1
-    candidate = result["configs"]["lira_candidate_mia_custom"]["metadata"]["mia_audit"]
-    assert candidate["unscored"] == {"mia_candidate is not given": 80}
+    told = {task: result["configs"][task]["metadata"]["mia_audit"]["attacker"]["given"] for task in tasks}
+    assert told["loss_mia_custom"] == []
+    assert told["lira_base_mia_custom"] == ["base"]
+    assert told["spv_wbc_mia_custom"] == ["base", "prompts"]
+    assert told["recall_mia_custom"] == ["held_out"]
+    assert told["lira_candidate_mia_custom"] == ["base", "held_out"]
+    assert told["both_wbc_mia_custom"] == ["base", "prompts", "held_out"]
+    assert told["bag_of_words_mia_custom"] == ["labels"]
     spv = result["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]
     assert spv["cost"]["scoring: target"]["forward_tokens"] > 0
     assert spv["stages"]["reference"]["kind"] == "self_prompt"

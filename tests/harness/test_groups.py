@@ -35,7 +35,7 @@ def test_the_row_of_attacks_on_the_same_records_is_the_strongest(evaluate, optio
     tasks = [f"{name}_mia_custom" for name in NAMES]
     metrics = ("auroc", "tpr_at_1pct_fpr", "asr", "blind_auroc")
     name = group("some_attacks", tasks, metrics=metrics)
-    result = evaluate([name], {**options, "mia_cache_dir": str(tmp_path)})
+    result = evaluate([name], {**options, "mia_candidate": "none", "mia_cache_dir": str(tmp_path)})
     row, rows = result["results"]["some_attacks"], result["results"]
     told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["strongest"]
     assert told["n_attacks"] == 3

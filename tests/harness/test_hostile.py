@@ -41,7 +41,7 @@ def test_every_attack_goes_through_a_hostile_corpus(evaluate, options, tmp_path,
     tasks = [task for task in result["results"] if task != "mia_custom"]
     check_inert(result, "".join(capfd.readouterr()), tasks)
     scored = {task: result["configs"][task]["metadata"]["mia_audit"]["n"]["scored"] for task in tasks}
-    assert all(count == 88 for task, count in scored.items() if "candidate" not in task), scored
+    assert set(scored.values()) == {88}, scored
 
 
 def test_lines_of_a_megabyte_are_packed_like_any_text(evaluate, options, tmp_path, capfd):

@@ -20,7 +20,7 @@ from .conftest import TASKS, write_jsonl
 pytestmark = pytest.mark.slow
 
 N = 120
-BLIND = {"bag_of_words_mia_custom", "lira_candidate_mia_custom"}
+BLIND = {"bag_of_words_mia_custom"}
 
 
 @pytest.fixture(scope="module")
