@@ -270,8 +270,8 @@ class Backend:
         """
         raise self._unable()
 
-    def check_gradients(self) -> None:
-        """Make sure that gradients of the target's loss can be had, before anything long; asked where they are needed.
+    def check_gradients(self, role: Role) -> None:
+        """Make sure that gradients of a role's loss can be had, before anything long; asked where they are needed.
 
         Raises:
             SpvmiaError: they cannot.

@@ -34,6 +34,17 @@ class StoredGradients:
         self._on_done = on_done
         self._decimals = Decimals()
 
+    def check(self, model: Role) -> None:
+        """Make sure that the model has gradients; asked of each model once.
+
+        Raises:
+            SpvmiaError: it has none.
+        """
+        key = self._store.key("gradients", check=self._backend.identity(model))
+        if not self._store.json.get([key]):
+            self._backend.check_gradients(model)
+            self._store.json.put({key: True})
+
     def of(self, role: Role, model: Role, sequences: Sequence[Counted]) -> list[float]:
         """The norms under `model` for `role`, in the order of the sequences.
 

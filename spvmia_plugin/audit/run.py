@@ -149,8 +149,9 @@ class Run:
         paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
         if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
             self.backend.require({Role.BASE})
-        if self._is_viewed(View.GRADIENT):
-            self.backend.check_gradients()
+        for player in players:  # of a model that is to be trained, it shows when it is there
+            if View.GRADIENT in player.views and player.model in (Role.TARGET, Role.BASE):
+                self._gradients.check(player.model)
         if players:
             self._batches.recall()
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):

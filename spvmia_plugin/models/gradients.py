@@ -86,6 +86,14 @@ class GradientNorms:
         self._cost.seconds += time.perf_counter() - started
         return found
 
+    def check(self) -> None:
+        """Take the way back once.
+
+        Raises:
+            RuntimeError: there is none, or whatever the model raises where there is none.
+        """
+        self._one_by_one(self._tried())
+
     @property
     def batched(self) -> bool:
         """Whether a batch gives the norms of its rows; tried once a model, on a few tokens."""
@@ -93,10 +101,14 @@ class GradientNorms:
             self._model.tried[_SHORTCUT] = self._linear is not None and self._agrees()
         return self._model.tried[_SHORTCUT]
 
-    def _agrees(self) -> bool:
-        """Whether two texts of unequal length, in one batch, have the norms that each has by itself."""
+    def _tried(self) -> list[Text]:
+        """Two texts of unequal length."""
         ids = probe_ids(self._model, 18)
-        texts = [Text(tuple(each[:-1]), tuple(range(len(each) - 1)), tuple(each[1:])) for each in (ids[:11], ids[11:])]
+        return [Text(each[:-1], range(len(each) - 1), each[1:]) for each in (ids[:11], ids[11:])]
+
+    def _agrees(self) -> bool:
+        """Whether two texts in one batch have the norms that each has by itself."""
+        texts = self._tried()
         expected = np.array(self._one_by_one(texts))
         try:
             given = np.array(self._together(texts))

@@ -160,11 +160,9 @@ class HFBackend(Backend):
             self.paths[f"{role.value}: contexts"] = "read again with every sequence: no shared key-value cache"
         return found
 
-    def check_gradients(self) -> None:
-        with self._gradients(Role.TARGET) as norms:
-            batched = norms.batched
-        if not batched:
-            self.paths[f"{Role.TARGET.value}: gradients"] = "one text at a time: not only plain linear layers trained"
+    def check_gradients(self, role: Role) -> None:
+        with self._gradients(role) as norms:
+            norms.check()
 
     def gradient_norms(
         self,
@@ -176,6 +174,8 @@ class HFBackend(Backend):
         done: Collection[int] = (),
     ) -> list[float | None]:
         with self._gradients(role) as norms:
+            if not norms.batched:
+                self.paths[f"{role.value}: gradients"] = "one text at a time: not only plain linear layers were trained"
             return norms.of(inputs, counted, on_done=on_done, done=set(done))
 
     @contextmanager

@@ -136,6 +136,7 @@ def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] |
     needs = cls().needs
     roles = {need.role.value for need in needs}
     wanted = {f"scoring: {role}" for role in roles}
+    wanted |= {f"gradients: {need.role.value}" for need in needs if need.view is View.GRADIENT}
     wanted |= {stage for role in roles for stage in CALIBRATING.get(role, ())}
     if any(need.view is View.NEIGHBOURS for need in needs):
         wanted.add("paraphrases")

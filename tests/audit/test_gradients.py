@@ -109,7 +109,7 @@ def test_a_backend_without_weights_refuses_it_by_name(tmp_path):
 
 def test_a_model_without_a_way_back_is_refused_before_anything_is_scored(tmp_path):
     class OneWay(FakeBackend):
-        def check_gradients(self):
+        def check_gradients(self, role):
             raise SpvmiaError("target: no way back")
 
     backend = OneWay()
@@ -117,12 +117,14 @@ def test_a_model_without_a_way_back_is_refused_before_anything_is_scored(tmp_pat
         run(tmp_path, ["grad_norm"], data=DATA, backend=backend)
     assert not backend.scored
     run(tmp_path, ["loss"], data=DATA, backend=OneWay())  # nobody asks
+    run(tmp_path, ["grad_norm"], data=DATA)
+    run(tmp_path, ["grad_norm"], data=DATA, backend=OneWay())  # of this model it is known
 
 
 def test_what_a_backend_does_not_say():
     made = Backend(None, None)
     made.name = "mine"
-    made.check_gradients()
+    made.check_gradients(Role.TARGET)
     assert not made.features.gradients
     with pytest.raises(SpvmiaError, match="--model: mine gives no"):
         made.gradient_norms(Role.TARGET, [], [])

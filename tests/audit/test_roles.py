@@ -106,6 +106,8 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
     [
         ("loss", {}, None, ()),
         ("bag_of_words", {}, None, ("labels",)),
+        ("icp", {}, None, ()),
+        ("grad_norm", {}, None, ("weights",)),
         ("lira_base", {}, None, ("base",)),
         ("rmia", {}, None, ("base", "held_out")),
         ("recall", {}, None, ("held_out",)),

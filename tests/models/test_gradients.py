@@ -94,8 +94,8 @@ def test_each_norm_is_that_of_autograd(backend_of, kind, context):
     expected = [naive(model, ADAPTERS[kind], item, mask) for item, mask in zip(items, masks, strict=True)]
     assert min(expected) > 0
     assert norms(backend, items, masks) == pytest.approx(expected, rel=1e-5)
-    backend.check_gradients()
     assert (backend.paths == {}) is (kind in BATCHED)
+    backend.check_gradients(Role.TARGET)
 
 
 def test_a_token_more_or_less_is_another_norm(backend_of):
@@ -121,7 +121,7 @@ def test_the_target_is_left_as_it_was(backend_of, kind):
         hooks = [len(module._forward_hooks) for module in model.modules()]
         before, state = fingerprint(model), rng_states()
         first = norms(backend, items, [None] * 3)
-        backend.check_gradients()
+        backend.check_gradients(Role.TARGET)
         assert_same(before, fingerprint(model))
         assert all(p.grad is None for p in model.parameters())
         assert [len(module._forward_hooks) for module in model.modules()] == hooks
@@ -148,6 +148,8 @@ def test_under_no_grad_and_in_a_failing_pass_nothing_stays(backend_of, monkeypat
     monkeypatch.setattr(torch.autograd, "grad", fail)
     with pytest.raises(SpvmiaError, match=r"^target: .* loss can be differentiated, got Llama.*LORA"):
         norms(backend, items, [None] * 2)
+    with pytest.raises(SpvmiaError, match=r"^target: .* which says: derivative for this kernel is not implemented"):
+        backend.check_gradients(Role.TARGET)
     assert_same(before, fingerprint(model))
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -196,9 +198,8 @@ def test_half_precision_is_summed_in_single(models):
     for dtype in ("float32", "bfloat16"):
         backend = HFBackend(harness_lm(models, "lora", dtype=dtype), AuditConfig())
         items = inputs(backend, TEXTS)
-        backend.check_gradients()
-        assert not backend.paths
         norms_of[dtype] = norms(backend, items, [None] * len(items))
+        assert not backend.paths
         backend.close()
     assert norms_of["bfloat16"] == pytest.approx(norms_of["float32"], rel=0.05)
 
@@ -274,7 +275,6 @@ def test_what_a_batch_gives_is_taken_only_where_it_agrees(backend_of, monkeypatc
     monkeypatch.setattr(GradientNorms, "_together", lambda self, texts: change(original(self, texts)))
     other, _ = backend_of("lora")
     assert norms(other, items, [None] * 2) == pytest.approx(expected, rel=1e-5)
-    other.check_gradients()
     assert "one text at a time" in other.paths["target: gradients"]
 
 
