@@ -77,9 +77,10 @@ class GradNorm(Attack):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """The record under the target, forward and backward."""
+        """The record under the target, forward (the samples say of how many tokens the loss is) and backward."""
         return frozenset({Need(Role.TARGET), Need(Role.TARGET, View.GRADIENT)})
 
     def score_record(self, signals: RecordSignals) -> float:
         """The negative log-norm; a gradient that is exactly 0 has none."""
+        signals.of(Role.TARGET)
         return float(-np.log(signals.gradient_of(Role.TARGET)))

@@ -24,7 +24,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import nn
 
-from spvmia_plugin.models.batching import Batch, BatchRunner, plan_passes, token_budget
+from spvmia_plugin.models.batching import PADDED_SHARE, Batch, BatchRunner, plan_batches, token_budget
 from spvmia_plugin.models.forward import HeadlessModel, epsilon, probe_ids
 from spvmia_plugin.protocols import Cost, OnDone, ScoreInput
 
@@ -81,7 +81,8 @@ class GradientNorms:
             if on_done is not None:
                 on_done(made)
 
-        planned = plan_passes([len(text.ids) for text in texts], budget)
+        most_padding = token_budget(kind) // PADDED_SHARE
+        planned = plan_batches([len(text.ids) for text in texts], budget, most_padding=most_padding)
         self._runner.run([batch for batch in planned if not all(i in done for i in batch.rows)], work)
         self._cost.seconds += time.perf_counter() - started
         return found
@@ -143,7 +144,8 @@ class GradientNorms:
 
         handles = [layer.register_forward_hook(keep) for layer in layers]
         try:
-            loss = self._losses(texts).sum()
+            with torch.enable_grad():
+                loss = self._losses(texts).sum()
         finally:
             for handle in handles:
                 handle.remove()
@@ -172,16 +174,15 @@ class GradientNorms:
         """
         model, width = self._model, max(len(text.ids) for text in texts)
         rows = [[*text.ids, *[self._pad_id] * (width - len(text.ids))] for text in texts]
-        with torch.enable_grad(), model.running():
+        with model.running():
             ids = torch.tensor(rows, device=model.device)
             logits = model.model(input_ids=ids, use_cache=False).logits[:, -width:]  # virtual tokens come before
         places = [(row, place) for row, text in enumerate(texts) for place in text.places]
         targets = [target for text in texts for target in text.targets]
         of_row, at = torch.tensor(places, device=logits.device).T
-        with torch.enable_grad():
-            logprobs = logits[of_row, at].float().log_softmax(-1)
-            nll = -logprobs.gather(-1, torch.tensor(targets, device=logits.device)[:, None])[:, 0]
-            return torch.zeros(len(texts), device=logits.device).index_add(0, of_row, nll)
+        logprobs = logits[of_row, at].float().log_softmax(-1)
+        nll = -logprobs.gather(-1, torch.tensor(targets, device=logits.device)[:, None])[:, 0]
+        return torch.zeros(len(texts), device=logits.device).index_add(0, of_row, nll)
 
     @contextmanager
     def _requiring(self) -> Iterator[None]:
@@ -190,7 +191,8 @@ class GradientNorms:
         try:
             for parameter in self._trained:
                 parameter.requires_grad_(True)
-            yield
+            with torch.enable_grad():
+                yield
         finally:
             for parameter, required in zip(self._trained, before, strict=True):
                 parameter.requires_grad_(required)

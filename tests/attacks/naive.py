@@ -200,4 +200,4 @@ def icp(record: RecordSignals, probes: int) -> float | None:
 
 def grad_norm(record: RecordSignals) -> float | None:
     norm = record.gradients.get(Role.TARGET)
-    return -math.log(norm) if norm else None
+    return -math.log(norm) if norm and text_of(record, Role.TARGET) else None

@@ -91,6 +91,8 @@ def test_needs_are_what_is_used(target: Target) -> None:
             tokens={key: value for key, value in record.tokens.items() if key in kept},
             neighbours={role: value for role, value in record.neighbours.items() if (role, View.NEIGHBOURS) in kept},
             population={role: value for role, value in record.population.items() if (role, View.POPULATION) in kept},
+            probed={role: value for role, value in record.probed.items() if (role, View.PROBED) in kept},
+            gradients={role: value for role, value in record.gradients.items() if (role, View.GRADIENT) in kept},
         )
 
     declared = {(need.role, need.view) for need in needs}

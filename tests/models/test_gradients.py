@@ -164,13 +164,13 @@ def test_batches_and_memory_change_nothing(backend_of, monkeypatch):
 
     def tight(self, texts):
         passes.append(len(texts))
-        if len(texts) > 2:
+        if len(texts) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return original(self, texts)
 
     monkeypatch.setattr(GradientNorms, "_together", tight)
     assert norms(backend, items, masks) == pytest.approx(whole, rel=1e-6)
-    assert max(passes) > 2
+    assert max(passes) > 1
     assert backend._runners["gradients"].limit is not None
     monkeypatch.setattr(gradients, "token_budget", lambda kind: 4)
     monkeypatch.setattr(GradientNorms, "_together", original)
@@ -178,7 +178,7 @@ def test_batches_and_memory_change_nothing(backend_of, monkeypatch):
 
 
 def test_batches_are_reported_and_a_resumed_run_repeats_them(backend_of, monkeypatch):
-    monkeypatch.setattr(gradients, "token_budget", lambda kind: 480)
+    monkeypatch.setattr(gradients, "token_budget", lambda kind: 800)
     backend, _ = backend_of("lora")
     items, reported = inputs(backend, TEXTS), []
     before = backend.cost(Role.TARGET)
@@ -188,9 +188,11 @@ def test_batches_are_reported_and_a_resumed_run_repeats_them(backend_of, monkeyp
     assert spent.forward_tokens == sum(item.scored for item in items)
     assert {i: norm for batch in reported for i, norm in batch.items()} == dict(enumerate(whole))
     again = []
-    rest = norms(backend, items, [None] * len(items), done=set(reported[0]) | {min(reported[1])}, on_done=again.append)
+    whole_batch, part = reported[0], next(batch for batch in reported[1:] if len(batch) > 1)
+    done = {*whole_batch, min(part)}
+    rest = norms(backend, items, [None] * len(items), done=done, on_done=again.append)
     assert [set(batch) for batch in again] == [set(batch) for batch in reported[1:]]
-    assert rest == [None if i in reported[0] else norm for i, norm in enumerate(whole)]
+    assert rest == [None if i in whole_batch else norm for i, norm in enumerate(whole)]
 
 
 def test_half_precision_is_summed_in_single(models):
