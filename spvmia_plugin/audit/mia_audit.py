@@ -9,18 +9,16 @@ from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
-from spvmia_plugin.audit.roles import SELF_PROMPT, given
+from spvmia_plugin.audit.roles import given
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
-from spvmia_plugin.config import AuditConfig, SelfPrompt
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.arrays import Interval
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.signals import Role
-from spvmia_plugin.training.self_prompt import way_of
 from spvmia_plugin.util.libraries import versions
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 from spvmia_plugin.util.schema import LEFT_OUT, OTHERS, MaybeNumber, Misfit, as_json, read
@@ -174,7 +172,7 @@ def mia_audit(
     told = MiaAudit(
         format=FORMAT,
         attack=AttackTold(attack.name, attack.config()),
-        attacker=AttackerTold(given(attack, config, _way(attack, config, data))),
+        attacker=AttackerTold(given(attack, config, outcome.way)),
         membership=data.membership,
         metrics=summary,
         n=Counts(
@@ -207,12 +205,6 @@ def mia_audit(
         versions=versions(),
     )
     return {**as_json(told), "strongest": comparison.strongest if comparison else {}}
-
-
-def _way(attack: Attack, config: AuditConfig, data: AuditData) -> SelfPrompt | None:
-    """How the target was prompted for the attack; None where it was not."""
-    asked = config.reference == SELF_PROMPT and any(need.role is Role.REFERENCE for need in attack.needs)
-    return way_of(config, data.renderer, data.prompts) if asked else None
 
 
 def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:

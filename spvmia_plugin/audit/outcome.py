@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.roles import reference_role
 from spvmia_plugin.checks import Finding
+from spvmia_plugin.config import SelfPrompt
 from spvmia_plugin.metrics.several import Compared, Strongest, compare, error_correlations
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.records import Record
@@ -188,6 +189,7 @@ class Outcome:
         notes: plain sentences about the run (long texts, capped shots), for people.
         details: JSON-ready records of the stages: self-prompts, reference, paraphrases.
         models: identity of the model behind each role.
+        way: how the target was prompted for the reference; None where it was not.
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
     """
 
@@ -196,6 +198,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
     models: dict[str, object] = field(default_factory=dict)
+    way: SelfPrompt | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def cost_json(self) -> dict[str, dict[str, float]]:

@@ -88,20 +88,19 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None) -> tuple[
     Args:
         attack: whose.
         config: of the audit.
-        way: how the target was prompted; None where it was not.
+        way: how the target was prompted for the reference; None where it was not. `whole` gives it nothing.
     """
     if isinstance(attack, BlindAttack):
         return ("labels",)
     roles, views = {need.role for need in attack.needs}, {need.view for need in attack.needs}
+    from_base = Role.REFERENCE in roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
     has = {
-        "base": bool(roles & {Role.BASE, Role.CANDIDATE}) or (Role.REFERENCE in roles and way is not None),
+        "base": from_base or bool(roles & {Role.BASE, Role.CANDIDATE}),
         "prompts": Role.REFERENCE in roles and way in ("prefix", "reply"),
         "held_out": Role.CANDIDATE in roles or bool(views & {View.PREFIXED, View.POPULATION}),
         "reference": Role.REFERENCE in roles and config.reference not in (SELF_PROMPT, BASE_AS_REFERENCE),
         "weights": View.GRADIENT in views,
     }
-    if Role.REFERENCE in roles and config.reference == BASE_AS_REFERENCE:
-        has["base"] = True
     return tuple(name for name in GIVEN if has.get(name))
 
 

@@ -173,6 +173,8 @@ class Run:
             player, name = self.players[role], CALLED[role]
             with self._stage(name):
                 made = self._calibration.build(player)
+                if role is Role.REFERENCE and player.trained:
+                    self.outcome.way = self._calibration.way
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
                 if (told := self._calibration.self_prompts_told) is not None:
                     self.outcome.details["self_prompts"] = asdict(told)
