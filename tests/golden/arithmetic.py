@@ -15,6 +15,8 @@ from spvmia_plugin.signals import Role, TokenSignals
 
 CAPITAL = 10_000
 """Token of a word with a capital letter, less that of the word without."""
+MASK = 998
+"""Token of what stands for a masked word; those of the texts are lower."""
 TABLE = -(np.arange(1, 65_537) * 2_654_435_761 % 65_536 / 8192).astype(np.float32)
 """Log-probabilities between 0 and -8, all exact in float32."""
 
@@ -37,7 +39,7 @@ class Memory(LM):
 
 
 def encode(text: str) -> tuple[int, ...]:
-    return tuple(int(word[1:]) + CAPITAL * (word[0] == "W") for word in text.split())
+    return tuple(int(word[1:]) + CAPITAL * (word[0] == "W") if word != "word" else MASK for word in text.split())
 
 
 class Arithmetic(Backend):
