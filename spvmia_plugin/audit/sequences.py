@@ -427,8 +427,8 @@ class Sheet:
     def _seen(self, population: Mapping[Role, Sequence[TokenSignals]], *, other: bool) -> RecordSignals:
         text = self._inputs.scored_text(self.record, other=other)
         if self._inputs.loss_on is None:
-            found = self._tokens, self._of_paraphrases, population, self._missing, self._of_probed, self._gradients
-            return RecordSignals(text, *found)
+            found = self._tokens, self._of_paraphrases, population, self._missing
+            return RecordSignals(text, *found, probed=self._of_probed, gradients=self._gradients)
         of_views = {view: of_view for view, of_view in self._sequences.items() if isinstance(of_view, Counted)}
         tokens = {key: of_views[key[1]].seen(found, other=other) for key, found in self._tokens.items()}
         neighbours = {
@@ -441,7 +441,7 @@ class Sheet:
         }
         # The gradient is that of the loss under this mask; the other's would be another pass.
         gradients = {} if other else self._gradients
-        return RecordSignals(text, tokens, neighbours, population, self._missing, probed, gradients)
+        return RecordSignals(text, tokens, neighbours, population, self._missing, probed=probed, gradients=gradients)
 
     def _probes(self) -> list[Counted]:
         if self._probed is None:
