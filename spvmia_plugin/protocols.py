@@ -167,13 +167,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class BackendFeatures:
-    """What a backend can do; an attack whose needs exceed it is refused by name before any work."""
+    """What a backend can do; an attack whose needs exceed it is refused by name before any work.
+
+    `gradients` has to be said: a backend that knows nothing of it has none.
+    """
 
     logprobs: bool = True
     moments: bool = True
     embeddings: bool = True
     generate: bool = True
     train: bool = True
+    gradients: bool = False
 
 
 class Backend:
@@ -263,6 +267,30 @@ class Backend:
         Batches are planned over all `inputs`. `done` are positions whose signals are in the store already: a batch
         of nothing but these is skipped (None in the answer), any other batch is computed whole. So a resumed run has
         the batches, and the bits, of one that was never interrupted.
+        """
+        raise self._unable()
+
+    def check_gradients(self, role: Role) -> None:
+        """Make sure that gradients of a role's loss can be had, before anything long; asked where they are needed.
+
+        Raises:
+            SpvmiaError: they cannot.
+        """
+
+    def gradient_norms(
+        self,
+        role: Role,
+        inputs: Sequence[ScoreInput],
+        counted: Sequence[NDArray[np.bool_] | None],
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[float | None]:
+        """Euclidean norm of the gradient of every input's loss, in input order.
+
+        The loss is the mean NLL, in nats, over the scored tokens that `counted` (T,) says, over all where it is None;
+        the gradient is that with respect to the weights of the model's adapter, of all weights where it has none. An
+        input fits the model's context. `done` as in `score`.
         """
         raise self._unable()
 

@@ -69,6 +69,10 @@ class View(str, Enum):
     """the record after the ReCaLL prefix, which is conditioned on and not scored."""
     POPULATION = "population"
     """the held-out prompt documents, one and the same set for every record."""
+    PROBED = "probed"
+    """the record after perturbed copies of itself, one at a time, which are conditioned on and not scored."""
+    GRADIENT = "gradient"
+    """the record read backwards too: how large the gradient of its loss is, one number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,15 @@ class Need:
         moments: whether mean and standard deviation over the vocabulary are wanted.
         shots: of the view PREFIXED alone: how many held-out documents the prefix should hold. Where several attacks
             ask, it is one prefix, as long as the longest.
+        probes: of the view PROBED alone: after how many copies the record is read. Where several attacks ask, all of
+            them see the most.
     """
 
     role: Role
     view: View = View.TEXT
     moments: bool = False
     shots: int = 7
+    probes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,8 @@ class RecordSignals:
         tokens: signals by (role, view) for the views TEXT, LOWERCASE and PREFIXED.
         neighbours: signals of the paraphrases by role, in the order they were made; symmetric pairs adjacent.
         population: signals of the population by role; the same sequence object for every record of an audit.
+        probed: signals of the record after each of its probes, by role, in the order they were made.
+        gradients: Euclidean norm of the gradient of the record's mean NLL over its scored tokens, by role.
         missing: why a (role, view) is absent, where a reason is known.
         each: of a (role, view) that is the mean of several models, the signals of each of them.
         each_population: likewise of the population, model by model.
@@ -204,6 +213,8 @@ class RecordSignals:
     missing: Mapping[tuple[Role, View], str] = field(default_factory=dict)
     each: Mapping[tuple[Role, View], tuple[TokenSignals, ...]] = field(default_factory=dict)
     each_population: Mapping[Role, Sequence[Sequence[TokenSignals]]] = field(default_factory=dict)
+    probed: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
+    gradients: Mapping[Role, float] = field(default_factory=dict)
 
     @property
     def is_long(self) -> bool:
@@ -262,6 +273,29 @@ class RecordSignals:
         """
         whole = self.population_of(role)
         return self.each_population.get(role) or (whole,)
+
+    def probed_of(self, role: Role) -> Sequence[TokenSignals]:
+        """Return the signals of the record after its probes, at least one, each with at least one scored token.
+
+        Raises:
+            MissingSignal: there is no probe of this record, or no token could be scored.
+        """
+        signals = self.probed.get(role, ())
+        if not signals:
+            raise MissingSignal(self._reason(role, View.PROBED))
+        if not all(map(len, signals)):
+            raise MissingSignal("no scored tokens")
+        return signals
+
+    def gradient_of(self, role: Role) -> float:
+        """Return the norm of the gradient of the record's loss.
+
+        Raises:
+            MissingSignal: there is none.
+        """
+        if role not in self.gradients:
+            raise MissingSignal(self._reason(role, View.GRADIENT))
+        return self.gradients[role]
 
     def _reason(self, role: Role, view: View) -> str:
         fallback = "no paraphrase" if view is View.NEIGHBOURS else f"no {view.value} signals of the {role.value} model"

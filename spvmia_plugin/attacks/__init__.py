@@ -15,6 +15,8 @@ PLACES = {
     "lowercase": "reference_free:Lowercase",
     "min_k": "reference_free:MinK",
     "min_k_pp": "reference_free:MinKPlusPlus",
+    "icp": "optimum:Icp",
+    "grad_norm": "optimum:GradNorm",
     "neighbour": "paraphrased:Neighbour",
     "detectgpt": "paraphrased:DetectGPT",
     "lira_base": "calibrated:LiraBase",

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.gradients import GRADIENT_FACTOR, StoredGradients
 from spvmia_plugin.audit.roles import CALLED, Player, build_order
-from spvmia_plugin.audit.sequences import Request
+from spvmia_plugin.audit.sequences import Request, Sheet
 from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Perturbation
@@ -81,6 +82,14 @@ class Planner:
         count = sum(len(request.inputs) for request in requests) + self._draws * len(unmade)
         tokens = sum(map(signals.missing, requests)) + self._draws * sum(unmade)
         return Stage(f"scoring: {player.role.value}", count, "texts", tokens)
+
+    def gradients(
+        self, player: Player, model: Role, sheets: Sequence[Sheet], known: StoredGradients, *, is_there: bool
+    ) -> Stage:
+        """Gradients of one role's loss; all of them, where the model is not there yet."""
+        able = [sequence for sheet in sheets if (sequence := sheet.differentiated()) is not None]
+        tokens = known.missing(model, able) if is_there else sum(len(each.item.token_ids) for each in able)
+        return Stage(f"gradients: {player.role.value}", len(able), "texts", tokens, GRADIENT_FACTOR)
 
 
 def reference_stages(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.config import AuditConfig, SelfPrompt
@@ -30,6 +30,8 @@ GIVEN = {
     "prompts": "beginnings of such records",
     "reference": "a reference model",
     "held_out": "held-out records",
+    "shadow": "a shadow model",
+    "weights": "the target's weights",
 }
 """What an attack may be given besides the record and the target's log-probabilities of it, in words."""
 
@@ -105,6 +107,8 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None) -> tuple[
         "prompts": Role.REFERENCE in roles and way in ("prefix", "reply"),
         "held_out": Role.CANDIDATE in roles or bool(views & {View.PREFIXED, View.POPULATION}),
         "reference": Role.REFERENCE in roles and config.reference not in (SELF_PROMPT, BASE_AS_REFERENCE),
+        "shadow": attack.config().get("shadow") is not None,
+        "weights": View.GRADIENT in views,
     }
     return tuple(name for name in GIVEN if has.get(name))
 
@@ -139,21 +143,34 @@ def check_features(
             and (features.moments or not any(need.moments for need in attack.needs))
             and (features.embeddings or not noise)
             and ((features.train and features.generate) or not trains)
+            and (features.gradients or not any(need.view is View.GRADIENT for need in attack.needs))
         )
 
     able = sorted(key for key, attack in attacks.items() if can_run(attack))
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
+        lacks = {what for what, has in asdict(features).items() if not has}
+        remedy = (
+            "gradients need the model's weights, in memory and not packed beyond training: leave these attacks out, or "
+            "load the model so with '--model hf'"
+            if lacks == {"gradients"}
+            else "use '--model hf' or a backend plugin that gives token log-probabilities"
+        )
         raise SpvmiaError(
-            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; "
-            "use '--model hf' or a backend plugin that gives token log-probabilities"
+            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; {remedy}"
         )
 
 
 def shots(attacks: Collection[Attack]) -> int:
     """How many held-out documents the ReCaLL prefix should hold: the most that an attack asks for, 0 if none does."""
     asked = (need.shots for attack in attacks for need in attack.needs if need.view is View.PREFIXED)
+    return max(asked, default=0)
+
+
+def probes(attacks: Collection[Attack]) -> int:
+    """After how many perturbed copies of itself a record is read: the most that an attack asks for, 0 if none does."""
+    asked = (need.probes for attack in attacks for need in attack.needs if need.view is View.PROBED)
     return max(asked, default=0)
 
 

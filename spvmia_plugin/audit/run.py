@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
+from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.gradients import StoredGradients
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
-from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_features, shots
+from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_features, probes, shots
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.several import Several
+from spvmia_plugin.audit.shadowed import shadow_note
 from spvmia_plugin.audit.stability import Stability
 from spvmia_plugin.audit.stored import (
     FittingBatches,
@@ -81,10 +84,12 @@ class Run:
         self.players = cast(audit.attacks.values(), audit.config, audit.data)
         self._several = Several(self.players)
         self._shots = shots(audit.attacks.values())
+        self._probes = probes(audit.attacks.values())
         self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
         self._planned: dict[str, int] = {}  # tokens of each stage of the plan
         self._unmade = 0  # records that the plan found no paraphrases of
         self._signals = StoredSignals(self.backend, store, quiet=quiet, on_scored=self._on_scored)
+        self._gradients = StoredGradients(self.backend, store, quiet=quiet, on_done=self._on_differentiated)
         self._calibration = Calibration(
             audit.data,
             audit.config,
@@ -109,7 +114,9 @@ class Run:
             SpvmiaError: something needed is missing; found before long work starts.
         """
         self.check()
-        inputs = Inputs(self.backend, self.audit.data, self._shots)
+        self._compare_shadow()
+        data, seed = self.audit.data, self.audit.config.seed
+        inputs = Inputs(self.backend, data, self._shots, probes=self._probes, seed=seed)
         if self._shots:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
         if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
@@ -137,6 +144,16 @@ class Run:
         self._batches.forget()
         return self.outcome
 
+    def _compare_shadow(self) -> None:
+        """Say, before long work, if weights of a shadow are asked for that were fitted for another audit than this."""
+        for attack in self.audit.attacks.values():
+            if isinstance(attack, Learned) and attack.shadow is not None:
+                note = shadow_note(attack.weights.card.settings, self.audit.config, self.audit.data)
+                if note is not None and note not in self.outcome.notes:
+                    self.outcome.notes.append(note)
+                    if not self.quiet:
+                        show(f"spvmia: warning: {note}")
+
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
@@ -149,6 +166,9 @@ class Run:
         paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
         if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
             self.backend.require({Role.BASE})
+        for player in players:  # of a model that is to be trained, it shows when it is there
+            if View.GRADIENT in player.views and player.model in (Role.TARGET, Role.BASE):
+                self._gradients.check(player.model)
         if players:
             self._batches.recall()
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
@@ -369,10 +389,22 @@ class Run:
                 self._forecast.finish(f"scoring: {role.value}")
             for sheet in scored:
                 sheet.fill(role, player.views, found)
+            if View.GRADIENT in player.views:
+                self._differentiate(role, model, scored)
+            if last:
+                self._forecast.finish(f"gradients: {role.value}")
             if View.POPULATION in player.views and role not in self._population_signals:
                 self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
                 self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
         return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
+
+    def _differentiate(self, role: Role, model: Role, sheets: Sequence[Sheet]) -> None:
+        """Take the gradient of the loss of every record that has one."""
+        able = [(sheet, sequence) for sheet in sheets if (sequence := sheet.differentiated()) is not None]
+        with self._stage(f"gradients: {role.value}"):
+            norms = self._gradients.of(role, model, [sequence for _, sequence in able])
+        for (sheet, _), norm in zip(able, norms, strict=True):
+            sheet.take_gradient(role, norm)
 
     def _under_other_mask(self) -> dict[str, RecordSignals]:
         """Signals of the part of the records that was scored last, as the other mask would have attacks see them."""
@@ -410,6 +442,11 @@ class Run:
 
     def _on_scored(self, role: Role, tokens: int) -> None:
         name = f"scoring: {role.value}"
+        if self._planned.get(name):
+            self._forecast.done(name, tokens / self._planned[name])
+
+    def _on_differentiated(self, role: Role, tokens: int) -> None:
+        name = f"gradients: {role.value}"
         if self._planned.get(name):
             self._forecast.done(name, tokens / self._planned[name])
 
@@ -454,6 +491,8 @@ class Run:
                 readable = self._readable(sheets, model, player.views) if is_there else sheets
                 asked = requests(player, model, readable, population, is_there=is_there)
                 of_parts.append(planner.scoring(player, asked, self._signals))
+                if View.GRADIENT in player.views:
+                    of_parts.append(planner.gradients(player, model, readable, self._gradients, is_there=is_there))
                 first += [] if number else asked  # the first batch of all is that of the first records
             if number:
                 self._signals.forget()

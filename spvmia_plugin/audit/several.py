@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View, mean_signals
 
@@ -70,6 +70,7 @@ class Several:
     def _united(self, record: RecordSignals, kinds: Kinds) -> RecordSignals:
         tokens = {key: of for key, of in record.tokens.items() if key[0].kind not in kinds}
         neighbours = {role: of for role, of in record.neighbours.items() if role.kind not in kinds}
+        probed = {role: of for role, of in record.probed.items() if role.kind not in kinds}
         missing = {key: why for key, why in record.missing.items() if key[0].kind not in kinds}
         each: dict[tuple[Role, View], tuple[TokenSignals, ...]] = {}
         for kind, siblings in kinds.items():
@@ -81,11 +82,21 @@ class Several:
                 if len(found) == len(siblings):
                     each[kind, view] = tuple(found)
                     tokens[kind, view] = mean_signals(found)
-            paraphrases = [record.neighbours[role] for role in siblings if record.neighbours.get(role)]
-            if len(paraphrases) == len(siblings):
-                neighbours[kind] = [mean_signals(several) for several in zip(*paraphrases, strict=True)]
+            for given, made in ((record.neighbours, neighbours), (record.probed, probed)):
+                of_all = [given[role] for role in siblings if given.get(role)]
+                if len(of_all) == len(siblings):
+                    made[kind] = [mean_signals(several) for several in zip(*of_all, strict=True)]
         population = self._population(record.population, kinds)
-        return RecordSignals(record.text, tokens, neighbours, population.mean, missing, each, population.each)
+        return replace(
+            record,
+            tokens=tokens,
+            neighbours=neighbours,
+            probed=probed,
+            population=population.mean,
+            missing=missing,
+            each=each,
+            each_population=population.each,
+        )
 
     def _population(self, scored: Population, kinds: Kinds) -> _Populations:
         """Of the one population of all records, worked out once for each choice of models."""

@@ -147,6 +147,7 @@ def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] |
     kinds = {need.role for need in needs}
     roles = [role for role in Role if role.kind in kinds]  # of several references all
     wanted = {f"scoring: {role.value}" for role in roles} | {CALLED[role] for role in roles}
+    wanted |= {f"gradients: {need.role.value}" for need in needs if need.view is View.GRADIENT}
     if any(need.view is View.NEIGHBOURS for need in needs):
         wanted.add("paraphrases")
     return [stage for stage in task.mia_audit.cost if stage in wanted]

@@ -222,3 +222,17 @@ def informia(ratios: list[float], references: list[float], population: list[tupl
     overall = mean([ratio_ for ratio_, _ in population])
     usual = {number: mean(values) for number, values in found.items()}
     return mean([r - usual.get(bin_of(p), overall) for r, p in zip(ratios, references, strict=True)])
+
+
+def icp(record: RecordSignals, probes: int) -> float | None:
+    alone = text_of(record, Role.TARGET)
+    after = [logprobs(tokens) for tokens in record.probed.get(Role.TARGET, ())]
+    if not alone or not after or not all(after):
+        return None
+    best = max(after[:probes], key=mean)
+    return mean(alone[-len(best) :]) - mean(best) if len(best) <= len(alone) else None
+
+
+def grad_norm(record: RecordSignals) -> float | None:
+    norm = record.gradients.get(Role.TARGET)
+    return -math.log(norm) if norm and text_of(record, Role.TARGET) else None

@@ -26,6 +26,7 @@ from spvmia_plugin.attacks.calibrated import (
 from spvmia_plugin.attacks.informia import InfoRmia
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.attacks.lira_offline import LiraOffline
+from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
@@ -75,6 +76,9 @@ TARGETS = [
     Target(MinK(share=0.55), lambda r: naive.min_k(r, 0.55), plus, times),
     Target(MinKPlusPlus(), lambda r: naive.min_k_pp(r, 0.2), same, same),
     Target(MinKPlusPlus(share=1), lambda r: naive.min_k_pp(r, 1.0), same, same),
+    Target(Icp(), lambda r: naive.icp(r, 1), same, times),
+    Target(Icp(probes=3), lambda r: naive.icp(r, 3), same, times),
+    Target(GradNorm(), naive.grad_norm, same, same),
     Target(Neighbour(), naive.neighbour, same, times),
     Target(DetectGPT(), naive.detectgpt, same, same),
     Target(LiraBase(), lambda r: naive.lira(r, Role.BASE), same, times),
@@ -135,6 +139,8 @@ def make_record(
         tokens=views,
         neighbours={role: [tokens(rng, n, dtype) for n in lengths] for role in (Role.TARGET, Role.REFERENCE)},
         population=population,
+        probed={Role.TARGET: [tokens(rng, max(length - skipped, 0), dtype) for skipped in (0, 0, 1, 0)]},
+        gradients={Role.TARGET: float(rng.exponential())},
     )
 
 
@@ -159,4 +165,5 @@ def transform(record: RecordSignals, change: Callable[[TokenSignals], TokenSigna
         tokens={key: change(value) for key, value in record.tokens.items()},
         neighbours={role: [change(value) for value in values] for role, values in record.neighbours.items()},
         population={role: [change(value) for value in values] for role, values in record.population.items()},
+        probed={role: [change(value) for value in values] for role, values in record.probed.items()},
     )

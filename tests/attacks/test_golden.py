@@ -33,6 +33,11 @@ def broken_records() -> list[RecordSignals]:
         replace(whole, text="only three words"),
         replace(whole, neighbours={}),
         replace(whole, population={}),
+        replace(whole, probed={}),
+        replace(whole, probed={Role.TARGET: [tokens(rng, 0)]}),
+        replace(whole, probed={Role.TARGET: [shorter]}),
+        replace(whole, gradients={}),
+        replace(whole, gradients={Role.TARGET: 0.0}),
         replace(whole, neighbours={role: values[:1] for role, values in whole.neighbours.items()}),
         replace(whole, neighbours={role: [values[0]] * 3 for role, values in whole.neighbours.items()}),
         replace(whole, neighbours={**whole.neighbours, Role.REFERENCE: whole.neighbours[Role.REFERENCE][:3]}),
@@ -90,6 +95,8 @@ def test_needs_are_what_is_used(target: Target) -> None:
             tokens={key: value for key, value in record.tokens.items() if key in kept},
             neighbours={role: value for role, value in record.neighbours.items() if (role, View.NEIGHBOURS) in kept},
             population={role: value for role, value in record.population.items() if (role, View.POPULATION) in kept},
+            probed={role: value for role, value in record.probed.items() if (role, View.PROBED) in kept},
+            gradients={role: value for role, value in record.gradients.items() if (role, View.GRADIENT) in kept},
         )
 
     declared = {(need.role, need.view) for need in needs}

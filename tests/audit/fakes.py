@@ -20,9 +20,10 @@ class FakeBackend(Backend):
 
     def __init__(self, *, max_length=1000, features=None, boosted=()):
         self.max_length = max_length
-        self.features = features or BackendFeatures()
+        self.features = features or BackendFeatures(gradients=True)
         self.boosted = set(boosted)
         self.scored = Counter()
+        self.differentiated = Counter()
         self.trained = []
         self.seeds = []
         self.loaded = {}
@@ -66,6 +67,19 @@ class FakeBackend(Backend):
             logprob = logprob / 8
         moment = rng.random(n).astype(np.float32) + 0.5 if moments else None
         return TokenSignals(logprob, rng.random(n) < 0.3, None if moment is None else -moment, moment)
+
+    def gradient_norms(self, role, inputs, counted, *, on_done=None, done=()):
+        out = []
+        for i, (item, mask) in enumerate(zip(inputs, counted, strict=True)):
+            if i in done:
+                out.append(None)
+                continue
+            told = None if mask is None else tuple(mask.tolist())
+            self.differentiated[role, item, told] += 1
+            out.append(float(np.random.default_rng(stable_seed(role.value, repr(item), repr(told))).exponential()))
+            if on_done:
+                on_done({i: out[-1]})
+        return out
 
     def sample_replacements(self, role, sequences, positions, seeds):
         return [[np.full(len(p), ord("x")) for p in draws] for draws in positions]

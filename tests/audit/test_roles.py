@@ -106,6 +106,8 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
     [
         ("loss", {}, None, ()),
         ("bag_of_words", {}, None, ("labels",)),
+        ("icp", {}, None, ()),
+        ("grad_norm", {}, None, ("weights",)),
         ("lira_base", {}, None, ("base",)),
         ("rmia", {}, None, ("base", "held_out")),
         ("recall", {}, None, ("held_out",)),
@@ -116,6 +118,7 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
         ("spv", {"reference": "/theirs"}, None, ("reference",)),
         ("lira_candidate", {}, None, ("base", "held_out")),
         ("both_wbc", {"reference": "/theirs"}, None, ("base", "reference", "held_out")),
+        ("learned", {}, "prefix", ("base", "prompts", "held_out")),
     ],
 )
 def test_what_an_attacker_is_given(name, options, way, expected):

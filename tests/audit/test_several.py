@@ -251,6 +251,19 @@ def test_the_tokens_that_count_are_averaged(tmp_path):
     assert other_than("completion") == "all"
 
 
+def test_probes_are_united_and_gradients_are_kept():
+    rng = np.random.default_rng(0)
+    one, other = signals(*-rng.random(5)), signals(*-rng.random(5))
+    probed = {TARGET: [one], REFERENCE: [one, other], Role.REFERENCE_2: [other, other]}
+    record = RecordSignals("a", probed=probed, gradients={TARGET: 2.0})
+    united = Several([TARGET, REFERENCE, Role.REFERENCE_2]).united({"a": record})["a"]
+    assert united.gradient_of(TARGET) == 2.0
+    assert united.probed_of(TARGET) == [one]
+    mean = np.mean([one.logprob, other.logprob], axis=0, dtype=np.float64).astype(np.float32)
+    assert [list(each.logprob) for each in united.probed_of(REFERENCE)] == [list(mean), list(other.logprob)]
+    assert Role.REFERENCE_2 not in united.probed
+
+
 def test_the_population_is_united_once_for_all_records(tmp_path):
     backend = FakeBackend()
     outcome, backend = run(tmp_path, ["info_rmia", "rmia"], data=DATA, backend=backend, mia_references=2)
