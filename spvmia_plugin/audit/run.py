@@ -523,7 +523,8 @@ class Run:
     @contextmanager
     def _stage(self, name: str) -> Iterator[Cost]:
         """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
-        before = {role: self.backend.cost(role) for role in Role}
+        # A plugin's backend may know of no further references than it is asked to load.
+        before = {role: self.backend.cost(role) for role in Role if role.nth == 1 or role in self.players}
         started = time.perf_counter()
         self._forecast.begin()
         spent = Cost()

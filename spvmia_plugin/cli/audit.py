@@ -166,12 +166,21 @@ def prepare(
     arguments = f"{model_args},trust_remote_code=True" if trust_remote_code else model_args
     outcome = build(model, arguments, tasks, options, device=device)
     reference: Any = outcome.details["reference"]
+    found: list[Any] = [made for role, made in outcome.details.items() if role.partition("_")[0] == "reference"]
     if as_json:
-        print_json({"reference": reference, "cost": outcome.cost_json()})
-    made = "trained now" if reference["trained"] else "found in the store, trained before"
+        several = {"references": found} if len(found) > 1 else {}
+        print_json({"reference": reference, **several, "cost": outcome.cost_json()})
+    trained = sum(bool(one["trained"]) for one in found)
+    made = "trained now" if trained else "found in the store, trained before"
+    if 0 < trained < len(found):
+        made = f"{trained} trained now, {len(found) - trained} found in the store"
+    which, them = ("reference", "it")
+    if len(found) > 1:
+        which, them = f"{len(found)} references", "them"
+        made = f"all {made}" if trained in (0, len(found)) else made
     say(
-        f"reference ready: {made}, on {reference['self_prompts']} self-prompts; lm_eval finds it when it is given the "
-        "same model, data and options"
+        f"{which} ready: {made}, on {reference['self_prompts']} self-prompts; lm_eval finds {them} when it is given "
+        "the same model, data and options"
     )
 
 

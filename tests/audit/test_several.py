@@ -222,6 +222,16 @@ def test_a_backend_that_knows_no_seeds_is_refused_by_name(tmp_path):
         run(tmp_path / "two", ["spv_wbc"], data=DATA, backend=Early(), mia_references=2)
 
 
+def test_with_one_reference_a_backend_meets_the_roles_of_before(tmp_path):
+    class Early(FakeBackend):
+        def cost(self, role):
+            assert role in (TARGET, REFERENCE, Role.BASE, CANDIDATE)
+            return super().cost(role)
+
+    outcome, _ = run(tmp_path, ["spv_wbc", "both_wbc"], data=DATA, backend=Early())
+    assert outcome.stages["scoring: reference"].forward_tokens > 0
+
+
 @pytest.mark.parametrize("wrong", [0, 9, -1, "two", True, 2.5, [2], None])
 def test_how_many_there_may_be(wrong):
     if wrong is None:
