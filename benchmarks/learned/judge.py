@@ -45,7 +45,7 @@ METRICS: Mapping[str, Callable[[Floats, Any], float]] = {
 HARD = 0.85
 """Cells in which `spv_wbc` is below this AUROC are told by themselves."""
 INNER_FOLDS = 4
-CONTROLS = 10
+CONTROLS = 20
 """Fits on permuted labels for each base and data set left out."""
 
 
