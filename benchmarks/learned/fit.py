@@ -17,12 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from spvmia_plugin.attacks.weights import SHIPPED, VARIANTS, Weights, write_weights
-from spvmia_plugin.learning import learn
-
 from benchmarks.learned.cells import Cell, read_cells
 from benchmarks.learned.judge import Judged, strength_of
+from spvmia_plugin.attacks.weights import SHIPPED, VARIANTS, Weights, write_weights
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.learning import learn
 from spvmia_plugin.shadow.fitting import STRENGTHS
 from spvmia_plugin.util.strict_json import finite
 

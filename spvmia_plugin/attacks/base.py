@@ -114,6 +114,10 @@ class AuditAttack(Attack):
         """
         raise NotImplementedError
 
+    def p_values(self, table: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """(n,) of each row, from 0 to 1, how probable its score were if the record had not been seen; None for none."""
+        return None
+
     def told(self, table: NDArray[np.float32]) -> Mapping[str, object]:
         """What `mia_audit` is to say of how such records are scored, JSON-ready."""
         return {}

@@ -119,8 +119,9 @@ class Learned(AuditAttack):
             able &= np.isfinite(table[:, COLUMN[feature]])
         found: list[float | Unscored] = [Unscored(TOO_FEW if is_able else NOT_FINITE) for is_able in able]
         for block, called in _CALLED.items():
-            lacking = np.isnan(table[:, COLUMN[f"{block}.mean"]]) if block in VARIANTS[name] else []
-            for row in np.flatnonzero(lacking):
+            if block not in VARIANTS[name]:
+                continue
+            for row in np.flatnonzero(np.isnan(table[:, COLUMN[f"{block}.mean"]])):
                 found[row] = Unscored(f"no signals of the {called}, which other records have")
         rows = np.flatnonzero(able)
         if len(rows) >= LEAST_RECORDS:

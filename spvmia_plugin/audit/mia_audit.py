@@ -109,6 +109,9 @@ class MiaAudit:
             (`context_tokens`), and the AUROCs under the `other` mask; None for plain text.
         self_prompts: of the texts that the reference was trained on: how many (`texts`), the share of different ones
             (`distinct`), their mean length (`tokens`), the share that `ended_at_once`; None where there are none.
+        references: where there are several (`mia_references`): their `count`, and how far the lists of the most exposed
+            `share` of the members agree under other choices of them (`agreement`, see `audit.stability`), for attacks
+            whose reference they are; None where there is one.
         learned: of an attack that scores all records at once: what it says of how it scored (of `learned` the weights:
             `shipped` or of a `shadow`, their digest, what they were fitted on, and the variant); None of the others.
         strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
@@ -134,6 +137,7 @@ class MiaAudit:
     unscored: Mapping[str, int]
     scored: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     self_prompts: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
+    references: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     learned: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     strongest: Strongest | None = None
     epsilon_lb: Mapping[str, Any]
@@ -173,6 +177,7 @@ def mia_audit(
     details = dict(outcome.details)
     learned = outcome.told.get(attack.name)
     scored, self_prompts = details.pop("scored", None), details.pop("self_prompts", None)
+    references = details.pop("references", None)
     told = MiaAudit(
         format=FORMAT,
         attack=AttackTold(attack.name, attack.config()),
@@ -189,7 +194,8 @@ def mia_audit(
         unscored=unscored_by_reason(results),
         scored=scored if isinstance(scored, Mapping) else None,
         self_prompts=self_prompts if isinstance(self_prompts, Mapping) else None,
-        learned=without_secrets(learned) if isinstance(learned, Mapping) else None,
+        references=_of_attack(references, attack.name) if isinstance(references, Mapping) else None,
+        learned=without_secrets(learned) if isinstance(learned, Mapping) and learned else None,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),
@@ -210,6 +216,12 @@ def mia_audit(
         versions=versions(),
     )
     return {**as_json(told), "strongest": comparison.strongest if comparison else {}}
+
+
+def _of_attack(references: Mapping[str, Any], attack: str) -> dict[str, object]:
+    """What concerns one attack of what the run says of several references."""
+    agreed = references["agreement"].get(attack)
+    return {"count": references["count"], **({"agreement": agreed} if agreed else {})}
 
 
 def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:

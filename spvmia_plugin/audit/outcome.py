@@ -35,6 +35,7 @@ class RecordResult:
         n_tokens: scored tokens of the record under the target; None where nothing was scored.
         target: mean log-probability under the target, in nats a token.
         reference: the same under the model the attack calibrates with.
+        p_value: how probable the score were if the record had not been seen, by attacks that can tell.
     """
 
     score: float | None
@@ -42,6 +43,7 @@ class RecordResult:
     n_tokens: int | None = None
     target: float | None = None
     reference: float | None = None
+    p_value: float | None = None
 
     def to_json(self) -> str:
         """The JSON string of `resps[0][0]`."""
@@ -51,7 +53,7 @@ class RecordResult:
         n_tokens = "null" if self.n_tokens is None else int(self.n_tokens)
         return (
             f'{{"score": {score}, "reason": {reason}, "n_tokens": {n_tokens}, "target": {target}, '
-            f'"reference": {reference}}}'
+            f'"reference": {reference}' + ("}" if self.p_value is None else f', "p_value": {_number(self.p_value)}}}')
         )
 
     @classmethod
@@ -136,6 +138,7 @@ class Results(Mapping[str, RecordResult]):
         self._row: dict[str, int] = {}
         self._numbers = {name: array("d") for name in ("score", "target", "reference")}  # NaN: none
         self._n_tokens = array("q")  # -1: none
+        self._p_values: dict[int, float] = {}  # by row, of the few attacks that give them
         self._reason = array("q")  # number in `_reasons`
         self._reasons: dict[str | None, int] = {}
         self._told: list[str | None] = []  # the reasons by their numbers
@@ -151,10 +154,17 @@ class Results(Mapping[str, RecordResult]):
         for result in found.values():
             self._n_tokens.append(-1 if result.n_tokens is None else result.n_tokens)
             self._reason.append(self._reasons.setdefault(result.reason, len(self._reasons)))
+        self._p_values |= {row: r.p_value for row, r in enumerate(found.values(), first) if r.p_value is not None}
         self._told = list(self._reasons)
 
-    def settle(self, scores: Mapping[str, float | Unscored]) -> None:
-        """Put the scores of records that have results here in place of what stands there: all at once, at the end."""
+    def settle(self, scores: Mapping[str, float | Unscored], p_values: Mapping[str, float] | None = None) -> None:
+        """Put the scores of records that have results here in place of what stands there: all at once, at the end.
+
+        Args:
+            scores: by record id.
+            p_values: likewise, of attacks that give them.
+        """
+        self._p_values |= {self._row[record_id]: value for record_id, value in (p_values or {}).items()}
         for record_id, score in scores.items():
             row, result = self._row[record_id], RecordResult.of(score)
             self._numbers["score"][row] = math.nan if result.score is None else result.score
@@ -165,7 +175,8 @@ class Results(Mapping[str, RecordResult]):
         row = self._row[record_id]
         score, target, reference = [None if math.isnan(of[row]) else of[row] for of in self._numbers.values()]
         n_tokens = self._n_tokens[row]
-        return RecordResult(score, self._told[self._reason[row]], None if n_tokens < 0 else n_tokens, target, reference)
+        told, known = self._told[self._reason[row]], None if n_tokens < 0 else n_tokens
+        return RecordResult(score, told, known, target, reference, self._p_values.get(row))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._row)

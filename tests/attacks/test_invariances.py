@@ -96,7 +96,7 @@ EXTREME = [0.0, -1e-8, -0.5, -80.0, -1e4, -math.inf, math.nan]
 def test_never_nan(target: Target) -> None:
     """Whatever a model puts out, a score is finite or a reason; nothing is raised, nothing warned of."""
     rng = np.random.default_rng(2)
-    population = {role: [tokens(rng, 5), tokens(rng, 0)] for role in (Role.TARGET, Role.BASE)}
+    population = {role: [tokens(rng, 5), tokens(rng, 0)] for role in (Role.TARGET, Role.BASE, Role.REFERENCE)}
     records = []
     for first, second, moment in itertools.product(EXTREME, EXTREME, [0.0, -1e30, math.nan]):
         values = itertools.cycle([first, second])
