@@ -20,7 +20,7 @@ COMPARED = (
 def audit_settings(settings: AuditConfig) -> dict[str, Any]:
     """The settings of an audit that change what `learned` sees, under the names users type, JSON-ready.
 
-    Models and files (`mia_reference`, `mia_candidate`) go by their name, wherever they lie: no path leaves this machine.
+    Models and files (`mia_reference`, `mia_candidate`) go by their name, wherever they lie.
     """
     told = settings.to_json()
 
