@@ -260,7 +260,8 @@ def test_probes_are_united_and_gradients_are_kept():
     assert united.gradient_of(TARGET) == 2.0
     assert united.probed_of(TARGET) == [one]
     mean = np.mean([one.logprob, other.logprob], axis=0, dtype=np.float64).astype(np.float32)
-    assert [list(each.logprob) for each in united.probed_of(REFERENCE)] == [list(mean), list(other.logprob)]
+    for found, expected in zip(united.probed_of(REFERENCE), [mean, other.logprob], strict=True):
+        assert list(found.logprob) == pytest.approx(list(expected), rel=1e-6)
     assert Role.REFERENCE_2 not in united.probed
 
 
