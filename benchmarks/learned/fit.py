@@ -62,7 +62,7 @@ def fit_all(cells: Sequence[Judged], seed: int = 0) -> Weights:
         "strength": strengths,
         "tried": list(STRENGTHS),
         "folds": "whole bases and data sets",
-        "auroc_in_folds": finite(aurocs),
+        "auroc_in_folds": finite({name: round(value, 4) for name, value in aurocs.items()}),
     }
     control = {name: each.card.control[name] for name, each in found.items()}
     card = replace(found["base"].card, settings=settings, control=control)  # every cell has its base

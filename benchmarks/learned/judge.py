@@ -45,7 +45,7 @@ METRICS: Mapping[str, Callable[[Floats, Any], float]] = {
 HARD = 0.85
 """Cells in which `spv_wbc` is below this AUROC are told by themselves."""
 INNER_FOLDS = 4
-CONTROLS = 10
+CONTROLS = 20
 """Fits on permuted labels for each base and data set left out."""
 
 
@@ -116,7 +116,7 @@ def permuted(cell: Judged, rng: np.random.Generator) -> Any:
 
 
 def folds_of_families(cells: Sequence[Judged]) -> list[list[int]]:
-    """Cells by their base and data, in at most `INNER_FOLDS` groups: of each group, nothing like it is elsewhere."""
+    """Numbers of cells in at most `INNER_FOLDS` groups; cells of one base and data set are in one group."""
     names = sorted({each.families for each in cells})
     count = min(INNER_FOLDS, len(names))
     return [[k for k, each in enumerate(cells) if names.index(each.families) % count == fold] for fold in range(count)]

@@ -18,9 +18,16 @@ COMPARED = (
 
 
 def audit_settings(settings: AuditConfig) -> dict[str, Any]:
-    """The settings of an audit that change what `learned` sees, under the names users type, JSON-ready."""
+    """The settings of an audit that change what `learned` sees, under the names users type, JSON-ready.
+
+    Models and files (`mia_reference`, `mia_candidate`) go by their name, wherever they lie.
+    """
     told = settings.to_json()
-    return {PREFIX + name: told[PREFIX + name] for name in COMPARED if PREFIX + name in told}
+
+    def shown(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {PREFIX + name: shown(told[PREFIX + name]) for name in COMPARED}
 
 
 def shadow_note(made: Mapping[str, Any], settings: AuditConfig, data: AuditData) -> str | None:

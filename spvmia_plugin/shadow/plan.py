@@ -36,7 +36,6 @@ _OF_THE_DATA = (
     *("loss_on", "chat_template", "record_tokens", "base_model", "shadow"),
 )
 """Options of an audit that a shadow has from its own manifest."""
-_SCORED_MODELS = 4
 
 
 @dataclass(frozen=True)
@@ -188,10 +187,11 @@ class ShadowPlan:
             record.is_member for record in self.manifest.records["canaries"]
         )
         length = tokens / (trained * epochs)  # of a record
-        texts = settings.self_prompts + (0 if settings.candidate == NO_CANDIDATE else settings.self_prompts)
-        own = sizes["members"] * epochs + texts * settings.reference_epochs
-        written = settings.self_prompts * GENERATION_FACTOR / TRAINING_FACTOR
-        scored = (sizes["members"] + sizes["nonmembers"]) * _SCORED_MODELS / TRAINING_FACTOR
+        # As many references on self-prompts as are asked for, and as many on held-out documents, or none of these.
+        trained_on = settings.references * (1 if settings.candidate == NO_CANDIDATE else 2)
+        own = sizes["members"] * epochs + trained_on * settings.self_prompts * settings.reference_epochs
+        written = settings.references * settings.self_prompts * GENERATION_FACTOR / TRAINING_FACTOR
+        scored = (sizes["members"] + sizes["nonmembers"]) * (2 + trained_on) / TRAINING_FACTOR
         return seconds / tokens * length * (own + written + scored)
 
     def told(self) -> list[str]:

@@ -49,7 +49,14 @@ def test_records_that_are_declared_tell_no_recipe():
 
 
 def test_what_is_compared_are_options():
-    """`references` is one once several references can be trained."""
-    known = {field.name for field in dataclasses.fields(AuditConfig)}
-    assert set(COMPARED) - known <= {"references"}
+    assert set(COMPARED) <= {field.name for field in dataclasses.fields(AuditConfig)}
     assert {"mia_self_prompts", "mia_candidate", "mia_reference_lr"} <= audit_settings(SETTINGS).keys()
+
+
+def test_files_go_by_their_name_wherever_they_lie():
+    here, there = (AuditConfig(candidate=f"{place}/held_out.jsonl") for place in ("/a", "/b"))
+    assert audit_settings(here)["mia_candidate"] == "held_out.jsonl"
+    assert shadow_note({"audit": audit_settings(here)}, there, DATA) is None
+    other = shadow_note({"audit": audit_settings(here)}, AuditConfig(candidate="/a/more.jsonl"), DATA)
+    assert other is not None
+    assert other.endswith("mia_candidate more.jsonl, the shadow's held_out.jsonl")

@@ -181,6 +181,10 @@ def test_the_estimate_counts_all_that_is_done_by_the_speed_of_the_targets_traini
     scored, written = (55 + 52) * 4 / 4, 20 * 6 / 4
     expected = training["seconds"] / training["tokens"] * a_record * (trained + scored + written)
     assert made.plan.seconds() == pytest.approx(expected)
+    several = dataclasses.replace(made.plan.settings, references=3, candidate="none")
+    more = dataclasses.replace(made.plan, settings=several).seconds()
+    rest = 55 * 2 + 3 * 20 * 1 + 107 * 5 / 4 + 3 * 20 * 6 / 4
+    assert more == pytest.approx(expected * rest / (trained + scored + written))
     untold = dataclasses.replace(made.plan, manifest=dataclasses.replace(made.plan.manifest, training={}))
     assert untold.seconds() is None
     assert untold.told()[2] == "estimate: told by each step before it begins"
