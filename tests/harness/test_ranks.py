@@ -39,7 +39,8 @@ def assert_same(one, two, tolerance):
         assert set(alone) == set(shared), task
         for key, expected in alone.items():
             for name, value in expected.items():
-                assert shared[key][name] == (pytest.approx(value, abs=tolerance) if isinstance(value, float) else value)
+                close = pytest.approx(value, abs=tolerance) if isinstance(value, float) else value
+                assert shared[key][name] == close, (task, key, name)
         for name, value in one["results"][task].items():
             if isinstance(value, float):
                 assert two["results"][task][name] == pytest.approx(value, abs=2e-2, nan_ok=True), (task, name)
