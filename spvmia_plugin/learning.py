@@ -26,10 +26,11 @@ from spvmia_plugin.util.schema import as_json
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-STRENGTH = 0.07
+STRENGTH = 0.02
 """Variance of the log-odds that is expected of the weights before any record is seen; over the F features, that is the
-inverse regularisation C = STRENGTH / F, .0003 at 232 features. It says how much features can know together, so it does
-not change with their number, nor with that of the records."""
+inverse regularisation C = STRENGTH / F. It says how much features can know together, so it does not change with their
+number, nor with that of the records. So little leaves weights near the mean difference of members and others, which
+carries over to another base, text and strength; which features make up for which does so less."""
 RECORDS_OF_AN_AUDIT = 400
 """An audit counts as so many records at most. What differs between audits (the base, the text, the recipe, the draw of
 the references) is drawn once for all of its records: more of them say nothing new of that, and would drown a small

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import INFINITE, AuditAttack
-from spvmia_plugin.attacks.pooled import COLUMN, FEATURE_NAMES, NOT_FINITE, Floats, features_of
+from spvmia_plugin.attacks.pooled import COLUMN, FEATURE_NAMES, NOT_FINITE, Floats, blocks_there, features_of
 from spvmia_plugin.attacks.weights import FILE, VARIANTS, Weights, read_weights, shipped
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, Unscored
@@ -96,17 +96,8 @@ class Learned(AuditAttack):
 
     def variant(self, table: NDArray[np.float32]) -> str | None:
         """Which of the weights fit the models that the records of an audit have; None if none of them do."""
-        blocks = {"target", "base"}
-        for block in _CALLED:
-            distance = table[:, COLUMN[f"{block}_base.sd"]], table[:, COLUMN[f"{block}_base.mean"]]
-            # The base that stands in for the reference (`mia_reference=base`) is none.
-            if any(np.any(np.abs(values) > 0) for values in distance):
-                blocks.add(block)
-        if blocks.issuperset(_CALLED):
-            blocks.add("both")
-        return next(
-            (name for name, of in VARIANTS.items() if name in self.weights.variants and blocks >= set(of)), None
-        )
+        blocks = blocks_there(table)
+        return next((name for name in self._variants if blocks.issuperset(VARIANTS[name])), None)
 
     def score_audit(self, table: NDArray[np.float32]) -> list[float | Unscored]:
         """The weighted sum of each record's standardised features."""

@@ -45,12 +45,11 @@ POOLED = (
 PAIRS: Mapping[str, tuple[str, str]] = {
     "target_base": ("target", "base"),
     "target_reference": ("target", "reference"),
-    "reference_base": ("reference", "base"),
     "target_candidate": ("target", "candidate"),
-    "candidate_base": ("candidate", "base"),
     "target_both": ("target", "both"),
 }
-"""The models whose differences are pooled; `both` is the mean of both references, token by token."""
+"""The models whose differences are pooled; `both` is the mean of both references, token by token. The target is in all:
+how two others differ is of the text alone, and so are weights of it."""
 
 LEVELS: Mapping[str, tuple[str, ...]] = {
     "target": ("mean", "top1", "z", "z_low", "low"),
@@ -61,18 +60,10 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
 }
 """What is pooled of each model by itself, and beside the target."""
 
-BLOCKS: Mapping[str, tuple[str, ...]] = {
-    "base": ("target_base",),
-    "reference": ("target_reference", "reference_base"),
-    "candidate": ("target_candidate", "candidate_base"),
-    "both": ("target_both",),
-}
-"""Which differences need which models beside the target."""
-
 NAMES: Mapping[str, tuple[str, ...]] = {
     block: (
         *(f"{block}.{name}" for name in LEVELS[block]),
-        *(f"{pair}.{name}" for pair in BLOCKS.get(block, ()) for name in POOLED),
+        *(f"{pair}.{name}" for pair, models in PAIRS.items() if models[1] == block for name in POOLED),
     )
     for block in LEVELS
 }
@@ -119,6 +110,24 @@ def features_of(records: Sequence[RecordSignals]) -> list[Floats | Unscored]:
 def blocks_of(roles: Sequence[Role]) -> list[str]:
     """The blocks of features that the models of these roles give."""
     return [*(role.value for role in roles), *(["both"] if set(_REFERENCES) <= set(roles) else [])]
+
+
+def blocks_there(table: NDArray[np.floating], names: Sequence[str] = FEATURE_NAMES) -> set[str]:
+    """The blocks of features that records of an audit have.
+
+    A base that stands in for a reference (`mia_reference=base`) is none.
+
+    Args:
+        table: (n, F) features of its records.
+        names: of the columns.
+    """
+    found = {"target", "base"}
+    base = table[:, list(names).index("base.mean")]
+    for role in _REFERENCES:
+        distance = np.abs(table[:, list(names).index(f"{role.value}.mean")] - base)
+        if np.any(distance > 0):  # NaN where it is not there
+            found.add(role.value)
+    return found | {"both"} if found.issuperset(role.value for role in _REFERENCES) else found
 
 
 def _shape(signals: RecordSignals) -> tuple[int, tuple[Role, ...]]:

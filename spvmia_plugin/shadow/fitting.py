@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.attacks.pooled import blocks_there
 from spvmia_plugin.attacks.weights import VARIANTS, Weights
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.learning import STRENGTH, Labelled, design, fit, learn
@@ -20,7 +21,6 @@ from spvmia_plugin.metrics.roc import auroc
 STRENGTHS = (STRENGTH / 10, STRENGTH / 3, STRENGTH, 3 * STRENGTH, 10 * STRENGTH, 30 * STRENGTH)
 """Those that are tried."""
 FOLDS = 5
-_REFERENCES = ("reference", "candidate")
 
 Rows = NDArray[np.intp]
 
@@ -30,13 +30,7 @@ def variants_of(audits: Sequence[Labelled]) -> list[str]:
 
     A reference that is the base itself (`mia_reference=base`) is none.
     """
-    there = {"target", "base"}
-    for block in _REFERENCES:
-        columns = [audits[0].names.index(f"{block}_base.{name}") for name in ("mean", "sd")]
-        if all(np.nanmax(np.abs(each.table[:, columns]), initial=0.0) > 0 for each in audits):
-            there.add(block)
-    if there.issuperset(_REFERENCES):
-        there.add("both")
+    there = set.intersection(*(blocks_there(each.table, each.names) for each in audits))
     return [name for name, blocks in VARIANTS.items() if there.issuperset(blocks)]
 
 

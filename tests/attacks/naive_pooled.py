@@ -87,9 +87,7 @@ def features(record: RecordSignals) -> dict[str, float]:
     for one, other in (
         ("target", "base"),
         ("target", "reference"),
-        ("reference", "base"),
         ("target", "candidate"),
-        ("candidate", "base"),
         ("target", "both"),
     ):
         if {one, other} <= logprob.keys():

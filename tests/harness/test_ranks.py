@@ -39,7 +39,8 @@ def assert_same(one, two, tolerance):
         assert set(alone) == set(shared), task
         for key, expected in alone.items():
             for name, value in expected.items():
-                assert shared[key][name] == (pytest.approx(value, abs=tolerance) if isinstance(value, float) else value)
+                close = pytest.approx(value, abs=tolerance) if isinstance(value, float) else value
+                assert shared[key][name] == close, (task, key, name)
         for name, value in one["results"][task].items():
             if isinstance(value, float):
                 assert two["results"][task][name] == pytest.approx(value, abs=2e-2, nan_ok=True), (task, name)
@@ -65,8 +66,8 @@ def test_two_processes_against_one(evaluate, base, adapter, options, tmp_path):
         assert "samples" not in ranks[1]
         assert len(ranks[0]["samples"]["spv_mia_custom"]) == (limit or 78)
         trained = [rank["calls"]["trained"] for rank in ranks]
-        assert sorted(trained) == ([0, 1] if limit is None else [0, 0])  # the other waited, and loaded it
-        assert sorted(rank["calls"]["generated"] for rank in ranks) == sorted(trained)
+        assert sum(trained) == (2 if limit is None else 0)  # reference and candidate; the others loaded them
+        assert sum(rank["calls"]["generated"] for rank in ranks) == (limit is None)
         together, by_itself = (audit_of(result) for result in (ranks[0], alone))
         assert together["stages"]["paraphrases"] == pytest.approx(by_itself["stages"]["paraphrases"])
         assert together["stages"]["reference"]["trained"] is (limit is None)
