@@ -1,4 +1,4 @@
-"""A small learned score: frozen weights of pooled features, standardised on the audited records."""
+"""A small learned score: frozen weights of pooled features, ranked among the audited records."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, Unscored
 from spvmia_plugin.util.files import path_problem
 
-TRIMMED = 0.025
-"""Of the records at each end of a feature, whose values count as that of the next one within when it is measured how
-far records differ."""
-MOST = 5.0
-"""Standard deviations at which a feature of one record is cut off."""
 LEAST_RECORDS = 20
 """With fewer records to be set against each other, nobody knows what is ordinary among them."""
 TOO_FEW = f"fewer than {LEAST_RECORDS} records to be set against each other"
@@ -31,7 +26,7 @@ _CALLED = {"reference": "reference", "candidate": "candidate reference"}
 
 @dataclass(frozen=True)
 class Learned(AuditAttack):
-    """score = w . z: weights w of pooled features z of the tokens, each standardised on the audited records.
+    """score = w . z: weights w of pooled features of the tokens, z their ranks among the audited records.
 
     Features as in `pooled.py`: means, shares and quantiles of the differences between target, base, self-prompted
     reference and candidate reference. After LT-MIA, arXiv 2604.03199, which learns one attack that carries over to
@@ -40,11 +35,10 @@ class Learned(AuditAttack):
 
     Which one this is: a linear score on what is pooled over tokens, not a transformer over them; two references beside
     the base, which is the only one there. No label of the target is used: the weights come from other models
-    (`docs/learned.md`), and a feature is standardised over all audited records, members and not. Mean and deviation
-    are taken after 2.5 % of the records at each end were set to the next value within, for a few wild ratios would
-    squeeze all others together; not by the quartiles, which are the same number for most shares of a short record.
-    That assumes a share of members like that of the audits which the weights are of, about half. 0 is an ordinary
-    record of this audit, and scores of two audits are not on one scale.
+    (`docs/learned.md`), and a feature counts by its rank among all audited records, members and not: no record that is
+    odd in many features at once outruns all others, which at a low false positive rate is what counts. That assumes a
+    share of members like that of the audits which the weights are of, about half. 0 is an ordinary record of this
+    audit, and scores of two audits are not on one scale.
 
     Attributes:
         shadow: a folder that `spvmia shadow` made, whose weights replace those of this package.
@@ -139,17 +133,12 @@ class Learned(AuditAttack):
 
 
 def standardised(column: NDArray[np.floating]) -> Floats:
-    """(n,) a feature of the records of one audit, as deviations from an ordinary one; 0 where it does not vary.
+    """(n,) where a feature of each record ranks among those of all records of the audit, from -sqrt(3) to sqrt(3).
 
-    Mean and standard deviation are those of the values with `TRIMMED` of them at each end set to the next within; what
-    is further off than `MOST` deviations is cut off there. The order of the records changes no bit.
+    Ranks, evenly spread, have mean 0 and deviation 1 if no two values are alike; equal values have the mean of their
+    ranks, so what does not vary is 0 throughout. The order of the records changes no bit.
     """
-    values = column.astype(np.float64)
-    ascending = np.sort(values)
-    cut = int(TRIMMED * len(values))
-    low, high = ascending[cut], ascending[len(values) - 1 - cut]
-    if low == high:
-        return np.zeros(len(values))
-    within = np.clip(ascending, low, high)
-    deviations: Floats = np.clip((values - within.mean()) / within.std(), -MOST, MOST)
-    return deviations
+    _, place, counts = np.unique(column, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2  # of the ranks of each value
+    ranks: Floats = (middle[place] / len(column) - 0.5) * np.sqrt(12)
+    return ranks
