@@ -44,6 +44,10 @@ by several references; learned.
 """
 
 
+WHITE_BOX = frozenset({"grad_norm"})
+"""Attacks that need the target's weights. Groups leave them out: they run on models of which one sees only answers."""
+
+
 @cache
 def builtin_attacks() -> tuple[type[Attack], ...]:
     """The classes in `PLACES`, in its order."""

@@ -7,10 +7,11 @@ import pkgutil
 from pathlib import Path
 
 from spvmia_plugin import attacks
-from spvmia_plugin.attacks import PLACES, builtin_attacks
+from spvmia_plugin.attacks import PLACES, WHITE_BOX, builtin_attacks
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.yamls import builtin_files, differences
+from spvmia_plugin.signals import View
 from tests.attacks.test_docs import PAGE, rows
 
 
@@ -51,3 +52,8 @@ def test_every_attack_has_a_case_worked_out_by_hand() -> None:
     by_itself = {"bag_of_words", "learned"}  # test_bag_of_words.py, test_learned.py
     missing = [each.name for each in builtin_attacks() if f"{each.__name__}(" not in cases]
     assert sorted(set(missing) - by_itself) == [], "tests/attacks/test_known_cases.py"
+
+
+def test_what_needs_the_weights_is_white_box() -> None:
+    asks = {attack.name for attack in builtin_attacks() if any(need.view is View.GRADIENT for need in attack().needs)}
+    assert asks == WHITE_BOX
