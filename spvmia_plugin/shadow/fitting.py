@@ -17,7 +17,7 @@ from spvmia_plugin.learning import STRENGTH, Labelled, design, fit, learn
 from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.roc import auroc
 
-STRENGTHS = (STRENGTH / 10, STRENGTH / 3, STRENGTH, 3 * STRENGTH, 10 * STRENGTH)
+STRENGTHS = (STRENGTH / 10, STRENGTH / 3, STRENGTH, 3 * STRENGTH, 10 * STRENGTH, 30 * STRENGTH)
 """Those that are tried."""
 FOLDS = 5
 _REFERENCES = ("reference", "candidate")
