@@ -103,10 +103,13 @@ def upper_p_values(t: Floats, freedom: Floats) -> Floats:
         t: (n,) statistics.
         freedom: (n,) degrees of freedom, infinity for normal ones.
     """
-    from scipy.special import ndtr, ndtri, stdtr
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-    tail = np.where(np.isinf(freedom), ndtr(-t), stdtr(np.where(np.isinf(freedom), 1.0, freedom), -t))
-    normal = -ndtri(np.clip(tail, np.finfo(float).tiny, 1 - 1e-16))
-    widened = max(1.0, float(np.quantile(normal, EMPIRICAL)) / float(ndtri(EMPIRICAL)))
-    p_values: Floats = ndtr(-normal / widened) if widened > 1 else tail
+    def below(quantile: float, of: float) -> float:
+        return float(ndtri(quantile) if np.isinf(of) else stdtrit(of, quantile))
+
+    # On the statistics' own scale: made normal first, heavy tails are drawn in, and the ratio is too large for them.
+    widened = max(1.0, float(np.quantile(t, EMPIRICAL)) / below(EMPIRICAL, float(np.median(freedom))))
+    normal = np.isinf(freedom)
+    p_values: Floats = np.where(normal, ndtr(-t / widened), stdtr(np.where(normal, 1.0, freedom), -t / widened))
     return p_values

@@ -191,6 +191,18 @@ def test_p_values_allow_for_a_target_that_differs_more_and_for_members() -> None
     assert np.median(with_members[: n // 2]) < np.median(with_members[n // 2 :])
 
 
+def test_the_widening_leaves_heavy_tails_their_p_values() -> None:
+    """Few degrees of freedom, and a target six times as far: on the scale of normal ones 1 of 4,000 had p <= 0.05."""
+    rng = np.random.default_rng(10)
+    n, k = 4000, 3
+    sigma = 1 / np.sqrt(rng.gamma(2.0, 0.5, n))[:, None]
+    table = np.full((n, 16), np.nan, dtype=np.float32)
+    table[:, :k] = sigma * (6 * rng.normal(size=(n, 1)) - rng.normal(size=(n, k)))
+    p_values = LiraOffline().p_values(table)
+    assert p_values is not None
+    assert 0.02 < np.mean(p_values <= 0.05) < 0.07
+
+
 def test_a_narrow_null_makes_no_p_value_smaller() -> None:
     t = np.linspace(-0.1, 0.1, 101)
     freedom = np.full(101, np.inf)

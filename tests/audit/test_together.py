@@ -86,3 +86,15 @@ def test_a_named_reference_is_loaded_by_each_process_for_itself(tmp_path):
     run(tmp_path, ["spv"], backend=second, mia_reference_parallel=True, mia_reference="their/model", **BATCH)
     assert second.told == []
     assert second.loaded == {Role.REFERENCE: "ir/model"}
+
+
+def test_several_references_are_told_of_in_one_order(tmp_path):
+    options = {"mia_reference_parallel": True, "mia_references": 3, **BATCH}
+    run(tmp_path / "first", ["spv_wbc"], backend=(first := Launched()), **options)
+    folders = {path.name[-8:]: path for path in (tmp_path / "first" / "store" / "references").iterdir()}
+    made = [folders[first.loaded[role]] for role in Role.REFERENCE.siblings(3)]
+    assert len(set(made)) == 3
+    second = Second([set(), *made])
+    run(tmp_path / "second", ["spv_wbc"], backend=second, **options)
+    assert second.told == []
+    assert second.loaded == first.loaded
