@@ -171,6 +171,7 @@ class AuditConfig:
     reference_epochs: float = _option(2.0, _within(0, MAX_EPOCHS, open_low=True))
     reference_lr: float = _option(5e-5, _within(0, 1, open_low=True))
     reference_batch: int = _option(4, _at_least(1, 10**6))
+    reference_layers: float = _option(1.0, _within(0, 1, open_low=True))
     reference_parallel: bool = _option(False, _flag())
     lora_rank: int = _option(64, _at_least(1, 2**16))
     lora_alpha: float = _option(16.0, _within(0, float("inf"), open_low=True))
