@@ -28,7 +28,8 @@ NO_CANDIDATE = "none"
 """Value of `mia_candidate` that leaves the candidate reference out."""
 
 PRESETS: dict[str, dict[str, object]] = {
-    # Minutes on a CPU: as many self-prompts as a small audit has members, a fast-learning reference.
+    # Minutes on a CPU: as many self-prompts as a small audit has members, a fast-learning reference, and no more
+    # paraphrases than `spv` needs.
     "quick": {
         "self_prompts": 250,
         "reference_epochs": 3,
@@ -39,7 +40,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "lora_dropout": 0.0,
         "lora_targets": "all-linear",
         "perturbation": "causal",
-        "perturbations": 2,
+        "perturbations": 1,
     },
     "standard": {
         "self_prompts": 1000,
@@ -171,7 +172,6 @@ class AuditConfig:
     reference_epochs: float = _option(2.0, _within(0, MAX_EPOCHS, open_low=True))
     reference_lr: float = _option(5e-5, _within(0, 1, open_low=True))
     reference_batch: int = _option(4, _at_least(1, 10**6))
-    reference_layers: float = _option(1.0, _within(0, 1, open_low=True))
     reference_parallel: bool = _option(False, _flag())
     lora_rank: int = _option(64, _at_least(1, 2**16))
     lora_alpha: float = _option(16.0, _within(0, float("inf"), open_low=True))

@@ -59,7 +59,7 @@ _MODELS = {
 
 _SAMPLING = {"self_prompts", "prompt_tokens", "temperature", "top_k", "top_p"}
 _LORA = {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
-_TRAINING = {"reference_epochs", "reference_lr", "reference_batch", "reference_layers", *_LORA}
+_TRAINING = {"reference_epochs", "reference_lr", "reference_batch", *_LORA}
 
 NOT_IN_SELF_PROMPTS = frozenset(
     _NEVER
@@ -93,10 +93,6 @@ NOT_IN_REFERENCE = frozenset(
 """What cannot change the adapter that our own training makes of a given base and given texts."""
 
 
-_BEFORE = {"reference_layers": 1.0}
-"""Options that came later, with what was done before: keys that are older than an option do not hold it."""
-
-
 def counting(config: AuditConfig, left_out: frozenset[str], makers: Iterable[str]) -> dict[str, object]:
     """The settings that a result depends on, JSON-ready.
 
@@ -106,8 +102,7 @@ def counting(config: AuditConfig, left_out: frozenset[str], makers: Iterable[str
         makers: the distributions that may have made it; another's gets the whole config and may read all of it.
     """
     skipped = left_out if all(map(is_ours, makers)) else _NEVER
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in skipped}
-    return {name: _plain(value) for name, value in values.items() if (name, value) not in _BEFORE.items()}
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in skipped}
 
 
 def _plain(value: object) -> object:

@@ -87,9 +87,6 @@ def reference_stages(
     players: Iterable[Player], config: AuditConfig, data: AuditData, calibration: Calibration, mean: float
 ) -> list[Stage]:
     """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
-    upper, passes = config.reference_layers, max(config.reference_epochs, 1.0)
-    # Through the lower layers each token goes once, and forward alone; under upper ones that learn, as ever.
-    factor = upper * TRAINING_FACTOR + (1 - upper) / passes
     expected = calibration.expected(mean if data.renderer is not None else config.block_size or mean)
     stages = []
     for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
@@ -102,7 +99,7 @@ def reference_stages(
         known = 0 if calibration.is_ready(player) else calibration.known_tokens(player)
         passed = texts * expected.tokens if known is None else known
         tokens = int(passed * config.reference_epochs / calibration.processes)
-        stages.append(Stage(f"training the {CALLED[player.role]}", texts, "texts", tokens, factor))
+        stages.append(Stage(f"training the {CALLED[player.role]}", texts, "texts", tokens, TRAINING_FACTOR))
     return stages
 
 

@@ -187,11 +187,6 @@ class Run:
                 self.outcome.notes.append(
                     f"the {name} was trained without {without_loss} conversations in which no token carries loss"
                 )
-            if made.get("all_layers"):
-                self.outcome.notes.append(
-                    f"the {name} adapts all layers, not the upper {self.audit.config.reference_layers:.0%} of them: "
-                    "those of this model can't be told apart"
-                )
             planned = self._planned.get(f"training the {name}", 0)
             if short := shortfall(name, planned, made, self._calibration.processes):
                 self.outcome.notes.append(short)

@@ -245,7 +245,7 @@ class HFBackend(Backend):
     def check_training(self) -> None:
         host = self._roles.host()
         host.check_free()
-        lora_config(host, self._config, "mia_lora_targets", layers=self._config.reference_layers)  # tries them all
+        lora_config(host, self._config, "mia_lora_targets")  # tries them all
         devices = set(map(str, (getattr(host.model, "hf_device_map", None) or {}).values()))
         if self._config.reference_parallel and self.processes > 1 and len(devices) > 1:
             raise SpvmiaError(

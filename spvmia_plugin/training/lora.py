@@ -10,7 +10,6 @@ from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import AdapterHost, linear_names, lost_weights, save_adapter
 from spvmia_plugin.models.forward import inner_model
-from spvmia_plugin.training.layers import layer_stack, upper_modules
 from spvmia_plugin.training.trainer import TrainSettings, train, unpacked, writing
 from spvmia_plugin.util.libraries import is_first
 
@@ -22,36 +21,25 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 
 
-def lora_config(
-    host: AdapterHost, config: AuditConfig | FinetuneConfig, option: str, *, layers: float = 1.0
-) -> LoraConfig:
+def lora_config(host: AdapterHost, config: AuditConfig | FinetuneConfig, option: str) -> LoraConfig:
     """The LoRA of a target or a reference, each of whose modules was tried: nothing is left behind on the model.
 
     Args:
         host: the model.
         config: `lora_rank`, `lora_alpha`, `lora_dropout`, `lora_targets`.
         option: what names the targets, for errors.
-        layers: share of the layers that get it, from the top; all of them where they can't be told apart.
 
     Raises:
-        SpvmiaError: a target is not in the model, or in none of these layers, or refused; or the model can't be
-            trained.
+        SpvmiaError: a target is not in the model, or refused; or the model can't be trained.
     """
     from peft import LoraConfig
 
-    targets = lora_targets(host, read_names(config.lora_targets or ()), option, r=config.lora_rank)
-    upper = upper_modules(host.model, targets, layers) if layers < 1 else None
-    if upper is not None and not upper:
-        raise SpvmiaError(
-            f"mia_reference_layers: expected a share of the layers with modules that LoRA is put on, got {layers:g}, "
-            f"in whose upper layers none is; raise it, or name others with {option}"
-        )
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=upper or targets,
+        target_modules=lora_targets(host, read_names(config.lora_targets or ()), option, r=config.lora_rank),
     )
 
 
@@ -182,8 +170,7 @@ def train_lora(
 
     Returns:
         What `training.train` returns, with the number of texts, of those left out for want of a token that carries
-        loss (`without_loss`, with `counted`), and of trained parameters; `all_layers` where they could not be told
-        apart, as `mia_reference_layers` asks.
+        loss (`without_loss`, with `counted`), and of trained parameters.
 
     Raises:
         SpvmiaError: the LoRA targets are not in the model or refused by peft; `output_dir` cannot be written; no
@@ -204,7 +191,7 @@ def train_lora(
         seed=config.seed,
         processes=processes,
     )
-    lora = lora_config(host, config, "mia_lora_targets", layers=config.reference_layers)
+    lora = lora_config(host, config, "mia_lora_targets")
     lora.base_model_name_or_path = base_name
     with host.new(_NAME, lora, config.seed) as model:
         record = train(
@@ -221,5 +208,4 @@ def train_lora(
             with writing(output_dir):
                 save_adapter(model, _NAME, output_dir)
     left_out = {} if counted is None else {"without_loss": len(sequences) - len(usable)}
-    together = {"all_layers": True} if config.reference_layers < 1 and layer_stack(host.model) is None else {}
-    return {**record, **left_out, **together, "texts": len(usable), "parameters": parameters}
+    return {**record, **left_out, "texts": len(usable), "parameters": parameters}

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import walk_tb
@@ -25,14 +25,12 @@ from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.training.layers import LowerLayers
 from spvmia_plugin.util.console import progress_bar
 from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import first_says, is_first, isolated_rng, one_of, quiet_libraries
 
 _WEIGHTS = "trainable.safetensors"
 _LOSSES = "spvmia.losses"
-_ROWS = "rows"
 _LAUNCH_SETTINGS = ("ACCELERATE_", "FSDP_")
 """Prefixes of what a launcher says of precision, sharding and compilation: no part of a reference's key."""
 _LAUNCH_PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -96,9 +94,6 @@ def train(
     is killed before the caller has saved the weights trains nothing twice: remove it after that. Global random state,
     accelerate's state, the environment and the model's mode are what they were.
 
-    Where the upper layers alone learn, what the lower ones give for each text is computed once, if that gives the same
-    (see `LowerLayers`); a process that sees each text once, or a part of them, gains nothing by it.
-
     Args:
         model: a `PreTrainedModel` or `PeftModel`.
         sequences: token ids, used as they are; padded on the right where lengths differ.
@@ -111,8 +106,7 @@ def train(
 
     Returns:
         JSON-ready: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), with `counted` also
-        `tokens_with_loss`, `seconds`, `resumed_at` (step, 0 for none) and the settings; where lower layers learn
-        nothing, `lower_layers`: `kept`, or why they ran at every step.
+        `tokens_with_loss`, `seconds`, `resumed_at` (step, 0 for none) and the settings.
 
     Raises:
         SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint; another process is gone.
@@ -140,24 +134,18 @@ def train(
     ):
         found = last_checkpoint(folder, run) if first else None
         checkpoint = found if alone else first_says(found)
-        resumed_at = step_of(checkpoint) if checkpoint else 0
-        steps = settings.total_steps(len(sequences))
-        lower = LowerLayers(model.train(), pad_token_id)
-        ran = "each text is seen once" if settings.epochs <= 1 else "several processes train" if not alone else None
-        if lower.count and ran is None and resumed_at < steps:
-            ran = lower.keep(sequences, settings.batch_size)
-        kept = lower if lower.count and ran is None else None
         with writing(folder):  # it makes the folder
-            trainer = _make_trainer(model, sequences, counted, settings, folder, pad_token_id, kept)
+            trainer = _make_trainer(model, sequences, counted, settings, folder, pad_token_id)
         if not alone:  # the Trainer has seeded all alike: equal rows of their batches would share their dropout
             torch.manual_seed(stable_seed("dropout", settings.seed, torch.distributed.get_rank()))
         for callback in (Seal(run), _Bar(description)) if first else ():
             trainer.add_callback(callback)
+        resumed_at = step_of(checkpoint) if checkpoint else 0
+        steps = settings.total_steps(len(sequences))
         if checkpoint and resumed_at == steps:
             trainer._load_from_checkpoint(str(checkpoint))  # all is done; the Trainer would take one more step
         else:
-            with kept.standing_in() if kept is not None else nullcontext():
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         losses = trainer.epoch_losses()
     with_loss = {}
     if counted is not None:
@@ -169,7 +157,6 @@ def train(
         **with_loss,
         "seconds": round(time.perf_counter() - started, 3),
         "resumed_at": resumed_at,
-        **({"lower_layers": ran or "kept"} if lower.count else {}),
         **asdict(settings),
     }
 
@@ -181,7 +168,6 @@ def _make_trainer(
     settings: TrainSettings,
     folder: Path,
     pad_token_id: int,
-    kept: LowerLayers | None,
 ) -> _Trainer:
     every = settings.checkpoint_interval(len(sequences))
     device = torch.device(model.device)
@@ -214,12 +200,11 @@ def _make_trainer(
         model=model,
         args=arguments,
         train_dataset=[
-            {"input_ids": list(ids), "labels": _labels(ids, None if counted is None else counted[i]), _ROWS: i}
+            {"input_ids": list(ids), "labels": _labels(ids, None if counted is None else counted[i])}
             for i, ids in enumerate(sequences)
         ],
         data_collator=_Collator(pad_token_id),
     )
-    trainer.kept = kept
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -234,12 +219,12 @@ def _labels(ids: Sequence[int], counted: Sequence[bool] | None) -> list[int]:
 
 
 class _Collator:
-    """Right padding; padded positions are masked and have no label. Says which texts of all they are."""
+    """Right padding; padded positions are masked and have no label."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in rows)
         input_ids = torch.full((len(rows), width), self.pad_token_id)
         labels = torch.full((len(rows), width), -100)
@@ -248,15 +233,11 @@ class _Collator:
             n = len(row["input_ids"])
             input_ids[i, :n], labels[i, :n] = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
             attention_mask[i, :n] = 1
-        places = [row[_ROWS] for row in rows]  # no tensor, which would go to the device and back
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask, _ROWS: places}
+        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
     """The Trainer, with checkpoints of nothing but what is trained, and losses summed without a host sync."""
-
-    kept: LowerLayers | None = None
-    """What stands in for layers below those that learn."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -265,11 +246,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         device = torch.device("cpu") if device.type == "mps" else device  # no float64 there
         self._sums = torch.zeros(2, epochs, dtype=torch.float64, device=device)  # losses, steps
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        rows = inputs.pop(_ROWS)
-        if self.kept is not None:
-            self.kept.choose(rows)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
         epoch = min(int(self.state.epoch or 0), self._sums.shape[1] - 1)
         self._sums[0, epoch] += loss.detach().to(self._sums.device)
         self._sums[1, epoch] += 1

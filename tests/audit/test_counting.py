@@ -27,7 +27,6 @@ OTHER = {
     "manifest": "m.json", "dataset_path": "d.jsonl", "split": "paper", "block_size": 64, "max_samples": 7,
     "prefix": "harness", "base_model": "org/base", "reference": "base", "self_prompts": 9, "prompt_tokens": 5,
     "temperature": 0.7, "top_k": 50, "top_p": 0.9, "reference_epochs": 1.0, "reference_lr": 1e-4, "reference_batch": 2,
-    "reference_layers": 0.5,
     "reference_parallel": True, "lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.0, "lora_targets": ("q_proj",),
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
@@ -38,9 +37,7 @@ OTHER = {
 
 # What counts, said a second time and by name: the package says what does not.
 SAMPLING = {"self_prompts", "prompt_tokens", "temperature", "top_k", "top_p"}
-TRAINING = {"reference_epochs", "reference_lr", "reference_batch", "reference_layers"} | {
-    f for f in FIELDS if f.startswith("lora_")
-}
+TRAINING = {"reference_epochs", "reference_lr", "reference_batch"} | {f for f in FIELDS if f.startswith("lora_")}
 COUNTS = {
     "self_prompts": SAMPLING | {"block_size", "seed"},
     "references": TRAINING | {"seed"},
