@@ -34,18 +34,19 @@ OnStage = Callable[[str], None]
 class Stages:
     """Seconds by stage, in the order they first began."""
 
-    def __init__(self, on_stage: OnStage | None = None) -> None:
+    def __init__(self, on_stage: OnStage | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
         self._on_stage = on_stage
+        self._clock = clock
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count what happens inside."""
         if self._on_stage is not None:
             self._on_stage(name)
-        started = time.perf_counter()
+        started = self._clock()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started
 
     def watch(self, backend: HFBackend) -> HFBackend:
         """Put the clock on one backend's long methods."""

@@ -30,7 +30,8 @@ NO_CANDIDATE = "none"
 """Value of `mia_candidate` that leaves the candidate reference out."""
 
 PRESETS: dict[str, dict[str, object]] = {
-    # Minutes on a CPU: as many self-prompts as a small audit has members, a fast-learning reference.
+    # Minutes on a CPU: as many self-prompts as a small audit has members, a fast-learning reference, and no more
+    # paraphrases than `spv` needs.
     "quick": {
         "self_prompts": 250,
         "reference_epochs": 3,
@@ -41,7 +42,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "lora_dropout": 0.0,
         "lora_targets": "all-linear",
         "perturbation": "causal",
-        "perturbations": 2,
+        "perturbations": 1,
     },
     "standard": {
         "self_prompts": 1000,

@@ -46,6 +46,15 @@ class Protocol:
     audit: Mapping[str, object]
 
 
+QUICK_BEFORE: Mapping[str, object] = {
+    "mia_preset": "quick",
+    "mia_reference_epochs": 3,
+    "mia_reference_lr": 2e-4,
+    "mia_perturbations": 2,
+    "mia_perturbation": "causal",
+}
+"""`quick` as it was when the cells were begun: what it is today costs less (benchmarks/reference_cost.py)."""
+
 # What a CPU can do in an hour a cell. Strength is how often a record is seen; the loss attack's AUROC, which is
 # what compares with other work, is measured and stands in the tables.
 _CPU = Protocol(
@@ -63,7 +72,7 @@ _CPU = Protocol(
         "batch-size": 8,
     },
     strengths={"light": {"epochs": 2}, "medium": {"epochs": 3}, "heavy": {"epochs": 6}},
-    audit={"mia_preset": "quick", "mia_perturbations": 2, "mia_perturbation": "causal"},
+    audit=QUICK_BEFORE,
 )
 
 PROTOCOLS = {
@@ -169,7 +178,7 @@ def _audit(key: str, *values: float, **more: object) -> dict[str, Change]:
 
 
 _SEEN = 750
-"""Texts that the reference of `quick` sees: 250 self-prompts in 3 epochs."""
+"""Texts that the reference of a main cell sees: 250 self-prompts in 3 epochs."""
 
 ABLATIONS = {
     "calibration": Ablation(

@@ -23,7 +23,7 @@ from spvmia_plugin.protocols import Cost, Frame, OnDone, TokenIds
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
 TOKENS_PER_BATCH_DEVICE = 2**17
-MAX_ROWS = {"cpu": 64}
+MAX_ROWS = {"cpu": 128}
 MAX_ROWS_DEVICE = 1024
 _SHED = 0.8
 """Rows that ended are taken out of the batch once fewer than this share is left: dropping copies the cache."""

@@ -28,6 +28,7 @@ import common  # noqa: E402
 import growth  # noqa: E402
 import memory  # noqa: E402
 import mixed_lengths  # noqa: E402
+import reference_cost  # noqa: E402
 import released  # noqa: E402
 import released_algorithm  # noqa: E402
 import repeated  # noqa: E402
@@ -137,6 +138,40 @@ def test_a_repeated_audit_asks_the_model_nothing(model, tmp_path):
     result = run(repeated, model, tmp_path, "--rounds", "1")
     assert result["ratios"]["tokens the repeated audit sent through the model"]["rounds"] == [0.0]
     assert result["measured"][repeated.FIRST][0] > 0
+
+
+def told(training: float, scoring: float, auroc: float) -> dict[str, dict[str, float]]:
+    stages = {"self-prompting": 1.0, "training": training, "paraphrases": 1.0, "scoring": scoring, "rest": 0.5}
+    return {"seconds": stages, "auroc": {"spv_wbc": auroc, "loss": 0.6}}
+
+
+def test_the_cost_of_references_is_held_to_its_limits(tmp_path):
+    """Of 12 seconds two thirds are 8, and .005 of an AUROC is as much as `spv_wbc` may lose."""
+    options = reference_cost.read_options([])
+    assert (options.clock, options.before) == ("cpu", FOLDER.parent)
+    before = [told(4.5, 5.0, 0.95)]
+    for both, training, auroc, holds in ((9.5, 2.0, 0.946, [True, True, True]), (9.6, 2.1, 0.944, [False] * 3)):
+        found = {
+            reference_cost.BEFORE: before,
+            reference_cost.ONE: [told(training, 3.5, auroc)],
+            reference_cost.BOTH: [told(both, 0.0, auroc)],
+        }
+        ratios = {ratio.name: ratio for ratio in reference_cost.report(options, found).ratios}
+        limited = [ratio.holds for ratio in ratios.values() if ratio.holds is not None]
+        assert limited == holds
+        assert ratios["quick / before, training"].rounds == (training / 4.5,)
+        assert ratios["AUROC of loss, quick less before"].rounds == (0.0,)
+
+
+@pytest.mark.slow
+def test_the_cost_of_references(model, tmp_path):
+    result = run(reference_cost, model, tmp_path, "--before", str(FOLDER.parent))
+    stages = {"self-prompting", "training", "paraphrases", "scoring", "rest"}
+    for side in (reference_cost.BEFORE, reference_cost.ONE, reference_cost.BOTH):
+        assert {f"{side}: {stage}" for stage in stages} <= result["measured"].keys()
+        (aurocs,) = result["measured"]["auroc"][side]
+        assert {"spv_wbc", "spv", "loss"} <= aurocs.keys()
+        assert ("both_wbc" in aurocs) == (side == reference_cost.BOTH)
 
 
 def test_the_harness_is_run_at_its_best_batch_size(model):
