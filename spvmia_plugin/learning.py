@@ -26,7 +26,7 @@ from spvmia_plugin.util.schema import as_json
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-STRENGTH = 0.02
+STRENGTH = 0.005
 """Variance of the log-odds that is expected of the weights before any record is seen; over the F features, that is the
 inverse regularisation C = STRENGTH / F. It says how much features can know together, so it does not change with their
 number, nor with that of the records. So little leaves weights near the mean difference of members and others, which

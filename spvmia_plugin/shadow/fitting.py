@@ -18,7 +18,7 @@ from spvmia_plugin.learning import STRENGTH, Labelled, design, fit, learn
 from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.roc import auroc
 
-STRENGTHS = (STRENGTH / 10, STRENGTH / 3, STRENGTH, 3 * STRENGTH, 10 * STRENGTH, 30 * STRENGTH)
+STRENGTHS = tuple(STRENGTH * times for times in (0.1, 0.3, 1, 3, 10, 30, 100))
 """Those that are tried."""
 FOLDS = 5
 
