@@ -133,7 +133,7 @@ def _compare_chats(auroc: Mapping[str, float]) -> list[str]:
     ]
 
 
-_FEW = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia")
+_FEW = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia", "learned_mia")
 _FEW_TASKS = tuple(f"{attack}_custom" for attack in _FEW)
 
 TICKETS = Kind(

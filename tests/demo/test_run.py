@@ -292,7 +292,7 @@ def test_what_is_typed_is_the_same_command():
 
 
 def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
-    scores = dict(zip(TICKETS.attacks, (0.81, 0.62, 0.6, 0.58, 0.71), strict=True))
+    scores = dict(zip(TICKETS.attacks, (0.81, 0.62, 0.6, 0.58, 0.71, 0.7), strict=True))
     results = {f"{attack}_custom": {"auroc,none": value} for attack, value in scores.items()}
     (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
     text = " ".join(reading(TICKETS, newest_results(tmp_path)))
@@ -304,7 +304,6 @@ def test_reading_gives_the_numbers_of_the_results_file(tmp_path):
 def test_reading_of_chats_tells_what_the_reference_adds(tmp_path):
     given = {"loss_mia": 0.56, "ez_mia": 0.64, "wbc_mia": 0.63, "spv_wbc_mia": 0.8, "spv_ez_mia": 0.84}
     results = {f"{attack}_custom": {"auroc,none": given.get(attack, 0.5)} for attack in CHATS.attacks}
-    results["lira_candidate_mia_custom"] = {"auroc,none": float("nan")}
     (tmp_path / "results_2.json").write_text(json.dumps({"results": {**results, TASK: {"acc,none": 0.8}}}))
     text = " ".join(reading(CHATS, newest_results(tmp_path)))
     assert "loss alone reaches 0.56. Compared with the base model: ez 0.64, wbc 0.63" in text
