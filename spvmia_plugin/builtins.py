@@ -72,6 +72,10 @@ def spvmia_train_reference(
     rendered: Sequence[Rendered] | None,
 ) -> dict[str, object] | None:
     """Fine-tune a LoRA adapter on the base."""
-    if rendered is None:  # a backend of before there were conversations knows nothing of them
-        return backend.train_reference(texts, output_dir)
-    return backend.train_reference(texts, output_dir, rendered=rendered)
+    from spvmia_plugin.protocols import takes
+
+    # A backend of before there were conversations, or several references, knows nothing of them.
+    told: dict[str, Any] = {} if rendered is None else {"rendered": rendered}
+    if takes(backend.train_reference, "seed"):
+        told["seed"] = config.seed
+    return backend.train_reference(texts, output_dir, **told)

@@ -13,6 +13,8 @@ from spvmia_plugin.util.strict_json import is_number, is_whole, not_finite
 
 PREFIX = "mia_"
 MAX_SHOWN = 80
+MAX_REFERENCES = 8
+"""As many as there are roles for (`signals.Role`)."""
 MAX_EPOCHS = 1e6
 """More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
 
@@ -161,6 +163,7 @@ class AuditConfig:
     # models
     base_model: str | None = _option(None, _folder())
     reference: str = _option("self_prompt", _folder())
+    references: int = _option(1, _at_least(1, MAX_REFERENCES))
     # self-prompt calibration
     self_prompt: SelfPrompt | None = _option(None, _one_of("reply", "whole", "prefix"))
     allow_degenerate: bool = _option(False, _flag())

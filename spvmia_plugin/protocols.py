@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -167,13 +167,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class BackendFeatures:
-    """What a backend can do; an attack whose needs exceed it is refused by name before any work."""
+    """What a backend can do; an attack whose needs exceed it is refused by name before any work.
+
+    `gradients` has to be said: a backend that knows nothing of it has none.
+    """
 
     logprobs: bool = True
     moments: bool = True
     embeddings: bool = True
     generate: bool = True
     train: bool = True
+    gradients: bool = False
 
 
 class Backend:
@@ -266,6 +270,30 @@ class Backend:
         """
         raise self._unable()
 
+    def check_gradients(self, role: Role) -> None:
+        """Make sure that gradients of a role's loss can be had, before anything long; asked where they are needed.
+
+        Raises:
+            SpvmiaError: they cannot.
+        """
+
+    def gradient_norms(
+        self,
+        role: Role,
+        inputs: Sequence[ScoreInput],
+        counted: Sequence[NDArray[np.bool_] | None],
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[float | None]:
+        """Euclidean norm of the gradient of every input's loss, in input order.
+
+        The loss is the mean NLL, in nats, over the scored tokens that `counted` (T,) says, over all where it is None;
+        the gradient is that with respect to the weights of the model's adapter, of all weights where it has none. An
+        input fits the model's context. `done` as in `score`.
+        """
+        raise self._unable()
+
     def sample_replacements(
         self,
         role: Role,
@@ -313,14 +341,20 @@ class Backend:
         raise self._unable()
 
     def train_reference(
-        self, texts: Sequence[str], output_dir: Path, *, rendered: Sequence[Rendered] | None = None
+        self,
+        texts: Sequence[str],
+        output_dir: Path,
+        *,
+        rendered: Sequence[Rendered] | None = None,
+        seed: int | None = None,
     ) -> dict[str, object]:
         """Fine-tune a LoRA reference on the base and write its adapter (safetensors) to `output_dir`.
 
         Settings follow the config (`reference_*`, `lora_*`, `seed`). Resumes from a checkpoint in `output_dir`; the
         last one may stay there as `checkpoint*`, and the store removes it. Returns losses, tokens and seconds,
         JSON-ready. `rendered` are the texts as a model reads conversations: then it is trained on these very tokens,
-        with loss on those that are `counted`.
+        with loss on those that are `counted`. `seed` stands in for the config's: each of several references
+        (`mia_references`) has its own.
         """
         raise self._unable()
 
@@ -339,6 +373,14 @@ class Backend:
             SpvmiaError: another process has failed.
         """
         return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process of the run passed, in the order of their ranks, told to every one of them; all must ask.
+
+        Raises:
+            SpvmiaError: another process has failed.
+        """
+        return [value]
 
     def load_reference(self, role: Role, path: str) -> None:
         """Put the adapter or model at `path` (folder or hub id) behind REFERENCE or CANDIDATE."""
@@ -414,6 +456,12 @@ class Perturbation:
         The result for a text depends on its id, the text, the config's seed and the models, not on the other texts.
         """
         raise NotImplementedError
+
+
+def takes(method: Callable[..., Any], argument: str) -> bool:
+    """Whether a plugin's method knows of an argument that earlier versions did not have."""
+    taken = signature(method).parameters
+    return argument in taken or any(each.kind is Parameter.VAR_KEYWORD for each in taken.values())
 
 
 Plugged = TypeVar("Plugged", Backend, Perturbation)

@@ -157,8 +157,9 @@ class AuditData:
         prompts: held-out documents. Their first tokens prompt the target; they are also the ReCaLL prefix and
             the RMIA population.
         candidate: other data of the same domain that `mia_candidate` names; empty if it names none.
-        held_out: the prompts' documents cut like the records, as many as self-prompts: what the candidate reference is
-            trained on where no option names other data; empty where it does, or with `mia_candidate` `none`.
+        held_out: the prompts' documents cut like the records, as many as self-prompts for each of `mia_references`:
+            what candidate references are trained on where no option names other data; empty where it does, or with
+            `mia_candidate` `none`.
         membership: how membership is known.
         fingerprint: keyed hash of all texts and labels; safe to publish.
         source: what the data are, in words for people ("ag_news.jsonl", "hf:fancyzhx/ag_news:train").

@@ -23,6 +23,37 @@ class Role(str, Enum):
     """the model before fine-tuning."""
     CANDIDATE = "candidate"
     """the base fine-tuned on held-out documents (or what `mia_candidate` names)."""
+    REFERENCE_2 = "reference_2"
+    REFERENCE_3 = "reference_3"
+    REFERENCE_4 = "reference_4"
+    REFERENCE_5 = "reference_5"
+    REFERENCE_6 = "reference_6"
+    REFERENCE_7 = "reference_7"
+    REFERENCE_8 = "reference_8"
+    CANDIDATE_2 = "candidate_2"
+    CANDIDATE_3 = "candidate_3"
+    CANDIDATE_4 = "candidate_4"
+    CANDIDATE_5 = "candidate_5"
+    CANDIDATE_6 = "candidate_6"
+    CANDIDATE_7 = "candidate_7"
+    CANDIDATE_8 = "candidate_8"
+
+    @property
+    def kind(self) -> Role:
+        """What attacks ask for: REFERENCE for REFERENCE_3, the role itself for all others."""
+        return Role(self.value.partition("_")[0])
+
+    @property
+    def nth(self) -> int:
+        """Which of the models of its kind it is, from 1."""
+        return int(self.value.partition("_")[2] or 1)
+
+    def siblings(self, count: int) -> tuple[Role, ...]:
+        """The first `count` models of its kind, this one's kind itself before the others; one where there are no more.
+
+        REFERENCE and CANDIDATE have up to eight (`mia_references`), every other role is one model.
+        """
+        return tuple(role for role in Role if role.kind is self.kind and role.nth <= count)
 
 
 class View(str, Enum):
@@ -38,6 +69,10 @@ class View(str, Enum):
     """the record after the ReCaLL prefix, which is conditioned on and not scored."""
     POPULATION = "population"
     """the held-out prompt documents, one and the same set for every record."""
+    PROBED = "probed"
+    """the record after perturbed copies of itself, one at a time, which are conditioned on and not scored."""
+    GRADIENT = "gradient"
+    """the record read backwards too: how large the gradient of its loss is, one number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +85,15 @@ class Need:
         moments: whether mean and standard deviation over the vocabulary are wanted.
         shots: of the view PREFIXED alone: how many held-out documents the prefix should hold. Where several attacks
             ask, it is one prefix, as long as the longest.
+        probes: of the view PROBED alone: after how many copies the record is read. Where several attacks ask, all of
+            them see the most.
     """
 
     role: Role
     view: View = View.TEXT
     moments: bool = False
     shots: int = 7
+    probes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +149,36 @@ class TokenSignals:
         return TokenSignals(self.logprob[counted], self.top1[counted], mean, std, self.windows)
 
 
+def mean_signals(several: Sequence[TokenSignals]) -> TokenSignals:
+    """One text under several models of one role as if it were one model: the mean token by token; one alone is itself.
+
+    Args:
+        several: at least one, of the same T tokens.
+
+    Returns:
+        Log-probabilities, and moments where all have them, averaged in float64; a token is the most probable one where
+        at least half of the models say so.
+    """
+    first = several[0]
+    if len(several) == 1:
+        return first
+
+    def mean(values: Sequence[FloatArray]) -> FloatArray:
+        found: FloatArray = np.asarray(np.mean(values, axis=0, dtype=np.float64), dtype=np.float32)
+        return found
+
+    votes = np.sum([each.top1 for each in several], axis=0)
+    means = [each.mean for each in several if each.mean is not None]
+    stds = [each.std for each in several if each.std is not None]
+    return TokenSignals(
+        mean([each.logprob for each in several]),
+        2 * votes >= len(several),
+        mean(means) if len(means) == len(several) else None,
+        mean(stds) if len(stds) == len(several) else None,
+        max(each.windows for each in several),
+    )
+
+
 class MissingSignal(Exception):
     """A signal an attack needs does not exist for this record; becomes `Unscored(reason)`."""
 
@@ -123,12 +191,19 @@ class MissingSignal(Exception):
 class RecordSignals:
     """All signals of one record, as an attack's `score` receives them. Accessors raise `MissingSignal`.
 
+    Where there are several references (`mia_references`), REFERENCE is their mean token by token, and so is CANDIDATE:
+    an attack need not know of it. `each_of` gives the single ones.
+
     Attributes:
         text: the record's text (zlib and bag_of_words need it).
         tokens: signals by (role, view) for the views TEXT, LOWERCASE and PREFIXED.
         neighbours: signals of the paraphrases by role, in the order they were made; symmetric pairs adjacent.
         population: signals of the population by role; the same sequence object for every record of an audit.
+        probed: signals of the record after each of its probes, by role, in the order they were made.
+        gradients: Euclidean norm of the gradient of the record's mean NLL over its scored tokens, by role.
         missing: why a (role, view) is absent, where a reason is known.
+        each: of a (role, view) that is the mean of several models, the signals of each of them.
+        each_population: likewise of the population, model by model.
     """
 
     text: str = field(repr=False)
@@ -136,6 +211,10 @@ class RecordSignals:
     neighbours: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
     population: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
     missing: Mapping[tuple[Role, View], str] = field(default_factory=dict)
+    each: Mapping[tuple[Role, View], tuple[TokenSignals, ...]] = field(default_factory=dict)
+    each_population: Mapping[Role, Sequence[Sequence[TokenSignals]]] = field(default_factory=dict)
+    probed: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
+    gradients: Mapping[Role, float] = field(default_factory=dict)
 
     @property
     def is_long(self) -> bool:
@@ -154,6 +233,15 @@ class RecordSignals:
         if len(signals) == 0:
             raise MissingSignal("no scored tokens")
         return signals
+
+    def each_of(self, role: Role, view: View = View.TEXT) -> tuple[TokenSignals, ...]:
+        """Return the signals of one text under every model of a role, one where there is one.
+
+        Raises:
+            MissingSignal: as `of`: also where one of several is absent.
+        """
+        whole = self.of(role, view)
+        return self.each.get((role, view)) or (whole,)
 
     def neighbours_of(self, role: Role) -> Sequence[TokenSignals]:
         """Return the signals of the paraphrases, at least one.
@@ -176,6 +264,38 @@ class RecordSignals:
         if not signals:
             raise MissingSignal(self._reason(role, View.POPULATION))
         return signals
+
+    def each_population_of(self, role: Role) -> Sequence[Sequence[TokenSignals]]:
+        """Return the signals of the population texts under every model of a role, one sequence of texts a model.
+
+        Raises:
+            MissingSignal: no population was given.
+        """
+        whole = self.population_of(role)
+        return self.each_population.get(role) or (whole,)
+
+    def probed_of(self, role: Role) -> Sequence[TokenSignals]:
+        """Return the signals of the record after its probes, at least one, each with at least one scored token.
+
+        Raises:
+            MissingSignal: there is no probe of this record, or no token could be scored.
+        """
+        signals = self.probed.get(role, ())
+        if not signals:
+            raise MissingSignal(self._reason(role, View.PROBED))
+        if not all(map(len, signals)):
+            raise MissingSignal("no scored tokens")
+        return signals
+
+    def gradient_of(self, role: Role) -> float:
+        """Return the norm of the gradient of the record's loss.
+
+        Raises:
+            MissingSignal: there is none.
+        """
+        if role not in self.gradients:
+            raise MissingSignal(self._reason(role, View.GRADIENT))
+        return self.gradients[role]
 
     def _reason(self, role: Role, view: View) -> str:
         fallback = "no paraphrase" if view is View.NEIGHBOURS else f"no {view.value} signals of the {role.value} model"

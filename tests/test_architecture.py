@@ -32,7 +32,7 @@ LAYERS = [
     ["audit"],
     ["harness"],
     ["results", "web"],
-    ["report", "leaderboard", "export", "combination"],
+    ["report", "leaderboard", "export", "combination", "learning", "shadow"],
     ["demo", "cli", "__main__"],
 ]
 # Built-ins are a plugin: they name, inside functions, what the higher layers bring.
@@ -127,7 +127,7 @@ def test_input_is_checked_with_errors_not_asserts(module: str) -> None:
 
 TELLERS = {"reason_of", "refusal", "unavailable", "cannot_load", "_reason"}
 """What says what a library said."""
-TRIALS = {"spvmia_plugin.training.lora", "spvmia_plugin.models.forward"}
+TRIALS = {"spvmia_plugin.models.gradients", "spvmia_plugin.training.lora", "spvmia_plugin.models.forward"}
 """Where a model is tried: whatever it raises is the answer, and only what the machine lacks is raised again."""
 
 

@@ -62,7 +62,7 @@ def test_what_a_backend_does_not_say_has_an_answer():
     assert duck.survives([97])
     assert not duck.survives([97, 32])
     assert not duck.is_same(Role.TARGET, Role.BASE)
-    assert (duck.processes, duck.first, duck.agree(3)) == (None, True, 3)
+    assert (duck.processes, duck.first, duck.agree(3), duck.gather(3)) == (None, True, 3, [3])
     assert duck.remember_limits({}, print) is duck.remember_base(print, print) is None
 
 

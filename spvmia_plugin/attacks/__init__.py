@@ -15,6 +15,8 @@ PLACES = {
     "lowercase": "reference_free:Lowercase",
     "min_k": "reference_free:MinK",
     "min_k_pp": "reference_free:MinKPlusPlus",
+    "icp": "optimum:Icp",
+    "grad_norm": "optimum:GradNorm",
     "neighbour": "paraphrased:Neighbour",
     "detectgpt": "paraphrased:DetectGPT",
     "lira_base": "calibrated:LiraBase",
@@ -31,10 +33,14 @@ PLACES = {
     "candidate_ez": "calibrated:CandidateEz",
     "candidate_wbc": "calibrated:CandidateWbc",
     "both_wbc": "calibrated:BothWbc",
+    "lira_offline": "lira_offline:LiraOffline",
+    "info_rmia": "informia:InfoRmia",
+    "learned": "learned:Learned",
 }
 """Where each built-in attack is defined, as `module:class` in this package: nothing is imported before it is used.
 
-In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts, by held-out documents.
+In the order of tables: reference-free, calibrated by the base, by a population, by self-prompts, by held-out documents,
+by several references; learned.
 """
 
 

@@ -78,6 +78,112 @@ class BlindAttack(Attack):
         raise NotImplementedError
 
 
+SCORED_TOGETHER = "scored with all records of an audit together, not one by one"
+INFINITE = "a feature is infinite"
+
+
+@dataclass(frozen=True)
+class AuditAttack(Attack):
+    """An attack that scores all records of an audit at once, from features of each, and without a label.
+
+    A run collects the features part by part, brings those of all its processes together in the order of the records'
+    ids, and has them scored once. Subclasses set `feature_names`, `features` and `score_audit`.
+    """
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the F features, in the order of the columns."""
+        raise NotImplementedError
+
+    def features(self, signals: RecordSignals) -> NDArray[np.float64]:
+        """(F,) features of one record, NaN where a model is not there that they are of.
+
+        Raises:
+            MissingSignal: nothing can be said of this record; the reason is reported and counted.
+        """
+        raise NotImplementedError
+
+    def score_audit(self, table: NDArray[np.float32]) -> list[float | Unscored]:
+        """Score all records of an audit; the order of the rows may change no bit of a record's score.
+
+        Args:
+            table: (n, F) features of each.
+
+        Returns:
+            Of each row, in their order.
+        """
+        raise NotImplementedError
+
+    def p_values(self, table: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """(n,) of each row, from 0 to 1, how probable its score were if the record had not been seen; None for none."""
+        return None
+
+    def told(self, table: NDArray[np.float32]) -> Mapping[str, object]:
+        """What `mia_audit` is to say of how such records are scored, JSON-ready."""
+        return {}
+
+    def score_record(self, signals: RecordSignals) -> float:
+        """A record by itself has no score.
+
+        Raises:
+            MissingSignal: always.
+        """
+        raise MissingSignal(SCORED_TOGETHER)
+
+    def score_many(self, records: Sequence[RecordSignals]) -> list[float | Unscored]:
+        """Score records as the audit that they make."""
+        found = self.rows(records)
+        rows = [row for row in found if not isinstance(row, Unscored)]
+        scores = iter(self.scores(np.array(rows, dtype=np.float32).reshape(len(rows), len(self.feature_names))))
+        return [row if isinstance(row, Unscored) else next(scores) for row in found]
+
+    def rows(self, records: Sequence[RecordSignals]) -> list[NDArray[np.float32] | Unscored]:
+        """Features of records in their order, as tables hold them, or why there are none.
+
+        Override it to share work among them; `features` of each has to be the same to the bit.
+
+        Raises:
+            SpvmiaError: `features` returned something else.
+        """
+        return [self._row(signals) for signals in records]
+
+    def _row(self, signals: RecordSignals) -> NDArray[np.float32] | Unscored:
+        try:
+            with np.errstate(all="ignore"):  # what overflows is told as a reason, not in a warning
+                found = self.features(signals)
+                row = np.asarray(found).astype(np.float32) if is_numeric(found) else None
+        except MissingSignal as missing:
+            return Unscored(missing.reason)
+        expected = (len(self.feature_names),)
+        if row is None or row.shape != expected:
+            raise SpvmiaError(
+                f"{self.name}: expected an array of {expected[0]} numbers from features, got "
+                f"{type(found).__name__ if row is None else f'one of shape {row.shape}'}; correct the attack's plugin"
+            )
+        return Unscored(INFINITE) if np.isinf(row).any() else row
+
+    def scores(self, table: NDArray[np.float32]) -> list[float | Unscored]:
+        """What `score_audit` says of each row, checked.
+
+        Raises:
+            SpvmiaError: it returned something else than a score or a reason for each.
+        """
+        with np.errstate(all="ignore"):
+            found = self.score_audit(table) if len(table) else []
+        if not isinstance(found, list) or len(found) != len(table):
+            got = f"{len(found)}" if isinstance(found, list) else type(found).__name__
+            raise SpvmiaError(
+                f"{self.name}: expected a list of {len(table)} scores from score_audit, got {got}; correct the "
+                "attack's plugin"
+            )
+        return [each if isinstance(each, Unscored) else as_score(each, self.name, "score_audit") for each in found]
+
+
+def is_numeric(found: object) -> bool:
+    """Whether something is an array of real numbers."""
+    return isinstance(found, np.ndarray) and found.dtype.kind in "fiu"
+
+
 def score_or_reason(
     score_record: Callable[[RecordSignals], float], signals: RecordSignals, attack: str
 ) -> float | Unscored:
@@ -91,9 +197,18 @@ def score_or_reason(
             value = score_record(signals)
     except MissingSignal as missing:
         return Unscored(missing.reason)
+    return as_score(value, attack, "score_record")
+
+
+def as_score(value: object, attack: str, method: str) -> float | Unscored:
+    """What a method of an attack returned, as a score; one that is not finite becomes `Unscored`.
+
+    Raises:
+        SpvmiaError: it is no number.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise SpvmiaError(
-            f"{attack}: expected a number from score_record, got {type(value).__name__}; correct the attack's plugin"
+            f"{attack}: expected a number from {method}, got {type(value).__name__}; correct the attack's plugin"
         )
     try:
         score = float(value)

@@ -28,6 +28,7 @@ _NEVER = {
     "given",  # which options were typed: with a default typed out, nothing is computed otherwise
     "max_length",  # keys hold the context that follows from it
     "allow_degenerate",  # whether texts that are too alike are trained on, not what comes of that
+    "references",  # how many there are: each is made by a seed of its own, as if it were the only one
 }
 
 _DATA = {"members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path", "split"}

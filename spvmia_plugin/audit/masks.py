@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.attacks.base import SCORED_TOGETHER, Attack, AuditAttack, BlindAttack
 from spvmia_plugin.audit.outcome import RecordResult, Results, score_records
 from spvmia_plugin.audit.sequences import Counted
 from spvmia_plugin.metrics.names import NORMAL_95
@@ -44,16 +44,24 @@ class Scored:
         format: what the rows are.
         loss_on: the mask in use.
         other: results under the other mask by attack, as far as it is known.
+        left_out: attacks that were not run under the other mask, and why not.
     """
 
     format: str
     loss_on: LossOn
     other: dict[str, Results] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def score(self, attacks: Mapping[str, Attack], signals: Mapping[str, RecordSignals]) -> None:
-        """Attack some records under the other mask."""
+        """Attack some records under the other mask.
+
+        Attacks that score all records at once are left out: a second table of all of them, for one line beside the
+        numbers, which the other attacks give.
+        """
         for name, attack in attacks.items():
-            if not isinstance(attack, BlindAttack):
+            if isinstance(attack, AuditAttack):
+                self.left_out[name] = SCORED_TOGETHER
+            elif not isinstance(attack, BlindAttack):
                 self.other.setdefault(name, Results()).add(score_records(attack, signals))
 
     def to_json(self, records: Sequence[Record]) -> dict[str, object]:
@@ -74,6 +82,7 @@ class Scored:
             told["other"] = {
                 "loss_on": other_than(self.loss_on),
                 "auroc": {name: _auroc(found, records) for name, found in self.other.items()},
+                **({"left_out": dict(self.left_out)} if self.left_out else {}),
             }
         return told
 

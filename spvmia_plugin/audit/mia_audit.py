@@ -9,18 +9,16 @@ from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
-from spvmia_plugin.audit.roles import SELF_PROMPT, given
+from spvmia_plugin.audit.roles import given
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
-from spvmia_plugin.config import AuditConfig, SelfPrompt
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.arrays import Interval
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.signals import Role
-from spvmia_plugin.training.self_prompt import way_of
 from spvmia_plugin.util.libraries import versions
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 from spvmia_plugin.util.schema import LEFT_OUT, OTHERS, MaybeNumber, Misfit, as_json, read
@@ -111,6 +109,11 @@ class MiaAudit:
             (`context_tokens`), and the AUROCs under the `other` mask; None for plain text.
         self_prompts: of the texts that the reference was trained on: how many (`texts`), the share of different ones
             (`distinct`), their mean length (`tokens`), the share that `ended_at_once`; None where there are none.
+        references: where there are several (`mia_references`): their `count`, and how far the lists of the most exposed
+            `share` of the members agree under other choices of them (`agreement`, see `audit.stability`), for attacks
+            whose reference they are; None where there is one.
+        learned: of an attack that scores all records at once: what it says of how it scored (of `learned` the weights:
+            `shipped` or of a `shadow`, their digest, what they were fitted on, and the variant); None of the others.
         strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
         epsilon_lb: `CanaryAudit`, or `epsilon_lb` null and the reason.
         blind: the baseline that sees no model.
@@ -134,6 +137,8 @@ class MiaAudit:
     unscored: Mapping[str, int]
     scored: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     self_prompts: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
+    references: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
+    learned: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     strongest: Strongest | None = None
     epsilon_lb: Mapping[str, Any]
     blind: Blind
@@ -170,11 +175,13 @@ def mia_audit(
     audited = [record for record in data.records if record.id in results]
     members = sum(record.is_member for record in audited)
     details = dict(outcome.details)
+    learned = outcome.told.get(attack.name)
     scored, self_prompts = details.pop("scored", None), details.pop("self_prompts", None)
+    references = details.pop("references", None)
     told = MiaAudit(
         format=FORMAT,
         attack=AttackTold(attack.name, attack.config()),
-        attacker=AttackerTold(given(attack, config, _way(attack, config, data))),
+        attacker=AttackerTold(given(attack, config, outcome.way)),
         membership=data.membership,
         metrics=summary,
         n=Counts(
@@ -187,6 +194,8 @@ def mia_audit(
         unscored=unscored_by_reason(results),
         scored=scored if isinstance(scored, Mapping) else None,
         self_prompts=self_prompts if isinstance(self_prompts, Mapping) else None,
+        references=_of_attack(references, attack.name) if isinstance(references, Mapping) else None,
+        learned=without_secrets(learned) if isinstance(learned, Mapping) and learned else None,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),
@@ -209,10 +218,10 @@ def mia_audit(
     return {**as_json(told), "strongest": comparison.strongest if comparison else {}}
 
 
-def _way(attack: Attack, config: AuditConfig, data: AuditData) -> SelfPrompt | None:
-    """How the target was prompted for the attack; None where it was not."""
-    asked = config.reference == SELF_PROMPT and any(need.role is Role.REFERENCE for need in attack.needs)
-    return way_of(config, data.renderer, data.prompts) if asked else None
+def _of_attack(references: Mapping[str, Any], attack: str) -> dict[str, object]:
+    """What concerns one attack of what the run says of several references."""
+    agreed = references["agreement"].get(attack)
+    return {"count": references["count"], **({"agreement": agreed} if agreed else {})}
 
 
 def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:

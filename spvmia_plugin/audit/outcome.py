@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.roles import reference_role
+from spvmia_plugin.audit.tables import FeatureTable
 from spvmia_plugin.checks import Finding
+from spvmia_plugin.config import SelfPrompt
 from spvmia_plugin.metrics.several import Compared, Strongest, compare, error_correlations
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.records import Record
@@ -33,6 +35,7 @@ class RecordResult:
         n_tokens: scored tokens of the record under the target; None where nothing was scored.
         target: mean log-probability under the target, in nats a token.
         reference: the same under the model the attack calibrates with.
+        p_value: how probable the score were if the record had not been seen, by attacks that can tell.
     """
 
     score: float | None
@@ -40,6 +43,7 @@ class RecordResult:
     n_tokens: int | None = None
     target: float | None = None
     reference: float | None = None
+    p_value: float | None = None
 
     def to_json(self) -> str:
         """The JSON string of `resps[0][0]`."""
@@ -49,7 +53,7 @@ class RecordResult:
         n_tokens = "null" if self.n_tokens is None else int(self.n_tokens)
         return (
             f'{{"score": {score}, "reason": {reason}, "n_tokens": {n_tokens}, "target": {target}, '
-            f'"reference": {reference}}}'
+            f'"reference": {reference}' + ("}" if self.p_value is None else f', "p_value": {_number(self.p_value)}}}')
         )
 
     @classmethod
@@ -77,19 +81,20 @@ def _number(value: float | None) -> str:
 
 
 def score_records(
-    attack: Attack, signals: Mapping[str, RecordSignals], blind: Mapping[str, float | Unscored] | None = None
+    attack: Attack, signals: Mapping[str, RecordSignals], known: Mapping[str, float | Unscored] | None = None
 ) -> dict[str, RecordResult]:
     """Score some records.
 
     Args:
         attack: scores them.
         signals: by record id.
-        blind: a blind attack's scores by record id, from `blind_scores`.
+        known: scores by record id of an attack that is not asked record by record: a blind one, from `blind_scores`,
+            or one that scores all records at once.
 
     Returns:
         By record id: the score, or the reason why there is none, and the means of the samples file.
     """
-    scores = blind or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
+    scores = known or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
     role = reference_role(attack)
     of_target, of_reference = (Role.TARGET, View.TEXT), (role, View.TEXT) if role else None
     results = {}
@@ -133,6 +138,7 @@ class Results(Mapping[str, RecordResult]):
         self._row: dict[str, int] = {}
         self._numbers = {name: array("d") for name in ("score", "target", "reference")}  # NaN: none
         self._n_tokens = array("q")  # -1: none
+        self._p_values: dict[int, float] = {}  # by row, of the few attacks that give them
         self._reason = array("q")  # number in `_reasons`
         self._reasons: dict[str | None, int] = {}
         self._told: list[str | None] = []  # the reasons by their numbers
@@ -148,13 +154,29 @@ class Results(Mapping[str, RecordResult]):
         for result in found.values():
             self._n_tokens.append(-1 if result.n_tokens is None else result.n_tokens)
             self._reason.append(self._reasons.setdefault(result.reason, len(self._reasons)))
+        self._p_values |= {row: r.p_value for row, r in enumerate(found.values(), first) if r.p_value is not None}
+        self._told = list(self._reasons)
+
+    def settle(self, scores: Mapping[str, float | Unscored], p_values: Mapping[str, float] | None = None) -> None:
+        """Put the scores of records that have results here in place of what stands there: all at once, at the end.
+
+        Args:
+            scores: by record id.
+            p_values: likewise, of attacks that give them.
+        """
+        self._p_values |= {self._row[record_id]: value for record_id, value in (p_values or {}).items()}
+        for record_id, score in scores.items():
+            row, result = self._row[record_id], RecordResult.of(score)
+            self._numbers["score"][row] = math.nan if result.score is None else result.score
+            self._reason[row] = self._reasons.setdefault(result.reason, len(self._reasons))
         self._told = list(self._reasons)
 
     def __getitem__(self, record_id: str) -> RecordResult:
         row = self._row[record_id]
         score, target, reference = [None if math.isnan(of[row]) else of[row] for of in self._numbers.values()]
         n_tokens = self._n_tokens[row]
-        return RecordResult(score, self._told[self._reason[row]], None if n_tokens < 0 else n_tokens, target, reference)
+        told, known = self._told[self._reason[row]], None if n_tokens < 0 else n_tokens
+        return RecordResult(score, told, known, target, reference, self._p_values.get(row))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._row)
@@ -174,7 +196,7 @@ class Results(Mapping[str, RecordResult]):
     def unscored_by_reason(self) -> dict[str, int]:
         """How many records have no score, by reason, the most frequent first."""
         names, counts = list(self._reasons), Counter(self._reason)
-        told = {name: counts[number] for number, name in enumerate(names) if name is not None}
+        told = {name: counts[number] for number, name in enumerate(names) if name is not None and counts[number]}
         return dict(Counter(told).most_common())
 
 
@@ -188,7 +210,10 @@ class Outcome:
         notes: plain sentences about the run (long texts, capped shots), for people.
         details: JSON-ready records of the stages: self-prompts, reference, paraphrases.
         models: identity of the model behind each role.
+        way: how the target was prompted for the reference; None where it was not.
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
+        features: by attack key, what attacks that score all records at once saw of those of all processes.
+        told: by attack name, what such an attack says of how it scored, JSON-ready.
     """
 
     results: dict[str, Mapping[str, RecordResult]] = field(default_factory=dict)
@@ -196,7 +221,10 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
     models: dict[str, object] = field(default_factory=dict)
+    way: SelfPrompt | None = None
     findings: list[Finding] = field(default_factory=list)
+    features: dict[str, FeatureTable] = field(default_factory=dict)
+    told: dict[str, object] = field(default_factory=dict)
 
     def cost_json(self) -> dict[str, dict[str, float]]:
         """Cost per stage, JSON-ready."""

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.roles import CALLED, Player
-from spvmia_plugin.audit.sequences import Request
+from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.gradients import GRADIENT_FACTOR, StoredGradients
+from spvmia_plugin.audit.roles import CALLED, Player, build_order
+from spvmia_plugin.audit.sequences import Request, Sheet
 from spvmia_plugin.audit.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Perturbation
@@ -82,6 +83,14 @@ class Planner:
         tokens = sum(map(signals.missing, requests)) + self._draws * sum(unmade)
         return Stage(f"scoring: {player.role.value}", count, "texts", tokens)
 
+    def gradients(
+        self, player: Player, model: Role, sheets: Sequence[Sheet], known: StoredGradients, *, is_there: bool
+    ) -> Stage:
+        """Gradients of one role's loss; all of them, where the model is not there yet."""
+        able = [sequence for sheet in sheets if (sequence := sheet.differentiated()) is not None]
+        tokens = known.missing(model, able) if is_there else sum(len(each.item.token_ids) for each in able)
+        return Stage(f"gradients: {player.role.value}", len(able), "texts", tokens, GRADIENT_FACTOR)
+
 
 def reference_stages(
     players: Iterable[Player], config: AuditConfig, data: AuditData, calibration: Calibration, mean: float
@@ -89,13 +98,14 @@ def reference_stages(
     """Self-prompting, and training the references that are to be trained; `mean` tokens a record of the audit."""
     expected = calibration.expected(mean if data.renderer is not None else config.block_size or mean)
     stages = []
-    for player in sorted((each for each in players if each.trained), key=lambda each: each.role, reverse=True):
-        texts = len(data.of_candidate)
-        if player.role is Role.REFERENCE:
+    for player in sorted((each for each in players if each.trained), key=lambda each: build_order(each.role)):
+        if player.role.kind is Role.CANDIDATE:
+            texts = calibration.candidate_documents()
+        else:
             texts = config.self_prompts
-            to_do = max(texts - calibration.stored_self_prompts(), 0)
+            to_do = max(texts - calibration.stored_self_prompts(player.role.nth), 0)
             tokens = max(0, int(to_do * expected.written))
-            stages.append(Stage("self-prompting the target", to_do, "texts", tokens, GENERATION_FACTOR))
+            stages.append(Stage(prompting(player.role.nth), to_do, "texts", tokens, GENERATION_FACTOR))
         known = 0 if calibration.is_ready(player) else calibration.known_tokens(player)
         passed = texts * expected.tokens if known is None else known
         tokens = int(passed * config.reference_epochs / calibration.processes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.config import AuditConfig, SelfPrompt
@@ -15,12 +15,13 @@ from spvmia_plugin.signals import Role, View
 SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 """Values of `mia_reference` that are no path."""
 
-CALLED = {
+_KINDS = {
     Role.TARGET: "target",
     Role.BASE: "base",
     Role.REFERENCE: "reference",
     Role.CANDIDATE: "candidate reference",
 }
+CALLED = {role: _KINDS[role.kind] if role.nth == 1 else f"{_KINDS[role.kind]} {role.nth}" for role in Role}
 """What people are told of."""
 
 GIVEN = {
@@ -29,8 +30,15 @@ GIVEN = {
     "prompts": "beginnings of such records",
     "reference": "a reference model",
     "held_out": "held-out records",
+    "shadow": "a shadow model",
+    "weights": "the target's weights",
 }
 """What an attack may be given besides the record and the target's log-probabilities of it, in words."""
+
+
+def build_order(role: Role) -> tuple[bool, int]:
+    """By which calibrated roles are built: references before candidates, each kind by number."""
+    return role.kind is Role.CANDIDATE, role.nth
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,14 @@ class Player:
     @property
     def is_calibrated(self) -> bool:
         """Whether a model is put behind the role: trained, or loaded from where the user says."""
-        return self.model is self.role and self.role in (Role.REFERENCE, Role.CANDIDATE)
+        return self.model is self.role and self.role.kind in (Role.REFERENCE, Role.CANDIDATE)
 
 
 def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dict[Role, Player]:
-    """The roles that the attacks need, each with all its views: what several need is computed once."""
+    """The roles that the attacks need, each with all its views: what several need is computed once.
+
+    What the audit trains has as many players as `mia_references` says, all with the same views.
+    """
     views: dict[Role, dict[View, bool]] = {}
     for attack in attacks:
         for need in attack.needs:
@@ -69,16 +80,14 @@ def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dic
     if not data.of_candidate:
         model[Role.CANDIDATE] = None
     trained = {Role.REFERENCE: config.reference == SELF_PROMPT, Role.CANDIDATE: bool(data.of_candidate)}
-    return {
-        role: Player(
-            role,
-            model[role],
-            trained.get(role, False),
-            # Needs are sets: in the order of `View` instead, or batches would differ from process to process.
-            {view: views[role][view] for view in View if view in views[role]},
-        )
-        for role in sorted(views)
-    }
+    players: dict[Role, Player] = {}
+    for kind in sorted(views):
+        # Needs are sets: in the order of `View` instead, or batches would differ from process to process.
+        asked = {view: views[kind][view] for view in View if view in views[kind]}
+        is_trained = trained.get(kind, False)
+        for role in kind.siblings(config.references if is_trained else 1):
+            players[role] = Player(role, model[role], is_trained, asked)
+    return players
 
 
 def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None) -> tuple[str, ...]:
@@ -87,19 +96,20 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None) -> tuple[
     Args:
         attack: whose.
         config: of the audit.
-        way: how the target was prompted; None where it was not.
+        way: how the target was prompted for the reference; None where it was not. `whole` gives it nothing.
     """
     if isinstance(attack, BlindAttack):
         return ("labels",)
     roles, views = {need.role for need in attack.needs}, {need.view for need in attack.needs}
+    from_base = Role.REFERENCE in roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
     has = {
-        "base": bool(roles & {Role.BASE, Role.CANDIDATE}) or (Role.REFERENCE in roles and way is not None),
+        "base": from_base or bool(roles & {Role.BASE, Role.CANDIDATE}),
         "prompts": Role.REFERENCE in roles and way in ("prefix", "reply"),
         "held_out": Role.CANDIDATE in roles or bool(views & {View.PREFIXED, View.POPULATION}),
         "reference": Role.REFERENCE in roles and config.reference not in (SELF_PROMPT, BASE_AS_REFERENCE),
+        "shadow": attack.config().get("shadow") is not None,
+        "weights": View.GRADIENT in views,
     }
-    if Role.REFERENCE in roles and config.reference == BASE_AS_REFERENCE:
-        has["base"] = True
     return tuple(name for name in GIVEN if has.get(name))
 
 
@@ -133,21 +143,34 @@ def check_features(
             and (features.moments or not any(need.moments for need in attack.needs))
             and (features.embeddings or not noise)
             and ((features.train and features.generate) or not trains)
+            and (features.gradients or not any(need.view is View.GRADIENT for need in attack.needs))
         )
 
     able = sorted(key for key, attack in attacks.items() if can_run(attack))
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
+        lacks = {what for what, has in asdict(features).items() if not has}
+        remedy = (
+            "gradients need the model's weights, in memory and not packed beyond training: leave these attacks out, or "
+            "load the model so with '--model hf'"
+            if lacks == {"gradients"}
+            else "use '--model hf' or a backend plugin that gives token log-probabilities"
+        )
         raise SpvmiaError(
-            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; "
-            "use '--model hf' or a backend plugin that gives token log-probabilities"
+            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; {remedy}"
         )
 
 
 def shots(attacks: Collection[Attack]) -> int:
     """How many held-out documents the ReCaLL prefix should hold: the most that an attack asks for, 0 if none does."""
     asked = (need.shots for attack in attacks for need in attack.needs if need.view is View.PREFIXED)
+    return max(asked, default=0)
+
+
+def probes(attacks: Collection[Attack]) -> int:
+    """After how many perturbed copies of itself a record is read: the most that an attack asks for, 0 if none does."""
+    asked = (need.probes for attack in attacks for need in attack.needs if need.view is View.PROBED)
     return max(asked, default=0)
 
 

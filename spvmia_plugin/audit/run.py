@@ -7,14 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.audit.calibrate import Calibration
+from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
+from spvmia_plugin.attacks.learned import Learned
+from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.gradients import StoredGradients
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
-from spvmia_plugin.audit.roles import CALLED, Player, cast, check_features, shots
+from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_features, probes, shots
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
+from spvmia_plugin.audit.several import Several
+from spvmia_plugin.audit.shadowed import shadow_note
+from spvmia_plugin.audit.stability import Stability
 from spvmia_plugin.audit.stored import (
     FittingBatches,
     StoredSignals,
@@ -24,12 +29,13 @@ from spvmia_plugin.audit.stored import (
     paraphrase_keys,
     stored_paraphrases,
 )
+from spvmia_plugin.audit.tables import Collected
 from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.chat_templates import digests
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import shown
@@ -76,11 +82,14 @@ class Run:
         self.quiet = quiet
         self.outcome = Outcome()
         self.players = cast(audit.attacks.values(), audit.config, audit.data)
+        self._several = Several(self.players)
         self._shots = shots(audit.attacks.values())
+        self._probes = probes(audit.attacks.values())
         self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
         self._planned: dict[str, int] = {}  # tokens of each stage of the plan
         self._unmade = 0  # records that the plan found no paraphrases of
         self._signals = StoredSignals(self.backend, store, quiet=quiet, on_scored=self._on_scored)
+        self._gradients = StoredGradients(self.backend, store, quiet=quiet, on_done=self._on_differentiated)
         self._calibration = Calibration(
             audit.data,
             audit.config,
@@ -105,7 +114,9 @@ class Run:
             SpvmiaError: something needed is missing; found before long work starts.
         """
         self.check()
-        inputs = Inputs(self.backend, self.audit.data, self._shots)
+        self._compare_shadow()
+        data, seed = self.audit.data, self.audit.config.seed
+        inputs = Inputs(self.backend, data, self._shots, probes=self._probes, seed=seed)
         if self._shots:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
         if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
@@ -133,6 +144,16 @@ class Run:
         self._batches.forget()
         return self.outcome
 
+    def _compare_shadow(self) -> None:
+        """Say, before long work, if weights of a shadow are asked for that were fitted for another audit than this."""
+        for attack in self.audit.attacks.values():
+            if isinstance(attack, Learned) and attack.shadow is not None:
+                note = shadow_note(attack.weights.card.settings, self.audit.config, self.audit.data)
+                if note is not None and note not in self.outcome.notes:
+                    self.outcome.notes.append(note)
+                    if not self.quiet:
+                        show(f"spvmia: warning: {note}")
+
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
@@ -145,6 +166,9 @@ class Run:
         paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
         if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
             self.backend.require({Role.BASE})
+        for player in players:  # of a model that is to be trained, it shows when it is there
+            if View.GRADIENT in player.views and player.model in (Role.TARGET, Role.BASE):
+                self._gradients.check(player.model)
         if players:
             self._batches.recall()
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
@@ -162,21 +186,24 @@ class Run:
         return any(view in player.views for player in self.players.values())
 
     def _build(self, roles: set[Role]) -> None:
-        for role in sorted(roles - self._built, reverse=True):  # the reference before the candidate
+        for role in sorted(roles - self._built, key=build_order):
             player, name = self.players[role], CALLED[role]
             with self._stage(name):
                 made = self._calibration.build(player)
+                if role is Role.REFERENCE and player.trained:
+                    self.outcome.way = self._calibration.way
                 self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
                 if (told := self._calibration.self_prompts_told) is not None:
-                    self.outcome.details["self_prompts"] = asdict(told)
+                    if role is Role.REFERENCE:  # those of further ones are drawn from the same target
+                        self.outcome.details["self_prompts"] = asdict(told)
                     if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
                         self.outcome.notes.append(
                             f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
                             "few texts by heart calibrates little"
                         )
             self._built.add(role)
-            prompting = ["self-prompting the target"] if role is Role.REFERENCE else []
-            self._forecast.finish(*prompting, f"training the {name}")
+            prompted = [prompting(role.nth)] if role.kind is Role.REFERENCE else []
+            self._forecast.finish(*prompted, f"training the {name}")
             if player.trained and self.backend.is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
             if left_out := made.get("left_out"):
@@ -277,16 +304,24 @@ class Run:
             for name, attack in audit.attacks.items()
             if isinstance(attack, BlindAttack)
         }
+        at_once = {name: Collected(each) for name, each in audit.attacks.items() if isinstance(each, AuditAttack)}
         results = {name: Results() for name in audit.attacks}
         scored = Scored(audit.data.format, inputs.loss_on) if inputs.loss_on is not None else None
+        # Of a list of which other processes have parts nothing is said.
+        is_whole = self._several.count > 1 and len(audit.records) == len(audit.audited)
+        stability = Stability(audit.attacks.values(), self._several) if is_whole else None
         long = 0
         for part in self._parts():
-            signals = self._score(part, inputs, last=part[-1] is audit.records[-1])
+            scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
+            signals = self._several.united(scored_apart)
+            if stability is not None:
+                stability.add(scored_apart, part)
             long += sum(each.is_long for each in signals.values())
             if scored is not None:
                 scored.score(audit.attacks, self._under_other_mask())
             for name, attack in audit.attacks.items():
-                of_part = score_records(attack, signals, blind.get(name))
+                known = at_once[name].add(signals) if name in at_once else blind.get(name)
+                of_part = score_records(attack, signals, known)
                 if is_foreign(attack) and not audit.config.log_text:
                     of_part = {
                         key: replace(each, reason=self._quotes.without(each.reason)) for key, each in of_part.items()
@@ -295,6 +330,11 @@ class Run:
             self._signals.forget()
             self._sheets = {}
             inputs.forget()
+        for name, collected in at_once.items():
+            self._settle(name, collected, results[name])
+        if self._several.count > 1:
+            agreed = stability.to_json() if stability is not None else {}
+            self.outcome.details["references"] = {"count": self._several.count, "agreement": agreed}
         first = next(iter(results.values()), Results())
         self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
         if scored is not None:
@@ -307,6 +347,25 @@ class Run:
                 f"{long} of {len(audit.records)} records exceed the model's context of {self.backend.max_length} "
                 "tokens and were scored in the harness's rolling windows; their scores are less comparable"
             )
+
+    def _settle(self, name: str, collected: Collected, results: Results) -> None:
+        """Score the records with an attack that looks at those of all processes together."""
+        attack = collected.attack
+        features, scores = collected.settle(self.backend, len(self.audit.audited))
+        if is_foreign(attack) and not self.audit.config.log_text:
+            scores = {
+                key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each
+                for key, each in scores.items()
+            }
+        p_values = attack.p_values(features.table) if len(features.table) else None
+        known = {} if p_values is None else dict(zip(features.ids, p_values.tolist(), strict=True))
+        results.settle(
+            scores, {key: known[key] for key, each in scores.items() if key in known and not isinstance(each, Unscored)}
+        )
+        self.outcome.features[name] = features
+        self.outcome.told[attack.name] = self._without_text(
+            dict(attack.told(features.table)), foreign=is_foreign(attack)
+        )
 
     def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
         sheets = self._sheets_of(records, inputs, self._paraphrases_of(records, inputs))
@@ -330,15 +389,27 @@ class Run:
                 self._forecast.finish(f"scoring: {role.value}")
             for sheet in scored:
                 sheet.fill(role, player.views, found)
+            if View.GRADIENT in player.views:
+                self._differentiate(role, model, scored)
+            if last:
+                self._forecast.finish(f"gradients: {role.value}")
             if View.POPULATION in player.views and role not in self._population_signals:
                 self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
                 self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
         return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
 
+    def _differentiate(self, role: Role, model: Role, sheets: Sequence[Sheet]) -> None:
+        """Take the gradient of the loss of every record that has one."""
+        able = [(sheet, sequence) for sheet in sheets if (sequence := sheet.differentiated()) is not None]
+        with self._stage(f"gradients: {role.value}"):
+            norms = self._gradients.of(role, model, [sequence for _, sequence in able])
+        for (sheet, _), norm in zip(able, norms, strict=True):
+            sheet.take_gradient(role, norm)
+
     def _under_other_mask(self) -> dict[str, RecordSignals]:
         """Signals of the part of the records that was scored last, as the other mask would have attacks see them."""
         found = {id_: sheet.under_other_mask(self._under_other) for id_, sheet in self._sheets.items()}
-        return {record_id: signals for record_id, signals in found.items() if signals is not None}
+        return self._several.united({record_id: each for record_id, each in found.items() if each is not None})
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
         """Let the held-out conversations say whether the target was trained under this mask; they have no labels."""
@@ -371,6 +442,11 @@ class Run:
 
     def _on_scored(self, role: Role, tokens: int) -> None:
         name = f"scoring: {role.value}"
+        if self._planned.get(name):
+            self._forecast.done(name, tokens / self._planned[name])
+
+    def _on_differentiated(self, role: Role, tokens: int) -> None:
+        name = f"gradients: {role.value}"
         if self._planned.get(name):
             self._forecast.done(name, tokens / self._planned[name])
 
@@ -415,6 +491,8 @@ class Run:
                 readable = self._readable(sheets, model, player.views) if is_there else sheets
                 asked = requests(player, model, readable, population, is_there=is_there)
                 of_parts.append(planner.scoring(player, asked, self._signals))
+                if View.GRADIENT in player.views:
+                    of_parts.append(planner.gradients(player, model, readable, self._gradients, is_there=is_there))
                 first += [] if number else asked  # the first batch of all is that of the first records
             if number:
                 self._signals.forget()
@@ -445,7 +523,8 @@ class Run:
     @contextmanager
     def _stage(self, name: str) -> Iterator[Cost]:
         """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
-        before = {role: self.backend.cost(role) for role in Role}
+        # A plugin's backend may know of no further references than it is asked to load.
+        before = {role: self.backend.cost(role) for role in Role if role.nth == 1 or role in self.players}
         started = time.perf_counter()
         self._forecast.begin()
         spent = Cost()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.audit.probes import probe
 from spvmia_plugin.audit.roles import Player
 from spvmia_plugin.protocols import (
     Backend,
@@ -21,6 +22,7 @@ from spvmia_plugin.protocols import (
     TextEdits,
 )
 from spvmia_plugin.records import AuditData, Conversation, Document, LossOn, Record, Rendered
+from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 
 MAX_POPULATION = 1000
@@ -98,11 +100,14 @@ class Inputs:
         data: the full data of the audit, whichever share of the records this process scores: the population and
             the ReCaLL prefix depend on it alone.
         shots: how many prompt documents the ReCaLL prefix should hold, 0 if no attack asks for one.
+        probes: after how many perturbed copies of itself a record is read.
+        seed: of these copies.
     """
 
-    def __init__(self, backend: Backend, data: AuditData, shots: int = 0) -> None:
+    def __init__(self, backend: Backend, data: AuditData, shots: int = 0, *, probes: int = 0, seed: int = 0) -> None:
         self._backend = backend
         self._data = data
+        self._probes, self._seed = probes, seed
         self._renderer: Any = data.renderer
         self._tokens: dict[str, tuple[int, ...]] = {}  # of any text, until `forget`
         self._of_records: dict[str, array[int]] = {}  # by id: an eighth of what a tuple of numbers takes
@@ -155,7 +160,12 @@ class Inputs:
         return self._in_frame(text, self.encode(text))
 
     def of(self, record: Record, view: View) -> Counted | str:
-        """The sequence of a record's view TEXT, LOWERCASE or PREFIXED; a string is the reason why there is none."""
+        """The sequence of a record's view TEXT, LOWERCASE, PREFIXED or GRADIENT.
+
+        A string is the reason why there is none.
+        """
+        if view is View.GRADIENT:
+            return self._whole(self.of(record, View.TEXT))
         if record.rendered is not None:
             return self._of_conversation(record, record.rendered, view)
         if view is View.LOWERCASE:
@@ -171,6 +181,53 @@ class Inputs:
         if len(context) + len(token_ids) > self._backend.max_length:
             return _PREFIX_TOO_LONG
         return Counted(ScoreInput(token_ids, context))
+
+    def _whole(self, found: Counted | str) -> Counted | str:
+        """A sequence whose loss is one number: it fits the context, and some token counts."""
+        if isinstance(found, str):
+            return found
+        if len(found.item.context_ids) + len(found.item.token_ids) - 1 > self._backend.max_length:
+            return "the record exceeds the model's context, so its loss has no gradient in one piece"
+        counts = found.item.scored if found.mask is None else found.mask.sum()
+        return found if counts else "no scored tokens"
+
+    def probed(self, record: Record) -> list[Counted] | str:
+        """The record after each of its probes, or the reason why there is none.
+
+        Those tokens count that count without a probe: the first one, if nothing stands before it, is read with the
+        probe.
+        """
+        found: list[Counted] = []
+        for number in range(self._probes):
+            seed = stable_seed(self._seed, record.id, "probe", number)
+            made = self._after_probe(record, probe(as_perturbed(record, self.loss_on).text, seed))
+            if isinstance(made, str):
+                return made
+            if len(made.item.context_ids) + len(made.item.token_ids) > self._backend.max_length:
+                return "record and probe exceed the model's context"
+            found.append(made)
+        return found
+
+    def _after_probe(self, record: Record, edits: TextEdits | None) -> Counted | str:
+        if record.rendered is not None and record.rendered.reason is not None:
+            return record.rendered.reason
+        if edits is None:
+            return "no word to mask in a probe"
+        rendered, loss_on, conversation = record.rendered, self.loss_on, record.conversation
+        if rendered is None or loss_on is None or conversation is None:
+            frame = self._backend.frame(record.text)
+            ids = (*self.tokens_of(record), *frame.after)
+            first = 0 if frame.context else 1
+            shown = (*self.encode(edits.apply(record.text)), *self.encode(SHOT_SEPARATOR))
+            return Counted(ScoreInput(ids[first:], (*frame.context, *frame.before, *shown, *ids[:first])))
+        changed = edited(conversation, loss_on, edits)
+        if changed is None:
+            return "a probe leaves a message empty"
+        copy: Rendered = self._renderer.render(changed)
+        if copy.reason is not None:
+            return copy.reason
+        read = () if self._lead(rendered) else rendered.token_ids[:1]
+        return counted(rendered, loss_on, (*copy.token_ids, *read), 1)
 
     def _of_conversation(self, record: Record, rendered: Rendered, view: View) -> Counted | str:
         loss_on, conversation = self.loss_on, record.conversation
@@ -303,6 +360,9 @@ class Sheet:
         self._no_paraphrases: str | None = None
         self._tokens: dict[tuple[Role, View], TokenSignals] = {}
         self._of_paraphrases: dict[Role, Sequence[TokenSignals]] = {}
+        self._probed: list[Counted] | str | None = None  # None: not asked for yet
+        self._of_probed: dict[Role, Sequence[TokenSignals]] = {}
+        self._gradients: dict[Role, float] = {}
         self._missing: dict[tuple[Role, View], str] = {}
 
     def paraphrase(self, found: Neighbours) -> None:
@@ -317,6 +377,8 @@ class Sheet:
         for view in views:
             if view is View.NEIGHBOURS:
                 found += [each.item for each in self._paraphrases]
+            elif view is View.PROBED:
+                found += [each.item for each in self._probes()]
             elif view is not View.POPULATION and isinstance(of_view := self._sequence(view), Counted):
                 found.append(of_view.item)
         return found
@@ -328,12 +390,25 @@ class Sheet:
                 self._of_paraphrases[role] = [found[each.item] for each in self._paraphrases]
                 if self._no_paraphrases:
                     self._missing[role, view] = self._no_paraphrases
+            elif view is View.PROBED:
+                self._of_probed[role] = [found[each.item] for each in self._probes()]
+                if isinstance(self._probed, str):
+                    self._missing[role, view] = self._probed
             elif view is not View.POPULATION:
                 of_view = self._sequence(view)
                 if isinstance(of_view, str):
                     self._missing[role, view] = of_view
-                else:
+                elif view is not View.GRADIENT:  # which is a number, and comes by itself
                     self._tokens[role, view] = found[of_view.item]
+
+    def differentiated(self) -> Counted | None:
+        """The sequence whose loss has a gradient, if there is one."""
+        found = self._sequence(View.GRADIENT)
+        return found if isinstance(found, Counted) else None
+
+    def take_gradient(self, role: Role, norm: float) -> None:
+        """Take the norm of that gradient under a role's model."""
+        self._gradients[role] = norm
 
     def refuse(self, role: Role, views: Iterable[View], reason: str) -> None:
         """Note why a role gives nothing."""
@@ -345,20 +420,33 @@ class Sheet:
 
     def under_other_mask(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals | None:
         """What they would see under the other mask; None where that is not known."""
-        known = [*(each for each in self._sequences.values() if isinstance(each, Counted)), *self._paraphrases]
+        known = [each for each in self._sequences.values() if isinstance(each, Counted)]
+        known += [*self._paraphrases, *(self._probes() if self._of_probed else ())]
         return None if any(each.other is None for each in known) else self._seen(population, other=True)
 
     def _seen(self, population: Mapping[Role, Sequence[TokenSignals]], *, other: bool) -> RecordSignals:
         text = self._inputs.scored_text(self.record, other=other)
         if self._inputs.loss_on is None:
-            return RecordSignals(text, self._tokens, self._of_paraphrases, population, self._missing)
+            found = self._tokens, self._of_paraphrases, population, self._missing
+            return RecordSignals(text, *found, probed=self._of_probed, gradients=self._gradients)
         of_views = {view: of_view for view, of_view in self._sequences.items() if isinstance(of_view, Counted)}
         tokens = {key: of_views[key[1]].seen(found, other=other) for key, found in self._tokens.items()}
         neighbours = {
             role: [each.seen(one, other=other) for each, one in zip(self._paraphrases, found, strict=True)]
             for role, found in self._of_paraphrases.items()
         }
-        return RecordSignals(text, tokens, neighbours, population, self._missing)
+        probed = {
+            role: [each.seen(one, other=other) for each, one in zip(self._probes(), found, strict=True)]
+            for role, found in self._of_probed.items()
+        }
+        # The gradient is that of the loss under this mask; the other's would be another pass.
+        gradients = {} if other else self._gradients
+        return RecordSignals(text, tokens, neighbours, population, self._missing, probed=probed, gradients=gradients)
+
+    def _probes(self) -> list[Counted]:
+        if self._probed is None:
+            self._probed = self._inputs.probed(self.record)
+        return [] if isinstance(self._probed, str) else self._probed
 
     def _sequence(self, view: View) -> Counted | str:
         if view not in self._sequences:
@@ -397,7 +485,7 @@ def requests(
     found = []
     for paraphrases in (False, True):
         for moments in (True, False):
-            wanted = [view for view, asked in player.views.items() if asked is moments]
+            wanted = [view for view, asked in player.views.items() if asked is moments and view is not View.GRADIENT]
             wanted = [view for view in wanted if (view is View.NEIGHBOURS) is paraphrases]
             sequences = [item for sheet in sheets for item in sheet.sequences(wanted)]
             sequences += population if View.POPULATION in wanted else []

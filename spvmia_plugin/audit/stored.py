@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -73,7 +74,7 @@ class StoredSignals:
         """How many tokens are not in the store yet: what the plan counts. All, where the model is not there yet."""
         nothing = self._is_new or not request.is_there
         found = {} if nothing else self._load(self._keys(request), request.moments)
-        return sum(len(item.token_ids) for i, item in enumerate(request.inputs) if i not in found)
+        return sum(tokens for i, tokens in enumerate(read(request.inputs)) if i not in found)
 
     def first_batch(self, request: Request) -> int:
         """Compute the first batch that is not in the store, as `of` would: a measurement that is no extra work.
@@ -98,6 +99,7 @@ class StoredSignals:
         self, request: Request, keys: Sequence[str], done: Set[int], bar: Any
     ) -> dict[ScoreInput, TokenSignals]:
         inputs = request.inputs
+        tokens = read(inputs)
 
         def keep(batch: Mapping[int, TokenSignals]) -> None:
             made = {keys[i]: signals for i, signals in batch.items()}
@@ -106,7 +108,7 @@ class StoredSignals:
             if bar is not None:
                 bar.update(sum(i not in done for i in batch))
                 if self._on_scored is not None:
-                    self._on_scored(request.role, sum(len(inputs[i].token_ids) for i in batch if i not in done))
+                    self._on_scored(request.role, sum(tokens[i] for i in batch if i not in done))
 
         computed = self._backend.score(request.model, inputs, moments=request.moments, on_done=keep, done=done)
         return {inputs[i]: signals for i, signals in enumerate(computed) if signals is not None}
@@ -128,6 +130,12 @@ class StoredSignals:
                 key = names[item] = name_of(item)
             keys.append(key)
         return keys
+
+
+def read(inputs: Sequence[ScoreInput]) -> list[int]:
+    """Tokens that a model reads for each sequence. A context that several have is read once, and not counted."""
+    contexts = Counter(item.context_ids for item in inputs)
+    return [len(item.token_ids) + (len(c) if contexts[c := item.context_ids] == 1 else 0) for item in inputs]
 
 
 def signals_key(store: Store, identity: Mapping[str, object], max_length: int, item: ScoreInput) -> str:
@@ -155,10 +163,10 @@ def signals_keys(
         decimals: of the token ids seen so far.
     """
     name_of = store.keys("signals", "input", model=identity, max_length=max_length)
-    return lambda item: name_of(_sequence(item, decimals))
+    return lambda item: name_of(as_json(item, decimals))
 
 
-def _sequence(item: ScoreInput, decimals: Decimals) -> str:
+def as_json(item: ScoreInput, decimals: Decimals) -> str:
     """A sequence as JSON: [tokens, context, noise]."""
     noise: list[Any] | None = [item.noise.seed, item.noise.sign, item.noise.scale] if item.noise else None
     if noise is not None and item.noise is not None and item.noise.only is not None:

@@ -1,4 +1,4 @@
-"""Commands that make and audit a target: `spvmia finetune`, `prepare`, `run` and `tasks`."""
+"""Commands that make and audit a target: `spvmia finetune`, `prepare`, `shadow`, `run` and `tasks`."""
 
 from __future__ import annotations
 
@@ -166,13 +166,77 @@ def prepare(
     arguments = f"{model_args},trust_remote_code=True" if trust_remote_code else model_args
     outcome = build(model, arguments, tasks, options, device=device)
     reference: Any = outcome.details["reference"]
+    found: list[Any] = [made for role, made in outcome.details.items() if role.partition("_")[0] == "reference"]
     if as_json:
-        print_json({"reference": reference, "cost": outcome.cost_json()})
-    made = "trained now" if reference["trained"] else "found in the store, trained before"
+        several = {"references": found} if len(found) > 1 else {}
+        print_json({"reference": reference, **several, "cost": outcome.cost_json()})
+    trained = sum(bool(one["trained"]) for one in found)
+    made = "trained now" if trained else "found in the store, trained before"
+    if 0 < trained < len(found):
+        made = f"{trained} trained now, {len(found) - trained} found in the store"
+    which, them = ("reference", "it")
+    if len(found) > 1:
+        which, them = f"{len(found)} references", "them"
+        made = f"all {made}" if trained in (0, len(found)) else made
     say(
-        f"reference ready: {made}, on {reference['self_prompts']} self-prompts; lm_eval finds it when it is given the "
-        "same model, data and options"
+        f"{which} ready: {made}, on {reference['self_prompts']} self-prompts; lm_eval finds {them} when it is given "
+        "the same model, data and options"
     )
+
+
+def _presets() -> list[str]:
+    from spvmia_plugin.config import PRESETS
+
+    return list(PRESETS)
+
+
+def shadow(
+    target: Annotated[Path, typer.Option(help="Folder of the fine-tuned target, with its manifest.", metavar="DIR")],
+    output: Annotated[Path, typer.Option(help="Folder for the shadows and the weights.", metavar="DIR")],
+    data: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this at run time
+        typer.Option(help="As for finetune.", metavar="SPEC", show_default="the target's own data"),
+    ] = None,
+    shadows: Annotated[int, typer.Option(help="How many.", metavar="K")] = 1,
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="As mia_preset of the target's audit.", show_default="paper", autocompletion=_presets),
+    ] = None,
+    metadata: Annotated[
+        str, typer.Option("--metadata", help="The mia_* options of the target's audit, as JSON.")
+    ] = "{}",
+    device: Annotated[
+        str, typer.Option("--device", help="Of the audits, as for lm_eval; the CPU where there is no such GPU.")
+    ] = "cuda:0",
+    trust_remote_code: TrustRemoteCode = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the attack `learned` on shadows of your own target: models of the same recipe on other records.
+
+    Fine-tunes K shadows on documents that the target's members, non-members and prompts do not hold, audits each as the
+    target will be audited, and fits. No label of the target is used. Interrupted, it goes on when the same command is
+    given again; what is finished is not made anew.
+
+        spvmia shadow --target target --output shadows --preset quick
+
+    With other documents of the same kind, and three shadows:
+
+        spvmia shadow --target target --data more.jsonl --output shadows --shadows 3 --preset quick
+
+    The last line it prints is the lm_eval command that audits the target with what was fitted.
+    """
+    from spvmia_plugin.shadow import ShadowConfig, make_shadows
+
+    options = _read_options(metadata)
+    if isinstance(options, str):
+        raise SpvmiaError("--metadata: expected a JSON object, got text in the form key=value; write it as JSON")
+    if preset is not None:
+        options["mia_preset"] = preset
+    config = ShadowConfig(target, output, data, shadows, options, device, trust_remote_code)
+    found = make_shadows(config, line_printer(quiet=quiet, as_json=as_json))
+    if as_json:
+        print_json(found.to_json())
 
 
 def _read_options(text: str) -> dict[str, Any] | str:

@@ -152,7 +152,7 @@ def load_canaries(
         members=[canary for canary in canaries if canary.is_member],
         nonmembers=[canary for canary in canaries if not canary.is_member],
         prompts=as_documents(records["prompts"]),
-        held_out=as_documents(records["prompts"][: config.self_prompts]),
+        held_out=as_documents(records["prompts"][: _held_out_records(config)]),
     )
     kind = manifest.settings.get("canary_kind", "natural")  # earlier versions had no others
     numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5, "kind": kind}
@@ -232,7 +232,7 @@ def _of_manifest(
     candidate = _read_candidate(config, audited, manifest.data.format)
     if candidate:
         parts.candidate = _pack_candidate(candidate, _packer(config, manifest.data.block_size, tokenizer), config)
-    parts.held_out = parts.prompts[: config.self_prompts]  # cut like the records, when they were dealt out
+    parts.held_out = parts.prompts[: _held_out_records(config)]  # cut like the records, when they were dealt out
     return _assembled_of_manifest(manifest, parts, config, datasets, tokenizer)
 
 
@@ -259,7 +259,8 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
         _check_held_out("mia_prompts", prompts, audited)
     candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())], kind)
     packer = _packer(config, format_.block_size, tokenizer)
-    parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, config.self_prompts, config.seed)
+    prompted = _held_out_records(config)
+    parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, prompted, config.seed)
     for name, records in (("members", parts.members), ("nonmembers", parts.nonmembers)):
         if len(records) < MIN_RECORDS:
             unit, remedy = "records", "give more documents"
@@ -328,7 +329,7 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
     parts.count("documents_that_are_prompts_or_candidate", documents - sum(map(len, kept)))
     if prompts is not None:
         parts.prompts = packer.prompts(prompts)
-        parts.held_out = held_out(prompts, packer, config.self_prompts, config.seed)
+        parts.held_out = held_out(prompts, packer, _held_out_records(config), config.seed)
     parts.candidate = _pack_candidate(candidate, packer, config)
     got = len(parts.members), len(parts.nonmembers), len(parts.prompts)
     if min(got[:2]) < MIN_RECORDS or not got[2]:
@@ -338,6 +339,11 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
             f"for {got[0]}, {got[1]} and {got[2]}; give more documents, or lower mia_block_size"
         )
     return _assembled_of_split(parts, config, loaded, "assumed", name, format_, None)
+
+
+def _held_out_records(config: AuditConfig) -> int:
+    """How many records of the prompts' documents are kept for candidates: each takes as many as self-prompts."""
+    return config.self_prompts * config.references
 
 
 def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) -> Packer:

@@ -8,7 +8,7 @@ that it is safe: other attacks may do better, and the shares below carry the err
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -27,11 +27,18 @@ class AttackExposure:
         rank: 1 = highest among all scored records, members and non-members; equal scores share the lower place.
         nonmember_share: share of scored non-members that score at least as high, None if no non-member has a score.
             A share of 0 among n non-members means "fewer than about 3/n" at 95 %.
+        p_value: of attacks that give one: how probable the score were if the record had not been seen.
     """
 
     score: float
     rank: int
     nonmember_share: float | None
+    p_value: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """JSON-ready."""
+        told: dict[str, object] = {"score": self.score, "rank": self.rank, "nonmember_share": self.nonmember_share}
+        return told if self.p_value is None else {**told, "p_value": self.p_value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +64,7 @@ class MemberExposure:
             "id": self.id,
             "lowest_share": self.lowest_share,
             "lowest_share_attack": self.lowest_share_attack,
-            "attacks": {
-                name: {"score": found.score, "rank": found.rank, "nonmember_share": found.nonmember_share}
-                for name, found in self.attacks.items()
-            },
+            "attacks": {name: found.to_json() for name, found in self.attacks.items()},
         }
 
 
@@ -77,6 +81,7 @@ class Exposures(Sequence[MemberExposure]):
         score: (k, m) scores, NaN where there is none.
         rank: (k, m) ranks among all scored records, 0 where there is none.
         at_least: (k, m) scored non-members that score at least as high, -1 where that is not known.
+        p_value: (m,) by attack, of those that give p-values, NaN where a record has none.
     """
 
     ids: Sequence[str]
@@ -87,6 +92,7 @@ class Exposures(Sequence[MemberExposure]):
     score: Floats
     rank: NDArray[np.int32]
     at_least: NDArray[np.int32]
+    p_value: Mapping[str, Floats] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of members."""
@@ -107,7 +113,8 @@ class Exposures(Sequence[MemberExposure]):
                 if (count := int(self.at_least[number, place])) >= 0:
                     shares[name] = count / self.others[number]
                 score, rank = float(self.score[number, place]), int(self.rank[number, place])
-                attacks[name] = AttackExposure(score, rank, shares.get(name))
+                p_value = float(self.p_value[name][place]) if name in self.p_value else np.nan
+                attacks[name] = AttackExposure(score, rank, shares.get(name), None if np.isnan(p_value) else p_value)
         best = min(shares, key=lambda name: shares[name], default=None)
         return MemberExposure(self.ids[place], attacks, None if best is None else shares[best], best)
 
@@ -128,16 +135,23 @@ class Exposures(Sequence[MemberExposure]):
             score=self.score[:, places],
             rank=self.rank[:, places],
             at_least=self.at_least[:, places],
+            p_value={name: values[places] for name, values in self.p_value.items()},
         )
 
 
-def exposure(ids: Sequence[str], is_member: ArrayLike, scores_by_attack: Mapping[str, ArrayLike]) -> Exposures:
+def exposure(
+    ids: Sequence[str],
+    is_member: ArrayLike,
+    scores_by_attack: Mapping[str, ArrayLike],
+    p_values_by_attack: Mapping[str, ArrayLike] | None = None,
+) -> Exposures:
     """Exposure of every member over all attacks, the most exposed first (exposure, never proof).
 
     Args:
         ids: (n,) record ids.
         is_member: (n,) bool.
         scores_by_attack: (n,) scores of each attack, NaN where a record has none.
+        p_values_by_attack: (n,) p-values of the attacks that give them, NaN likewise.
 
     Returns:
         One entry for each member, by ascending `lowest_share`, then in the order given.
@@ -145,6 +159,7 @@ def exposure(ids: Sequence[str], is_member: ArrayLike, scores_by_attack: Mapping
     Raises:
         SpvmiaError: lengths differ.
     """
+    p_values = {name: np.asarray(given, dtype=np.float64) for name, given in (p_values_by_attack or {}).items()}
     _, labels = check_labels(np.zeros(len(ids)), is_member)
     rows = np.flatnonzero(labels)
     shape = len(scores_by_attack), len(rows)
@@ -153,7 +168,7 @@ def exposure(ids: Sequence[str], is_member: ArrayLike, scores_by_attack: Mapping
     scored, others = [], []
     for number, (name, given) in enumerate(scores_by_attack.items()):
         values: Floats = np.asarray(given, dtype=np.float64)
-        if values.shape != labels.shape:
+        if values.shape != labels.shape or p_values.get(name, values).shape != labels.shape:
             raise SpvmiaError(
                 f"scores of {name}: expected {len(labels)} scores, got shape {values.shape}; NaN marks a gap"
             )
@@ -168,7 +183,15 @@ def exposure(ids: Sequence[str], is_member: ArrayLike, scores_by_attack: Mapping
         scored.append(len(everyone))
         others.append(len(without))
     found = Exposures(
-        [ids[row] for row in rows.tolist()], rows, list(scores_by_attack), scored, others, score, rank, at_least
+        [ids[row] for row in rows.tolist()],
+        rows,
+        list(scores_by_attack),
+        scored,
+        others,
+        score,
+        rank,
+        at_least,
+        {name: values[rows] for name, values in p_values.items()},
     )
     return found.chosen(np.argsort(found.lowest_shares(), kind="stable"))
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.forward import inner_model
+from spvmia_plugin.models.forward import inner_model, prompt_learning
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 _PREFIX = "spvmia_"
@@ -329,6 +329,44 @@ def kinds(model: Any) -> str:
     """What sort of adapters a model has, for people."""
     found = {str(getattr(config.peft_type, "value", config.peft_type)) for config in model.peft_config.values()}
     return ", ".join(sorted(found))
+
+
+def trained_weights(model: Any) -> list[nn.Parameter]:
+    """The weights of the adapters that act in a model, each once; of one in which none does, all its own.
+
+    An adapter that is merged or switched off does not act: then what was trained is not told from what was not.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    acting: set[str] = set()
+    of_adapters: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            inside = "base_layer." if isinstance(module, BaseTunerLayer) else "original_module."
+            of_adapters |= {id(p) for name, p in module.named_parameters() if not name.startswith(inside)}
+            if not (module.disable_adapters or getattr(module, "merged", False)):
+                acting |= set(module.active_adapters)
+    own = dict(model.named_parameters())
+    found: dict[int, nn.Parameter] = {}
+    if prompt_learning(model):
+        of_prompts = model.prompt_encoder.parameters()
+        of_adapters |= {id(p) for p in of_prompts}
+        found |= {id(p): p for p in model.prompt_encoder[model.active_adapter].parameters()}
+    for name in sorted(acting & set(getattr(model, "peft_config", None) or ())):
+        weights = get_peft_model_state_dict(model, own, adapter_name=name, save_embedding_layers=False)
+        found |= {id(p): p for p in weights.values()}
+    known = {id(p) for p in own.values()}
+    return [p for key, p in found.items() if key in known] or [
+        p for p in own.values() if p.is_floating_point() and id(p) not in of_adapters
+    ]
+
+
+def has_gradients(model: Any) -> bool:
+    """Whether the weights are there to be differentiated: none is offloaded, and what is packed takes a way back."""
+    quantizer = getattr(inner_model(model), "hf_quantizer", None)
+    return not any(p.is_meta for p in model.parameters()) and (quantizer is None or bool(quantizer.is_trainable))
 
 
 def is_inert(config: Any) -> bool:

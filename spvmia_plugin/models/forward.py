@@ -65,9 +65,15 @@ class HeadlessModel:
     @contextmanager
     def precision(self) -> Iterator[None]:
         """The precision that the harness runs the model in, without gradients."""
+        with torch.no_grad(), self.running():
+            yield
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """That precision, with gradients or without."""
         enabled = self.autocast is not None
         quiet = quiet_libraries() if prompt_learning(self.model) else nullcontext()
-        with quiet, torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
+        with quiet, torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
             yield
 
     def forward(self, *, cache: Any = None, use_cache: bool = False, **inputs: Any) -> Hidden:
@@ -224,7 +230,7 @@ def answers_nan(model: HeadlessModel) -> bool:
 
 
 def _agrees(model: HeadlessModel, attempt: Attempt, roundings: int) -> bool:
-    tolerance = max(TOLERANCE, roundings * _epsilon(model))
+    tolerance = max(TOLERANCE, roundings * epsilon(model))
     with quiet_libraries():
         try:
             for found, text in attempt():
@@ -240,7 +246,7 @@ def _agrees(model: HeadlessModel, attempt: Attempt, roundings: int) -> bool:
     return True
 
 
-def _epsilon(model: HeadlessModel) -> float:
+def epsilon(model: HeadlessModel) -> float:
     """The coarsest rounding on the way to the logits."""
     kinds = {p.dtype for p in model.model.parameters() if p.is_floating_point()} | {model.autocast}
     coarse = [torch.finfo(kind).eps for kind in kinds if kind is not None]

@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.models.adapters import has_gradients, trained_weights
 from spvmia_plugin.models.batching import BatchRunner
 from spvmia_plugin.models.forward import HeadlessModel, answers_nan, inner_model, looks_back_only
 from spvmia_plugin.models.generation import Generator, Replacer, Sampling
+from spvmia_plugin.models.gradients import GradientNorms
 from spvmia_plugin.models.identity import EQUAL, NEARLY_EQUAL
 from spvmia_plugin.models.roles import RoleModels
 from spvmia_plugin.models.scoring import Scorer
 from spvmia_plugin.models.tokens import Tokens
-from spvmia_plugin.protocols import Backend, Cost, Frame, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import lora_config, train_lora
-from spvmia_plugin.util.libraries import first_says, is_first, one_of
+from spvmia_plugin.util.libraries import all_say, first_says, is_first, one_of
 
 
 class HFBackend(Backend):
@@ -59,11 +61,12 @@ class HFBackend(Backend):
             trusted=config.trust_remote_code,
         )
         self._costs = {role: Cost() for role in Role}
-        self._runners = {"score": BatchRunner(), "sample": BatchRunner(), "generate": BatchRunner()}
+        self._runners = {name: BatchRunner() for name in ("score", "sample", "generate", "gradients")}
         self._headless: dict[Role, HeadlessModel] = {}
         self._identities: dict[Role, dict[str, object]] = {}
         self._unknown: dict[Role, frozenset[int]] = {}
         self.max_length = self._tokens.max_length
+        self.features = BackendFeatures(gradients=has_gradients(lm.model))
         self.device = lm.model.device
         self.processes, self.first = lm.world_size, is_first(lm.world_size)
         self.paths: dict[str, str] = {}
@@ -157,6 +160,44 @@ class HFBackend(Backend):
             self.paths[f"{role.value}: contexts"] = "read again with every sequence: no shared key-value cache"
         return found
 
+    def check_gradients(self, role: Role) -> None:
+        with self._gradients(role) as norms:
+            norms.check()
+
+    def gradient_norms(
+        self,
+        role: Role,
+        inputs: Sequence[ScoreInput],
+        counted: Sequence[NDArray[np.bool_] | None],
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[float | None]:
+        with self._gradients(role) as norms:
+            if not norms.batched:
+                self.paths[f"{role.value}: gradients"] = "one text at a time: not only plain linear layers were trained"
+            return norms.of(inputs, counted, on_done=on_done, done=set(done))
+
+    @contextmanager
+    def _gradients(self, role: Role) -> Iterator[GradientNorms]:
+        """Takes gradients under a role's model.
+
+        Raises:
+            SpvmiaError: the model has no way back.
+        """
+        with self._model(role) as model:
+            runner, cost = self._runners["gradients"], self._costs[role]
+            norms = GradientNorms(model, trained_weights(model.model), self._tokens.pad_id, runner, cost)
+            try:
+                yield norms
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, RuntimeError) and should_reduce_batch_size(error):
+                    raise
+                raise SpvmiaError(
+                    f"{role.value}: expected a model whose loss can be differentiated, got {_named(model.model)}, "
+                    f"which says: {' '.join(str(error).split())[:200] or type(error).__name__}; leave grad_norm out"
+                ) from error
+
     def sample_replacements(
         self,
         role: Role,
@@ -203,6 +244,7 @@ class HFBackend(Backend):
         role: Role = Role.REFERENCE,
         *,
         rendered: Sequence[Rendered] | None = None,
+        seed: int | None = None,
     ) -> dict[str, object]:
         """As `Backend.train_reference`. `role` only says whose cost it is.
 
@@ -229,7 +271,7 @@ class HFBackend(Backend):
         record = train_lora(
             host,
             readable,
-            self._config,
+            self._config if seed is None else dataclasses.replace(self._config, seed=seed),
             output_dir,
             counted=None if rendered is None else [rendered[i].counted[: self.max_length] for i in kept],
             pad_token_id=self._tokens.pad_id,
@@ -256,6 +298,10 @@ class HFBackend(Backend):
     def agree(self, value: Any) -> Any:
         with one_of(self.processes):
             return first_says(value)
+
+    def gather(self, value: Any) -> list[Any]:
+        with one_of(self.processes):
+            return all_say(value, self.processes)
 
     def load_reference(self, role: Role, path: str) -> None:
         self._headless.pop(role, None)
@@ -298,7 +344,7 @@ class HFBackend(Backend):
         if answers_nan(found):
             remedy = (
                 "if the audit trained it, lower mia_reference_lr or mia_lora_alpha"
-                if role in (Role.REFERENCE, Role.CANDIDATE)
+                if role.kind in (Role.REFERENCE, Role.CANDIDATE)
                 else "load it in another dtype, or audit another model"
             )
             raise SpvmiaError(

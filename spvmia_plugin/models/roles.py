@@ -166,7 +166,7 @@ class RoleModels:
             with self.host().using(role.value) as model:
                 yield model
         else:
-            raise SpvmiaError(f"{_OPTIONS[role]}: expected a {role.value} model to be loaded first, got none")
+            raise SpvmiaError(f"{_OPTIONS[role.kind]}: expected a {role.value} model to be loaded first, got none")
 
     def host(self) -> AdapterHost:
         """The model that carries our adapters; loads the base on first use where the target has none in it."""
@@ -195,7 +195,7 @@ class RoleModels:
         Raises:
             SpvmiaError: nothing can be loaded from `path`, or it does not fit the target.
         """
-        option = _OPTIONS[role]
+        option = _OPTIONS[role.kind]
         for known in (self._whole, self._paths, self._lacking, self._answers):
             known.pop(role, None)
         config = _adapter_config(path)
@@ -379,7 +379,7 @@ class RoleModels:
         try:
             host.load(role.value, path)
         except Exception as error:  # files, formats, a pickle that is refused: each library has its own
-            raise unavailable(_OPTIONS[role], path, "an adapter that fits the base model", error) from None
+            raise unavailable(_OPTIONS[role.kind], path, "an adapter that fits the base model", error) from None
 
     def _load_wrapped(self, option: str, path: str) -> Any:
         """An adapter of a kind that cannot share weights, on a base of its own."""

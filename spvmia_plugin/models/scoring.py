@@ -65,8 +65,13 @@ class Scorer:
         after: dict[tuple[int, ...], list[tuple[int, ScoreInput]]] = {}  # distinct inputs, numbered, by their context
         for k, item in enumerate(places):
             after.setdefault(item.context_ids, []).append((k, item))
+        single: list[tuple[int, ScoreInput]] = []  # each with a context of its own: read with it, many at once
         for context, items in after.items():
-            self._score_group(context, items, results, needed, moments)
+            if len(items) == 1 and len(context) > _SHORT_CONTEXT:
+                single += items
+            else:
+                self._score_group(context, items, results, needed, moments)
+        self._score_group((), single, results, needed, moments)
         self._cost.seconds += time.perf_counter() - started
         return results.in_order
 

@@ -18,6 +18,7 @@ from spvmia_plugin.report.numbers import (
     blind_task,
     plain,
     ranked,
+    small_p_values,
     stage_seconds,
     stages,
     strongest_task,
@@ -115,7 +116,7 @@ def audit_facts(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any
         },
         "strongest": as_json(audit.strongest) if audit.strongest else None,
         "precision": [as_json(found) for found in accusations(audit, priors)],
-        "attacks": [_attack(task, classes) for task in ranked(audit)],
+        "attacks": [_attack(task, classes, small_p_values(audit)) for task in ranked(audit)],
         "blind_baseline": {**told["blind"], "task": blind.task if blind else None},
         "epsilon_lb": told["epsilon_lb"],
         "exposure": [],  # of its own, member by member
@@ -143,7 +144,7 @@ def exposed(audit: Audit) -> Exposures:
     Members that no attack sets apart from each other by `lowest_share` stand by their rank under the strongest attack.
     """
     scores = {task.attack: audit.scores(task) for task in ranked(audit)}
-    found = exposure(audit.ids(), audit.labels(), scores)
+    found = exposure(audit.ids(), audit.labels(), scores, audit.p_values())
     best = strongest_task(audit)
     if best is None or best.attack not in found.names:
         return found
@@ -152,7 +153,7 @@ def exposed(audit: Audit) -> Exposures:
     return found.chosen(np.lexsort((under_best, found.lowest_shares())))
 
 
-def _attack(task: TaskResult, classes: Mapping[str, type[Attack]]) -> dict[str, Any]:
+def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mapping[str, float]) -> dict[str, Any]:
     rests_on = stages(task, classes)
     return {
         "task": task.task,
@@ -163,6 +164,8 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]]) -> dict[str, 
         "unscored": task.told["unscored"],
         "rests_on": rests_on,
         "seconds_of_what_it_rests_on": stage_seconds(task, rests_on),
+        **({"references": task.told["references"]} if task.told.get("references") else {}),
+        **({"nonmembers_with_p_at_most_5pct": small[task.attack]} if task.attack in small else {}),
     }
 
 

@@ -15,6 +15,7 @@ from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report.facts import accusations, command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.numbers import (
+    SMALL_P,
     Number,
     Text,
     attack_classes,
@@ -24,6 +25,7 @@ from spvmia_plugin.report.numbers import (
     leading,
     metric,
     ranked,
+    small_p_values,
     stage_seconds,
     stages,
     strongest_task,
@@ -120,6 +122,32 @@ def _what_was_read(audit: Audit) -> list[str]:
     return lines
 
 
+def _what_references_say(audit: Audit) -> list[str]:
+    """Of several references, how far the lists of the most exposed agree; of p-values, whether they mean what they
+    say."""
+    lines = []
+    for task in ranked(audit):
+        told = task.mia_audit.references or {}
+        agreed = told.get("agreement")
+        if not isinstance(agreed, Mapping) or not is_whole(told.get("count")):
+            continue
+        kinds = {"single": "between two single ones", "halves": "between the means of two halves"}
+        shares = [f"{percent(agreed[key])} {words}" for key, words in kinds.items() if is_number(agreed.get(key))]
+        if shares and is_number(agreed.get("share")):
+            lines.append(
+                f"each reference was trained {told['count']} times, on other texts (mia_references): under "
+                f"{title(task.attack)} the lists of the {percent(agreed['share'])} most exposed members have in common "
+                f"{' and '.join(shares)}; lists in random orders have {percent(agreed['share'])}"
+            )
+            break  # of the strongest attack that they make a difference to
+    for attack, share in small_p_values(audit).items():
+        lines.append(
+            f"{title(attack)} gives p-values: {percent(share)} of the non-members have one of at most {SMALL_P}; more "
+            f"than {percent(SMALL_P)} says that the target differs from its references by more than they allow for"
+        )
+    return lines
+
+
 def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequence[float]) -> dict[str, Any]:
     """What the page shows of one audit, in the order of the page. The template only lays it out."""
 
@@ -144,7 +172,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         **{key: told[key] for key in ("models", "stages", "seed", "versions")},
     }
     notes = [found.message for found in audit.mia_audit.preconditions if found.severity != "warning"]
-    notes += _what_was_read(audit)
+    notes += [*_what_was_read(audit), *_what_references_say(audit)]
     # Those that the verdict depends on before those that touch other numbers.
     warnings = sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
     return {
@@ -346,7 +374,17 @@ def _exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
         "zero": [int(count == 0) for count in lowest],
         "best": best,
         "attacks": attacks,
+        **_p_values(members),
     }
+
+
+def _p_values(members: Exposures) -> dict[str, Any]:
+    """The column of p-values as it is printed, of the attack that gives them; nothing where none does."""
+    name = next(iter(members.p_value), None)
+    if name is None:
+        return {}
+    values = [None if math.isnan(p) else STYLES["score"](p) for p in members.p_value[name].tolist()]
+    return {"p": {"title": title(name), "values": values}}
 
 
 def _excerpt(text: str, limit: int) -> str:

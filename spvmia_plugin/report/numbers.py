@@ -7,18 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.roles import GIVEN
+from spvmia_plugin.audit.roles import CALLED, GIVEN
 from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
-from spvmia_plugin.signals import View
+from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import printed
-
-CALIBRATING = {"reference": ("reference",), "candidate": ("candidate reference",)}
-"""Stages that bring a role's model, beyond those that score with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +120,17 @@ def strongest_task(audit: Audit, name: str = AUROC.key) -> TaskResult | None:
     return next((task for task in audit.model_attacks if task.attack == attack), None)
 
 
+SMALL_P = 0.05
+"""The p-value at which the share of non-members is told that have no larger one."""
+
+
+def small_p_values(audit: Audit) -> dict[str, float]:
+    """Share of the non-members whose p-value is at most `SMALL_P`, by attack, of those that give p-values."""
+    others = ~audit.labels()
+    found = {attack: values[others & ~np.isnan(values)] for attack, values in audit.p_values().items()}
+    return {attack: float(np.mean(values <= SMALL_P)) for attack, values in found.items() if len(values)}
+
+
 def attack_classes() -> Mapping[str, type[Attack]]:
     """The attacks of all installed plugins by name."""
     from spvmia_plugin.plugins import load_registry  # reads the entry points of every installed distribution
@@ -134,9 +144,10 @@ def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] |
     if cls is None:
         return None
     needs = cls().needs
-    roles = {need.role.value for need in needs}
-    wanted = {f"scoring: {role}" for role in roles}
-    wanted |= {stage for role in roles for stage in CALIBRATING.get(role, ())}
+    kinds = {need.role for need in needs}
+    roles = [role for role in Role if role.kind in kinds]  # of several references all
+    wanted = {f"scoring: {role.value}" for role in roles} | {CALLED[role] for role in roles}
+    wanted |= {f"gradients: {need.role.value}" for need in needs if need.view is View.GRADIENT}
     if any(need.view is View.NEIGHBOURS for need in needs):
         wanted.add("paraphrases")
     return [stage for stage in task.mia_audit.cost if stage in wanted]

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.audit.stored import signals_key
+from spvmia_plugin.config import MAX_REFERENCES
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.records import Record
 from spvmia_plugin.report.numbers import Number
 from spvmia_plugin.results import Audit, HarnessRun
-from spvmia_plugin.signals import TokenSignals
+from spvmia_plugin.signals import Role, TokenSignals, mean_signals
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import shown
@@ -181,7 +182,7 @@ class _Lookup:
             reason = "the store no longer has its token signals; the audit's command computes them again"
             return TokenView(record_id, is_member, reason=reason)
         names = (name for name in REFERENCES if name in self._models)
-        pairs = ((name, self._signals(name, item)) for name in names)
+        pairs = ((name, self._mean_signals(name, item)) for name in names)
         name, other = next(((name, found) for name, found in pairs if found is not None), (None, None))
         return TokenView(record_id, is_member, name, tuple(self._tokens(item, scored, target, other)))
 
@@ -199,6 +200,12 @@ class _Lookup:
     def _signals(self, role: str, item: ScoreInput) -> TokenSignals | None:
         key = signals_key(self._store, self._models[role], self._max_length, item)
         return self._store.signals.get([key]).get(key)
+
+    def _mean_signals(self, name: str, item: ScoreInput) -> TokenSignals | None:
+        """What attacks saw of several references: their mean; None where the store has not all of them."""
+        siblings = [role.value for role in Role(name).siblings(MAX_REFERENCES) if role.value in self._models]
+        found = [signals for role in siblings if (signals := self._signals(role, item)) is not None]
+        return mean_signals(found) if len(found) == len(siblings) else None
 
     def _as_scored(self, record: str | Record) -> tuple[ScoreInput, Sequence[bool]]:
         """The record's tokens between those that the audit says it had them read in, and which of them counted."""

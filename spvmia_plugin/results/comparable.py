@@ -20,7 +20,7 @@ _FREE_SETTINGS = frozenset(
     f"mia_{name}"
     for name in (
         # Where things lie, and what the fingerprint of the data covers.
-        *("members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path"),
+        *("members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path", "shadow"),
         *("max_samples", "base_model"),
         *("split", "block_size"),  # conditions of their own
         *("preset", "log_text", "seed", "cache_dir"),  # a name for the others; no part of the protocol
@@ -65,9 +65,22 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         **_of_conversations(told),
         **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
         **{name: _text(value) for name, value in told.settings.items() if name not in _FREE_SETTINGS},
-        **{f"attack {task.attack}": _text(dict(task.mia_audit.attack.parameters)) for task in attacks},
+        **{f"attack {task.attack}": _text(_parameters(task.mia_audit)) for task in attacks},
+        **{f"weights of {task.attack}": weights for task in attacks if (weights := _weights(task.mia_audit))},
         "spvmia-plugin": str(told.versions.get("spvmia-plugin")),
     }
+
+
+def _parameters(told: MiaAudit) -> dict[str, Any]:
+    """Of the attack, without the place of its weights."""
+    return {name: value for name, value in told.attack.parameters.items() if name != "shadow"}
+
+
+def _weights(told: MiaAudit) -> str | None:
+    """Which frozen weights an attack has; those of a shadow are fitted for each target anew, by one recipe."""
+    if told.learned is None or "digest" not in told.learned:
+        return None
+    return "a shadow's" if told.learned.get("weights") == "shadow" else _text(told.learned["digest"])
 
 
 def _of_conversations(told: MiaAudit) -> dict[str, str]:

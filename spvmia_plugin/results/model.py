@@ -27,7 +27,14 @@ BLIND_ATTACK = "bag_of_words"
 _ONE_METRIC = {metric.too_few: metric.key for metric in TPRS}
 """Findings that leave one metric NaN and all others as they are."""
 _SOME_ATTACKS: Mapping[str, Collection[str | None]] = {
-    "candidate_overlaps_audited": ("lira_candidate", "candidate_ez", "candidate_wbc", "both_wbc", "learned")
+    "candidate_overlaps_audited": (
+        "lira_candidate",
+        "candidate_ez",
+        "candidate_wbc",
+        "both_wbc",
+        "lira_offline",
+        "learned",
+    )
 }
 """Findings that touch some attacks only."""
 
@@ -129,13 +136,27 @@ class Audit:
 
     def scores(self, task: TaskResult) -> NDArray[np.float64]:
         """(n,) scores of one task in the order of `records`, NaN where there is none."""
-        if task.records is None or self.records is None:
+        return np.full(len(self.ids()), math.nan) if task.records is None else self._in_order(task.records, "score")
+
+    def p_values(self) -> dict[str, NDArray[np.float64]]:
+        """(n,) p-values in the order of `records`, NaN where there is none, by attack, of those that give them."""
+        tasks = [(task.attack, task.records) for task in self.model_attacks]
+        return {
+            attack: self._in_order(records, "p_value")
+            for attack, records in tasks
+            if records is not None and len(records.p_value)
+        }
+
+    def _in_order(self, records: Records, column: str) -> NDArray[np.float64]:
+        """A column of a task's records in the order of all, NaN where it has not the record."""
+        values: NDArray[np.float64] = getattr(records, column)
+        if self.records is None:
             return np.full(len(self.ids()), math.nan)
-        if task.records.roster is self.records.roster:
-            return task.records.score
-        rows = task.records.roster.rows
+        if records.roster is self.records.roster:
+            return values
+        rows = records.roster.rows
         places = np.array([rows.get(record_id, -1) for record_id in self.ids()], dtype=np.int64)
-        return np.where(places < 0, math.nan, task.records.score[places])
+        return np.where(places < 0, math.nan, values[places])
 
     @cached_property
     def strongest(self) -> Strongest | None:

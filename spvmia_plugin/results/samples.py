@@ -35,6 +35,7 @@ class ScoredRecord:
         n_tokens: scored tokens.
         target: mean log-probability under the target, in nats a token.
         reference: the same under the model the attack calibrates with.
+        p_value: how probable the score were if the record had not been seen, None where the attack does not tell.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ScoredRecord:
     n_tokens: int | None
     target: float | None
     reference: float | None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,6 +83,7 @@ class Records(Sequence[ScoredRecord]):
         reason: (n,) place of each record's in `reasons`, -1 for none.
         path: the file.
         text_at: (n,) where the lines begin that hold a text, -1 for others; empty if none does.
+        p_value: (n,) p-values, NaN where a record has none; empty if none has.
     """
 
     roster: Roster
@@ -92,6 +95,7 @@ class Records(Sequence[ScoredRecord]):
     reason: NDArray[np.int32]
     path: Path
     text_at: NDArray[np.int64] = field(repr=False)
+    p_value: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __len__(self) -> int:
         """Number of records."""
@@ -119,6 +123,7 @@ class Records(Sequence[ScoredRecord]):
             n_tokens=None if n_tokens < 0 else n_tokens,
             target=target,
             reference=reference,
+            p_value=None if not len(self.p_value) or math.isnan(self.p_value[row]) else float(self.p_value[row]),
         )
 
     @property
@@ -160,6 +165,7 @@ class _Columns:
     def __init__(self) -> None:
         self.numbers = {name: array("d") for name in ("score", "target", "reference")}
         self.n_tokens = array("q")
+        self.p_value = array("d")
         self.reason = array("i")
         self.reasons: dict[str, int] = {}
         self.text_at = array("q")
@@ -172,6 +178,7 @@ class _Columns:
         for name, column in self.numbers.items():
             column.append(_number(result[name]))
         self.n_tokens.append(_count(result["n_tokens"]))
+        self.p_value.append(_share(result.get("p_value")))
         reason, text = result["reason"], doc.get("text")
         if not isinstance(doc["is_member"], bool) or not isinstance(text, (str, type(None))):
             raise TypeError
@@ -225,6 +232,7 @@ def read_samples(path: Path, clusters: Mapping[str, str], before: Iterable[Recor
         ):
             roster = other.roster
             break
+    p_value = np.array(columns.p_value)
     return Records(
         roster=roster,
         **{name: np.array(column) for name, column in columns.numbers.items()},
@@ -233,6 +241,7 @@ def read_samples(path: Path, clusters: Mapping[str, str], before: Iterable[Recor
         reason=np.array(columns.reason, dtype=np.int32),
         path=path,
         text_at=np.array(columns.text_at if columns.any_text else [], dtype=np.int64),
+        p_value=p_value if np.isfinite(p_value).any() else np.empty(0),
     )
 
 
@@ -248,6 +257,14 @@ def _number(value: object) -> float:
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_SCORE:  # type: ignore[arg-type]
         raise ValueError
     return float(value)  # type: ignore[arg-type]
+
+
+def _share(value: object) -> float:
+    """A p-value, NaN where there is none."""
+    number = _number(value)
+    if number < 0 or number > 1:
+        raise ValueError
+    return number
 
 
 def _count(value: object) -> int:

@@ -34,7 +34,7 @@ from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import LossOn, Record
+from spvmia_plugin.records import Document, LossOn, Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.training.base_model import BaseModel, load_model
 from spvmia_plugin.training.canaries import KINDS, NATURAL, made_canaries, tossed
@@ -171,9 +171,16 @@ UNFINISHED_NAME = "mia_manifest.unfinished.json"
 WORK_FOLDER = "training"
 
 Say = Callable[[str], None]
+Choose = Callable[[Sequence[Document]], Sequence[Document]]
+"""Which of the documents of the data are dealt out."""
 
 
-def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, DatasetSource] | None = None) -> Path:
+def finetune(
+    config: FinetuneConfig,
+    say: Say = print,
+    datasets: Mapping[str, DatasetSource] | None = None,
+    choose: Choose | None = None,
+) -> Path:
     """Fine-tune a base on a seeded share of the data, and write weights and manifest to `config.output`.
 
     A run that was killed continues from its last checkpoint when it is started again with the same options.
@@ -182,6 +189,7 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
         config: what to do.
         say: called with a line for people at each step; never with the text of a record.
         datasets: data sets by name; the built-in ones by default.
+        choose: which documents are dealt out, of those that can be trained on; all by default.
 
     Returns:
         The output folder (mode 0700): a LoRA adapter or a whole model, as safetensors, and `mia_manifest.json` (0600).
@@ -192,32 +200,82 @@ def finetune(config: FinetuneConfig, say: Say = print, datasets: Mapping[str, Da
     """
     loaded: list[Loaded] = []
     return behind(
-        lambda: _finetune(config, (lambda line: None) if config.quiet else say, datasets, loaded),
+        lambda: _finetune(config, (lambda line: None) if config.quiet else say, datasets, loaded, choose),
         doing="--data",
         texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
     )
 
 
-def _finetune(
-    config: FinetuneConfig, tell: Say, datasets: Mapping[str, DatasetSource] | None, keep: list[Loaded]
-) -> Path:
-    """As `finetune`; what is read goes into `keep` as well."""
-    output = as_path(config.output, "--output", utf8=True).absolute()
-    _check_free(output)
-    known = datasets if datasets is not None else load_registry().datasets
+@dataclass(frozen=True)
+class Pool:
+    """What a fine-tuning deals from.
+
+    Attributes:
+        config: its options, the block size filled in.
+        base: the model before it.
+        format: what the rows are, and how they are rendered.
+        loaded: the documents that can be trained on, conversations as the model reads them.
+        without_loss: conversations that were left out because no token of them carries loss.
+    """
+
+    config: FinetuneConfig
+    base: BaseModel
+    format: Format
+    loaded: Loaded
+    without_loss: int
+
+    @property
+    def packer(self) -> Packer:
+        """How documents become records."""
+        size = self.format.block_size
+        return Packer(size, fast_tokenize(self.base.tokenizer) if size else None)
+
+
+def read_pool(
+    config: FinetuneConfig, tell: Say, datasets: Mapping[str, DatasetSource], keep: list[Loaded] | None = None
+) -> Pool:
+    """Read the data of a fine-tuning, and find its base.
+
+    Args:
+        config: its options.
+        tell: called with a line that says what conversations were taken for.
+        datasets: data sets by name.
+        keep: gets what is read as soon as it is.
+
+    Raises:
+        SpvmiaError: bad data, no such model, options that do not go with the data.
+    """
     text_given = config.text_column != FinetuneConfig.text_column
     loaded = load_spec(
-        config.data, config.text_column, option="--data", datasets=known, format=config.format, text_given=text_given
+        config.data, config.text_column, option="--data", datasets=datasets, format=config.format, text_given=text_given
     )
-    keep.append(loaded)
+    if keep is not None:
+        keep.append(loaded)
     format_ = _format(config, loaded)
     config = replace(config, block_size=format_.block_size)
     if loaded.format != TEXT:
         tell(describe(loaded, source_name(config.data)))
     base = BaseModel.find(config)
-    format_, loaded, without_loss = _rendered(config, format_, loaded, base)
-    dealt, counts = _deal(config, loaded, base)
-    counts |= {"conversations without a token that carries loss": without_loss}
+    return Pool(config, base, *_rendered(config, format_, loaded, base))
+
+
+def _finetune(
+    config: FinetuneConfig,
+    tell: Say,
+    datasets: Mapping[str, DatasetSource] | None,
+    keep: list[Loaded],
+    choose: Choose | None,
+) -> Path:
+    """As `finetune`; what is read goes into `keep` as well."""
+    output = as_path(config.output, "--output", utf8=True).absolute()
+    _check_free(output)
+    known = datasets if datasets is not None else load_registry().datasets
+    pool = read_pool(config, tell, known, keep)
+    config, base, format_ = pool.config, pool.base, pool.format
+    if choose is not None:
+        pool = replace(pool, loaded=replace(pool.loaded, documents=tuple(choose(pool.loaded.documents))))
+    dealt, counts = _deal(pool)
+    counts |= {"conversations without a token that carries loss": pool.without_loss}
     if config.canary_kind != NATURAL:
         tell(f"{config.canaries} {config.canary_kind} canaries are made")
         dealt["canaries"] = _made_before(config, output) or made_canaries(config, base, dealt["members"])
@@ -368,15 +426,13 @@ def _rendered(config: FinetuneConfig, format_: Format, loaded: Loaded, base: Bas
     return format_, replace(loaded, documents=kept), len(documents) - len(kept)
 
 
-def _deal(
-    config: FinetuneConfig, loaded: Loaded, base: BaseModel
-) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
+def _deal(pool: Pool) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
     """Choose the records of each class; canaries that are not of the data are none of them.
 
     Raises:
         SpvmiaError: too few documents for them.
     """
-    packer = Packer(config.block_size or 0, fast_tokenize(base.tokenizer) if config.block_size else None)
+    config, loaded = pool.config, pool.loaded
     prompts = config.members if config.prompts is None else config.prompts
     wanted = {
         "members": config.members,
@@ -384,7 +440,7 @@ def _deal(
         "canaries": config.canaries if config.canary_kind == NATURAL else 0,
         "prompts": prompts,
     }
-    dealt, counts = deal(loaded.documents, packer, wanted, config.seed)
+    dealt, counts = deal(loaded.documents, pool.packer, wanted, config.seed)
     least = wanted | {"prompts": min(MIN_RECORDS, prompts) if config.prompts is None else prompts}
     for name, number in least.items():
         if len(dealt[name]) < number:

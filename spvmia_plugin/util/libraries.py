@@ -122,6 +122,17 @@ def first_says(value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
+def all_say(value: Any, processes: int) -> list[Any]:
+    """What each of so many processes passed, in the order of their ranks, in all of them."""
+    if processes == 1:
+        return [value]
+    import torch
+
+    found: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 @contextmanager
 def one_of(processes: int) -> Iterator[None]:
     """While processes wait for each other.

@@ -187,3 +187,52 @@ def rmia(record: RecordSignals, a: float) -> float | None:
     if not population:
         return None
     return sum(r(target, base) / other > 1 for other in population) / len(population)
+
+
+def info_rmia(record: RecordSignals) -> float | None:
+    """By one reference alone; test_over_references.py has several."""
+    target, reference = text_of(record, Role.TARGET), text_of(record, Role.REFERENCE)
+    texts = [[logprobs(each) for each in record.population.get(role, [])] for role in (Role.TARGET, Role.REFERENCE)]
+    if not target or len(target) != len(reference) or len(texts[0]) != len(texts[1]):
+        return None
+    if any(len(one) != len(other) for one, other in zip(*texts, strict=True)):
+        return None
+    pairs = [(a - b, b) for one, other in zip(*texts, strict=True) for a, b in zip(one, other, strict=True)]
+    if not pairs:
+        return None
+    return informia([a - b for a, b in zip(target, reference, strict=True)], reference, pairs)
+
+
+def informia(ratios: list[float], references: list[float], population: list[tuple[float, float]]) -> float:
+    """Mean over tokens of the log ratio less the mean one of the population's tokens in the same bin."""
+    bins = min(20, max(1, len(population) // 100))
+    ordered = sorted(reference for _, reference in population)
+    edges = []
+    for number in range(1, bins):
+        place = number / bins * (len(ordered) - 1)
+        low = math.floor(place)
+        edges.append(ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low]))
+
+    def bin_of(value: float) -> int:
+        return sum(value >= edge for edge in edges)
+
+    found: dict[int, list[float]] = {}
+    for ratio_, reference in population:
+        found.setdefault(bin_of(reference), []).append(ratio_)
+    overall = mean([ratio_ for ratio_, _ in population])
+    usual = {number: mean(values) for number, values in found.items()}
+    return mean([r - usual.get(bin_of(p), overall) for r, p in zip(ratios, references, strict=True)])
+
+
+def icp(record: RecordSignals, probes: int) -> float | None:
+    alone = text_of(record, Role.TARGET)
+    after = [logprobs(tokens) for tokens in record.probed.get(Role.TARGET, ())]
+    if not alone or not after or not all(after):
+        return None
+    best = max(after[:probes], key=mean)
+    return mean(alone[-len(best) :]) - mean(best) if len(best) <= len(alone) else None
+
+
+def grad_norm(record: RecordSignals) -> float | None:
+    norm = record.gradients.get(Role.TARGET)
+    return -math.log(norm) if norm and text_of(record, Role.TARGET) else None

@@ -23,6 +23,10 @@ from spvmia_plugin.attacks.calibrated import (
     SpvWbc,
     Wbc,
 )
+from spvmia_plugin.attacks.informia import InfoRmia
+from spvmia_plugin.attacks.learned import Learned
+from spvmia_plugin.attacks.lira_offline import LiraOffline
+from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
@@ -38,7 +42,7 @@ class Target:
 
     Attributes:
         attack: with its hyper-parameters; its `repr` is the test id.
-        naive: the formula in plain Python, None for the blind one (it has tests of its own).
+        naive: the formula in plain Python, None for those that score all records at once (in tests of their own).
         shifted: the score after c was added to every l_t and mu_t, from (score, c, record); None: not implied.
         scaled: the score after every l_t, mu_t and sigma_t was multiplied by k, from (score, k); None: not implied.
     """
@@ -72,6 +76,9 @@ TARGETS = [
     Target(MinK(share=0.55), lambda r: naive.min_k(r, 0.55), plus, times),
     Target(MinKPlusPlus(), lambda r: naive.min_k_pp(r, 0.2), same, same),
     Target(MinKPlusPlus(share=1), lambda r: naive.min_k_pp(r, 1.0), same, same),
+    Target(Icp(), lambda r: naive.icp(r, 1), same, times),
+    Target(Icp(probes=3), lambda r: naive.icp(r, 3), same, times),
+    Target(GradNorm(), naive.grad_norm, same, same),
     Target(Neighbour(), naive.neighbour, same, times),
     Target(DetectGPT(), naive.detectgpt, same, same),
     Target(LiraBase(), lambda r: naive.lira(r, Role.BASE), same, times),
@@ -89,8 +96,11 @@ TARGETS = [
     Target(CandidateEz(), lambda r: naive.ez(r, Role.CANDIDATE), same, same),
     Target(CandidateWbc(windows=(2, 9)), lambda r: naive.wbc(r, Role.CANDIDATE, (2, 9)), same, same),
     Target(BothWbc(windows=(1, 4)), lambda r: naive.both_wbc(r, (1, 4)), same, same),
+    Target(LiraOffline(), None, same, same),  # its twin needs all records: test_over_references.py
+    Target(InfoRmia(), naive.info_rmia, same),
     Target(Spv(), lambda r: naive.spv(r, "paper"), lambda s, c, _: s * math.exp(c)),
     Target(Spv(variant="released"), lambda r: naive.spv(r, "released"), lambda s, c, _: s * math.exp(c)),
+    Target(Learned(), None),
 ]
 
 WORDS = "the of bank Oil rally over Shares said in new to Reuters on a profit fall Game win team for"
@@ -109,7 +119,7 @@ def tokens(rng: np.random.Generator, length: int, dtype: type = np.float32) -> T
 
 def make_population(rng: np.random.Generator, size: int = 12) -> dict[Role, list[TokenSignals]]:
     lengths = rng.integers(0, 40, size)
-    return {role: [tokens(rng, length) for length in lengths] for role in (Role.TARGET, Role.BASE)}
+    return {role: [tokens(rng, length) for length in lengths] for role in (Role.TARGET, Role.BASE, Role.REFERENCE)}
 
 
 def make_record(
@@ -120,7 +130,7 @@ def make_record(
 ) -> RecordSignals:
     """A record with every signal there is, four paraphrases, and 14 to 40 words."""
     length = int(rng.integers(1, 70)) if length is None else length
-    views = {(role, View.TEXT): tokens(rng, length, dtype) for role in Role}
+    views = {(role, View.TEXT): tokens(rng, length, dtype) for role in Role if role.nth == 1}
     views[Role.TARGET, View.LOWERCASE] = tokens(rng, length + 2, dtype)
     views[Role.TARGET, View.PREFIXED] = tokens(rng, length, dtype)
     lengths = rng.integers(2, 50, 4)
@@ -129,6 +139,8 @@ def make_record(
         tokens=views,
         neighbours={role: [tokens(rng, n, dtype) for n in lengths] for role in (Role.TARGET, Role.REFERENCE)},
         population=population,
+        probed={Role.TARGET: [tokens(rng, max(length - skipped, 0), dtype) for skipped in (0, 0, 1, 0)]},
+        gradients={Role.TARGET: float(rng.exponential())},
     )
 
 
@@ -153,4 +165,5 @@ def transform(record: RecordSignals, change: Callable[[TokenSignals], TokenSigna
         tokens={key: change(value) for key, value in record.tokens.items()},
         neighbours={role: [change(value) for value in values] for role, values in record.neighbours.items()},
         population={role: [change(value) for value in values] for role, values in record.population.items()},
+        probed={role: [change(value) for value in values] for role, values in record.probed.items()},
     )

@@ -15,6 +15,10 @@ from tests.attacks.targets import TARGETS, Target, make_population, make_record,
 TWINS = [target for target in TARGETS if target.naive is not None]
 
 
+def under(population: dict[Role, list[TokenSignals]], other: list[TokenSignals]) -> dict[Role, list[TokenSignals]]:
+    return {**population, Role.BASE: other, Role.REFERENCE: other}
+
+
 def broken_records() -> list[RecordSignals]:
     """Records that lack something, one thing each."""
     rng = np.random.default_rng(5)
@@ -29,6 +33,11 @@ def broken_records() -> list[RecordSignals]:
         replace(whole, text="only three words"),
         replace(whole, neighbours={}),
         replace(whole, population={}),
+        replace(whole, probed={}),
+        replace(whole, probed={Role.TARGET: [tokens(rng, 0)]}),
+        replace(whole, probed={Role.TARGET: [shorter]}),
+        replace(whole, gradients={}),
+        replace(whole, gradients={Role.TARGET: 0.0}),
         replace(whole, neighbours={role: values[:1] for role, values in whole.neighbours.items()}),
         replace(whole, neighbours={role: [values[0]] * 3 for role, values in whole.neighbours.items()}),
         replace(whole, neighbours={**whole.neighbours, Role.REFERENCE: whole.neighbours[Role.REFERENCE][:3]}),
@@ -36,12 +45,12 @@ def broken_records() -> list[RecordSignals]:
             whole, neighbours={**whole.neighbours, Role.REFERENCE: [*whole.neighbours[Role.REFERENCE][:3], shorter]}
         ),
         replace(whole, neighbours={role: [*values[:3], tokens(rng, 0)] for role, values in whole.neighbours.items()}),
-        replace(whole, population={Role.TARGET: [tokens(rng, 0)], Role.BASE: [tokens(rng, 0)]}),
-        replace(whole, population={Role.TARGET: [tokens(rng, 3)], Role.BASE: [tokens(rng, 4)]}),
-        replace(whole, population={Role.TARGET: ring, Role.BASE: ring[1:]}),
+        replace(whole, population=under({Role.TARGET: [tokens(rng, 0)]}, [tokens(rng, 0)])),
+        replace(whole, population=under({Role.TARGET: [tokens(rng, 3)]}, [tokens(rng, 4)])),
+        replace(whole, population=under({Role.TARGET: ring}, ring[1:])),
     ]
     records += [replace(whole, tokens={k: v for k, v in whole.tokens.items() if k != key}) for key in whole.tokens]
-    records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role]
+    records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role if role.nth == 1]
     for changed in (
         TokenSignals(target.logprob, target.top1),
         TokenSignals(target.logprob, target.top1, target.mean, np.zeros_like(target.logprob)),
@@ -86,6 +95,8 @@ def test_needs_are_what_is_used(target: Target) -> None:
             tokens={key: value for key, value in record.tokens.items() if key in kept},
             neighbours={role: value for role, value in record.neighbours.items() if (role, View.NEIGHBOURS) in kept},
             population={role: value for role, value in record.population.items() if (role, View.POPULATION) in kept},
+            probed={role: value for role, value in record.probed.items() if (role, View.PROBED) in kept},
+            gradients={role: value for role, value in record.gradients.items() if (role, View.GRADIENT) in kept},
         )
 
     declared = {(need.role, need.view) for need in needs}

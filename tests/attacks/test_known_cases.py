@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.base import SCORED_TOGETHER, Attack
 from spvmia_plugin.attacks.calibrated import (
     BothWbc,
     CandidateEz,
@@ -22,6 +23,9 @@ from spvmia_plugin.attacks.calibrated import (
     SpvWbc,
     Wbc,
 )
+from spvmia_plugin.attacks.informia import InfoRmia
+from spvmia_plugin.attacks.lira_offline import LiraOffline
+from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
@@ -51,6 +55,13 @@ def record(target: TokenSignals, text: str = "a text", **others: TokenSignals) -
     return RecordSignals(text, tokens)
 
 
+ONE_TEXT = {Role.TARGET: [signals([-1.5])], Role.REFERENCE: [signals([-2.0])]}
+
+
+def probed(target: TokenSignals, *after: TokenSignals) -> RecordSignals:
+    return RecordSignals("a text", {(Role.TARGET, View.TEXT): target}, probed={Role.TARGET: after})
+
+
 UNIFORM = signals([-math.log(100)] * 10)
 PLAIN = signals([-1.0, -2.0, -3.0, -6.0])
 FLAT = signals([-2.0, -2.0, -2.0, -2.0])
@@ -73,6 +84,8 @@ ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
         (MinKPlusPlus(share=0.5), record(signals([-1, -5, -9], mean=[-2, -2, -1], std=[0.5, 1, 0])), -3.0),
         (LiraBase(), record(PLAIN, base=FLAT, candidate=PLAIN), -1.0),
         (LiraCandidate(), record(PLAIN, base=FLAT, candidate=PLAIN), 0.0),
+        # log ratios 1, 0, -1, -4, and 0.5 for the population's only token
+        (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
         (Ratio(), record(PLAIN, base=FLAT), 2 / 3),
         (Recall(), record(PLAIN, prefixed=FLAT), 2 / 3),
         # differences to FLAT: 1, 0, -1, -4
@@ -143,6 +156,32 @@ def test_detectgpt_says_why_not() -> None:
     assert DetectGPT().score(ring(FLAT, *[third] * 7)) == Unscored("all paraphrases are equally likely")
 
 
+def test_icp_by_hand() -> None:
+    """PLAIN has L = -3; after the second probe it is -1.5, after the third -0.5."""
+    case = probed(PLAIN, signals([-2.0] * 4), signals([-1.5] * 4), signals([-0.5] * 4))
+    assert Icp().score(case) == pytest.approx(-1.0)
+    assert Icp(probes=2).score(case) == pytest.approx(-1.5)
+    assert Icp(probes=9).score(case) == pytest.approx(-2.5)
+
+
+def test_icp_compares_the_same_tokens() -> None:
+    """One that is scored alone and not after a probe, a BOS, is left out on both sides."""
+    assert Icp().score(probed(PLAIN, signals([-1.0] * 3))) == pytest.approx((-2 - 3 - 6) / 3 + 1)
+    assert Icp().score(probed(PLAIN, signals([-1.0] * 5))) == Unscored("the two models tokenise the text differently")
+
+
+def test_a_member_is_one_that_needs_no_help() -> None:
+    learnt, new = signals([-0.3] * 4), signals([-3.0] * 4)
+    helped = signals([-0.2] * 4)
+    known, unknown = Icp().score(probed(learnt, helped)), Icp().score(probed(new, helped))
+    assert isinstance(known, float)
+    assert isinstance(unknown, float)
+    assert known > unknown
+    flat, steep = (replace(record(PLAIN), gradients={Role.TARGET: norm}) for norm in (0.1, 10.0))
+    assert GradNorm().score(flat) == pytest.approx(math.log(10))
+    assert GradNorm().score(steep) == pytest.approx(-math.log(10))
+
+
 def test_rmia_by_hand() -> None:
     def case(target: float, population: list[float]) -> RecordSignals:
         role = {
@@ -205,6 +244,8 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (LiraCandidate(), record(PLAIN), "no text signals of the candidate model"),
         (BothWbc(), record(PLAIN, reference=FLAT), "no text signals of the candidate model"),
         (BothWbc(), record(PLAIN, candidate=FLAT), "no text signals of the reference model"),
+        (LiraOffline(), record(PLAIN, reference=FLAT), SCORED_TOGETHER),  # test_over_references.py has cases of several
+        (InfoRmia(), replace(record(PLAIN), population=ONE_TEXT), "no text signals of the reference model"),
         (LiraBase(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Ez(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Wbc(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
@@ -218,6 +259,12 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (Neighbour(), ring(PLAIN, FLAT, signals([])), "a paraphrase has no scored tokens"),
         (Recall(), record(PLAIN), "no prefixed signals of the target model"),
         (Lowercase(), record(PLAIN), "no lowercase signals of the target model"),
+        (Icp(), record(PLAIN), "no probed signals of the target model"),
+        (Icp(), probed(PLAIN, signals([])), "no scored tokens"),
+        (GradNorm(), record(PLAIN), "no gradient signals of the target model"),
+        (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: 0.0}), "score is not finite"),
+        (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: math.nan}), "score is not finite"),
+        (GradNorm(), replace(record(PLAIN), missing={(Role.TARGET, View.GRADIENT): "too long"}), "too long"),
     ],
 )
 def test_reasons(attack: Attack, case: RecordSignals, reason: str) -> None:

@@ -10,6 +10,7 @@ from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.attacks.calibrated import SpvWbc, Wbc
+from spvmia_plugin.attacks.optimum import Icp
 from spvmia_plugin.attacks.paraphrased import Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import MinK, MinKPlusPlus
@@ -22,6 +23,7 @@ def test_options_and_defaults() -> None:
     assert {name: options for name, options in known.items() if options} == {
         "min_k": {"mia_min_k": 0.2},
         "min_k_pp": {"mia_min_k_pp": 0.2},
+        "icp": {"mia_icp_probes": 1},
         "wbc": {"mia_wbc_windows": windows},
         "spv_wbc": {"mia_wbc_windows": windows},
         "recall": {"mia_recall_shots": 7},
@@ -29,6 +31,7 @@ def test_options_and_defaults() -> None:
         "spv": {"mia_spv_variant": "paper"},
         "candidate_wbc": {"mia_wbc_windows": windows},
         "both_wbc": {"mia_wbc_windows": windows},
+        "learned": {"mia_shadow": None},
     }
 
 
@@ -40,6 +43,7 @@ def test_options_and_defaults() -> None:
         (Wbc, "windows", [(), [0], [2, -1], [2.5], [True], "23", 4, None]),
         (SpvWbc, "windows", [()]),
         (Recall, "shots", [0, -1, 1.5, True, "7"]),
+        (Icp, "probes", [0, -1, 1.5, True, "1", None]),
         (Rmia, "a", [-0.1, 1.1, math.nan, "0.3", True]),
         (Spv, "variant", ["Paper", "", None]),
     ],

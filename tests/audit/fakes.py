@@ -20,10 +20,12 @@ class FakeBackend(Backend):
 
     def __init__(self, *, max_length=1000, features=None, boosted=()):
         self.max_length = max_length
-        self.features = features or BackendFeatures()
+        self.features = features or BackendFeatures(gradients=True)
         self.boosted = set(boosted)
         self.scored = Counter()
+        self.differentiated = Counter()
         self.trained = []
+        self.seeds = []
         self.loaded = {}
         self.closed = False
         self._cost = {}
@@ -35,7 +37,7 @@ class FakeBackend(Backend):
         return "".join(map(chr, ids))
 
     def identity(self, role):
-        if role in (Role.REFERENCE, Role.CANDIDATE):
+        if role.kind in (Role.REFERENCE, Role.CANDIDATE):
             return {"role": role.value, "loaded": self.loaded[role]}
         return {"role": role.value}
 
@@ -66,6 +68,19 @@ class FakeBackend(Backend):
         moment = rng.random(n).astype(np.float32) + 0.5 if moments else None
         return TokenSignals(logprob, rng.random(n) < 0.3, None if moment is None else -moment, moment)
 
+    def gradient_norms(self, role, inputs, counted, *, on_done=None, done=()):
+        out = []
+        for i, (item, mask) in enumerate(zip(inputs, counted, strict=True)):
+            if i in done:
+                out.append(None)
+                continue
+            told = None if mask is None else tuple(mask.tolist())
+            self.differentiated[role, item, told] += 1
+            out.append(float(np.random.default_rng(stable_seed(role.value, repr(item), repr(told))).exponential()))
+            if on_done:
+                on_done({i: out[-1]})
+        return out
+
     def sample_replacements(self, role, sequences, positions, seeds):
         return [[np.full(len(p), ord("x")) for p in draws] for draws in positions]
 
@@ -75,8 +90,9 @@ class FakeBackend(Backend):
             on_done(dict(enumerate(texts)))
         return texts
 
-    def train_reference(self, texts, output_dir):
+    def train_reference(self, texts, output_dir, *, seed=None):
         self.trained.append(list(texts))
+        self.seeds.append(seed)
         (output_dir / "adapter.json").write_text("{}")
         return {"loss": 1.0}
 

@@ -31,7 +31,7 @@ OTHER = {
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
-    "allow_degenerate": True,
+    "allow_degenerate": True, "references": 3,
     "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
 }  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
         keys = {name: key_of(kind, AuditConfig(**{name: OTHER[name]}), store, registry) for name in FIELDS}
         usual = key_of(kind, AuditConfig(), store, registry)
     unchanged = {name for name in FIELDS if keys[name] == usual}
-    assert unchanged == {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate"}
+    assert unchanged == {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
 
 
 def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:

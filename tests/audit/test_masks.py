@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.attacks.learned import Learned
+from spvmia_plugin.attacks.reference_free import Loss
 from spvmia_plugin.audit.masks import MaskCheck, Scored, other_than
 from spvmia_plugin.audit.outcome import RecordResult, Results
 from spvmia_plugin.audit.sequences import Counted, Inputs, as_perturbed, counted, edited
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput, TextEdits
 from spvmia_plugin.records import Conversation, Record, Rendered
-from spvmia_plugin.signals import TokenSignals
+from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 from tests.audit.fakes import FakeBackend
 from tests.chat import FakeRenderer, chat_data
 
@@ -193,3 +196,13 @@ def test_the_scored_words_end_where_the_conversation_is_cut(cut, loss_on, other,
     renderer.loss_on, renderer.max_tokens = loss_on, cut
     data = chat_data([chat, chat], [chat], renderer)
     assert Inputs(FakeBackend(), data).scored_text(data.records[0], other=other) == text
+
+
+def test_attacks_on_all_records_at_once_are_left_out_of_the_other_mask():
+    values = signals([-1, -2, -3])
+    seen = {f"r:{i}": RecordSignals("a", {(Role.TARGET, View.TEXT): values}) for i in range(4)}
+    scored = Scored("messages", "completion")
+    scored.score({"learned": Learned(), "blind": BagOfWords(), "loss": Loss()}, seen)
+    told = scored.to_json(records(4))["other"]
+    assert set(told["auroc"]) == {"loss"}
+    assert told["left_out"] == {"learned": "scored with all records of an audit together, not one by one"}

@@ -81,12 +81,16 @@ RESULTS = [
     RecordResult(-0.0, None, 0, 1e-300, -1.5e22),
     RecordResult(1 / 3, 'no "paraphrase", \u00fc\ud800\n', 7, -2.0, None),
     RecordResult(np.float64(0.1), "x", 3, None, 5),
+    RecordResult(0.5, None, 3, -1.0, -2.0, 1e-7),
 ]
 
 
 @pytest.mark.parametrize("result", RESULTS)
 def test_a_result_is_written_as_json_writes_it(result):
-    assert result.to_json() == json.dumps(dataclasses.asdict(result))
+    told = dataclasses.asdict(result)
+    if result.p_value is None:  # attacks that give none write what they always did
+        del told["p_value"]
+    assert result.to_json() == json.dumps(told)
     assert RecordResult.from_json(result.to_json()) == result
 
 

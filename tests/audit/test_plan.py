@@ -12,7 +12,7 @@ import pytest
 
 from spvmia_plugin.audit.run import Run
 from spvmia_plugin.audit.sequences import Request
-from spvmia_plugin.audit.stored import StoredSignals
+from spvmia_plugin.audit.stored import StoredSignals, read
 from spvmia_plugin.protocols import Cost, ScoreInput
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
@@ -157,6 +157,17 @@ def test_a_signal_with_moments_serves_those_without(tmp_path):
         assert signals.missing(Request(Role.BASE, Role.BASE, [item], moments=False)) == 3
     assert sum(backend.scored.values()) == 1
     assert backend.cost(Role.BASE) == Cost()
+
+
+def test_a_context_is_counted_where_one_sequence_alone_has_it():
+    items = [ScoreInput((1, 2, 3), (7, 8)), ScoreInput((1, 2), (9,)), ScoreInput((1,), (9,)), ScoreInput((4, 5))]
+    assert read(items) == [5, 2, 1, 2]
+
+
+def test_probes_are_planned_with_what_stands_before_them(tmp_path, capsys):
+    stages, _, backend = table(tmp_path, capsys, ["icp"])
+    sequences = [item for _, item, _ in backend.scored]
+    assert stages["scoring: target"][:2] == (24, sum(len(s.token_ids) + len(s.context_ids) for s in sequences))
 
 
 class Terminal(io.StringIO):

@@ -85,9 +85,9 @@ def test_only_the_views_that_are_asked_for_are_tokenised_and_each_once(tmp_path,
 class Charging(FakeBackend):
     """Says what training took, of the reference: a backend is not told whose model it trains."""
 
-    def train_reference(self, texts, output_dir):
+    def train_reference(self, texts, output_dir, *, seed=None):
         self._cost.setdefault(Role.REFERENCE, Cost()).training_tokens += sum(map(len, texts))
-        return super().train_reference(texts, output_dir)
+        return super().train_reference(texts, output_dir, seed=seed)
 
 
 def test_each_training_is_charged_to_its_own_stage(tmp_path):
@@ -106,6 +106,8 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
     [
         ("loss", {}, None, ()),
         ("bag_of_words", {}, None, ("labels",)),
+        ("icp", {}, None, ()),
+        ("grad_norm", {}, None, ("weights",)),
         ("lira_base", {}, None, ("base",)),
         ("rmia", {}, None, ("base", "held_out")),
         ("recall", {}, None, ("held_out",)),
@@ -116,6 +118,7 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
         ("spv", {"reference": "/theirs"}, None, ("reference",)),
         ("lira_candidate", {}, None, ("base", "held_out")),
         ("both_wbc", {"reference": "/theirs"}, None, ("base", "reference", "held_out")),
+        ("learned", {}, "prefix", ("base", "prompts", "held_out")),
     ],
 )
 def test_what_an_attacker_is_given(name, options, way, expected):

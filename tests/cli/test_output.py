@@ -108,6 +108,24 @@ def test_prepare_says_it_in_words_or_as_json(prepared: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        ([True, True], "2 references ready: all trained now, on 40 self-prompts; lm_eval finds them"),
+        ([False, False], "2 references ready: all found in the store, trained before, on 40 "),
+        ([False, True], "2 references ready: 1 trained now, 1 found in the store, on 40 "),
+    ],
+)
+def test_prepare_says_it_of_several_references(monkeypatch: pytest.MonkeyPatch, trained: list[bool], said: str) -> None:
+    made = [{"trained": each, "self_prompts": 40} for each in trained]
+    details = {"reference": made[0], "reference_2": made[1], "self_prompts": {"texts": 40}}
+    outcome = SimpleNamespace(details=details, cost_json=dict)
+    monkeypatch.setattr("spvmia_plugin.harness.task.prepare", lambda *_, **__: outcome)
+    assert invoke("prepare", "--model_args", "pretrained=x").stdout.startswith(said)
+    result = invoke("prepare", "--model_args", "pretrained=x", "--json", "--quiet")
+    assert json.loads(result.stdout) == {"reference": made[0], "references": made, "cost": {}}
+
+
+@pytest.mark.parametrize(
     ("text", "options"),
     [('{"mia_seed": 1}', {"mia_seed": 1}), ("mia_preset=quick,mia_seed=1", "mia_preset=quick,mia_seed=1")],
 )

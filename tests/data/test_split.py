@@ -73,17 +73,17 @@ def test_the_papers_split_with_a_held_out_split() -> None:
 
 def test_a_quarter_of_the_nonmembers_becomes_the_prompts_where_none_are_given() -> None:
     members, nonmembers = documents(tiny_texts(60), "m"), documents(tiny_texts(80, seed=1), "n")
-    parts = split_declared(members, nonmembers, None, WHOLE, 1000, seed=3)
+    parts = split_declared(members, nonmembers, None, WHOLE, 1000, 10, seed=3)
     assert (len(parts.members), len(parts.nonmembers), len(parts.prompts)) == (60, 60, 20)
     assert {p.text for p in parts.prompts}.isdisjoint(b.text for b in parts.nonmembers)
-    other = split_declared(members, nonmembers, None, WHOLE, 1000, seed=4)
+    other = split_declared(members, nonmembers, None, WHOLE, 1000, 10, seed=4)
     assert {p.text for p in other.prompts} != {p.text for p in parts.prompts}
 
 
 def test_given_prompts_leave_the_nonmembers_alone_and_are_no_longer_than_a_record() -> None:
     members, nonmembers = documents(tiny_texts(60), "m"), documents(tiny_texts(80, seed=1), "n")
     prompts = documents(tiny_texts(7, seed=2), "p")
-    parts = split_declared(members, nonmembers, prompts, BLOCKS, 1000, seed=3)
+    parts = split_declared(members, nonmembers, prompts, BLOCKS, 1000, 10, seed=3)
     assert [p.id for p in parts.prompts] == [p.id for p in prompts]
     assert {len(word_tokenize(p.text)[0]) for p in parts.prompts} == {16}
     assert rows(parts.nonmembers) <= set(range(1, 81))
@@ -91,7 +91,7 @@ def test_given_prompts_leave_the_nonmembers_alone_and_are_no_longer_than_a_recor
 
 def test_max_samples_cuts_both_classes() -> None:
     members, nonmembers = documents(tiny_texts(60), "m"), documents(tiny_texts(80, seed=1), "n")
-    parts = split_declared(members, nonmembers, None, BLOCKS, 25, seed=3)
+    parts = split_declared(members, nonmembers, None, BLOCKS, 25, 10, seed=3)
     assert len(parts.members) == len(parts.nonmembers) == 25
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from lm_eval.api.model import LM
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.protocols import Backend, Cost
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost
 from spvmia_plugin.signals import Role, TokenSignals
 
 CAPITAL = 10_000
 """Token of a word with a capital letter, less that of the word without."""
+MASK = 998
+"""Token of what stands for a masked word; those of the texts are lower."""
 TABLE = -(np.arange(1, 65_537) * 2_654_435_761 % 65_536 / 8192).astype(np.float32)
 """Log-probabilities between 0 and -8, all exact in float32."""
 
@@ -37,7 +39,7 @@ class Memory(LM):
 
 
 def encode(text: str) -> tuple[int, ...]:
-    return tuple(int(word[1:]) + CAPITAL * (word[0] == "W") for word in text.split())
+    return tuple(int(word[1:]) + CAPITAL * (word[0] == "W") if word != "word" else MASK for word in text.split())
 
 
 class Arithmetic(Backend):
@@ -46,6 +48,7 @@ class Arithmetic(Backend):
     name = "arithmetic"
     device = "cpu"
     max_length = 64
+    features = BackendFeatures(gradients=True)
 
     def __init__(self, lm: Memory, config: Any, base_model: str | None = None) -> None:
         self.lm = lm
@@ -90,6 +93,16 @@ class Arithmetic(Backend):
         if not moments:
             return TokenSignals(logprob, logprob > -0.5, None, None)
         return TokenSignals(logprob, logprob > -0.5, logprob - np.float32(0.5), np.abs(logprob) + np.float32(0.25))
+
+    def gradient_norms(self, role, inputs, counted, *, on_done=None, done=()):
+        found = [None if i in done else self.norm(role, item) for i, item in enumerate(inputs)]
+        if on_done:
+            on_done({i: norm for i, norm in enumerate(found) if norm})
+        return found
+
+    def norm(self, role, item):
+        """As if a token's gradient had the size of what it is short of certainty, exact in float64."""
+        return float(0.125 - self.signals(role, item, False).logprob.astype(np.float64).mean())
 
     def sample_replacements(self, role, sequences, positions, seeds):
         return [

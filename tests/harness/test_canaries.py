@@ -138,7 +138,7 @@ def test_a_yaml_of_ones_own_names_an_attack_and_the_option_wins(target, base, op
     ],
 )
 def test_an_attack_that_cannot_guess_is_refused_with_the_list(audit, target, name, why):
-    with pytest.raises(SpvmiaError, match="mia_canary_attack: expected one of detectgpt, .*zlib, " + why):
+    with pytest.raises(SpvmiaError, match="mia_canary_attack: expected one of both_wbc, .*detectgpt, .*zlib, " + why):
         audit(target, target, mia_canary_attack=name)
 
 

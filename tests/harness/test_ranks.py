@@ -135,8 +135,26 @@ def test_both_processes_train_the_reference_where_asked(evaluate, base, adapter,
         assert_same(alone, rank_0, 1e-5)
 
 
-def audit_of(result):
-    return result["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]
+@pytest.mark.slow
+def test_an_attack_on_all_records_at_once_sees_those_of_both_processes(evaluate, base, adapter, options, tmp_path):
+    """Of the signals that two processes stored, one makes the same scores, to the bit."""
+    model = {"pretrained": str(base), "peft": str(adapter), "dtype": "float32", "device": "cpu", "batch_size": 8}
+    given = {**options, "mia_max_samples": 21, "mia_cache_dir": str(tmp_path / "store")}
+    metadata = {**given, "pretrained": str(base), "peft": str(adapter)}
+    audits = [{"tasks": ["learned_mia_custom"], "metadata": metadata, "output": str(tmp_path / "two")}]
+    status, said = launch({"model": model, "audits": audits}, tmp_path)
+    assert status == [0, 0], said
+    together = json.loads((tmp_path / "two.0.json").read_text())
+    alone = evaluate(["learned_mia_custom"], given)
+    assert_same(alone, together, 0)
+    assert all(row["score"] is not None for row in scores(alone, "learned_mia_custom").values())
+    one, two = (audit_of(result, "learned_mia_custom") for result in (alone, together))
+    assert one["learned"] == two["learned"]
+    assert one["learned"]["variant"] == "both"
+
+
+def audit_of(result, task="spv_mia_custom"):
+    return result["configs"][task]["metadata"]["mia_audit"]
 
 
 @pytest.mark.slow

@@ -55,9 +55,21 @@ def test_is_json_ready():
     }
 
 
+def test_p_values_stand_beside_the_scores_of_attacks_that_give_them():
+    p_values = {"a": [0.1, 0.2, math.nan, 0.4, 0.01]}
+    found = exposure(IDS, LABELS, {"a": np.arange(5), "b": np.arange(5)}, p_values)
+    told = {member.id: member.attacks["a"].p_value for member in found}
+    assert told == {"f:1": 0.1, "f:3": None, "f:5": 0.01}
+    assert all(member.attacks["b"].p_value is None for member in found)
+    assert found[0].to_json()["attacks"]["a"] == {"score": 4.0, "rank": 1, "nonmember_share": 0.0, "p_value": 0.01}
+    assert found[:2][1].attacks["a"].p_value == told[found[1].id]
+
+
 def test_lengths_have_to_match():
     with pytest.raises(SpvmiaError, match="scores of a"):
         exposure(IDS, LABELS, {"a": [1.0]})
+    with pytest.raises(SpvmiaError, match="scores of a"):
+        exposure(IDS, LABELS, {"a": np.arange(5)}, {"a": [0.5]})
     with pytest.raises(SpvmiaError, match="got shapes"):
         exposure(IDS, [True], {})
 

@@ -161,6 +161,25 @@ def test_a_context_is_conditioned_on_and_not_scored(backend, lm):
     assert not backend.paths
 
 
+def test_contexts_that_no_other_sequence_has_are_read_with_it_many_at_once(backend, lm):
+    own = [tuple(range(40 + k, 60 + k)) for k in range(4)]
+    items = [ScoreInput(item.token_ids, own[k]) for k, item in enumerate(inputs(backend, TEXTS[:4]))]
+    before = backend.cost(Role.TARGET)
+    for item, signals in zip(items, backend.score(Role.TARGET, items, moments=True), strict=True):
+        logprob, top1, _, std = naive(lm.model, item)
+        assert signals.logprob == pytest.approx(logprob.numpy(), abs=1e-4)
+        assert signals.top1.tolist() == top1
+        assert signals.std == pytest.approx(std.numpy(), abs=1e-4)
+    spent = backend.cost(Role.TARGET) - before
+    assert spent.forward_tokens == sum(len(item.context_ids) + len(item.token_ids) - 1 for item in items)
+    assert spent.batches < len(items)
+    shared = ScoreInput(items[1].token_ids, own[0])  # a context that two have is read once
+    before = backend.cost(Role.TARGET).forward_tokens
+    backend.score(Role.TARGET, [items[0], shared], moments=False)
+    read = len(own[0]) + len(items[0].token_ids) - 1 + len(shared.token_ids) - 1
+    assert backend.cost(Role.TARGET).forward_tokens - before == read
+
+
 def test_a_context_without_a_shared_cache(backend, monkeypatch):
     items = [ScoreInput(item.token_ids, CONTEXT) for item in inputs(backend, TEXTS[:4])]
     items += [ScoreInput(item.token_ids) for item in items]

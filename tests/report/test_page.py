@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from spvmia_plugin.checks import Finding
+from spvmia_plugin.checks import Finding, percent
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.html import embedded, render
 from spvmia_plugin.results import read_latest
@@ -205,3 +205,41 @@ def test_what_was_scored_and_what_the_self_prompts_are_like_is_told(tmp_path, un
     page = reported(tmp_path / "strange", fake_audit({"spv": 1.0}, details=strange)).page
     assert "read as context" not in page
     assert "of them differ" not in page
+
+
+def test_what_several_references_say_is_told(tmp_path, undrawn):
+    agreement = {"spv_wbc": {"share": 0.05, "single": 0.5, "halves": 0.75}}
+    strengths = {"spv_wbc": 1.5, "loss": 0.3, "lira_offline": 1.0}
+    details = {"references": {"count": 4, "agreement": agreement}}
+    found = reported(tmp_path / "four", fake_audit(strengths, details=details, unscored_every=40))
+    assert (
+        "each reference was trained 4 times, on other texts (mia_references): under Windows, SPV reference the lists "
+        "of the 5 % most exposed members have in common 50 % between two single ones and 75 % between the means of two "
+        "halves; lists in random orders have 5 %"
+    ) in found.page
+    records = found.run.audits[0].tasks[-1].records
+    others = [record.p_value for record in records if not record.is_member and record.p_value is not None]
+    share = sum(p <= 0.05 for p in others) / len(others)
+    assert f"LiRA, offline over the references gives p-values: {percent(share)} of the non-members" in found.page
+    assert '<th scope="col" class="n" data-sort="p">p-value' in found.page
+    (told,) = report_facts(found.run)["audits"]
+    attacks = {each["attack"]["name"]: each for each in told["attacks"]}
+    assert attacks["spv_wbc"]["references"] == {"count": 4, "agreement": agreement["spv_wbc"]}
+    assert attacks["lira_offline"]["references"] == {"count": 4}
+    assert attacks["lira_offline"]["nonmembers_with_p_at_most_5pct"] == share
+    exposed = {member["id"]: member["attacks"] for member in told["exposure"]}
+    for record in records:
+        if record.is_member and record.p_value is not None:
+            assert exposed[record.id]["lira_offline"]["p_value"] == record.p_value
+            assert "p_value" not in exposed[record.id]["loss"]
+    one = reported(tmp_path / "one", fake_audit({"spv_wbc": 1.5, "loss": 0.3})).page
+    assert "p-value" not in one
+    assert "(mia_references)" not in one
+
+
+@pytest.mark.parametrize(
+    "strange", [{"count": "x", "agreement": {"spv_wbc": {"share": 0.05, "single": 0.5}}}, {"count": 2, "agreement": {}}]
+)
+def test_strange_references_are_passed_over(tmp_path, undrawn, strange):
+    page = reported(tmp_path, fake_audit({"spv_wbc": 1.5}, details={"references": strange})).page
+    assert "most exposed members have in common" not in page

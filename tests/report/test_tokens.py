@@ -66,6 +66,27 @@ def fill_store(folder: Path, run, token_ids: tuple[int, ...]) -> dict[str, Token
     return made
 
 
+def test_of_several_references_their_mean_is_shown(audited):
+    """As attacks saw it; where the store lacks one of them, none."""
+    run, record, made = audited
+    models = {**run.audits[0].told["models"], "reference_2": {"weights": [{"files": {"second": "2"}}]}}
+    first = run.audits[0].tasks[0]
+    told = replace(first, mia_audit=replace(first.mia_audit, models=models))
+    audit = replace(run.audits[0], tasks=[told])
+    [without] = token_views(run, audit, [record.id])
+    assert without.reference is None
+    folder = audit.mia_audit.settings["mia_cache_dir"]
+    target, reference = made["target"], made["reference"]
+    with Store(folder) as store:
+        item = ScoreInput(tuple(tiny_tokenizer().encode(record.text)))
+        other = replace(reference, logprob=target.logprob)
+        store.signals.put({signals_key(store, models["reference_2"], 8192, item): other})
+    [view] = token_views(run, audit, [record.id])
+    assert view.reference == "reference"
+    expected = [(float(a) + float(b)) / 2 for a, b in zip(target.logprob, reference.logprob, strict=True)]
+    assert [token.reference for token in view.tokens][1:] == pytest.approx(expected, rel=1e-6)
+
+
 def test_tokens_come_from_the_store_with_their_own_text(audited):
     run, record, made = audited
     [view] = token_views(run, run.audits[0], [record.id])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from spvmia_plugin.audit.mia_audit import mia_audit
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult
@@ -224,6 +225,7 @@ def _results(
             n_tokens=int(rng.integers(8, 64)),
             target=reference + score / 10,
             reference=reference if attack in CALIBRATED else None,
+            p_value=float(ndtr(-score)) if attack == "lira_offline" and not reason else None,
         )
     return results
 

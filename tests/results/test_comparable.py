@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,21 @@ def test_templates_are_the_models_own_unless_one_was_named(tmp_path: Path) -> No
     assert digits(audit_of(tmp_path / "c", chat={}, **named)) != digits(audit_of(tmp_path / "d", chat=other, **named))
     elsewhere = {"settings": {"mia_chat_template": "/else/t.jinja"}}
     assert digits(audit_of(tmp_path / "e", chat={}, **named)) == digits(audit_of(tmp_path / "f", chat={}, **elsewhere))
+
+
+def test_frozen_weights_are_a_condition_and_those_of_a_shadow_one_recipe(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path)
+    task = audit.tasks[0]
+
+    def under(weights: dict[str, Any] | None, **parameters: Any) -> dict[str, str]:
+        attack = replace(task.mia_audit.attack, parameters={**task.mia_audit.attack.parameters, **parameters})
+        told = replace(task.mia_audit, attack=attack, learned=weights)
+        return dict(conditions(audit, [replace(task, mia_audit=told)], "models", "fingerprint"))
+
+    name = f"weights of {task.attack}"
+    assert name not in under(None)
+    assert name not in under({"of": "a plugin's"})
+    assert under({"weights": "shipped", "digest": "a"})[name] == "a"
+    one, other = (under({"weights": "shadow", "digest": d}, shadow=f"/{d}") for d in ("a", "b"))
+    assert one == other
+    assert one[name] == "a shadow's"

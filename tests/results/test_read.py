@@ -144,6 +144,22 @@ def test_a_foreign_samples_file_is_named_without_its_text(tmp_path, audit):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, "a", True, [0.5]])
+def test_a_p_value_is_a_share(tmp_path, wrong):
+    path = write_run(tmp_path, [fake_audit({"lira_offline": 1.0}, unscored_every=40)])
+    (audit,) = read_latest(tmp_path).audits
+    (given,) = audit.p_values().values()
+    assert np.isnan(given).any()
+    assert np.nanmax(given) <= 1
+    samples = next(path.parent.glob("samples_lira_offline*"))
+    first, *rest = samples.read_text().splitlines()
+    sample = json.loads(first)
+    sample["resps"][0][0] = json.dumps({**json.loads(sample["resps"][0][0]), "p_value": wrong})
+    samples.write_text("\n".join([json.dumps(sample), *rest]) + "\n")
+    with pytest.raises(SpvmiaError, match=r"line 1: expected a sample"):
+        read_latest(tmp_path)
+
+
 def _file(place: Path, content: str) -> Path:
     path = place / "results_x.json"
     path.write_text(content)

@@ -110,7 +110,7 @@
     }
 
     key(row) {
-      const { ids, texts, lowest, best, attacks } = this.data;
+      const { ids, texts, lowest, best, attacks, p } = this.data;
       const chosen = attacks[this.attack.value];
       const missing = (value) => (value === null ? NaN : value);
       return {
@@ -121,6 +121,7 @@
         best: () => (best[row] === null ? "" : attacks[best[row]].title),
         rank: () => missing(chosen.rank[row]),
         score: () => (chosen.score[row] === null ? NaN : -Number(chosen.score[row])), // the highest first
+        p: () => (p.values[row] === null ? NaN : Number(p.values[row])),
       }[this.sort.column]();
     }
 
@@ -156,7 +157,7 @@
     }
 
     draw(row) {
-      const { ids, texts, lowest, best, attacks } = this.data;
+      const { ids, texts, lowest, best, attacks, p } = this.data;
       const chosen = attacks[this.attack.value];
       const open = this.opened.has(row);
       const name = element("bdi", {}, ids[row]);
@@ -168,6 +169,7 @@
         element("td", {}, best[row] === null ? "–" : attacks[best[row]].title),
         element("td", { class: "n" }, chosen.rank[row] === null ? "–" : `${chosen.rank[row]} of ${chosen.scored}`),
         element("td", { class: "n" }, chosen.score[row] === null ? "–" : chosen.score[row]),
+        ...(p ? [element("td", { class: "n" }, p.values[row] ?? "–")] : []),
       );
       const drawn = [element("tr", {}, ...cells)];
       if (open) drawn.push(this.details(row, cells.length));
@@ -203,12 +205,12 @@
     }
 
     save() {
-      const { ids, texts, lowest, best, attacks } = this.data;
-      const head = ["record", ...(texts ? ["text"] : []), "others_as_high", "others", "under_attack",
+      const { ids, texts, lowest, best, attacks, p } = this.data;
+      const head = ["record", ...(texts ? ["text"] : []), "others_as_high", "others", "under_attack", ...(p ? ["p_value"] : []),
         ...attacks.flatMap((attack) => [`${attack.name}_score`, `${attack.name}_rank`])];
       const lines = this.rows.map((row) => [
         ids[row], ...(texts ? [texts[row]] : []), lowest[row], best[row] === null ? null : attacks[best[row]].others,
-        best[row] === null ? null : attacks[best[row]].name,
+        best[row] === null ? null : attacks[best[row]].name, ...(p ? [p.values[row]] : []),
         ...attacks.flatMap((attack) => [attack.score[row] === null ? null : Number(attack.score[row]), attack.rank[row]]),
       ]);
       const text = [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n");

@@ -1,0 +1,220 @@
+"""What is to be made: shadows by the target's recipe, on documents of their own, audited as the target will be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
+from spvmia_plugin.audit.shadowed import audit_settings
+from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
+from spvmia_plugin.data.conversations import load
+from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
+from spvmia_plugin.data.manifest import Manifest, rebuild
+from spvmia_plugin.data.sources import Loaded, source_name
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.plugins import Registry
+from spvmia_plugin.training.finetune import Say, read_pool
+from spvmia_plugin.training.shadow import (
+    CLASSES,
+    LEAST,
+    Share,
+    Untouched,
+    recipe,
+    shadow_config,
+    share_out,
+    untouched,
+)
+from spvmia_plugin.util.files import user_cache
+
+MOST_SHADOWS = 64
+_OF_THE_DATA = (
+    *("members", "nonmembers", "prompts", "manifest", "split", "block_size", "text_column", "format"),
+    *("loss_on", "chat_template", "record_tokens", "base_model", "shadow"),
+)
+"""Options of an audit that a shadow has from its own manifest."""
+
+
+@dataclass(frozen=True)
+class ShadowConfig:
+    """The options of `spvmia shadow`.
+
+    Attributes:
+        target: folder of the fine-tuned target, with its manifest.
+        output: folder for the shadows and the weights.
+        data: where their documents are, as for `spvmia finetune`; None for the target's own source.
+        shadows: how many.
+        metadata: `mia_*` options that the target will be audited with.
+        device: as in lm_eval's `--device`.
+        trust_remote_code: run the code that the base brings.
+
+    Raises:
+        SpvmiaError: an option out of range, or one of the audit that a shadow has from its own manifest.
+    """
+
+    target: Path
+    output: Path
+    data: str | None = None
+    shadows: int = 1
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cuda:0"
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shadows <= MOST_SHADOWS:
+            raise SpvmiaError(
+                f"--shadows: expected a whole number >= 1 and <= {MOST_SHADOWS}, got {self.shadows}; correct it"
+            )
+        for name in _OF_THE_DATA:
+            if PREFIX + name in self.metadata:
+                raise SpvmiaError(
+                    f"--metadata: expected options of the audit that shadow and target share, got {PREFIX}{name}: "
+                    "a shadow has that from --data and from the target's recipe; leave it out"
+                )
+
+
+@dataclass(frozen=True)
+class ShadowPlan:
+    """What is to be made.
+
+    Attributes:
+        manifest: of the target.
+        data: where the documents are.
+        settings: of the audits.
+        found: the documents there are, beside the target's.
+        shares: what each shadow is made of.
+    """
+
+    manifest: Manifest
+    data: str
+    settings: AuditConfig
+    found: Untouched
+    shares: Sequence[Share]
+
+    @classmethod
+    def of(
+        cls,
+        config: ShadowConfig,
+        manifest: Manifest,
+        registry: Registry,
+        template: Path | None,
+        say: Say,
+        keep: list[Loaded],
+    ) -> ShadowPlan:
+        """Read the data and deal the documents out. No weights are read.
+
+        Args:
+            config: what was asked for.
+            manifest: of the target.
+            registry: named data sets, and the attacks' options.
+            template: a file with the manifest's chat template, where it has one.
+            say: called with what conversations were taken for.
+            keep: gets what is read as soon as it is.
+
+        Raises:
+            SpvmiaError: an unknown option; the target's data or its base are not there; too few documents are.
+        """
+        recipe(manifest)
+        settings = AuditConfig.from_metadata(config.metadata, registry.attack_options)
+        for name in ("members", "nonmembers"):
+            if len(manifest.records[name]) < LEAST:
+                raise SpvmiaError(
+                    f"--target: {manifest.path}: expected at least {LEAST} {name}, got {len(manifest.records[name])}: "
+                    "a shadow is as large as its target, and fewer records say too little; fine-tune the target on more"
+                )
+        _, documents = rebuild(manifest, registry.datasets, settings.dataset_path)
+        used = [document for of_class in documents.values() for document in of_class]
+        if settings.candidate not in (None, NO_CANDIDATE):
+            used += load(str(settings.candidate), settings, "mia_candidate").documents
+        data = config.data or settings.dataset_path or manifest.data.spec
+        sizes = {name: len(manifest.records[name]) for name in CLASSES}
+        everything = Share(manifest.data.seed, frozenset(), sizes)
+        pool = read_pool(
+            shadow_config(manifest, data, everything, config.output, template, config.trust_remote_code),
+            say,
+            registry.datasets,
+            keep,
+        )
+        named = registry.datasets.get(manifest.data.spec)
+        stands_in = named is not None and data == settings.dataset_path
+        found = untouched(pool.loaded.documents, used, clean=named.clean if named and stands_in else str)
+        return cls(manifest, data, settings, found, share_out(pool, found, sizes, config.shadows, manifest.data.seed))
+
+    def identity(self) -> dict[str, Any]:
+        """All that makes the shadows what they are, but how many; through JSON, as it is compared with a file's.
+
+        The documents are told by a keyed hash: a file that has changed deals others.
+        """
+        key = derived_key(user_key(user_cache()), "shadow")
+        told = {
+            "target": self.manifest.fingerprint,
+            "base_model": self.manifest.base_model,
+            "recipe": recipe(self.manifest),
+            "data": {**self.manifest.data.to_json(), "spec": self.data, "template": self.manifest.data.template},
+            "documents": fingerprint(key, (("document", document.text) for document in self.found.documents)),
+            "audit": audit_settings(self.settings),
+            "records": dict(self.shares[0].sizes),
+        }
+        found: dict[str, Any] = json.loads(json.dumps(told))
+        return found
+
+    def card_settings(self) -> dict[str, Any]:
+        """What of it stands in the card of the weights, which may leave this machine: no path."""
+        told = self.identity()
+        base, data = Path(self.manifest.base_model), told["data"]
+        data = {name: data[name] for name in data.keys() - {"spec", "template"}}
+        return {
+            **{name: told[name] for name in ("target", "recipe", "audit", "records")},
+            "base_model": base.name if base.is_absolute() else self.manifest.base_model,
+            "data": {**data, "source": source_name(self.data)},
+        }
+
+    def seconds(self) -> float | None:
+        """About how long a shadow takes on a machine like the target's; None where the target's manifest tells nothing.
+
+        A token of training costs there what it cost then, and one that is scored or written a share of that.
+        """
+        training = self.manifest.training
+        seconds, tokens = training.get("seconds"), training.get("tokens")
+        if not isinstance(seconds, (int, float)) or not isinstance(tokens, int) or not seconds or not tokens:
+            return None
+        sizes, settings = self.shares[0].sizes, self.settings
+        epochs = float(str(self.manifest.settings["epochs"]))
+        trained = len(self.manifest.records["members"]) + sum(
+            record.is_member for record in self.manifest.records["canaries"]
+        )
+        length = tokens / (trained * epochs)  # of a record
+        # As many references on self-prompts as are asked for, and as many on held-out documents, or none of these.
+        trained_on = settings.references * (1 if settings.candidate == NO_CANDIDATE else 2)
+        own = sizes["members"] * epochs + trained_on * settings.self_prompts * settings.reference_epochs
+        written = settings.references * settings.self_prompts * GENERATION_FACTOR / TRAINING_FACTOR
+        scored = (sizes["members"] + sizes["nonmembers"]) * (2 + trained_on) / TRAINING_FACTOR
+        return seconds / tokens * length * (own + written + scored)
+
+    def told(self) -> list[str]:
+        """The plan as people read it."""
+        sizes, manifest = self.shares[0].sizes, self.manifest
+        unit = f"records of {manifest.data.block_size} tokens" if manifest.data.block_size else "documents"
+        full = all(sizes[name] == len(manifest.records[name]) for name in CLASSES)
+        lines = [
+            f"plan: {len(self.shares)} {'shadow' if len(self.shares) == 1 else 'shadows'} by the target's recipe "
+            f"({manifest.method}, {manifest.settings['epochs']:g} epochs, rate {manifest.settings['lr']:g}) on "
+            f"{source_name(self.data)}: {sizes['members']} members, {sizes['nonmembers']} non-members and "
+            f"{sizes['prompts']} prompts each, {unit}"
+            + (
+                "" if full else f"; the target has {len(manifest.records['members'])} members, and no more text is left"
+            ),
+            f"documents: {len(self.found.documents)} that the target's records do not hold; left out: "
+            f"{self.found.told()}",
+        ]
+        seconds = self.seconds()
+        return [
+            *lines,
+            "estimate: told by each step before it begins"
+            if seconds is None
+            else f"estimate: about {duration(seconds * len(self.shares))}, if this machine is as fast as the one that "
+            "trained the target",
+        ]

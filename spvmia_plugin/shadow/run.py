@@ -1,0 +1,368 @@
+"""Makes the shadows one after the other: fine-tune, audit, keep the features; then fit, and say what came out."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from spvmia_plugin.attacks.base import AuditAttack
+from spvmia_plugin.attacks.weights import FILE
+from spvmia_plugin.audit.plan import duration
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
+from spvmia_plugin.data.sources import Loaded, source_name
+from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.learning import Labelled
+from spvmia_plugin.plugins import Registry, load_registry
+from spvmia_plugin.shadow.fitting import FOLDS, Fitted, fit_shadows
+from spvmia_plugin.shadow.plan import ShadowConfig, ShadowPlan
+from spvmia_plugin.training.finetune import Say, finetune
+from spvmia_plugin.training.shadow import Share, shadow_config
+from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.files import as_path, private_folder, write_private
+
+STATE = "shadow.json"
+TEMPLATE = "chat_template.jinja"
+FORMAT = 1
+ATTACK = "learned"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `spvmia shadow` made.
+
+    Attributes:
+        plan: what was asked for.
+        fitted: the weights, and what they are worth on the shadows.
+        output: the folder.
+        command: that audits the target with them.
+    """
+
+    plan: ShadowPlan
+    fitted: Fitted
+    output: Path
+    command: str
+
+    def told(self) -> list[str]:
+        """What people want to know, on one screen."""
+        card, found = self.fitted.weights.card, self.fitted
+        control = card.control[found.variant]
+        shadows = f"{len(self.plan.shares)} {'shadow' if len(self.plan.shares) == 1 else 'shadows'}"
+        return [
+            f"fitted on {card.records} records of {shadows}; models beside the target: {MODELS[found.variant]}",
+            f"  AUROC on the shadows' own records, in {FOLDS} folds over documents   {found.auroc:.3f}",
+            f"  the same with permuted labels, {control['fits']} fits (chance is .5)   {control['auroc']:.3f} "
+            f"(deviation {control['sd']:.3f})",
+            f"{self.output / FILE} written; audit the target with it:",
+            self.command,
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        card = self.fitted.weights.card
+        return {
+            "output": str(self.output),
+            "weights": str(self.output / FILE),
+            "shadows": len(self.plan.shares),
+            "sizes": dict(self.plan.shares[0].sizes),
+            "left_out": {name: getattr(self.plan.found, name) for name in ("same", "near", "repeated")},
+            "records": card.records,
+            "variant": self.fitted.variant,
+            "auroc_in_folds": self.fitted.auroc,
+            "control": dict(card.control),
+            "audit": self.command,
+        }
+
+
+MODELS = {
+    "both": "base, self-prompted reference and candidate reference",
+    "candidate": "base and candidate reference",
+    "reference": "base and self-prompted reference",
+    "base": "base alone",
+}
+
+
+def make_shadows(config: ShadowConfig, say: Say = print) -> Made:
+    """Make what is missing of a target's shadows, fit on them, and write the weights.
+
+    Args:
+        config: what is asked for.
+        say: called with each line for people; never with the text of a record.
+
+    Raises:
+        SpvmiaError: what is wrong with target, data or folder, before any long work; too few records.
+    """
+    shadows = Shadows(config, say)
+    plan, audits = shadows.run()
+    fitted = fit_shadows(audits, summary_of(plan), plan.manifest.data.seed)
+    told = {**fitted.weights.card.settings, **plan.card_settings()}
+    weights = replace(fitted.weights, card=replace(fitted.weights.card, settings=told))
+    output = shadows.layout.root
+    content = json.dumps(weights.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with shadows.writing():
+        write_private(output / FILE, content.encode())
+    command = audit_words(plan.manifest.base_model, config, plan.manifest.method, output)
+    made = Made(plan, replace(fitted, weights=weights), output, command)
+    for line in made.told():
+        say(line)
+    return made
+
+
+def summary_of(plan: ShadowPlan) -> str:
+    """Fitted on what, in a line that may be published."""
+    count = len(plan.shares)
+    return (
+        f"{count} {'shadow' if count == 1 else 'shadows'} of one target's recipe on "
+        f"{Path(plan.manifest.base_model).name}, {plan.shares[0].sizes['members']} members each, on "
+        f"{source_name(plan.data)}"
+    )
+
+
+class Layout:
+    """Where `spvmia shadow` keeps what it makes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / STATE
+        self.template = root / TEMPLATE
+        self.store = root / "store"
+
+    def model(self, number: int) -> Path:
+        """The folder of a shadow, from 1 on."""
+        return self.root / f"shadow_{number}"
+
+    def table(self, number: int) -> Path:
+        """What its audit saw."""
+        return self.root / f"shadow_{number}.npz"
+
+
+class Shadows:
+    """Makes the shadows of one target.
+
+    Args:
+        config: what is asked for.
+        say: called with each line for people.
+    """
+
+    def __init__(self, config: ShadowConfig, say: Say) -> None:
+        self.config = config
+        self.layout = Layout(as_path(config.output, "--output", utf8=True).absolute())
+        self._say = say
+        self._registry: Registry = load_registry()
+
+    def run(self) -> tuple[ShadowPlan, list[Labelled]]:
+        """Do what is not done yet, and return what the audits saw of every shadow that is asked for.
+
+        Raises:
+            SpvmiaError: what is wrong with target, data or folder, before any long work.
+        """
+        manifest = read_manifest(self.config.target, option="--target")
+        self._check_folder()
+        template = self.layout.template if manifest.data.template is not None else None
+        with self.writing():
+            private_folder(self.layout.root)
+            if template is not None:
+                write_private(template, str(manifest.data.template).encode())
+        loaded: list[Loaded] = []
+        plan = behind(
+            lambda: ShadowPlan.of(self.config, manifest, self._registry, template, self._say, loaded),
+            doing="--data",
+            texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
+        )
+        self._claim(plan)
+        numbers = range(1, len(plan.shares) + 1)
+        done = [number for number in numbers if self.layout.table(number).is_file()]
+        for line in plan.told():
+            self._say(line)
+        if done:
+            self._say(f"{len(done)} of {len(plan.shares)} shadows are there already")
+        tables = [self._made(plan, number, share, template) for number, share in zip(numbers, plan.shares, strict=True)]
+        return plan, tables
+
+    def _check_folder(self) -> None:
+        root = self.layout.root
+        if root.exists() and not root.is_dir():
+            raise SpvmiaError(f"--output: expected a folder, got the file {root}; name another")
+        # A run that was killed before its first mark leaves the template at most.
+        there = [path.name for path in root.iterdir()] if root.is_dir() else []
+        if there and not self.layout.state.is_file() and there != [TEMPLATE]:
+            raise SpvmiaError(
+                f"--output: expected a new or empty folder, or one that 'spvmia shadow' made, got {root} with other "
+                "files; name another"
+            )
+
+    def _claim(self, plan: ShadowPlan) -> None:
+        """Mark the folder, or make sure that what is in it are shadows of this very plan."""
+        identity = plan.identity()
+        if self.layout.state.is_file():
+            made = self._state()
+            if differing := _differing(made, identity):
+                raise SpvmiaError(
+                    f"--output: expected shadows of this target, recipe, data and audit, got some in "
+                    f"{self.layout.root} that differ in {', '.join(differing)}; name another folder, or remove this one"
+                )
+        with self.writing():
+            write_private(self.layout.state, json.dumps({"format": FORMAT, **identity}, indent=1).encode())
+
+    def _state(self) -> Mapping[str, Any]:
+        try:
+            made = json.loads(self.layout.state.read_bytes())
+        except (OSError, ValueError) as error:
+            raise SpvmiaError(
+                f"--output: cannot read {self.layout.state} ({reason_of(error)}); name another folder, or remove it"
+            ) from error
+        if not isinstance(made, dict) or made.get("format") != FORMAT:
+            raise SpvmiaError(
+                f"--output: {self.layout.state}: expected the mark of 'spvmia shadow' in format {FORMAT}, got another "
+                "file; name another folder, or remove this one"
+            )
+        return made
+
+    def _made(self, plan: ShadowPlan, number: int, share: Share, template: Path | None) -> Labelled:
+        """What the audit saw of one shadow, which is made if it is not there."""
+        place = self.layout.table(number)
+        if place.is_file() and (known := read_table(place)).names == self._feature_names(plan):
+            return known
+        head = f"[shadow {number} of {len(plan.shares)}]"
+        started = time.monotonic()
+        folder = self.layout.model(number)
+        config = shadow_config(plan.manifest, plan.data, share, folder, template, self.config.trust_remote_code)
+        if not (folder / MANIFEST_NAME).is_file():  # finished, and killed before its audit: it is written last
+            self._say(f"{head} fine-tuning")
+            finetune(config, self._say_of_finetuning, self._registry.datasets, share.of)
+        self._say(f"{head} audit with {ATTACK}")
+        table = self._audit(plan, folder)
+        with self.writing():
+            write_table(place, table)
+        self._say(f"{head} done in {duration(time.monotonic() - started)}")
+        return table
+
+    def _say_of_finetuning(self, line: str) -> None:
+        """Its plan and its estimate; the command that audits a shadow by itself is not what comes next."""
+        if line.startswith(("plan: ", "estimate: ")):
+            self._say(f"  {line}")
+
+    def _feature_names(self, plan: ShadowPlan) -> tuple[str, ...]:
+        """Another version of the attack may look at other things: the store then has most of what it asks for."""
+        attack = self._registry.attack(ATTACK, plan.settings)
+        if not isinstance(attack, AuditAttack):
+            raise SpvmiaError(
+                f"plugins: expected {ATTACK!r} to score all records of an audit at once, got {type(attack).__name__}; "
+                "uninstall the plugin that takes its place"
+            )
+        return tuple(attack.feature_names)
+
+    def _audit(self, plan: ShadowPlan, folder: Path) -> Labelled:
+        from spvmia_plugin.harness.in_process import audit, load_task
+
+        arguments: dict[str, Any] = {"pretrained": plan.manifest.base_model, "peft": str(folder)}
+        if plan.manifest.method != "lora":
+            arguments = {"pretrained": str(folder)}
+        if self.config.trust_remote_code:
+            arguments["trust_remote_code"] = True
+        given = {key: value for key, value in self.config.metadata.items() if key != "mia_dataset_path"}
+        # Any task on the manifest's records: what is run on them is said below.
+        task = load_task("loss_mia_custom", arguments, {"mia_cache_dir": str(self.layout.store), **given})
+        attack = task.registry.attack(ATTACK, task.settings)
+        outcome = audit(task, {ATTACK: attack}, arguments, device=self.config.device)
+        seen = outcome.features[ATTACK]
+        known = {record.id: record for record in task.data.records}
+        share = read_manifest(folder)
+        return Labelled(
+            table=seen.table,
+            labels=np.array([known[id_].is_member for id_ in seen.ids], dtype=np.bool_),
+            names=tuple(seen.names),
+            clusters=[known[id_].cluster for id_ in seen.ids],
+            about={"base": Path(share.base_model).name, "epochs": share.settings["epochs"], "seed": share.data.seed},
+        )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A disk that is full, or a folder that nobody may write to, in one line."""
+        try:
+            yield
+        except OSError as error:
+            raise SpvmiaError(
+                f"--output: cannot write to {self.layout.root} ({error.strerror}); name another folder"
+            ) from error
+
+
+_CALLED = {"target": "the target's records", "base_model": "the base", "documents": "the documents of --data"}
+
+
+def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What two plans differ in, as users call it."""
+    found: list[str] = []
+    for name, value in wanted.items():
+        before = made.get(name)
+        if name in ("recipe", "audit", "data", "records") and isinstance(before, dict):
+            keys = [key for key in {**before, **value} if before.get(key) != value.get(key)]
+            called = {"recipe": "--{}", "audit": "{}", "data": "data: {}", "records": "number of {}"}[name]
+            found += [called.format(key.replace("_", "-") if name == "recipe" else key) for key in keys]
+        elif before != value:
+            found.append(_CALLED.get(name, name))
+    return found
+
+
+def write_table(path: Path, audit: Labelled) -> None:
+    """Keep what an audit saw; it says who is a member of the shadow, so only its owner may read it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        names=np.array(audit.names, dtype=np.str_),
+        table=audit.table,
+        labels=audit.labels,
+        clusters=np.array(audit.clusters, dtype=np.str_),
+        about=np.array(json.dumps(dict(audit.about))),
+    )
+    write_private(path, stream.getvalue())
+
+
+def read_table(path: Path) -> Labelled:
+    """Read what `write_table` wrote.
+
+    Raises:
+        SpvmiaError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Labelled(
+                table=file["table"],
+                labels=file["labels"],
+                names=tuple(file["names"].tolist()),
+                clusters=file["clusters"].tolist(),
+                about=json.loads(str(file["about"])),
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise SpvmiaError(
+            f"--output: {path}: expected what an audit of a shadow saw, got a file that cannot be read "
+            f"({reason_of(error)}); remove it, and the same command makes it again"
+        ) from error
+
+
+def audit_words(base: str, config: ShadowConfig, method: str, output: Path) -> str:
+    """The command that audits the target with what was fitted, under the same options."""
+    target = config.target.absolute()
+    model = f"pretrained={base},peft={target}" if method == "lora" else f"pretrained={target}"
+    if config.trust_remote_code:
+        model += ",trust_remote_code=True"
+    metadata = json.dumps({"mia_shadow": str(output), **config.metadata})
+    return shlex.join(
+        [
+            *("lm_eval", "--model", "hf", "--model_args", model, "--tasks", f"{ATTACK}_mia_custom"),
+            *("--metadata", metadata, "--output_path", "results", "--log_samples"),
+        ]
+    )
