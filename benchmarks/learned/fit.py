@@ -2,8 +2,7 @@
 
     python benchmarks/learned/fit.py WORK/cells... [--output spvmia_plugin/attacks/learned_weights.json]
 
-`CHOSEN` says which cells. The regularisation is chosen by folds of whole bases and data sets, so that what it is good
-for is what weights are shipped for: a base and data that they have not seen. `judge.py` says what they are worth there.
+`CHOSEN` says which cells; `judge.py` says what such weights are worth on bases and data that they have not seen.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.learned.cells import Cell, read_cells
-from benchmarks.learned.judge import Judged, strength_of
+from benchmarks.learned.judge import Judged, auroc_in_folds
 from spvmia_plugin.attacks.weights import SHIPPED, VARIANTS, Weights, write_weights
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.learning import learn
-from spvmia_plugin.shadow.fitting import STRENGTHS
 from spvmia_plugin.util.strict_json import finite
 
 CHOSEN = ("*",)
@@ -51,16 +49,14 @@ def fit_all(cells: Sequence[Judged], seed: int = 0) -> Weights:
     if not cells:
         raise SpvmiaError("cells: expected cells that CHOSEN names, got none; collect some, or correct the table")
     found: dict[str, Weights] = {}
-    strengths, aurocs = {}, {}
+    aurocs = {}
     for variant in VARIANTS:
         able = [each for each in cells if variant in each.variants]
         if able:
-            strengths[variant], aurocs[variant] = strength_of(able, variant)
-            found[variant] = learn([each.seen for each in able], told(cells), [variant], strengths[variant], seed=seed)
+            aurocs[variant] = auroc_in_folds(able, variant)
+            found[variant] = learn([each.seen for each in able], told(cells), [variant], seed=seed)
     settings = {
         **found["base"].card.settings,
-        "strength": strengths,
-        "tried": list(STRENGTHS),
         "folds": "whole bases and data sets",
         "auroc_in_folds": finite({name: round(value, 4) for name, value in aurocs.items()}),
     }
@@ -86,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_weights(options.output, weights)
     for variant, control in weights.card.control.items():
         print(
-            f"{variant:9} strength {weights.card.settings['strength'][variant]:.3g}; AUROC in folds "
+            f"{variant:9} AUROC in folds "
             f"{weights.card.settings['auroc_in_folds'][variant]}, permuted labels {control['auroc']:.3f} (deviation "
             f"{control['sd']:.3f})"
         )

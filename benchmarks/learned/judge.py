@@ -4,7 +4,7 @@
 
 For every cell, weights are fitted on the cells of other bases and of other data sets alone: none of its base, and none
 of its data, whatever the base. Names that agree up to the first hyphen are one family (`wikitext`,
-`wikitext-articles`), and count as one. The regularisation is chosen on the fitting cells. Beside it stand the attacks
+`wikitext-articles`), and count as one. Beside it stand the attacks
 that need no fitting, on the same records, and a control: weights fitted in the same way on permuted labels.
 """
 
@@ -28,10 +28,10 @@ from benchmarks.learned.cells import Cell, Floats, Kept, read_cells
 from spvmia_plugin.attacks.pooled import FEATURE_NAMES, features_of
 from spvmia_plugin.attacks.weights import Variant
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.learning import STRENGTH, Labelled, design, fit
+from spvmia_plugin.learning import Labelled, design, fit
 from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
-from spvmia_plugin.shadow.fitting import STRENGTHS, variants_of
+from spvmia_plugin.shadow.fitting import variants_of
 from spvmia_plugin.signals import Unscored
 
 LEARNED = "learned"
@@ -103,10 +103,10 @@ def others(cells: Sequence[Judged], of: Judged) -> list[Judged]:
     return [each for each in cells if each.families[0] != base and each.families[1] != data]
 
 
-def fitted_on(cells: Sequence[Judged], variant: str, strength: float, labels: Sequence[Any] | None = None) -> Variant:
+def fitted_on(cells: Sequence[Judged], variant: str, labels: Sequence[Any] | None = None) -> Variant:
     """Weights of some cells, with other labels than theirs if they are given."""
     told = [each.kept.labels for each in cells] if labels is None else labels
-    return fit([each.seen.table for each in cells], told, cells[0].seen.names, variant, strength)
+    return fit([each.seen.table for each in cells], told, cells[0].seen.names, variant)
 
 
 def permuted(cell: Judged, rng: np.random.Generator) -> Any:
@@ -122,27 +122,20 @@ def folds_of_families(cells: Sequence[Judged]) -> list[list[int]]:
     return [[k for k, each in enumerate(cells) if names.index(each.families) % count == fold] for fold in range(count)]
 
 
-def strength_of(cells: Sequence[Judged], variant: str) -> tuple[float, float]:
-    """The strength to fit with, and the mean AUROC that it has on fitting cells that were held out.
+def auroc_in_folds(cells: Sequence[Judged], variant: str) -> float:
+    """Mean AUROC on cells that were held out, those of one base and data together; NaN where there is one such kind.
 
-    Cells of one base and data are held out together. It is the least one whose mean over these is within one standard
-    error of the best (Breiman et al. 1984, section 3.4.3): a handful of bases and data sets cannot tell more apart, and
-    what less free weights know carries over to others. Where there is one such kind only, the default is taken, and
-    what it is worth is not known.
+    The regularisation is not chosen by it: a handful of bases and data sets does not tell strengths apart, and the one
+    that is best on the small bases is worse on another.
     """
     folds = folds_of_families(cells)
     if len(folds) < 2:
-        return STRENGTH, math.nan
-    tried = np.zeros((len(STRENGTHS), len(folds)))
-    for row, strength in enumerate(STRENGTHS):
-        for column, held_out in enumerate(folds):
-            weights = fitted_on([each for k, each in enumerate(cells) if k not in held_out], variant, strength)
-            tried[row, column] = np.mean([cells[k].auroc(weights) for k in held_out])
-    means = tried.mean(axis=1)
-    best = int(np.argmax(means))
-    error = float(np.std(tried[best], ddof=1)) / math.sqrt(len(folds))
-    chosen = int(np.argmax(means >= means[best] - error))  # the first of ascending strengths
-    return STRENGTHS[chosen], float(means[chosen])
+        return math.nan
+    found = []
+    for held_out in folds:
+        weights = fitted_on([each for k, each in enumerate(cells) if k not in held_out], variant)
+        found += [cells[k].auroc(weights) for k in held_out]
+    return sum(found) / len(found)
 
 
 @dataclass(frozen=True)
@@ -152,14 +145,12 @@ class Row:
     Attributes:
         cell: which.
         fitted_on: number of cells.
-        strength: that was chosen on them.
         numbers: by attack and metric, NaN where there is none.
         control: AUROCs of weights fitted on permuted labels.
     """
 
     cell: Cell
     fitted_on: int
-    strength: float
     numbers: Mapping[str, Mapping[str, float]]
     control: Sequence[float]
 
@@ -178,18 +169,14 @@ def judge(cells: Sequence[Judged], variant: str, seed: int = 0, controls: int = 
         fit_on = others(able, own[0])
         if not fit_on:
             continue
-        strength, _ = strength_of(fit_on, variant)
-        weights = fitted_on(fit_on, variant, strength)
-        chance = [
-            fitted_on(fit_on, variant, strength, [permuted(each, rng) for each in fit_on]) for _ in range(controls)
-        ]
+        weights = fitted_on(fit_on, variant)
+        chance = [fitted_on(fit_on, variant, [permuted(each, rng) for each in fit_on]) for _ in range(controls)]
         for each in own:
             scores = {LEARNED: each.scores(weights), **each.kept.scores}
             rows.append(
                 Row(
                     each.cell,
                     len(fit_on),
-                    strength,
                     {name: numbers(of, each.kept.labels) for name, of in scores.items()},
                     [each.auroc(w) for w in chance],
                 )
@@ -237,8 +224,8 @@ def markdown(rows: Sequence[Row], variant: str) -> str:
     lines = [
         f"Variant `{variant}`: {len(rows)} cells of {len({r.cell.base for r in rows})} bases and "
         f"{len({r.cell.data for r in rows})} data sets, each under weights fitted on "
-        f"{min(r.fitted_on for r in rows)} to {max(r.fitted_on for r in rows)} cells of other bases and other data "
-        f"(strengths {min(r.strength for r in rows):.3g} to {max(r.strength for r in rows):.3g}).",
+        f"{min(r.fitted_on for r in rows)} to {max(r.fitted_on for r in rows)} cells of other bases and other "
+        "data.",
         "",
     ]
     for metric in METRICS:
