@@ -19,6 +19,7 @@ from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.records import AuditData
+from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import versions
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 from spvmia_plugin.util.schema import LEFT_OUT, OTHERS, MaybeNumber, Misfit, as_json, read
@@ -181,7 +182,7 @@ def mia_audit(
     told = MiaAudit(
         format=FORMAT,
         attack=AttackTold(attack.name, attack.config()),
-        attacker=AttackerTold(given(attack, config, outcome.way)),
+        attacker=AttackerTold(given(attack, config, outcome.way, candidate=Role.CANDIDATE.value in outcome.models)),
         membership=data.membership,
         metrics=summary,
         n=Counts(

@@ -90,17 +90,19 @@ def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dic
     return players
 
 
-def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None) -> tuple[str, ...]:
+def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None, *, candidate: bool = True) -> tuple[str, ...]:
     """What an attacker has to have besides the record and the target's log-probabilities: keys of `GIVEN`.
 
     Args:
         attack: whose.
         config: of the audit.
         way: how the target was prompted for the reference; None where it was not. `whole` gives it nothing.
+        candidate: whether there was a candidate reference; an attack may do without.
     """
     if isinstance(attack, BlindAttack):
         return ("labels",)
     roles, views = {need.role for need in attack.needs}, {need.view for need in attack.needs}
+    roles -= set() if candidate else {Role.CANDIDATE}
     from_base = Role.REFERENCE in roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
     has = {
         "base": from_base or bool(roles & {Role.BASE, Role.CANDIDATE}),

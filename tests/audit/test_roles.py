@@ -125,6 +125,10 @@ def test_what_an_attacker_is_given(name, options, way, expected):
     assert given(REGISTRY.attacks[name](), AuditConfig(**options), way) == expected
 
 
+def test_without_a_candidate_nobody_was_given_held_out_records():
+    assert given(REGISTRY.attacks["learned"](), AuditConfig(), "prefix", candidate=False) == ("base", "prompts")
+
+
 def test_the_held_out_documents_are_the_candidates_own_where_no_other_data_are_named(tmp_path):
     data = make_data(4, candidate=3, tokens=24)
     held_out = dataclasses.replace(data, candidate=(), held_out=data.prompts[:2])
