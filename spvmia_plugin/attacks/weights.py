@@ -137,6 +137,7 @@ def read_weights(
         return parse_weights(path.read_bytes())
     except OSError as error:
         problem = error.strerror or type(error).__name__
+        remedy = f"correct the path, or {remedy}"
     except Misfit as misfit:
         problem = str(misfit)
     raise SpvmiaError(f"{option}: expected weights that this version reads, got {path} ({problem}); {remedy}")

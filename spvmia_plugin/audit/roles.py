@@ -27,9 +27,11 @@ CALLED = {role: _KINDS[role.kind] if role.nth == 1 else f"{_KINDS[role.kind]} {r
 GIVEN = {
     "labels": "labelled records",
     "base": "the base",
+    "paraphraser": "a way to paraphrase",
     "prompts": "beginnings of such records",
     "reference": "a reference model",
     "held_out": "held-out records",
+    "fitted": "weights fitted on other models",
     "shadow": "a shadow model",
     "weights": "the target's weights",
 }
@@ -104,13 +106,19 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None, *, candid
     roles, views = {need.role for need in attack.needs}, {need.view for need in attack.needs}
     roles -= set() if candidate else {Role.CANDIDATE}
     from_base = Role.REFERENCE in roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
+    paraphrased = config.perturbation if View.NEIGHBOURS in views else None
+    learnt = "shadow" in attack.config()  # of `learned`: where its weights were fitted
+    own_shadow = attack.config().get("shadow") is not None
     has = {
-        "base": from_base or bool(roles & {Role.BASE, Role.CANDIDATE}),
+        # `causal` paraphrases are the base's own.
+        "base": from_base or bool(roles & {Role.BASE, Role.CANDIDATE}) or paraphrased == "causal",
+        "paraphraser": paraphrased not in (None, "causal", "embedding"),
         "prompts": Role.REFERENCE in roles and way in ("prefix", "reply"),
         "held_out": Role.CANDIDATE in roles or bool(views & {View.PREFIXED, View.POPULATION}),
         "reference": Role.REFERENCE in roles and config.reference not in (SELF_PROMPT, BASE_AS_REFERENCE),
-        "shadow": attack.config().get("shadow") is not None,
-        "weights": View.GRADIENT in views,
+        "fitted": learnt and not own_shadow,
+        "shadow": own_shadow,
+        "weights": View.GRADIENT in views or paraphrased == "embedding",  # noise on the target's own embeddings
     }
     return tuple(name for name in GIVEN if has.get(name))
 

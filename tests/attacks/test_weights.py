@@ -107,7 +107,8 @@ def test_files_that_are_none_are_refused_in_one_line(content, told, tmp_path):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(SpvmiaError, match=r"^mia_shadow: expected weights .* \(No such file or directory\); make them"):
+    told = r"^mia_shadow: expected weights .* \(No such file or directory\); correct the path, or make them"
+    with pytest.raises(SpvmiaError, match=told):
         Learned(shadow=str(tmp_path))
     with pytest.raises(SpvmiaError, match=r"^--weights: expected weights .*; name another$"):
         read_weights(tmp_path / FILE, "--weights", "name another")

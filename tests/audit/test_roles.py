@@ -111,14 +111,17 @@ def test_each_training_is_charged_to_its_own_stage(tmp_path):
         ("lira_base", {}, None, ("base",)),
         ("rmia", {}, None, ("base", "held_out")),
         ("recall", {}, None, ("held_out",)),
-        ("spv", {}, "prefix", ("base", "prompts")),
-        ("spv", {}, "reply", ("base", "prompts")),
-        ("spv", {}, "whole", ("base",)),
-        ("spv", {"reference": "base"}, None, ("base",)),
-        ("spv", {"reference": "/theirs"}, None, ("reference",)),
+        ("spv", {}, "prefix", ("base", "paraphraser", "prompts")),
+        ("spv", {"perturbation": "causal"}, "reply", ("base", "prompts")),
+        ("spv", {"perturbation": "embedding"}, "whole", ("base", "weights")),
+        ("neighbour", {"perturbation": "causal"}, None, ("base",)),
+        ("detectgpt", {"perturbation": "embedding"}, None, ("weights",)),
+        ("neighbour", {}, None, ("paraphraser",)),
+        ("spv_ez", {"reference": "base"}, None, ("base",)),
+        ("spv_ez", {"reference": "/theirs"}, None, ("reference",)),
         ("lira_candidate", {}, None, ("base", "held_out")),
         ("both_wbc", {"reference": "/theirs"}, None, ("base", "reference", "held_out")),
-        ("learned", {}, "prefix", ("base", "prompts", "held_out")),
+        ("learned", {}, "prefix", ("base", "prompts", "held_out", "fitted")),
     ],
 )
 def test_what_an_attacker_is_given(name, options, way, expected):
@@ -126,7 +129,8 @@ def test_what_an_attacker_is_given(name, options, way, expected):
 
 
 def test_without_a_candidate_nobody_was_given_held_out_records():
-    assert given(REGISTRY.attacks["learned"](), AuditConfig(), "prefix", candidate=False) == ("base", "prompts")
+    found = given(REGISTRY.attacks["learned"](), AuditConfig(), "prefix", candidate=False)
+    assert found == ("base", "prompts", "fitted")
 
 
 def test_the_held_out_documents_are_the_candidates_own_where_no_other_data_are_named(tmp_path):
