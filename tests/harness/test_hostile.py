@@ -41,6 +41,7 @@ def test_every_attack_goes_through_a_hostile_corpus(evaluate, options, tmp_path,
     tasks = [task for task in result["results"] if task != "mia_custom"]
     check_inert(result, "".join(capfd.readouterr()), tasks)
     scored = {task: result["configs"][task]["metadata"]["mia_audit"]["n"]["scored"] for task in tasks}
+    assert scored.pop("icp_mia_custom") == 86  # two records have no word to mask
     assert set(scored.values()) == {88}, scored
 
 
