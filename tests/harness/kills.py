@@ -28,7 +28,7 @@ from tests.tiny import tiny_texts
 TASKS = ("spv", "spv_ez", "min_k_pp", "lowercase", "rmia")
 OPTIONS = {
     "mia_block_size": 0,
-    "mia_self_prompts": 70,
+    "mia_self_prompts": 140,  # more than one batch of them
     "mia_reference_lr": 1e-3,
     "mia_reference_epochs": 1.0,
     "mia_lora_rank": 4,
@@ -37,7 +37,7 @@ OPTIONS = {
 }
 TEXTS = tiny_texts(40, seed=7, words=(50, 80))
 PROMPTS = tiny_texts(20, seed=8, words=(20, 30))
-"""Enough for several batches in every stage: of 2048 tokens, and in self-prompting of 64 texts."""
+"""Enough for several batches in every stage: of 2048 tokens, and in self-prompting of 128 texts."""
 
 
 LONGEST_DELAY = 0.5

@@ -50,4 +50,6 @@ def test_texts_with_a_token_that_has_no_embedding(tmp_path):
         blind = task.startswith("bag_of_words")
         assert answers["members.jsonl:4"]["reason"] == (None if blind else REASON), task
         others = [answer["reason"] for key, answer in answers.items() if key != "members.jsonl:4"]
-        assert set(others) == {None}, (task, set(others))
+        # A record of half the context and a probe as long as it do not fit together.
+        beyond = {"record and probe exceed the model's context"} if task.startswith("icp") else set()
+        assert set(others) - beyond == {None}, (task, set(others))
