@@ -110,7 +110,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     told = r"^mia_shadow: expected weights .* \(No such file or directory\); correct the path, or make them"
     with pytest.raises(SpvmiaError, match=told):
         Learned(shadow=str(tmp_path))
-    with pytest.raises(SpvmiaError, match=r"^--weights: expected weights .*; name another$"):
+    with pytest.raises(SpvmiaError, match=r"^--weights: expected weights .*; correct the path, or name another$"):
         read_weights(tmp_path / FILE, "--weights", "name another")
 
 
