@@ -53,6 +53,7 @@ from spvmia_plugin.signals import Role
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import label
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
+from spvmia_plugin.util.processes import Processes
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
@@ -212,11 +213,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
-        if len(self.audited) < world_size:
-            raise SpvmiaError(
-                f"--limit: expected at least one record for each of {world_size} processes, got {len(self.audited)}; "
-                "raise the limit, or launch fewer processes"
-            )
+        Processes(rank, world_size).check_enough(len(self.audited))
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
@@ -337,7 +334,7 @@ class AuditTask(Task):  # type: ignore[misc]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
             if self.comparison is not None:
                 found = self.comparison.add(self.config.task, self._results, self.data.records)
-                if found is not None and found.n_attacks:
+                if found is not None and found.n_attacks and not self.outcome.quiet:
                     show(f"spvmia: {self.config.metadata['spvmia_dataset']}: {in_one_line(found)}")
         return self._summary
 
@@ -560,7 +557,7 @@ def _average(
         stderrs = [task_metrics[task.task_name][stderr_key] for task in found]
         if row.get(stderr_key) != "N/A":
             row[stderr_key] = _stderr(asked.metric, found, stderrs, weights) if complete else math.nan
-        if asked.metric == AUROC.key and len(found) < len(tasks):
+        if asked.metric == AUROC.key and len(found) < len(tasks) and not tasks[0].outcome.quiet:
             missing = ", ".join(task.task_name for task in tasks if task not in found)
             show(f"spvmia: {group.name}: means over {len(found)} of {len(tasks)} tasks; without a number: {missing}")
 

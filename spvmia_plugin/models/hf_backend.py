@@ -27,15 +27,15 @@ from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Frame, OnDon
 from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import lora_config, train_lora
-from spvmia_plugin.util.libraries import all_say, first_says, is_first, one_of
+from spvmia_plugin.util.processes import all_say, first_says, is_first, one_of, processes_of
 
 
 class HFBackend(Backend):
     """A causal language model of the harness's class HFLM. What it does for an audit is said in `Backend`.
 
     Only attributes of `lm` are used, nothing of lm_eval is imported: `model`, `tokenizer`, `tok_encode`,
-    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, `world_size`, and `pretrained`, `peft`, `delta`,
-    `revision` for provenance.
+    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, `world_size`, `accelerator`, and `pretrained`, `peft`,
+    `delta`, `revision` for provenance.
 
     Args:
         lm: the harness's LM, or its caching wrapper.
@@ -68,7 +68,8 @@ class HFBackend(Backend):
         self.max_length = self._tokens.max_length
         self.features = BackendFeatures(gradients=has_gradients(lm.model))
         self.device = lm.model.device
-        self.processes, self.first = lm.world_size, is_first(lm.world_size)
+        self.processes = processes_of(lm).count
+        self.first = is_first(self.processes)
         self.paths: dict[str, str] = {}
         """How each role is scored, where that is not the fast path: for provenance."""
 
@@ -297,7 +298,7 @@ class HFBackend(Backend):
 
     def agree(self, value: Any) -> Any:
         with one_of(self.processes):
-            return first_says(value)
+            return first_says(value, self.processes)
 
     def gather(self, value: Any) -> list[Any]:
         with one_of(self.processes):
