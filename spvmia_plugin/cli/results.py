@@ -17,7 +17,7 @@ from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
     from spvmia_plugin.combination import Combined
-    from spvmia_plugin.metrics.several import Gain
+    from spvmia_plugin.metrics.paired import Gain
     from spvmia_plugin.metrics.summary import Summary
     from spvmia_plugin.report.tokens import TokenView
     from spvmia_plugin.results import HarnessRun
