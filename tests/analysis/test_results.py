@@ -80,7 +80,7 @@ def test_the_strongest_is_what_the_run_recorded(run):
     )
     assert load(folder).strongest("tpr_at_5pct_fpr").value == told["tpr_at_5pct_fpr"]["value"]
     with pytest.raises(
-        SpvmiaError, match=r"metric: expected one of auroc, .*, got 'tpr_at_5pct'; .did you mean 'tpr_at_5pct_fpr'"
+        SpvmiaError, match=r"metric: expected one of auroc, .*, got 'tpr_at_5pct' .did you mean 'tpr_at_5pct_fpr'"
     ):
         load(folder).strongest("tpr_at_5pct")
 
