@@ -157,7 +157,9 @@ class Run:
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
-        check_features(audit.attacks, self.players, audit.config.perturbation, self.backend.features, self.backend.name)
+        check_features(
+            audit.attacks, self.players, audit.config.perturbation, self.backend.features_of, self.backend.name
+        )
         if self._is_viewed(View.NEIGHBOURS):
             self._perturbation = self.registry.perturbation(audit.config)
             self._perturbation.check()
