@@ -76,7 +76,7 @@ def test_torchrun_shares_audits_out_and_leaves_other_tasks_alone(
     own = {task for task in one["samples"] if not task.startswith("other_")}
     assert len(own) > 15
     audits = [{**each, "samples": {task: each["samples"][task] for task in own}} for each in (one, two)]
-    assert_same(*audits, 1e-5)
+    assert_same(*audits, 5e-5)  # DetectGPT divides by what two paraphrases differ by
     for task in ("other_choice", "other_sample"):
         assert two["results"][task] == one["results"][task]
         answers = [[row["resps"] for row in each["samples"][task]] for each in (two, one)]
