@@ -47,6 +47,7 @@ from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.identity import same_model
+from spvmia_plugin.models.intact import check_intact, weights_kept
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import Role
@@ -154,6 +155,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
         shared = SHARED.get(key)
         if shared is None:
+            check_intact("pretrained", metadata.get("pretrained"))
             data = self._read_data(metadata, [Path(place) for place in places])
             _check_base(data, self.settings, metadata)
             shared = SharedData(data, self.settings.seed)
@@ -388,7 +390,7 @@ def prepare(
             f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
             "preparing; leave the option out"
         )
-    with quiet_libraries(), no_loading_bars():
+    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
         lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
         lambda: _calibrate(lm, task, task_name),

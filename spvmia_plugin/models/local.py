@@ -25,6 +25,7 @@ from spvmia_plugin.models.identity import (
     model_identity,
     tensors_digest,
 )
+from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -267,6 +268,7 @@ class LocalModels:
         """A model, frozen, as `_settings` says."""
         from transformers import AutoModelForCausalLM
 
+        check_intact(option, name)
         settings = {**self._settings(name, revision), "trust_remote_code": self._trusted}
         if revision is not None:
             settings["revision"] = revision

@@ -63,6 +63,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def as_written(value):
+    """Numbers of a samples file are texts."""
+    return [as_written(each) for each in value] if isinstance(value, (list, tuple)) else str(value)
+
+
 @pytest.mark.slow
 def test_torchrun_shares_audits_out_and_leaves_other_tasks_alone(
     launch, evaluate, neighbour_tasks, options, one_thread, tmp_path
@@ -79,8 +84,8 @@ def test_torchrun_shares_audits_out_and_leaves_other_tasks_alone(
     assert_same(*audits, 5e-5)  # DetectGPT divides by what two paraphrases differ by
     for task in ("other_choice", "other_sample"):
         assert two["results"][task] == one["results"][task]
-        answers = [[row["resps"] for row in each["samples"][task]] for each in (two, one)]
-        assert answers[0] == json.loads(json.dumps(answers[1]))
+        answers = [[as_written(row["resps"]) for row in each["samples"][task]] for each in (two, one)]
+        assert answers[0] == answers[1]
     together, alone = audit_of(two), audit_of(one)
     assert together["stages"]["reference"]["trained"]
     assert together["stages"]["paraphrases"] == pytest.approx(alone["stages"]["paraphrases"])
