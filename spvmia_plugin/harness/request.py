@@ -46,7 +46,7 @@ class Asked:
         settings: options of the audit.
         shared: the data.
         audited: the records that the whole run scores, over all processes.
-        ignored_options: options of the harness that change nothing here, each with the reason.
+        notes: what is known before: of options that change nothing here, of the model.
         base_model: the model before fine-tuning, where somebody named it.
         registry: plugins.
         answer: takes what was computed.
@@ -58,7 +58,7 @@ class Asked:
     settings: AuditConfig
     shared: SharedData
     audited: Sequence[Record]
-    ignored_options: Sequence[str]
+    notes: Sequence[str]
     base_model: str | None
     registry: Registry
     answer: Callable[[Outcome, Comparison], None]
@@ -149,10 +149,9 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
 def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> list[str]:
     processes = processes_of(lm)
     processes.check_machine()
-    # Options of the run that change nothing here.
-    ignored = list(dict.fromkeys(told for each in asked for told in each.ignored_options))
+    known = list(dict.fromkeys(told for each in asked for told in each.notes))
     if processes.rank == 0:
-        for told in ignored:
+        for told in known:
             show(f"spvmia: note: {told}")
     # Tasks on the same data under the same settings make one audit: their signals are computed once.
     audits: dict[tuple[int, str], list[Asked]] = {}
@@ -165,7 +164,7 @@ def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) 
             show(line)
     comparisons = _comparisons(asked)
     for together, outcome in zip(audits.values(), outcomes, strict=True):
-        outcome.notes += ignored  # told already
+        outcome.notes += known  # told already
         outcome.quiet = processes.rank != 0
         for each in together:
             each.answer(outcome, comparisons[each.shared.data.fingerprint])

@@ -46,6 +46,7 @@ from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_9
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.models.copies import quantised_copy
 from spvmia_plugin.models.identity import same_model
 from spvmia_plugin.models.intact import check_intact, weights_kept
 from spvmia_plugin.plugins import Registry, load_registry
@@ -157,8 +158,8 @@ class AuditTask(Task):  # type: ignore[misc]
         if shared is None:
             check_intact("pretrained", metadata.get("pretrained"))
             data = self._read_data(metadata, [Path(place) for place in places])
-            _check_base(data, self.settings, metadata)
-            shared = SharedData(data, self.settings.seed)
+            told = _check_base(data, self.settings, metadata)
+            shared = SharedData(data, self.settings.seed, told)
             SHARED[key] = shared
         return shared
 
@@ -219,7 +220,7 @@ class AuditTask(Task):  # type: ignore[misc]
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
-        asked = self._asked(self._ignored(options))
+        asked = self._asked([*self._shared.notes, *self._ignored(options)])
         self._instances = [
             AuditInstance(asked, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
         ]
@@ -242,14 +243,14 @@ class AuditTask(Task):  # type: ignore[misc]
             ]
         return []
 
-    def _asked(self, ignored_options: Sequence[str] = ()) -> Asked:
+    def _asked(self, notes: Sequence[str] = ()) -> Asked:
         return Asked(
             task=str(self.config.task),
             attack=self.attack,
             settings=self.settings,
             shared=self._shared,
             audited=self.audited,
-            ignored_options=ignored_options,
+            notes=notes,
             base_model=self.base_model,
             registry=self.registry,
             answer=self._take,
@@ -466,15 +467,26 @@ def _check_utf8(metadata: Mapping[str, Any]) -> None:
             )
 
 
-def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
-    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
+def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> list[str]:
+    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake.
+
+    Returns:
+        What is to be told: that the base was loaded from a quantised copy.
+    """
     loaded = metadata.get("pretrained")
     if data.base_model is None or not metadata.get("peft") or not isinstance(loaded, (str, Path)):
-        return  # the harness puts no adapter on a model that comes as an object
+        return []  # the harness puts no adapter on a model that comes as an object
     loaded = str(loaded)
     moved = settings.base_model is not None and same_model(settings.base_model, loaded)
     if moved or same_model(loaded, data.base_model):
-        return
+        return []
+    revision = metadata.get("revision")
+    packed = quantised_copy(loaded, data.base_model, None if revision is None else str(revision))
+    if packed is not None:
+        return [
+            f"the base that was loaded, {loaded}, is the manifest's, {data.base_model}, in {packed}: what is audited "
+            "is the quantised model"
+        ]
     raise SpvmiaError(
         f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={loaded!r}; load the "
         "adapter on the base it was trained on (if that was moved, say so with mia_base_model), or name the right "

@@ -43,6 +43,7 @@ class HFBackend(TorchBackend):
             explicit=config.base_model is not None,
             autocast=autocast,
             trusted=config.trust_remote_code,
+            gguf_file=config.gguf_file,
         )
         super().__init__(roles, tokens, config, lm.model.device, autocast)
         self.features = BackendFeatures(gradients=has_gradients(lm.model))
