@@ -29,6 +29,7 @@ PANELS = {
     "check": ("Audit", ("check",)),
     "results": ("Results", ("report", "combine", "leaderboard", "export")),
     "gate": ("Results", ("gate",)),
+    "compare": ("Results", ("compare",)),
     "upkeep": ("Upkeep", ("plugins", "cache")),
 }
 """Module -> heading of `spvmia --help`, and the subcommands below it in its order. `a-b` is the function `a_b`."""
