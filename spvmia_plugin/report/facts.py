@@ -224,9 +224,15 @@ def command(run: HarnessRun) -> list[str]:
 
 
 def _model_args(arguments: Any) -> str:
-    """`key=value,...`, or JSON where a value would not survive that."""
+    """`key=value,...`, or JSON where a value would not survive that.
+
+    A model that was handed over in memory describes itself over several lines: no command names it.
+    """
     if not isinstance(arguments, Mapping):
         return str(arguments)
+    arguments = {
+        key: "IN_MEMORY" if isinstance(value, str) and "\n" in value else value for key, value in arguments.items()
+    }
     simple = all(
         isinstance(value, (int, float)) or (isinstance(value, str) and not set(value) & set(",={}[]\"'\n"))
         for value in arguments.values()
