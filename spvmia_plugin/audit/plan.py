@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.continuations import STAGE, Missing
 from spvmia_plugin.audit.gradients import GRADIENT_FACTOR, StoredGradients
 from spvmia_plugin.audit.roles import CALLED, Player, build_order
 from spvmia_plugin.audit.sequences import Request, Sheet
@@ -82,6 +83,10 @@ class Planner:
         count = sum(len(request.inputs) for request in requests) + self._draws * len(unmade)
         tokens = sum(map(signals.missing, requests)) + self._draws * sum(unmade)
         return Stage(f"scoring: {player.role.value}", count, "texts", tokens)
+
+    def continuing(self, missing: Missing) -> Stage:
+        """Continuations that the target has not written yet."""
+        return Stage(STAGE, missing.texts, "texts", missing.tokens, GENERATION_FACTOR)
 
     def gradients(
         self, player: Player, model: Role, sheets: Sequence[Sheet], known: StoredGradients, *, is_there: bool

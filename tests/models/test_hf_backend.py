@@ -93,10 +93,10 @@ def test_out_of_memory_halves_batches_and_changes_nothing(backend, monkeypatch):
     whole = backend.score(Role.TARGET, items, moments=False)
     original = scoring.ScoringPass.plain
 
-    def tight(self, pieces, **kwargs):
+    def tight(self, pieces, asked):
         if len(pieces) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return original(self, pieces, **kwargs)
+        return original(self, pieces, asked)
 
     monkeypatch.setattr(scoring.ScoringPass, "plain", tight)
     assert sums(backend.score(Role.TARGET, items, moments=False)) == pytest.approx(sums(whole), rel=1e-5)
