@@ -169,7 +169,8 @@ class Cost:
 class BackendFeatures:
     """What a backend can do; an attack whose needs exceed it is refused by name before any work.
 
-    `gradients` has to be said: a backend that knows nothing of it has none.
+    `gradients` and `kth` (the log-probability of the K-th most probable token) have to be said: a backend that knows
+    nothing of them has none.
     """
 
     logprobs: bool = True
@@ -178,6 +179,7 @@ class BackendFeatures:
     generate: bool = True
     train: bool = True
     gradients: bool = False
+    kth: bool = False
 
 
 class Backend:
@@ -186,8 +188,8 @@ class Backend:
     Built over the harness's own LM object and its tokenizer, device, dtype, prefix token and context length. Every
     method leaves the target's weights, mode, adapters and the global random state exactly as they were.
 
-    A backend overrides what it can do, and says in `features` what that is. What is not overridden refuses, or is the
-    answer of a backend that has nothing to say.
+    A backend overrides what it can do, and says in `features` what that is, or in `features_of` where roles differ.
+    What is not overridden refuses, or is the answer of a backend that has nothing to say.
     """
 
     name: str
@@ -218,6 +220,14 @@ class Backend:
     def chat_templates(self) -> Mapping[Role, Any]:
         """By role, what the tokenizer of a loaded model has as its `chat_template`, where that is known."""
         return {}
+
+    def features_of(self, role: Role) -> BackendFeatures:
+        """What can be done with a role's model: the target may lie behind a server, and the base in this process.
+
+        What a role is written from or trained by is asked of the role that does it: `generate` of the target, `train`
+        of a reference.
+        """
+        return self.features
 
     def encode(self, text: str) -> list[int]:
         """Tokens of the text alone, without any that the tokenizer or the harness adds before or after it."""
@@ -272,7 +282,7 @@ class Backend:
         """Token signals of every input under a role's model, in input order, T = `ScoreInput.scored` each.
 
         With `kth` they hold the log-probability of the K-th most probable token at each place. It is asked for under
-        `mia_api_view=top_k:K` alone; a backend that has no such argument cannot be audited under that.
+        `mia_api_view=top_k:K` alone, of backends that have the feature.
 
         Batches are planned over all `inputs`. `done` are positions whose signals are in the store already: a batch
         of nothing but these is skipped (None in the answer), any other batch is computed whole. So a resumed run has

@@ -12,9 +12,10 @@ import numpy as np
 
 from spvmia_plugin.audit.stored import Decimals, as_json
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.protocols import BackendFeatures, ScoreInput
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.protocols import BackendFeatures, Perturbation, ScoreInput
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.signals import FloatArray, TokenSignals
+from spvmia_plugin.signals import FloatArray, Role, TokenSignals
 
 FULL, TEXT, TOP_K, ROUNDED, NOISED = "full", "text", "top_k", "rounded", "noised"
 OPTION = "mia_api_view"
@@ -57,13 +58,29 @@ class ApiView:
         """K, where the log-probability of the K-th most probable token is needed; else 0."""
         return int(self.number) if self.kind == TOP_K else 0
 
+    def check(self, perturbation: Perturbation) -> None:
+        """Make sure that paraphrases need no more of the target than is shown.
+
+        Raises:
+            SpvmiaError: they are drawn from its distribution.
+        """
+        if self.kind != FULL and Role.TARGET in perturbation.roles:
+            raise SpvmiaError(
+                f"mia_perturbation: expected a kind that asks nothing of the target, because {OPTION} is {self.kind}, "
+                f"got {perturbation.name!r}; choose causal or mask_fill, or set {OPTION}=full"
+            )
+
     def features(self, whole: BackendFeatures) -> BackendFeatures:
-        """What can be done with the target through the interface, of what can be done with it: no interface but the
-        whole model shows moments, takes embeddings or gives gradients."""
+        """What can be done with the target through the interface, of what can be done with it.
+
+        No interface but the whole model takes embeddings or gives gradients. Nor does one show moments: what asks for
+        them is not refused, and finds none.
+        """
         if self.kind == FULL:
             return whole
-        shown = replace(whole, moments=False, embeddings=False, gradients=False)
-        return replace(shown, logprobs=False) if self.kind == TEXT else shown
+        shown = replace(whole, embeddings=False, gradients=False)
+        hidden = self.kind == TEXT or (self.kind == TOP_K and not whole.kth)
+        return replace(shown, logprobs=False) if hidden else shown
 
     def seen(self, item: ScoreInput, signals: TokenSignals) -> TokenSignals:
         """One sequence's signals as the attacker gets them.

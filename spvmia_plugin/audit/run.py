@@ -36,7 +36,7 @@ from spvmia_plugin.audit.tables import Collected
 from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.chat_templates import digests
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
 from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
@@ -169,9 +169,20 @@ class Run:
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
-        check_features(audit.attacks, self.players, audit.config.perturbation, self.backend.features, self.backend.name)
+        check_features(
+            audit.attacks, self.players, audit.config.perturbation, self.backend.features_of, self.backend.name
+        )
+        check_features(
+            audit.attacks,
+            self.players,
+            audit.config.perturbation,
+            self._shown_features,
+            self.backend.name,
+            view=audit.config.api_view,
+        )
         if self._is_viewed(View.NEIGHBOURS):
             self._perturbation = self.registry.perturbation(audit.config)
+            self._view.check(self._perturbation)
             self._perturbation.check()
         if self._is_viewed(View.SIMILARITY):
             self._similarities.check()
@@ -187,6 +198,11 @@ class Run:
             self._batches.recall()
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
             self._calibration.check()
+
+    def _shown_features(self, role: Role) -> BackendFeatures:
+        """What attackers can do with a role's model, through the interface that they have of the target."""
+        has = self.backend.features_of(role)
+        return self._view.features(has) if role is Role.TARGET else has
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
@@ -456,7 +472,11 @@ class Run:
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
         """Let the held-out conversations say whether the target was trained under this mask; they have no labels."""
-        both = [self.players[role] for role in (Role.TARGET, Role.BASE) if role in self.players]
+        both = [
+            self.players[role]
+            for role in (Role.TARGET, Role.BASE)
+            if role in self.players and View.TEXT in self.players[role].views
+        ]
         if len(both) < 2 or any(self._refusal(player) is not None for player in both):
             return
         unknown = self.backend.unknown_ids(Role.BASE)
