@@ -124,7 +124,8 @@ class Continuations:
         found = halves(record.text)
         if found is None:
             return "fewer than two words: nothing to go on from"
-        return Passage(*found, max(1, self._backend.count(found[1])))
+        # With the white space that stands before it: a model writes that too.
+        return Passage(*found, max(1, self._backend.count(record.text[len(found[0]) :])))
 
     def _reply(self, conversation: Conversation, record: Record, inputs: Inputs) -> Passage | str:
         """The longest reply that carried loss as a whole, and what stands before it."""

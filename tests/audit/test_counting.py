@@ -9,7 +9,7 @@ import pytest
 from spvmia_plugin import hookimpl
 from spvmia_plugin.audit import counting
 from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
+from spvmia_plugin.audit.stored import Decimals, paraphrase_keys, signals_key, signals_keys
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
@@ -31,7 +31,7 @@ OTHER = {
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
-    "allow_degenerate": True, "references": 3,
+    "allow_degenerate": True, "references": 3, "continuations": 4, "embedding_model": "org/embeds", "api_view": "text",
     "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
 }  # fmt: skip
 
@@ -114,7 +114,11 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
         keys = {name: key_of(kind, AuditConfig(**{name: OTHER[name]}), store, registry) for name in FIELDS}
         usual = key_of(kind, AuditConfig(), store, registry)
     unchanged = {name for name in FIELDS if keys[name] == usual}
-    assert unchanged == {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
+    told_later = {"continuations", "embedding_model", "api_view"}
+    assert unchanged - told_later == {
+        *("cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"),
+    }
+    assert told_later <= unchanged  # of what is made of the target later, and by us alone
 
 
 def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
@@ -130,6 +134,8 @@ def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
     with Store(tmp_path) as store:
         keys = [signals_key(store, {"w": 1}, 10, item) for item in [usual, *others]]
         keys += [signals_key(store, {"w": 2}, 10, usual), signals_key(store, {"w": 1}, 11, usual)]
+        keys += [signals_keys(store, {"w": 1}, 10, Decimals(), kth)(usual) for kth in (1, 2)]
+        assert signals_keys(store, {"w": 1}, 10, Decimals(), 0)(usual) == keys[0]
     assert len(set(keys)) == len(keys)
 
 
