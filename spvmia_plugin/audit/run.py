@@ -539,7 +539,7 @@ class Run:
             for player in self.players.values()
             if player.model is not None and (not self._is_there(player) or self._refusal(player) is None)
         ]
-        tokens, sent, of_parts = 0, 0, list[Stage]()
+        tokens, of_parts = 0, list[Stage]()
         first: list[Request] = []
         for number, part in enumerate(self._parts()):
             lengths = {record.id: self._length(record, inputs) for record in part}
@@ -556,9 +556,7 @@ class Run:
             population = [] if number else [each.item for each in self._population(inputs)]
             for player, model in scored:
                 if not player.views.keys().isdisjoint(WRITTEN):
-                    to_write = self._continuations.missing(part, inputs)
-                    of_parts.append(planner.continuing(to_write))
-                    sent += to_write.sent
+                    of_parts.append(planner.continuing(self._continuations.missing(part, inputs)))
                 if player.views.keys().isdisjoint(SCORED):
                     continue
                 is_there = self._is_there(player)
@@ -586,7 +584,7 @@ class Run:
         title = (
             f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {len(audit.attacks)} attacks"
         )
-        notes = [*self._backend_notes(), *self._to_pay(stages, sent)]
+        notes = [*self._backend_notes(), *self._to_pay(stages)]
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
 
     def _length(self, record: Record, inputs: Inputs) -> int:
@@ -596,15 +594,15 @@ class Run:
         )
         return len(inputs.tokens_of(record)) if is_read or record.rendered else self.backend.count(record.text)
 
-    def _to_pay(self, stages: Sequence[Stage], sent: int) -> list[str]:
-        """What is asked of a target that is paid for by the request: where each text is one."""
+    def _to_pay(self, stages: Sequence[Stage]) -> list[str]:
+        """What is asked of a target of which each text is a request, which somebody may have to pay for."""
         if not self.backend.is_asked_by_text:
             return []
-        written = [stage for stage in stages if stage.name == STAGE or stage.name.startswith(prompting(1))]
-        prompts = sum(stage.count for stage in written if stage.name != STAGE) * self.audit.config.prompt_tokens
+        asked = [stage for stage in stages if stage.sent]
         return [
-            f"{sum(stage.count for stage in written):,} requests to {self.backend.name}: about {sent + prompts:,} "
-            f"tokens sent, up to {sum(stage.tokens for stage in written):,} written"
+            f"{sum(stage.count for stage in asked):,} requests to {self.backend.name}: about "
+            f"{sum(stage.sent for stage in asked):,} tokens sent, up to {sum(stage.tokens for stage in asked):,} "
+            "written"
         ]
 
     def _measure(self, asked: Iterable[Request]) -> float | None:

@@ -36,7 +36,7 @@ class UnloadedTarget(Backend):
     """
 
     name = "hf"
-    features = BackendFeatures(gradients=True)
+    features = BackendFeatures(gradients=True, kth=True)
 
     def __init__(self, arguments: Mapping[str, Any], config: AuditConfig, base_model: str | None) -> None:
         from lm_eval.models.utils import resolve_max_length
