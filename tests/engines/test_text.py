@@ -459,3 +459,50 @@ def test_no_server_at_the_address(tmp_path, server):
     server.server_close()
     with pytest.raises(SpvmiaError, match=r"got ConnectionError; what was written so far is kept"):
         audited(tmp_path, lm)
+
+
+MANY = tiny_texts(48, seed=4, words=(14, 20))
+
+
+def evaluated(server, tmp_path, tasks, **options):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from tests.harness.conftest import TASKS, write_jsonl
+
+    metadata = {
+        "mia_members": write_jsonl(tmp_path / "members.jsonl", MANY[:24]),
+        "mia_nonmembers": write_jsonl(tmp_path / "others.jsonl", MANY[24:]),
+        "mia_prompts": write_jsonl(tmp_path / "prompts.jsonl", PROMPTS),
+        "mia_block_size": 0,
+        "mia_continuations": 4,
+        "mia_cache_dir": str(tmp_path / "cache"),
+        **options,
+    }
+    server.known = {halves(text)[0]: text for text in MANY[:24]}
+    arguments = {"model": "some-chat", "base_url": f"http://127.0.0.1:{server.server_port}/v1/chat/completions"}
+    manager = TaskManager(metadata={**arguments, **metadata}, include_path=[str(TASKS)], include_defaults=False)
+    return lm_eval.simple_evaluate(
+        model="local-chat-completions", model_args=arguments, tasks=list(tasks), task_manager=manager, metadata=metadata
+    )
+
+
+def test_the_harness_runs_it_as_any_task(tmp_path, server, capsys):
+    found = evaluated(server, tmp_path, ["ngram_mia_custom", "bag_of_words_mia_custom"])
+    told = found["configs"]["ngram_mia_custom"]["metadata"]["mia_audit"]
+    assert found["results"]["ngram_mia_custom"]["auroc,none"] > 0.9
+    assert told["attacker"] == {"given": ["sampling"], "api_view": "text"}
+    assert told["models"]["target"]["class"] == "LocalChatCompletion"
+    blind = found["configs"]["bag_of_words_mia_custom"]["metadata"]["mia_audit"]
+    assert blind["attacker"]["api_view"] == "nothing"
+    assert told["cost"]["continuing the records"]["generated_tokens"] > 0
+    assert "requests to LocalChatCompletion" in capsys.readouterr().err
+    sample = json.loads(found["samples"]["ngram_mia_custom"][0]["resps"][0][0])
+    assert sample["target"] is None
+    assert 0 <= sample["score"] <= 1
+
+
+def test_the_harness_refuses_what_needs_log_probabilities(tmp_path, server):
+    with pytest.raises(SpvmiaError, match=r"^--model: 'LocalChatCompletion' lacks .*: loss_mia_custom; .* ngram, sem"):
+        evaluated(server, tmp_path, ["loss_mia_custom", "ngram_mia_custom"])
+    assert not server.asked
