@@ -51,8 +51,8 @@ WHITE_BOX = frozenset({"grad_norm"})
 """Attacks that need the target's weights. Groups leave them out: they run on models of which one sees only answers."""
 
 SAMPLED = frozenset({"ngram", "semantic"})
-"""Attacks for which the target writes `mia_continuations` texts a record. Groups leave them out: that takes longer than
-all other attacks together (docs/text-only.md)."""
+"""Attacks for which the target writes `mia_continuations` texts a record. Groups leave them out: that takes about as long
+as all other attacks together (docs/text-only.md)."""
 
 
 @cache
