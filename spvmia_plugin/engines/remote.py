@@ -202,9 +202,13 @@ class RemoteTarget(Backend):
         moments: bool,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        kth: int = 0,
     ) -> list[TokenSignals | None]:
-        score = self.remote_score if self.is_remote(role) else self.local.score
-        return score(role, inputs, moments=moments, on_done=on_done, done=done)
+        score: Callable[..., list[TokenSignals | None]] = (
+            self.remote_score if self.is_remote(role) else self.local.score
+        )
+        more = {"kth": kth} if kth else {}  # asked for where `remote_features` has it
+        return score(role, inputs, moments=moments, on_done=on_done, done=done, **more)
 
     def check_gradients(self, role: Role) -> None:
         if not self.is_remote(role):
