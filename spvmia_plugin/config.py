@@ -162,6 +162,7 @@ class AuditConfig:
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
     base_model: str | None = _option(None, _folder())
+    base_served: str | None = _option(None, _text())
     reference: str = _option("self_prompt", _folder())
     references: int = _option(1, _at_least(1, MAX_REFERENCES))
     # self-prompt calibration

@@ -213,6 +213,15 @@ class Backend:
         return ()
 
     @property
+    def told(self) -> Mapping[str, object]:
+        """How the numbers were had, JSON-ready: for `mia_audit`, where there is more to say than which model it was."""
+        return {}
+
+    def lacks(self, role: Role) -> str | None:
+        """Why a role's model has not all features, in words that end an error; None where their names say it all."""
+        return None
+
+    @property
     def chat_templates(self) -> Mapping[Role, Any]:
         """By role, what the tokenizer of a loaded model has as its `chat_template`, where that is known."""
         return {}

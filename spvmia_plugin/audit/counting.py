@@ -53,6 +53,7 @@ _SCORES = {
 }
 
 _MODELS = {
+    "base_served",  # which engine reads the base: keys hold its identity there
     "base_model",  # keys hold the identities of the models that are asked
     "reference",  # says whether there is a self-prompted reference at all, not how it is made
     "trust_remote_code",  # without it a model with code of its own is refused, not loaded otherwise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import BackendFeatures
+from spvmia_plugin.protocols import Backend, BackendFeatures
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role, View
 
@@ -127,8 +127,7 @@ def check_features(
     attacks: Mapping[str, Attack],
     players: Mapping[Role, Player],
     perturbation: str,
-    features_of: Callable[[Role], BackendFeatures],
-    name: str,
+    backend: Backend,
 ) -> None:
     """Refuse, before any work, attacks the backend cannot serve.
 
@@ -136,22 +135,26 @@ def check_features(
         attacks: by key.
         players: of all of them.
         perturbation: `mia_perturbation`.
-        features_of: what the backend can do with a role's model.
-        name: its name.
+        backend: says what it can do with each role's model.
 
     Raises:
         SpvmiaError: names the attacks that cannot run and those that can.
     """
 
     lacking = {
-        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, features_of)
+        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, backend.features_of)
         for key, attack in attacks.items()
     }
     able = sorted(key for key, lacks in lacking.items() if not lacks)
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
-        lacks = set[str]().union(*lacking.values())
+        lacks = {name for found in lacking.values() for _, name in found}
+        whys = [
+            why
+            for role in sorted({role for found in lacking.values() for role, _ in found})
+            if (why := backend.lacks(role))
+        ]
         remedy = (
             "gradients need the model's weights, in memory and not packed beyond training: leave these attacks out, or "
             "load the model so with '--model hf'"
@@ -159,7 +162,8 @@ def check_features(
             else "use '--model hf' or a backend plugin that gives token log-probabilities"
         )
         raise SpvmiaError(
-            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; {remedy}"
+            f"--model: {backend.name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; "
+            f"{'; '.join(whys) or remedy}"
         )
 
 
@@ -168,12 +172,13 @@ def _lacking(
     players: Mapping[Role, Player],
     perturbation: str,
     features_of: Callable[[Role], BackendFeatures],
-) -> set[str]:
-    """Which of the features that an attack needs are not there."""
-    lacks: set[str] = set()
+) -> set[tuple[Role, str]]:
+    """Which of the features that an attack needs are not there, each with the role that lacks it."""
+    lacks: set[tuple[Role, str]] = set()
     for need in attack.needs:
         player = players[need.role]
-        has = features_of(player.model or need.role)
+        model = player.model or need.role
+        has = features_of(model)
         wanted = {
             "logprobs": True,
             "moments": need.moments,
@@ -181,10 +186,10 @@ def _lacking(
             "gradients": need.view is View.GRADIENT,
             "train": player.trained,
         }
-        lacks |= {name for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
+        lacks |= {(model, name) for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
         # What a reference is trained on the target writes.
         if player.trained and need.role.kind is Role.REFERENCE and not features_of(Role.TARGET).generate:
-            lacks.add("generate")
+            lacks.add((Role.TARGET, "generate"))
     return lacks
 
 

@@ -99,14 +99,14 @@ asks for their requests all are there, and the entry goes: a later run in this p
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
-    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`).
+    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, `peft`, or a server's `model`).
 
     Raises:
         SpvmiaError: none is named, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
-    name = next((metadata[key] for key in ("tokenizer", "pretrained", "peft") if metadata.get(key)), None)
+    name = next((metadata[key] for key in ("tokenizer", "pretrained", "peft", "model") if metadata.get(key)), None)
     if hasattr(name, "get_vocab"):
         return name  # from Python it may be handed over itself
     name = getattr(name, "name_or_path", name)  # a model: the harness, too, takes the tokenizer from where it was

@@ -194,6 +194,13 @@ class LocalModels:
             rows = embedding_rows(model)
         return lacking | {token_id for token_id in self._tokens.tokenizer.get_vocab().values() if token_id >= rows}
 
+    def rest(self) -> bool:
+        """Let go of the base, if no reference here needs it; it is read again when something does."""
+        if self._paths:
+            return False
+        self._host = None
+        return True
+
     def close(self) -> None:
         """Take our adapters away and let go of all further models."""
         if self._host is not None:
