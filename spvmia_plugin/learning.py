@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.learned import LEAST_RECORDS, standardised
 from spvmia_plugin.attacks.weights import VARIANTS, Card, Variant, Weights, names_of
+from spvmia_plugin.checks.shifts import majority
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.roc import auroc
@@ -156,7 +157,7 @@ def control(
         rest = [part for place, part in enumerate(parts) if place != held_out]
         fitted = fit(
             [part.table for part in rest],
-            [_permuted(part, rng) for part in rest],
+            [permuted_labels(part.labels, part.clusters, rng) for part in rest],
             rest[0].names,
             variant,
             strength,
@@ -166,16 +167,15 @@ def control(
     return Control(float(np.mean(found)), float(np.std(found, ddof=1)) if fits > 1 else float("nan"), fits)
 
 
-def _permuted(audit: Labelled, rng: np.random.Generator) -> Bools:
-    """Labels dealt anew to the documents; a document of both classes keeps how many of its records are members."""
-    codes = cluster_codes(audit.clusters, len(audit.labels))
-    order = rng.permutation(codes.max() + 1)
-    labels = np.asarray(audit.labels, dtype=bool)
-    by_document = [labels[codes == code] for code in range(codes.max() + 1)]
-    dealt = np.concatenate([by_document[code] for code in order])
-    permuted = np.empty_like(labels)
-    permuted[np.argsort(codes, kind="stable")] = dealt
-    return permuted
+def permuted_labels(labels: Bools, clusters: Sequence[Hashable] | None, rng: np.random.Generator) -> Bools:
+    """Labels (n,) exchanged among the documents: records of one document stay of one class.
+
+    A document of both classes counts as that of most of its records. How many records are members can change, where
+    documents differ in their number of records.
+    """
+    codes = cluster_codes(clusters, len(labels))
+    dealt: Bools = rng.permutation(majority(np.asarray(labels, dtype=bool), codes))[codes]
+    return dealt
 
 
 def _halves(audit: Labelled, seed: int) -> list[Labelled]:

@@ -28,7 +28,7 @@ from benchmarks.learned.cells import Cell, Floats, Kept, read_cells
 from spvmia_plugin.attacks.pooled import FEATURE_NAMES, features_of
 from spvmia_plugin.attacks.weights import Variant
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.learning import Labelled, design, fit
+from spvmia_plugin.learning import Labelled, design, fit, permuted_labels
 from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
 from spvmia_plugin.shadow.fitting import variants_of
@@ -109,12 +109,6 @@ def fitted_on(cells: Sequence[Judged], variant: str, labels: Sequence[Any] | Non
     return fit([each.seen.table for each in cells], told, cells[0].seen.names, variant)
 
 
-def permuted(cell: Judged, rng: np.random.Generator) -> Any:
-    """Labels exchanged among the documents of a cell: records of one document stay of one class."""
-    _, first, place = np.unique(cell.kept.documents, return_index=True, return_inverse=True)
-    return np.asarray(cell.kept.labels)[first][rng.permutation(len(first))][place]
-
-
 def folds_of_families(cells: Sequence[Judged]) -> list[list[int]]:
     """Numbers of cells in at most `INNER_FOLDS` groups; cells of one base and data set are in one group."""
     names = sorted({each.families for each in cells})
@@ -170,7 +164,8 @@ def judge(cells: Sequence[Judged], variant: str, seed: int = 0, controls: int = 
         if not fit_on:
             continue
         weights = fitted_on(fit_on, variant)
-        chance = [fitted_on(fit_on, variant, [permuted(each, rng) for each in fit_on]) for _ in range(controls)]
+        dealt = [[permuted_labels(e.seen.labels, e.seen.clusters, rng) for e in fit_on] for _ in range(controls)]
+        chance = [fitted_on(fit_on, variant, labels) for labels in dealt]
         for each in own:
             scores = {LEARNED: each.scores(weights), **each.kept.scores}
             rows.append(

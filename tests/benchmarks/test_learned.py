@@ -140,21 +140,6 @@ def test_weights_travel_between_drawn_audits_and_permuted_labels_do_not(cells):
     assert abs(control.mean() - 0.5) < 0.1
 
 
-def test_labels_are_permuted_by_document(cells):
-    one = Judged.of(kept(n=40))
-    grouped = Judged(
-        Kept(**{**vars(one.kept), "documents": [f"{label}{row // 8}" for row, label in enumerate(one.kept.labels)]}),
-        one.seen,
-    )
-    drawn = judge.permuted(grouped, np.random.default_rng(1))
-    by_document = {}
-    for name, label in zip(grouped.kept.documents, drawn, strict=True):
-        by_document.setdefault(name, set()).add(bool(label))
-    assert all(len(labels) == 1 for labels in by_document.values())
-    assert sum(map(len, by_document.values())) == 10
-    assert not np.array_equal(drawn, grouped.kept.labels)
-
-
 def test_one_kind_of_cells_says_nothing_of_others():
     with pytest.raises(SpvmiaError, match="cells: expected cells of at least two bases and two data sets"):
         judge.judge([Judged.of(kept(n=24))], "both")

@@ -12,7 +12,7 @@ from spvmia_plugin.attacks.learned import Learned, standardised
 from spvmia_plugin.attacks.pooled import FEATURE_NAMES
 from spvmia_plugin.attacks.weights import FILE, names_of, read_weights, write_weights
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.learning import STRENGTH, Control, Labelled, control, fit, learn
+from spvmia_plugin.learning import STRENGTH, Control, Labelled, control, fit, learn, permuted_labels
 from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.signals import Role
 from tests.attacks.simulated import simulate
@@ -77,19 +77,27 @@ def test_the_control_of_one_audit_is_on_its_other_half():
 
 def test_the_control_sees_labels_that_are_not_permuted(monkeypatch):
     """If permuting did nothing, the control would be far from chance: it can fail."""
-    monkeypatch.setattr("spvmia_plugin.learning._permuted", lambda part, rng: part.labels)
+    monkeypatch.setattr("spvmia_plugin.learning.permuted_labels", lambda labels, clusters, rng: labels)
     assert control([audit(seed=seed) for seed in range(3)], "both", fits=3).auroc > 0.85
 
 
 def test_labels_are_permuted_by_document():
-    from spvmia_plugin.learning import _permuted
+    """Documents of unequal size, too: none is split between the classes, and as many documents are members."""
+    sizes = [1, 7, 2, 5, 3, 4, 6, 1, 9, 2]
+    clusters = [document for document, size in enumerate(sizes) for _ in range(size)]
+    labels = np.array([document < 5 for document in clusters])
+    drawn = [permuted_labels(labels, clusters, np.random.default_rng(seed)) for seed in range(20)]
+    for permuted in drawn:
+        by_document = [set(permuted[[c == document for c in clusters]].tolist()) for document in range(len(sizes))]
+        assert all(len(classes) == 1 for classes in by_document)
+        assert sum(True in classes for classes in by_document) == 5
+    assert len({permuted.tobytes() for permuted in drawn}) > 15
 
-    one = audit(120, per_document=5)
-    permuted = _permuted(one, np.random.default_rng(0))
-    assert permuted.sum() == one.labels.sum()
-    assert (permuted != one.labels).any()
-    for document in set(one.clusters):
-        assert len(set(permuted[[place for place, name in enumerate(one.clusters) if name == document]])) == 1
+
+def test_a_document_of_both_classes_counts_as_that_of_most_of_its_records():
+    labels, clusters = np.array([True, True, False, False]), ["a", "a", "a", "b"]
+    drawn = {tuple(permuted_labels(labels, clusters, np.random.default_rng(seed)).tolist()) for seed in range(20)}
+    assert drawn == {(True, True, True, False), (False, False, False, True)}
 
 
 def test_a_card_says_what_was_fitted_on():
