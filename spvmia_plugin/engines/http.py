@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from spvmia_plugin.errors import MAX_REASON, SpvmiaError
-from spvmia_plugin.util.redact import without_secrets_in
+from spvmia_plugin.util.redact import HIDDEN, without_secrets_in
 
 PATIENCE = 600.0
 """Seconds that a request waits in all for a server that limits the rate."""
@@ -73,6 +73,7 @@ class Connection:
         self.concurrent = max(1, concurrent)
         self.attempts = max(1, attempts)
         self._headers = dict(headers)
+        self._secrets = _secrets_of(url, headers)
         self._timeout = timeout
         self._verify = verify
         self._session: Any = None
@@ -236,28 +237,29 @@ class Connection:
         if found.status_code == 429:
             raise _Busy(_seconds(found.headers.get("Retry-After")))
         if not found.ok:
-            words = without_secrets_in(_message(found.text))
-            raise Refused(
-                f"base_url: expected an answer of {self.shown}, got HTTP {found.status_code}"
-                + (f" ({words})" if words else "")
-                + _remedy(found.status_code),
-                found.status_code,
-                words,
-            )
+            words = self._clean(_message(found.text))
+            raise self._refused(found.status_code, words, f" ({words})" if words else "")
         try:
             answer = json.loads(found.content)
         except ValueError:
             raise Halved(f"{len(found.content)} bytes that are no JSON") from None
         return read(answer)
 
+    def _clean(self, words: str) -> str:
+        """A server's words without what we sent it in confidence: some repeat a key that they refuse."""
+        for secret in self._secrets:
+            words = words.replace(secret, HIDDEN)
+        return without_secrets_in(words)[:MAX_REASON]
+
     def _without_words(self, refused: Refused) -> Refused:
         """The same, with the server's words kept for whoever catches it."""
-        status = refused.status
         about = " that names the length of the context" if is_about_length(refused.words) else ""
+        return self._refused(refused.status, refused.words, about)
+
+    def _refused(self, status: int, words: str, told: str) -> Refused:
+        remedy = _TOO_LONG if is_about_length(words) else _remedy(status)
         return Refused(
-            f"base_url: expected an answer of {self.shown}, got HTTP {status}{about}{_remedy(status, about=about)}",
-            status,
-            refused.words,
+            f"base_url: expected an answer of {self.shown}, got HTTP {status}{told}; {remedy}", status, words
         )
 
     def _problem(self, expected: str, got: str, remedy: str = "run the same command again") -> SpvmiaError:
@@ -291,24 +293,34 @@ def shown_url(url: str) -> str:
     return without_secrets_in(f"{parts.scheme}://{host}{port}{parts.path}")
 
 
+def _secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
+    """What of an address and of headers may be a credential, the longest first."""
+    parts = urlsplit(url)
+    words = [parts.username, parts.password, *(value for _, value in parse_qsl(parts.query))]
+    for value in headers.values():
+        words += [str(value), *str(value).split()[1:]]
+    return sorted({word for word in words if word and len(word) >= 4}, key=len, reverse=True)
+
+
 def is_about_length(words: str) -> bool:
     """Whether a server refuses a prompt for its length."""
     said = words.lower()
     return "context" in said and any(word in said for word in ("length", "exceed", "maximum", "window", "too long"))
 
 
-def _remedy(status: int, *, about: str = "") -> str:
-    if about:
-        return "; pass the server's context as max_length=... in --model_args, or lower mia_max_length"
+_TOO_LONG = "pass the server's context as max_length=... in --model_args, or lower mia_max_length"
+
+
+def _remedy(status: int) -> str:
     if status in (401, 403):
-        return "; give its key in the environment variable OPENAI_API_KEY, or correct header=... in --model_args"
+        return "give its key in the environment variable OPENAI_API_KEY, or correct header=... in --model_args"
     if status == 404:
-        return "; correct base_url=... (it ends in /v1/completions) or model=... in --model_args"
-    return "; the server's own log says more" if status < 500 else "; restart it: the same command then continues"
+        return "correct base_url=... (it ends in /v1/completions) or model=... in --model_args"
+    return "the server's own log says more" if status < 500 else "restart it: the same command then continues"
 
 
 def _message(text: str) -> str:
-    """What an error answer says, in at most `MAX_REASON` characters."""
+    """What an error answer says, in one line."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -319,7 +331,7 @@ def _message(text: str) -> str:
         if isinstance(found, Mapping) and name in found:
             found = found[name]
     said = found if isinstance(found, str) else json.dumps(found)
-    return "" if "<html" in said.lower() else " ".join(said.split())[:MAX_REASON]
+    return "" if "<html" in said.lower() else " ".join(said.split())
 
 
 def _innermost(error: BaseException) -> str:

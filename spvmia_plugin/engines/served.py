@@ -30,6 +30,8 @@ CLOSEST = 1e-3
 TIMES = 5.0
 """On one that does not, so many times the largest mean difference between two of its answers."""
 SPREAD_IDS = 64
+LONGEST = 96
+"""Tokens of a look at the weights, in each of two requests: a context that is shorter is said to be, by name."""
 
 Recall = Callable[[Mapping[str, object]], str | None]
 Keep = Callable[[Mapping[str, object], str], None]
@@ -125,7 +127,7 @@ class ServedModels:
         text = [token_id for part in (TEXT, *PROBES) for token_id in self._tokens.natural(part)]
         ids = sorted(self._tokens.tokenizer.get_vocab().values())[: int(self._tokens.tokenizer.vocab_size)]
         spread = [ids[i * (len(ids) - 1) // (SPREAD_IDS - 1)] for i in range(SPREAD_IDS)]
-        return [each[: self._tokens.max_length] for each in (text, spread)]
+        return [each[: min(LONGEST, self._tokens.max_length)] for each in (text, spread)]
 
     def _ask(self, model: str, way: Way) -> NDArray[np.float32]:
         found = []

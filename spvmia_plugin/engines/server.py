@@ -206,7 +206,16 @@ class ServerBackend(RemoteTarget):
         return found
 
     def _signals(self, model: str, way: Way, item: ScoreInput, moments: bool) -> TokenSignals:
-        """The signals of one sequence, a request a window."""
+        """The signals of one sequence, a request a window.
+
+        Raises:
+            SpvmiaError: it is embeddings that were asked for, or an answer is no good.
+        """
+        if item.noise is not None:
+            raise SpvmiaError(
+                "mia_perturbation: expected a kind that a server can score, got 'embedding', which needs the model's "
+                "input embeddings; choose mask_fill or causal"
+            )
         sequence = [*item.context_ids, *item.token_ids]
         parts: list[tuple[Read, int]] = []
         for window in windows_of(item, self.max_length):

@@ -28,10 +28,8 @@ def serve(models, served):
     """Start a server of both with some faults, and give it with the harness's LM for it."""
     running = []
 
-    def start(*, lm=None, only=("target", "base"), **faults):
-        server = TinyServer(
-            {name: served[name] for name in only}, tiny_tokenizer(), base_folder=str(models / "base"), **faults
-        )
+    def start(*, lm=None, more=(), **faults):
+        server = TinyServer({**served, **dict(more)}, tiny_tokenizer(), base_folder=str(models / "base"), **faults)
         running.append(server.__enter__())
         return server, completions_lm(server.url, models / "base", **(lm or {}))
 

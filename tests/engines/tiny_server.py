@@ -44,7 +44,7 @@ class Faults:
         die_after: requests after which the process is gone.
         swap_after: requests after which the first model has the weights of `swap_to`.
         swap_to: name of another model.
-        tokenizer: folder of another tokenizer, which makes the texts.
+        other_tokenizer: folder of another tokenizer, which makes the texts.
         loads_adapters: at run time.
         noise: added to every log-probability, growing with each request.
     """
@@ -70,7 +70,7 @@ class Faults:
     die_after: int = -1
     swap_after: int = -1
     swap_to: str = ""
-    tokenizer: str = ""
+    other_tokenizer: str = ""
     loads_adapters: bool = True
     noise: float = 0.0
 
@@ -85,10 +85,10 @@ class Served:
         self.lock = threading.Lock()
         self.under_way, self.most_under_way = 0, 0
         self.decoder = tokenizer
-        if faults.tokenizer:
+        if faults.other_tokenizer:
             from transformers import AutoTokenizer
 
-            self.decoder = AutoTokenizer.from_pretrained(faults.tokenizer)
+            self.decoder = AutoTokenizer.from_pretrained(faults.other_tokenizer)
 
     @property
     def scored(self) -> list[tuple[int, ...]]:
