@@ -198,6 +198,8 @@ class AuditConfig:
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = field(default=False, compare=False)
     """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
+    dtype: str | None = field(default=None, compare=False)
+    """`dtype=` in the harness's model arguments: what base and references are read in beside a target elsewhere."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -241,6 +243,7 @@ class AuditConfig:
             **{**read, **values},
             attack_options=chosen,
             trust_remote_code=trusted,
+            dtype=str(dtype) if (dtype := metadata.get("dtype")) else None,
             given=frozenset(values),
         )
 

@@ -28,6 +28,8 @@ _NEVER = {
     "given",  # which options were typed: with a default typed out, nothing is computed otherwise
     "max_length",  # keys hold the context that follows from it
     "allow_degenerate",  # whether texts that are too alike are trained on, not what comes of that
+    "base_served",  # which engine reads the base: keys hold its identity there
+    "dtype",  # likewise in which precision it is read
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
 }
 
@@ -53,7 +55,6 @@ _SCORES = {
 }
 
 _MODELS = {
-    "base_served",  # which engine reads the base: keys hold its identity there
     "base_model",  # keys hold the identities of the models that are asked
     "reference",  # says whether there is a self-prompted reference at all, not how it is made
     "trust_remote_code",  # without it a model with code of its own is refused, not loaded otherwise

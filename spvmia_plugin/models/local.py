@@ -40,6 +40,7 @@ class LocalModels:
         tokens: the target's tokenizer.
         base_name: folder or hub id of the model before fine-tuning; None where nobody names it.
         device: where the models are put.
+        dtype: the precision in which they are read; by default that of their own files.
         autocast: dtype of the harness's mixed precision, or None.
         trusted: the harness was told to run code that models bring.
 
@@ -53,12 +54,14 @@ class LocalModels:
         base_name: str | None,
         *,
         device: torch.device | str = "cpu",
+        dtype: str | None = None,
         autocast: torch.dtype | None = None,
         trusted: bool = False,
     ) -> None:
         self._tokens = tokens
         self.base_name = base_name
         self._device = torch.device(device)
+        self._dtype = dtype or "auto"
         self._autocast = autocast
         self._trusted = trusted
         self.notes: list[str] = []
@@ -291,8 +294,8 @@ class LocalModels:
         return self._device
 
     def _settings(self, name: str, revision: str | None) -> dict[str, Any]:
-        """How a model is loaded: in the precision that its own files say."""
-        return {"dtype": "auto"}
+        """How a model is loaded."""
+        return {"dtype": self._dtype}
 
 
 def _adapter_config(path: str) -> Any:
