@@ -31,6 +31,7 @@ _NEVER = {
     "base_served",  # which engine reads the base: keys hold its identity there
     "dtype",  # likewise in which precision it is read
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
+    *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
 }
 
 _DATA = {"members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path", "split"}
