@@ -84,6 +84,7 @@ class Served:
         self.keys: list[str | None] = []
         self.lock = threading.Lock()
         self.under_way, self.most_under_way = 0, 0
+        self.last: tuple[Any, Any] = (None, None)  # what was computed last, of which model and ids
         self.decoder = tokenizer
         if faults.other_tokenizer:
             from transformers import AutoTokenizer
@@ -102,9 +103,11 @@ class Served:
         """(len(ids), V): row k is of the token after ids[k]."""
         import torch
 
-        with torch.no_grad():
-            logits = self.models[name](input_ids=torch.tensor([ids])).logits[0]
-        return logits.float().log_softmax(-1) - self.faults.noise * (len(self.requests) % 7)
+        of = (id(self.models[name]), tuple(ids))
+        if self.last[0] != of:
+            with torch.no_grad():
+                self.last = of, self.models[name](input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        return self.last[1] - self.faults.noise * (len(self.requests) % 7)
 
     def write(self, body: dict[str, Any], ids: list[int]) -> tuple[list[int], list[float], bool]:
         import torch
