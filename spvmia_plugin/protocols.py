@@ -198,6 +198,8 @@ class Backend:
     """How many processes of this launch can train one reference (`mia_reference_parallel`); None if they cannot."""
     first = True
     """Whether this is the first of them."""
+    at_once = 1
+    """How many sequences, the longest, say how fast scoring goes: more where they are asked for side by side."""
 
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         """Drive `lm` under `config`; `base_model` is the model before fine-tuning, where somebody named it."""

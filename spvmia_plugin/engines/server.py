@@ -64,6 +64,7 @@ class ServerBackend(RemoteTarget):
             tok_encode=lm.tok_encode,
         )
         self.connection = connect(lm)
+        self.at_once = 2 * self.connection.concurrent
         self._models = {Role.TARGET: str(lm.model)}
         if config.base_served is not None:
             self._models[Role.BASE] = config.base_served

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
@@ -19,8 +21,8 @@ COMPLETIONS = {"tokenizer_backend": "huggingface", "max_length": 256, "num_concu
 
 @pytest.fixture(scope="module")
 def options(models, tmp_path_factory):
-    folder, texts = tmp_path_factory.mktemp("private"), tiny_texts(90, seed=7, words=(15, 40))
-    for name, part in (("members", texts[:24]), ("nonmembers", texts[24:48]), ("prompts", texts[48:])):
+    folder, texts = tmp_path_factory.mktemp("private"), tiny_texts(52, seed=7, words=(10, 30))
+    for name, part in (("members", texts[:14]), ("nonmembers", texts[14:28]), ("prompts", texts[28:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
     return {
         **{f"mia_{name}": str(folder / f"{name}.jsonl") for name in ("members", "nonmembers", "prompts")},
@@ -64,15 +66,25 @@ def evaluate(models, tmp_path_factory, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="module")
+def reference(models, tmp_path_factory):
+    """A ready reference: what the target's adapter does, the other way round."""
+    folder = tmp_path_factory.mktemp("reference") / "lora"
+    shutil.copytree(models / "lora", folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({n: -w if "lora_B" in n else w for n, w in weights.items()}, folder / "adapter_model.safetensors")
+    return folder
+
+
 def scores(result, task):
     return {row["doc"]["id"]: json.loads(row["resps"][0][0]) for row in result["samples"][task]}
 
 
 @pytest.mark.parametrize("base_served", [False, True])
-def test_the_same_audit_by_hf_and_by_a_server(serve, models, evaluate, options, tmp_path, base_served):
+def test_the_same_audit_by_hf_and_by_a_server(serve, reference, evaluate, options, tmp_path, base_served):
     """All attacks that need no gradient, with one reference; the base in this process, and served."""
     server, _ = serve()
-    settings = {**options, "mia_reference": str(models / "lora"), "mia_candidate": "none"}
+    settings = {**options, "mia_reference": str(reference), "mia_candidate": "none"}
     here = evaluate("hf", [ALL], {**settings, "mia_cache_dir": str(tmp_path / "hf")})
     there = {"mia_cache_dir": str(tmp_path / "server"), **({"mia_base_served": "base"} if base_served else {})}
     elsewhere = evaluate("local-completions", [ALL], {**settings, **there}, base_url=server.url)
@@ -84,7 +96,12 @@ def test_the_same_audit_by_hf_and_by_a_server(serve, models, evaluate, options, 
         for record, told in theirs.items():
             assert ours[record]["reason"] == told["reason"]
             for name in ("score", "target", "reference"):
-                assert ours[record][name] == pytest.approx(told[name], abs=1e-3, rel=1e-3), (task, name)
+                if told[name] is None:
+                    assert ours[record][name] is None
+                else:
+                    assert ours[record][name] == pytest.approx(told[name], abs=1e-3, rel=1e-3), (task, name)
+        if task.startswith(("spv", "wbc", "ez", "lira_base", "min_k_pp", "recall")):
+            assert any(told["score"] is not None for told in ours.values())
         assert elsewhere["results"][task]["auroc,none"] == pytest.approx(
             here["results"][task]["auroc,none"], abs=2e-3, nan_ok=True
         )
@@ -116,7 +133,7 @@ def test_self_prompts_come_from_the_server_and_references_are_trained_here(serve
     assert audit["self_prompts"]["distinct"] == 1
     assert audit["cost"]["reference"]["generated_tokens"] > 0
     assert audit["stages"]["reference"]["trained"]
-    assert audit["n"]["scored"] == 48
+    assert audit["n"]["scored"] == 28
     again = evaluate("local-completions", ["spv_wbc_mia_custom"], metadata, base_url=server.url)
     assert scores(again, "spv_wbc_mia_custom") == scores(result, "spv_wbc_mia_custom")
     assert not again["configs"]["spv_wbc_mia_custom"]["metadata"]["mia_audit"]["stages"]["reference"]["trained"]
@@ -127,7 +144,7 @@ def test_no_base_is_loaded_where_no_attack_needs_it(serve, evaluate, options, tm
     monkeypatch.setattr(LocalModels, "_load", None)
     metadata = {**options, "mia_cache_dir": str(tmp_path), "mia_base_model": "/nowhere"}
     result = evaluate("local-completions", ["loss_mia_custom", "zlib_mia_custom"], metadata, base_url=server.url)
-    assert result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["n"]["scored"] == 48
+    assert result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["n"]["scored"] == 28
 
 
 def test_nothing_secret_is_written_anywhere(serve, evaluate, options, tmp_path, monkeypatch, capfd, caplog):
