@@ -186,6 +186,7 @@ class AuditConfig:
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
     base_model: str | None = _option(None, _folder())
+    base_served: str | None = _option(None, _text())
     reference: str = _option("self_prompt", _folder())
     references: int = _option(1, _at_least(1, MAX_REFERENCES))
     # self-prompt calibration
@@ -231,6 +232,8 @@ class AuditConfig:
     """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
     gguf_file: str | None = field(default=None, compare=False)
     """Which file of its folder the harness loads the model from: `gguf_file=...` in its model arguments."""
+    dtype: str | None = field(default=None, compare=False)
+    """`dtype=` in the harness's model arguments: what base and references are read in beside a target elsewhere."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -276,6 +279,7 @@ class AuditConfig:
             attack_options=chosen,
             trust_remote_code=trusted,
             gguf_file=gguf_file if isinstance(gguf_file, str) else None,
+            dtype=str(dtype) if (dtype := metadata.get("dtype")) else None,
             given=frozenset(values),
         )
 

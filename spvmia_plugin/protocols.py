@@ -202,6 +202,8 @@ class Backend:
     """How many processes of this launch can train one reference (`mia_reference_parallel`); None if they cannot."""
     first = True
     """Whether this is the first of them."""
+    at_once = 1
+    """How many sequences, the longest, say how fast scoring goes: more where they are asked for side by side."""
 
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         """Drive `lm` under `config`; `base_model` is the model before fine-tuning, where somebody named it."""
@@ -215,6 +217,15 @@ class Backend:
     def notes(self) -> Sequence[str]:
         """Sentences about the models for the plan and for `mia_audit`."""
         return ()
+
+    @property
+    def told(self) -> Mapping[str, object]:
+        """How the numbers were had, JSON-ready: for `mia_audit`, where there is more to say than which model it was."""
+        return {}
+
+    def lacks(self, role: Role) -> str | None:
+        """Why a role's model has not all features, in words that end an error; None where their names say it all."""
+        return None
 
     @property
     def chat_templates(self) -> Mapping[Role, Any]:

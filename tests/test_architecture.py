@@ -241,10 +241,10 @@ def test_the_tests_run_in_the_built_wheel() -> None:
 
 
 def declared() -> set[str]:
-    """Distributions that the package depends on, the `demo` extra's too. Read from the source: installed metadata of an
+    """Distributions that the package depends on, those of extras too. Read from the source: installed metadata of an
     editable install grow old."""
     text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-    lists = re.findall(r"^(?:dependencies|demo) = \[(.*?)\]$", text, re.S | re.M)
+    lists = re.findall(r"^(?:dependencies|demo|server) = \[(.*?)\]$", text, re.S | re.M)
     return {normal(name) for found in lists for name in re.findall(r'"([\w.-]+)', found)}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import BackendFeatures
+from spvmia_plugin.protocols import Backend, BackendFeatures
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import WRITTEN, Role, View
 
@@ -144,9 +144,9 @@ def check_features(
     attacks: Mapping[str, Attack],
     players: Mapping[Role, Player],
     perturbation: str,
-    features_of: Callable[[Role], BackendFeatures],
-    name: str,
+    backend: Backend,
     *,
+    features_of: Callable[[Role], BackendFeatures] | None = None,
     view: str | None = None,
 ) -> None:
     """Refuse, before any work, attacks that cannot be served.
@@ -155,27 +155,33 @@ def check_features(
         attacks: by key.
         players: of all of them.
         perturbation: `mia_perturbation`.
-        features_of: what the backend can do with a role's model.
-        name: its name.
+        backend: says what it can do with each role's model.
+        features_of: what attackers can do with them instead, through `view`.
         view: the `mia_api_view` through which `features_of` looks, where that is why something is lacking.
 
     Raises:
         SpvmiaError: names the attacks that cannot run and those that can.
     """
+    asked = features_of or backend.features_of
     lacking = {
-        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, features_of)
+        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, asked)
         for key, attack in attacks.items()
     }
     able = sorted(key for key, lacks in lacking.items() if not lacks)
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
-        lacks = set[str]().union(*lacking.values())
         if view is not None:
             raise SpvmiaError(
                 f"mia_api_view: expected attacks that {view} shows enough for, got {', '.join(unable)}, which need "
                 f"more of the target{rest}; leave these attacks out, or set mia_api_view=full"
             )
+        lacks = {name for found in lacking.values() for _, name in found}
+        whys = [
+            why
+            for role in sorted({role for found in lacking.values() for role, _ in found})
+            if (why := backend.lacks(role))
+        ]
         remedy = (
             "gradients need the model's weights, in memory and not packed beyond training: leave these attacks out, or "
             "load the model so with '--model hf'"
@@ -184,7 +190,8 @@ def check_features(
             f"of the target's: {', '.join(TEXT_ONLY)}"
         )
         raise SpvmiaError(
-            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; {remedy}"
+            f"--model: {backend.name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; "
+            f"{'; '.join(whys) or remedy}"
         )
 
 
@@ -193,12 +200,13 @@ def _lacking(
     players: Mapping[Role, Player],
     perturbation: str,
     features_of: Callable[[Role], BackendFeatures],
-) -> set[str]:
-    """Which of the features that an attack needs are not there."""
-    lacks: set[str] = set()
+) -> set[tuple[Role, str]]:
+    """Which of the features that an attack needs are not there, each with the role that lacks it."""
+    lacks: set[tuple[Role, str]] = set()
     for need in attack.needs:
         player = players[need.role]
-        has = features_of(player.model or need.role)
+        model = player.model or need.role
+        has = features_of(model)
         wanted = {
             "logprobs": need.view not in WRITTEN,
             "generate": need.view in WRITTEN,
@@ -207,10 +215,10 @@ def _lacking(
             "gradients": need.view is View.GRADIENT,
             "train": player.trained,
         }
-        lacks |= {name for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
+        lacks |= {(model, name) for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
         # What a reference is trained on the target writes.
         if player.trained and need.role.kind is Role.REFERENCE and not features_of(Role.TARGET).generate:
-            lacks.add("generate")
+            lacks.add((Role.TARGET, "generate"))
     return lacks
 
 

@@ -153,6 +153,8 @@ class Run:
             if player.model is not None
         }
         self.outcome.notes += self._backend_notes()
+        if told := self.backend.told:
+            self.outcome.details["backend"] = dict(told)
         self._batches.forget()
         return self.outcome
 
@@ -169,17 +171,9 @@ class Run:
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
-        check_features(
-            audit.attacks, self.players, audit.config.perturbation, self.backend.features_of, self.backend.name
-        )
-        check_features(
-            audit.attacks,
-            self.players,
-            audit.config.perturbation,
-            self._shown_features,
-            self.backend.name,
-            view=audit.config.api_view,
-        )
+        names = audit.attacks, self.players, audit.config.perturbation
+        check_features(*names, self.backend)
+        check_features(*names, self.backend, features_of=self._shown_features, view=audit.config.api_view)
         if self._is_viewed(View.NEIGHBOURS):
             self._perturbation = self.registry.perturbation(audit.config)
             self._view.check(self._perturbation)

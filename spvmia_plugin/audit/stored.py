@@ -90,9 +90,10 @@ class StoredSignals:
         # A ReCaLL prefix is read once for many: what follows it says little about the others' speed.
         shortest = min(len(inputs[i].context_ids) for i in missing)
         missing = [i for i in missing if len(inputs[i].context_ids) == shortest]
-        first = max(missing, key=lambda i: len(inputs[i].token_ids))  # backends begin with the longest
+        missing.sort(key=lambda i: len(inputs[i].token_ids), reverse=True)  # backends begin with the longest
+        first = set(missing[: self._backend.at_once])
         before = self._backend.cost(model).forward_tokens
-        self._compute(request, keys, set(range(len(inputs))) - {first}, None)
+        self._compute(request, keys, set(range(len(inputs))) - first, None)
         return self._backend.cost(model).forward_tokens - before
 
     def _compute(

@@ -73,7 +73,11 @@ class RemoteTarget(Backend):
         self._tokens = Tokens(reader, config.max_length, config.prefix)
         self.device = local_device()
         self.models = LocalModels(
-            self._tokens, config.base_model or base_model, device=self.device, trusted=config.trust_remote_code
+            self._tokens,
+            config.base_model or base_model,
+            device=self.device,
+            dtype=config.dtype,
+            trusted=config.trust_remote_code,
         )
         self.local = TorchBackend(self.models, self._tokens, config, self.device)
         self._spent = {role: Cost() for role in Role}

@@ -101,16 +101,16 @@ asks for their requests all are there, and the entry goes: a later run in this p
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
-    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`), else the base's.
+    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, `peft`), else the base's, else a
+    server's `model`.
 
     Raises:
         SpvmiaError: none is named, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
-    name = next(
-        (metadata[key] for key in ("tokenizer", "pretrained", "peft", "mia_base_model") if metadata.get(key)), None
-    )
+    named = ("tokenizer", "pretrained", "peft", "mia_base_model", "model")
+    name = next((metadata[key] for key in named if metadata.get(key)), None)
     if hasattr(name, "get_vocab"):
         return name  # from Python it may be handed over itself
     name = getattr(name, "name_or_path", name)  # a model: the harness, too, takes the tokenizer from where it was

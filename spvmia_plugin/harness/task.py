@@ -57,6 +57,7 @@ from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import label
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 from spvmia_plugin.util.processes import Processes
+from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
@@ -311,7 +312,8 @@ class AuditTask(Task):  # type: ignore[misc]
             audit = self._guarded(self._audit, self._summary)
             # Its comparison is one object for all tasks, complete when the last of them has been aggregated: no copy.
             told = {**utf8(audit), "strongest": audit["strongest"]}
-            config["metadata"] = {**utf8(config["metadata"]), "mia_audit": told}
+            # A server's address and headers lie in there, too, with the model's other arguments.
+            config["metadata"] = {**without_secrets(utf8(config["metadata"])), "mia_audit": told}
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:

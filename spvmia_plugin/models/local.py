@@ -41,6 +41,7 @@ class LocalModels:
         tokens: the target's tokenizer.
         base_name: folder or hub id of the model before fine-tuning; None where nobody names it.
         device: where the models are put.
+        dtype: the precision in which they are read; by default that of their own files.
         autocast: dtype of the harness's mixed precision, or None.
         trusted: the harness was told to run code that models bring.
 
@@ -54,12 +55,14 @@ class LocalModels:
         base_name: str | None,
         *,
         device: torch.device | str = "cpu",
+        dtype: str | None = None,
         autocast: torch.dtype | None = None,
         trusted: bool = False,
     ) -> None:
         self._tokens = tokens
         self.base_name = base_name
         self._device = torch.device(device)
+        self._dtype = dtype or "auto"
         self._autocast = autocast
         self._trusted = trusted
         self.notes: list[str] = []
@@ -195,6 +198,13 @@ class LocalModels:
             rows = embedding_rows(model)
         return lacking | {token_id for token_id in self._tokens.tokenizer.get_vocab().values() if token_id >= rows}
 
+    def rest(self) -> bool:
+        """Let go of the base, if no reference here needs it; it is read again when something does."""
+        if self._paths:
+            return False
+        self._host = None
+        return True
+
     def close(self) -> None:
         """Take our adapters away and let go of all further models."""
         if self._host is not None:
@@ -292,8 +302,8 @@ class LocalModels:
         return self._device
 
     def _settings(self, name: str, revision: str | None) -> dict[str, Any]:
-        """How a model is loaded: in the precision that its own files say."""
-        return {"dtype": "auto"}
+        """How a model is loaded."""
+        return {"dtype": self._dtype}
 
 
 def _adapter_config(path: str) -> Any:

@@ -134,17 +134,12 @@ class Scorer:
         """The windows of one sequence; one alone where it fits the model's context."""
         before = len(item.context_ids)
         sequence = item.context_ids + item.token_ids
-        first = len(sequence) - item.scored
-        if before > _SHORT_CONTEXT and len(sequence) - 1 > self._tokens.max_length:
-            raise SpvmiaError(
-                f"ReCaLL prefix: expected prefix and text to fit the context of {self._tokens.max_length} tokens, "
-                f"got {len(sequence) - 1}; use fewer shots (mia_recall_shots) or shorter records"
-            )
+        windows = windows_of(item, self._tokens.max_length)
         if cached and item.token_ids:
             return [_Unit(owner, Piece(item.token_ids[:-1], item.token_ids, item.noise, 0))]
         return [
             _Unit(owner, Piece(sequence[w.start : w.end - 1], sequence[w.first : w.end], item.noise, w.start - before))
-            for w in rolling_windows(first, len(sequence), self._tokens.max_length)
+            for w in windows
         ]
 
 
@@ -366,6 +361,21 @@ class Window:
     start: int
     first: int
     end: int
+
+
+def windows_of(item: ScoreInput, max_length: int) -> list[Window]:
+    """The windows in which a sequence, context and tokens, is read.
+
+    Raises:
+        SpvmiaError: a long context, as of a ReCaLL prefix, would not be before all that is scored.
+    """
+    total = len(item.context_ids) + len(item.token_ids)
+    if len(item.context_ids) > _SHORT_CONTEXT and total - 1 > max_length:
+        raise SpvmiaError(
+            f"ReCaLL prefix: expected prefix and text to fit the context of {max_length} tokens, "
+            f"got {total - 1}; use fewer shots (mia_recall_shots) or shorter records"
+        )
+    return rolling_windows(total - item.scored, total, max_length)
 
 
 def rolling_windows(first: int, total: int, max_length: int) -> list[Window]:

@@ -252,6 +252,11 @@ class TorchBackend(Backend):
         self._unknown.pop(role, None)
         self._roles.load_reference(role, path)
 
+    def rest(self) -> None:
+        """Have no model in memory that nothing needs for now."""
+        if self._roles.rest():
+            self._headless.clear()
+
     def cost(self, role: Role) -> Cost:
         return dataclasses.replace(self._costs[role])
 

@@ -25,7 +25,8 @@ FIELDS = [field.name for field in dataclasses.fields(AuditConfig)]
 OTHER = {
     "members": "m.jsonl", "nonmembers": "n.jsonl", "prompts": "p.jsonl", "candidate": "c.jsonl", "text_column": "body",
     "manifest": "m.json", "dataset_path": "d.jsonl", "split": "paper", "block_size": 64, "max_samples": 7,
-    "prefix": "harness", "base_model": "org/base", "reference": "base", "self_prompts": 9, "prompt_tokens": 5,
+    "prefix": "harness", "base_model": "org/base", "base_served": "b", "dtype": "float16", "reference": "base",
+    "self_prompts": 9, "prompt_tokens": 5,
     "temperature": 0.7, "top_k": 50, "top_p": 0.9, "reference_epochs": 1.0, "reference_lr": 1e-4, "reference_batch": 2,
     "reference_parallel": True, "lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.0, "lora_targets": ("q_proj",),
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
@@ -118,7 +119,8 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
     bounds = {"max_auroc", "max_tpr_at_1pct", "max_epsilon"}
     shown = {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
     told_later = {"continuations", "embedding_model", "api_view"}  # of what is made later, and by us alone
-    assert unchanged == shown | bounds | told_later
+    engines = {"base_served", "dtype"}  # keys hold the identities that follow
+    assert unchanged == shown | bounds | told_later | engines
 
 
 def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
