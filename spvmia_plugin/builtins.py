@@ -42,8 +42,11 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:
 
 @hookimpl
 def spvmia_register_backends() -> Iterable[Lazy[Backend]]:
-    """The harness's Hugging Face models."""
-    return [Lazy("hf", "spvmia_plugin.models.hf_backend:HFBackend")]
+    """The harness's Hugging Face models, and vLLM's engine."""
+    return [
+        Lazy("hf", "spvmia_plugin.models.hf_backend:HFBackend"),
+        Lazy("vllm", "spvmia_plugin.engines.vllm:VLLMBackend"),
+    ]
 
 
 @hookimpl(trylast=True)

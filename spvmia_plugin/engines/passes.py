@@ -18,6 +18,7 @@ from spvmia_plugin.signals import TokenSignals
 
 _SHORT_CONTEXT = 8
 """A BOS or two before a text: it may be cut off by rolling windows; a longer context may not."""
+_MOMENTS = ("mean", "std")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ def _windows_of(owner: int, item: ScoreInput, max_length: int) -> list[Pass]:
 
 def _together(answers: Sequence[Answer]) -> TokenSignals:
     """The signals of one input from its windows, first to last."""
-    columns = [[getattr(answer, name) for answer in answers] for name in ("logprob", "top1", "mean", "std")]
-    logprob, top1, mean, std = (None if each[0] is None else np.concatenate(each) for each in columns)
-    return TokenSignals(logprob, top1, mean, std, len(answers))
+    logprob, top1 = np.concatenate([each.logprob for each in answers]), np.concatenate([each.top1 for each in answers])
+    mean, std = ([values for each in answers if (values := getattr(each, name)) is not None] for name in _MOMENTS)
+    if not mean:
+        return TokenSignals(logprob, top1, windows=len(answers))
+    return TokenSignals(logprob, top1, np.concatenate(mean), np.concatenate(std), len(answers))

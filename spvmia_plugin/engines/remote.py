@@ -47,6 +47,8 @@ class RemoteTarget(Backend):
         base_model: the model before fine-tuning, where somebody named it.
         prefix_token_id: the harness's prefix token, or None.
         tok_encode: how the harness reads a text.
+        dtype: the precision in which the base is read here: the engine's, where that is known.
+        revision: of the base on the hub.
     """
 
     features = BackendFeatures(moments=False, embeddings=False)
@@ -61,6 +63,8 @@ class RemoteTarget(Backend):
         *,
         prefix_token_id: int | None = None,
         tok_encode: Callable[[str], Sequence[int]] | None = None,
+        dtype: Any = "auto",
+        revision: str | None = None,
     ) -> None:
         self._config = config
         reader = Reader(
@@ -73,7 +77,12 @@ class RemoteTarget(Backend):
         self._tokens = Tokens(reader, config.max_length, config.prefix)
         self.device = local_device()
         self.models = LocalModels(
-            self._tokens, config.base_model or base_model, device=self.device, trusted=config.trust_remote_code
+            self._tokens,
+            config.base_model or base_model,
+            device=self.device,
+            trusted=config.trust_remote_code,
+            dtype=dtype,
+            revision=revision,
         )
         self.local = TorchBackend(self.models, self._tokens, config, self.device)
         self._spent = {role: Cost() for role in Role}

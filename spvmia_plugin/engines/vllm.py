@@ -30,6 +30,7 @@ from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.protocols import BackendFeatures, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
+from spvmia_plugin.util.libraries import refusal
 
 TOKENS_PER_CALL = {"cpu": 2**12}
 """Tokens that the engine gets at once, to make its own batches of. What is done is then kept in the store."""
@@ -76,6 +77,8 @@ class VLLMBackend(RemoteTarget):
             model if carried else base_model,
             prefix_token_id=lm.prefix_token_id,
             tok_encode=lm.tok_encode,
+            dtype=self._settings.model_config.dtype,
+            revision=self._args.get("revision") if carried else None,
         )
         self._here: set[Role] = set()  # references that torch reads
         self._weights = Weights()
@@ -83,8 +86,9 @@ class VLLMBackend(RemoteTarget):
         model_config = self._settings.model_config
         self._vocab = int(model_config.get_vocab_size())
         self._has_moments = model_config.max_logprobs == -1 or model_config.max_logprobs >= self._vocab
-        self._sleeps = bool(getattr(model_config, "enable_sleep_mode", False))
         self._is_on_cpu = self._settings.device_config.device_type == "cpu"
+        # On a CPU an engine ignores that it should sleep, and hangs.
+        self._sleeps = bool(getattr(model_config, "enable_sleep_mode", False)) and not self._is_on_cpu
         self._check_engine()
 
     @classmethod
@@ -277,9 +281,10 @@ class VLLMBackend(RemoteTarget):
                 )
         except Exception as error:  # an engine that died, a request that it refuses: each has its own
             raise SpvmiaError(
-                f"--model: expected answers from the vLLM engine for the {role.value}, got {type(error).__name__}; its "
-                "own messages are above; a run that is started again goes on from what is stored"
-            ) from error
+                f"--model: expected answers from the vLLM engine for the {role.value}, got {type(error).__name__} "
+                f"({refusal(error)}); its own messages are above, and a run that is started again goes on from what is "
+                "stored"
+            ) from None
         return answers
 
     @property

@@ -400,7 +400,7 @@ def test_the_engine_sleeps_while_torch_trains(models, tmp_path, loads):
 
 
 def test_an_engine_that_woke_up_as_another(models):
-    lm = lora(models, enable_sleep_mode=True)
+    lm = lora(models, enable_sleep_mode=True, device="cuda")
     backend = made(lm)
 
     def wake_up():
@@ -418,7 +418,9 @@ def test_an_engine_that_stays_awake_beside_torch(models):
     on_cpu = made(lora(models))
     on_cpu.check_training()
     assert not any("enable_sleep_mode" in note for note in on_cpu.notes)
-    assert on_cpu._engine.events == []
+    hung = made(lora(models, enable_sleep_mode=True))  # on a CPU vLLM ignores the command, and answers no more
+    hung.check_training()
+    assert on_cpu._engine.events == hung._engine.events == []
 
 
 def test_an_engine_that_died_ends_in_one_line(models):
