@@ -135,7 +135,9 @@ class Parsers:
             if name not in command.commands:
                 return f"spvmia has no command {name!r}"
             command = command.commands[name]
-            if name == "run":
+            if name in ("run", "check"):
+                while name == "check" and rest and rest[0] in ("--json", "--show-text"):
+                    rest.pop(0)
                 return self.check_harness(rest)
         context = command.context_class(command, info_name=command.name)
         try:
