@@ -25,7 +25,7 @@ from spvmia_plugin.engines.prompt_logprobs import read_answer
 from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.batching import plan_batches
-from spvmia_plugin.models.identity import Weights, same_model, settings_digest
+from spvmia_plugin.models.identity import TEXT, Weights, same_model, settings_digest
 from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.protocols import BackendFeatures, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.records import Rendered
@@ -37,6 +37,11 @@ TOKENS_PER_CALL = {"cpu": 2**12}
 TOKENS_PER_CALL_DEVICE = 2**17
 LOGPROBS_PER_CALL = 2**22
 """Log-probabilities asked for at once where all of the vocabulary are: 600 MB of Python numbers."""
+WRITTEN = 6
+"""How many tokens the engine writes, to be asked what it reads in them."""
+AT_MOST, AT_MOST_FLOAT32 = 0.5, 5e-3
+"""How far apart, in nats, may be what it says of a token it writes and reads: in bfloat16 a batch rounds otherwise than
+a step."""
 
 
 class VLLMBackend(RemoteTarget):
@@ -90,6 +95,7 @@ class VLLMBackend(RemoteTarget):
         # On a CPU an engine ignores that it should sleep, and hangs.
         self._sleeps = bool(getattr(model_config, "enable_sleep_mode", False)) and not self._is_on_cpu
         self._check_engine()
+        self._is_checked = False
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
@@ -122,6 +128,32 @@ class VLLMBackend(RemoteTarget):
                 f"max_lora_rank={rank_of(config)} in --model_args"
             )
 
+    def _check_answers(self) -> None:
+        """Before any work: does the engine say the same of tokens when it reads them as when it writes them?
+
+        Raises:
+            SpvmiaError: it does not, so its log-probabilities of records would mean nothing.
+        """
+        from vllm import SamplingParams
+
+        beginning = self._tokens.natural(TEXT)[: max(1, min(24, self.max_length - WRITTEN))]
+        params = SamplingParams(
+            temperature=1, seed=0, logprobs=0, flat_logprobs=True, max_tokens=WRITTEN, ignore_eos=True, detokenize=False
+        )
+        (answer,) = self._ask(Role.TARGET, [beginning], [params])
+        (output,) = answer.outputs
+        new = tuple(int(token) for token in output.token_ids)
+        said = np.array([output.logprobs.logprobs[start] for start in output.logprobs.start_indices], np.float32)
+        (read,) = self.remote_score(Role.TARGET, [ScoreInput(new, tuple(beginning))], moments=False)
+        apart = np.inf if read is None or len(read) != len(said) else float(np.abs(read.logprob - said).max())
+        is_exact = str(self._settings.model_config.dtype) == "torch.float32"
+        if not apart <= (AT_MOST_FLOAT32 if is_exact else AT_MOST):
+            raise SpvmiaError(
+                "--model: expected vLLM to say the same of tokens when it reads them as when it writes them, got "
+                f"log-probabilities that differ by up to {apart:.2g}; use another version of vLLM, or '--model hf'"
+            )
+        self._is_checked = True
+
     @cached_property
     def _knows_patterns(self) -> bool:
         from vllm.lora.peft_helper import PEFTHelper
@@ -153,6 +185,8 @@ class VLLMBackend(RemoteTarget):
 
     def remote_identity(self, role: Role) -> dict[str, object]:
         """By the files of base and adapter, and the engine's precision; the engine's weights cannot be looked at."""
+        if not self._is_checked:
+            self._check_answers()
         model, request = str(self._args["model"]), self._requests[role]
         found = [self._weights.of(model, self._args.get("revision"))]
         found += [] if request is None else [self._weights.of(request.lora_path)]

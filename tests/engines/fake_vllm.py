@@ -50,6 +50,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     logprobs: int | None = None
     detokenize: bool = True
+    ignore_eos: bool = False
     flat_logprobs: bool = False
 
 
@@ -148,13 +149,14 @@ class LLM:
                     rank = int((row >= row[token]).sum())
                     pairs = zip(best.indices.tolist(), best.values.tolist(), range(1, vocab + 1), strict=False)
                     found.add([(token, float(row[token]), rank), *pairs])
-        new, reason = self._continue(model, ids, params)
-        output = SimpleNamespace(token_ids=new, finish_reason=reason, stop_reason=None)
+        new, reason, said = self._continue(model, ids, params)
+        output = SimpleNamespace(token_ids=new, logprobs=said, finish_reason=reason, stop_reason=None)
         return SimpleNamespace(prompt_token_ids=list(ids), prompt_logprobs=found, outputs=[output])
 
     def _continue(self, model, ids, params):
         generator = torch.Generator().manual_seed(params.seed) if params.seed is not None else None
         new: list[int] = []
+        said = FlatLogprobs() if params.logprobs == 0 else None
         while len(new) < params.max_tokens:
             with torch.no_grad():
                 row = model(torch.tensor([[*ids, *new]])).logits[0, -1]
@@ -164,9 +166,12 @@ class LLM:
                 p = (row / params.temperature).softmax(-1)
                 token = int((p / torch.empty_like(p).exponential_(generator=generator)).argmax())
             new.append(token)
-            if token in {self.base.config.eos_token_id, *(params.stop_token_ids or ())}:
-                return new, "stop"
-        return new, "length"
+            if said is not None:
+                value = row.log_softmax(-1)
+                said.add([(token, float(value[token]), int((value >= value[token]).sum()))])
+            if not params.ignore_eos and token in {self.base.config.eos_token_id, *(params.stop_token_ids or ())}:
+                return new, "stop", said
+        return new, "length", said
 
     def remove_lora(self, lora_int_id):
         self.events.append(f"remove {lora_int_id}")

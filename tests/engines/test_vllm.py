@@ -383,6 +383,22 @@ def test_tokens_that_the_engine_has_no_embedding_for(models):
     assert made(lm, str(models / "base")).unknown_ids(TARGET) == {size}
 
 
+def test_an_engine_that_reads_otherwise_than_it_writes_is_refused(models):
+    lm = lora(models)
+    assert made(lm).identity(TARGET)
+    count = len(lm.model.calls)
+    assert count == 2  # what is written, and read again
+    lm.model.moved = 0.01
+    backend = made(lm)
+    with pytest.raises(SpvmiaError, match=r"^--model: expected vLLM to say the same .*differ by up to 0\.01; use"):
+        backend.identity(BASE)
+    lm.model.llm_engine.vllm_config.model_config.dtype = "torch.bfloat16"  # where a batch rounds otherwise than a step
+    assert made(lm).identity(TARGET)
+    lm.model.moved = 0.6
+    with pytest.raises(SpvmiaError, match=r"differ by up to 0\.6"):
+        made(lm).identity(TARGET)
+
+
 def test_the_engine_sleeps_while_torch_trains(models, tmp_path, loads):
     lm = lora(models, enable_sleep_mode=True, device="cuda")
     backend = made(lm)
