@@ -143,7 +143,7 @@ class RemoteTarget(Backend):
 
     @property
     def notes(self) -> Sequence[str]:
-        if (dtype := self.models.loaded) is not None:
+        if not self.is_remote(Role.BASE) and (dtype := self.models.loaded) is not None:
             apart = "" if dtype == "float32" else ": two engines in it differ by about .05 nats a token on one model"
             self.note_once(f"the base is read in this process, by torch in {dtype} on {self.device.type}{apart}")
         return [*self._own_notes, *self.local.notes]

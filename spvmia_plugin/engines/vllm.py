@@ -62,6 +62,8 @@ class VLLMBackend(RemoteTarget):
     name = "vllm"
 
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
+        import vllm
+
         lm = unwrapped(lm)
         if lm.data_parallel_size > 1:
             raise SpvmiaError(
@@ -96,6 +98,7 @@ class VLLMBackend(RemoteTarget):
         self._sleeps = bool(getattr(model_config, "enable_sleep_mode", False)) and not self._is_on_cpu
         self._check_engine()
         self._is_checked = False
+        self.note_once(f"the target is read by vLLM {vllm.__version__}, in {self._precision}")
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
@@ -146,8 +149,7 @@ class VLLMBackend(RemoteTarget):
         said = np.array([output.logprobs.logprobs[start] for start in output.logprobs.start_indices], np.float32)
         (read,) = self.remote_score(Role.TARGET, [ScoreInput(new, tuple(beginning))], moments=False)
         apart = np.inf if read is None or len(read) != len(said) else float(np.abs(read.logprob - said).max())
-        is_exact = str(self._settings.model_config.dtype) == "torch.float32"
-        if not apart <= (AT_MOST_FLOAT32 if is_exact else AT_MOST):
+        if not apart <= (AT_MOST_FLOAT32 if self._precision == "float32" else AT_MOST):
             raise SpvmiaError(
                 "--model: expected vLLM to say the same of tokens when it reads them as when it writes them, got "
                 f"log-probabilities that differ by up to {apart:.2g}; use another version of vLLM, or '--model hf'"
@@ -159,6 +161,10 @@ class VLLMBackend(RemoteTarget):
         from vllm.lora.peft_helper import PEFTHelper
 
         return hasattr(PEFTHelper, "get_rank_and_scaling")
+
+    @property
+    def _precision(self) -> str:
+        return str(self._settings.model_config.dtype).removeprefix("torch.")
 
     @property
     def _largest_rank(self) -> int:
@@ -199,7 +205,7 @@ class VLLMBackend(RemoteTarget):
         return {
             "backend": self.name,
             "config": settings_digest(config.hf_config.to_dict()),
-            "dtype": str(config.dtype).removeprefix("torch."),
+            "dtype": self._precision,
             "quantisation": config.quantization,
             "cache": str(self._settings.cache_config.cache_dtype),
             "weights": found,

@@ -226,7 +226,7 @@ class VLLM:
 def install(monkeypatch: Any) -> None:
     """Have `import vllm` find this."""
     names = {
-        "vllm": {"SamplingParams": SamplingParams, "TokensPrompt": dict, "LLM": LLM},
+        "vllm": {"__version__": "0.32.0", "SamplingParams": SamplingParams, "TokensPrompt": dict, "LLM": LLM},
         "vllm.lora": {},
         "vllm.lora.request": {"LoRARequest": LoRARequest},
         "vllm.lora.peft_helper": {"PEFTHelper": PEFTHelper},

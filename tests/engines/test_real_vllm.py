@@ -11,6 +11,7 @@ import pytest
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.lora_requests import misread, peft_config
+from spvmia_plugin.engines.prompt_logprobs import read_answer
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
@@ -164,16 +165,18 @@ def test_vllm_leaves_an_adapter_on_the_output_layer_out(pair, models):
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
-    assert "lm_head" in misread(str(models / "head"), peft_config(str(models / "head")), patterns=True)
-    theirs = HFBackend(harness_lm(models, "head"), AuditConfig(max_length=126))
-    item = inputs(theirs, TEXTS)[2]
-    ids = [*item.context_ids, *item.token_ids]
-    (right,) = theirs.score(TARGET, [item], moments=False)
-    params = SamplingParams(temperature=0, prompt_logprobs=0, flat_logprobs=True, max_tokens=1, detokenize=False)
-    request = LoRARequest("head", 77, str(models / "head"))
-    (answer,) = pair[0]._engine.generate([{"prompt_token_ids": ids}], params, lora_request=request, use_tqdm=False)
-    got = np.array(answer.prompt_logprobs.logprobs[-item.scored :])
-    assert np.abs(got - right.logprob).mean() > 0.05
+    folder = str(models / "head")
+    assert "lm_head" in misread(folder, peft_config(folder), patterns=True)
+    ids = pair[0].encode(TEXTS[2])
+    params = {"temperature": 0, "prompt_logprobs": 1, "flat_logprobs": True, "max_tokens": 1, "detokenize": False}
+    prompt, request = {"prompt_token_ids": ids}, LoRARequest("head", 77, folder)
+    (got,) = pair[0]._engine.generate([prompt], SamplingParams(**params), lora_request=request, use_tqdm=False)
+    fake = fake_vllm.LLM(str(models / "base"), model_path=str(models / "base"))
+    (right,) = fake.generate(
+        [prompt], sampling_params=fake_vllm.SamplingParams(**params), lora_request=request, use_tqdm=False
+    )
+    answers = (read_answer(each.prompt_logprobs, ids, len(ids) - 1, None).logprob for each in (got, right))
+    assert np.abs(np.subtract(*answers)).mean() > 0.05
 
 
 def test_the_harness_s_own_numbers_are_the_sums(lm, pair):

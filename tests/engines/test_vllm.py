@@ -90,6 +90,7 @@ def test_it_takes_the_harness_s_vllm_and_no_other(models, hf_lm):
     assert not VLLMBackend.accepts(hf_lm)
     assert not HFBackend.accepts(lora(models))
     assert made(CachingLM()).name == "vllm"
+    assert made(CachingLM()).notes == ["the target is read by vLLM 0.32.0, in float32"]
 
 
 @pytest.mark.parametrize("moments", [False, True])
