@@ -188,6 +188,10 @@ class AuditConfig:
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
     # canaries
     canary_attack: str = _option("spv_wbc", _text())
+    # the bound declared beforehand
+    max_auroc: float | None = _option(None, _within(0.5, 1, open_low=True))
+    max_tpr_at_1pct: float | None = _option(None, _within(0.01, 1, open_low=True))
+    max_epsilon: float | None = _option(None, _within(0, float("inf"), open_low=True))
     # the run
     preset: str | None = _option(None, _one_of(*PRESETS))
     log_text: bool = _option(False, _flag())

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ class AuditTask(Task):  # type: ignore[misc]
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
+        self.declared = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        """When the options were given: before any score is known."""
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
@@ -354,6 +357,7 @@ class AuditTask(Task):  # type: ignore[misc]
             blind=self._shared.blind(list(self._results)),
             canaries=self._canaries,
             comparison=self.comparison,
+            declared=self.declared,
         )
 
 

@@ -80,6 +80,7 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         "spvmia_plugin.report",
         "report",
         web.theme(COLOURS, screen_only=True),
+        base=False,
         run=run,
         model=shown(run.model),
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
