@@ -22,6 +22,7 @@ def is_ours(maker: str) -> bool:
 
 
 _NEVER = {
+    "gguf_file",  # where weights lie; keys hold what they are
     "cache_dir",  # where results are kept
     "log_text",  # what is shown
     "preset",  # values of other options, which are read already
