@@ -215,8 +215,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             loss_on = _mask_of(facts.settings, kind)
             notes.append(f"which tokens carried loss is not seen in the rows: {loss_on}, by the trainer's arguments")
         max_tokens = facts.max_length
-        if max_tokens is None:
-            max_tokens = longest if longest else _context(tokenizer, model)
+        if max_tokens is None or (kind == "text" and tokenizer is None):
+            max_tokens = longest or (NO_CUT if kind == "text" else _context(tokenizer, model))
         template = getattr(tokenizer, "chat_template", None)
         end_token = sighting.way == "end" or (sighting.way is None and "dataset_text_field" in facts.settings)
         text = template if isinstance(template, str) and kind != "text" else None

@@ -30,8 +30,10 @@ MOST_TOKENS = 20_000_000
 """So many tokens of blocks are kept at most."""
 MOST_ITEMS = 20_000
 """So many items of a data set that is no table are asked for at most."""
-NEEDLE = 48
-"""Tokens from the middle of a record that are looked for where packing has cut it."""
+WINDOW, WINDOWS = 12, 8
+"""Of a record that packing may have cut, so many stretches of so many tokens are looked for."""
+LEAST_WINDOWS = 3
+"""Of a record with fewer, the cut may have taken all that is its own."""
 _NAMED = 5
 _BATCH = 1000
 _UNCUT = 2**40
@@ -63,7 +65,7 @@ class Rows:
         complete: whether all were read.
         longest: tokens of the longest sequence.
         places: of every sequence, by a digest of its tokens.
-        blocks: rows that hold parts of records, which nobody can take apart: their tokens as bytes.
+        blocks: rows that hold parts of records, which nobody can take apart: the tokens of all, a mark between them.
     """
 
     dataset: Any = field(repr=False)
@@ -71,22 +73,29 @@ class Rows:
     complete: bool = True
     longest: int = 0
     places: dict[bytes, Row] = field(default_factory=dict)
-    blocks: list[bytes] = field(default_factory=list)
+    blocks: bytes = b""
 
     def place(self, ids: Sequence[int]) -> Row | None:
-        """The sequence with these tokens; where rows are blocks, one that holds the middle of them."""
+        """The sequence with these tokens; where rows are blocks, these tokens but for where a block ended."""
         row = self.places.get(_digest(ids))
         if row is not None or not self.blocks:
             return row
-        middle = max(0, (len(ids) - NEEDLE) // 2)
-        needle = _bytes(ids[middle : middle + NEEDLE])
-        for item, block in enumerate(self.blocks):
-            at = block.find(needle)
-            while at >= 0:
-                if at % _SIZE == 0:
-                    return Row(item, -1, len(ids))
-                at = block.find(needle, at + 1)
+        windows = [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)]
+        lost = 1 + len(ids) // max(1, self.longest)
+        if self.tells_of(ids) and sum(map(self._holds, spread(windows, WINDOWS))) >= min(len(windows), WINDOWS) - lost:
+            return Row(-1, -1, len(ids))
         return None
+
+    def tells_of(self, ids: Sequence[int]) -> bool:
+        """Whether a sequence can be found at all: where rows are blocks, it must be longer than what a cut hides."""
+        return not self.blocks or len(ids) // WINDOW >= LEAST_WINDOWS + len(ids) // max(1, self.longest)
+
+    def _holds(self, window: Sequence[int]) -> bool:
+        needle = _bytes(window)
+        at = self.blocks.find(needle)
+        while at >= 0 and at % _SIZE:
+            at = self.blocks.find(needle, at + 1)
+        return at >= 0
 
     def counted(self, row: Row) -> tuple[bool, ...] | None:
         """Which tokens of a sequence carry loss; None where its row does not say."""
@@ -130,7 +139,7 @@ def read_rows(dataset: Any, *, blocks: bool) -> Rows | str:
         return "the trainer's data are a stream, which passes unseen"
     names = list(getattr(dataset, "column_names", None) or ())
     rows = Rows(dataset, len(dataset))
-    room = MOST_TOKENS
+    room, found = MOST_TOKENS, []
     for item, values in _table(dataset, names) if names else _items(dataset, rows):
         sequences = _sequences(values)
         if sequences is None:
@@ -139,9 +148,10 @@ def read_rows(dataset: Any, *, blocks: bool) -> Rows | str:
             rows.places.setdefault(_digest(each.ids), Row(item, each.start, len(each.ids)))
             rows.longest = max(rows.longest, len(each.ids))
         if len(sequences) == 1 and blocks and room > 0:
-            rows.blocks.append(_bytes(sequences[0].ids))
+            found.append(_bytes([*sequences[0].ids, -1]))
             room -= len(sequences[0].ids)
     rows.complete = rows.complete and room > 0
+    rows.blocks = b"".join(found)
     return rows
 
 
@@ -314,16 +324,22 @@ class Lookout:
         self._rows, self._make, self._max_length, self._collate = rows, make, max_length, collate
         self.cut = 0
 
-    def find(self, document: Document) -> tuple[Candidate, Row] | None:
-        """The row that a record became, and the way it went; None if it is not there, whichever way."""
+    def find(self, document: Document) -> list[tuple[Candidate, Row]]:
+        """The row that a record became, by every way that leads to one; none if it is not there, whichever way."""
+        hits = []
         for candidate in self._make(document):
             cuts = {self._max_length or self._rows.longest, self._rows.longest, len(candidate.ids)}
-            for length in sorted(cut for cut in cuts if cut <= len(candidate.ids)):
+            for length in sorted((cut for cut in cuts if cut <= len(candidate.ids)), reverse=True):
                 row = self._rows.place(candidate.ids[:length])
                 if row is not None:
                     self.cut = max(self.cut, length if length < len(candidate.ids) else 0)
-                    return candidate, row
-        return None
+                    hits.append((candidate, row))
+                    break
+        return hits
+
+    def can_tell(self, document: Document) -> bool:
+        """Whether a record that is there would be found."""
+        return any(self._rows.tells_of(candidate.ids) for candidate in self._make(document))
 
     def mask(self, candidate: Candidate, row: Row) -> LossOn | str | None:
         """Which tokens of a row carry loss: `all`, `completion`, `other`; None where nobody says."""
@@ -355,12 +371,13 @@ def look(
         packed: whether rows hold several records.
     """
     fewer = not packed and rows.complete and rows.number < len(members)
-    wanted = spread(members, ALL if fewer else LOOKED_FOR)
-    found = {document.id: hit for document in wanted if (hit := lookout.find(document)) is not None}
+    wanted = [each for each in spread(members, ALL if fewer else LOOKED_FOR) if lookout.can_tell(each)]
+    found = {document.id: hits for document in wanted if (hits := lookout.find(document))}
     missing = [document for document in wanted if document.id not in found]
-    ways = Counter(candidate.way for candidate, _ in found.values())
-    way = ways.most_common(1)[0][0] if ways else None
-    masks = Counter(lookout.mask(candidate, row) for candidate, row in list(found.values())[:LOOKED_FOR])
+    ways = Counter(candidate.way for hits in found.values() for candidate, _ in hits)
+    way = max(ways, key=lambda each: ways[each]) if ways else None
+    pairs = [(candidate, row) for hits in found.values() for candidate, row in hits if candidate.way == way]
+    masks = Counter(lookout.mask(candidate, row) for candidate, row in pairs[:LOOKED_FOR])
     known: tuple[LossOn, ...] = ("all", "completion")
     loss_on = next((each for each in known if masks and set(masks) == {each}), None)
     notes = []
@@ -374,7 +391,13 @@ def look(
             "nor non-members of the audit"
         )
     sighting = Sighting(MATCHED, way, loss_on, tuple(notes))
-    trained = [document for document in spread(nonmembers, LOOKED_FOR) if lookout.find(document) is not None]
+    # Cut early, rows of both classes may be one sequence: a system prompt.
+    taken = {row for _, row in pairs if row.item >= 0}
+    trained = [
+        document
+        for document in spread(nonmembers, LOOKED_FOR)
+        if any(row not in taken for _, row in lookout.find(document))
+    ]
     if trained:
         return replace(sighting, data=f"differs: {_named('non-members', trained)} are among the trainer's rows")
     # A row without a token that carries loss is dropped by trainers.
