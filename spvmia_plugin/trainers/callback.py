@@ -288,8 +288,12 @@ class _View:
             return Sighting(f"not checked: {rows}"), 0
         template = getattr(self.tokenizer, "chat_template", None)
         text = template if isinstance(template, str) else None
+        ended = "dataset_text_field" in self.facts.settings
         lookout = Lookout(
-            rows, lambda document: candidates(document, self.tokenizer, text), self.facts.max_length, self._labels
+            rows,
+            lambda document: candidates(document, self.tokenizer, text, ended=ended),
+            self.facts.max_length,
+            self._labels,
         )
         members, nonmembers = declared.sides["members"].documents, declared.sides["nonmembers"].documents
         sighting = look(members, nonmembers, rows, lookout, packed=self.facts.packing is not None)

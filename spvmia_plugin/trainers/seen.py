@@ -281,16 +281,24 @@ class Candidate:
     answers: tuple[bool, ...] | None
 
 
-def candidates(document: Document, tokenizer: Any, template: str | None) -> list[Candidate]:
-    """All ways. A template that refuses the conversation, or does not tell turns apart, gives fewer."""
+def candidates(document: Document, tokenizer: Any, template: str | None, *, ended: bool) -> list[Candidate]:
+    """All ways, the likely one first. A template that refuses the conversation, or does not tell turns apart, gives
+    fewer.
+
+    Args:
+        document: the record.
+        tokenizer: of the training.
+        template: text of its chat template.
+        ended: whether the trainer is known to put an end token after texts.
+    """
     found: list[Candidate] = []
     if document.conversation is None:
-        ends = [("end", Conversation.of_text(document.text))] if tokenizer.eos_token is not None else []
-        for way, text in ends:
-            ids = Renderer(tokenizer, "all", _UNCUT).render(text, name=document.id).token_ids
-            found.append(Candidate(way, ids, None))
         natural = tokenizer(document.text, add_special_tokens=True, verbose=False)["input_ids"]
         found.append(Candidate("natural", tuple(map(int, natural)), None))
+        if tokenizer.eos_token is not None:
+            text = Conversation.of_text(document.text)
+            ids = Renderer(tokenizer, "all", _UNCUT).render(text, name=document.id).token_ids
+            found.insert(0 if ended else 1, Candidate("end", ids, None))
         return found
     for loss_on in ("all", "completion"):
         try:

@@ -56,8 +56,8 @@ def written(path: Path, rows) -> str:
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Members and non-members of a kind in files: `files(chats(90))` splits 30 and 60."""
+def split(tmp_path):
+    """Members and non-members of a kind in files: `split(chats(90))` gives 30 and 60."""
 
     def make(rows, members=30):
         return (

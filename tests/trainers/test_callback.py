@@ -19,9 +19,9 @@ from .conftest import arguments, chats, pairs, texts, written
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
-def test_a_manifest_lies_in_every_checkpoint_and_at_the_end(sft, files, chat_base, tmp_path, capsys):
+def test_a_manifest_lies_in_every_checkpoint_and_at_the_end(sft, split, chat_base, tmp_path, capsys):
     rows = chats(90)
-    members, nonmembers = files(rows)
+    members, nonmembers = split(rows)
     trainer = sft(rows[:30], [MembershipManifest(members, nonmembers)], num_train_epochs=2)
     places = [*sorted((tmp_path / "out").glob("checkpoint-*")), tmp_path / "out"]
     assert len(places) == 3
@@ -76,9 +76,9 @@ def test_a_manifest_lies_in_every_checkpoint_and_at_the_end(sft, files, chat_bas
         (chats, {"max_length": 24}, ("messages", "all", False)),
     ],
 )
-def test_what_is_read_from_the_trainer(sft, files, tmp_path, make, changes, expected):
+def test_what_is_read_from_the_trainer(sft, split, tmp_path, make, changes, expected):
     rows = make(90)
-    callback = MembershipManifest(*files(rows), strict=True)
+    callback = MembershipManifest(*split(rows), strict=True)
     sft(rows[:30], [callback], **changes)
     manifest = read_manifest(tmp_path / "out")
     assert manifest.trainer["data"] == "matched"
@@ -91,9 +91,9 @@ def test_what_is_read_from_the_trainer(sft, files, tmp_path, make, changes, expe
         assert manifest.trainer["notes"] == []
 
 
-def test_other_data_than_declared_are_named_by_row(sft, files, tmp_path, capsys):
+def test_other_data_than_declared_are_named_by_row(sft, split, tmp_path, capsys):
     rows = chats(90)
-    members, nonmembers = files(rows)
+    members, nonmembers = split(rows)
     sft([*rows[:10], *chats(22, seed=9)], [MembershipManifest(members, nonmembers)])
     found = read_manifest(tmp_path / "out")
     assert found.trainer["data"] == (
@@ -102,71 +102,71 @@ def test_other_data_than_declared_are_named_by_row(sft, files, tmp_path, capsys)
     )
     assert found.membership == "declared"
     assert "warning: the trainer's data are not the declared ones" in capsys.readouterr().err
-    with pytest.raises(SpvmiaError, match="^members=: members members.jsonl:11"):
+    with pytest.raises(SpvmiaError, match=r"^members=: members members.jsonl:11"):
         sft([*rows[:10], *chats(22, seed=9)], [MembershipManifest(members, nonmembers, strict=True)], folder="strict")
     assert not (tmp_path / "strict" / MANIFEST_NAME).exists()
 
 
-def test_fewer_rows_than_members_are_seen_whoever_is_missing(sft, files, tmp_path):
+def test_fewer_rows_than_members_are_seen_whoever_is_missing(sft, split, tmp_path):
     rows = texts(200)
-    members, nonmembers = files(rows, members=150)
+    members, nonmembers = split(rows, members=150)
     sft([*rows[:77], *rows[78:150]], [MembershipManifest(members, nonmembers)])
     data = read_manifest(tmp_path / "out").trainer["data"]
     assert data == "differs: members members.jsonl:78 of 150 looked for are not among the trainer's rows"
 
 
-def test_nonmembers_that_are_trained_on_are_seen(sft, files, tmp_path):
+def test_nonmembers_that_are_trained_on_are_seen(sft, split, tmp_path):
     rows = chats(90)
-    members, nonmembers = files(rows)
+    members, nonmembers = split(rows)
     sft(rows[:60], [MembershipManifest(members, nonmembers)])
     data = read_manifest(tmp_path / "out").trainer["data"]
     assert data.startswith("differs: non-members nonmembers.jsonl:")
     assert data.endswith("are among the trainer's rows")
 
 
-def test_a_part_of_the_rows_may_be_declared(sft, files, tmp_path):
+def test_a_part_of_the_rows_may_be_declared(sft, split, tmp_path):
     rows = chats(90)
-    members, nonmembers = files(rows)
+    members, nonmembers = split(rows)
     sft([*chats(10, seed=8), *rows[:30]], [MembershipManifest(members, nonmembers, strict=True)])
     assert "10 rows beside the declared members" in " ".join(read_manifest(tmp_path / "out").trainer["notes"])
 
 
-def test_a_formatting_function_is_another_rendering(sft, files, tmp_path):
+def test_a_formatting_function_is_another_rendering(sft, split, tmp_path):
     rows = texts(90)
-    members, nonmembers = files(rows)
+    members, nonmembers = split(rows)
     sft([{"text": f"### {row['text']}"} for row in rows[:30]], [MembershipManifest(members, nonmembers)])
     data = read_manifest(tmp_path / "out").trainer["data"]
     assert data.startswith("differs: none of 30 members looked for is among the trainer's 30 rows")
 
 
-def test_the_training_is_the_same_with_and_without(sft, files, tmp_path):
+def test_the_training_is_the_same_with_and_without(sft, split, tmp_path):
     import torch
     from safetensors.torch import load_file
 
     rows = chats(90)
-    sft(rows[:30], [MembershipManifest(*files(rows))], folder="with")
+    sft(rows[:30], [MembershipManifest(*split(rows))], folder="with")
     sft(rows[:30], [], folder="without")
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("with", "without"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_stream_as_training_data_is_said(sft, files, tmp_path):
+def test_a_stream_as_training_data_is_said(sft, split, tmp_path):
     from datasets import IterableDataset
 
     rows = chats(90)
     stream = IterableDataset.from_generator(lambda: iter(rows[:30]))
-    sft(stream, [MembershipManifest(*files(rows), strict=True)], max_steps=3)
+    sft(stream, [MembershipManifest(*split(rows), strict=True)], max_steps=3)
     found = read_manifest(tmp_path / "out")
     assert found.trainer["data"].startswith("not checked: the trainer's data are a stream")
     assert found.membership == "declared"
     assert found.data.loss_on == "all"
 
 
-def test_two_callbacks_are_refused(sft, files):
+def test_two_callbacks_are_refused(sft, split):
     rows = chats(90)
-    one, other = MembershipManifest(*files(rows)), MembershipManifest(*files(rows))
-    with pytest.raises(SpvmiaError, match="^callbacks: expected one MembershipManifest, got two"):
+    one, other = MembershipManifest(*split(rows)), MembershipManifest(*split(rows))
+    with pytest.raises(SpvmiaError, match=r"^callbacks: expected one MembershipManifest, got two"):
         sft(rows[:30], [one, other])
     trainer = sft(rows[:30], [one], train=False)
     trainer.add_callback(other)
@@ -174,9 +174,9 @@ def test_two_callbacks_are_refused(sft, files):
         trainer.train()
 
 
-def test_another_process_than_the_first_writes_nothing(sft, files, tmp_path, capsys):
+def test_another_process_than_the_first_writes_nothing(sft, split, tmp_path, capsys):
     rows = chats(90)
-    trainer = sft(rows[:30], [MembershipManifest(*files(rows))], train=False)
+    trainer = sft(rows[:30], [MembershipManifest(*split(rows))], train=False)
     trainer.state.is_world_process_zero = False
     from transformers import TrainerCallback
 
@@ -191,7 +191,7 @@ def test_another_process_than_the_first_writes_nothing(sft, files, tmp_path, cap
     assert "spvmia" not in capsys.readouterr().err
 
 
-def test_a_folder_that_is_full_ends_no_training(sft, files, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_full_ends_no_training(sft, split, tmp_path, monkeypatch, capsys):
     from spvmia_plugin.trainers import callback
 
     def full(*_):
@@ -199,15 +199,15 @@ def test_a_folder_that_is_full_ends_no_training(sft, files, tmp_path, monkeypatc
 
     monkeypatch.setattr(callback, "write_manifest", full)
     rows = chats(90)
-    sft(rows[:30], [MembershipManifest(*files(rows))])
+    sft(rows[:30], [MembershipManifest(*split(rows))])
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     assert "could not be written (OSError: [Errno 28] No space left on device)" in capsys.readouterr().err
 
 
-def test_another_folder_is_written_by_hand(sft, files, tmp_path):
+def test_another_folder_is_written_by_hand(sft, split, tmp_path):
     rows = chats(90)
-    callback = MembershipManifest(*files(rows))
-    with pytest.raises(SpvmiaError, match="^write: expected a training before it"):
+    callback = MembershipManifest(*split(rows))
+    with pytest.raises(SpvmiaError, match=r"^write: expected a training before it"):
         callback.write(tmp_path)
     trainer = sft(rows[:30], [callback])
     trainer.save_model(str(tmp_path / "elsewhere"))
@@ -218,7 +218,7 @@ def test_another_folder_is_written_by_hand(sft, files, tmp_path):
     for manifest in (one, other):
         assert check_weights(manifest.weights, tmp_path / "elsewhere", path) == "matched"
         assert check_weights(manifest.weights, tmp_path / "out", path) == "matched"
-    with pytest.raises(SpvmiaError, match="^write: expected a folder with saved weights"):
+    with pytest.raises(SpvmiaError, match=r"^write: expected a folder with saved weights"):
         callback.write(tmp_path / "nowhere")
 
 
@@ -251,10 +251,10 @@ class Hub:
         monkeypatch.setattr(huggingface_hub, "upload_folder", upload)
 
 
-def test_what_is_uploaded_has_no_manifest(sft, files, tmp_path, monkeypatch, capsys):
+def test_what_is_uploaded_has_no_manifest(sft, split, tmp_path, monkeypatch, capsys):
     hub = Hub(monkeypatch)
     rows = chats(90)
-    callback = MembershipManifest(*files(rows))
+    callback = MembershipManifest(*split(rows))
     trainer = sft(rows[:30], [callback], train=False, push_to_hub=True, hub_strategy="end")
     monkeypatch.setattr(trainer, "create_model_card", lambda **_: None)
     trainer.train()
@@ -271,10 +271,10 @@ def test_what_is_uploaded_has_no_manifest(sft, files, tmp_path, monkeypatch, cap
     assert f"--metadata mia_manifest={kept[0]}" in err
 
 
-def test_a_push_that_nobody_announced_finds_no_manifest(sft, files, tmp_path, monkeypatch, capsys):
+def test_a_push_that_nobody_announced_finds_no_manifest(sft, split, tmp_path, monkeypatch, capsys):
     hub = Hub(monkeypatch)
     rows = chats(90)
-    trainer = sft(rows[:30], [MembershipManifest(*files(rows))])
+    trainer = sft(rows[:30], [MembershipManifest(*split(rows))])
     assert (tmp_path / "out" / MANIFEST_NAME).exists()
     monkeypatch.setattr(trainer, "create_model_card", lambda **_: None)
     trainer.push_to_hub()
@@ -285,11 +285,11 @@ def test_a_push_that_nobody_announced_finds_no_manifest(sft, files, tmp_path, mo
     assert f"it is now {kept[0]}" in capsys.readouterr().err
 
 
-def test_who_allows_it_has_the_manifest_beside_the_weights(sft, files, tmp_path, monkeypatch):
+def test_who_allows_it_has_the_manifest_beside_the_weights(sft, split, tmp_path, monkeypatch):
     hub = Hub(monkeypatch)
     rows = chats(90)
     trainer = sft(
-        rows[:30], [MembershipManifest(*files(rows), allow_hub=True)], train=False, push_to_hub=True, hub_strategy="end"
+        rows[:30], [MembershipManifest(*split(rows), allow_hub=True)], train=False, push_to_hub=True, hub_strategy="end"
     )
     monkeypatch.setattr(trainer, "create_model_card", lambda **_: None)
     trainer.train()
@@ -322,13 +322,13 @@ def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, 
     return trainer
 
 
-def test_a_plain_trainer_on_texts(chat_base, files, tmp_path):
+def test_a_plain_trainer_on_texts(chat_base, split, tmp_path):
     from transformers import AutoTokenizer
 
     tok = AutoTokenizer.from_pretrained(chat_base)
     rows = texts(90)
     items = [dict(tok(row["text"], truncation=True, max_length=20)) for row in rows[:30]]
-    plain(chat_base, tmp_path / "out", items, MembershipManifest(*files(rows), strict=True))
+    plain(chat_base, tmp_path / "out", items, MembershipManifest(*split(rows), strict=True))
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.method, manifest.base_model) == ("full", str(chat_base))
     assert (manifest.data.format, manifest.data.end_token, manifest.data.loss_on) == ("text", False, None)
@@ -343,7 +343,7 @@ def test_a_plain_trainer_on_texts(chat_base, files, tmp_path):
         assert tok(text[:end]).input_ids == tok(text).input_ids[:20]
 
 
-def test_a_plain_trainer_on_blocks(chat_base, files, tmp_path):
+def test_a_plain_trainer_on_blocks(chat_base, split, tmp_path):
     from itertools import chain
 
     from transformers import AutoTokenizer
@@ -355,15 +355,15 @@ def test_a_plain_trainer_on_blocks(chat_base, files, tmp_path):
         {"input_ids": stream[i : i + 64], "attention_mask": [1] * 64, "labels": stream[i : i + 64]}
         for i in range(0, len(stream) - 64, 64)
     ]
-    plain(chat_base, tmp_path / "out", items, MembershipManifest(*files(rows)))
+    plain(chat_base, tmp_path / "out", items, MembershipManifest(*split(rows)))
     found = read_manifest(tmp_path / "out")
-    swapped = {"members": files(rows)[1], "nonmembers": files(rows)[0]}
+    swapped = {"members": split(rows)[1], "nonmembers": split(rows)[0]}
     plain(chat_base, tmp_path / "swapped", items, MembershipManifest(**swapped))
     assert read_manifest(tmp_path / "swapped").trainer["data"].startswith("differs: non-members members.jsonl:")
     assert found.trainer["data"] == "matched"
 
 
-def test_a_mask_made_in_the_collator_is_read_there(chat_base, files, tmp_path):
+def test_a_mask_made_in_the_collator_is_read_there(chat_base, split, tmp_path):
     import torch
     from transformers import AutoTokenizer
 
@@ -388,12 +388,12 @@ def test_a_mask_made_in_the_collator_is_read_there(chat_base, files, tmp_path):
         }
         for row in rows[:30]
     ]
-    callback = MembershipManifest(*files(rows), strict=True)
+    callback = MembershipManifest(*split(rows), strict=True)
     plain(chat_base, tmp_path / "out", items, callback, collator=collate, remove_unused_columns=False)
     assert read_manifest(tmp_path / "out").data.loss_on == "completion"
 
 
-def test_items_that_are_no_table_and_a_trainer_without_a_tokenizer(chat_base, files, tmp_path):
+def test_items_that_are_no_table_and_a_trainer_without_a_tokenizer(chat_base, split, tmp_path):
     import torch
     from transformers import AutoTokenizer
 
@@ -407,15 +407,15 @@ def test_items_that_are_no_table_and_a_trainer_without_a_tokenizer(chat_base, fi
         def __getitem__(self, i):
             return {"input_ids": tok(rows[i]["text"] + tok.eos_token).input_ids}
 
-    plain(chat_base, tmp_path / "one", Items(), MembershipManifest(*files(rows), strict=True))
+    plain(chat_base, tmp_path / "one", Items(), MembershipManifest(*split(rows), strict=True))
     assert read_manifest(tmp_path / "one").data.end_token
-    plain(chat_base, tmp_path / "two", Items(), MembershipManifest(*files(rows)), tokenizer=False)
+    plain(chat_base, tmp_path / "two", Items(), MembershipManifest(*split(rows)), tokenizer=False)
     found = read_manifest(tmp_path / "two")
     assert found.trainer["data"] == "not checked: the trainer has no tokenizer (processing_class)"
     assert found.tokenizer is None
 
 
-def test_dpo_is_audited_on_its_chosen_side(chat_base, files, tmp_path):
+def test_dpo_is_audited_on_its_chosen_side(chat_base, split, tmp_path):
     pytest.importorskip("trl", reason="it comes with the extra 'trl'")
     from datasets import Dataset
     from peft import LoraConfig
@@ -435,7 +435,7 @@ def test_dpo_is_audited_on_its_chosen_side(chat_base, files, tmp_path):
             ]
         ),
         peft_config=LoraConfig(r=4, target_modules="all-linear"),
-        callbacks=[MembershipManifest(*files(rows), strict=True)],
+        callbacks=[MembershipManifest(*split(rows), strict=True)],
     )
     trainer.train()
     trainer.save_model()
@@ -454,5 +454,5 @@ def test_units_are_kept_as_keyed_hashes(sft, tmp_path):
     units = [row["unit"] for row in told["members"]]
     assert [units[0] == unit for unit in units[:6]] == [True] * 3 + [False] * 3
     assert "customer 0" not in (tmp_path / "out" / MANIFEST_NAME).read_text()
-    with pytest.raises(SpvmiaError, match="^unit_column: expected a column of members="):
+    with pytest.raises(SpvmiaError, match=r"^unit_column: expected a column of members="):
         MembershipManifest(members, nonmembers, unit_column="costumer")
