@@ -1,7 +1,7 @@
 """Checks README.md, docs/ and the commands' own help.
 
-Every command against the real parsers, every Python block by running it, every link, every error message of
-docs/troubleshooting.md against the sources.
+Every command against the real parsers, every Python block and notebook by running it, every link, every error message
+of docs/troubleshooting.md against the sources.
 
     python docs/check.py
 
@@ -135,7 +135,9 @@ class Parsers:
             if name not in command.commands:
                 return f"spvmia has no command {name!r}"
             command = command.commands[name]
-            if name == "run":
+            if name in ("run", "check"):
+                while name == "check" and rest and rest[0] in ("--json", "--show-text"):
+                    rest.pop(0)
                 return self.check_harness(rest)
         context = command.context_class(command, info_name=command.name)
         try:
@@ -186,6 +188,23 @@ def check_python(body: str) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run([sys.executable, "-c", body], cwd=folder, capture_output=True, text=True, check=False)
     return None if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
+
+
+def check_notebook(path: Path) -> str | None:
+    """Run all cells of a notebook in a folder of its own; what is wrong with it, or None. Outputs are not kept."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = nbformat.read(path, as_version=4)
+    if any(cell.get("outputs") for cell in notebook.cells):
+        return "expected cells without outputs, which would grow old"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+        except CellExecutionError as error:
+            return str(error).strip().splitlines()[-1]
+    return None
 
 
 def check_block(block: Block, check_command: Callable[[Sequence[str]], str | None]) -> list[str]:
@@ -272,6 +291,10 @@ def main() -> int:
             checked += 1
             excused += block.excuse is not None
             problems += check_block(block, parsers.check)
+    for notebook in sorted((ROOT / "docs").rglob("*.ipynb")):
+        checked += 1
+        if problem := check_notebook(notebook):
+            problems.append(f"{notebook.relative_to(ROOT)}: {problem}")
     for block in parsers.help_blocks():
         checked += 1
         problems += check_block(block, parsers.check)

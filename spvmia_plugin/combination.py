@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
-from spvmia_plugin.metrics.several import Gain, gains
+from spvmia_plugin.metrics.paired import Gain, gains
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.results import Audit, read_latest
 from spvmia_plugin.results.comparable import base_model, conditions, differences, target_identity

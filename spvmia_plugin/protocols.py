@@ -186,8 +186,8 @@ class Backend:
     Built over the harness's own LM object and its tokenizer, device, dtype, prefix token and context length. Every
     method leaves the target's weights, mode, adapters and the global random state exactly as they were.
 
-    A backend overrides what it can do, and says in `features` what that is. What is not overridden refuses, or is the
-    answer of a backend that has nothing to say.
+    A backend overrides what it can do, and says in `features` what that is, or in `features_of` where roles differ.
+    What is not overridden refuses, or is the answer of a backend that has nothing to say.
     """
 
     name: str
@@ -216,6 +216,14 @@ class Backend:
     def chat_templates(self) -> Mapping[Role, Any]:
         """By role, what the tokenizer of a loaded model has as its `chat_template`, where that is known."""
         return {}
+
+    def features_of(self, role: Role) -> BackendFeatures:
+        """What can be done with a role's model: the target may lie behind a server, and the base in this process.
+
+        What a role is written from or trained by is asked of the role that does it: `generate` of the target, `train`
+        of a reference.
+        """
+        return self.features
 
     def encode(self, text: str) -> list[int]:
         """Tokens of the text alone, without any that the tokenizer or the harness adds before or after it."""

@@ -28,11 +28,12 @@ LAYERS = [
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
     ["data", "checks"],
-    ["perturb", "models", "training", "trainers"],
+    ["perturb", "models", "training", "engines", "trainers"],
     ["audit"],
     ["harness"],
     ["results", "web"],
     ["report", "leaderboard", "export", "combination", "learning", "shadow"],
+    ["analysis"],
     ["demo", "cli", "__main__"],
 ]
 # Built-ins are a plugin: they name, inside functions, what the higher layers bring.

@@ -135,8 +135,8 @@ def shortfall(called: str, planned: int, record: Mapping[str, object], processes
     )
 
 
-def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
-    """The plan as a plain table; `rate` in scored tokens a second, None if nothing was measured."""
+def render(title: str, stages: Sequence[Stage], rate: float | None, *, measured: bool = True) -> str:
+    """The plan as a plain table; `rate` in scored tokens a second, None if none is known, `measured` or reckoned."""
     rows = [("stage", "count", "tokens", "about")]
     for stage in stages:
         about = "from store" if not stage.tokens else duration(stage.seconds(rate)) if rate else ""
@@ -149,9 +149,9 @@ def render(title: str, stages: Sequence[Stage], rate: float | None) -> str:
         f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip()
         for row in rows
     ]
-    measured = f" at {rate:,.0f} tokens/s, measured just now" if rate else ""
+    told = f" at {rate:,.0f} tokens/s{', measured just now' if measured else ''}" if rate else ""
     shrink = "  to shrink it: --limit, mia_max_samples, mia_self_prompts, mia_perturbations, mia_preset=quick"
-    return "\n".join([f"{title}{measured}", *lines, shrink])
+    return "\n".join([f"{title}{told}", *lines, shrink])
 
 
 def show(text: str) -> None:

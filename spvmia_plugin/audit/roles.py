@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.config import AuditConfig, SelfPrompt
@@ -127,7 +127,7 @@ def check_features(
     attacks: Mapping[str, Attack],
     players: Mapping[Role, Player],
     perturbation: str,
-    features: BackendFeatures,
+    features_of: Callable[[Role], BackendFeatures],
     name: str,
 ) -> None:
     """Refuse, before any work, attacks the backend cannot serve.
@@ -136,31 +136,22 @@ def check_features(
         attacks: by key.
         players: of all of them.
         perturbation: `mia_perturbation`.
-        features: what the backend can do.
+        features_of: what the backend can do with a role's model.
         name: its name.
 
     Raises:
         SpvmiaError: names the attacks that cannot run and those that can.
     """
 
-    def can_run(attack: Attack) -> bool:
-        if isinstance(attack, BlindAttack):
-            return True
-        trains = any(players[need.role].trained for need in attack.needs)
-        noise = perturbation == "embedding" and any(need.view is View.NEIGHBOURS for need in attack.needs)
-        return (
-            features.logprobs
-            and (features.moments or not any(need.moments for need in attack.needs))
-            and (features.embeddings or not noise)
-            and ((features.train and features.generate) or not trains)
-            and (features.gradients or not any(need.view is View.GRADIENT for need in attack.needs))
-        )
-
-    able = sorted(key for key, attack in attacks.items() if can_run(attack))
+    lacking = {
+        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, features_of)
+        for key, attack in attacks.items()
+    }
+    able = sorted(key for key, lacks in lacking.items() if not lacks)
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
-        lacks = {what for what, has in asdict(features).items() if not has}
+        lacks = set[str]().union(*lacking.values())
         remedy = (
             "gradients need the model's weights, in memory and not packed beyond training: leave these attacks out, or "
             "load the model so with '--model hf'"
@@ -170,6 +161,31 @@ def check_features(
         raise SpvmiaError(
             f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; {remedy}"
         )
+
+
+def _lacking(
+    attack: Attack,
+    players: Mapping[Role, Player],
+    perturbation: str,
+    features_of: Callable[[Role], BackendFeatures],
+) -> set[str]:
+    """Which of the features that an attack needs are not there."""
+    lacks: set[str] = set()
+    for need in attack.needs:
+        player = players[need.role]
+        has = features_of(player.model or need.role)
+        wanted = {
+            "logprobs": True,
+            "moments": need.moments,
+            "embeddings": perturbation == "embedding" and need.view is View.NEIGHBOURS,
+            "gradients": need.view is View.GRADIENT,
+            "train": player.trained,
+        }
+        lacks |= {name for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
+        # What a reference is trained on the target writes.
+        if player.trained and need.role.kind is Role.REFERENCE and not features_of(Role.TARGET).generate:
+            lacks.add("generate")
+    return lacks
 
 
 def shots(attacks: Collection[Attack]) -> int:

@@ -157,7 +157,9 @@ class Run:
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
-        check_features(audit.attacks, self.players, audit.config.perturbation, self.backend.features, self.backend.name)
+        check_features(
+            audit.attacks, self.players, audit.config.perturbation, self.backend.features_of, self.backend.name
+        )
         if self._is_viewed(View.NEIGHBOURS):
             self._perturbation = self.registry.perturbation(audit.config)
             self._perturbation.check()
@@ -463,7 +465,12 @@ class Run:
         unknown = frozenset[int]().union(*map(self.backend.unknown_ids, models))
         return [each for each in inputs.population() if _is_known(each.item, unknown)]
 
-    def _show_plan(self, inputs: Inputs) -> None:
+    def foresee(self) -> list[Stage]:
+        """The stages of the plan, after `check`, without asking a model for anything."""
+        return self._plan(Inputs(self.backend, self.audit.data, self._shots, probes=self._probes))[0]
+
+    def _plan(self, inputs: Inputs) -> tuple[list[Stage], list[Request]]:
+        """The stages of the plan, and what is scored first."""
         audit, perturbation = self.audit, self._perturbation
         # Whether a reference equals the target shows once it is there.
         scored = [
@@ -499,7 +506,11 @@ class Run:
             inputs.forget()
         mean = tokens / max(len(audit.records), 1)
         references = reference_stages(self.players.values(), audit.config, audit.data, self._calibration, mean)
-        stages = [*references, *added(of_parts)]
+        return [*references, *added(of_parts)], first
+
+    def _show_plan(self, inputs: Inputs) -> None:
+        audit = self.audit
+        stages, first = self._plan(inputs)
         rate = self._measure(first) if any(stage.tokens for stage in stages) else None
         if rate is not None:
             self._forecast = Forecast(stages, rate, show)

@@ -26,21 +26,24 @@ INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the
 PANELS = {
     "start": ("Start here", ("demo", "demo-model", "enable", "disable")),
     "audit": ("Audit", ("finetune", "prepare", "shadow", "run", "tasks")),
+    "check": ("Audit", ("check",)),
     "results": ("Results", ("report", "combine", "leaderboard", "export")),
     "upkeep": ("Upkeep", ("plugins", "cache")),
 }
 """Module -> heading of `spvmia --help`, and the subcommands below it in its order. `a-b` is the function `a_b`."""
 
 # What takes every option as it comes, because it belongs to another command line.
+_PASSED_ON: dict[str, Any] = {
+    "options_metavar": "[ARGUMENTS OF LM_EVAL]...",
+    "context_settings": {
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "allow_interspersed_args": False,
+    },
+}
 PASSES_THROUGH: dict[str, dict[str, Any]] = {
-    "run": {
-        "options_metavar": "[ARGUMENTS OF LM_EVAL]...",
-        "context_settings": {
-            "ignore_unknown_options": True,
-            "allow_extra_args": True,
-            "allow_interspersed_args": False,
-        },
-    }
+    "run": _PASSED_ON,
+    "check": {**_PASSED_ON, "options_metavar": "[--show-text] [--json] [ARGUMENTS OF LM_EVAL]..."},
 }
 
 HELP = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
-from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.names import AUROC, DECIMALS, TPR_01PCT, TPR_1PCT
 from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
     from spvmia_plugin.combination import Combined
-    from spvmia_plugin.metrics.several import Gain
+    from spvmia_plugin.metrics.paired import Gain
     from spvmia_plugin.metrics.summary import Summary
     from spvmia_plugin.report.tokens import TokenView
     from spvmia_plugin.results import HarnessRun
-
-REPORT = "report.html"
 
 
 class Normalise(str, Enum):
@@ -110,16 +107,17 @@ def report(
     ```
     """
     from spvmia_plugin.metrics.precision import PRIORS, as_prior
+    from spvmia_plugin.report.saving import PAGE, write_figures, write_page
     from spvmia_plugin.report.verdict import judge
     from spvmia_plugin.results import read_latest
 
     priors = [as_prior(given) for given in prior] if prior else PRIORS
     run = read_latest(results)
     tokens = _tokens(run, record or [])
-    page = output or (None if as_json else (results if results.is_dir() else results.parent) / REPORT)
-    written = [_write_page(run, page, tokens, priors)] if page else []
+    page = output or (None if as_json else (results if results.is_dir() else results.parent) / PAGE)
+    written = [write_page(run, page, tokens, priors)] if page else []
     if figures:
-        written += _write_figures(run, figures)
+        written.append(write_figures(run, figures))
     say = line_printer(quiet=quiet, as_json=as_json)
 
     for audit in run.audits:
@@ -150,38 +148,6 @@ def _tokens(run: HarnessRun, record_ids: list[str]) -> list[list[TokenView]]:
         token_views(run, audit, [record_id for record_id in record_ids if record_id in ids] + unknown)
         for audit, ids in zip(run.audits, known, strict=True)
     ]
-
-
-def _write_page(run: HarnessRun, page: Path, tokens: list[list[TokenView]], priors: Sequence[float]) -> Path:
-    from spvmia_plugin.report.html import render
-    from spvmia_plugin.util.files import check_file_to_write, write_private
-
-    if page.is_dir():
-        raise SpvmiaError(
-            f"--output: expected a file, got the folder {page}; name a file in it, such as {page / REPORT}"
-        )
-    check_file_to_write(page, "--output")
-    content = render(run, tokens, priors).encode("utf-8")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_private(page.resolve(), content)  # it names records, and shows their texts where the run logged them
-    except OSError as error:
-        raise SpvmiaError(f"--output: cannot write {page} ({error.strerror}); name another file") from error
-    return page
-
-
-def _write_figures(run: HarnessRun, folder: Path) -> list[Path]:
-    from spvmia_plugin.report.figures import pictures
-
-    names = [audit.dataset for audit in run.audits]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, audit in enumerate(run.audits, 1):
-            name = audit.dataset if names.count(audit.dataset) == 1 else f"{number}-{audit.dataset}"
-            pictures(audit).save(folder, name)
-    except OSError as error:
-        raise SpvmiaError(f"--figures: cannot write to {folder} ({error.strerror}); name another folder") from error
-    return [folder]
 
 
 def combine(

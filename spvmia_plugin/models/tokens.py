@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +16,40 @@ from spvmia_plugin.protocols import Frame
 from spvmia_plugin.util.libraries import refusal
 
 
+def unwrapped(lm: Any) -> Any:
+    """The LM inside the harness's caching wrapper."""
+    return lm.lm if type(lm).__name__ == "CachingLM" else lm
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What `Tokens` asks of an LM, where the target is none that has all of it.
+
+    Attributes:
+        tokenizer: the target's, of transformers.
+        max_length: how many tokens it reads to predict the next one.
+        prefix_token_id: the harness's, or None.
+        tok_encode: how the harness reads a text.
+        model_of: gives a model to find a token for padding by, once one is needed.
+    """
+
+    tokenizer: Any
+    max_length: int
+    prefix_token_id: int | None
+    tok_encode: Callable[[str], Sequence[int]]
+    model_of: Callable[[], Any]
+
+    @property
+    def model(self) -> Any:
+        """A model that reads these tokens."""
+        return self.model_of()
+
+
 class Tokens:
     """The harness's tokenizer, what is read before a record, and the context length.
 
     Args:
-        lm: an HFLM.
+        lm: an HFLM, or a `Reader`.
         max_length: `mia_max_length`, or None for the harness's own.
         prefix: `mia_prefix`: `auto` reads what the tokenizer itself adds, as trainers do; `harness` the harness's
             prefix token and then whatever `lm.tok_encode` gives, as `loglikelihood_rolling` does.

@@ -8,6 +8,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbours, OnDone, Perturbation
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.signals import Role
 
 
 class Embedding(Perturbation):
@@ -38,7 +39,7 @@ class Embedding(Perturbation):
         Raises:
             SpvmiaError: the backend cannot add noise to embeddings.
         """
-        if not backend.features.embeddings:
+        if not backend.features_of(Role.TARGET).embeddings:
             raise SpvmiaError(
                 f"mia_perturbation: expected a kind that backend {backend.name!r} can score, got 'embedding', which "
                 "needs the model's input embeddings; choose mask_fill or causal"

@@ -8,8 +8,11 @@ from typing import Any
 
 
 def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0, quiet: bool = False) -> Any:
-    """Return a tqdm bar on stderr, disabled where that is no terminal, or where another process shows its own."""
-    from tqdm import tqdm
+    """Return a tqdm bar on stderr; in a notebook under its cell, if it can.
+
+    It is disabled where nobody would see it as a bar, and where another process shows its own.
+    """
+    from tqdm.auto import tqdm
 
     return tqdm(
         total=total,
@@ -17,8 +20,14 @@ def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0, quiet: b
         desc=desc,
         unit=unit,
         dynamic_ncols=True,
-        disable=quiet or not sys.stderr.isatty(),
+        disable=quiet or not (sys.stderr.isatty() or _in_notebook()),
     )
+
+
+def _in_notebook() -> bool:
+    """Whether the process is a notebook's kernel: its stderr is no terminal, and shows bars."""
+    ipython = sys.modules.get("IPython")
+    return getattr(ipython.get_ipython(), "kernel", None) is not None if ipython is not None else False
 
 
 _HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}

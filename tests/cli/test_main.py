@@ -45,7 +45,7 @@ def run_app(command: Callable[[], None]) -> Any:
 
 PANELS = {
     "Start here": ["demo", "demo-model", "enable", "disable"],
-    "Audit": ["finetune", "prepare", "shadow", "run", "tasks"],
+    "Audit": ["finetune", "prepare", "shadow", "run", "tasks", "check"],
     "Results": ["report", "combine", "leaderboard", "export"],
     "Upkeep": ["plugins", "cache"],
 }

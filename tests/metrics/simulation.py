@@ -11,7 +11,8 @@ from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.asr import asr_interval
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
-from spvmia_plugin.metrics.several import gains, strongest
+from spvmia_plugin.metrics.paired import gains
+from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.metrics.tpr import tpr_interval
 
 SIZES = (100, 400, 2000)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.paired import gains
 from spvmia_plugin.metrics.roc import auroc
-from spvmia_plugin.metrics.several import gains
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
 from spvmia_plugin.util.schema import as_json
 from tests.metrics.simulation import gain_coverage

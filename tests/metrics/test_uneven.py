@@ -8,7 +8,8 @@ from scipy.stats import norm
 
 from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.intervals import estimate_auroc
-from spvmia_plugin.metrics.several import gains, strongest
+from spvmia_plugin.metrics.paired import gains
+from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.metrics.summary import summarise
 from tests.metrics.simulation import NEAR_ONE, UNEVEN, auroc_coverage, even, tpr_coverage, uneven_audit
 

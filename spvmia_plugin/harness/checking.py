@@ -1,0 +1,270 @@
+"""`spvmia check`: what can be told of an lm_eval command before it reads any weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from spvmia_plugin.attacks.base import BlindAttack
+from spvmia_plugin.audit.masks import IN_WORDS
+from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.audit.sequences import Counted, Inputs
+from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.errors import SpvmiaError, did_you_mean
+from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.harness.request import open_store
+from spvmia_plugin.harness.task import DEVICE, AuditTask
+from spvmia_plugin.harness.unloaded import UnloadedTarget
+from spvmia_plugin.metrics.power import Resolution, resolution
+from spvmia_plugin.protocols import Backend, completed
+from spvmia_plugin.records import Record
+from spvmia_plugin.signals import View
+from spvmia_plugin.util.boundary import behind
+
+LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
+"""Names of the harness's in-process model, of which everything but the weights lies in files."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """The parts of an lm_eval command that say what is audited.
+
+    Attributes:
+        model: `--model`.
+        arguments: `--model_args`.
+        metadata: `--metadata`.
+        tasks: names in `--tasks`.
+        limit: `--limit`.
+        include: folders of `--include_path`.
+        device: `--device`, or the one that the harness takes where there is none.
+    """
+
+    model: str
+    arguments: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    tasks: Sequence[str]
+    limit: float | None
+    include: Sequence[str]
+    device: str
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Command:
+        """Read the words after `lm_eval`, `run` among them or not. The harness's own complaints end the process."""
+        from lm_eval.__main__ import HarnessCLI
+        from lm_eval.config.evaluate_config import EvaluatorConfig
+
+        words = list(words)
+        if words[:1] in (["lm_eval"], ["lm-eval"]):
+            words = words[1:]
+        if words[:1] != ["run"]:
+            words = ["run", *words]
+        own_argv = sys.argv
+        sys.argv = ["lm_eval", *words]
+        try:
+            options: argparse.Namespace = HarnessCLI().parse_args()
+            read = EvaluatorConfig.from_cli(options)
+        except (ValueError, TypeError, OSError) as error:
+            raise SpvmiaError(f"lm_eval: {' '.join(str(error).split())}") from None
+        finally:
+            sys.argv = own_argv
+        tasks = read.tasks.split(",") if isinstance(read.tasks, str) else list(read.tasks)
+        arguments = dict(read.model_args)
+        # The harness has put the model's arguments among the metadata.
+        metadata = {key: value for key, value in dict(read.metadata).items() if key not in arguments}
+        include = [] if read.include_path is None else [read.include_path]
+        device = str(read.device or DEVICE)
+        return cls(read.model, arguments, metadata, tasks, read.limit, [str(path) for path in include], device)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One audit of a command.
+
+    Attributes:
+        dataset: name of the data set.
+        attacks: names of the attacks.
+        source: where the rows come from.
+        kind: what the rows are, and which tokens are scored.
+        counts: records, documents and prompts by class, and what was left out, by reason.
+        first: the first record, as it is read: id, tokens before it, its tokens, which of these are scored, and the
+            tokens in words where they may be shown.
+        findings: what limits the numbers.
+        resolution: what so many documents can tell.
+        plan: the stages of the audit, as if nothing were in the store.
+        rate: scored tokens a second, by the model's size and what this machine multiplies; None if not known.
+        notes: further sentences.
+    """
+
+    dataset: str
+    attacks: Sequence[str]
+    source: str
+    kind: str
+    counts: Mapping[str, object]
+    first: Mapping[str, Any]
+    findings: Sequence[Finding]
+    resolution: Resolution
+    plan: Sequence[Mapping[str, object]]
+    rate: float | None
+    notes: Sequence[str]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return asdict(self)
+
+
+def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], list[str]]:
+    """Check what a command would audit.
+
+    Args:
+        command: of `Command.parse`.
+        show_text: tell the first record's text.
+
+    Returns:
+        The audits, and the tasks that are not ours.
+
+    Raises:
+        SpvmiaError: what the command would fail by.
+    """
+    if command.model in LOCAL_MODELS:
+        # First: what a task says of a model that is not there is less to the point.
+        UnloadedTarget(command.arguments, AuditConfig(), None)
+    ours, others = _tasks(command)
+    audits: dict[tuple[int, str], list[AuditTask]] = {}
+    for task in ours:
+        key = (id(task._shared), json.dumps(task.settings.to_json(), sort_keys=True))
+        audits.setdefault(key, []).append(task)
+    found = [
+        behind(
+            lambda tasks=tasks: _checked(command, tasks, show_text=show_text),  # type: ignore[misc]
+            doing="the check",
+            texts=tasks[0].data.texts,
+            log_text=tasks[0].settings.log_text or show_text,
+        )
+        for tasks in audits.values()
+    ]
+    return found, others
+
+
+def _tasks(command: Command) -> tuple[list[AuditTask], list[str]]:
+    """Our tasks of a command, read and checked as a run would, and the names of the others.
+
+    Raises:
+        SpvmiaError: a name that looks like ours is none, or what a task refuses.
+    """
+    from lm_eval.tasks import TaskManager
+
+    folders = [str(tasks_folder()), *command.include]
+    manager = TaskManager(
+        metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
+    )
+    ours = [name for name in command.tasks if name in manager.all_tasks]
+    others = [name for name in command.tasks if name not in manager.all_tasks]
+    for name in others:
+        if "mia" in name and (hint := did_you_mean(name, manager.all_tasks)):
+            raise SpvmiaError(f"--tasks: expected names that 'spvmia run ls tasks' lists, got {name!r}{hint}")
+    loaded = manager.load(ours)["tasks"] if ours else {}
+    return [task for task in loaded.values() if isinstance(task, AuditTask)], others
+
+
+def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -> Checked:
+    from lm_eval.evaluator_utils import get_sample_size
+
+    task, data = tasks[0], tasks[0].data
+    limit = get_sample_size(task, command.limit)
+    chosen = [task._shared.record(str(doc["id"])) for _, doc in task.doc_iterator(rank=0, limit=limit, world_size=1)]
+    attacks = {str(each.config.task): each.attack for each in tasks}
+    job = Job(data, task.settings, attacks, chosen, chosen)
+    backend = completed(_backend(command, task), Backend)
+    findings = list(task._shared.findings([record.id for record in chosen]))
+    plan: list[Mapping[str, object]] = []
+    with open_store(task.settings) as store:
+        run = Run(job, backend, task.registry, store, quiet=True)
+        run.check()
+        for player in run.players.values():
+            if player.is_calibrated and not player.trained:
+                backend.load_reference(player.role, task.settings.reference)
+        findings = warnings_first([*check_tokenisation(data, chosen, backend.encode, backend.frame("")), *findings])
+        inputs = Inputs(backend, data)
+        plan = [asdict(stage) for stage in run.foresee()]
+    documents = {side: len({r.cluster for r in chosen if r.is_member is side}) for side in (True, False)}
+    on_model = sum(not isinstance(attack, BlindAttack) for attack in attacks.values())
+    return Checked(
+        dataset=str(task.config.metadata["spvmia_dataset"]),
+        attacks=[attack.name for attack in attacks.values()],
+        source=data.source,
+        kind=data.format if inputs.loss_on is None else f"{data.format}, {IN_WORDS[inputs.loss_on]} scored",
+        counts=_counts(task, chosen, inputs),
+        first=_read(chosen[0], inputs, backend.decode if show_text or task.settings.log_text else None),
+        findings=findings,
+        resolution=resolution(documents[True], documents[False], max(on_model, 1)),
+        plan=plan,
+        rate=backend.estimated_rate(command.device) if isinstance(backend, UnloadedTarget) else None,
+        notes=list(backend.notes),
+    )
+
+
+def _backend(command: Command, task: AuditTask) -> Backend:
+    if command.model in LOCAL_MODELS:
+        return UnloadedTarget(command.arguments, task.settings, task.base_model)
+    raise SpvmiaError(
+        f"--model: expected {', '.join(LOCAL_MODELS)}, whose files can be checked without a model, got "
+        f"{command.model!r}; run the command with --limit 4"
+    )
+
+
+def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs) -> dict[str, object]:
+    """How many records of each class, of how many documents; which are not scored, and why."""
+    data = task.data
+    reasons = (inputs.of(record, View.TEXT) for record in chosen)
+    unscored = Counter(reason for reason in reasons if isinstance(reason, str))
+    found: dict[str, object] = {}
+    for name, side in (("members", True), ("nonmembers", False)):
+        of_class = [record for record in chosen if record.is_member is side]
+        of_data = [record for record in data.records if record.is_member is side]
+        found[name] = {
+            "records": len(of_class),
+            "documents": len({record.cluster for record in of_class}),
+            "of": len(of_data),
+        }
+    found["prompts"] = len(data.prompts)
+    found["candidate"] = len(data.of_candidate)
+    found["prompts_from"] = (
+        "mia_nonmembers" if data.prompts and data.membership == "declared" and not (task.settings.prompts) else None
+    )
+    found["unscored"] = dict(unscored)
+    found["told"] = {
+        name: value for name, value in data.provenance.items() if isinstance(value, int) and not isinstance(value, bool)
+    }
+    return found
+
+
+def _read(record: Record, inputs: Inputs, decode: Callable[[Sequence[int]], str] | None) -> dict[str, Any]:
+    """A record as the target reads it: its id, what stands before it, its tokens, and which of them are scored."""
+    found = inputs.of(record, View.TEXT)
+    if not isinstance(found, Counted):
+        return {"id": record.id, "reason": found}
+    item = found.item
+    mask = [True] * item.scored if found.mask is None else found.mask.tolist()
+    scored = [False] * (len(item.token_ids) - item.scored) + mask
+    told: dict[str, Any] = {"id": record.id, "context": list(item.context_ids), "tokens": list(item.token_ids)}
+    words = {} if decode is None else {"words": [decode([token]) for token in item.token_ids]}
+    return {**told, "scored": scored, **words}
+
+
+def marked(first: Mapping[str, Any], most: int) -> str:
+    """The tokens of a record on one line, runs of those that are scored in brackets; `most` of them at most."""
+    words = first.get("words", first["tokens"])[:most]
+    apart = "" if "words" in first else " "
+    runs = [(scored, list(run)) for scored, run in groupby(zip(first["scored"], words, strict=False), lambda p: p[0])]
+    parts = [apart.join(str(word) for _, word in run) for _, run in runs]
+    shown_runs = [f"[{part}]" if scored else part for (scored, _), part in zip(runs, parts, strict=True)]
+    before = [f"({apart.join(map(str, first['context']))})"] if first["context"] else []
+    more = len(first["tokens"]) - most
+    return " ".join([*before, *shown_runs, *([f"and {more:,} more"] if more > 0 else [])])

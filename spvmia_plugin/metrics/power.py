@@ -1,0 +1,114 @@
+"""What an audit of so many records can tell, before any of them is scored.
+
+Nothing is approximated: the intervals are those of the audit itself, on scores that have the number in question and are
+spread as evenly as numbers can be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy.special import ndtri
+
+from spvmia_plugin.metrics.arrays import Bools, Floats, Interval
+from spvmia_plugin.metrics.intervals import estimate_auroc
+from spvmia_plugin.metrics.names import AUROC, TPRS, Metric
+from spvmia_plugin.metrics.tpr import tpr_interval, unresolved
+from spvmia_plugin.util.schema import MaybeNumber
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What so many documents of each class can tell.
+
+    Attributes:
+        n_members: documents of members; several records of one say little more than one.
+        n_nonmembers: documents of non-members.
+        attacks: how many are compared; each interval is as wide as all of them together need at most (Bonferroni).
+        confidence: of all intervals together.
+        half_width: of the AUROC's interval, where the AUROC is .5.
+        smallest: by key of the metric, the smallest value that is told apart from guessing; NaN where none is.
+        reasons: by key of the metric, why there is none.
+    """
+
+    n_members: int
+    n_nonmembers: int
+    attacks: int
+    confidence: float
+    half_width: MaybeNumber
+    smallest: Mapping[str, MaybeNumber]
+    reasons: Mapping[str, str]
+
+
+def resolution(n_members: int, n_nonmembers: int, attacks: int = 1, confidence: float = 0.95) -> Resolution:
+    """What an audit with so many documents of each class can tell.
+
+    Args:
+        n_members: documents of members.
+        n_nonmembers: documents of non-members.
+        attacks: how many attacks are compared.
+        confidence: that all intervals hold.
+    """
+    pointwise = 1 - (1 - confidence) / max(attacks, 1)
+    sizes = n_members, n_nonmembers
+    half_width, smallest, reasons = math.nan, dict[str, float](), dict[str, str]()
+    if min(sizes) >= 2:
+        low, high = auroc_ends(*sizes, AUROC.guess, pointwise)
+        half_width = (high - low) / 2
+    for metric in (AUROC, *TPRS):
+        reason = "a class has less than two documents" if min(sizes) < 2 else None
+        reason = reason or (unresolved(*sizes, metric.fpr) if metric in TPRS else None)
+        value = math.nan
+        if reason is None:
+            value = _smallest(partial(_low_end, metric, sizes, pointwise), metric.guess)
+            reason = _NONE if math.isnan(value) else None
+        smallest[metric.key] = value
+        if reason is not None:
+            reasons[metric.key] = reason
+    return Resolution(*sizes, attacks, confidence, half_width, smallest, reasons)
+
+
+_NONE = "no value is told apart from guessing by so few records"
+
+
+def _low_end(metric: Metric, sizes: tuple[int, int], confidence: float, value: float) -> float:
+    """The lower end of the interval around a value of a metric."""
+    if metric == AUROC:
+        return auroc_ends(*sizes, value, confidence)[0]
+    return tpr_ends(*sizes, value, metric.fpr, confidence)[0]
+
+
+def auroc_ends(n_members: int, n_nonmembers: int, auroc: float, confidence: float) -> Interval:
+    """The interval around an AUROC: of normal scores of one spread, taken at even quantiles."""
+    members, others = (ndtri((np.arange(n) + 0.5) / n) for n in (n_members, n_nonmembers))
+    scores, labels = _together(members + math.sqrt(2) * float(ndtri(auroc)), others)
+    return estimate_auroc(scores, labels, np.arange(len(scores))).interval(confidence)
+
+
+def tpr_ends(n_members: int, n_nonmembers: int, tpr: float, fpr: float, confidence: float) -> Interval:
+    """The interval around a TPR: some members above all others, the rest among them as if they had not been seen."""
+    memorised = round(n_members * max(0.0, (tpr - fpr) / (1 - fpr)))
+    rest = n_members - memorised
+    members = np.concatenate([np.full(memorised, 2.0), (np.arange(rest) + 0.5) / max(rest, 1)])
+    # A quarter of a rank aside, so that no member ties with another record.
+    scores, labels = _together(members, (np.arange(n_nonmembers) + 0.25) / n_nonmembers)
+    return tpr_interval(scores, labels, np.arange(len(scores)), fpr, confidence)
+
+
+def _together(members: Floats, others: Floats) -> tuple[Floats, Bools]:
+    return np.concatenate([members, others]), np.arange(len(members) + len(others)) < len(members)
+
+
+def _smallest(low_end: Callable[[float], float], guess: float) -> float:
+    """The smallest value whose interval begins above guessing, to three digits; NaN if not even 1 has."""
+    below, above = guess, 1.0
+    if not low_end(above) > guess:
+        return math.nan
+    while above - below > 0.0005:
+        middle = (below + above) / 2
+        below, above = (below, middle) if low_end(middle) > guess else (middle, above)
+    return above
