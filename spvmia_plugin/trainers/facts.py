@@ -121,7 +121,7 @@ def _name(name: Any) -> str:
 def _caveats(args: Any, packing: str | None) -> list[str]:
     found = []
     if packing is not None:
-        found.append(_PACKED[packing] if packing in _PACKED else _PACKED["unknown"].format(packing))
+        found.append(PACKED[packing] if packing in PACKED else PACKED["unknown"].format(packing))
     if getattr(args, "neftune_noise_alpha", None):
         found.append("trained with NEFTune's noise on the embeddings, scored without")
     if getattr(args, "label_smoothing_factor", 0):
@@ -138,7 +138,7 @@ def _caveats(args: Any, packing: str | None) -> list[str]:
 
 
 _ALONE = "it is scored alone, as it reads where attention stays within a row"
-_PACKED = {
+PACKED = {
     "bfd": f"packed (bfd): each row shared a sequence with others; {_ALONE}",
     "bfd_split": f"packed (bfd_split): rows shared sequences and long ones were split; of each row, {_ALONE}",
     "wrapped": "packed (wrapped): rows stood behind the rows before them, cut where a sequence was full; each is "
