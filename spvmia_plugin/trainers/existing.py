@@ -138,8 +138,8 @@ def _check(config: ManifestConfig, folder: Path, path: Path) -> None:
         )
     if path.exists() and read_manifest(path, option="--model").written_by != "command":
         raise SpvmiaError(
-            f"--model: {folder}: expected no manifest, or one that this command wrote, got one that the training itself "
-            f"wrote, which knows better; remove {path} to replace it"
+            f"--model: {folder}: expected no manifest, or one that this command wrote, got one that the training "
+            f"itself wrote, which knows better; remove {path} to replace it"
         )
 
 
@@ -155,13 +155,14 @@ def _adapter(folder: Path) -> dict[str, Any] | None:
             told = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SpvmiaError(
-                f"--model: expected an adapter's configuration in {path}, got {reason_of(error)}; save the adapter again"
+                f"--model: expected an adapter's configuration in {path}, got {reason_of(error)}; save the adapter "
+                "again"
             ) from error
         return told if isinstance(told, dict) else {}
     if not (folder / "config.json").is_file():
         raise SpvmiaError(
-            f"--model: expected a folder with {ADAPTER_CONFIG} or config.json, got {folder} without; name the folder of "
-            "the weights"
+            f"--model: expected a folder with {ADAPTER_CONFIG} or config.json, got {folder} without; name the folder "
+            "of the weights"
         )
     return None
 
@@ -171,16 +172,16 @@ def _rendering(config: ManifestConfig, declared: Declared) -> Rendering:
         given = "--loss-on" if config.loss_on == "completion" else "--chat-template" if config.chat_template else None
         if given:
             raise SpvmiaError(
-                f"{given}: expected conversations, or prompts with answers, got rows of plain text; leave it out, or name "
-                "the kind of rows with --format"
+                f"{given}: expected conversations, or prompts with answers, got rows of plain text; leave it out, or "
+                "name the kind of rows with --format"
             )
         block = config.block_size if config.block_size is not None else 0 if config.end_token else DEFAULT_BLOCK
         cut = config.record_tokens if config.end_token or config.record_tokens != DEFAULT_TOKENS else 10**9
         return Rendering("all", cut, config.end_token, block)
     if config.block_size or config.end_token:
         raise SpvmiaError(
-            f"--{'block-size' if config.block_size else 'end-token'}: expected plain texts, got {declared.kind}, which are "
-            "audited whole (--record-tokens says where they were cut); leave it out"
+            f"--{'block-size' if config.block_size else 'end-token'}: expected plain texts, got {declared.kind}, "
+            "which are audited whole (--record-tokens says where they were cut); leave it out"
         )
     template = None
     if config.chat_template is not None:
@@ -198,6 +199,6 @@ def _tokenizer(config: ManifestConfig, folder: Path, base: str) -> Any:
         return AutoTokenizer.from_pretrained(named, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # tokenizers raises nothing more special for a damaged file
         raise SpvmiaError(
-            f"--model: no tokenizer could be loaded from {str(named)!r} ({reason_of(error)}); save it beside the weights, "
-            "or name the base with --base-model"
+            f"--model: no tokenizer could be loaded from {str(named)!r} ({reason_of(error)}); save it beside the "
+            "weights, or name the base with --base-model"
         ) from error
