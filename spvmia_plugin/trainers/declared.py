@@ -252,10 +252,11 @@ def _arrow(dataset: Any, loaded: Loaded, reading: Reading) -> tuple[str, dict[in
     None where there is no such file, where it is temporary, or where reading it does not give the very same rows: a
     slice of a table begins somewhere in its file, and says nowhere where.
     """
-    files = [Path(each["filename"]) for each in getattr(dataset, "cache_files", [])]
+    indices = getattr(dataset, "_indices", None)
+    named = (each["filename"] for each in getattr(dataset, "cache_files", []))
+    files = [Path(each) for each in named if each != getattr(indices, "path", None)]
     if len(files) != 1 or not files[0].is_file() or _is_temporary(files[0]):
         return None
-    indices = getattr(dataset, "_indices", None)
     try:
         order = range(len(dataset)) if indices is None else indices.column(0).to_pylist()
         found = read_documents(

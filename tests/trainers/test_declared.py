@@ -56,9 +56,9 @@ def test_bad_input(split, tmp_path, change, expected):
         "texts": lambda: written(tmp_path / "texts.jsonl", texts(60)),
         "few": lambda: written(tmp_path / "few.jsonl", chats(8, seed=9)[:7]),
     }
-    given = {
-        name: made[value]() if value in made else value for name, value in given.items() if isinstance(value, str)
-    } | {name: value for name, value in given.items() if not isinstance(value, str)}
+    for name, value in given.items():
+        if isinstance(value, str) and value in made:
+            given[name] = made[value]()
     with pytest.raises(SpvmiaError) as caught:
         MembershipManifest(**given)
     assert str(caught.value).startswith(expected.format(members))
@@ -95,7 +95,9 @@ def test_a_data_set_on_disk_is_named_with_its_rows_there(sft, tmp_path, monkeypa
     members, nonmembers = data.select(range(30)), data.select(range(30, 90))
     sft(members.to_list(), [MembershipManifest(members, nonmembers, strict=True)])
     manifest = read_manifest(tmp_path / "out")
-    assert {source.spec for source in manifest.sources.values()} == {str(next((tmp_path / "saved").glob("*.arrow")))}
+    assert {source.spec for source in manifest.sources.values()} == {
+        str(next((tmp_path / "saved").glob("data-*.arrow")))
+    }
     assert not (tmp_path / "data" / "spvmia" / "rows").exists()
     records, _ = rebuild(manifest, {})
     assert [each.text for each in records["members"]] == list(members["text"])
@@ -150,7 +152,7 @@ def test_folders_are_those_of_platformdirs(monkeypatch, tmp_path):
 
 def test_a_folder_that_cannot_be_made(split, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SpvmiaError, match="^(data_dir|mia_cache_dir): expected a folder that can be written"):
+    with pytest.raises(SpvmiaError, match=r"^(data_dir|mia_cache_dir): expected a folder that can be written"):
         MembershipManifest(*split(texts(90)), data_dir=tmp_path / "file" / "x")
 
 

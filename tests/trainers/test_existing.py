@@ -15,6 +15,9 @@ from spvmia_plugin.trainers.existing import ManifestConfig, write_for
 
 from .conftest import chats, texts, written
 
+# What peft still calls transformers by.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
 
 @pytest.fixture
 def adapter(chat_base, tmp_path):
