@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
             "members=: expected a file, hf:NAME or datasets.Dataset of records that are trained on, got",
         ),
         ({"nonmembers": None}, "nonmembers=: expected a file, hf:NAME or datasets.Dataset of records like them that"),
-        ({"nonmembers": "same"}, "nonmembers=: {0}: expected a column 'label', got 'messages'"),
+        ({"nonmembers": "same"}, "members=: {0}, row 1: expected a column 'label', got 'messages'"),
         ({"nonmembers": "copy"}, "nonmembers=: copy.jsonl:1 is the same text as members.jsonl:1 of the members"),
         ({"prompts": "some"}, "prompts=: some.jsonl:1 is the same text as nonmembers.jsonl:1 of the nonmembers"),
         ({"nonmembers": "texts"}, "nonmembers=: expected rows of the format messages as the members are, got text"),
