@@ -116,7 +116,7 @@ def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path)
         if kind != bound["kind"]:
             return f"not told: written for {_IN_WORDS[bound['kind']]}, read beside {_IN_WORDS[kind]}"
         wanted, found = set(bound["tensors"]), {tensor.digest() for tensor in tensors}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"not told: the weights cannot be read ({reason_of(error)})"
     missing = len(wanted - found)
     # Libraries may write some tensors of a whole model in another shape than they train them: of others, none fits.

@@ -27,7 +27,7 @@ from spvmia_plugin.trainers.facts import Facts, facts_of, versions
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.trainers.seen import Lookout, Sighting, as_before, candidates, look, read_rows
 from spvmia_plugin.util.console import shown
-from spvmia_plugin.util.files import private_folder
+from spvmia_plugin.util.files import private_folder, write_private
 
 MASKS = ("auto", "all", "completion")
 _MARK = "_spvmia_manifest"
@@ -149,7 +149,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         path = self._write(args, Path(args.output_dir), _progress(state), self._manifest.weights)
         if path is None:
             return
-        named = "" if path.parent == Path(args.output_dir) else f" --metadata mia_manifest={shlex.quote(str(path))}"
+        named = "" if path.parent == Path(args.output_dir) else f",mia_manifest={shlex.quote(str(path))}"
         say(
             f"{MANIFEST_NAME} (private: it names the training records) is in {path.parent}, for weights that are saved "
             "in output_dir; after trainer.save_model(elsewhere) call write(elsewhere) of this callback. Audit it with:"
@@ -163,9 +163,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             return
         away = self._away(args)
         private_folder(away.parent)
-        away.write_bytes(b"")
-        away.chmod(0o600)
-        away.write_bytes(path.read_bytes())
+        write_private(away, path.read_bytes())
         path.unlink()
         say(f"warning: {path} names training records and would have been uploaded: it is now {away}")
 
@@ -283,7 +281,8 @@ class _View:
         if dataset is None:
             return Sighting("not checked: the trainer shows no data set"), 0
         # Blocks of plain trainers are called nothing in particular.
-        rows = read_rows(dataset, blocks=self.facts.packing is not None or "packing" not in self.facts.settings)
+        packs = None if "packing" not in self.facts.settings else self.facts.packing is not None
+        rows = read_rows(dataset, blocks=packs)
         if isinstance(rows, str):
             return Sighting(f"not checked: {rows}"), 0
         template = getattr(self.tokenizer, "chat_template", None)
@@ -304,8 +303,11 @@ class _View:
         collate = getattr(self.loader, "collate_fn", None)
         if collate is None:
             return None
-        with as_before():
-            batch = collate([self.loader.dataset[item]])
+        try:
+            with as_before():
+                batch = collate([self.loader.dataset[item]])
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            return None  # it may want whole batches; that the rows don't say it is told anyhow
         labels = batch.get("labels") if isinstance(batch, Mapping) or hasattr(batch, "get") else None
         if labels is None:
             return None
@@ -356,11 +358,15 @@ def _is_sharded(parameter: Any) -> bool:
 
 
 def audit_command(manifest: Manifest, folder: Path) -> str:
-    """The `lm_eval` command for weights in a folder; the manifest is found there."""
+    """The `lm_eval` command for weights in a folder; the manifest is found there.
+
+    The preset, as in the command that `spvmia finetune` prints, needs no second model from the hub; it comes last.
+    """
     place = shlex.quote(os.path.abspath(folder))
     base = shlex.quote(manifest.base_model or "BASE")
     model = f"pretrained={place}" if manifest.method == "full" else f"pretrained={base},peft={place}"
-    return f"lm_eval --model hf --model_args {model} --tasks mia_custom --output_path results --log_samples"
+    options = "--tasks mia_custom --output_path results --log_samples --metadata mia_preset=standard"
+    return f"lm_eval --model hf --model_args {model} {options}"
 
 
 def say(line: str) -> None:

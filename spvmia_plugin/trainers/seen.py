@@ -128,12 +128,13 @@ class Sighting:
         return self.data.startswith("differs")
 
 
-def read_rows(dataset: Any, *, blocks: bool) -> Rows | str:
+def read_rows(dataset: Any, *, blocks: bool | None) -> Rows | str:
     """The sequences of a trainer's data set, or why they cannot be read.
 
     Args:
         dataset: the trainer's.
-        blocks: whether its rows may be blocks: several records, or parts of them, one after the other.
+        blocks: whether its rows are blocks: several records, or parts of them, one after the other. None where nobody
+            says: they are if all are equally long.
     """
     if not hasattr(dataset, "__len__"):
         return "the trainer's data are a stream, which passes unseen"
@@ -147,11 +148,12 @@ def read_rows(dataset: Any, *, blocks: bool) -> Rows | str:
         for each in sequences:
             rows.places.setdefault(_digest(each.ids), Row(item, each.start, len(each.ids)))
             rows.longest = max(rows.longest, len(each.ids))
-        if len(sequences) == 1 and blocks and room > 0:
+        if len(sequences) == 1 and blocks is not False and room > 0:
             found.append(_bytes([*sequences[0].ids, -1]))
             room -= len(sequences[0].ids)
     rows.complete = rows.complete and room > 0
-    rows.blocks = b"".join(found)
+    alike = len({len(block) for block in found[:-1]}) == 1
+    rows.blocks = b"".join(found) if blocks or alike else b""
     return rows
 
 
@@ -329,8 +331,15 @@ class Lookout:
         max_length: int | None,
         collate: Callable[[int], tuple[bool, ...] | None],
     ) -> None:
-        self._rows, self._make, self._max_length, self._collate = rows, make, max_length, collate
+        self._rows, self._max_length, self._collate = rows, max_length, collate
+        self._ways = make
+        self._made: dict[str, list[Candidate]] = {}
         self.cut = 0
+
+    def _make(self, document: Document) -> list[Candidate]:
+        if document.id not in self._made:
+            self._made[document.id] = self._ways(document)
+        return self._made[document.id]
 
     def find(self, document: Document) -> list[tuple[Candidate, Row]]:
         """The row that a record became, by every way that leads to one; none if it is not there, whichever way."""

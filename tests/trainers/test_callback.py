@@ -268,7 +268,7 @@ def test_what_is_uploaded_has_no_manifest(sft, split, tmp_path, monkeypatch, cap
     assert read_manifest(kept[0]).trainer["data"] == "matched"
     err = capsys.readouterr().err
     assert f"it is kept out, in {kept[0]}" in err
-    assert f"--metadata mia_manifest={kept[0]}" in err
+    assert f"--metadata mia_preset=standard,mia_manifest={kept[0]}" in err
 
 
 def test_a_push_that_nobody_announced_finds_no_manifest(sft, split, tmp_path, monkeypatch, capsys):
