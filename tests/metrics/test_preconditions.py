@@ -225,7 +225,7 @@ def test_membership_that_nobody_vouches_for_is_a_warning_and_comes_before_notes(
 def test_what_a_trainer_did_otherwise_than_declared_or_scored():
     def of(trainer):
         data = audit(MEMBERS, NONMEMBERS)
-        return found(dataclasses.replace(data, provenance={"trainer": trainer}))
+        return found(replace(data, provenance={"trainer": trainer}))
 
     matched = of({"data": "matched", "notes": []})
     assert not {"trainer_data", "training_differs"} & set(matched)
