@@ -28,7 +28,7 @@ LAYERS = [
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
     ["data", "checks"],
-    ["perturb", "models", "training", "engines"],
+    ["perturb", "models", "training", "engines", "trainers"],
     ["audit"],
     ["harness"],
     ["results", "web"],
