@@ -23,6 +23,7 @@ from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines.server import is_completions, why_not_tokens
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
@@ -239,17 +240,25 @@ def open_store(settings: AuditConfig) -> Store:
 
 @contextmanager
 def open_backend(lm: Any, registry: Registry, settings: AuditConfig, base_model: str | None) -> Iterator[Backend]:
-    """The first registered backend that can drive `lm`, or one that can do nothing and says so by name.
+    """The first registered backend that can drive `lm`, else one that has it write text alone.
+
+    An `lm` that does not even do that gets one that can do nothing, and says so by name.
 
     What it added to the harness's model is taken away in the end.
     """
     accepting = (backend for backend in registry.backends.values() if backend.accepts(lm))
     made = next(accepting, None)
-    backend = NullBackend(lm) if made is None else completed(made(lm, settings, base_model), Backend)
+    backend = _by_text(lm, settings, base_model) if made is None else completed(made(lm, settings, base_model), Backend)
     try:
         yield backend
     finally:
         backend.close()
+
+
+def _by_text(lm: Any, settings: AuditConfig, base_model: str | None) -> Backend:
+    from spvmia_plugin.engines.text import TextTarget  # brings torch
+
+    return TextTarget(lm, settings, base_model) if TextTarget.accepts(lm) else NullBackend(lm)
 
 
 def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
@@ -271,12 +280,16 @@ def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 class NullBackend(Backend):
-    """What is left when no backend accepts a model: it can do nothing, so attacks that need a model are refused."""
+    """What is left of an object that writes no text either: it can do nothing, so attacks that need it are refused."""
 
     features = BackendFeatures(logprobs=False, moments=False, embeddings=False, generate=False, train=False)
 
     def __init__(self, lm: Any) -> None:
         self.name = type(lm).__name__
+        self._why = why_not_tokens(lm) if is_completions(lm) else None
+
+    def lacks(self, role: Role) -> str | None:
+        return self._why
 
     def identity(self, role: Role) -> dict[str, object]:
         return {"model": self.name}
