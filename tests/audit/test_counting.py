@@ -34,7 +34,8 @@ OTHER = {
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
     "allow_degenerate": True, "references": 3, "continuations": 4, "embedding_model": "org/embeds", "api_view": "text",
-    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "gguf_file": "b.gguf", "given": frozenset({"seed"}),
+    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "gguf_file": "b.gguf",
+    "given": frozenset({"seed"}),
 }  # fmt: skip
 
 # What counts, said a second time and by name: the package says what does not.
