@@ -218,7 +218,7 @@ class SelfCheck:
         said = np.array(new.logprobs, np.float64)
         apart = _differences(found.logprob, said, 0)
         for shift in SHIFTS:
-            if _differences(found.logprob, said, shift).max(initial=0.0) <= 0.02 < 0.05 < apart.max():
+            if apart.max() > SMALLEST and _differences(found.logprob, said, shift).max(initial=0.0) <= apart.max() / 4:
                 raise Fault(
                     f"shifts log-probabilities by {abs(shift)} token{'s' * (abs(shift) > 1)}: what it says of a token "
                     f"that it reads is what it said of the one {'after' if shift < 0 else 'before'} it"

@@ -197,7 +197,8 @@ class ServerBackend(RemoteTarget):
             (i for i in range(len(inputs)) if i not in set(done)), key=lambda i: len(inputs[i].token_ids), reverse=True
         )
         sizes = {i: len(inputs[i].token_ids) + len(inputs[i].context_ids) for i in todo}
-        for answered in self._in_parts(role, way, work, todo, sizes):
+        each = PROBED_EVERY * self._weights.probe_tokens
+        for answered in self._in_parts(role, way, work, todo, sizes, each):
             for i, signals in answered.items():
                 found[i] = signals
                 cost.forward_tokens += sizes[i]
@@ -267,7 +268,8 @@ class ServerBackend(RemoteTarget):
         todo = [i for i in range(len(prompts)) if i not in set(done)]
         sizes = {i: lengths[i] for i in todo}
         way = self.checked(model).way
-        for answered in self._in_parts(Role.TARGET, way, work, todo, sizes):
+        # A look takes less time than one text, which is written token by token.
+        for answered in self._in_parts(Role.TARGET, way, work, todo, sizes, 0):
             for i, ids in answered.items():
                 found[i] = ids
                 cost.generated_tokens += len(ids) - len(prompts[i])
@@ -308,13 +310,18 @@ class ServerBackend(RemoteTarget):
         return new[: min(end, room)]
 
     def _in_parts(
-        self, role: Role, way: Way | None, work: Callable[[int], T], todo: Sequence[int], sizes: Mapping[int, int]
+        self,
+        role: Role,
+        way: Way | None,
+        work: Callable[[int], T],
+        todo: Sequence[int],
+        sizes: Mapping[int, int],
+        each: int,
     ) -> Iterator[dict[int, T]]:
-        """Results, some at a time: each part as it was computed by the weights that the audit began with."""
+        """Results, some at a time, of `each` tokens at least: as computed by the weights that the audit began with."""
         model = self._models[role]
         if way is not None:
             self._weights.known(model, way)
-        each = PROBED_EVERY * self._weights.probe_tokens if way is not None else 0
         while todo:
             started = time.perf_counter()
             count, total = 0, 0
