@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 Membership = Literal["manifest", "declared", "assumed"]
-"""How membership is known: from `spvmia finetune`, from the user's files, or not at all (public data)."""
+"""How membership is known: from the training itself, from what the user says, or not at all (public data)."""
 
 
 LossOn = Literal["all", "completion"]
@@ -65,6 +65,16 @@ class Conversation:
         """As one text, for `from_text` to read."""
         given = {"messages": list(self.messages), "prompt": self.prompt, "plain": self.plain, "options": self.options}
         return json.dumps({**given, "tools": None if self.tools is None else list(self.tools)})
+
+    @classmethod
+    def of_text(cls, text: str) -> Conversation:
+        """A plain text with an end token after it, as trainers write it: a completion of nothing."""
+        return cls(({"role": ASSISTANT, "content": text},), prompt=0, plain=True)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is but a text with an end token."""
+        return self.plain and self.prompt == 0
 
     @classmethod
     def from_text(cls, text: str) -> Conversation:

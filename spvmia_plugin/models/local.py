@@ -25,6 +25,7 @@ from spvmia_plugin.models.identity import (
     model_identity,
     tensors_digest,
 )
+from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -40,9 +41,10 @@ class LocalModels:
         tokens: the target's tokenizer.
         base_name: folder or hub id of the model before fine-tuning; None where nobody names it.
         device: where the models are put.
-        dtype: the precision in which they are read; by default that of their own files.
         autocast: dtype of the harness's mixed precision, or None.
         trusted: the harness was told to run code that models bring.
+        dtype: the precision in which models are read; `auto` is that of their own files.
+        revision: of the base on the hub; None for the newest.
 
     Attributes:
         notes: what was found out about the models that a reader of the results should know.
@@ -54,16 +56,18 @@ class LocalModels:
         base_name: str | None,
         *,
         device: torch.device | str = "cpu",
-        dtype: str | None = None,
         autocast: torch.dtype | None = None,
         trusted: bool = False,
+        dtype: torch.dtype | str = "auto",
+        revision: str | None = None,
     ) -> None:
         self._tokens = tokens
         self.base_name = base_name
         self._device = torch.device(device)
-        self._dtype = dtype or "auto"
         self._autocast = autocast
         self._trusted = trusted
+        self._dtype = dtype
+        self._base_revision = revision
         self.notes: list[str] = []
         self._host: AdapterHost | None = None
         self._paths: dict[Role, str] = {}
@@ -218,9 +222,15 @@ class LocalModels:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=self._trusted)
+            return AutoConfig.from_pretrained(
+                name, revision=revision or "main", trust_remote_code=self._trusted, **self._file_in(name)
+            )
         except (OSError, ValueError):
             return None
+
+    def _file_in(self, name: str) -> dict[str, str]:
+        """Which file of a folder is the model, where it holds several, as transformers is told."""
+        return {}
 
     def _ask(self, model: Any) -> Answer:
         ids = self._tokens.natural(TEXT)
@@ -238,7 +248,7 @@ class LocalModels:
 
     @property
     def _revision_of_base(self) -> str | None:
-        return None
+        return self._base_revision
 
     def _base_weights(self) -> list[dict[str, object]]:
         self.require([Role.BASE])
@@ -277,7 +287,8 @@ class LocalModels:
         """A model, frozen, as `_settings` says."""
         from transformers import AutoModelForCausalLM
 
-        settings = {**self._settings(name, revision), "trust_remote_code": self._trusted}
+        check_intact(option, name)
+        settings = {**self._settings(name, revision), **self._file_in(name), "trust_remote_code": self._trusted}
         if revision is not None:
             settings["revision"] = revision
         try:

@@ -42,7 +42,7 @@ class TorchBackend(Backend):
 
     name = "hf"
     processes: int = 1
-    features = BackendFeatures(generate=False, gradients=True)
+    features = BackendFeatures(generate=False, gradients=True, kth=True)
 
     def __init__(
         self, roles: LocalModels, tokens: Tokens, config: AuditConfig, device: Any, autocast: Any = None
@@ -127,10 +127,11 @@ class TorchBackend(Backend):
         moments: bool,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        kth: int = 0,
     ) -> list[TokenSignals | None]:
         with self._model(role) as model:
             scorer = Scorer(model, self._tokens, self._runners["score"], self._costs[role])
-            found = scorer.score(inputs, moments=moments, on_done=on_done, done=set(done))
+            found = scorer.score(inputs, moments=moments, on_done=on_done, done=set(done), kth=kth)
         if not scorer.contexts_shared:
             self.paths[f"{role.value}: contexts"] = "read again with every sequence: no shared key-value cache"
         return found

@@ -9,7 +9,7 @@ import pytest
 from spvmia_plugin import hookimpl
 from spvmia_plugin.audit import counting
 from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
+from spvmia_plugin.audit.stored import Decimals, paraphrase_keys, signals_key, signals_keys
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
@@ -33,7 +33,7 @@ OTHER = {
     "max_auroc": 0.7, "max_tpr_at_1pct": 0.2, "max_epsilon": 3.0,
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
-    "allow_degenerate": True, "references": 3,
+    "allow_degenerate": True, "references": 3, "continuations": 4, "embedding_model": "org/embeds", "api_view": "text",
     "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
 }  # fmt: skip
 
@@ -118,8 +118,9 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
     unchanged = {name for name in FIELDS if keys[name] == usual}
     bounds = {"max_auroc", "max_tpr_at_1pct", "max_epsilon"}
     shown = {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
+    told_later = {"continuations", "embedding_model", "api_view"}  # of what is made later, and by us alone
     engines = {"base_served", "dtype"}  # keys hold the identities that follow
-    assert unchanged == shown | bounds | engines
+    assert unchanged == shown | bounds | told_later | engines
 
 
 def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
@@ -135,6 +136,8 @@ def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
     with Store(tmp_path) as store:
         keys = [signals_key(store, {"w": 1}, 10, item) for item in [usual, *others]]
         keys += [signals_key(store, {"w": 2}, 10, usual), signals_key(store, {"w": 1}, 11, usual)]
+        keys += [signals_keys(store, {"w": 1}, 10, Decimals(), kth)(usual) for kth in (1, 2)]
+        assert signals_keys(store, {"w": 1}, 10, Decimals(), 0)(usual) == keys[0]
     assert len(set(keys)) == len(keys)
 
 
