@@ -168,7 +168,10 @@ class SelfCheck:
                 self._post({**body, "prompt": TEXT}, written)
             except SpvmiaError:
                 return refused
-            return Fault(f"takes prompts as text alone, and answers token ids by HTTP {refused.status}")
+            return Fault(
+                f"takes prompts as text alone (tokenized_requests=False in --model_args), and answers token ids by "
+                f"HTTP {refused.status}"
+            )
         return refused
 
     def _ids_of(self, found: Written) -> list[int]:

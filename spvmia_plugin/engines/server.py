@@ -164,16 +164,30 @@ class ServerBackend(RemoteTarget):
         self._weights.remember(recall, keep)
 
     def remote_identity(self, role: Role) -> dict[str, object]:
-        """Which weights answer, by what they answer; and the name they are served by, so that two alike stay two."""
+        """Which weights answer, by what they answer; and the name they are served by, so that two alike stay two.
+
+        Of a server without right log-probabilities nothing tells the weights: then it is the address, hashed.
+        """
         if role not in self._identities:
             model = self._models[role]
+            way = self.checked(model).way
+            told = (
+                {"function": self._weights.name(model, way)}
+                if way is not None
+                else {"address": hashlib.sha256(self.connection.shown.encode()).hexdigest()[:16]}
+            )
             self._identities[role] = {
                 "backend": self.name,
                 "served": model,
-                "function": self._weights.name(model, self._way(model)),
+                **told,
                 "tokenizer": self.tokenizer_digest,
             }
         return self._identities[role]
+
+    def is_same(self, one: Role, other: Role) -> bool:
+        """Without log-probabilities nothing tells."""
+        remote = [self._models[role] for role in (one, other) if self.is_remote(role)]
+        return all(self.checked(model).way is not None for model in remote) and super().is_same(one, other)
 
     # -- scoring and writing
 

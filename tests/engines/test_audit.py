@@ -182,3 +182,10 @@ def test_attacks_that_a_server_cannot_serve_are_named_with_why(serve, evaluate, 
     assert "ignores 'echo' in silence; audit it by what it writes alone" in str(error.value)
     assert not [prompt for prompt in server.served.scored if len(prompt) > 40]
     evaluate("local-completions", ["bag_of_words_mia_custom"], metadata, base_url=server.url)
+    # What it writes it writes all the same.
+    result = evaluate("local-completions", ["ngram_mia_custom"], metadata, base_url=server.url)
+    audit = result["configs"]["ngram_mia_custom"]["metadata"]["mia_audit"]
+    assert audit["n"]["scored"] == 40
+    assert audit["models"]["target"]["backend"] == "server"
+    assert "function" not in audit["models"]["target"]
+    assert "ignores 'echo'" in audit["stages"]["backend"]["models"]["target"]["self_check"]["fault"]

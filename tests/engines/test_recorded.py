@@ -72,7 +72,7 @@ def llama_cpp(served):
 @pytest.mark.parametrize(
     ("play", "fault"),
     [
-        (lambda served: llama_cpp_python(served, takes_ids=False), "takes prompts as text alone, .* by HTTP 500"),
+        (lambda served: llama_cpp_python(served, takes_ids=False), "takes prompts as text alone .* by HTTP 500"),
         (lambda served: llama_cpp_python(served, takes_ids=True), "shifts log-probabilities by 1 token: .* after it"),
         (llama_cpp, "scores only what it writes, and ignores 'echo' in silence"),
     ],
