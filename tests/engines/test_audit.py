@@ -183,6 +183,7 @@ def test_attacks_that_a_server_cannot_serve_are_named_with_why(serve, evaluate, 
     assert not [prompt for prompt in server.served.scored if len(prompt) > 40]
     evaluate("local-completions", ["bag_of_words_mia_custom"], metadata, base_url=server.url)
     # What it writes it writes all the same.
+    metadata |= {"mia_continuations": 2}
     result = evaluate("local-completions", ["ngram_mia_custom"], metadata, base_url=server.url)
     audit = result["configs"]["ngram_mia_custom"]["metadata"]["mia_audit"]
     assert audit["n"]["scored"] == 40
