@@ -134,7 +134,7 @@ class ServerBackend(RemoteTarget):
             found = self._checks.get(model)
             if found is None:
                 continue
-            known = self._weights.known(model, found.way) if found.way is not None else None
+            known = self._weights.seen(model)
             models[role.value] = {
                 "model": model,
                 "logprobs_by": found.way.name if found.way is not None else None,
@@ -343,12 +343,20 @@ class ServerBackend(RemoteTarget):
                 total += sizes[todo[count]]
                 count += 1
             part, todo = todo[:count], todo[count:]
-            answered = dict(self.connection.together(work, part))
+            answered: dict[int, T] = {}
+            failure: SpvmiaError | None = None
+            try:
+                for i, result in self.connection.together(work, part):
+                    answered[i] = result
+            except SpvmiaError as error:
+                failure = error
             if way is not None:
                 self._weights.check(model, way)
                 self._spent[role].forward_tokens += self._weights.probe_tokens
             self._spent[role].seconds += time.perf_counter() - started
             yield answered
+            if failure is not None:  # what came before it is kept
+                raise failure
 
     # -- the base, and references
 

@@ -108,7 +108,7 @@ def test_a_log_probability_that_is_none(serve, models, value, words, way):
     backend = backend_of(lm, models)
     backend.identity(Role.TARGET)
     server.faults.value, server.faults.value_at = value, 7
-    item = inputs(backend, [f"{RECORD} " * 10])[0]
+    item = inputs(backend, [f"{RECORD} " * 16])[0]
     with pytest.raises(SpvmiaError, match=words) as error:
         backend.score(Role.TARGET, [item], moments=False)
     assert f"of {len(item.token_ids)}" in str(error.value)
@@ -305,3 +305,16 @@ def test_openai_without_a_key(models, monkeypatch):
     lm = OpenAICompletionsAPI(model="davinci-002", tokenizer=str(models / "base"), tokenizer_backend="huggingface")
     with pytest.raises(SpvmiaError, match="OPENAI_API_KEY: expected a key, got none"):
         backend_of(lm, models)
+
+
+def test_what_was_answered_before_a_fault_is_kept(serve, models):
+    """One request of a part goes wrong: the others are not asked for again."""
+    server, lm = serve(lm={"num_concurrent": 1})
+    backend = backend_of(lm, models)
+    backend.identity(Role.TARGET)
+    items = [ScoreInput(item.token_ids[:120]) for item in inputs(backend, tiny_texts(6, words=(60, 70)))]
+    server.faults.value_at, server.faults.value_after = 7, len(server.served.requests) + 3
+    kept = {}
+    with pytest.raises(SpvmiaError, match="gap in its"):
+        backend.score(Role.TARGET, items, moments=False, on_done=kept.update)
+    assert sorted(kept) == [0, 1, 2]
