@@ -279,7 +279,7 @@ class AuditConfig:
             attack_options=chosen,
             trust_remote_code=trusted,
             gguf_file=gguf_file if isinstance(gguf_file, str) else None,
-            dtype=str(dtype) if (dtype := metadata.get("dtype")) else None,
+            dtype=str(dtype) if (dtype := metadata.get("dtype")) not in (None, "", "auto") else None,
             given=frozenset(values),
         )
 

@@ -89,16 +89,16 @@ class Connection:
 
     def together(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
         """What `work` makes of each item, as it gets ready. Where one fails, those that wait are given up."""
-        self._stopped.clear()
+        stopped = self._stopped = threading.Event()
         pool = ThreadPoolExecutor(min(self.concurrent, max(len(items), 1)), thread_name_prefix="spvmia-request")
         try:
             futures = {pool.submit(work, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
-            self._stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            self._stopped.clear()
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)  # an answer that is on its way may take minutes
+            self._stopped = threading.Event()
 
     def post(
         self,
@@ -122,11 +122,11 @@ class Connection:
             Refused: the server has said no.
             SpvmiaError: it can't be reached, is too slow or too busy, or answers by halves.
         """
-        left, waited, pause = attempts or self.attempts, 0.0, 0.5
+        left, waited, pause, stopped = attempts or self.attempts, 0.0, 0.5, self._stopped
         while True:
             delay = max(0.0, self._open_at - time.monotonic())
             waited += delay
-            if delay and self._stopped.wait(delay):
+            if delay and stopped.wait(delay):
                 raise self._problem("a run that goes on", "one that was ended by another request")
             try:
                 return self._send(path or self.url, body, read)
@@ -152,7 +152,7 @@ class Connection:
             except Halved as halved:
                 error = self._problem("a whole answer", str(halved), "see the server's own log")
             left -= 1
-            if left <= 0 or self._stopped.wait(pause):
+            if left <= 0 or stopped.wait(pause):
                 raise error
             pause = min(2 * pause, LONGEST_PAUSE)
 

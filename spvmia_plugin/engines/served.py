@@ -79,6 +79,10 @@ class ServedModels:
         """How many tokens one look at a model costs."""
         return sum(map(len, self._probes()))
 
+    def seen(self, model: str) -> Known | None:
+        """A model as it answered first, if it was asked."""
+        return self._known.get(model)
+
     def known(self, model: str, way: Way) -> Known:
         """A model as it answered first, asked alone and several times at once: that is how far its answers differ."""
         if model not in self._known:

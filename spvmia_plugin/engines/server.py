@@ -134,7 +134,7 @@ class ServerBackend(RemoteTarget):
             found = self._checks.get(model)
             if found is None:
                 continue
-            known = self._weights.known(model, found.way) if found.way is not None else None
+            known = self._weights.seen(model)
             models[role.value] = {
                 "model": model,
                 "logprobs_by": found.way.name if found.way is not None else None,
@@ -164,16 +164,30 @@ class ServerBackend(RemoteTarget):
         self._weights.remember(recall, keep)
 
     def remote_identity(self, role: Role) -> dict[str, object]:
-        """Which weights answer, by what they answer; and the name they are served by, so that two alike stay two."""
+        """Which weights answer, by what they answer; and the name they are served by, so that two alike stay two.
+
+        Of a server without right log-probabilities nothing tells the weights: then it is the address, hashed.
+        """
         if role not in self._identities:
             model = self._models[role]
+            way = self.checked(model).way
+            told = (
+                {"function": self._weights.name(model, way)}
+                if way is not None
+                else {"address": hashlib.sha256(self.connection.shown.encode()).hexdigest()[:16]}
+            )
             self._identities[role] = {
                 "backend": self.name,
                 "served": model,
-                "function": self._weights.name(model, self._way(model)),
+                **told,
                 "tokenizer": self.tokenizer_digest,
             }
         return self._identities[role]
+
+    def is_same(self, one: Role, other: Role) -> bool:
+        """Without log-probabilities nothing tells."""
+        remote = [self._models[role] for role in (one, other) if self.is_remote(role)]
+        return all(self.checked(model).way is not None for model in remote) and super().is_same(one, other)
 
     # -- scoring and writing
 
@@ -197,7 +211,8 @@ class ServerBackend(RemoteTarget):
             (i for i in range(len(inputs)) if i not in set(done)), key=lambda i: len(inputs[i].token_ids), reverse=True
         )
         sizes = {i: len(inputs[i].token_ids) + len(inputs[i].context_ids) for i in todo}
-        for answered in self._in_parts(role, way, work, todo, sizes):
+        each = PROBED_EVERY * self._weights.probe_tokens
+        for answered in self._in_parts(role, way, work, todo, sizes, each):
             for i, signals in answered.items():
                 found[i] = signals
                 cost.forward_tokens += sizes[i]
@@ -267,7 +282,8 @@ class ServerBackend(RemoteTarget):
         todo = [i for i in range(len(prompts)) if i not in set(done)]
         sizes = {i: lengths[i] for i in todo}
         way = self.checked(model).way
-        for answered in self._in_parts(Role.TARGET, way, work, todo, sizes):
+        # A look takes less time than one text, which is written token by token.
+        for answered in self._in_parts(Role.TARGET, way, work, todo, sizes, 0):
             for i, ids in answered.items():
                 found[i] = ids
                 cost.generated_tokens += len(ids) - len(prompts[i])
@@ -308,13 +324,18 @@ class ServerBackend(RemoteTarget):
         return new[: min(end, room)]
 
     def _in_parts(
-        self, role: Role, way: Way | None, work: Callable[[int], T], todo: Sequence[int], sizes: Mapping[int, int]
+        self,
+        role: Role,
+        way: Way | None,
+        work: Callable[[int], T],
+        todo: Sequence[int],
+        sizes: Mapping[int, int],
+        each: int,
     ) -> Iterator[dict[int, T]]:
-        """Results, some at a time: each part as it was computed by the weights that the audit began with."""
+        """Results, some at a time, of `each` tokens at least: as computed by the weights that the audit began with."""
         model = self._models[role]
         if way is not None:
             self._weights.known(model, way)
-        each = PROBED_EVERY * self._weights.probe_tokens if way is not None else 0
         while todo:
             started = time.perf_counter()
             count, total = 0, 0
@@ -322,12 +343,20 @@ class ServerBackend(RemoteTarget):
                 total += sizes[todo[count]]
                 count += 1
             part, todo = todo[:count], todo[count:]
-            answered = dict(self.connection.together(work, part))
+            answered: dict[int, T] = {}
+            failure: SpvmiaError | None = None
+            try:
+                for i, result in self.connection.together(work, part):
+                    answered[i] = result
+            except SpvmiaError as error:
+                failure = error
             if way is not None:
                 self._weights.check(model, way)
                 self._spent[role].forward_tokens += self._weights.probe_tokens
             self._spent[role].seconds += time.perf_counter() - started
             yield answered
+            if failure is not None:  # what came before it is kept
+                raise failure
 
     # -- the base, and references
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.remote import RemoteTarget
+from spvmia_plugin.engines.server import is_completions, why_not_tokens
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import tensors_digest
 from spvmia_plugin.models.tokens import unavailable, unwrapped
@@ -114,6 +115,9 @@ class TextTarget(RemoteTarget):
     def accepts(cls, lm: Any) -> bool:
         """Whether `lm` writes text."""
         return callable(getattr(unwrapped(lm), "generate_until", None))
+
+    def lacks(self, role: Role) -> str | None:
+        return why_not_tokens(self._lm) if role is Role.TARGET and is_completions(self._lm) else None
 
     def remote_identity(self, role: Role) -> dict[str, object]:
         """Class and name of the model, and a hash of its address without what is secret in one.

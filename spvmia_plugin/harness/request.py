@@ -23,7 +23,6 @@ from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.server import is_completions, why_not_tokens
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
@@ -286,10 +285,6 @@ class NullBackend(Backend):
 
     def __init__(self, lm: Any) -> None:
         self.name = type(lm).__name__
-        self._why = why_not_tokens(lm) if is_completions(lm) else None
-
-    def lacks(self, role: Role) -> str | None:
-        return self._why
 
     def identity(self, role: Role) -> dict[str, object]:
         return {"model": self.name}

@@ -34,7 +34,8 @@ OTHER = {
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
     "allow_degenerate": True, "references": 3, "continuations": 4, "embedding_model": "org/embeds", "api_view": "text",
-    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
+    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "gguf_file": "b.gguf",
+    "given": frozenset({"seed"}),
 }  # fmt: skip
 
 # What counts, said a second time and by name: the package says what does not.
@@ -119,7 +120,7 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
     bounds = {"max_auroc", "max_tpr_at_1pct", "max_epsilon"}
     shown = {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
     told_later = {"continuations", "embedding_model", "api_view"}  # of what is made later, and by us alone
-    engines = {"base_served", "dtype"}  # keys hold the identities that follow
+    engines = {"base_served", "dtype", "gguf_file"}  # keys hold the identities that follow
     assert unchanged == shown | bounds | told_later | engines
 
 

@@ -21,8 +21,8 @@ COMPLETIONS = {"tokenizer_backend": "huggingface", "max_length": 256, "num_concu
 
 @pytest.fixture(scope="module")
 def options(models, tmp_path_factory):
-    folder, texts = tmp_path_factory.mktemp("private"), tiny_texts(52, seed=7, words=(10, 30))
-    for name, part in (("members", texts[:14]), ("nonmembers", texts[14:28]), ("prompts", texts[28:])):
+    folder, texts = tmp_path_factory.mktemp("private"), tiny_texts(64, seed=7, words=(10, 30))
+    for name, part in (("members", texts[:20]), ("nonmembers", texts[20:40]), ("prompts", texts[40:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
     return {
         **{f"mia_{name}": str(folder / f"{name}.jsonl") for name in ("members", "nonmembers", "prompts")},
@@ -133,7 +133,7 @@ def test_self_prompts_come_from_the_server_and_references_are_trained_here(serve
     assert audit["self_prompts"]["distinct"] == 1
     assert audit["cost"]["reference"]["generated_tokens"] > 0
     assert audit["stages"]["reference"]["trained"]
-    assert audit["n"]["scored"] == 28
+    assert audit["n"]["scored"] == 40
     again = evaluate("local-completions", ["spv_wbc_mia_custom"], metadata, base_url=server.url)
     assert scores(again, "spv_wbc_mia_custom") == scores(result, "spv_wbc_mia_custom")
     assert not again["configs"]["spv_wbc_mia_custom"]["metadata"]["mia_audit"]["stages"]["reference"]["trained"]
@@ -144,7 +144,7 @@ def test_no_base_is_loaded_where_no_attack_needs_it(serve, evaluate, options, tm
     monkeypatch.setattr(LocalModels, "_load", None)
     metadata = {**options, "mia_cache_dir": str(tmp_path), "mia_base_model": "/nowhere"}
     result = evaluate("local-completions", ["loss_mia_custom", "zlib_mia_custom"], metadata, base_url=server.url)
-    assert result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["n"]["scored"] == 28
+    assert result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["n"]["scored"] == 40
 
 
 def test_nothing_secret_is_written_anywhere(serve, evaluate, options, tmp_path, monkeypatch, capfd, caplog):
@@ -182,3 +182,11 @@ def test_attacks_that_a_server_cannot_serve_are_named_with_why(serve, evaluate, 
     assert "ignores 'echo' in silence; audit it by what it writes alone" in str(error.value)
     assert not [prompt for prompt in server.served.scored if len(prompt) > 40]
     evaluate("local-completions", ["bag_of_words_mia_custom"], metadata, base_url=server.url)
+    # What it writes it writes all the same.
+    metadata |= {"mia_continuations": 2}
+    result = evaluate("local-completions", ["ngram_mia_custom"], metadata, base_url=server.url)
+    audit = result["configs"]["ngram_mia_custom"]["metadata"]["mia_audit"]
+    assert audit["n"]["scored"] == 40
+    assert audit["models"]["target"]["backend"] == "server"
+    assert "function" not in audit["models"]["target"]
+    assert "ignores 'echo'" in audit["stages"]["backend"]["models"]["target"]["self_check"]["fault"]

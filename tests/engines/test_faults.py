@@ -15,8 +15,8 @@ from spvmia_plugin.audit.roles import cast, check_features
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines import http
 from spvmia_plugin.engines.server import ServerBackend, is_completions, why_not_tokens
+from spvmia_plugin.engines.text import TextTarget
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.request import NullBackend
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
 from tests.audit.fakes import make_data
@@ -64,8 +64,8 @@ ECHO = {"prompt_logprobs": "ignored"}
         ({**ECHO, "shift": 5}, "says of tokens that it reads something else than when it wrote them: .* differ by"),
         ({**ECHO, "missing": 2}, r"echoes \d+ log-probabilities for \d+ tokens and one that it writes"),
         ({**ECHO, "top_logprobs": False}, "without 'top_logprobs', so nobody knows which token was likeliest"),
-        ({**ECHO, "text_only": 500}, "takes prompts as text alone, and answers token ids by HTTP 500"),
-        ({"text_only": 422}, "takes prompts as text alone, and answers token ids by HTTP 422"),
+        ({**ECHO, "text_only": 500}, "as text alone .*tokenized_requests=False.*, and answers token ids by HTTP 500"),
+        ({"text_only": 422}, "takes prompts as text alone .*, and answers token ids by HTTP 422"),
         ({**ECHO, "names_ids": "no", "shift": -1}, "shifts log-probabilities by 1 token"),
         ({"shift": -1, "echo": False}, "scores only what it writes"),
     ],
@@ -108,7 +108,7 @@ def test_a_log_probability_that_is_none(serve, models, value, words, way):
     backend = backend_of(lm, models)
     backend.identity(Role.TARGET)
     server.faults.value, server.faults.value_at = value, 7
-    item = inputs(backend, [f"{RECORD} " * 10])[0]
+    item = inputs(backend, [f"{RECORD} " * 16])[0]
     with pytest.raises(SpvmiaError, match=words) as error:
         backend.score(Role.TARGET, [item], moments=False)
     assert f"of {len(item.token_ids)}" in str(error.value)
@@ -279,7 +279,7 @@ def test_settings_of_the_harness_that_send_no_token_ids(serve, models, options, 
     attacks = {"loss": REGISTRY.attacks["loss"]()}
     players = cast(attacks.values(), AuditConfig(), make_data(2))
     with pytest.raises(SpvmiaError, match=rf"can't run: loss; tokenizer: expected a tokenizer.*{words}.*huggingface"):
-        check_features(attacks, players, "causal", NullBackend(lm))
+        check_features(attacks, players, "causal", TextTarget(lm, AuditConfig()))
 
 
 @pytest.mark.parametrize("kind", ["tiktoken", "remote"])
@@ -305,3 +305,16 @@ def test_openai_without_a_key(models, monkeypatch):
     lm = OpenAICompletionsAPI(model="davinci-002", tokenizer=str(models / "base"), tokenizer_backend="huggingface")
     with pytest.raises(SpvmiaError, match="OPENAI_API_KEY: expected a key, got none"):
         backend_of(lm, models)
+
+
+def test_what_was_answered_before_a_fault_is_kept(serve, models):
+    """One request of a part goes wrong: the others are not asked for again."""
+    server, lm = serve(lm={"num_concurrent": 1})
+    backend = backend_of(lm, models)
+    backend.identity(Role.TARGET)
+    items = [ScoreInput(item.token_ids[:120]) for item in inputs(backend, tiny_texts(6, words=(60, 70)))]
+    server.faults.value_at, server.faults.value_after = 7, len(server.served.requests) + 3
+    kept = {}
+    with pytest.raises(SpvmiaError, match="gap in its"):
+        backend.score(Role.TARGET, items, moments=False, on_done=kept.update)
+    assert sorted(kept) == [0, 1, 2]

@@ -30,7 +30,7 @@ class Faults:
         top_logprobs: has them beside echoed log-probabilities.
         logprobs: gives any at all.
         value: what stands in place of one echoed log-probability: None is null.
-        value_at: at which token of a prompt of more than 40, -1 for none.
+        value_at: at which token of a prompt of more than 96, -1 for none.
         value_after: only after so many requests.
         missing: echoed log-probabilities that are left out at the end.
         text_only: prompts of token ids end in this HTTP status; 0 for none.
@@ -167,7 +167,7 @@ class Served:
         if faults.shift:
             moved = [said[k - faults.shift] if 0 < k - faults.shift < len(said) else -2.5 for k in range(len(said))]
             said = [None, *moved[1:]]
-        if faults.value_at >= 0 and len(ids) > 40 and len(self.requests) > faults.value_after:
+        if faults.value_at >= 0 and len(ids) > 96 and len(self.requests) > faults.value_after:
             said[faults.value_at] = faults.value
         return said[: len(said) - faults.missing] if faults.missing else said
 
