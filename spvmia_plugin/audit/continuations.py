@@ -25,6 +25,8 @@ from spvmia_plugin.util.console import progress_bar
 
 STAGE = "continuing the records"
 """Name of the plan's stage."""
+COMPARING = "comparing continuations"
+"""Name of what an embedding model is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

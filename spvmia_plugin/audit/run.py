@@ -11,7 +11,7 @@ from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.audit.api_view import ApiView
 from spvmia_plugin.audit.calibrate import Calibration, prompting
-from spvmia_plugin.audit.continuations import STAGE, Continuations
+from spvmia_plugin.audit.continuations import COMPARING, STAGE, Continuations
 from spvmia_plugin.audit.gradients import StoredGradients
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
@@ -438,7 +438,7 @@ class Run:
         is_compared = View.SIMILARITY in player.views
         similarities: Mapping[str, Sequence[float]] = {}
         if is_compared:
-            with self._stage("comparing continuations"):
+            with self._stage(COMPARING):
                 similarities = self._similarities.of(written)
         for sheet in sheets:
             found = written[sheet.record.id]

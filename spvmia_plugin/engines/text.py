@@ -282,7 +282,7 @@ class TextTarget(RemoteTarget):
                 found = list(self._lm.generate_until(list(asked)))
         except Exception as error:  # whatever its libraries raise
             raise SpvmiaError(
-                f"--model: expected text from {self.name}, got {_told(error)}; what was written so far is kept: see to "
+                f"--model: expected text from {self.name}, got {_reason(error)}; what was written so far is kept: see to "
                 "the model, and run the same command again"
             ) from None  # what libraries say may hold an address with a key, or a text
         if len(found) != len(asked):
@@ -312,7 +312,7 @@ def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield rows[start : start + size]
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """An error without what may be private in it: its class, and the status of an answer."""
     last = getattr(error, "last_attempt", None)  # tenacity wraps what it gave up on
     inner = last.exception() if last is not None and hasattr(last, "exception") else None

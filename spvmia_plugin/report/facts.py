@@ -165,6 +165,7 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mappin
         "task": task.task,
         "title": title(task.attack),
         "attack": task.told["attack"],
+        **({"attacker": task.told["attacker"]} if task.told.get("attacker") else {}),
         "results": dict(task.metrics),
         "metrics": task.told["metrics"],
         "unscored": task.told["unscored"],

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +30,7 @@ from tests.audit.test_run import REGISTRY
 from tests.chat import FakeRenderer, chat_data, conversation
 from tests.tiny import tiny_texts
 
+ROOT = Path(__file__).parents[2]
 TEXTS = tiny_texts(24, seed=3, words=(14, 20))
 DATA = data_of(*TEXTS)
 PROMPTS = tiny_texts(8, seed=9, words=(20, 30))
@@ -506,3 +512,39 @@ def test_the_harness_refuses_what_needs_log_probabilities(tmp_path, server):
     with pytest.raises(SpvmiaError, match=r"^--model: 'LocalChatCompletion' lacks .*: loss_mia_custom; .* ngram, sem"):
         evaluated(server, tmp_path, ["loss_mia_custom", "ngram_mia_custom"])
     assert not server.asked
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.engines.test_text import Elsewhere, audited, chat_lm
+from spvmia_plugin.engines import text
+
+text.CHUNK = 8
+audited(Path(sys.argv[2]), chat_lm(Elsewhere(int(sys.argv[1]))))
+"""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A server that another process runs."""
+
+    server_port: int
+
+
+@pytest.mark.parametrize(
+    "after", [pytest.param(3, marks=pytest.mark.slow), 40, pytest.param(90, marks=pytest.mark.slow)]
+)
+def test_kill_9_loses_a_chunk_at_most(tmp_path, server, after):
+    whole = audited(tmp_path / "whole", chat_lm(server))
+    server.asked.clear()
+    command = [sys.executable, "-c", KILLED, str(server.server_port), str(tmp_path / "killed")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while len(server.asked) < after and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+    assert after <= len(server.asked) < 96
+    reached, _ = len(server.asked), server.asked.clear()
+    resumed = audited(tmp_path / "killed", chat_lm(server))
+    assert 96 - reached <= len(server.asked) <= 96 - reached + 9  # the chunk under way, and an answer nobody read
+    assert scores(resumed) == scores(whole)
