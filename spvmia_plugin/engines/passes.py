@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.scoring import rolling_windows
+from spvmia_plugin.models.scoring import windows_of
 from spvmia_plugin.protocols import OnDone, ScoreInput
 from spvmia_plugin.signals import TokenSignals
 
-_SHORT_CONTEXT = 8
-"""A BOS or two before a text: it may be cut off by rolling windows; a longer context may not."""
 _MOMENTS = ("mean", "std")
 
 
@@ -75,7 +72,8 @@ class Passes:
         self._answers: dict[int, Answer] = {}
         empty = []
         for owner, item in enumerate(places):
-            made = list(_windows_of(owner, item, max_length))
+            sequence = item.context_ids + item.token_ids
+            made = [Pass(owner, sequence[w.start : w.end], w.end - w.first) for w in windows_of(item, max_length)]
             self._windows.append(list(range(len(self.all), len(self.all) + len(made))))
             self.all += made
             if not made:
@@ -104,20 +102,6 @@ class Passes:
             self.in_order[i] = signals
         if done and self._on_done is not None:
             self._on_done(done)
-
-
-def _windows_of(owner: int, item: ScoreInput, max_length: int) -> list[Pass]:
-    sequence = item.context_ids + item.token_ids
-    if len(item.context_ids) > _SHORT_CONTEXT and len(sequence) - 1 > max_length:
-        raise SpvmiaError(
-            f"ReCaLL prefix: expected prefix and text to fit the context of {max_length} tokens, got "
-            f"{len(sequence) - 1}; use fewer shots (mia_recall_shots) or shorter records"
-        )
-    first = len(sequence) - item.scored
-    return [
-        Pass(owner, sequence[w.start : w.end], w.end - w.first)
-        for w in rolling_windows(first, len(sequence), max_length)
-    ]
 
 
 def _together(answers: Sequence[Answer]) -> TokenSignals:

@@ -32,7 +32,7 @@ from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.util.libraries import refusal
 
-TOKENS_PER_CALL = {"cpu": 2**12}
+TOKENS_PER_CALL = {"cpu": 2**11}
 """Tokens that the engine gets at once, to make its own batches of. What is done is then kept in the store."""
 TOKENS_PER_CALL_DEVICE = 2**17
 LOGPROBS_PER_CALL = 2**22
