@@ -140,7 +140,7 @@ def _caveats(args: Any, packing: str | None) -> list[str]:
 _ALONE = "it is scored alone, as it reads where attention stays within a row"
 _PACKED = {
     "bfd": f"packed (bfd): each row shared a sequence with others; {_ALONE}",
-    "bfd_split": f"packed (bfd_split): rows shared sequences and long ones were split; of each row, {_ALONE}",
+    "bfd_split": f"packed (bfd_split): rows shared sequences and long ones were split. Of a row, {_ALONE}",
     "wrapped": "packed (wrapped): rows stood behind the rows before them, cut where a sequence was full; each is "
     "scored alone, from its own beginning",
     "multipack": f"packed (sample_packing): each row shared a sequence with others; {_ALONE}",
