@@ -16,7 +16,7 @@ from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import LossOn
 from spvmia_plugin.trainers.building import Rendering, Written, build_manifest, digest_of
 from spvmia_plugin.trainers.declared import CLASSES, Declared, Reading, check_format, read_declared
-from spvmia_plugin.trainers.facts import PACKED, versions
+from spvmia_plugin.trainers.facts import packed, versions
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.util.files import as_path
 
@@ -93,18 +93,15 @@ def write_for(config: ManifestConfig, say: Callable[[str], None]) -> Path:
     )
     declared = read_declared({name: getattr(config, name) for name in CLASSES}, reading, config.seed)
     rendering = _rendering(config, declared)
-    notes = (
-        []
-        if config.packing in (None, "none")
-        else [PACKED.get(config.packing, PACKED["unknown"].format(config.packing))]
-    )
+    packing = config.packing
+    notes = [] if packing in (None, "none") else [packed(str(packing))]
     written = Written(
         written_by="command",
         base_model=base,
         method="full" if adapter is None else str(adapter.get("peft_type", "adapter")).lower(),
         settings={},
         versions=versions(),
-        trainer={"packing": config.packing, "notes": notes, "template": digest_of(rendering.template)},
+        trainer={"packing": packing, "notes": notes, "template": digest_of(rendering.template)},
         seed=config.seed,
     )
     manifest = build_manifest(declared, rendering, written, _tokenizer(config, folder, base), key)

@@ -121,7 +121,7 @@ def _name(name: Any) -> str:
 def _caveats(args: Any, packing: str | None) -> list[str]:
     found = []
     if packing is not None:
-        found.append(PACKED[packing] if packing in PACKED else PACKED["unknown"].format(packing))
+        found.append(packed(packing))
     if getattr(args, "neftune_noise_alpha", None):
         found.append("trained with NEFTune's noise on the embeddings, scored without")
     if getattr(args, "label_smoothing_factor", 0):
@@ -138,14 +138,18 @@ def _caveats(args: Any, packing: str | None) -> list[str]:
 
 
 _ALONE = "it is scored alone, as it reads where attention stays within a row"
-PACKED = {
+_PACKED = {
     "bfd": f"packed (bfd): each row shared a sequence with others; {_ALONE}",
-    "bfd_split": f"packed (bfd_split): rows shared sequences and long ones were split; of each row, {_ALONE}",
+    "bfd_split": f"packed (bfd_split): rows shared sequences and long ones were split. Of a row, {_ALONE}",
     "wrapped": "packed (wrapped): rows stood behind the rows before them, cut where a sequence was full; each is "
     "scored alone, from its own beginning",
     "multipack": f"packed (sample_packing): each row shared a sequence with others; {_ALONE}",
-    "unknown": f"packed ({{}}): each row shared a sequence with others; {_ALONE}",
 }
+
+
+def packed(strategy: str) -> str:
+    """What packing by a strategy means for a row's score."""
+    return _PACKED.get(strategy, f"packed ({strategy}): each row shared a sequence with others; {_ALONE}")
 
 
 def versions() -> dict[str, str]:

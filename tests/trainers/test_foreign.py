@@ -12,6 +12,9 @@ import pytest
 
 from spvmia_plugin.data.manifest import read_manifest, rebuild
 from spvmia_plugin.data.weights import check_weights
+from tests.launch import two_processes
+
+from .foreign import prepare
 
 SCRIPT = Path(__file__).parent / "foreign.py"
 OURS = (
@@ -44,6 +47,16 @@ def test_it_imports_and_runs_without_our_dependencies(tmp_path):
     checked(tmp_path, end_token=False)
     rooms = {name.split(".")[1] for name in json.loads(done.stdout.splitlines()[-1]) if "." in name}
     assert rooms <= {"config", "data", "errors", "protocols", "records", "seeds", "trainers", "util"}
+
+
+def test_of_two_processes_the_first_writes(tmp_path):
+    prepare(tmp_path)
+    (first, said), (second, other) = two_processes([str(SCRIPT), str(tmp_path), "plain"], {"PYTHONPATH": os.getcwd()})
+    assert (first, second) == (0, 0), said + other
+    checked(tmp_path, end_token=False)
+    assert "spvmia: membership manifest: 30 members" in said
+    assert "spvmia:" not in other
+    assert read_manifest(tmp_path / "out").settings["batch_size"] == 16
 
 
 def test_the_package_itself_stays_light():
