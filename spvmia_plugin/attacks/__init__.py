@@ -24,6 +24,7 @@ PLACES = {
     "ratio": "calibrated:Ratio",
     "ez": "calibrated:Ez",
     "wbc": "calibrated:Wbc",
+    "premia": "preference:Premia",
     "recall": "population:Recall",
     "rmia": "population:Rmia",
     "bag_of_words": "bag_of_words:BagOfWords",
@@ -46,6 +47,10 @@ by several references; learned.
 
 WHITE_BOX = frozenset({"grad_norm"})
 """Attacks that need the target's weights. Groups leave them out: they run on models of which one sees only answers."""
+
+PAIRED = frozenset({"premia"})
+"""Attacks on both answers of a preference, which score nothing else. Groups leave them out: other rows have one side.
+"""
 
 
 @cache
