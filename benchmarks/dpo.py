@@ -21,7 +21,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,9 @@ def preferences(path: Path, records: int, tokens: int, seed: int, tokenizer: Any
     found = []
     for (asked, answer), (_, other) in zip(longest, longest[1:], strict=False):
         row = {"prompt": [asked], "chosen": [answer], "rejected": [other]}
-        sides = [tokenizer.apply_chat_template([asked, each], return_dict=True)["input_ids"] for each in (answer, other)]
+        sides = [
+            tokenizer.apply_chat_template([asked, each], return_dict=True)["input_ids"] for each in (answer, other)
+        ]
         if max(map(len, sides)) <= tokens and answer["content"] != other["content"]:
             found.append(row)
     if len(found) < 3 * records:
@@ -71,7 +72,7 @@ def make_target(options: argparse.Namespace) -> None:
     for name, rows in dealt.items():
         (options.output / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)),
         args=DPOConfig(
             output_dir=str(options.output / "trainer"),
             num_train_epochs=options.epochs,
@@ -154,7 +155,8 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=60, help="of each class (60)")
     parser.add_argument("--record-tokens", type=int, default=96, help="most tokens of a side (96)")
     parser.add_argument("--epochs", type=float, default=4)
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--dtype", default="float32", help="of the training (float32); audited is in float32")
     parser.add_argument("--self-prompts", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

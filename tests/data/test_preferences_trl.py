@@ -94,9 +94,11 @@ def test_strings_with_a_prompt(name: str, tmp_path: Path) -> None:
     end = FAMILIES[name].eos
     tuples = [
         ("Where is it?", " In Paris.", " In Rome, or so."), ("Merged wo", "rds here", "rk"), ("One ", "a", " b"),
-        ("", "no prompt", "none"), ("no answer", "", " but this"), ("nor here", " yes", ""), ("e", "\u0301 joins", " no"),
+        ("", "no prompt", "none"), ("no answer", "", " but this"), ("nor here", " yes", ""),
+        ("e", "\u0301 joins", " no"),
         ("has its end", f" already{end}", f" too{end}"), ("naïve 東", "京 😀", "方"), ("\n\n", "\n", " \n"),
-        ("word " * CUT, "too late", "too"), ("cut", " a story" * CUT, " short"), ("cut too", " short", " a story" * CUT),
+        ("word " * CUT, "too late", "too"), ("cut", " a story" * CUT, " short"),
+        ("cut too", " short", " a story" * CUT),
         ("the same", " answer", " answer"),
     ]  # fmt: skip
     rows = [dict(zip(("prompt", "chosen", "rejected"), each, strict=True)) for each in tuples]
@@ -108,7 +110,8 @@ def test_strings_with_a_prompt(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", _FAST)
 def test_strings_that_begin_with_their_prompt(name: str, tmp_path: Path) -> None:
     pairs = [
-        ("Q: Who? A: Ann", "Q: Who? A: Bo"), ("Who? Ann", "Who? Bo"), ("abc", "abd"), ("one is", "one is the beginning"),
+        ("Q: Who? A: Ann", "Q: Who? A: Bo"), ("Who? Ann", "Who? Bo"), ("abc", "abd"),
+        ("one is", "one is the beginning"),
         ("the same", "the same"), ("nothing", "in common"), ("ends in a blank ", "from the first on"), ("a", "b"),
         ("naïve 東京", "naïve 東方"), ("a b", "a c"), ("a  b", "a  c"),
     ]  # fmt: skip
