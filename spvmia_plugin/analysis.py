@@ -27,8 +27,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
 from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
@@ -36,6 +34,7 @@ from spvmia_plugin.report.saving import PAGE, write_page
 from spvmia_plugin.report.verdict import Verdict, judge
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult, read_latest
 from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
+from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import as_path
 
@@ -235,7 +234,7 @@ class Results:
         from spvmia_plugin.metrics.paired import differences
 
         theirs = other if isinstance(other, Results) else load(other, self.audit.dataset)
-        rows = self._rows_in(theirs)
+        rows = rows_in(self.audit, theirs.audit)
         found = differences(
             {task.attack: self.audit.scores(task) for task in self.audit.model_attacks},
             {task.attack: theirs.audit.scores(task)[rows] for task in theirs.audit.model_attacks},
@@ -257,25 +256,6 @@ class Results:
         ]
         columns = ["attack", "metric", "difference", "low", "high", "reason"]
         return pd.DataFrame(table, columns=columns).set_index(["attack", "metric"])
-
-    def _rows_in(self, other: Results) -> np.ndarray[Any, np.dtype[np.intp]]:
-        """(n,) where the other audit has each of these records."""
-        for audit, whose in ((self.audit, "this audit"), (other.audit, "the other")):
-            if not audit.has_samples:
-                raise SpvmiaError(f"results: expected scores of records, got none of {whose}; run with --log_samples")
-        places = {record_id: row for row, record_id in enumerate(other.audit.ids())}
-        mine = list(self.audit.ids())
-        labels = other.audit.labels()
-        same = [
-            (row := places.get(record_id)) is not None and labels[row] == is_member
-            for record_id, is_member in zip(mine, self.audit.labels(), strict=True)
-        ]
-        if not all(same) or len(places) != len(mine):
-            raise SpvmiaError(
-                f"results: expected two audits of the same records, got {len(mine)} and {len(places)} of which "
-                f"{sum(same)} have the same id and class; audit both models with the same data and mia_seed"
-            )
-        return np.array([places[record_id] for record_id in mine], dtype=np.intp)
 
     def _repr_html_(self) -> str:
         """For notebooks: the verdict and the table of attacks."""

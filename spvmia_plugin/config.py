@@ -188,6 +188,10 @@ class AuditConfig:
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
     # canaries
     canary_attack: str = _option("spv_wbc", _text())
+    # the bound declared beforehand
+    max_auroc: float | None = _option(None, _within(0.5, 1, open_low=True))
+    max_tpr_at_1pct: float | None = _option(None, _within(0.01, 1, open_low=True))
+    max_epsilon: float | None = _option(None, _within(0, float("inf"), open_low=True))
     # the run
     preset: str | None = _option(None, _one_of(*PRESETS))
     log_text: bool = _option(False, _flag())
@@ -197,6 +201,8 @@ class AuditConfig:
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = field(default=False, compare=False)
     """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
+    gguf_file: str | None = field(default=None, compare=False)
+    """Which file of its folder the harness loads the model from: `gguf_file=...` in its model arguments."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -236,10 +242,12 @@ class AuditConfig:
                 "tokenizer gives, got harness; leave one of the two out"
             )
         trusted = str(metadata.get("trust_remote_code")).lower() == "true"
+        gguf_file = metadata.get("gguf_file")
         return cls(
             **{**read, **values},
             attack_options=chosen,
             trust_remote_code=trusted,
+            gguf_file=gguf_file if isinstance(gguf_file, str) else None,
             given=frozenset(values),
         )
 

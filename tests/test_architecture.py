@@ -33,7 +33,7 @@ LAYERS = [
     ["harness"],
     ["results", "web"],
     ["report", "leaderboard", "export", "combination", "learning", "shadow"],
-    ["analysis"],
+    ["analysis", "compare", "evidence"],
     ["demo", "cli", "__main__"],
 ]
 # Built-ins are a plugin: they name, inside functions, what the higher layers bring.

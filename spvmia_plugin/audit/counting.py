@@ -22,6 +22,7 @@ def is_ours(maker: str) -> bool:
 
 
 _NEVER = {
+    "gguf_file",  # where weights lie; keys hold what they are
     "cache_dir",  # where results are kept
     "log_text",  # what is shown
     "preset",  # values of other options, which are read already
@@ -29,6 +30,7 @@ _NEVER = {
     "max_length",  # keys hold the context that follows from it
     "allow_degenerate",  # whether texts that are too alike are trained on, not what comes of that
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
+    *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
 }
 
 _DATA = {"members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path", "split"}

@@ -74,6 +74,23 @@ class Blind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BoundTold:
+    """What the numbers are held against, declared before any of them was known.
+
+    Attributes:
+        max_auroc: of every attack, NaN where nothing is said of it.
+        max_tpr_at_1pct: of every attack, at an FPR of 1 %.
+        max_epsilon: of the canaries.
+        declared: when, in UTC (ISO 8601): before the first score was computed.
+    """
+
+    max_auroc: MaybeNumber = math.nan
+    max_tpr_at_1pct: MaybeNumber = math.nan
+    max_epsilon: MaybeNumber = math.nan
+    declared: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataTold:
     """Where the records come from.
 
@@ -115,6 +132,7 @@ class MiaAudit:
             whose reference they are; None where there is one.
         learned: of an attack that scores all records at once: what it says of how it scored (of `learned` the weights:
             `shipped` or of a `shadow`, their digest, what they were fitted on, and the variant); None of the others.
+        bound: what was declared beforehand; None where nothing was.
         strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
         epsilon_lb: `CanaryAudit`, or `epsilon_lb` null and the reason.
         blind: the baseline that sees no model.
@@ -140,6 +158,7 @@ class MiaAudit:
     self_prompts: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     references: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     learned: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
+    bound: BoundTold | None = field(default=None, metadata=LEFT_OUT)
     strongest: Strongest | None = None
     epsilon_lb: Mapping[str, Any]
     blind: Blind
@@ -171,6 +190,7 @@ def mia_audit(
     blind: BlindInterval | None,
     canaries: CanaryAudit | None,
     comparison: Comparison | None,
+    declared: str | None = None,
 ) -> dict[str, object]:
     """What one task writes, JSON-ready. Its `strongest` is the comparison's own, filled when the last task is done."""
     audited = [record for record in data.records if record.id in results]
@@ -197,6 +217,7 @@ def mia_audit(
         self_prompts=self_prompts if isinstance(self_prompts, Mapping) else None,
         references=_of_attack(references, attack.name) if isinstance(references, Mapping) else None,
         learned=without_secrets(learned) if isinstance(learned, Mapping) and learned else None,
+        bound=_bound(config, declared) if declared is not None else None,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),
@@ -217,6 +238,12 @@ def mia_audit(
         versions=versions(),
     )
     return {**as_json(told), "strongest": comparison.strongest if comparison else {}}
+
+
+def _bound(config: AuditConfig, declared: str) -> BoundTold | None:
+    limits = {name: getattr(config, name) for name in ("max_auroc", "max_tpr_at_1pct", "max_epsilon")}
+    given_limits = {name: limit for name, limit in limits.items() if limit is not None}
+    return BoundTold(**given_limits, declared=declared) if given_limits else None
 
 
 def _of_attack(references: Mapping[str, Any], attack: str) -> dict[str, object]:

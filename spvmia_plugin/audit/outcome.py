@@ -214,6 +214,7 @@ class Outcome:
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
         features: by attack key, what attacks that score all records at once saw of those of all processes.
         told: by attack name, what such an attack says of how it scored, JSON-ready.
+        quiet: another process tells people of this audit.
     """
 
     results: dict[str, Mapping[str, RecordResult]] = field(default_factory=dict)
@@ -225,6 +226,7 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     features: dict[str, FeatureTable] = field(default_factory=dict)
     told: dict[str, object] = field(default_factory=dict)
+    quiet: bool = False
 
     def cost_json(self) -> dict[str, dict[str, float]]:
         """Cost per stage, JSON-ready."""

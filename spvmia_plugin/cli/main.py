@@ -28,6 +28,9 @@ PANELS = {
     "audit": ("Audit", ("finetune", "prepare", "shadow", "run", "tasks")),
     "check": ("Audit", ("check",)),
     "results": ("Results", ("report", "combine", "leaderboard", "export")),
+    "gate": ("Results", ("gate",)),
+    "compare": ("Results", ("compare",)),
+    "evidence": ("Results", ("evidence",)),
     "upkeep": ("Upkeep", ("plugins", "cache")),
 }
 """Module -> heading of `spvmia --help`, and the subcommands below it in its order. `a-b` is the function `a_b`."""

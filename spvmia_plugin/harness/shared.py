@@ -32,9 +32,11 @@ class SharedData:
     Attributes:
         data: the audit's data, near copies joined.
         comparison: of all attacks on them, once they run.
+        notes: what is to be told of the model that they are said to be of.
     """
 
-    def __init__(self, data: AuditData, seed: int) -> None:
+    def __init__(self, data: AuditData, seed: int, notes: Sequence[str] = ()) -> None:
+        self.notes = list(notes)
         self._copies = near_copies(data)
         self.data = self._copies.joined(data)
         self.comparison: Comparison | None = None
@@ -115,7 +117,9 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
             "mia_block_size: packing needs the model's tokenizer, got no 'pretrained' in the model's arguments; "
             "pass --metadata '{\"pretrained\": ...}' or set mia_block_size to 0 for whole documents"
         )
-    passed_on = {key: metadata[key] for key in ("revision", "gguf_file") if metadata.get(key)}
+    # As the harness does: a tokenizer by itself is none of the model's file.
+    where = ("revision",) if metadata.get("tokenizer") else ("revision", "gguf_file")
+    passed_on = {key: metadata[key] for key in where if metadata.get(key)}
     trusted = str(metadata.get("trust_remote_code")).lower() == "true"  # with None, transformers asks at the terminal
     try:
         found = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,16 @@ from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_9
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.models.copies import quantised_copy
 from spvmia_plugin.models.identity import same_model
+from spvmia_plugin.models.intact import check_intact, weights_kept
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import label
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
+from spvmia_plugin.util.processes import Processes
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
@@ -107,6 +111,8 @@ class AuditTask(Task):  # type: ignore[misc]
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
+        self.declared = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        """When the options were given: before any score is known."""
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
@@ -153,9 +159,10 @@ class AuditTask(Task):  # type: ignore[misc]
         self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
         shared = SHARED.get(key)
         if shared is None:
+            check_intact("pretrained", metadata.get("pretrained"))
             data = self._read_data(metadata, [Path(place) for place in places])
-            _check_base(data, self.settings, metadata)
-            shared = SharedData(data, self.settings.seed)
+            told = _check_base(data, self.settings, metadata)
+            shared = SharedData(data, self.settings.seed, told)
             SHARED[key] = shared
         return shared
 
@@ -212,15 +219,11 @@ class AuditTask(Task):  # type: ignore[misc]
         self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
-        if len(self.audited) < world_size:
-            raise SpvmiaError(
-                f"--limit: expected at least one record for each of {world_size} processes, got {len(self.audited)}; "
-                "raise the limit, or launch fewer processes"
-            )
+        Processes(rank, world_size).check_enough(len(self.audited))
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
-        asked = self._asked(self._ignored(options))
+        asked = self._asked([*self._shared.notes, *self._ignored(options)])
         self._instances = [
             AuditInstance(asked, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
         ]
@@ -243,14 +246,14 @@ class AuditTask(Task):  # type: ignore[misc]
             ]
         return []
 
-    def _asked(self, ignored_options: Sequence[str] = ()) -> Asked:
+    def _asked(self, notes: Sequence[str] = ()) -> Asked:
         return Asked(
             task=str(self.config.task),
             attack=self.attack,
             settings=self.settings,
             shared=self._shared,
             audited=self.audited,
-            ignored_options=ignored_options,
+            notes=notes,
             base_model=self.base_model,
             registry=self.registry,
             answer=self._take,
@@ -337,7 +340,7 @@ class AuditTask(Task):  # type: ignore[misc]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
             if self.comparison is not None:
                 found = self.comparison.add(self.config.task, self._results, self.data.records)
-                if found is not None and found.n_attacks:
+                if found is not None and found.n_attacks and not self.outcome.quiet:
                     show(f"spvmia: {self.config.metadata['spvmia_dataset']}: {in_one_line(found)}")
         return self._summary
 
@@ -353,6 +356,7 @@ class AuditTask(Task):  # type: ignore[misc]
             blind=self._shared.blind(list(self._results)),
             canaries=self._canaries,
             comparison=self.comparison,
+            declared=self.declared,
         )
 
 
@@ -391,7 +395,7 @@ def prepare(
             f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
             "preparing; leave the option out"
         )
-    with quiet_libraries(), no_loading_bars():
+    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
         lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
         lambda: _calibrate(lm, task, task_name),
@@ -467,15 +471,26 @@ def _check_utf8(metadata: Mapping[str, Any]) -> None:
             )
 
 
-def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
-    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
+def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> list[str]:
+    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake.
+
+    Returns:
+        What is to be told: that the base was loaded from a quantised copy.
+    """
     loaded = metadata.get("pretrained")
     if data.base_model is None or not metadata.get("peft") or not isinstance(loaded, (str, Path)):
-        return  # the harness puts no adapter on a model that comes as an object
+        return []  # the harness puts no adapter on a model that comes as an object
     loaded = str(loaded)
     moved = settings.base_model is not None and same_model(settings.base_model, loaded)
     if moved or same_model(loaded, data.base_model):
-        return
+        return []
+    revision = metadata.get("revision")
+    packed = quantised_copy(loaded, data.base_model, None if revision is None else str(revision))
+    if packed is not None:
+        return [
+            f"the base that was loaded, {loaded}, is the manifest's, {data.base_model}, in {packed}: what is audited "
+            "is the quantised model"
+        ]
     raise SpvmiaError(
         f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={loaded!r}; load the "
         "adapter on the base it was trained on (if that was moved, say so with mia_base_model), or name the right "
@@ -560,7 +575,7 @@ def _average(
         stderrs = [task_metrics[task.task_name][stderr_key] for task in found]
         if row.get(stderr_key) != "N/A":
             row[stderr_key] = _stderr(asked.metric, found, stderrs, weights) if complete else math.nan
-        if asked.metric == AUROC.key and len(found) < len(tasks):
+        if asked.metric == AUROC.key and len(found) < len(tasks) and not tasks[0].outcome.quiet:
             missing = ", ".join(task.task_name for task in tasks if task not in found)
             show(f"spvmia: {group.name}: means over {len(found)} of {len(tasks)} tasks; without a number: {missing}")
 

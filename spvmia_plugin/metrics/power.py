@@ -82,6 +82,46 @@ def _low_end(metric: Metric, sizes: tuple[int, int], confidence: float, value: f
     return tpr_ends(*sizes, value, metric.fpr, confidence)[0]
 
 
+MOST_DOCUMENTS = 200_000
+"""Of a class: what takes more to show is not told as a number."""
+
+
+def needed(metric: Metric, limit: float, value: float, attacks: int = 1, confidence: float = 0.95) -> int | None:
+    """How many documents of each class it takes for an interval to end below a limit, to two digits.
+
+    Args:
+        metric: the AUROC, or a TPR.
+        limit: what the upper end must stay below.
+        value: where the interval lies: the estimate, or what guessing gets.
+        attacks: how many are compared.
+        confidence: that all intervals hold.
+
+    Returns:
+        None where the value itself is not below the limit, or more than `MOST_DOCUMENTS` are needed.
+    """
+    pointwise = 1 - (1 - confidence) / max(attacks, 1)
+    value = max(value, metric.guess)
+
+    def is_enough(n: int) -> bool:
+        if metric == AUROC:
+            return auroc_ends(n, n, value, pointwise)[1] < limit
+        return unresolved(n, n, metric.fpr) is None and tpr_ends(n, n, value, metric.fpr, pointwise)[1] < limit
+
+    if value >= limit:
+        return None
+    above = 4
+    while not is_enough(above):
+        above *= 2
+        if above > MOST_DOCUMENTS:
+            return None
+    below = above // 2
+    while above - below > max(1, above // 50):
+        middle = (below + above) // 2
+        below, above = (below, middle) if is_enough(middle) else (middle, above)
+    step = int(10 ** max(0, len(str(above)) - 2))
+    return -(-above // step) * step
+
+
 def auroc_ends(n_members: int, n_nonmembers: int, auroc: float, confidence: float) -> Interval:
     """The interval around an AUROC: of normal scores of one spread, taken at even quantiles."""
     members, others = (ndtri((np.arange(n) + 0.5) / n) for n in (n_members, n_nonmembers))

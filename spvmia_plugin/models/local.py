@@ -25,6 +25,7 @@ from spvmia_plugin.models.identity import (
     model_identity,
     tensors_digest,
 )
+from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -208,9 +209,15 @@ class LocalModels:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=self._trusted)
+            return AutoConfig.from_pretrained(
+                name, revision=revision or "main", trust_remote_code=self._trusted, **self._file_in(name)
+            )
         except (OSError, ValueError):
             return None
+
+    def _file_in(self, name: str) -> dict[str, str]:
+        """Which file of a folder is the model, where it holds several, as transformers is told."""
+        return {}
 
     def _ask(self, model: Any) -> Answer:
         ids = self._tokens.natural(TEXT)
@@ -267,7 +274,8 @@ class LocalModels:
         """A model, frozen, as `_settings` says."""
         from transformers import AutoModelForCausalLM
 
-        settings = {**self._settings(name, revision), "trust_remote_code": self._trusted}
+        check_intact(option, name)
+        settings = {**self._settings(name, revision), **self._file_in(name), "trust_remote_code": self._trusted}
         if revision is not None:
             settings["revision"] = revision
         try:

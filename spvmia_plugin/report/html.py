@@ -12,6 +12,7 @@ from spvmia_plugin.checks import percent
 from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.precision import PRIORS
+from spvmia_plugin.report.advice import advice, bound_sentence
 from spvmia_plugin.report.facts import accusations, command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.numbers import (
@@ -80,6 +81,7 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         "spvmia_plugin.report",
         "report",
         web.theme(COLOURS, screen_only=True),
+        base=False,
         run=run,
         model=shown(run.model),
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -164,7 +166,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         ]
 
     told, members, figures, epsilon = audit.told, exposed(audit), pictures(audit), _epsilon(audit)
-    few = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT
+    few, verdict = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT, judge(audit)
     table = _exposure_table(audit, members)
     provenance = {
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
@@ -180,7 +182,9 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         "dataset": shown(audit.dataset) + (", canaries" if epsilon else ""),
         "source": shown(audit.mia_audit.data.source or audit.dataset),
         "warnings": [shown(found.message) for found in warnings],
-        "verdict": judge(audit),
+        "verdict": verdict,
+        "bound": bound_sentence(audit),
+        "advice": advice(audit, verdict),
         "epsilon": epsilon,
         "ranges": ranges(audit),
         "cannot_show": CANNOT_SHOW,

@@ -164,6 +164,14 @@ class _Lookup:
         )
         for key in ("tokenizer", "pretrained", "peft", "revision", "gguf_file"):
             _of_type(self._arguments, key, str)
+        # An object in memory is written down as it describes itself, over several lines.
+        described = [key for key in ("tokenizer", "pretrained") if "\n" in self._arguments.get(key, "")]
+        self._arguments = {key: value for key, value in self._arguments.items() if key not in described}
+        if described and "tokenizer" not in self._arguments:
+            raise SpvmiaError(
+                f"{described[-1]}: expected the name of a model in the results file, got one that was handed over in "
+                "memory, whose tokenizer cannot be found again; its tokens cannot be shown"
+            )
         # The results file may be somebody else's: it does not decide whose code runs here.
         self._tokenizer = load_tokenizer({**self._arguments, "trust_remote_code": False})
         self._texts = self._read_texts(record_ids)

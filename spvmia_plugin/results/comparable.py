@@ -29,6 +29,7 @@ _FREE_SETTINGS = frozenset(
         # What they come to is a condition of its own where rows are conversations; for plain text they say nothing.
         *("format", "loss_on", "chat_template", "record_tokens", "self_prompt"),
         "allow_degenerate",  # a permission, not a way
+        *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
     )
 )
 _NOT_RECIPE = frozenset(

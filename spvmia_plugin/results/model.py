@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.audit.mia_audit import NO_TPR, MiaAudit
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.names import TPRS
-from spvmia_plugin.metrics.several import Strongest, strongest
+from spvmia_plugin.metrics.several import Compared, Strongest, compare
 from spvmia_plugin.results.samples import Records
 
 BLIND_ATTACK = "bag_of_words"
@@ -172,12 +172,17 @@ class Audit:
             is_ours = recorded.n_attacks <= len(names) and chosen <= {None, *names}
             if is_ours and (recorded.tpr_at_5pct_fpr is not NO_TPR or not self.has_samples):
                 return recorded
-        if not self.has_samples or not names:
+        return self.compared.strongest() if self.compared is not None else None
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """Every attack's numbers with intervals that hold at once; None without samples or attacks on the model."""
+        if not self.has_samples or not self.model_attacks:
             return None
         order = np.argsort(np.array(self.ids()), kind="stable")  # as the run has them: resamples depend on it
         scores = {task.attack: self.scores(task)[order] for task in self.model_attacks}
         clusters = np.array(self.clusters(), dtype=object)[order]
-        return strongest(scores, self.labels()[order], clusters.tolist(), seed=self.mia_audit.seed)
+        return compare(scores, self.labels()[order], clusters.tolist(), seed=self.mia_audit.seed)
 
 
 def failed(of: Audit | TaskResult) -> list[Finding]:

@@ -78,7 +78,16 @@ def templates(package: str) -> Environment:
     )
 
 
-def render(environment: Environment, package: str, name: str, colours: str, **values: object) -> str:
+def render(
+    environment: Environment,
+    package: str,
+    name: str,
+    colours: str,
+    *,
+    base: bool = True,
+    script: bool = True,
+    **values: object,
+) -> str:
     """A page of a package: `<name>.html` of its `files/`, in our frame, with `<name>.css` and `<name>.js`.
 
     Args:
@@ -86,12 +95,15 @@ def render(environment: Environment, package: str, name: str, colours: str, **va
         package: whose page it is.
         name: of its files.
         colours: of `theme`.
+        base: whether the rules that pages of tables share come before its own.
+        script: whether it has a script of its own, besides the one of the theme's button.
         values: what the template shows.
     """
-    style = colours + _resource(package, f"{name}.css")
-    script = _resource(package, f"{name}.js") + _resource("spvmia_plugin.web", "theme.js")
+    shared = _resource("spvmia_plugin.web", "base.css") if base else ""
+    style = colours + shared + _resource(package, f"{name}.css")
+    code = (_resource(package, f"{name}.js") if script else "") + _resource("spvmia_plugin.web", "theme.js")
     page: str = environment.get_template(f"{name}.html").render(
-        style=trusted(style), script=trusted(script), policy=_policy(style, script), version=__version__, **values
+        style=trusted(style), script=trusted(code), policy=_policy(style, code), version=__version__, **values
     )
     return page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,6 +183,12 @@ def test_the_command_repeats_the_run(tmp_path):
     assert options["--seed"] == "3,1234,1234,1234"
     assert words[-1] == "--log_samples"
     assert shlex.split(typed(words).replace("\\\n", " ")) == words
+
+
+def test_no_command_names_a_model_that_was_in_memory(plain_run):
+    config = {"model_args": {"pretrained": "LlamaForCausalLM(\n  (layer): Linear()\n)", "tokenizer": "./base"}}
+    words = command(replace(plain_run.run, config=config))
+    assert words[words.index("--model_args") + 1] == "pretrained=IN_MEMORY,tokenizer=./base"
 
 
 def test_lm_eval_reads_the_command_back(plain_run):

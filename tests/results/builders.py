@@ -35,6 +35,10 @@ WARNING = Finding("near_duplicates", "warning", "3 non-members repeat members: t
 HIGHER_IS_BETTER = {key: metric.higher_is_better for key, metric in METRICS.items()}
 
 
+DECLARED = "2026-11-23T19:37:30+00:00"
+"""When the options of a fake run were given."""
+
+
 @dataclass(frozen=True)
 class FakeTask:
     """One task of the results file: its row, its config with `mia_audit`, and the lines of its samples file."""
@@ -131,6 +135,7 @@ def fake_audit(
         audit = mia_audit(
             attack=attacks[task], data=data, config=config, summary=summary, results=of_task,
             outcome=_outcome(details or {}), findings=found, blind=blind, canaries=canaries, comparison=comparison,
+            declared=DECLARED,
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
         tasks.append(

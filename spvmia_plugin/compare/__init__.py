@@ -1,0 +1,1 @@
+"""Variants of one model side by side: adapter, merged, quantised, checkpoints, training seeds."""

@@ -1,0 +1,239 @@
+"""How far variants of a model differ, on the same records; and what training seeds of one recipe have in common.
+
+Two variants that were audited with the same records are compared in pairs: both errors are those of the same draw of
+documents. Runs that share a name are training seeds of one variant: what differs between them is the training, so their
+numbers have a mean and an error over seeds, and nothing is paired.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, Metric
+from spvmia_plugin.metrics.paired import Gain, differences
+from spvmia_plugin.results import Audit, HarnessRun, read_latest
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
+from spvmia_plugin.results.pairing import rows_in
+from spvmia_plugin.util.schema import MaybeNumber
+
+CONFIDENCE = 0.95
+_CHECKPOINT = re.compile(r"(?:checkpoint|step)[-_]?(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant: its audit, or those of its training seeds.
+
+    Attributes:
+        name: what to call it.
+        audits: one, or one a seed.
+        step: of the training, where its name or its path says so.
+    """
+
+    name: str
+    audits: Sequence[Audit]
+    step: int | None = None
+
+    @property
+    def audit(self) -> Audit:
+        """The first of them."""
+        return self.audits[0]
+
+    def strongest(self, metric: Metric) -> Estimate:
+        """The strongest attack's number, of several seeds the mean with its error over them."""
+        found = [of_strongest(audit, metric.key) for audit in self.audits]
+        if len(found) == 1:
+            return found[0]
+        mean = over_seeds([each.value for each in found])
+        return Estimate(mean.value, mean.low, mean.high, CONFIDENCE, mean.stderr, None, reason=mean.reason)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over training seeds.
+
+    Attributes:
+        value: NaN where a seed has no number.
+        stderr: over seeds.
+        low: of the interval, by Student's t.
+        high: likewise.
+        seeds: how many.
+        reason: why there is no number, or no interval.
+    """
+
+    value: MaybeNumber
+    stderr: MaybeNumber
+    low: MaybeNumber
+    high: MaybeNumber
+    seeds: int
+    reason: str | None = None
+
+
+def over_seeds(values: Sequence[float]) -> Mean:
+    """The mean of one number over training seeds."""
+    if any(math.isnan(value) for value in values):
+        return Mean(math.nan, math.nan, math.nan, math.nan, len(values), "a seed has no number")
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Mean(mean, math.nan, math.nan, math.nan, len(values), "one seed says nothing of others")
+    stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * stderr
+    return Mean(mean, stderr, mean - reach, mean + reach, len(values))
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far one variant lies from the first.
+
+    Attributes:
+        variant: its name.
+        gains: by key of the metric, by attack: this variant less the first; simultaneous over all of them.
+        why_not: why they could not be compared; None where they were.
+        paired: whether on the same records; else by means over seeds.
+    """
+
+    variant: str
+    gains: Mapping[str, Mapping[str, Gain]]
+    why_not: str | None = None
+    paired: bool = True
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Variants on one data set.
+
+    Attributes:
+        dataset: its name.
+        variants: the first is what the others are compared with.
+        low_end: the TPR that speaks for the most exposed few, as the first's records bear it.
+        apart: each of the others against the first.
+        left_out: variants without an audit of these data.
+    """
+
+    dataset: str
+    variants: Sequence[Variant]
+    low_end: Metric
+    apart: Sequence[Apart]
+    left_out: Sequence[str]
+
+    @property
+    def is_series(self) -> bool:
+        """Whether they are checkpoints of one training."""
+        steps = [variant.step for variant in self.variants]
+        return len(steps) > 2 and None not in steps and len(set(steps)) == len(steps)
+
+
+def compare(sources: Sequence[Source]) -> list[Compared]:
+    """Compare variants, the first with each of the others, on every data set of the first.
+
+    Args:
+        sources: results of the variants; those that share a name are training seeds of one.
+
+    Raises:
+        SpvmiaError: fewer than two variants, or one that cannot be read.
+    """
+    groups: dict[str, list[HarnessRun]] = {}
+    for source in sources:
+        run = read_latest(source.place)
+        groups.setdefault(source.name or _called(run, source, sources), []).append(run)
+    if len(groups) < 2 and len(sources) < 2:
+        raise SpvmiaError(
+            f"RESULTS: expected the results of two variants or more, got {len(sources)}; name the one that the others "
+            "are compared with first"
+        )
+    first = next(iter(groups.values()))
+    datasets = dict.fromkeys(audit.dataset for audit in first[0].audits)
+    return [_on(dataset, groups) for dataset in datasets]
+
+
+def _called(run: HarnessRun, source: Source, sources: Sequence[Source]) -> str:
+    """The folder's name, unless another's is the same: then the whole path."""
+    name = source.place.stem if source.place.is_file() else source.place.name
+    alike = [other for other in sources if other.place.name == source.place.name]
+    return str(source.place) if len(alike) > 1 else name or run.model
+
+
+def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]]) -> Compared:
+    variants, left_out = [], []
+    for name, runs in groups.items():
+        audits = [audit for run in runs for audit in run.audits if audit.dataset == dataset]
+        if len(audits) == len(runs):
+            variants.append(Variant(name, audits, _step(name, runs[0])))
+        else:
+            left_out.append(name)
+    if all(variant.step is not None for variant in variants) and len(variants) > 2:
+        variants.sort(key=lambda variant: variant.step or 0)
+    first, *others = variants
+    found = first.audit.strongest
+    low_end = METRICS_WITH_INTERVAL[found.low_end] if found else METRICS_WITH_INTERVAL["tpr_at_5pct_fpr"]
+    confidence = 1 - (1 - CONFIDENCE) / max(len(others), 1)
+    apart = [_apart(first, other, low_end, confidence) for other in others]
+    return Compared(dataset, variants, low_end, apart, left_out)
+
+
+def _step(name: str, run: HarnessRun) -> int | None:
+    """The training step that a variant's name, or the path of its weights, ends in."""
+    arguments = run.config.get("model_args")
+    path = str(arguments.get("peft") or arguments.get("pretrained") or "") if isinstance(arguments, Mapping) else ""
+    found = _CHECKPOINT.search(name) or _CHECKPOINT.search(path)
+    return int(found[1]) if found else None
+
+
+def _apart(first: Variant, other: Variant, low_end: Metric, confidence: float) -> Apart:
+    if len(first.audits) > 1 or len(other.audits) > 1:
+        return _apart_over_seeds(first, other, low_end, confidence)
+    try:
+        rows = rows_in(first.audit, other.audit)
+    except SpvmiaError as error:
+        return Apart(other.name, {}, str(error.code).removeprefix("results: "))
+    ours = {task.attack: other.audit.scores(task)[rows] for task in other.audit.model_attacks}
+    theirs = {task.attack: first.audit.scores(task) for task in first.audit.model_attacks}
+    audit = first.audit
+    gains = differences(
+        ours, theirs, audit.labels(), audit.clusters(), seed=audit.mia_audit.seed, confidence=confidence
+    )
+    return Apart(other.name, gains)
+
+
+def _apart_over_seeds(first: Variant, other: Variant, low_end: Metric, confidence: float) -> Apart:
+    """Differences of means over seeds, by Welch's t with the confidence that several of them need (Bonferroni)."""
+    common = [t.attack for t in other.audit.model_attacks if t.attack in {u.attack for u in first.audit.model_attacks}]
+    metrics = (AUROC, low_end)
+    each = 1 - (1 - confidence) / max(len(common) * len(metrics), 1)
+    gains: dict[str, dict[str, Gain]] = {
+        metric.key: {
+            attack: _welch(_values(other, attack, metric), _values(first, attack, metric), each) for attack in common
+        }
+        for metric in metrics
+    }
+    return Apart(other.name, gains, paired=False)
+
+
+def _values(variant: Variant, attack: str, metric: Metric) -> list[float]:
+    tasks = [next((t for t in audit.model_attacks if t.attack == attack), None) for audit in variant.audits]
+    return [of_attack(task, metric.key).value for task in tasks]
+
+
+def _welch(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> Gain:
+    """The difference of two means, with Welch's interval (Welch 1947)."""
+    nothing = (math.nan, math.nan)
+    if any(math.isnan(value) for value in (*ours, *theirs)):
+        return Gain(math.nan, nothing, "a seed has no number")
+    value = float(np.mean(ours) - np.mean(theirs))
+    if len(ours) < 2 or len(theirs) < 2:
+        return Gain(value, nothing, "one seed says nothing of others")
+    parts = [float(np.var(values, ddof=1)) / len(values) for values in (ours, theirs)]
+    total = sum(parts)
+    if not total:
+        return Gain(value, (value, value))
+    df = total**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True) if part)
+    reach = float(stdtrit(df, 0.5 + confidence / 2)) * math.sqrt(total)
+    return Gain(value, (value - reach, value + reach))

@@ -1,0 +1,193 @@
+"""A bound that was declared beforehand, held against what an audit found: within, exceeded, or not shown.
+
+A result that stays below a bound shows nothing by itself: few records stay below every bound. So the upper ends of all
+attacks' intervals have to, which hold at once; and an audit whose own preconditions failed is no evidence either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS, TPR_1PCT, Metric
+from spvmia_plugin.metrics.power import needed
+from spvmia_plugin.results.estimate import NO_SAMPLES
+from spvmia_plugin.results.model import Audit, failed
+from spvmia_plugin.util.schema import MaybeNumber
+
+Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
+WORST_FIRST: tuple[Outcome, ...] = ("exceeded", "not_evaluable", "not_shown", "within")
+
+OPTIONS: Mapping[str, str] = {AUROC.key: "max_auroc", TPR_1PCT.key: "max_tpr_at_1pct", EPSILON.key: "max_epsilon"}
+"""The options that declare a bound, by the metric that they bound."""
+NO_EVIDENCE = ("empty_class", "blind_above_chance", "membership_assumed", "document_in_both_classes")
+"""Preconditions without which an audit shows nothing about its target, whatever its numbers."""
+MOST_UNSCORED = 0.05
+"""Of the records: an attack that leaves out more may leave out the exposed ones."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Limits, by key of the metric.
+
+    Attributes:
+        limits: what each must stay below.
+        declared: when, in UTC; None where it was given after the run.
+    """
+
+    limits: Mapping[str, float]
+    declared: str | None = None
+
+    @classmethod
+    def of(cls, audit: Audit) -> Bound | None:
+        """The one that stands in the results; None where none was declared."""
+        told = audit.mia_audit.bound
+        if told is None:
+            return None
+        limits = {key: float(getattr(told, name)) for key, name in OPTIONS.items()}
+        return cls({key: limit for key, limit in limits.items() if not math.isnan(limit)}, told.declared)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One metric held against its limit.
+
+    Attributes:
+        metric: its key.
+        limit: what was declared.
+        outcome: of this metric.
+        attack: the attack with the most of it.
+        value: its estimate.
+        low: the largest lower end among all attacks.
+        high: the largest upper end among all attacks.
+        needed: documents of each class that would be enough at this estimate; None where that is not the question.
+        reason: why it is not shown, or not evaluable.
+    """
+
+    metric: str
+    limit: float
+    outcome: Outcome
+    attack: str | None = None
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
+    needed: int | None = None
+    reason: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people."""
+        return METRICS[self.metric].label
+
+    def in_words(self) -> str:
+        """One sentence."""
+        number = "" if math.isnan(self.value) else f" is {self.value:.3f} ({self.attack})"
+        if self.outcome == "within":
+            return f"{self.label}{number}; of every attack it is at most {self.high:.3f}, below {self.limit:g}"
+        if self.outcome == "exceeded":
+            return f"{self.label}{number}, at least {self.low:.3f}, above {self.limit:g}"
+        more = f"; about {self.needed:,} documents of each class would show it" if self.needed is not None else ""
+        if self.outcome == "not_shown" and self.reason is None:
+            return f"{self.label}{number}; up to {self.high:.3f} cannot be ruled out, {self.limit:g} was declared{more}"
+        return f"{self.label}{number}: {self.reason}{more}"
+
+
+@dataclass(frozen=True)
+class BoundVerdict:
+    """What an audit says of a bound.
+
+    Attributes:
+        dataset: whose audit.
+        outcome: the worst of the metrics'.
+        held: each metric.
+        declared: as in `Bound`.
+        known_before: whether every score of the run came from the store: they were known when the bound was declared.
+    """
+
+    dataset: str
+    outcome: Outcome
+    held: tuple[Held, ...]
+    declared: str | None
+    known_before: bool
+
+    def when(self) -> str:
+        """When the bound was declared, in words."""
+        if self.declared is None:
+            return "the bound was given after the run"
+        late = ", when all scores were known already: they came from an earlier run" if self.known_before else ""
+        return f"the bound was declared at {self.declared}{late}"
+
+
+def hold(audit: Audit, bound: Bound) -> BoundVerdict:
+    """Hold an audit against a bound."""
+    held = tuple(_held(audit, bound))
+    outcomes = {each.outcome for each in held}
+    outcome = next((each for each in WORST_FIRST if each in outcomes), WORST_FIRST[1])
+    computed = sum(spent.get("forward_tokens", 0) for spent in audit.mia_audit.cost.values())
+    return BoundVerdict(audit.dataset, outcome, held, bound.declared, not computed)
+
+
+def _held(audit: Audit, bound: Bound) -> Iterator[Held]:
+    for key, limit in bound.limits.items():
+        if key == EPSILON.key:
+            yield _epsilon(audit, limit)
+        else:
+            yield _attacks(audit, METRICS[key], limit)
+
+
+def _attacks(audit: Audit, metric: Metric, limit: float) -> Held:
+    """All attacks' intervals of a metric, which hold at once, against its limit."""
+    broken = next((f.message for f in failed(audit) if f.code in NO_EVIDENCE), None)
+    if not audit.model_attacks:
+        broken = "no attack on the model was run"
+    if broken is not None:
+        return Held(metric.key, limit, "not_evaluable", reason=broken)
+    if audit.compared is None:
+        return Held(metric.key, limit, "not_evaluable", reason=NO_SAMPLES)
+    leaders = audit.compared.leaders[metric.key]
+    if not leaders:
+        return Held(metric.key, limit, "not_evaluable", reason="no attack has scores of both classes")
+    attack = max(leaders, key=lambda name: _or_least(leaders[name].value))
+    lows, highs = ([getattr(each, end) for each in leaders.values()] for end in ("low", "high"))
+    low, high = (max((end for end in ends if not math.isnan(end)), default=math.nan) for ends in (lows, highs))
+    told = Held(metric.key, limit, "within", attack, leaders[attack].value, low, high)
+    if low > limit:
+        return replace(told, outcome="exceeded")
+    unresolved = next((each.reason for each in leaders.values() if math.isnan(each.high)), None)
+    if unresolved is not None or not high < limit:
+        value = metric.guess if math.isnan(told.value) else told.value
+        enough = needed(metric, limit, value, audit.compared.n_attacks, audit.compared.confidence)
+        return replace(told, outcome="not_shown", needed=enough, reason=unresolved)
+    left_out = _mostly_unscored(audit)
+    return told if left_out is None else replace(told, outcome="not_shown", reason=left_out)
+
+
+def _or_least(number: float) -> float:
+    return -math.inf if math.isnan(number) else number
+
+
+def _mostly_unscored(audit: Audit) -> str | None:
+    """Which attack has no score for too many records; those without any are told as left out by the run itself."""
+    for task in audit.model_attacks:
+        n = task.mia_audit.n
+        without = n.records - n.scored
+        if n.scored and without > MOST_UNSCORED * n.records:
+            return f"{task.attack} has no score for {without:,} of {n.records:,} records, which may be the exposed ones"
+    return None
+
+
+def _epsilon(audit: Audit, limit: float) -> Held:
+    """A lower bound on epsilon can break a limit, and never shows that it holds."""
+    found = [task for task in audit.tasks if task.is_canary_audit]
+    if not found:
+        reason = "no canary audit was run: fine-tune with canaries and add canary_audit_custom"
+        return Held(EPSILON.key, limit, "not_evaluable", reason=reason)
+    task = max(found, key=lambda each: _or_least(each.metrics.get(EPSILON.key, math.nan)))
+    low = task.metrics.get(EPSILON.key, math.nan)
+    told = Held(EPSILON.key, limit, "exceeded", task.attack, low, low)
+    if low > limit:
+        return told
+    reason = "an audit bounds epsilon from below: that it is smaller takes a proof, such as that of DP-SGD"
+    return replace(told, outcome="not_shown", reason=reason)

@@ -1,0 +1,182 @@
+"""`spvmia compare`: variants on the same records, checkpoints over training steps, training seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.compare.variants import _welch, compare, over_seeds
+from spvmia_plugin.compare.view import in_words, lines_of, text, to_html, to_json
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.metrics.names import AUROC
+from spvmia_plugin.metrics.paired import differences
+from spvmia_plugin.results import read_latest
+from tests.results.builders import fake_audit, fake_records, write_run
+
+RECORDS = fake_records(150, 150)
+
+
+def variant(folder, strengths, *, seed=0, records=RECORDS, model="./adapter", **options):
+    write_run(folder, [fake_audit(strengths, records=records, findings=[], seed=seed, **options)], model=model)
+    return folder
+
+
+def sources(**named):
+    return [Source(folder, name.rstrip("_")) for name, folder in named.items()]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    one = variant(tmp_path / "one", {"loss": 0.3, "spv_wbc": 1.5})
+    two = variant(tmp_path / "two", {"loss": 0.3, "spv_wbc": 0.2, "wbc": 0.1})
+    return sources(plain=one, dp=two)
+
+
+def test_differences_are_paired_and_those_of_the_scores(pair):
+    (found,) = compare(pair)
+    assert [each.name for each in found.variants] == ["plain", "dp"]
+    (apart,) = found.apart
+    assert apart.paired
+    assert set(apart.gains["auroc"]) == {"loss", "spv_wbc"}
+    plain, dp = (read_latest(source.place).audits[0] for source in pair)
+    scores = [{task.attack: audit.scores(task) for task in audit.model_attacks} for audit in (dp, plain)]
+    expected = differences(*scores, plain.labels(), plain.clusters(), seed=0)
+    assert apart.gains == expected
+    gain = apart.gains["auroc"]["spv_wbc"]
+    assert gain.interval[1] < 0
+    assert gain.value == pytest.approx(dp.tasks[1].metrics["auroc"] - plain.tasks[1].metrics["auroc"])
+
+
+def test_several_variants_have_wider_intervals(tmp_path, pair):
+    three = [*pair, Source(variant(tmp_path / "three", {"loss": 0.3, "spv_wbc": 0.9}), "int8")]
+    (two,), (more,) = compare(pair), compare(three)
+    alone, among = (found.apart[0].gains["auroc"]["spv_wbc"].interval for found in (two, more))
+    assert among[0] < alone[0] < alone[1] < among[1]
+
+
+def test_other_records_are_told_and_not_compared(tmp_path, pair):
+    other = variant(tmp_path / "other", {"loss": 0.3}, records=fake_records(140, 140))
+    (found,) = compare([*pair, Source(other, "other")])
+    assert found.apart[1].why_not.startswith("expected two audits of the same records, got 300 and 280")
+    assert "not compared with plain" in in_words(found, "other")
+    assert "Not compared" in to_html([found])
+
+
+def test_the_words_name_what_is_told_apart(pair):
+    (found,) = compare(pair)
+    words = in_words(found, "dp")
+    assert words.startswith("AUROC less than plain by spv_wbc")
+    assert "loss" not in words
+    lines = lines_of(found, "dp", AUROC)
+    assert [line.apart for line in lines] == [-1, 0]
+    same = compare([pair[0], Source(pair[0].place, "copy")])
+    assert in_words(same[0], "copy") == "no attack tells it from plain"
+
+
+def test_checkpoints_are_a_series_in_the_order_of_their_steps(tmp_path):
+    strengths = {100: 0.2, 200: 0.8, 1000: 1.6}
+    folders = [
+        variant(tmp_path / f"checkpoint-{step}", {"loss": strengths[step]}, model=f"out/checkpoint-{step}")
+        for step in (1000, 100, 200)
+    ]
+    (found,) = compare([Source(folder) for folder in folders])
+    assert found.is_series
+    assert [each.step for each in found.variants] == [100, 200, 1000]
+    page = to_html([found])
+    assert "over the steps of the training" in page
+    assert "training step" in page
+    assert [line for line in text([found]) if line.startswith("  checkpoint")] == [
+        "  checkpoint-100", "  checkpoint-200", "  checkpoint-1000",
+    ]  # fmt: skip
+
+
+def test_runs_that_share_a_name_are_seeds(tmp_path):
+    plain = [variant(tmp_path / f"p{seed}", {"loss": 1.0}, seed=seed) for seed in range(3)]
+    dp = [variant(tmp_path / f"d{seed}", {"loss": 0.1}, seed=seed + 10) for seed in range(3)]
+    given = [*(Source(folder, "plain") for folder in plain), *(Source(folder, "dp") for folder in dp)]
+    (found,) = compare(given)
+    values = [[read_latest(folder).audits[0].tasks[0].metrics["auroc"] for folder in group] for group in (plain, dp)]
+    mean = found.variants[0].strongest(AUROC)
+    assert mean.value == pytest.approx(np.mean(values[0]))
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values[0]), scale=stats.sem(values[0]))
+    assert (mean.low, mean.high) == pytest.approx((low, high))
+    (apart,) = found.apart
+    assert not apart.paired
+    gain = apart.gains["auroc"]["loss"]
+    assert gain.value == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
+    assert gain.interval[1] < 0
+    assert "mean of 3 seeds" in "\n".join(text([found]))
+    assert "By means over training seeds" in to_html([found])
+
+
+def test_welchs_interval_is_that_of_scipy():
+    ours, theirs = [0.7, 0.75, 0.72], [0.6, 0.66, 0.61, 0.7]
+    expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    assert _welch(ours, theirs, 0.95).interval == pytest.approx((expected.low, expected.high))
+    assert _welch([0.7], theirs, 0.95).reason == "one seed says nothing of others"
+    assert _welch([0.7, 0.7], [0.6, 0.6], 0.95).interval == pytest.approx((0.1, 0.1))
+    assert math.isnan(_welch([math.nan, 0.7], theirs, 0.95).value)
+    assert over_seeds([math.nan, 0.5]).reason == "a seed has no number"
+
+
+def test_a_data_set_that_a_variant_lacks(tmp_path, pair):
+    wiki = variant(tmp_path / "wiki", {"loss": 0.3}, dataset="wikitext")
+    (found,) = compare([*pair, Source(wiki, "wiki")])
+    assert found.left_out == ["wiki"]
+    assert any("left out, without an audit of these data: wiki" in line for line in text([found]))
+
+
+def test_json_is_strict_and_whole(pair):
+    told = json.loads(json.dumps(to_json(compare(pair)), allow_nan=False))
+    (comparison,) = told["comparisons"]
+    gain = comparison["differences"][0]["gains"]["auroc"]["spv_wbc"]
+    assert gain["interval"][0] < gain["value"] < gain["interval"][1] < 0
+    assert comparison["variants"][0]["strongest"]["auroc"]["attack"] == "spv_wbc"
+
+
+def test_the_page_loads_nothing_and_shows_names_as_text(tmp_path, pair):
+    evil = variant(tmp_path / "evil", {"loss": 0.3, "spv_wbc": 1.5})
+    page = to_html(compare([*pair, Source(evil, "<img src=x onerror=alert(1)>")]))
+    assert "<img" not in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
+
+
+# The command
+def command(*arguments):
+    return CliRunner().invoke(make_app("compare"), ["compare", *map(str, arguments)])
+
+
+def test_the_command(tmp_path, pair):
+    page = tmp_path / "compare.html"
+    found = command(*(f"{source.name}={source.place}" for source in pair), "--output", page)
+    assert found.exit_code == 0, found.output
+    assert "AUROC less than plain by spv_wbc" in found.stdout
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    as_json = command(*(source.place for source in pair), "--json", "--output", tmp_path / "c.json")
+    assert json.loads(as_json.stdout) == json.loads((tmp_path / "c.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{one}"], "RESULTS: expected the results of two variants or more, got 1"),
+        (["{one}", "nowhere"], "RESULTS: expected lm_eval's output folder or results file, got nowhere"),
+        (["{one}", "{one}", "--output", "x.txt"], "--output: expected a file that ends in .html or .json"),
+    ],
+)
+def test_bad_input(tmp_path, pair, arguments, message):
+    found = command(*(argument.format(one=pair[0].place) for argument in arguments))
+    assert found.exit_code == 1
+    assert found.stderr.strip().startswith(message), found.stderr
+
+
+def test_too_few_is_an_error_in_python_too(pair):
+    with pytest.raises(SpvmiaError, match="two variants or more"):
+        compare(pair[:1])

@@ -1,0 +1,255 @@
+"""A bound held against what an audit found: within, exceeded, not shown, not evaluable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from spvmia_plugin.checks.preconditions import Finding
+from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
+from spvmia_plugin.metrics.power import auroc_ends, needed, tpr_ends
+from spvmia_plugin.metrics.several import compare
+from spvmia_plugin.results import read_latest
+from spvmia_plugin.results.bound import Bound, hold
+from tests.results.builders import DECLARED, fake_audit, fake_records, write_run
+
+NULL = {"loss": 0.0, "zlib": 0.0, "spv_wbc": 0.0}
+
+
+def audit_of(folder, strengths, n=150, **options):
+    write_run(folder, [fake_audit(strengths, records=fake_records(n, n), findings=[], **options)])
+    return read_latest(folder).audits[0]
+
+
+def only(verdict):
+    (held,) = verdict.held
+    return held
+
+
+def test_null_records_are_within_and_a_leak_exceeds(tmp_path):
+    null = hold(audit_of(tmp_path / "null", NULL, 1000), Bound({"auroc": 0.65}, DECLARED))
+    assert null.outcome == "within"
+    assert only(null).high < 0.65
+    assert "of every attack it is at most" in only(null).in_words()
+    assert null.when() == f"the bound was declared at {DECLARED}"
+    leak = hold(audit_of(tmp_path / "leak", {"loss": 0.0, "spv_wbc": 1.5}, 1000), Bound({"auroc": 0.65}))
+    assert leak.outcome == "exceeded"
+    assert only(leak).attack == "spv_wbc"
+    assert only(leak).low > 0.65
+    assert leak.when() == "the bound was given after the run"
+
+
+def test_it_is_held_against_the_interval_of_every_attack_at_once(tmp_path):
+    """Of the attacks that were tried the one with the highest upper end decides, not the strongest's own interval."""
+    audit = audit_of(tmp_path, {"loss": 0.1, "zlib": 0.1, "spv_wbc": 0.1}, 400)
+    scores = {task.attack: audit.scores(task) for task in audit.model_attacks}
+    leaders = compare(scores, audit.labels(), audit.clusters(), seed=0).leaders["auroc"]
+    held = only(hold(audit, Bound({"auroc": 0.9})))
+    assert held.high == pytest.approx(max(leader.high for leader in leaders.values()), abs=0.002)  # other draws
+    assert held.low == pytest.approx(max(leader.low for leader in leaders.values()), abs=0.002)
+    assert held.value == pytest.approx(max(leader.value for leader in leaders.values()))
+
+
+def test_too_few_records_are_never_within(tmp_path):
+    verdict = hold(audit_of(tmp_path, NULL, 30), Bound({"auroc": 0.65}))
+    held = only(verdict)
+    assert verdict.outcome == "not_shown"
+    assert held.high > 0.65
+    assert held.needed > 30
+    assert f"about {held.needed:,} documents of each class would show it" in held.in_words()
+    tpr = only(hold(audit_of(tmp_path / "tpr", NULL, 80), Bound({"tpr_at_1pct_fpr": 0.2})))
+    assert (tpr.outcome, tpr.reason) == ("not_shown", tpr.reason)
+    assert "80 non-members cannot resolve an FPR of 1 %" in tpr.in_words()
+    assert tpr.needed >= 100
+
+
+@pytest.mark.parametrize(
+    "code", ["empty_class", "blind_above_chance", "membership_assumed", "document_in_both_classes"]
+)
+def test_a_broken_split_is_no_evidence(tmp_path, code):
+    findings = [Finding(code, "warning", "this does not hold")]
+    write_run(tmp_path, [fake_audit(NULL, records=fake_records(1000, 1000), findings=findings)])
+    verdict = hold(read_latest(tmp_path).audits[0], Bound({"auroc": 0.65}))
+    assert verdict.outcome == "not_evaluable"
+    assert only(verdict).reason == "this does not hold"
+
+
+def test_a_blind_baseline_alone_or_no_samples_is_not_evaluable(tmp_path):
+    blind = hold(audit_of(tmp_path / "blind", {"bag_of_words": 0.0}), Bound({"auroc": 0.65}))
+    assert (blind.outcome, only(blind).reason) == ("not_evaluable", "no attack on the model was run")
+    bare = audit_of(tmp_path / "bare", NULL)
+    for file in (tmp_path / "bare").rglob("samples_*.jsonl"):
+        file.unlink()
+    bare = read_latest(tmp_path / "bare").audits[0]
+    assert "--log_samples" in only(hold(bare, Bound({"auroc": 0.65}))).reason
+    nothing = hold(audit_of(tmp_path / "nothing", {"lira_candidate": None}), Bound({"auroc": 0.65}))
+    assert only(nothing).reason == "no attack has scores of both classes"
+
+
+def test_an_attack_that_leaves_out_many_records_shows_nothing(tmp_path):
+    few = audit_of(tmp_path / "few", NULL, 1000, unscored_every=30)
+    assert hold(few, Bound({"auroc": 0.7})).outcome == "within"
+    many = hold(audit_of(tmp_path / "many", NULL, 1000, unscored_every=10), Bound({"auroc": 0.7}))
+    assert many.outcome == "not_shown"
+    assert "has no score for 200 of 2,000 records, which may be the exposed ones" in only(many).in_words()
+
+
+def test_an_attack_without_its_input_hides_nothing(tmp_path):
+    audit = audit_of(tmp_path, {**NULL, "lira_candidate": None}, 1000)
+    assert hold(audit, Bound({"auroc": 0.65})).outcome == "within"
+
+
+def test_a_lower_bound_on_epsilon_breaks_a_limit_and_shows_none(tmp_path):
+    leak = audit_of(tmp_path / "leak", {"spv_wbc": 4.0}, 200, canary=True)
+    assert leak.tasks[0].metrics["epsilon_lb"] > 1
+    assert hold(leak, Bound({"epsilon_lb": 1.0})).outcome == "exceeded"
+    verdict = hold(leak, Bound({"epsilon_lb": 50.0}))
+    assert verdict.outcome == "not_shown"
+    assert "bounds epsilon from below" in only(verdict).in_words()
+    without = hold(audit_of(tmp_path / "none", NULL), Bound({"epsilon_lb": 1.0}))
+    assert (without.outcome, only(without).attack) == ("not_evaluable", None)
+
+
+def test_the_worst_of_several_limits_decides(tmp_path):
+    audit = audit_of(tmp_path, NULL, 1000)
+    verdict = hold(audit, Bound({"auroc": 0.65, "tpr_at_1pct_fpr": 0.0101, "epsilon_lb": 1.0}))
+    assert [held.outcome for held in verdict.held] == ["within", "not_shown", "not_evaluable"]
+    assert verdict.outcome == "not_evaluable"
+
+
+def test_the_bound_stands_in_the_results(tmp_path):
+    settings = {"mia_max_auroc": 0.65, "mia_max_tpr_at_1pct": 0.2}
+    audit = audit_of(tmp_path, NULL, 1000, settings=settings)
+    bound = Bound.of(audit)
+    assert bound == Bound({"auroc": 0.65, "tpr_at_1pct_fpr": 0.2}, DECLARED)
+    assert Bound.of(audit_of(tmp_path / "none", NULL)) is None
+
+
+def test_a_run_whose_scores_were_all_known_says_so(tmp_path):
+    audit = audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})
+    told = audit.mia_audit
+    free = {stage: {**spent, "forward_tokens": 0} for stage, spent in told.cost.items()}
+    known = dataclasses.replace(
+        audit,
+        tasks=[dataclasses.replace(t, mia_audit=dataclasses.replace(t.mia_audit, cost=free)) for t in audit.tasks],
+    )
+    assert "all scores were known already" not in hold(audit, Bound.of(audit)).when()
+    assert "all scores were known already" in hold(known, Bound.of(known)).when()
+
+
+# How many it takes
+@pytest.mark.parametrize(("limit", "value"), [(0.6, 0.5), (0.65, 0.58)])
+def test_so_many_documents_are_enough_and_fewer_are_not(limit, value):
+    n = needed(AUROC, limit, value, attacks=5)
+    assert auroc_ends(n, n, value, 0.99)[1] < limit
+    fewer = int(0.9 * n)
+    assert auroc_ends(fewer, fewer, value, 0.99)[1] > limit
+    k = needed(TPR_1PCT, 0.025, 0.01)
+    assert tpr_ends(k, k, 0.01, 0.01, 0.95)[1] < 0.025
+    assert tpr_ends(k // 2, k // 2, 0.01, 0.01, 0.95)[1] > 0.025
+
+
+def test_what_no_number_of_documents_shows():
+    assert needed(AUROC, 0.6, 0.65) is None
+    assert needed(AUROC, 0.50001, 0.5) is None
+
+
+def test_beyond_the_bound_within_is_rare():
+    """Of audits whose target lies just beyond the bound at most 5 % say within, with several attacks in the set."""
+    from scipy.special import ndtri
+
+    rng = np.random.default_rng(0)
+    n, limit, wrong, shown = 150, 0.6, 0, 0
+    labels = np.arange(2 * n) < n
+    for _ in range(200):
+        shared = rng.standard_normal(2 * n)
+        effects = [math.sqrt(2) * ndtri(limit + 0.001), 0.0, 0.0]
+        scores = {
+            f"attack {k}": (shared + rng.standard_normal(2 * n)) / math.sqrt(2) + effect * labels
+            for k, effect in enumerate(effects)
+        }
+        leaders = compare(scores, labels).leaders["auroc"]
+        wrong += max(leader.high for leader in leaders.values()) < limit
+        shown += max(leader.low for leader in leaders.values()) > 0.5
+    assert wrong <= 10
+    assert shown > 20  # the records say something
+
+
+# The command
+def gate(*arguments):
+    return CliRunner().invoke(make_app("gate"), ["gate", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("strengths", "n", "limit", "status", "word"),
+    [
+        (NULL, 1000, 0.65, 0, "within"),
+        ({"loss": 2.0}, 150, 0.65, 1, "exceeded"),
+        (NULL, 40, 0.6, 3, "not shown"),
+        ({"bag_of_words": 0.0}, 150, 0.65, 3, "not evaluable"),
+    ],
+)
+def test_exit_status(tmp_path, strengths, n, limit, status, word):
+    audit_of(tmp_path, strengths, n, settings={"mia_max_auroc": limit})
+    found = gate(tmp_path)
+    assert found.exit_code == status, found.output
+    assert found.stdout.startswith(f"custom: {word} (the bound was declared at {DECLARED})")
+    after = gate(tmp_path, "--max-auroc", limit)
+    assert after.exit_code == status
+    assert "the bound was given after the run" in after.stdout
+
+
+def test_files_for_machines(tmp_path):
+    from xml.etree import ElementTree
+
+    settings = {"mia_max_auroc": 0.65, "mia_max_tpr_at_1pct": 0.5, "mia_max_epsilon": 3}
+    audit_of(tmp_path, {"loss": 1.0, "zlib": 0.0}, 300, settings=settings)
+    found = gate(tmp_path, "--junit", tmp_path / "gate.xml", "--sarif", tmp_path / "ci" / "gate.sarif", "--json")
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    outcomes = [held["outcome"] for held in told["audits"][0]["held"]]
+    assert (told["outcome"], outcomes[0], outcomes[2]) == ("exceeded", "exceeded", "not_evaluable")
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot().find("testsuite")
+    assert (suite.get("tests"), suite.get("errors")) == ("3", "1")
+    first = suite.find("testcase")
+    assert first.get("name") == "AUROC below 0.65"
+    assert first.find("failure").get("type") == "exceeded"
+    log = json.loads((tmp_path / "ci" / "gate.sarif").read_text())
+    assert log["version"] == "2.1.0"
+    results = log["runs"][0]["results"]
+    assert [result["level"] for result in results][::2] == ["error", "warning"]
+    rules = log["runs"][0]["tool"]["driver"]["rules"]
+    assert [rules[result["ruleIndex"]]["id"] for result in results] == [result["ruleId"] for result in results]
+
+
+def test_sarif_fits_its_schema(tmp_path):
+    """The parts that readers ask for (SARIF 2.1.0, 3.13 to 3.27)."""
+    audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})
+    assert gate(tmp_path, "--sarif", tmp_path / "x.sarif").exit_code == 0
+    (result,) = json.loads((tmp_path / "x.sarif").read_text())["runs"][0]["results"]
+    assert (result["kind"], result["level"]) == ("pass", "none")
+    assert set(result) >= {"ruleId", "message", "locations"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "RESULTS: expected a bound declared with the run .*, got none in .*--max-auroc"),
+        (["--max-auroc", "0.4"], "--max-auroc: expected a number > 0.5 and <= 1, got 0.4"),
+        (["--max-tpr-at-1pct", "2"], "--max-tpr-at-1pct: expected a number > 0.01 and <= 1, got 2.0"),
+        (["--max-epsilon", "0"], "--max-epsilon: expected a number > 0, got 0.0"),
+    ],
+)
+def test_bad_input(tmp_path, arguments, message):
+    import re
+
+    audit_of(tmp_path, NULL)
+    found = gate(tmp_path, *arguments)
+    assert found.exit_code == 1
+    assert re.fullmatch(f"{message}.*", found.stderr.strip()), found.stderr
