@@ -2,10 +2,10 @@
 
     python benchmarks/dpo.py --output dpo --chat chat.jsonl --model SMOLLM2
 
-Needs trl (`pip install 'spvmia-plugin[trl]'`). `--chat` has rows of `messages`. A preference is made of a conversation's
-longest answer: the user's turn before it is the prompt, it is the chosen answer, and the longest one of another
-conversation is the rejected answer, so that the two differ by what fits the prompt. Members, non-members and prompts
-are dealt out at random and made in the same way. The target is a LoRA adapter (rank 16, all-linear) after `--epochs` of
+Needs trl (`pip install 'spvmia-plugin[trl]'`). `--chat` has rows of `messages`. A preference is made of two
+conversations, each used once: the longest answer of the first is the chosen one, the user's turn before it the prompt,
+and the longest answer of the second is the rejected one, so that the two differ by what fits the prompt. Members,
+non-members and prompts are dealt out at random and made in the same way. The target is a LoRA adapter (rank 16, all-linear) after `--epochs` of
 DPO at beta 0.1.
 
 Tells the share of pairs whose chosen answer gained more than the rejected one (DPO's reward accuracy) for members and
@@ -47,13 +47,10 @@ def preferences(path: Path, records: int, tokens: int, seed: int, tokenizer: Any
         answered = [i for i in range(1, len(messages)) if [m["role"] for m in messages[i - 1 : i + 1]] == TURNS]
         longest += [messages[i - 1 : i + 1] for i in sorted(answered, key=lambda i: len(messages[i]["content"]))[-1:]]
     found = []
-    for (asked, answer), (_, other) in zip(longest, longest[1:], strict=False):
-        row = {"prompt": [asked], "chosen": [answer], "rejected": [other]}
-        sides = [
-            tokenizer.apply_chat_template([asked, each], return_dict=True)["input_ids"] for each in (answer, other)
-        ]
-        if max(map(len, sides)) <= tokens and answer["content"] != other["content"]:
-            found.append(row)
+    for (asked, answer), (_, other) in zip(longest[::2], longest[1::2], strict=False):
+        sides = [tokenizer.apply_chat_template([asked, each], return_dict=True) for each in (answer, other)]
+        if max(len(side["input_ids"]) for side in sides) <= tokens and answer["content"] != other["content"]:
+            found.append({"prompt": [asked], "chosen": [answer], "rejected": [other]})
     if len(found) < 3 * records:
         raise SystemExit(f"{path}: expected {3 * records} usable conversations, got {len(found)}; lower --records")
     return {name: found[i * records : (i + 1) * records] for i, name in enumerate(CLASSES)}
