@@ -5,8 +5,8 @@
 Needs trl (`pip install 'spvmia-plugin[trl]'`). `--chat` has rows of `messages`. A preference is made of two
 conversations, each used once: the longest answer of the first is the chosen one, the user's turn before it the prompt,
 and the longest answer of the second is the rejected one, so that the two differ by what fits the prompt. Members,
-non-members and prompts are dealt out at random and made in the same way. The target is a LoRA adapter (rank 16, all-linear) after `--epochs` of
-DPO at beta 0.1.
+non-members and prompts are dealt out at random and made in the same way. The target is a LoRA adapter (rank 16,
+all-linear) after `--epochs` of DPO at beta 0.1.
 
 Tells the share of pairs whose chosen answer gained more than the rejected one (DPO's reward accuracy) for members and
 non-members, AUROC and TPR of every attack with intervals, and the paired difference between `premia` and each other.
@@ -35,25 +35,28 @@ BETA = 0.1
 TURNS = ["user", "assistant"]
 
 
-Row = dict[str, list[dict[str, Any]]]
-
-
-def preferences(path: Path, records: int, tokens: int, seed: int, tokenizer: Any) -> dict[str, list[Row]]:
-    """Rows of each class; those with a side of more than so many tokens are not used."""
-    conversations = [json.loads(line)["messages"] for line in path.read_text().splitlines() if line.strip()]
-    random.Random(seed).shuffle(conversations)
+def preferences(options: argparse.Namespace, tokenizer: Any) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each class; those with a side of more than `--record-tokens` are not used."""
+    conversations = [json.loads(line)["messages"] for line in options.chat.read_text().splitlines() if line.strip()]
+    random.Random(options.seed).shuffle(conversations)
     longest = []
     for messages in conversations:
         answered = [i for i in range(1, len(messages)) if [m["role"] for m in messages[i - 1 : i + 1]] == TURNS]
         longest += [messages[i - 1 : i + 1] for i in sorted(answered, key=lambda i: len(messages[i]["content"]))[-1:]]
     found = []
     for (asked, answer), (_, other) in zip(longest[::2], longest[1::2], strict=False):
-        sides = [tokenizer.apply_chat_template([asked, each], return_dict=True) for each in (answer, other)]
-        if max(len(side["input_ids"]) for side in sides) <= tokens and answer["content"] != other["content"]:
-            found.append({"prompt": [asked], "chosen": [answer], "rejected": [other]})
-    if len(found) < 3 * records:
-        raise SystemExit(f"{path}: expected {3 * records} usable conversations, got {len(found)}; lower --records")
-    return {name: found[i * records : (i + 1) * records] for i, name in enumerate(CLASSES)}
+        if options.as_text:
+            prompt, *answers = f"User: {asked['content']}\nAssistant:", *(f" {e['content']}" for e in (answer, other))
+            lengths = [len(tokenizer(prompt + each)["input_ids"]) + 1 for each in answers]
+        else:
+            prompt, *answers = [asked], [answer], [other]
+            lengths = [len(tokenizer.apply_chat_template([asked, *e], return_dict=True)["input_ids"]) for e in answers]
+        if max(lengths) <= options.record_tokens and answers[0] != answers[1]:
+            found.append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
+    n = options.records
+    if len(found) < 3 * n:
+        raise SystemExit(f"--chat: expected {3 * n} usable pairs of conversations, got {len(found)}; lower --records")
+    return {name: found[i * n : (i + 1) * n] for i, name in enumerate(CLASSES)}
 
 
 def make_target(options: argparse.Namespace) -> None:
@@ -65,7 +68,7 @@ def make_target(options: argparse.Namespace) -> None:
     from trl import DPOConfig, DPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    dealt = preferences(options.chat, options.records, options.record_tokens, options.seed, tokenizer)
+    dealt = preferences(options, tokenizer)
     for name, rows in dealt.items():
         (options.output / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     trainer = DPOTrainer(
@@ -108,7 +111,7 @@ def audit_command(options: argparse.Namespace) -> list[str]:
         **{f"mia_{name}": str((options.output / f"{name}.jsonl").absolute()) for name in CLASSES},
     }
     model = f"pretrained={options.model},peft={options.output / 'adapter'},dtype=float32"
-    tasks = ",".join(f"{attack}_mia_custom" for attack in ATTACKS)
+    tasks = ",".join(f"{attack}_mia_custom" for attack in options.attacks)
     command = [sys.executable, "-m", "spvmia_plugin", "run", "run", "--model", "hf", "--model_args", model]
     command += ["--tasks", tasks, "--device", options.device, "--batch_size", "8", "--log_samples"]
     return [*command, "--metadata", json.dumps(metadata), "--output_path", str(options.output / "results")]
@@ -151,6 +154,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--records", type=int, default=60, help="of each class (60)")
     parser.add_argument("--record-tokens", type=int, default=96, help="most tokens of a side (96)")
+    parser.add_argument("--as-text", action="store_true", help="rows of texts, without a template: fewer tokens")
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS, help="premia among them")
     parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--dtype", default="float32", help="of the training (float32); audited is in float32")
