@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,6 @@ def pairs(options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     rows = preferences(100, seed=5)
     rows[3]["rejected"] = rows[3]["chosen"]
-    random.Random(0).shuffle(rows[4:])
     files = {
         "mia_members": write(folder / "members.jsonl", rows[:30]),
         "mia_nonmembers": write(folder / "nonmembers.jsonl", rows[30:60]),
@@ -54,8 +52,8 @@ def gains(chatty, adapter, prompt, answer):
     start = next(i for i, (one, other) in enumerate(zip([*opening, None], ids, strict=False)) if one != other)
     found = []
     with quiet_libraries(), torch.inference_mode():
-        base = AutoModelForCausalLM.from_pretrained(chatty)
-        for model in (base, PeftModel.from_pretrained(base, adapter)):
+        base, other = (AutoModelForCausalLM.from_pretrained(chatty) for _ in range(2))
+        for model in (base, PeftModel.from_pretrained(other, adapter)):
             logits = model.eval()(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
             found.append(logits.gather(-1, torch.tensor(ids[1:])[:, None])[start - 1 :, 0].sum().item())
     return found[1] - found[0]
