@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 Membership = Literal["manifest", "declared", "assumed"]
-"""How membership is known: from `spvmia finetune`, from the user's files, or not at all (public data)."""
+"""How membership is known: from the training itself, from what the user says, or not at all (public data)."""
 
 
 LossOn = Literal["all", "completion"]
@@ -80,6 +80,16 @@ class Conversation:
         given["tools"] = None if self.tools is None else list(self.tools)
         # Only where it is: what is kept of others is found by this text.
         return json.dumps(given if self.rejected is None else {**given, "rejected": list(self.rejected)})
+
+    @classmethod
+    def of_text(cls, text: str) -> Conversation:
+        """A plain text with an end token after it, as trainers write it: a completion of nothing."""
+        return cls(({"role": ASSISTANT, "content": text},), prompt=0, plain=True)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is but a text with an end token."""
+        return self.plain and self.prompt == 0
 
     @classmethod
     def from_text(cls, text: str) -> Conversation:

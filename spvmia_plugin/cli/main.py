@@ -25,7 +25,7 @@ INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the
 
 PANELS = {
     "start": ("Start here", ("demo", "demo-model", "enable", "disable")),
-    "audit": ("Audit", ("finetune", "prepare", "shadow", "run", "tasks")),
+    "audit": ("Audit", ("finetune", "manifest", "prepare", "shadow", "run", "tasks")),
     "check": ("Audit", ("check",)),
     "results": ("Results", ("report", "combine", "leaderboard", "export")),
     "gate": ("Results", ("gate",)),

@@ -239,17 +239,25 @@ def open_store(settings: AuditConfig) -> Store:
 
 @contextmanager
 def open_backend(lm: Any, registry: Registry, settings: AuditConfig, base_model: str | None) -> Iterator[Backend]:
-    """The first registered backend that can drive `lm`, or one that can do nothing and says so by name.
+    """The first registered backend that can drive `lm`, else one that has it write text alone.
+
+    An `lm` that does not even do that gets one that can do nothing, and says so by name.
 
     What it added to the harness's model is taken away in the end.
     """
     accepting = (backend for backend in registry.backends.values() if backend.accepts(lm))
     made = next(accepting, None)
-    backend = NullBackend(lm) if made is None else completed(made(lm, settings, base_model), Backend)
+    backend = _by_text(lm, settings, base_model) if made is None else completed(made(lm, settings, base_model), Backend)
     try:
         yield backend
     finally:
         backend.close()
+
+
+def _by_text(lm: Any, settings: AuditConfig, base_model: str | None) -> Backend:
+    from spvmia_plugin.engines.text import TextTarget  # brings torch
+
+    return TextTarget(lm, settings, base_model) if TextTarget.accepts(lm) else NullBackend(lm)
 
 
 def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
@@ -271,7 +279,7 @@ def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 class NullBackend(Backend):
-    """What is left when no backend accepts a model: it can do nothing, so attacks that need a model are refused."""
+    """What is left of an object that writes no text either: it can do nothing, so attacks that need it are refused."""
 
     features = BackendFeatures(logprobs=False, moments=False, embeddings=False, generate=False, train=False)
 

@@ -42,7 +42,7 @@ from spvmia_plugin.harness.request import (
     open_backend,
     open_store,
 )
-from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
+from spvmia_plugin.harness.shared import ADAPTER_ARGUMENTS, SHARED, SharedData, adapter_of, load_tokenizer
 from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_95, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
@@ -57,6 +57,7 @@ from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import label
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 from spvmia_plugin.util.processes import Processes
+from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
@@ -153,7 +154,8 @@ class AuditTask(Task):  # type: ignore[misc]
     def _load(self, metadata: Mapping[str, Any]) -> SharedData:
         dataset = metadata["spvmia_dataset"]
         # From Python a model may be handed over as an object: that has no folder to look into.
-        places = [str(place) for key in ("peft", "pretrained") if isinstance(place := metadata.get(key), (str, Path))]
+        folders = (metadata.get(key) for key in (*ADAPTER_ARGUMENTS, "pretrained"))
+        places = [str(place) for place in folders if isinstance(place, (str, Path))]
         settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
         tokenizer = [str(metadata.get(name)) for name in ("tokenizer", "revision", "gguf_file", "trust_remote_code")]
         self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
@@ -311,7 +313,8 @@ class AuditTask(Task):  # type: ignore[misc]
             audit = self._guarded(self._audit, self._summary)
             # Its comparison is one object for all tasks, complete when the last of them has been aggregated: no copy.
             told = {**utf8(audit), "strongest": audit["strongest"]}
-            config["metadata"] = {**utf8(config["metadata"]), "mia_audit": told}
+            # A server's address and headers lie in there, too, with the model's other arguments.
+            config["metadata"] = {**without_secrets(utf8(config["metadata"])), "mia_audit": told}
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
@@ -478,7 +481,7 @@ def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, A
         What is to be told: that the base was loaded from a quantised copy.
     """
     loaded = metadata.get("pretrained")
-    if data.base_model is None or not metadata.get("peft") or not isinstance(loaded, (str, Path)):
+    if data.base_model is None or not adapter_of(metadata) or not isinstance(loaded, (str, Path)):
         return []  # the harness puts no adapter on a model that comes as an object
     loaded = str(loaded)
     moved = settings.base_model is not None and same_model(settings.base_model, loaded)

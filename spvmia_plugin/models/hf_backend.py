@@ -46,7 +46,7 @@ class HFBackend(TorchBackend):
             gguf_file=config.gguf_file,
         )
         super().__init__(roles, tokens, config, lm.model.device, autocast)
-        self.features = BackendFeatures(gradients=has_gradients(lm.model))
+        self.features = BackendFeatures(gradients=has_gradients(lm.model), kth=True)
         self.processes = processes_of(lm).count
         self.first = is_first(self.processes)
 

@@ -33,14 +33,19 @@ def model_identity(model: Any) -> dict[str, object]:
     method = getattr(quantised, "quant_method", None)
     # The settings it runs with: `model_args` may override those of its files.
     settings = inner.config.to_dict() if getattr(inner, "config", None) is not None else {}
-    told = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
     dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")
     return {
         "class": type(inner).__name__,
-        "config": hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest(),
+        "config": settings_digest(settings),
         "dtype": dtype.removeprefix("torch."),
         **({"quantisation": str(getattr(method, "value", method))} if method is not None else {}),
     }
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Hash of what a model's configuration says that changes what it computes."""
+    told = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def same_model(one: str, other: str) -> bool:

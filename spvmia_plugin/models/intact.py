@@ -10,6 +10,8 @@ random weights.
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +38,6 @@ def check_intact(option: str, name: object) -> None:
     Raises:
         SpvmiaError: a file of weights holds those of a model and its adapter.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not isinstance(name, (str, Path)):
         return
     try:
@@ -48,16 +48,39 @@ def check_intact(option: str, name: object) -> None:
         if path.name.startswith("adapter_"):
             continue
         try:
-            with safe_open(path, framework="numpy") as file:
-                changed = any(key.startswith(ADAPTED) for key in file.keys())  # noqa: SIM118 - it is no mapping
-        except (OSError, SafetensorError):  # loading it says what is wrong
+            names = header_of(path)
+        except (OSError, ValueError):  # loading it says what is wrong
             continue
-        if changed:
+        if any(each.startswith(ADAPTED) for each in names):
             raise SpvmiaError(
                 f"{option}: expected the weights of a model, got {path} with those of a model and its adapter, of "
                 "which transformers reads none and goes on with random ones; parallelize=True with peft=... has "
                 f"written over it: put the original file back, then {_SAFE}"
             )
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """What a file of safetensors says of its tensors, by name; no tensor is read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none, or was cut short: a download that broke off, a disk that was full.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+        if 8 + length > size:
+            raise ValueError(f"{size:,} bytes, which end within its header")
+        try:
+            told = dict(json.loads(file.read(length)))
+            told.pop("__metadata__", None)
+            wanted = 8 + length + max((entry["data_offsets"][1] for entry in told.values()), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            raise ValueError("a header that is none") from None
+    if size != wanted:
+        raise ValueError(f"{size:,} bytes where its header says {wanted:,}")
+    return told
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.audit.api_view import shown_as
 from spvmia_plugin.audit.roles import CALLED, GIVEN
 from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
@@ -93,9 +94,15 @@ def title(name: str) -> str:
 
 
 def knowledge(task: TaskResult) -> str | None:
-    """What the attack was given besides record and target, safe to show; None where the results do not say."""
+    """What the attack was given besides record and target, safe to show; None where the results do not say.
+
+    What it saw of the target stands first where that was less than all log-probabilities.
+    """
     told = task.mia_audit.attacker
-    return None if told is None else ", ".join(GIVEN.get(name, shown(name)) for name in told.given) or "nothing else"
+    if told is None:
+        return None
+    seen = [] if told.api_view in ("full", "nothing") else [f"of the target {shown(shown_as(told.api_view))}"]
+    return ", ".join([*seen, *(GIVEN.get(name, shown(name)) for name in told.given)]) or "nothing else"
 
 
 def ranked(audit: Audit) -> list[TaskResult]:

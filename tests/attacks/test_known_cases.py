@@ -30,7 +30,8 @@ from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.preference import Premia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.attacks.text_only import Ngram, Semantic, Surrogate, coverage, halves, words
+from spvmia_plugin.signals import Continued, RecordSignals, Role, TokenSignals, Unscored, View
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)
 
@@ -182,6 +183,62 @@ def test_icp_compares_the_same_tokens() -> None:
     assert Icp().score(probed(PLAIN, signals([-1.0] * 5))) == Unscored("the two models tokenise the text differently")
 
 
+def written(truth: str, *texts: str, similarities: Sequence[float] = ()) -> RecordSignals:
+    return RecordSignals(
+        "a text", continued={Role.TARGET: Continued(truth, texts)}, similarities={Role.TARGET: similarities}
+    )
+
+
+TRUTH = "the cat sat on the mat, and slept."  # ten words and marks
+
+
+def test_ngram_by_hand() -> None:
+    """ "the cat sat" and "and slept ." stand in the first text: 6 of 10; the second has two words of each only."""
+    case = written(TRUTH, "See, the cat sat there and slept.", "the cat slept, and sat.")
+    assert Ngram().score(case) == pytest.approx(0.6)
+    assert Ngram(aggregate="mean").score(case) == pytest.approx(0.3)
+    assert Ngram(length=1).score(case) == pytest.approx(0.8)  # all but "on" and "mat"
+    assert Ngram(length=10).score(written(TRUTH, f"Oh {TRUTH} Indeed.")) == 1.0
+    assert Ngram().score(written(TRUTH, "The Cat Sat on The mat", "")) == 0.0  # as they are written
+    assert Ngram(length=11).score(written(TRUTH, TRUTH)) == Unscored("fewer than 11 words to cover")
+
+
+def test_overlapping_runs_count_a_word_once() -> None:
+    assert coverage(list("abcde"), list("abcxbcde"), 3) == 1.0
+    assert coverage(list("abcde"), list("abxcde"), 3) == pytest.approx(3 / 5)
+    assert coverage(list("aaaa"), list("aaa"), 3) == 1.0
+
+
+def test_words_of_scripts_with_and_without_blanks() -> None:
+    assert words("Don't stop — 3.5 %!") == ["Don", "'", "t", "stop", "—", "3", ".", "5", "%", "!"]
+    assert words("naïve café") == ["naïve", "café"]
+    assert words("我爱你, ok") == ["我", "爱", "你", ",", "ok"]
+    assert words("รัก") == list("รัก")
+    assert words(" \n") == []
+
+
+def test_halves_lose_only_the_white_space_between() -> None:
+    assert halves("one two  three four") == ("one two", "three four")
+    assert halves("one two three") == ("one", "two three")
+    assert halves("我爱你们") == ("我爱", "你们")
+    assert halves("one") is None
+    assert halves("") is None
+
+
+def test_semantic_by_hand() -> None:
+    case = written(TRUTH, "one", "two", similarities=[0.25, 0.75])
+    assert Semantic().score(case) == 0.75
+    assert Semantic(aggregate="mean").score(case) == 0.5
+
+
+def test_surrogate_by_hand() -> None:
+    """PLAIN has the mean -3, FLAT -2; the target is not looked at."""
+    assert Surrogate().score(record(UNIFORM, reference=FLAT, base=PLAIN)) == pytest.approx(1.0)
+    assert Surrogate().score(RecordSignals("x", record(PLAIN, reference=PLAIN, base=PLAIN).tokens)) == Unscored(
+        "the reference is the base"
+    )
+
+
 def test_a_member_is_one_that_needs_no_help() -> None:
     learnt, new = signals([-0.3] * 4), signals([-3.0] * 4)
     helped = signals([-0.2] * 4)
@@ -288,6 +345,15 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
             ),
             "no preference: the row has no rejected answer",
         ),
+        (Ngram(), record(PLAIN), "no continued signals of the target model"),
+        (Ngram(), written(TRUTH), "no continued signals of the target model"),
+        (Ngram(), written("a cat", "a cat"), "fewer than 3 words to cover"),
+        (Ngram(), RecordSignals("x", missing={(Role.TARGET, View.CONTINUED): "too short"}), "too short"),
+        (Semantic(), written(TRUTH, "one"), "no similarity signals of the target model"),
+        (Semantic(), written(TRUTH, "one", similarities=[math.nan]), "score is not finite"),
+        (Surrogate(), record(PLAIN, base=FLAT), "no text signals of the reference model"),
+        (Surrogate(), record(PLAIN, reference=FLAT), "no text signals of the base model"),
+        (Surrogate(), record(PLAIN, reference=FLAT, base=UNIFORM), "the two models tokenise the text differently"),
         (GradNorm(), record(PLAIN), "no gradient signals of the target model"),
         (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: 0.0}), "score is not finite"),
         (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: math.nan}), "score is not finite"),

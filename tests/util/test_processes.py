@@ -12,6 +12,7 @@ import torch
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util import processes
 from spvmia_plugin.util.processes import Processes, processes_of
+from tests.launch import two_processes
 
 
 def lm(**attributes: Any) -> Any:
@@ -92,6 +93,35 @@ def test_processes_on_several_machines_are_refused(monkeypatch: pytest.MonkeyPat
     Processes(0, 2).check_machine()
     with pytest.raises(SpvmiaError, match=r"expected all 3 on one machine, got 2 \(beta, in-a-container\); .*on each"):
         Processes(0, 3).check_machine()
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from spvmia_plugin.util import processes
+
+rank = Accelerator(cpu=True).process_index
+Path(sys.argv[1], f"boot-{rank}").write_text(f"kernel {rank}")
+processes._BOOT = Path(sys.argv[1], f"boot-{rank}")
+Path(sys.argv[1], f"store-{rank}").mkdir()
+together = processes.Processes(rank, 2, whole=True)
+refused = []
+for check in (together.check_machine, lambda: together.check_folder("x", Path(sys.argv[1], f"store-{rank}"))):
+    try:
+        check()
+    except SystemExit as error:
+        refused.append(str(error))
+print("\\n".join(refused), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_every_process_is_told(tmp_path: Path) -> None:
+    for status, said in two_processes(["-c", WORKER, str(tmp_path)], {"PYTHONPATH": "."}):
+        assert status == 0, said
+        assert "several processes: expected all 2 on one machine, got 2 (" in said
+        assert "x: expected one folder for all 2 processes, got 2 different ones" in said
 
 
 def test_this_machine_is_one() -> None:
