@@ -19,8 +19,8 @@ MAX_EPOCHS = 1e6
 """More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
 
 Split = Literal["random", "paper"]
-Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt"]
-FORMATS: tuple[Format, ...] = ("text", "messages", "prompt_completion", "instruction", "sharegpt")
+Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
+FORMATS: tuple[Format, ...] = ("text", "messages", "prompt_completion", "instruction", "sharegpt", "preference")
 LossOnOption = Literal["auto", "all", "completion"]
 SelfPrompt = Literal["reply", "whole", "prefix"]
 Prefix = Literal["auto", "harness"]

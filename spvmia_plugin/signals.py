@@ -71,6 +71,8 @@ class View(str, Enum):
     """the held-out prompt documents, one and the same set for every record."""
     PROBED = "probed"
     """the record after perturbed copies of itself, one at a time, which are conditioned on and not scored."""
+    REJECTED = "rejected"
+    """of a preference the rejected answer, after the prompt that both answers have."""
     GRADIENT = "gradient"
     """the record read backwards too: how large the gradient of its loss is, one number."""
     CONTINUED = "continued"
@@ -220,7 +222,7 @@ class RecordSignals:
 
     Attributes:
         text: the record's text (zlib and bag_of_words need it).
-        tokens: signals by (role, view) for the views TEXT, LOWERCASE and PREFIXED.
+        tokens: signals by (role, view) for the views TEXT, LOWERCASE, PREFIXED and REJECTED.
         neighbours: signals of the paraphrases by role, in the order they were made; symmetric pairs adjacent.
         population: signals of the population by role; the same sequence object for every record of an audit.
         probed: signals of the record after each of its probes, by role, in the order they were made.

@@ -26,6 +26,7 @@ PLACES = {
     "ratio": "calibrated:Ratio",
     "ez": "calibrated:Ez",
     "wbc": "calibrated:Wbc",
+    "premia": "preference:Premia",
     "recall": "population:Recall",
     "rmia": "population:Rmia",
     "bag_of_words": "bag_of_words:BagOfWords",
@@ -53,6 +54,10 @@ WHITE_BOX = frozenset({"grad_norm"})
 SAMPLED = frozenset({"ngram", "semantic"})
 """Attacks for which the target writes `mia_continuations` texts a record. Groups leave them out: that takes about as
 long as all other attacks together (docs/text-only.md)."""
+
+PAIRED = frozenset({"premia"})
+"""Attacks on both answers of a preference, which score nothing else. Groups leave them out: other rows have one side.
+"""
 
 
 @cache

@@ -35,6 +35,7 @@ from spvmia_plugin.audit.stored import (
 from spvmia_plugin.audit.tables import Collected
 from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.chat_templates import digests
+from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
@@ -133,6 +134,10 @@ class Run:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
         if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
             self.outcome.notes += self.audit.data.renderer.notes(first, known=self.audit.data.membership == "manifest")
+        if self.audit.data.format == PREFERENCE and self.players and not self._is_viewed(View.REJECTED):
+            self.outcome.notes.append(
+                "the rows are preferences, and no attack looks at the rejected answers: premia_mia_custom does"
+            )
         if inputs.shots < self._shots:
             self.outcome.notes.append(
                 f"ReCaLL: {inputs.shots} of {self._shots} shots: no more fit the context or were held out"
@@ -465,7 +470,12 @@ class Run:
         return self._several.united({record_id: each for record_id, each in found.items() if each is not None})
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
-        """Let the held-out conversations say whether the target was trained under this mask; they have no labels."""
+        """Let the held-out conversations say whether the target was trained under this mask; they have no labels.
+
+        Preferences are trained on under one mask alone, and move what carries no loss as they like.
+        """
+        if self.audit.data.format == PREFERENCE:
+            return
         both = [
             self.players[role]
             for role in (Role.TARGET, Role.BASE)

@@ -184,12 +184,14 @@ class Inputs:
         return self._in_frame(text, self.encode(text))
 
     def of(self, record: Record, view: View) -> Counted | str:
-        """The sequence of a record's view TEXT, LOWERCASE, PREFIXED or GRADIENT.
+        """The sequence of a record's view TEXT, LOWERCASE, PREFIXED, REJECTED or GRADIENT.
 
         A string is the reason why there is none.
         """
         if view is View.GRADIENT:
             return self._whole(self.of(record, View.TEXT))
+        if view is View.REJECTED:
+            return self._rejected(record)
         if record.rendered is not None:
             return self._of_conversation(record, record.rendered, view)
         if view is View.LOWERCASE:
@@ -205,6 +207,12 @@ class Inputs:
         if len(context) + len(token_ids) > self._backend.max_length:
             return _PREFIX_TOO_LONG
         return Counted(ScoreInput(token_ids, context))
+
+    def _rejected(self, record: Record) -> Counted | str:
+        rejected = record.rendered.rejected if record.rendered is not None else None
+        if rejected is None or self.loss_on is None:
+            return "no preference: the row has no rejected answer"
+        return rejected.reason if rejected.reason is not None else counted(rejected, self.loss_on)
 
     def _whole(self, found: Counted | str) -> Counted | str:
         """A sequence whose loss is one number: it fits the context, and some token counts."""
@@ -452,7 +460,12 @@ class Sheet:
         return self._seen(population, other=False)
 
     def under_other_mask(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals | None:
-        """What they would see under the other mask; None where that is not known."""
+        """What they would see under the other mask; None where that is not known.
+
+        And where there is none: the loss of preferences stands on the two answers, whoever trains on them.
+        """
+        if self.record.rendered is not None and self.record.rendered.rejected is not None:
+            return None
         known = [each for each in self._sequences.values() if isinstance(each, Counted)]
         known += [*self._paraphrases, *(self._probes() if self._of_probed else ())]
         return None if any(each.other is None for each in known) else self._seen(population, other=True)

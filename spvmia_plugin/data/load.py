@@ -548,7 +548,7 @@ def _assembled(
         "prompt": parts.prompts,
         "candidate": parts.candidate,
     }
-    mark = fingerprint(key, ((name, item.text) for name, items in texts.items() for item in items))
+    mark = fingerprint(key, ((name, _both_sides(item)) for name, items in texts.items() for item in items))
     parts = without_shared(rendered(parts, renderer))
     if renderer is not None:
         check_scored("members", parts.members)
@@ -568,3 +568,9 @@ def _assembled(
         format=format_.name,
         renderer=renderer,
     )
+
+
+def _both_sides(item: Record | Document) -> str:
+    """The text of a record or document, and of a preference what was rejected: other pairs are other data."""
+    rejected = None if item.conversation is None else item.conversation.with_rejected()
+    return item.text if rejected is None else f"{item.text}\0{rejected.words()}"

@@ -132,7 +132,7 @@ class Writer:
             return None
         opening = self._renderer.opening(_first(conversation, turns[0]))
         fits = len(opening) < self._limit and self._backend.unknown_ids(Role.TARGET).isdisjoint(opening)
-        return conversation if fits else None
+        return conversation.with_chosen() if fits else None
 
     def _longest_turn(self, conversation: Conversation) -> int:
         """Most tokens that a turn to write has, its end included; at least one."""

@@ -49,6 +49,16 @@ def lowercase(record: RecordSignals) -> float | None:
     return nll_ratio(record, (Role.TARGET, View.LOWERCASE), (Role.TARGET, View.TEXT))
 
 
+def premia(record: RecordSignals) -> float | None:
+    moved = []
+    for view in (View.TEXT, View.REJECTED):
+        target, base = text_of(record, Role.TARGET, view), text_of(record, Role.BASE, view)
+        if not target or len(target) != len(base):
+            return None
+        moved.append(math.fsum(target) - math.fsum(base))
+    return moved[0] - moved[1]
+
+
 def recall(record: RecordSignals) -> float | None:
     return nll_ratio(record, (Role.TARGET, View.PREFIXED), (Role.TARGET, View.TEXT))
 

@@ -29,6 +29,7 @@ from spvmia_plugin.attacks.lira_offline import LiraOffline
 from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.preference import Premia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
 from spvmia_plugin.attacks.text_only import Ngram, Semantic, Surrogate
 from spvmia_plugin.signals import Continued, RecordSignals, Role, TokenSignals, Unscored, View
@@ -92,6 +93,7 @@ TARGETS = [
     Target(Ez(), lambda r: naive.ez(r, Role.BASE), same, same),
     Target(Wbc(), lambda r: naive.wbc(r, Role.BASE, (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)), same, same),
     Target(Wbc(windows=(1, 7)), lambda r: naive.wbc(r, Role.BASE, (1, 7)), same, same),
+    Target(Premia(), naive.premia, same, times),
     Target(Recall(), naive.recall, None, same),
     Target(Rmia(), lambda r: naive.rmia(r, 0.3)),
     Target(Rmia(a=1.0), lambda r: naive.rmia(r, 1.0), same),
@@ -140,6 +142,8 @@ def make_record(
     views[Role.TARGET, View.LOWERCASE] = tokens(rng, length + 2, dtype)
     views[Role.TARGET, View.PREFIXED] = tokens(rng, length, dtype)
     lengths = rng.integers(2, 50, 4)
+    rejected = int(rng.integers(1, 70))
+    views |= {(role, View.REJECTED): tokens(rng, rejected, dtype) for role in (Role.TARGET, Role.BASE)}
     return RecordSignals(
         text=" ".join(rng.choice(WORDS.split(), rng.integers(14, 40))),
         tokens=views,

@@ -57,6 +57,8 @@ def broken_records() -> list[RecordSignals]:
     ]
     records += [replace(whole, tokens={k: v for k, v in whole.tokens.items() if k != key}) for key in whole.tokens]
     records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role if role.nth == 1]
+    rejected = (Role.BASE, View.REJECTED)
+    records += [replace(whole, tokens={**whole.tokens, rejected: tokens(rng, length)}) for length in (0, 99)]
     for changed in (
         TokenSignals(target.logprob, target.top1),
         TokenSignals(target.logprob, target.top1, target.mean, np.zeros_like(target.logprob)),

@@ -28,6 +28,7 @@ from spvmia_plugin.attacks.lira_offline import LiraOffline
 from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.preference import Premia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
 from spvmia_plugin.attacks.text_only import Ngram, Semantic, Surrogate, coverage, halves, words
 from spvmia_plugin.signals import Continued, RecordSignals, Role, TokenSignals, Unscored, View
@@ -63,6 +64,14 @@ def probed(target: TokenSignals, *after: TokenSignals) -> RecordSignals:
     return RecordSignals("a text", {(Role.TARGET, View.TEXT): target}, probed={Role.TARGET: after})
 
 
+def preferred(chosen: TokenSignals, rejected: TokenSignals | None, *, base: tuple[TokenSignals, ...]) -> RecordSignals:
+    """Both answers under the target, and under the base."""
+    sides = {Role.TARGET: (chosen, rejected), Role.BASE: base}
+    views = (View.TEXT, View.REJECTED)
+    found = {(role, view): one for role, of in sides.items() for view, one in zip(views, of, strict=False)}
+    return RecordSignals("a text", {key: one for key, one in found.items() if one is not None})
+
+
 UNIFORM = signals([-math.log(100)] * 10)
 PLAIN = signals([-1.0, -2.0, -3.0, -6.0])
 FLAT = signals([-2.0, -2.0, -2.0, -2.0])
@@ -89,6 +98,9 @@ ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
         (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
         (Ratio(), record(PLAIN, base=FLAT), 2 / 3),
         (Recall(), record(PLAIN, prefixed=FLAT), 2 / 3),
+        # The chosen answer gained 12 - 8 nats less, the rejected one -1 - -2.5: sums, however long the two are.
+        (Premia(), preferred(FLAT, signals([-2.5]), base=(PLAIN, signals([-1.0]))), 4.0 + 1.5),
+        (Premia(), preferred(FLAT, FLAT, base=(PLAIN, PLAIN)), 0.0),
         # differences to FLAT: 1, 0, -1, -4
         (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 1, 2]), base=FLAT), 0.5),  # P = 1, M = 1
         (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 3]), base=FLAT), 0.2),
@@ -318,6 +330,21 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (Lowercase(), record(PLAIN), "no lowercase signals of the target model"),
         (Icp(), record(PLAIN), "no probed signals of the target model"),
         (Icp(), probed(PLAIN, signals([])), "no scored tokens"),
+        (Premia(), record(PLAIN, base=FLAT), "no rejected signals of the target model"),
+        (Premia(), record(PLAIN, rejected=FLAT), "no text signals of the base model"),
+        (Premia(), preferred(PLAIN, FLAT, base=(PLAIN,)), "no rejected signals of the base model"),
+        (Premia(), preferred(PLAIN, FLAT, base=(UNIFORM, FLAT)), "the two models tokenise the text differently"),
+        (Premia(), preferred(PLAIN, FLAT, base=(PLAIN, UNIFORM)), "the two models tokenise the text differently"),
+        (Premia(), preferred(PLAIN, signals([]), base=(PLAIN, signals([]))), "no scored tokens"),
+        (
+            Premia(),
+            RecordSignals(
+                "x",
+                preferred(PLAIN, None, base=(PLAIN,)).tokens,
+                missing={(Role.TARGET, View.REJECTED): "no preference: the row has no rejected answer"},
+            ),
+            "no preference: the row has no rejected answer",
+        ),
         (Ngram(), record(PLAIN), "no continued signals of the target model"),
         (Ngram(), written(TRUTH), "no continued signals of the target model"),
         (Ngram(), written("a cat", "a cat"), "fewer than 3 words to cover"),
