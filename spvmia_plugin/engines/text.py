@@ -282,8 +282,8 @@ class TextTarget(RemoteTarget):
                 found = list(self._lm.generate_until(list(asked)))
         except Exception as error:  # whatever its libraries raise
             raise SpvmiaError(
-                f"--model: expected text from {self.name}, got {_reason(error)}; what was written so far is kept: see to "
-                "the model, and run the same command again"
+                f"--model: expected text from {self.name}, got {_reason(error)}; what was written so far is kept: "
+                "see to the model, and run the same command again"
             ) from None  # what libraries say may hold an address with a key, or a text
         if len(found) != len(asked):
             raise SpvmiaError(
