@@ -29,6 +29,7 @@ _NEVER = {
     "max_length",  # keys hold the context that follows from it
     "allow_degenerate",  # whether texts that are too alike are trained on, not what comes of that
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
+    *("unit_column", "group_column"),  # which records go together; keys hold the texts that are left
     *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
 }
 

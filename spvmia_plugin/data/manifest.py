@@ -13,6 +13,7 @@ from spvmia_plugin.data.files import SourceFile, is_there
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import document_row, rebuild_text
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
+from spvmia_plugin.data.units import NOBODY, Belonging
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document, LossOn, Piece, Record
@@ -98,6 +99,12 @@ class Manifest:
     tokenizer: str | None = None
     frame: Mapping[str, Sequence[int]] | None = None
     path: Path | None = field(default=None, compare=False)
+
+    @property
+    def unit_column(self) -> str | None:
+        """The column by which `spvmia finetune` dealt out units; each record's cluster is then its unit."""
+        column = self.settings.get("unit_column")
+        return column if isinstance(column, str) else None
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the file, the warning first."""
@@ -215,7 +222,10 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         data=origin,
         settings=dict(content["settings"]),
         versions=dict(content["versions"]),
-        records={name: tuple(_record(row, name) for row in content[name]) for name in CLASSES},
+        records={
+            name: tuple(_record(row, name, owned="unit_column" in content["settings"]) for row in content[name])
+            for name in CLASSES
+        },
         fingerprint_key=content["fingerprint_key"],
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
@@ -224,7 +234,7 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _record(row: Mapping[str, Any], name: str) -> Record:
+def _record(row: Mapping[str, Any], name: str, *, owned: bool) -> Record:
     made = name == "canaries" and "text" in row
     pieces = () if made else tuple(Piece(*map(int, piece)) for piece in row["pieces"])
     is_member = row["included"] if name == "canaries" else name == "members"
@@ -232,11 +242,15 @@ def _record(row: Mapping[str, Any], name: str) -> Record:
         raise TypeError("included")
     # They go to stderr and into files, so half a surrogate pair becomes its escape.
     id_, cluster = (str(row[key]).encode("utf-8", "backslashreplace").decode() for key in ("id", "cluster"))
-    return Record(id_, str(row["text"]) if made else "", is_member, cluster, pieces)
+    unit = cluster if owned and not made else None
+    return Record(id_, str(row["text"]) if made else "", is_member, cluster, pieces, unit=unit)
 
 
 def rebuild(
-    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None = None
+    manifest: Manifest,
+    datasets: Mapping[str, DatasetSource],
+    new_place: str | None = None,
+    belonging: Belonging = NOBODY,
 ) -> tuple[dict[str, list[Record]], dict[str, list[Document]]]:
     """Rebuild the text of every record from the data, and make sure they are the data of the fine-tuning.
 
@@ -244,6 +258,7 @@ def rebuild(
         manifest: the ground truth.
         datasets: named data sets.
         new_place: a local file to read instead of what the manifest names (`mia_dataset_path`).
+        belonging: columns of the data that say whose a row is, where the manifest does not.
 
     Returns:
         The records with their texts, and the whole documents these were cut from, both by class.
@@ -251,7 +266,8 @@ def rebuild(
     Raises:
         SpvmiaError: the data are not there, or have changed.
     """
-    by_row = {document_row(document): document for document in _load_data(manifest, datasets, new_place)}
+    loaded = _load_data(manifest, datasets, new_place, belonging)
+    by_row = {document_row(document): document for document in loaded}
     texts = {row: document.text for row, document in by_row.items()}
     where = new_place or manifest.data.spec
     records, documents = {}, {}
@@ -272,9 +288,30 @@ def rebuild(
             raise _changed(where, f"row {error.args[0]} is missing or shorter") from error
         rows = dict.fromkeys(piece.row for record in listed for piece in record.pieces)
         documents[name] = [by_row[row] for row in rows]
+        records[name] = [_owned(record, by_row, belonging) for record in records[name]]
     if manifest_fingerprint(manifest.fingerprint_key, records) != manifest.fingerprint:
         raise _changed(where, "texts or labels differ from its fingerprint")
     return records, documents
+
+
+def _owned(record: Record, by_row: Mapping[int, Document], belonging: Belonging) -> Record:
+    """The record with whose it is, as the rows that it was cut from say.
+
+    Raises:
+        SpvmiaError: they are of several units.
+    """
+    rows = [by_row[piece.row] for piece in record.pieces]
+    groups = {row.group for row in rows}
+    record = replace(record, group=groups.pop() if len(groups) == 1 else None)
+    if belonging.unit is None or not rows:
+        return record
+    unit = rows[0].unit
+    if any(row.unit != unit for row in rows):
+        raise SpvmiaError(
+            f"mia_unit_column: expected records of one unit each, got {record.id}, a block that was cut across several "
+            f"units of column {belonging.unit!r}; fine-tune with 'spvmia finetune --unit-column', or leave it out"
+        )
+    return replace(record, unit=unit, cluster=unit or record.cluster)
 
 
 def _changed(where: str, problem: str) -> SpvmiaError:
@@ -284,7 +321,9 @@ def _changed(where: str, problem: str) -> SpvmiaError:
     )
 
 
-def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None) -> Sequence[Document]:
+def _load_data(
+    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None, belonging: Belonging
+) -> Sequence[Document]:
     origin = manifest.data
     if new_place is None and is_file_spec(origin.spec, datasets) and not is_there(origin.spec):
         raise SpvmiaError(
@@ -298,6 +337,7 @@ def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_pl
         local_option="mia_dataset_path",
         datasets=datasets,
         format=origin.format,
+        belonging=belonging,
     ).documents
     # A local file that stands in for a named data set is cleaned as that is.
     stands_in = new_place is not None and origin.spec in datasets
