@@ -66,7 +66,7 @@ class UnitTold:
         aggregate: how records' scores become one of their unit, in words.
         members: units of the members.
         nonmembers: units of the non-members.
-        median_records: records of a unit.
+        median_records: records of a unit; the lower of two.
         most_records: of the largest.
         metrics: the numbers, each unit an observation.
         by_number: AUROC of how many records a unit has, by itself.
@@ -78,7 +78,7 @@ class UnitTold:
     aggregate: str
     members: int
     nonmembers: int
-    median_records: float
+    median_records: int
     most_records: int
     metrics: Summary
     by_number: MaybeNumber = math.nan
@@ -115,7 +115,7 @@ def unit_told(column: str, records: Sequence[Record], scores: Sequence[float], s
         aggregate=AGGREGATE,
         members=int(np.sum(units.is_member)),
         nonmembers=int(np.sum(~units.is_member)),
-        median_records=float(np.median(units.sizes)),
+        median_records=int(np.sort(units.sizes)[(len(units.names) - 1) // 2]),
         most_records=int(np.max(units.sizes)),
         metrics=summarise(of_units[scored], units.is_member[scored], clusters, seed=seed),
         by_number=by_number,
