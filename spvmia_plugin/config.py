@@ -172,6 +172,8 @@ class AuditConfig:
     prompts: str | None = _option(None, _file())
     candidate: str | None = _option(None, _file())
     text_column: str = _option("text", _text())
+    unit_column: str | None = _option(None, _text())
+    group_column: str | None = _option(None, _text())
     manifest: str | None = _option(None, _file())
     dataset_path: str | None = _option(None, _file())
     split: Split = _option("random", _one_of("random", "paper"))

@@ -135,6 +135,8 @@ class Document:
         row: its number in the whole source, from the second of several files on; 0 where it is the one in `id`.
         conversation: what the row holds where it is no plain text.
         rendered: that as a model reads it, once it is known how.
+        unit: keyed hash of whom it belongs to; None where nobody said.
+        group: what it is one of; None likewise.
     """
 
     id: str
@@ -142,6 +144,8 @@ class Document:
     row: int = 0
     conversation: Conversation | None = None
     rendered: Rendered | None = None
+    unit: str | None = None
+    group: str | None = None
 
 
 class Piece(NamedTuple):
@@ -160,11 +164,14 @@ class Record:
         id: `file:row` of its first document, with `#k` appended for the k-th further block of the same document.
         text: what is scored; never shown in `repr`, logs or errors.
         is_member: whether it was in the target's training data. Members are the positive class everywhere.
-        cluster: id of the document it comes from. Records of one cluster are dependent, so the cluster is the
-            unit of resampling; no document lies in two clusters.
+        cluster: id of the document it comes from, or of whom it belongs to. Records of one cluster are dependent, so
+            the cluster is the unit of resampling; no document lies in two clusters.
         pieces: where the text was cut from, for a manifest to cut it again.
         conversation: what it is where it is no plain text; `text` then holds its words without any template.
         rendered: that as a model reads it.
+        unit: keyed hash of whom it belongs to (`data.units`); None where nobody said. No unit has records of both
+            classes.
+        group: what it is one of (a language, a region); None where nobody said, or where a block has several.
     """
 
     id: str
@@ -174,6 +181,8 @@ class Record:
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
     conversation: Conversation | None = None
     rendered: Rendered | None = None
+    unit: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,8 @@ class AuditData:
         provenance: JSON-ready details for `mia_audit` (counts, files, manifest path, protocol).
         format: what rows are: `text`, or a kind of conversation.
         renderer: how conversations become tokens (`data.rendering.Renderer`); None for plain text.
+        unit_column: the column that says whom a record belongs to; None where nobody said.
+        group_column: the column that says which group it is of; None likewise.
     """
 
     records: tuple[Record, ...]
@@ -210,6 +221,8 @@ class AuditData:
     format: str = "text"
     renderer: Any = field(default=None, compare=False, repr=False)
     held_out: tuple[Document, ...] = ()
+    unit_column: str | None = None
+    group_column: str | None = None
 
     def texts(self) -> list[tuple[str, str]]:
         """(id, text) of all that is private; of a preference the rejected side too."""

@@ -35,6 +35,7 @@ _NEVER = {
     "base_served",  # which engine reads the base: keys hold its identity there
     "dtype",  # likewise in which precision it is read
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
+    *("unit_column", "group_column"),  # which records go together; keys hold the texts that are left
     *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
 }
 

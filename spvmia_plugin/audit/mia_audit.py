@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
 from spvmia_plugin.audit.roles import given, seen_of_target
+from spvmia_plugin.audit.subjects import UnitTold
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.arrays import Interval
+from spvmia_plugin.metrics.groups import GroupsTold
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.several import Leader, Strongest
@@ -140,6 +142,8 @@ class MiaAudit:
         learned: of an attack that scores all records at once: what it says of how it scored (of `learned` the weights:
             `shipped` or of a `shadow`, their digest, what they were fitted on, and the variant); None of the others.
         bound: what was declared beforehand; None where nothing was.
+        unit: what the attack tells of whom records belong to, and all attacks together; None where nobody said.
+        groups: what all attacks tell of each group; None where there are none.
         strongest: of all attacks on the same data; None where it was not recorded, or only the blind baseline ran.
         epsilon_lb: `CanaryAudit`, or `epsilon_lb` null and the reason.
         blind: the baseline that sees no model.
@@ -166,6 +170,8 @@ class MiaAudit:
     references: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     learned: Mapping[str, Any] | None = field(default=None, metadata=LEFT_OUT)
     bound: BoundTold | None = field(default=None, metadata=LEFT_OUT)
+    unit: UnitTold | None = field(default=None, metadata=LEFT_OUT)
+    groups: GroupsTold | None = field(default=None, metadata=LEFT_OUT)
     strongest: Strongest | None = None
     epsilon_lb: Mapping[str, Any]
     blind: Blind
@@ -198,8 +204,12 @@ def mia_audit(
     canaries: CanaryAudit | None,
     comparison: Comparison | None,
     declared: str | None = None,
+    unit: UnitTold | None = None,
 ) -> dict[str, object]:
-    """What one task writes, JSON-ready. Its `strongest` is the comparison's own, filled when the last task is done."""
+    """What one task writes, JSON-ready.
+
+    `strongest`, `groups` and `together` of `unit` are the comparison's own, filled when the last task is done.
+    """
     audited = [record for record in data.records if record.id in results]
     members = sum(record.is_member for record in audited)
     details = dict(outcome.details)
@@ -228,6 +238,7 @@ def mia_audit(
         references=_of_attack(references, attack.name) if isinstance(references, Mapping) else None,
         learned=without_secrets(learned) if isinstance(learned, Mapping) and learned else None,
         bound=_bound(config, declared) if declared is not None else None,
+        unit=unit,
         epsilon_lb=as_json(canaries) if canaries else {"epsilon_lb": None, "reason": EPSILON_REASON},
         blind=Blind(**asdict(blind)) if blind else Blind(reason="too few documents of a class to hold some out"),
         preconditions=tuple(findings),
@@ -247,7 +258,12 @@ def mia_audit(
         seed=config.seed,
         versions=versions(),
     )
-    return {**as_json(told), "strongest": comparison.strongest if comparison else {}}
+    written: dict[str, Any] = {**as_json(told), "strongest": comparison.strongest if comparison else {}}
+    if comparison is not None and unit is not None:
+        written["unit"]["together"] = comparison.together
+    if comparison is not None and data.group_column is not None:
+        written["groups"] = comparison.groups
+    return written
 
 
 def _bound(config: AuditConfig, declared: str) -> BoundTold | None:
@@ -269,6 +285,7 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
         Misfit: a value is not what it should be.
     """
     strongest = given.get("strongest") or None  # absent from runs of before it was recorded
+    given = _without_unfilled(given)
     if isinstance(strongest, Mapping) and not isinstance(strongest.get("auroc"), Mapping):
         first: MiaAudit = read(MiaAudit, {**given, "strongest": None})
         found = replace(first, strongest=_of_aurocs_alone(strongest))
@@ -276,6 +293,7 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
         found = read(MiaAudit, {**given, "strongest": strongest})
     if found.strongest is not None:
         _check_strongest(found.strongest)
+    _check_subjects(found)
     for stage, spent in found.cost.items():
         read(Mapping, spent, f"cost of {stage}")
         read(float, spent.get("seconds"), f"cost of {stage}.seconds")
@@ -301,15 +319,39 @@ NO_TPR = Leader(reason="recorded by a version that compared AUROCs alone; run th
 """In place of the leaders by TPR in results of before they were recorded."""
 
 
-def _check_strongest(found: Strongest) -> None:
+def _without_unfilled(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without what all tasks fill together and a run that was cut off did not."""
+    unit, left_out = given.get("unit"), [] if given.get("groups") else ["groups"]
+    if isinstance(unit, Mapping) and not unit.get("together"):
+        given = {**given, "unit": {key: value for key, value in unit.items() if key != "together"}}
+    return {key: value for key, value in given.items() if key not in left_out}
+
+
+def _check_subjects(found: MiaAudit) -> None:
+    """What reports show of units and groups."""
+    leaders: list[tuple[str, Leader]] = []
+    if found.unit is not None and found.unit.together is not None:
+        _check_strongest(found.unit.together.strongest, "unit.together.strongest")
+    for group in found.groups.groups if found.groups is not None else ():
+        if group.low_end not in (metric.key for metric in TPRS):
+            raise Misfit("expected the name of a TPR as groups.low_end")
+        leaders += [("groups.auroc", group.auroc), ("groups.most_exposed", group.most_exposed)]
+    _check_leaders(leaders)
+
+
+def _check_strongest(found: Strongest, where: str = "strongest") -> None:
     """Verdict, board and exports rest on these numbers: what they cannot be is refused."""
     if found.low_end not in (metric.key for metric in TPRS):
-        raise Misfit("expected the name of a TPR as strongest.low_end")
-    for key, leader in found.by_metric.items():
+        raise Misfit(f"expected the name of a TPR as {where}.low_end")
+    _check_leaders((f"{where}.{key}", leader) for key, leader in found.by_metric.items())
+
+
+def _check_leaders(leaders: Iterable[tuple[str, Leader]]) -> None:
+    for where, leader in leaders:
         for end in ("value", "low", "high"):
             number = getattr(leader, end)
             if not math.isnan(number) and not 0 <= number <= 1:
-                raise Misfit(f"expected a number from 0 to 1 as strongest.{key}.{end}")
+                raise Misfit(f"expected a number from 0 to 1 as {where}.{end}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.roles import reference_role
+from spvmia_plugin.audit.subjects import groups_together, units_together
 from spvmia_plugin.audit.tables import FeatureTable
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.config import SelfPrompt
@@ -249,6 +250,8 @@ class Comparison:
             writes down a task's record before the next task is aggregated, so this one dict is shared by the records of
             all tasks and filled in place by the last.
         compared: the attacks by task; None until every task has its results.
+        together: `subjects.Together` as JSON, likewise one dict for all; empty where nobody said whose records are.
+        groups: `GroupsTold` likewise; empty where no record is of a group.
 
     Args:
         attacks: by task. Blind attacks do not look at the model and are not compared.
@@ -257,6 +260,8 @@ class Comparison:
 
     def __init__(self, attacks: Mapping[str, Attack], seed: int) -> None:
         self.strongest: dict[str, object] = {}
+        self.together: dict[str, object] = {}
+        self.groups: dict[str, object] = {}
         self.compared: Compared | None = None
         self._seed = seed
         self._attacks = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
@@ -280,11 +285,19 @@ class Comparison:
         self._correlations = None
         if not self._attacks.keys() <= self._results.keys():
             return None
-        scores, members, clusters = self._table(self._attacks)
-        self.compared = self._named(compare(scores, members, clusters, seed=self._seed))
+        scores, chosen = self._table(self._attacks)
+        self.compared = self._named(compare(scores, *_labels(chosen), seed=self._seed))
         found = self.compared.strongest()
-        self.strongest.clear()
-        self.strongest.update(as_json(found))
+        names = {task: attack.name for task, attack in self._attacks.items()}
+        told = {
+            "strongest": found,
+            "together": units_together(scores, chosen, self._named, self._seed),
+            "groups": groups_together(scores, chosen, names, self._seed),
+        }
+        for name, value in told.items():
+            shared: dict[str, object] = getattr(self, name)
+            shared.clear()
+            shared.update(as_json(value) if value is not None else {})
         return found
 
     def _named(self, compared: Compared) -> Compared:
@@ -304,12 +317,12 @@ class Comparison:
             other: a task.
         """
         if self._correlations is None:
-            scores, members, clusters = self._table(self._results)
-            self._correlations = error_correlations(scores, members, clusters, seed=self._seed)
+            scores, chosen = self._table(self._results)
+            self._correlations = error_correlations(scores, *_labels(chosen), seed=self._seed)
         return self._correlations[metric].get((one, other), 1.0)
 
-    def _table(self, tasks: Iterable[str]) -> tuple[dict[str, list[float]], NDArray[np.bool_], list[str]]:
-        """Scores of each task, NaN where there is none, labels and documents of all records that some task has."""
+    def _table(self, tasks: Iterable[str]) -> tuple[dict[str, list[float]], list[Record]]:
+        """Scores of each task, NaN where there is none, of all records that some task has."""
         chosen = {task: self._results[task] for task in tasks}
         ids = sorted({record_id for results in chosen.values() for record_id in results})
         records = [self._records[record_id] for record_id in ids]
@@ -317,5 +330,9 @@ class Comparison:
         for task, results in chosen.items():
             found = [results[record_id].score if record_id in results else None for record_id in ids]
             scores[task] = [math.nan if score is None else score for score in found]
-        members = np.array([record.is_member for record in records], dtype=bool)
-        return scores, members, [record.cluster for record in records]
+        return scores, records
+
+
+def _labels(records: Sequence[Record]) -> tuple[NDArray[np.bool_], list[str]]:
+    """Labels and documents of records."""
+    return np.array([record.is_member for record in records], dtype=bool), [record.cluster for record in records]

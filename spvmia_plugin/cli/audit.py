@@ -80,6 +80,10 @@ def finetune(
     ] = None,
     record_tokens: Annotated[int, typer.Option(help="Conversations are cut to so many tokens.")] = 1024,
     text_column: Annotated[str, typer.Option(help="Column with the text.")] = "text",
+    unit_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column that says whom a record belongs to: deals out whole units."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the coins and the training.")] = 0,
     dtype: Annotated[
         str, typer.Option(help="Of the base: auto, float32, bfloat16 or float16.", autocompletion=_dtypes)

@@ -14,6 +14,7 @@ from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.sources import Loaded, load_spec
 from spvmia_plugin.data.split import Parts
+from spvmia_plugin.data.units import NOBODY, Belonging
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document, LossOn, Record
 
@@ -110,6 +111,7 @@ def load(
     *,
     names: Mapping[Path, str] | None = None,
     member: bool | None = None,
+    belonging: Belonging = NOBODY,
 ) -> Loaded:
     """The documents of one source, whatever its rows are.
 
@@ -119,6 +121,7 @@ def load(
         option: what asked for it, for errors.
         names: names of files in document ids, by absolute path.
         member: only rows whose column `label` says so.
+        belonging: which columns say whose a row is.
 
     Raises:
         SpvmiaError: as `load_spec`.
@@ -131,6 +134,7 @@ def load(
         member=member,
         format=config.format,
         text_given="text_column" in config.given,
+        belonging=belonging,
     )
 
 

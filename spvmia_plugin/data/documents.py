@@ -96,8 +96,14 @@ class Taken:
             text = conversation.words()
         if self.member is not None and self.member is not _is_member(place, row, values, text):
             return size
-        if text.strip():
-            self.documents.append(Document(id_, text, number, conversation))
+        if text.strip() and values is not None:
+            belonging, unit, group = self.layout.belonging, None, None
+            try:
+                unit = None if belonging.unit is None else belonging.unit_of(values[belonging.unit])
+                group = None if belonging.group is None else belonging.group_of(values[belonging.group])
+            except RowError as error:
+                raise place.error(error.problem, error.remedy, row) from error
+            self.documents.append(Document(id_, text, number, conversation, unit=unit, group=group))
         else:
             self.empty += 1
         return size

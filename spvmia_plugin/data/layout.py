@@ -10,6 +10,7 @@ from typing import Protocol
 from spvmia_plugin.config import Format
 from spvmia_plugin.data.files import LABEL
 from spvmia_plugin.data.formats import FORMATS, RowError, RowFormat, recognise
+from spvmia_plugin.data.units import NOBODY, Belonging
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, known_columns
 
 
@@ -30,6 +31,7 @@ class Layout:
         asked: the format, or `auto` for the one that the first row's keys say.
         text_given: whether the user named the text column.
         labelled: whether a column `LABEL` is read too.
+        belonging: which columns say whose a row is.
         format: what it is; None until the first row with any content.
     """
 
@@ -37,6 +39,7 @@ class Layout:
     asked: Format = "auto"
     text_given: bool = False
     labelled: bool = False
+    belonging: Belonging = NOBODY
     format: RowFormat | None = field(default=None, init=False)
     _names: Sequence[str] | None = field(default=None, init=False, repr=False)
     _columns: tuple[str, ...] = field(default=(), init=False, repr=False)
@@ -67,12 +70,13 @@ class Layout:
             raise place.error(f"expected each column once, got several called {called}", "rename or remove them", row)
         found = self._recognised(place, names, row) or self.format or "text"
         wanted = (self.text_column,) if found == "text" else FORMATS[found].required
-        for column in (*wanted, LABEL) if self.labelled else wanted:
+        beside = (*((LABEL,) if self.labelled else ()), *self.belonging.columns)
+        for column in (*wanted, *beside):
             if column not in names:
                 raise self._no_column(place, column, names, row)
         self._settle(place, found, row)
         optional = () if found == "text" else tuple(key for key in FORMATS[found].optional if key in names)
-        self._names, self._columns = names, (*wanted, *optional, *((LABEL,) if self.labelled else ()))
+        self._names, self._columns = names, tuple(dict.fromkeys((*wanted, *optional, *beside)))
         return self._columns
 
     def text_alone(self, place: Place, row: int) -> str:
@@ -85,6 +89,8 @@ class Layout:
             raise place.error(f"expected rows of the format {self.asked}, got a text alone", "give another file", row)
         if self.labelled:
             raise self._no_column(place, LABEL, (), row)
+        for column in self.belonging.columns:
+            raise self._no_column(place, column, (), row)
         self._settle(place, "text", row)
         return self.text_column
 
@@ -131,6 +137,8 @@ class Layout:
                 "a file named in both mia_members and mia_nonmembers says with it who is a member (1) and who is none "
                 "(0); add the column, or give each class its own file"
             )
+        elif column in self.belonging.columns:
+            remedy = f"name the column that is there ({self.belonging.option(column)}), or leave the option out"
         elif column != self.text_column:
             remedy = "correct or remove the row" if row is not None else "name another format (mia_format) or file"
         elif part is not None and not self.text_given:

@@ -43,6 +43,7 @@ from spvmia_plugin.data.split import (
     Parts,
     as_documents,
     held_out,
+    in_units,
     shuffled,
     split_declared,
     split_paper,
@@ -51,6 +52,7 @@ from spvmia_plugin.data.split import (
     unique,
     without,
 )
+from spvmia_plugin.data.units import NOBODY, Belonging, check_apart, check_groups, units_of, without_units
 from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import DatasetSource
@@ -67,6 +69,7 @@ CLUSTER_RULE = {
     "paper": "the block's first document; with sequential blocks a document may reach into the next cluster",
 }
 """What a cluster is, by split."""
+OF_UNITS = "the unit: whom the record belongs to"
 
 _PROTOCOLS = {"finetune": "spvmia finetune", "command": "spvmia manifest"}
 
@@ -110,6 +113,11 @@ def load_audit_data(
             f"mia_max_samples: expected at least {MIN_RECORDS} records of a class, got {config.max_samples}; raise it"
         )
     manifest = _find_manifest(config, target_dirs)
+    if config.unit_column is not None and config.split == "paper":
+        raise SpvmiaError(
+            "mia_unit_column: expected mia_split=random beside it, got paper, whose blocks run on from one document "
+            "into the next; leave one of the two out"
+        )
     if manifest is not None:
         _check_fits(manifest, dataset, config, datasets)
         beside = _check_beside(manifest, target_dirs)
@@ -160,7 +168,10 @@ def load_canaries(
     )
     kind = manifest.settings.get("canary_kind", "natural")  # earlier versions had no others
     numbers = {"number": len(canaries), "included": len(parts.members), "probability": 0.5, "kind": kind}
-    return _assembled_of_manifest(manifest, parts, config, known, tokenizer, canaries=numbers)
+    data = _assembled_of_manifest(manifest, parts, config, known, tokenizer, canaries=numbers)
+    # A coin was thrown for each by itself.
+    alone = tuple(dataclasses.replace(record, unit=None, group=None) for record in data.records)
+    return dataclasses.replace(data, records=alone, unit_column=None, group_column=None)
 
 
 def builtin_datasets() -> dict[str, DatasetSource]:
@@ -213,6 +224,8 @@ def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets:
     contradictions = [(name, "names the records itself") for name in files if getattr(config, name) is not None]
     told = {"split": manifest.data.split, "block_size": manifest.data.block_size, "text_column": manifest.data.column}
     told["format"] = manifest.data.format
+    if manifest.unit_column is not None:
+        told["unit_column"] = manifest.unit_column
     if manifest.data.format != TEXT:
         told |= {name: getattr(manifest.data, name) for name in ("loss_on", "record_tokens")}
         if config.chat_template is not None and read_template(config.chat_template) != manifest.data.template:
@@ -248,13 +261,28 @@ def _of_manifest(
                 f"{len(manifest.records[name])}; "
                 + (f"name more {name}" if manifest.sources else f"fine-tune again with a larger --{name}")
             )
-    records, documents = rebuild(manifest, datasets, config.dataset_path)
+    key = bytes.fromhex(manifest.fingerprint_key)
+    belonging = Belonging(None if manifest.unit_column else config.unit_column, config.group_column, key)
+    records, documents = rebuild(manifest, datasets, config.dataset_path, belonging)
+    column = manifest.unit_column or config.unit_column
+    parts = Parts()
+    if column is not None:
+        check_apart("mia_unit_column", records["members"], records["nonmembers"], column)
+        units = units_of([*records["members"], *records["nonmembers"]])
+        parts.count("prompts_of_audited_units", sum(prompt.unit in units for prompt in records["prompts"]))
+        records["prompts"] = without_units(records["prompts"], units)
     for name in ("members", "nonmembers"):
         if len(records[name]) > config.max_samples:
-            records[name] = shuffled(records[name], config.seed, "max_samples")[: config.max_samples]
-    parts = Parts(records["members"], records["nonmembers"], as_documents(records["prompts"]))
+            records[name] = in_units(records[name], config.seed, "max_samples")[: config.max_samples]
+    parts.members, parts.nonmembers = records["members"], records["nonmembers"]
+    parts.prompts = as_documents(records["prompts"])
     audited = [(f"the {name}", of_class) for name, of_class in documents.items()]
-    candidate = _read_candidate(config, audited, manifest.data.format)
+    of_candidate = None if manifest.sources else column  # whose rows are stands in the manifest there, hashed
+    belonging = dataclasses.replace(belonging, unit=of_candidate, group=None)
+    candidate = _read_candidate(config, audited, manifest.data.format, belonging)
+    if column is not None:
+        units = units_of(record for of_class in records.values() for record in of_class)
+        candidate = _candidate_of_others(candidate, units, parts)
     if candidate:
         parts.candidate = _pack_candidate(candidate, _packer(config, manifest.data.block_size, tokenizer), config)
     elif config.candidate is None:
@@ -276,8 +304,14 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
     # One file of both classes says itself who is who.
     labelled = specs["members"] == specs["nonmembers"]
     sides = {"members": True, "nonmembers": False} if labelled else {}
+    belonging = NOBODY
+    if config.unit_column is not None or config.group_column is not None:
+        belonging = Belonging(config.unit_column, config.group_column, user_key(user_cache(config.cache_dir)))
+    # Which group a prompt is of, nobody asks.
+    asked = {name: dataclasses.replace(belonging, group=None) if name == "prompts" else belonging for name in specs}
     loaded = {
-        name: load(spec, config, f"mia_{name}", names=names, member=sides.get(name)) for name, spec in specs.items()
+        name: load(spec, config, f"mia_{name}", names=names, member=sides.get(name), belonging=asked[name])
+        for name, spec in specs.items()
     }
     kind = loaded["members"].format
     for name, each in loaded.items():
@@ -285,14 +319,21 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
     format_ = Format.of(kind, config)
     members, nonmembers = loaded["members"].documents, loaded["nonmembers"].documents
     _check_classes_differ(members, nonmembers)
-    prompts = loaded["prompts"].documents if "prompts" in loaded else None
+    prompts: Sequence[Document] | None = loaded["prompts"].documents if "prompts" in loaded else None
+    left_out = Parts()
+    if config.unit_column is not None:
+        check_apart("mia_unit_column", members, nonmembers, config.unit_column)
+        prompts = _prompts_of_others(prompts, units_of([*members, *nonmembers]), left_out)
     audited = [("the members", members), ("the non-members", nonmembers)]
     if prompts is not None:
         _check_held_out("mia_prompts", prompts, audited)
-    candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())], kind)
+    beside = dataclasses.replace(belonging, group=None)
+    candidate = _read_candidate(config, [*audited, ("the prompts", prompts or ())], kind, beside)
+    candidate = _candidate_of_others(candidate, units_of([*members, *nonmembers, *(prompts or ())]), left_out)
     packer = _packer(config, format_.block_size, tokenizer)
     prompted = _held_out_records(config)
     parts = split_declared(members, nonmembers, prompts, packer, config.max_samples, prompted, config.seed)
+    parts.counts |= left_out.counts
     for name, records in (("members", parts.members), ("nonmembers", parts.nonmembers)):
         if len(records) < MIN_RECORDS:
             unit, remedy = "records", "give more documents"
@@ -334,6 +375,12 @@ def _public(config: AuditConfig, source: DatasetSource, tokenizer: Callable[[], 
         raise SpvmiaError(
             f"mia_format: expected text for {source.name}, got {config.format}; run the task on 'custom' data instead"
         )
+    for option in ("unit_column", "group_column"):
+        if getattr(config, option) is not None:
+            raise SpvmiaError(
+                f"mia_{option}: expected data of your own (tasks on 'custom', or a target with a manifest), got "
+                f"{source.name}, of which only the text is read; leave it out"
+            )
     format_ = Format.of(TEXT, config)
     if config.dataset_path is not None:
         name = source_name(config.dataset_path)
@@ -384,16 +431,53 @@ def _packer(config: AuditConfig, block_size: int, tokenizer: Callable[[], Any]) 
 
 
 def _read_candidate(
-    config: AuditConfig, others: Sequence[tuple[str, Sequence[Document]]], kind: str
+    config: AuditConfig,
+    others: Sequence[tuple[str, Sequence[Document]]],
+    kind: str,
+    belonging: Belonging = NOBODY,
 ) -> Sequence[Document]:
     """The documents of `mia_candidate`, which are used for nothing else; rows of the same kind as the others'."""
     if config.candidate in (None, NO_CANDIDATE):
         return ()
-    loaded = load(config.candidate, config, "mia_candidate")
+    loaded = load(config.candidate, config, "mia_candidate", belonging=belonging)
     check_format("mia_candidate", loaded, kind)
     documents = unique(loaded.documents)
     _check_held_out("mia_candidate", documents, others)
     return documents
+
+
+def _prompts_of_others(
+    prompts: Sequence[Document] | None, audited: set[str], parts: Parts
+) -> Sequence[Document] | None:
+    """The prompts without rows of audited units: a reference that has learnt a person calibrates that person away.
+
+    Raises:
+        SpvmiaError: none is left.
+    """
+    if prompts is None:
+        return None
+    kept = without_units(prompts, audited)
+    parts.count("prompts_of_audited_units", len(prompts) - len(kept))
+    if not kept:
+        raise SpvmiaError(
+            f"mia_prompts: expected rows of units that are not audited, got {len(prompts):,}, all of units that have "
+            "rows among the members or non-members; give rows of others, or leave mia_prompts out"
+        )
+    return kept
+
+
+def _candidate_of_others(candidate: Sequence[Document], used: set[str], parts: Parts) -> Sequence[Document]:
+    """The same for candidate data, which become records of no unit: nobody asks whose they are from here on."""
+    if not candidate or not used:
+        return candidate
+    kept = without_units(candidate, used)
+    parts.count("candidate_of_used_units", len(candidate) - len(kept))
+    if not kept:
+        raise SpvmiaError(
+            f"mia_candidate: expected rows of units that are used for nothing else, got {len(candidate):,}, all of "
+            "units that have rows among the members, non-members or prompts; give rows of others, or leave it out"
+        )
+    return [dataclasses.replace(document, unit=None) for document in kept]
 
 
 def _pack_candidate(documents: Sequence[Document], packer: Packer, config: AuditConfig) -> Sequence[Document]:
@@ -461,6 +545,7 @@ def _assembled_of_manifest(
         "finetune": {"method": manifest.method, **manifest.settings},
         "in_manifest": {name: len(records) for name, records in manifest.records.items()},
         **({"trainer": dict(manifest.trainer)} if manifest.sources else {}),
+        **({"counts": dict(parts.counts)} if parts.counts else {}),
         **more,
     }
     key = bytes.fromhex(manifest.fingerprint_key).ljust(KEY_BYTES, b"\0")
@@ -479,6 +564,8 @@ def _assembled_of_manifest(
         provenance,
         without_candidate=config.candidate == NO_CANDIDATE,
         base_model=manifest.base_model or None,
+        unit_column=manifest.unit_column or config.unit_column,
+        group_column=config.group_column,
     )
 
 
@@ -496,7 +583,7 @@ def _assembled_of_split(
         "protocol": PROTOCOL[membership],
         "split": config.split,
         "split_seed": config.seed,
-        "cluster_rule": CLUSTER_RULE[config.split],
+        "cluster_rule": CLUSTER_RULE[config.split] if config.unit_column is None else OF_UNITS,
         "counts": {
             "documents": sum(len(each.documents) for each in loaded),
             "empty_rows": sum(each.empty_rows for each in loaded),
@@ -515,6 +602,8 @@ def _assembled_of_split(
         renderer,
         provenance,
         without_candidate=config.candidate == NO_CANDIDATE,
+        unit_column=config.unit_column,
+        group_column=config.group_column,
     )
 
 
@@ -530,6 +619,8 @@ def _assembled(
     *,
     without_candidate: bool,
     base_model: str | None = None,
+    unit_column: str | None = None,
+    group_column: str | None = None,
 ) -> AuditData:
     """Shuffle the records with the seed, fingerprint all texts with the key, and render conversations.
 
@@ -540,6 +631,8 @@ def _assembled(
         SpvmiaError: a whole document of the members is one of the non-members as well; a template refuses a
             conversation, or no token of a class is scored.
     """
+    if group_column is not None:
+        check_groups([*parts.members, *parts.nonmembers], group_column)
     if not format_.block_size:
         _check_classes_differ(parts.members, parts.nonmembers)
     texts: dict[str, Sequence[Record | Document]] = {
@@ -567,6 +660,8 @@ def _assembled(
         provenance=provenance,
         format=format_.name,
         renderer=renderer,
+        unit_column=unit_column,
+        group_column=group_column,
     )
 
 

@@ -15,6 +15,7 @@ from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import document_row, rebuild_text
 from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
+from spvmia_plugin.data.units import NOBODY, Belonging
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Conversation, Document, LossOn, Membership, Piece, Record
@@ -154,6 +155,14 @@ class Manifest:
         """Whether who is a member is known from the training itself, or is what somebody said of it."""
         seen = self.written_by == "trainer" and self.trainer.get("data") == MATCHED
         return "manifest" if seen or self.written_by == "finetune" else "declared"
+
+    @property
+    def unit_column(self) -> str | None:
+        """The column of the units that the manifest knows; each record's cluster is then its unit."""
+        column = self.settings.get("unit_column")
+        if isinstance(column, str):
+            return column
+        return "unit" if any(mark.unit is not None for marks in self.marks.values() for mark in marks) else None
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the file, the warning first."""
@@ -314,7 +323,10 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         data=origin,
         settings=dict(content["settings"]),
         versions=dict(content["versions"]),
-        records={name: tuple(_record(row, name) for row in content[name]) for name in classes},
+        records={
+            name: tuple(_record(row, name, owned="unit_column" in content["settings"]) for row in content[name])
+            for name in classes
+        },
         fingerprint_key=content["fingerprint_key"],
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
@@ -340,7 +352,7 @@ def _parsed_sources(content: Mapping[str, Any], classes: Sequence[str]) -> dict[
     }
 
 
-def _record(row: Mapping[str, Any], name: str) -> Record:
+def _record(row: Mapping[str, Any], name: str, *, owned: bool) -> Record:
     made = name == "canaries" and "text" in row
     pieces = () if made else tuple(Piece(*map(int, piece)) for piece in row["pieces"])
     is_member = row["included"] if name == "canaries" else name == "members"
@@ -348,11 +360,15 @@ def _record(row: Mapping[str, Any], name: str) -> Record:
         raise TypeError("included")
     # They go to stderr and into files, so half a surrogate pair becomes its escape.
     id_, cluster = (str(row[key]).encode("utf-8", "backslashreplace").decode() for key in ("id", "cluster"))
-    return Record(id_, str(row["text"]) if made else "", is_member, cluster, pieces)
+    unit = cluster if owned and not made else None
+    return Record(id_, str(row["text"]) if made else "", is_member, cluster, pieces, unit=unit)
 
 
 def rebuild(
-    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None = None
+    manifest: Manifest,
+    datasets: Mapping[str, DatasetSource],
+    new_place: str | None = None,
+    belonging: Belonging = NOBODY,
 ) -> tuple[dict[str, list[Record]], dict[str, list[Document]]]:
     """Rebuild the text of every record from the data, and make sure they are the data of the fine-tuning.
 
@@ -360,6 +376,7 @@ def rebuild(
         manifest: the ground truth.
         datasets: named data sets.
         new_place: a local file to read instead of what the manifest names (`mia_dataset_path`).
+        belonging: columns of the data that say whose a row is, where the manifest does not.
 
     Returns:
         The records with their texts, and the whole documents these were cut from, both by class.
@@ -368,8 +385,9 @@ def rebuild(
         SpvmiaError: the data are not there, or have changed.
     """
     if manifest.sources:
-        return _rebuild_sources(manifest, datasets, new_place)
-    by_row = {document_row(document): document for document in _load_data(manifest, datasets, new_place)}
+        return _rebuild_sources(manifest, datasets, new_place, belonging)
+    loaded = _load_data(manifest, datasets, new_place, belonging)
+    by_row = {document_row(document): document for document in loaded}
     texts = {row: document.text for row, document in by_row.items()}
     where = new_place or manifest.data.spec
     records, documents = {}, {}
@@ -390,13 +408,14 @@ def rebuild(
             raise _changed(where, f"row {error.args[0]} is missing or shorter") from error
         rows = dict.fromkeys(piece.row for record in listed for piece in record.pieces)
         documents[name] = [by_row[row] for row in rows]
+        records[name] = [_owned(record, by_row, belonging) for record in records[name]]
     if manifest_fingerprint(manifest.fingerprint_key, records) != manifest.fingerprint:
         raise _changed(where, "texts or labels differ from its fingerprint")
     return records, documents
 
 
 def _rebuild_sources(
-    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None
+    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None, belonging: Belonging
 ) -> tuple[dict[str, list[Record]], dict[str, list[Document]]]:
     """The same where every class has a source of its own: each row by its number, and held against its hash."""
     read: dict[ClassSource, dict[int, Document]] = {}
@@ -406,7 +425,7 @@ def _rebuild_sources(
         if source not in read:
             placed = replace(manifest, data=replace(manifest.data, spec=source.spec, column=source.column))
             where = None if new_place is None else _moved(source.spec, new_place, manifest)
-            read[source] = {document_row(each): each for each in _load_data(placed, datasets, where)}
+            read[source] = {document_row(each): each for each in _load_data(placed, datasets, where, belonging)}
         by_row, changed = read[source], []
         texts = {row: document.text for row, document in by_row.items()}
         records[name], documents[name] = [], []
@@ -422,7 +441,8 @@ def _rebuild_sources(
                 continue
             if not hmac.compare_digest(content_hash(manifest.fingerprint_key, found), mark.hash):
                 changed.append(record.pieces[0].row)
-            records[name].append(found)
+            owned = _owned(found, by_row, belonging)
+            records[name].append(owned if mark.unit is None else replace(owned, unit=mark.unit, cluster=mark.unit))
         if changed:
             named = ", ".join(map(str, changed[:_MOST_NAMED]))
             more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
@@ -464,6 +484,26 @@ def _moved(spec: str, new_place: str, manifest: Manifest) -> str:
     return str(found)
 
 
+def _owned(record: Record, by_row: Mapping[int, Document], belonging: Belonging) -> Record:
+    """The record with whose it is, as the rows that it was cut from say.
+
+    Raises:
+        SpvmiaError: they are of several units.
+    """
+    rows = [by_row[piece.row] for piece in record.pieces]
+    groups = {row.group for row in rows}
+    record = replace(record, group=groups.pop() if len(groups) == 1 else None)
+    if belonging.unit is None or not rows:
+        return record
+    unit = rows[0].unit
+    if any(row.unit != unit for row in rows):
+        raise SpvmiaError(
+            f"mia_unit_column: expected records of one unit each, got {record.id}, a block that was cut across several "
+            f"units of column {belonging.unit!r}; fine-tune with 'spvmia finetune --unit-column', or leave it out"
+        )
+    return replace(record, unit=unit, cluster=unit or record.cluster)
+
+
 def _changed(where: str, problem: str) -> SpvmiaError:
     return SpvmiaError(
         f"mia_manifest: {where}: expected the data the target was fine-tuned on, but {problem}; "
@@ -471,7 +511,9 @@ def _changed(where: str, problem: str) -> SpvmiaError:
     )
 
 
-def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None) -> Sequence[Document]:
+def _load_data(
+    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None, belonging: Belonging
+) -> Sequence[Document]:
     origin = manifest.data
     if new_place is None and is_file_spec(origin.spec, datasets) and not is_there(origin.spec):
         raise SpvmiaError(
@@ -485,6 +527,7 @@ def _load_data(manifest: Manifest, datasets: Mapping[str, DatasetSource], new_pl
         local_option="mia_dataset_path",
         datasets=datasets,
         format=origin.format,
+        belonging=belonging,
     ).documents
     # A local file that stands in for a named data set is cleaned as that is.
     stands_in = new_place is not None and origin.spec in datasets

@@ -9,7 +9,8 @@ code; other blocks are dropped and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
@@ -85,10 +86,46 @@ def whole_documents(documents: Sequence[Document], limit: int | None = None) -> 
     """One record per document, for block size 0."""
     taken = documents if limit is None else documents[:limit]
     records = tuple(
-        Record(d.id, d.text, False, d.id, (Piece(document_row(d), 0, len(d.text)),), d.conversation, d.rendered)
+        Record(
+            d.id,
+            d.text,
+            False,
+            d.unit or d.id,
+            (Piece(document_row(d), 0, len(d.text)),),
+            d.conversation,
+            d.rendered,
+            d.unit,
+            d.group,
+        )
         for d in taken
     )
     return Packed(records, len(records))
+
+
+def unit_by_unit(
+    documents: Sequence[Document], limit: int | None, pack_some: Callable[[Sequence[Document], int | None], Packed]
+) -> Packed:
+    """Cut the documents of each unit by themselves: no record holds texts of two.
+
+    Args:
+        documents: those of a unit one after the other.
+        limit: number of records to stop at.
+        pack_some: cuts documents into at most so many records.
+
+    Returns:
+        Records whose cluster is their unit. A unit is used with all of its documents, where the limit cut it too.
+    """
+    records: list[Record] = []
+    used = changed = rests = 0
+    for unit, group in groupby(documents, key=lambda document: document.unit):
+        if limit is not None and len(records) >= limit:
+            break
+        own = list(group)
+        packed = pack_some(own, None if limit is None else limit - len(records))
+        records += [replace(record, unit=unit, cluster=unit or record.cluster) for record in packed.records]
+        used += len(own)
+        changed, rests = changed + packed.changed_length, rests + packed.cut_rests
+    return Packed(tuple(records), used, changed, rests)
 
 
 def cut_documents(documents: Sequence[Document], tokenize: Tokenize, block_size: int) -> list[Document]:
@@ -245,6 +282,7 @@ def _cut(
         if length == 0:
             break
     first, last = documents[pieces[0].row], documents[pieces[-1].row]
+    groups = {documents[index].group for index, *_ in pieces}
     number = cursor.parts + 1 if pieces[0].row == cursor.index else 1
     name = first.id if number == 1 else f"{first.id}#{number}"
     block = Record(
@@ -253,6 +291,7 @@ def _cut(
         False,
         cursor.cluster or first.id,
         tuple(Piece(document_row(documents[index]), start, end) for index, start, end in pieces),
+        group=groups.pop() if len(groups) == 1 else None,
     )
     if pieces[-1].end == len(last.text) + len(SEPARATOR):
         return block, _Cursor(pieces[-1].row + 1)

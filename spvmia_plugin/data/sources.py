@@ -18,6 +18,7 @@ from spvmia_plugin.data.documents import Taken
 from spvmia_plugin.data.files import EXPECTED, Growth, SourceFile, find_shards, shard_names
 from spvmia_plugin.data.layout import Layout
 from spvmia_plugin.data.rows import rows_of
+from spvmia_plugin.data.units import NOBODY, Belonging
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document
@@ -33,6 +34,7 @@ def read_documents(
     member: bool | None = None,
     format: Format = "auto",  # noqa: A002 - as the option is called
     text_given: bool = False,
+    belonging: Belonging = NOBODY,
 ) -> Loaded:
     """Read texts or conversations from a file, from all files of a folder, or from those that fit a pattern.
 
@@ -47,6 +49,7 @@ def read_documents(
         member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
         format: what the rows are; `auto` goes by the keys of the first.
         text_given: whether the user named the column.
+        belonging: which columns say whose a row is.
 
     Raises:
         SpvmiaError: no such file, unknown ending, nothing in it, no such column, a row that does not fit, invalid
@@ -54,7 +57,7 @@ def read_documents(
     """
     shards = find_shards(spec, option)
     names = names or shard_names(shards)
-    taken = Taken(Layout(column, format, text_given, labelled=member is not None), member)
+    taken = Taken(Layout(column, format, text_given, member is not None, belonging), member)
     rows_before = 0
     for shard in shards:
         file = SourceFile(shard.path, option)
@@ -140,6 +143,7 @@ def load_hub(
     member: bool | None = None,
     format: Format = "auto",  # noqa: A002 - as the option is called
     text_given: bool = False,
+    belonging: Belonging = NOBODY,
 ) -> Loaded:
     """Load one split of a hub data set.
 
@@ -152,6 +156,7 @@ def load_hub(
         member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
         format: what the rows are; `auto` goes by the columns.
         text_given: whether the user named the column.
+        belonging: which columns say whose a row is.
 
     Raises:
         SpvmiaError: the hub cannot be reached, there is no such data set, split or column, or a row does not fit.
@@ -163,7 +168,7 @@ def load_hub(
         )
     rows = _load(spec, option, local_option)
     place = _Split(spec, option)
-    taken = Taken(Layout(column, format, text_given, labelled=member is not None), member, clean)
+    taken = Taken(Layout(column, format, text_given, member is not None, belonging), member, clean)
     columns = taken.layout.columns(place, rows.column_names)
     row = 0
     for batch in rows.select_columns(list(columns)).iter(batch_size=_BATCH):
@@ -237,6 +242,7 @@ def load_spec(
     member: bool | None = None,
     format: Format = "auto",  # noqa: A002 - as the option is called
     text_given: bool = False,
+    belonging: Belonging = NOBODY,
 ) -> Loaded:
     """Load the documents behind a file, folder or pattern, `hf:<dataset>[:<config>][:<split>]`, or a data set's name.
 
@@ -250,6 +256,7 @@ def load_spec(
         member: only rows whose column `label` says member (True) or non-member (False); None for all rows.
         format: what the rows are; `auto` goes by the keys of the first. A named data set holds texts.
         text_given: whether the user named the column.
+        belonging: which columns say whose a row is.
 
     Raises:
         SpvmiaError: the data cannot be had, or do not fit.
@@ -257,6 +264,11 @@ def load_spec(
     local_option = local_option or option
     source = (datasets or {}).get(spec)
     if source is not None:
+        for beside in belonging.columns:
+            raise SpvmiaError(
+                f"{option}: expected data of your own beside {belonging.option(beside)}, got the data set {spec}, of "
+                "which only the text is read; name a file, or leave the option out"
+            )
         return load_source(source, source.train_split, option=option, local_option=local_option)
     if spec.startswith(PREFIX):
         return load_hub(
@@ -267,8 +279,18 @@ def load_spec(
             member=member,
             format=format,
             text_given=text_given,
+            belonging=belonging,
         )
-    return read_documents(spec, column, option=option, names=names, member=member, format=format, text_given=text_given)
+    return read_documents(
+        spec,
+        column,
+        option=option,
+        names=names,
+        member=member,
+        format=format,
+        text_given=text_given,
+        belonging=belonging,
+    )
 
 
 def is_file_spec(spec: str, datasets: Mapping[str, DatasetSource]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from spvmia_plugin.data.packing import Packed, Tokenize, cut_documents, pack, whole_documents
+from spvmia_plugin.data.packing import Packed, Tokenize, cut_documents, pack, unit_by_unit, whole_documents
 from spvmia_plugin.records import Document, Record
 from spvmia_plugin.seeds import stable_seed
 
@@ -21,6 +21,7 @@ PROMPT_SHARE = 0.25
 """This share of the non-member documents becomes the prompts where none are given."""
 
 T = TypeVar("T")
+Owned = TypeVar("Owned", Record, Document)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,16 @@ class Packer:
     sequential: bool = False
 
     def pack(self, documents: Sequence[Document], limit: int | None = None, *, one_per_cluster: bool = False) -> Packed:
-        """Cut documents into records, at most `limit` of them."""
+        """Cut documents into records, at most `limit` of them; of each unit by itself where units are known.
+
+        With `one_per_cluster` one of each document, or of each unit.
+        """
+        if documents and documents[0].unit is not None:
+            most = 1 if one_per_cluster else None
+            return unit_by_unit(documents, limit, lambda own, left: self._pack(own, most or left, one_per_cluster))
+        return self._pack(documents, limit, one_per_cluster)
+
+    def _pack(self, documents: Sequence[Document], limit: int | None, one_per_cluster: bool) -> Packed:
         if self.tokenize is None:
             return whole_documents(documents, limit)
         return pack(
@@ -108,6 +118,21 @@ def shuffled(items: Sequence[T], seed: int, purpose: str) -> list[T]:
     return order
 
 
+def in_units(items: Sequence[Owned], seed: int, purpose: str) -> list[Owned]:
+    """The same in the order of their units, shuffled each for itself; as `shuffled` where there are no units.
+
+    Units come in an order that knows nothing of how many items they have: in that of shuffled items the largest would
+    come first, and be dealt to the first class.
+    """
+    order = shuffled(items, seed, purpose)
+    if not order or order[0].unit is None:
+        return order
+    units: dict[str | None, list[Owned]] = {item.unit: [] for item in items}
+    for item in order:
+        units[item.unit].append(item)
+    return [item for unit in shuffled(list(units), seed, f"{purpose} units") for item in units[unit]]
+
+
 def as_documents(records: Sequence[Record]) -> tuple[Document, ...]:
     """Records that are not audited."""
     return tuple(
@@ -123,7 +148,7 @@ def held_out(documents: Sequence[Document], packer: Packer, records: int, seed: 
     record stay as they are: a reference on short texts is better than none.
     """
     pool = unique(documents)
-    packed = packer.pack(pool if packer.sequential else shuffled(pool, seed, "held_out"), records)
+    packed = packer.pack(pool if packer.sequential else in_units(pool, seed, "held_out"), records)
     return as_documents(packed.records) or tuple(pool[:records])
 
 
@@ -154,6 +179,8 @@ def deal(
 ) -> tuple[dict[str, tuple[Record, ...]], dict[str, int]]:
     """Deal one pool out at random by document, in the order asked for, as far as it goes; without equal texts.
 
+    By unit where units are known: what is left of a unit that is dealt to one class goes to none.
+
     Args:
         documents: the pool.
         packer: makes records of documents.
@@ -163,7 +190,7 @@ def deal(
     Returns:
         Records by class, at most as many as wanted, and the counts of what was left out.
     """
-    pool = shuffled(unique(documents), seed, "split")
+    pool = in_units(unique(documents), seed, "split")
     parts = Parts()
     parts.count("duplicate_documents", len(documents) - len(pool))
     dealt = {}
@@ -224,9 +251,11 @@ def split_declared(
     parts = Parts()
     parts.count("duplicate_documents", len(members) + len(nonmembers) - len(trained) - len(held))
     if not packer.sequential:
-        trained, held = shuffled(trained, seed, "members"), shuffled(held, seed, "nonmembers")
+        trained, held = in_units(trained, seed, "members"), in_units(held, seed, "nonmembers")
     if prompts is None:
         cut = len(held) - max(int(PROMPT_SHARE * len(held)), min(1, len(held) - 1))
+        while 0 < cut < len(held) and held[cut].unit is not None and held[cut].unit == held[cut - 1].unit:
+            cut -= 1  # a unit that would be on both sides prompts
         held, prompts = held[:cut], held[cut:]
     parts.members = parts.take(packer.pack(trained, records), members=True)
     parts.nonmembers = parts.take(packer.pack(held, records))

@@ -27,6 +27,7 @@ from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Resul
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.roles import cast
 from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.audit.subjects import UnitTold, unit_told
 from spvmia_plugin.checks.preconditions import warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
@@ -43,7 +44,7 @@ from spvmia_plugin.harness.request import (
     open_store,
 )
 from spvmia_plugin.harness.shared import ADAPTER_ARGUMENTS, SHARED, SharedData, adapter_of, load_tokenizer
-from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_95, WITH_ERROR
+from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_95, UNIT_METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
@@ -67,6 +68,7 @@ FILTER = "none"
 _ROWS = "spvmia_rows"
 """Mark of the method that writes the rows of groups, once it is ours."""
 _NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
+_OF_UNITS = tuple(name for metric in UNIT_METRICS for name in (metric.key, metric.stderr_key))
 """What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
 
 DEVICE = "cuda:0"
@@ -117,6 +119,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.audited: Sequence[Record] = self.data.records
         self._summary: Summary | None = None
         self._canaries: CanaryAudit | None = None
+        self._unit: UnitTold | None = None
         self._results: Mapping[str, RecordResult] = {}
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
@@ -216,7 +219,7 @@ class AuditTask(Task):  # type: ignore[misc]
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
-        self._summary, self._canaries, self._results = None, None, {}
+        self._summary, self._canaries, self._unit, self._results = None, None, None, {}
         self.outcome = Outcome()
         self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
@@ -276,11 +279,15 @@ class AuditTask(Task):  # type: ignore[misc]
         """The record's item for every metric."""
         result = RecordResult.from_json(results[0])
         item = Item(str(doc["id"]), bool(doc["is_member"]), result.score, result.reason)
-        return dict.fromkeys(_NAMES, item)
+        return dict.fromkeys(self._names, item)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (*_NAMES, *_OF_UNITS) if self.data.unit_column is not None else _NAMES
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Item]], float]]:
         """Metric name -> function of all records' items. Standard errors follow their metrics to fill that column."""
-        return {name: partial(self._guarded, partial(self._aggregate, name)) for name in _NAMES}
+        return {name: partial(self._guarded, partial(self._aggregate, name)) for name in self._names}
 
     def _guarded(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Call what reads records, or asks the attack, for the harness."""
@@ -290,7 +297,8 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def higher_is_better(self) -> dict[str, bool]:
         """Privacy is better the less an attack succeeds."""
-        return {key: metric.higher_is_better for key, metric in METRICS.items()}
+        of_units = UNIT_METRICS if self.data.unit_column is not None else ()
+        return {metric.key: metric.higher_is_better for metric in (*METRICS.values(), *of_units)}
 
     def aggregate(self, bootstrap_iters: int | None = None) -> tuple[dict[str, Any], int]:
         """Metrics and the number of records, for the lm_evals whose tasks are asked for them (0.5).
@@ -313,6 +321,10 @@ class AuditTask(Task):  # type: ignore[misc]
             audit = self._guarded(self._audit, self._summary)
             # Its comparison is one object for all tasks, complete when the last of them has been aggregated: no copy.
             told = {**utf8(audit), "strongest": audit["strongest"]}
+            if "groups" in audit:
+                told["groups"] = audit["groups"]
+            if isinstance(unit := audit.get("unit"), dict):
+                told["unit"] = {**utf8(unit), **{key: unit[key] for key in ("together",) if key in unit}}
             # A server's address and headers lie in there, too, with the model's other arguments.
             config["metadata"] = {**without_secrets(utf8(config["metadata"])), "mia_audit": told}
         return config
@@ -324,7 +336,14 @@ class AuditTask(Task):  # type: ignore[misc]
             return blind.auroc if blind else math.nan
         if name == EPSILON.key:
             return self._canaries.epsilon_lb if self._canaries else math.nan
+        if name in _OF_UNITS:
+            return self._of_units(name)
         return summary.values()[name]
+
+    def _of_units(self, name: str) -> float:
+        """A number with the units as observations; NaN where there is none."""
+        values = self._unit.metrics.values() if self._unit is not None else {}
+        return values.get(name.removeprefix("unit_"), math.nan)
 
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
@@ -337,6 +356,10 @@ class AuditTask(Task):  # type: ignore[misc]
                 [self._shared.record(item.record_id).cluster for item in scored],
                 seed=self.settings.seed,
             )
+            if self.data.unit_column is not None:
+                records = [self._shared.record(item.record_id) for item in items]
+                scores = [math.nan if item.score is None else item.score for item in items]
+                self._unit = unit_told(self.data.unit_column, records, scores, self.settings.seed)
             if self.is_canary_audit:
                 scores = [float(item) for item in items]
                 coins = [item.is_member for item in items]
@@ -360,6 +383,7 @@ class AuditTask(Task):  # type: ignore[misc]
             canaries=self._canaries,
             comparison=self.comparison,
             declared=self.declared,
+            unit=self._unit,
         )
 
 

@@ -65,6 +65,11 @@ METRICS: Mapping[str, Metric] = {
 }
 """Those that the harness prints, by key, in its order."""
 
+UNIT_AUROC = Metric("unit_auroc", "AUROC by unit", guess=0.5, has_error=True)
+UNIT_TPR_1PCT = Metric("unit_tpr_at_1pct_fpr", "TPR at 1 % FPR by unit", guess=0.01, has_error=True, fpr=0.01)
+UNIT_METRICS = (UNIT_AUROC, UNIT_TPR_1PCT)
+"""Those that the harness prints besides where it is known whom records belong to: units are the observations."""
+
 TPRS = (TPR_5PCT, TPR_1PCT, TPR_01PCT)
 """Those in `mia_audit`; the harness prints the lower two."""
 METRICS_WITH_INTERVAL: Mapping[str, Metric] = {metric.key: metric for metric in (AUROC, *TPRS)}

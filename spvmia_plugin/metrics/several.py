@@ -191,7 +191,7 @@ def compare(
     resolved = [metric for metric, found in points.items() if any(not point.reason for point in found.values())]
     critical = math.nan
     if estimates and not unresolved:
-        errors = _joint_errors(list(scores.values()), influences, labels, codes, resolved, seed)
+        errors = joint_errors(list(scores.values()), influences, labels, codes, resolved, seed)
         critical = max_quantile(errors, min(estimate.df for estimate in estimates.values()), confidence, seed)
     pointwise = 2 * float(stdtr(min((e.df for e in estimates.values()), default=math.nan), critical)) - 1
 
@@ -244,7 +244,7 @@ def joint_estimates(
     return estimates, influences[: len(estimates)]
 
 
-def _joint_errors(
+def joint_errors(
     scores: Sequence[Floats], influences: Floats, labels: Bools, codes: Codes, tprs: Sequence[Metric], seed: int
 ) -> Floats:
     """(K * (1 + len(tprs)), B) errors of the AUROC and the TPRs of K attacks, each in the same B resamples."""
@@ -259,17 +259,25 @@ def _joint_errors(
 
 def max_quantile(errors: Floats, df: float, confidence: float, seed: int) -> float:
     """Quantile of max_k |T_k|, T multivariate t with the correlation of the rows of `errors` (K, B)."""
+    return max_quantile_over([errors], df, confidence, seed)
+
+
+def max_quantile_over(parts: Sequence[Floats], df: float, confidence: float, seed: int) -> float:
+    """The same over several parts of errors (K, B), those of one independent of those of the others."""
     single = float(stdtrit(df, 0.5 + confidence / 2))
-    norms = np.linalg.norm(errors, axis=1)
-    unit = errors / np.where(norms > 0, norms, 1.0)[:, None]
-    correlation = unit @ unit.T
-    np.fill_diagonal(correlation, 1.0)  # what does not vary has no correlation: treated as independent
-    eigenvalues, vectors = np.linalg.eigh(correlation)
-    root = vectors * np.sqrt(np.clip(eigenvalues, 0.0, None))
     rng = np.random.default_rng(seed)
-    normal = rng.standard_normal((_DRAWS, len(errors))) @ root.T
+    largest = np.zeros(_DRAWS)
+    for errors in parts:
+        norms = np.linalg.norm(errors, axis=1)
+        unit = errors / np.where(norms > 0, norms, 1.0)[:, None]
+        correlation = unit @ unit.T
+        np.fill_diagonal(correlation, 1.0)  # what does not vary has no correlation: treated as independent
+        eigenvalues, vectors = np.linalg.eigh(correlation)
+        root = vectors * np.sqrt(np.clip(eigenvalues, 0.0, None))
+        normal = rng.standard_normal((_DRAWS, len(errors))) @ root.T
+        largest = np.maximum(largest, np.abs(normal).max(axis=1))
     scale = np.sqrt(rng.chisquare(df, _DRAWS) / df)
-    return max(single, float(np.quantile(np.abs(normal).max(axis=1) / scale, confidence)))
+    return max(single, float(np.quantile(largest / scale, confidence)))
 
 
 def in_one_line(found: Strongest) -> str:

@@ -37,7 +37,7 @@ FORMAT = 1
 
 _SHARED = ("membership", "n", "preconditions", "notes", "cost", "stages", "models", "settings", "seed", "versions")
 """Entries of `mia_audit` that all attacks of an audit share, told once."""
-_SOMETIMES = ("scored", "self_prompts")
+_SOMETIMES = ("scored", "self_prompts", "groups")
 """Likewise, of audits that have them."""
 _DEFAULT_SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
 _OPTIONS = {
@@ -171,7 +171,7 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mappin
         "unscored": task.told["unscored"],
         "rests_on": rests_on,
         "seconds_of_what_it_rests_on": stage_seconds(task, rests_on),
-        **({"references": task.told["references"]} if task.told.get("references") else {}),
+        **{key: task.told[key] for key in ("references", "unit") if task.told.get(key)},
         **({"nonmembers_with_p_at_most_5pct": small[task.attack]} if task.attack in small else {}),
     }
 

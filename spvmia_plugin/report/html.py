@@ -12,6 +12,7 @@ from spvmia_plugin.checks import percent
 from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.precision import PRIORS
+from spvmia_plugin.report import subjects
 from spvmia_plugin.report.advice import advice, bound_sentence
 from spvmia_plugin.report.facts import accusations, command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
@@ -194,6 +195,8 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         "rows": _rows(audit),
         "tprs": TPRS,
         **{name: inlined(getattr(figures, name)) for name in ("ranking", "roc", "scores", "scatter", "cost")},
+        "units": subjects.units(audit),
+        "groups": subjects.groups(audit),
         "members": members,
         "table": table,
         "data": web.trusted(embedded(table)),

@@ -28,12 +28,16 @@ _FREE_SETTINGS = frozenset(
         "canary_attack",  # the attack itself is a condition, where one was asked to guess coins
         # What they come to is a condition of its own where rows are conversations; for plain text they say nothing.
         *("format", "loss_on", "chat_template", "record_tokens", "self_prompt"),
+        *("unit_column", "group_column"),  # by whom numbers are told as well; the fingerprint knows the records
         "allow_degenerate",  # a permission, not a way
         *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
     )
 )
 _NOT_RECIPE = frozenset(
-    {"members", "nonmembers", "prompts", "canaries", "canary_kind", "block_size", "text_column", "seed", "dtype"}
+    {
+        *("members", "nonmembers", "prompts", "canaries", "canary_kind"),
+        *("block_size", "text_column", "unit_column", "seed", "dtype"),
+    }
 )
 """Settings of the fine-tuning that say which data (the fingerprint tells), not how they were learned."""
 _METHOD = "fine-tuning"

@@ -15,7 +15,7 @@ import numpy as np
 
 from spvmia_plugin.audit.mia_audit import FORMAT, Counts, MiaAudit, read_mia_audit
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.names import AUROC, METRICS
+from spvmia_plugin.metrics.names import AUROC, METRICS, UNIT_METRICS
 from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.results.files import load_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
@@ -281,7 +281,7 @@ def _task(
 
 def _check_range(path: Path, task: str, metrics: Mapping[str, float]) -> None:
     """Refuse a number that its metric, or the metric's error, cannot be."""
-    for metric in METRICS.values():
+    for metric in (*METRICS.values(), *UNIT_METRICS):
         for key in (metric.key, metric.stderr_key):
             value = metrics.get(key, math.nan)
             if not math.isnan(value) and not 0 <= value <= metric.maximum:

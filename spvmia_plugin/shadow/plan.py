@@ -15,9 +15,10 @@ from spvmia_plugin.data.conversations import load
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
 from spvmia_plugin.data.manifest import Manifest, rebuild
 from spvmia_plugin.data.sources import Loaded, source_name
+from spvmia_plugin.data.units import units_of, without_units
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.training.finetune import Say, read_pool
+from spvmia_plugin.training.finetune import Say, belonging_of, read_pool
 from spvmia_plugin.training.shadow import (
     CLASSES,
     LEAST,
@@ -125,22 +126,20 @@ class ShadowPlan:
                     f"--target: {manifest.path}: expected at least {LEAST} {name}, got {len(manifest.records[name])}: "
                     "a shadow is as large as its target, and fewer records say too little; fine-tune the target on more"
                 )
-        _, documents = rebuild(manifest, registry.datasets, settings.dataset_path)
-        used = [document for of_class in documents.values() for document in of_class]
-        if settings.candidate not in (None, NO_CANDIDATE):
-            used += load(str(settings.candidate), settings, "mia_candidate").documents
         data = config.data or settings.dataset_path or manifest.data.spec
         sizes = {name: len(manifest.records[name]) for name in CLASSES}
         everything = Share(manifest.data.seed, frozenset(), sizes)
-        pool = read_pool(
-            shadow_config(manifest, data, everything, config.output, template, config.trust_remote_code),
-            say,
-            registry.datasets,
-            keep,
-        )
+        recipe_of_all = shadow_config(manifest, data, everything, config.output, template, config.trust_remote_code)
+        belonging = belonging_of(recipe_of_all, registry.datasets)
+        _, documents = rebuild(manifest, registry.datasets, settings.dataset_path, belonging)
+        used = [document for of_class in documents.values() for document in of_class]
+        if settings.candidate not in (None, NO_CANDIDATE):
+            used += load(str(settings.candidate), settings, "mia_candidate").documents
+        pool = read_pool(recipe_of_all, say, registry.datasets, keep)
         named = registry.datasets.get(manifest.data.spec)
         stands_in = named is not None and data == settings.dataset_path
-        found = untouched(pool.loaded.documents, used, clean=named.clean if named and stands_in else str)
+        others = without_units(pool.loaded.documents, units_of(used))
+        found = untouched(others, used, clean=named.clean if named and stands_in else str)
         return cls(manifest, data, settings, found, share_out(pool, found, sizes, config.shadows, manifest.data.seed))
 
     def identity(self) -> dict[str, Any]:

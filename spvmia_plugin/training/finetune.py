@@ -31,6 +31,7 @@ from spvmia_plugin.data.packing import fast_tokenize
 from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
+from spvmia_plugin.data.units import NOBODY, Belonging, units_of
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
@@ -83,6 +84,7 @@ class FinetuneConfig:
         chat_template: a Jinja file in place of the tokenizer's own template.
         record_tokens: conversations are cut to so many tokens.
         text_column: the column with the text; a named data set has its own.
+        unit_column: the column that says whom a record belongs to: whole units are dealt out. None to deal documents.
         seed: of the split, the coins and the training.
         dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
         quiet: print nothing.
@@ -111,6 +113,7 @@ class FinetuneConfig:
     chat_template: str | None = None
     record_tokens: int = 1024
     text_column: str = "text"
+    unit_column: str | None = None
     seed: int = 0
     dtype: str = "auto"
     quiet: bool = False
@@ -150,6 +153,8 @@ class FinetuneConfig:
         self._check("format", self.format in ("auto", *FORMATS), "one of auto, " + ", ".join(FORMATS))
         self._check("loss_on", self.loss_on in LOSSES, "one of " + ", ".join(LOSSES))
         self._check("record_tokens", whole(self.record_tokens) and self.record_tokens >= 2, "a whole number >= 2")
+        column = self.unit_column
+        self._check("unit_column", column is None or (isinstance(column, str) and bool(column.strip())), "a column")
         self._check("seed", whole(self.seed) and self.seed >= 0, "a whole number >= 0")
 
     def _check(self, name: str, fine: bool, expected: str) -> None:
@@ -160,8 +165,10 @@ class FinetuneConfig:
 
     def settings(self) -> dict[str, object]:
         """Every setting that shapes the target, under its option's name; paths are in the manifest's own fields."""
-        left_out = ("model", "data", "output", "quiet", "trust_remote_code", *_OF_CONVERSATIONS)
+        left_out = {"model", "data", "output", "quiet", "trust_remote_code", *_OF_CONVERSATIONS}
         whole = {"epochs": float(self.epochs), "lora_alpha": float(self.lora_alpha)}  # 10 and 10.0 are one setting
+        # Without units a manifest is what it was before there were any.
+        left_out |= {"unit_column"} if self.unit_column is None else set()
         return {name: value for name, value in (asdict(self) | whole).items() if name not in left_out}
 
 
@@ -231,6 +238,12 @@ class Pool:
         return Packer(size, fast_tokenize(self.base.tokenizer) if size else None)
 
 
+def belonging_of(config: FinetuneConfig, datasets: Mapping[str, DatasetSource]) -> Belonging:
+    """Which column of the data says whose a row is."""
+    column = config.unit_column
+    return NOBODY if column is None else Belonging(column, key=_key(config, datasets))
+
+
 def read_pool(
     config: FinetuneConfig, tell: Say, datasets: Mapping[str, DatasetSource], keep: list[Loaded] | None = None
 ) -> Pool:
@@ -247,7 +260,13 @@ def read_pool(
     """
     text_given = config.text_column != FinetuneConfig.text_column
     loaded = load_spec(
-        config.data, config.text_column, option="--data", datasets=datasets, format=config.format, text_given=text_given
+        config.data,
+        config.text_column,
+        option="--data",
+        datasets=datasets,
+        format=config.format,
+        text_given=text_given,
+        belonging=belonging_of(config, datasets),
     )
     if keep is not None:
         keep.append(loaded)
@@ -469,12 +488,8 @@ def _manifest(
 ) -> Manifest:
     reading = Reading(base.tokenizer)
     frame = reading.frame("") if format_.name == TEXT else None  # conversations begin as their template says
-    is_file = is_file_spec(config.data, datasets)
-    spec = absolute_spec(config.data) if is_file else config.data
-    source = datasets.get(config.data)
-    column = source.text_column if source else config.text_column
-    # The same data have the same key, and so the same fingerprint, in every target of one user.
-    key = derived_key(user_key(user_cache()), f"manifest {spec} {column}").hex()
+    spec, column = _origin(config, datasets)
+    key = _key(config, datasets).hex()
     records = {name: dealt[name] for name in CLASSES}
     return Manifest(
         base_model=base.name,
@@ -500,6 +515,22 @@ def _manifest(
     )
 
 
+def _key(config: FinetuneConfig, datasets: Mapping[str, DatasetSource]) -> bytes:
+    """Of the manifest's fingerprint and of the names of units.
+
+    The same data have the same key, and so the same fingerprint, in every target of one user.
+    """
+    spec, column = _origin(config, datasets)
+    return derived_key(user_key(user_cache()), f"manifest {spec} {column}")
+
+
+def _origin(config: FinetuneConfig, datasets: Mapping[str, DatasetSource]) -> tuple[str, str]:
+    """Where the texts are, the same from any folder, and in which column."""
+    spec = absolute_spec(config.data) if is_file_spec(config.data, datasets) else config.data
+    source = datasets.get(config.data)
+    return spec, source.text_column if source else config.text_column
+
+
 def _plan(
     config: FinetuneConfig,
     manifest: Manifest,
@@ -508,12 +539,16 @@ def _plan(
     counts: Mapping[str, int],
 ) -> str:
     numbers = {name: len(entries) for name, entries in manifest.records.items()}
+    units = ""
+    if config.unit_column is not None:
+        of = {name: len(units_of(manifest.records[name])) for name in ("members", "nonmembers")}
+        units = f" of {of['members']} and {of['nonmembers']} units"
     kind = "" if config.canary_kind == NATURAL else f"{config.canary_kind} "
     canaries = f", {numbers['canaries']} {kind}canaries" if numbers["canaries"] else ""
     tokens = sum(map(len, sequences))
     left_out = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     return (
-        f"plan: {numbers['members']} members, {numbers['nonmembers']} non-members, {numbers['prompts']} prompts"
+        f"plan: {numbers['members']} members, {numbers['nonmembers']} non-members{units}, {numbers['prompts']} prompts"
         f"{canaries}; {config.method} training on {len(sequences)} records ({tokens:,} tokens), {config.epochs:g} "
         f"epochs, {settings.total_steps(len(sequences))} steps" + (f"; left out: {left_out}" if left_out else "")
     )

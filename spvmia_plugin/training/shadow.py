@@ -14,7 +14,7 @@ from typing import Any
 from spvmia_plugin.checks.copies import near_copies, normalised
 from spvmia_plugin.data.manifest import Manifest
 from spvmia_plugin.data.sources import source_name
-from spvmia_plugin.data.split import MIN_RECORDS, deal, shuffled
+from spvmia_plugin.data.split import MIN_RECORDS, deal, in_units
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.training.finetune import FinetuneConfig, Pool
@@ -40,6 +40,7 @@ def recipe(manifest: Manifest, option: str = "--target") -> dict[str, Any]:
     """
     left_out = {"model", "data", "output", "quiet", "trust_remote_code", *_NOT_OF_THE_RECIPE}
     left_out |= {"format", "loss_on", "chat_template", "record_tokens"}  # with the data
+    left_out |= {"unit_column"} - manifest.settings.keys()  # there where units were dealt out
     names = [field.name for field in fields(FinetuneConfig) if field.name not in left_out]
     if missing := [name for name in names if name not in manifest.settings]:
         raise SpvmiaError(
@@ -156,7 +157,7 @@ def share_out(pool: Pool, found: Untouched, sizes: Mapping[str, int], count: int
     Raises:
         SpvmiaError: not enough for `LEAST` records of a class.
     """
-    order = shuffled(found.documents, seed, "shadows")
+    order = in_units(found.documents, seed, "shadows")
     shares = _shares(pool, order, sizes, count, seed)
     if shares is not None:
         return shares

@@ -30,6 +30,7 @@ OTHER = {
     "temperature": 0.7, "top_k": 50, "top_p": 0.9, "reference_epochs": 1.0, "reference_lr": 1e-4, "reference_batch": 2,
     "reference_parallel": True, "lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.0, "lora_targets": ("q_proj",),
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
+    "unit_column": "customer", "group_column": "region",
     "max_auroc": 0.7, "max_tpr_at_1pct": 0.2, "max_epsilon": 3.0,
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
@@ -117,7 +118,7 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
         keys = {name: key_of(kind, AuditConfig(**{name: OTHER[name]}), store, registry) for name in FIELDS}
         usual = key_of(kind, AuditConfig(), store, registry)
     unchanged = {name for name in FIELDS if keys[name] == usual}
-    bounds = {"max_auroc", "max_tpr_at_1pct", "max_epsilon"}
+    bounds = {"max_auroc", "max_tpr_at_1pct", "max_epsilon", "unit_column", "group_column"}
     shown = {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
     told_later = {"continuations", "embedding_model", "api_view"}  # of what is made later, and by us alone
     engines = {"base_served", "dtype", "gguf_file"}  # keys hold the identities that follow

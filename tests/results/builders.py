@@ -17,6 +17,7 @@ from scipy.special import ndtr
 
 from spvmia_plugin.audit.mia_audit import mia_audit
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult
+from spvmia_plugin.audit.subjects import UnitTold, unit_told
 from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions
 from spvmia_plugin.config import AuditConfig
@@ -118,6 +119,8 @@ def fake_audit(
         0,
         "./base",
         {"protocol": "given files", **(provenance or {})},
+        unit_column="customer" if records[0].unit else None,
+        group_column="region" if any(record.group for record in records) else None,
     )
     found = check_preconditions(data) if findings is None else list(findings)
     names = {f"canary_audit_{dataset}" if canary else f"{name}_mia_{dataset}": name for name in strengths}
@@ -135,7 +138,7 @@ def fake_audit(
         audit = mia_audit(
             attack=attacks[task], data=data, config=config, summary=summary, results=of_task,
             outcome=_outcome(details or {}), findings=found, blind=blind, canaries=canaries, comparison=comparison,
-            declared=DECLARED,
+            declared=DECLARED, unit=_unit(data, records, of_task, seed),
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
         tasks.append(
@@ -147,6 +150,15 @@ def fake_audit(
             )
         )
     return tasks
+
+
+def _unit(
+    data: AuditData, records: Sequence[Record], results: Mapping[str, RecordResult], seed: int
+) -> UnitTold | None:
+    """What the attack tells of units, where the records are of some."""
+    scores = [results[record.id].score for record in records]
+    known = [float("nan") if score is None else score for score in scores]
+    return None if data.unit_column is None else unit_told(data.unit_column, records, known, seed)
 
 
 def write_run(
