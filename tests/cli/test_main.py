@@ -45,7 +45,7 @@ def run_app(command: Callable[[], None]) -> Any:
 
 PANELS = {
     "Start here": ["demo", "demo-model", "enable", "disable"],
-    "Audit": ["finetune", "prepare", "shadow", "run", "tasks", "check"],
+    "Audit": ["finetune", "manifest", "prepare", "shadow", "run", "tasks", "check"],
     "Results": ["report", "combine", "leaderboard", "export", "gate", "compare", "evidence"],
     "Upkeep": ["plugins", "cache"],
 }
