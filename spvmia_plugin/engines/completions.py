@@ -62,6 +62,10 @@ class Way:
         """
         raise NotImplementedError
 
+    def text(self, answer: Any, ids: Ids) -> str:
+        """What the server took the tokens but the first for, as far as it says; more may stand around it."""
+        return ""
+
 
 class PromptLogprobs(Way):
     """vLLM's `prompt_logprobs`: the tokens by id, each with its rank."""
@@ -95,6 +99,11 @@ class PromptLogprobs(Way):
         mean, std = np.array(of_all, np.float32).reshape(-1, 2).T if moments else (None, None)
         return Read(np.array(logprob, np.float32), np.array(top1, bool), mean, std)
 
+    def text(self, answer: Any, ids: Ids) -> str:
+        rows = only_choice(answer).get("prompt_logprobs", answer.get("prompt_logprobs"))
+        told = [row[str(i)].get("decoded_token") for i, row in zip(ids[1:], rows[1:], strict=True)]
+        return "".join(told) if all(isinstance(token, str) for token in told) else ""
+
 
 class Echo(Way):
     """`echo`: the answer's text begins with the prompt, and has log-probabilities from its first token on."""
@@ -121,6 +130,10 @@ class Echo(Way):
             logprob.append(value)
             top1.append(value >= max(_values(best[place]), default=math.inf))
         return Read(np.array(logprob, np.float32), np.array(top1, bool))
+
+    def text(self, answer: Any, ids: Ids) -> str:
+        found = only_choice(answer).get("text")
+        return found if isinstance(found, str) else ""
 
 
 def only_choice(answer: Any) -> Mapping[str, Any]:

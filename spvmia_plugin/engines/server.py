@@ -350,7 +350,7 @@ class ServerBackend(RemoteTarget):
                     answered[i] = result
             except SpvmiaError as error:
                 failure = error
-            if way is not None:
+            if way is not None and answered:
                 self._weights.check(model, way)
                 self._spent[role].forward_tokens += self._weights.probe_tokens
             self._spent[role].seconds += time.perf_counter() - started

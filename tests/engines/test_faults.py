@@ -317,4 +317,4 @@ def test_what_was_answered_before_a_fault_is_kept(serve, models):
     kept = {}
     with pytest.raises(SpvmiaError, match="gap in its"):
         backend.score(Role.TARGET, items, moments=False, on_done=kept.update)
-    assert sorted(kept) == [0, 1, 2]
+    assert len(kept) == 3
