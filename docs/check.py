@@ -40,6 +40,7 @@ OTHERS = {
     "mkdir",
     "pip",
     "python",
+    "sha256sum",
     "tail",
     "tox",
 }
@@ -111,7 +112,7 @@ class Parsers:
         if not words:
             return None
         program, *arguments = words
-        if program in ("accelerate", "python") and "-m" in arguments:
+        if program in ("accelerate", "python", "torchrun") and "-m" in arguments:
             at = arguments.index("-m")
             module, arguments = arguments[at + 1], arguments[at + 2 :]
             program = {"lm_eval": "lm_eval", "spvmia_plugin": "spvmia"}.get(module, program)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pluggy
 
+    from spvmia_plugin.trainers.callback import MembershipManifest as MembershipManifest
+
     __version__: str
 
     hookimpl: pluggy.HookimplMarker
     """Marks a function of a plugin as an implementation of one of `spvmia_plugin.hookspecs`."""
 
-__all__ = ["__version__", "hookimpl"]
+__all__ = ["MembershipManifest", "__version__", "hookimpl"]
 
 
 def __getattr__(name: str) -> object:
-    """`__version__` and `hookimpl`, made when they are asked for: `spvmia --help` needs neither."""
+    """What is made when it is asked for: `spvmia --help` needs none of it."""
     if name == "__version__":
         from importlib.metadata import version
 
@@ -28,6 +30,10 @@ def __getattr__(name: str) -> object:
         import pluggy
 
         value = pluggy.HookimplMarker("spvmia")
+    elif name == "MembershipManifest":
+        from spvmia_plugin.trainers.callback import MembershipManifest
+
+        value = MembershipManifest
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

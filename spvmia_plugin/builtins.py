@@ -42,8 +42,12 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:
 
 @hookimpl
 def spvmia_register_backends() -> Iterable[Lazy[Backend]]:
-    """The harness's Hugging Face models."""
-    return [Lazy("hf", "spvmia_plugin.models.hf_backend:HFBackend")]
+    """The harness's Hugging Face models, models behind a completions server, and vLLM's engine."""
+    return [
+        Lazy("hf", "spvmia_plugin.models.hf_backend:HFBackend"),
+        Lazy("server", "spvmia_plugin.engines.server:ServerBackend"),
+        Lazy("vllm", "spvmia_plugin.engines.vllm:VLLMBackend"),
+    ]
 
 
 @hookimpl(trylast=True)

@@ -19,8 +19,8 @@ MAX_EPOCHS = 1e6
 """More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
 
 Split = Literal["random", "paper"]
-Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt"]
-FORMATS: tuple[Format, ...] = ("text", "messages", "prompt_completion", "instruction", "sharegpt")
+Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
+FORMATS: tuple[Format, ...] = ("text", "messages", "prompt_completion", "instruction", "sharegpt", "preference")
 LossOnOption = Literal["auto", "all", "completion"]
 SelfPrompt = Literal["reply", "whole", "prefix"]
 Prefix = Literal["auto", "harness"]
@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "lora_targets": "all-linear",
         "perturbation": "causal",
         "perturbations": 1,
+        "continuations": 10,
     },
     "standard": {
         "self_prompts": 1000,
@@ -55,6 +56,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "lora_targets": "all-linear",
         "perturbation": "causal",
         "perturbations": 5,
+        "continuations": 20,
     },
     # The paper's own protocol: the defaults below.
     "paper": {},
@@ -107,6 +109,28 @@ def _within(low: float, high: float, *, open_low: bool = False) -> Check:
 
 def _one_of(*choices: str) -> Check:
     return Check("one of " + ", ".join(choices), lambda value: value in choices)
+
+
+def _view() -> Check:
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, str) or not value.isascii():
+            return False
+        kind, colon, number = value.partition(":")
+        if not colon:
+            return kind in ("full", "text")
+        if kind == "noised":
+            try:
+                spread = float(number)
+            except ValueError:
+                return False
+            return 0 < spread < float("inf")
+        return number.isdigit() and {"top_k": 1 <= int(number) < 2**31, "rounded": int(number) <= 15}.get(kind, False)
+
+    return Check(
+        "full, text, top_k:K (K log-probabilities, a whole number >= 1), rounded:D (D decimals, 0 to 15) or noised:S "
+        "(S nats, a number > 0)",
+        accepts,
+    )
 
 
 def _flag() -> Check:
@@ -164,6 +188,7 @@ class AuditConfig:
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
     base_model: str | None = _option(None, _folder())
+    base_served: str | None = _option(None, _text())
     reference: str = _option("self_prompt", _folder())
     references: int = _option(1, _at_least(1, MAX_REFERENCES))
     # self-prompt calibration
@@ -188,6 +213,10 @@ class AuditConfig:
     mask_rate: float = _option(0.2, _within(0, 1, open_low=True))
     mask_model: str = _option("t5-base", _folder())
     noise: float = _option(0.3, _within(0, float("inf"), open_low=True))
+    # what the target writes, and what of it is seen
+    continuations: int = _option(50, _at_least(1, 10**6))
+    embedding_model: str | None = _option(None, _folder())
+    api_view: str = _option("full", _view())
     # canaries
     canary_attack: str = _option("spv_wbc", _text())
     # the bound declared beforehand
@@ -203,6 +232,10 @@ class AuditConfig:
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = field(default=False, compare=False)
     """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""
+    gguf_file: str | None = field(default=None, compare=False)
+    """Which file of its folder the harness loads the model from: `gguf_file=...` in its model arguments."""
+    dtype: str | None = field(default=None, compare=False)
+    """`dtype=` in the harness's model arguments: what base and references are read in beside a target elsewhere."""
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields the user set: a manifest is contradicted only by what was asked for, not by a default."""
 
@@ -242,10 +275,13 @@ class AuditConfig:
                 "tokenizer gives, got harness; leave one of the two out"
             )
         trusted = str(metadata.get("trust_remote_code")).lower() == "true"
+        gguf_file = metadata.get("gguf_file")
         return cls(
             **{**read, **values},
             attack_options=chosen,
             trust_remote_code=trusted,
+            gguf_file=gguf_file if isinstance(gguf_file, str) else None,
+            dtype=str(dtype) if (dtype := metadata.get("dtype")) not in (None, "", "auto") else None,
             given=frozenset(values),
         )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # numpy takes longer to import than all of the command line
     from numpy.typing import NDArray
 
     from spvmia_plugin.config import AuditConfig
-    from spvmia_plugin.records import Document, Rendered
+    from spvmia_plugin.records import Conversation, Document, Rendered
     from spvmia_plugin.signals import Role, TokenSignals
 
 TokenIds = Sequence[int]
@@ -169,7 +169,8 @@ class Cost:
 class BackendFeatures:
     """What a backend can do; an attack whose needs exceed it is refused by name before any work.
 
-    `gradients` has to be said: a backend that knows nothing of it has none.
+    `gradients` and `kth` (the log-probability of the K-th most probable token) have to be said: a backend that knows
+    nothing of them has none.
     """
 
     logprobs: bool = True
@@ -178,6 +179,7 @@ class BackendFeatures:
     generate: bool = True
     train: bool = True
     gradients: bool = False
+    kth: bool = False
 
 
 class Backend:
@@ -194,10 +196,14 @@ class Backend:
     features = BackendFeatures()
     max_length = 0
     device: Any = None
+    is_asked_by_text = False
+    """Whether each text that the target writes is a request of its own, which somebody may have to pay for."""
     processes: int | None = None
     """How many processes of this launch can train one reference (`mia_reference_parallel`); None if they cannot."""
     first = True
     """Whether this is the first of them."""
+    at_once = 1
+    """How many sequences, the longest, say how fast scoring goes: more where they are asked for side by side."""
 
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         """Drive `lm` under `config`; `base_model` is the model before fine-tuning, where somebody named it."""
@@ -211,6 +217,15 @@ class Backend:
     def notes(self) -> Sequence[str]:
         """Sentences about the models for the plan and for `mia_audit`."""
         return ()
+
+    @property
+    def told(self) -> Mapping[str, object]:
+        """How the numbers were had, JSON-ready: for `mia_audit`, where there is more to say than which model it was."""
+        return {}
+
+    def lacks(self, role: Role) -> str | None:
+        """Why a role's model has not all features, in words that end an error; None where their names say it all."""
+        return None
 
     @property
     def chat_templates(self) -> Mapping[Role, Any]:
@@ -236,6 +251,10 @@ class Backend:
     def frame(self, text: str) -> Frame:
         """What stands around the tokens of `text` when it is scored, by `mia_prefix`."""
         return Frame()
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has: what plans and limits go by. About, where the model's tokenizer is not known."""
+        return len(self.encode(text))
 
     def survives(self, token_ids: TokenIds) -> bool:
         """Whether these are the very tokens of their own text, so that somebody who sends text can have them read."""
@@ -269,8 +288,12 @@ class Backend:
         moments: bool,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        kth: int = 0,
     ) -> list[TokenSignals | None]:
         """Token signals of every input under a role's model, in input order, T = `ScoreInput.scored` each.
+
+        With `kth` they hold the log-probability of the K-th most probable token at each place. It is asked for under
+        `mia_api_view=top_k:K` alone, of backends that have the feature.
 
         Batches are planned over all `inputs`. `done` are positions whose signals are in the store already: a batch
         of nothing but these is skipped (None in the answer), any other batch is computed whole. So a resumed run has
@@ -347,6 +370,55 @@ class Backend:
         for conversations alone.
         """
         raise self._unable()
+
+    def continue_texts(
+        self,
+        prompts: Sequence[str | Conversation],
+        max_tokens: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+        renderer: Any = None,
+    ) -> list[str | None]:
+        """Let the target go on from texts, as who sees nothing but text can have it do.
+
+        Args:
+            prompts: what it goes on from: a text, or a conversation whose next turn it writes.
+            max_tokens: how many tokens it may write, one a prompt.
+            seeds: one a prompt, as in `generate`.
+            on_done: called with {position: text} as texts finish.
+            done: as in `score`.
+            renderer: how conversations become tokens (`data.rendering.Renderer`); None where there are none.
+
+        Returns:
+            What it wrote after each prompt, without the prompt. Of a prompt that leaves no room in the context for so
+            many tokens, the end is read.
+        """
+        around = len(self.frame("").context)
+        openings: list[list[int]] = []
+        for prompt, new in zip(prompts, max_tokens, strict=True):
+            ids = list(self.encode(prompt) if isinstance(prompt, str) else renderer.opening(prompt))
+            openings.append(ids[-max(1, self.max_length - around - new) :])
+        lengths = [len(ids) + new for ids, new in zip(openings, max_tokens, strict=True)]
+
+        def written(i: int, token_ids: TokenIds) -> str:
+            new, prompt = token_ids[len(openings[i]) :], prompts[i]
+            if not isinstance(prompt, str):
+                text: str = renderer.written(new, plain=prompt.plain)
+                return text
+            # Decoders take the blank of a first word away: behind the prompt it is kept.
+            head, whole = self.decode(openings[i]), self.decode(token_ids)
+            return whole.removeprefix(head) if whole.startswith(head) else self.decode(new)
+
+        def keep(batch: Mapping[int, TokenIds]) -> None:
+            if on_done is not None:
+                on_done({i: written(i, token_ids) for i, token_ids in batch.items()})
+
+        # A backend of before there were conversations knows nothing of these two.
+        more = {} if renderer is None else {"ends": renderer.ends, "complete": True}
+        found = self.generate(openings, lengths, seeds, on_done=keep, done=done, **more)
+        return [None if token_ids is None else written(i, token_ids) for i, token_ids in enumerate(found)]
 
     def train_reference(
         self,

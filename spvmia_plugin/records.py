@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 Membership = Literal["manifest", "declared", "assumed"]
-"""How membership is known: from `spvmia finetune`, from the user's files, or not at all (public data)."""
+"""How membership is known: from the training itself, from what the user says, or not at all (public data)."""
 
 
 LossOn = Literal["all", "completion"]
@@ -28,6 +28,8 @@ class Conversation:
         plain: prompt and completion are plain strings: no template stands around them, an end token after them.
         tools: what the template is told of tools.
         options: further arguments of the template (TRL's `chat_template_kwargs`).
+        rejected: of a preference the messages that stand in place of the answer; the messages above hold the chosen
+            one. None elsewhere.
     """
 
     messages: tuple[Mapping[str, Any], ...] = field(repr=False)
@@ -35,6 +37,7 @@ class Conversation:
     plain: bool = False
     tools: tuple[Any, ...] | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    rejected: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
 
     def contents(self) -> list[str]:
         """The text of every message, empty where it has none."""
@@ -61,22 +64,45 @@ class Conversation:
         messages = [{**m, "content": new[i]} if i in new else m for i, m in enumerate(self.messages)]
         return replace(self, messages=tuple(messages))
 
+    def with_rejected(self) -> Conversation | None:
+        """Of a preference the conversation that ends with the rejected answer; None where there is none."""
+        if self.rejected is None:
+            return None
+        return replace(self, messages=(*self.messages[: self.prompt], *self.rejected), rejected=None)
+
+    def with_chosen(self) -> Conversation:
+        """The conversation as it is trained on by itself: without the rejected answer of a preference."""
+        return self if self.rejected is None else replace(self, rejected=None)
+
     def to_text(self) -> str:
         """As one text, for `from_text` to read."""
         given = {"messages": list(self.messages), "prompt": self.prompt, "plain": self.plain, "options": self.options}
-        return json.dumps({**given, "tools": None if self.tools is None else list(self.tools)})
+        given["tools"] = None if self.tools is None else list(self.tools)
+        # Only where it is: what is kept of others is found by this text.
+        return json.dumps(given if self.rejected is None else {**given, "rejected": list(self.rejected)})
+
+    @classmethod
+    def of_text(cls, text: str) -> Conversation:
+        """A plain text with an end token after it, as trainers write it: a completion of nothing."""
+        return cls(({"role": ASSISTANT, "content": text},), prompt=0, plain=True)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is but a text with an end token."""
+        return self.plain and self.prompt == 0
 
     @classmethod
     def from_text(cls, text: str) -> Conversation:
         """What `to_text` wrote."""
         given = json.loads(text)
-        tools = given["tools"]
+        tools, rejected = given["tools"], given.get("rejected")
         return cls(
             tuple(given["messages"]),
             given["prompt"],
             given["plain"],
             None if tools is None else tuple(tools),
             given["options"],
+            None if rejected is None else tuple(rejected),
         )
 
 
@@ -89,12 +115,14 @@ class Rendered:
         counted: (n,) which of them carried loss.
         answers: (n,) which of them the model is to write; None where the template does not tell.
         reason: why there is nothing to score, where that is so.
+        rejected: of a preference the sequence with the rejected answer; None elsewhere.
     """
 
     token_ids: tuple[int, ...] = field(repr=False)
     counted: tuple[bool, ...] = field(repr=False)
     answers: tuple[bool, ...] | None = field(default=None, repr=False)
     reason: str | None = None
+    rejected: Rendered | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +225,11 @@ class AuditData:
     group_column: str | None = None
 
     def texts(self) -> list[tuple[str, str]]:
-        """(id, text) of all that is private."""
-        documents = [*self.prompts, *self.candidate, *self.held_out]
-        return [(each.id, each.text) for each in self.records] + [(each.id, each.text) for each in documents]
+        """(id, text) of all that is private; of a preference the rejected side too."""
+        items: list[Record | Document] = [*self.records, *self.prompts, *self.candidate, *self.held_out]
+        sides = ((each.id, each.conversation.with_rejected()) for each in items if each.conversation is not None)
+        rejected = [(id_, side.words()) for id_, side in sides if side is not None]
+        return [(each.id, each.text) for each in items] + rejected
 
     @property
     def of_candidate(self) -> tuple[Document, ...]:

@@ -71,8 +71,18 @@ class View(str, Enum):
     """the held-out prompt documents, one and the same set for every record."""
     PROBED = "probed"
     """the record after perturbed copies of itself, one at a time, which are conditioned on and not scored."""
+    REJECTED = "rejected"
+    """of a preference the rejected answer, after the prompt that both answers have."""
     GRADIENT = "gradient"
     """the record read backwards too: how large the gradient of its loss is, one number."""
+    CONTINUED = "continued"
+    """texts that the model writes where the record's first half ends (of a conversation: where a reply begins)."""
+    SIMILARITY = "similarity"
+    """how alike these and the record's own second half are to an embedding model, one number a text."""
+
+
+WRITTEN = frozenset({View.CONTINUED, View.SIMILARITY})
+"""Views that rest on what a model writes, and need none of its log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,8 @@ class TokenSignals:
         mean: (T,) float32, mu_t = mean of log p(v | x_<t) over the vocabulary under p, or None if not computed.
         std: (T,) float32, sigma_t = its standard deviation, or None if not computed.
         windows: number of rolling windows the text was scored in; more than 1 means it exceeds the context.
+        kth: (T,) float32, log-probability of the K-th most probable token at each place, where a run asked for it
+            (`mia_api_view=top_k:K`): what is less probable an interface of K log-probabilities does not show.
 
     All attacks see the same arrays, so nobody may write into them.
     """
@@ -123,10 +135,11 @@ class TokenSignals:
     mean: FloatArray | None = None
     std: FloatArray | None = None
     windows: int = 1
+    kth: FloatArray | None = None
     _mean_logprob: float | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for values in (self.logprob, self.top1, self.mean, self.std):
+        for values in (self.logprob, self.top1, self.mean, self.std, self.kth):
             if values is not None:
                 values.setflags(write=False)
 
@@ -145,8 +158,21 @@ class TokenSignals:
 
     def where(self, counted: NDArray[np.bool_]) -> TokenSignals:
         """Those of some of the tokens; `counted` (T,) says which."""
-        mean, std = (None if values is None else values[counted] for values in (self.mean, self.std))
-        return TokenSignals(self.logprob[counted], self.top1[counted], mean, std, self.windows)
+        mean, std, kth = (None if values is None else values[counted] for values in (self.mean, self.std, self.kth))
+        return TokenSignals(self.logprob[counted], self.top1[counted], mean, std, self.windows, kth)
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """What a model wrote where a text goes on, and how the text goes on.
+
+    Attributes:
+        truth: the text's own second half; of a conversation the reply.
+        texts: what the model wrote in its place, one a sample.
+    """
+
+    truth: str = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False)
 
 
 def mean_signals(several: Sequence[TokenSignals]) -> TokenSignals:
@@ -196,11 +222,13 @@ class RecordSignals:
 
     Attributes:
         text: the record's text (zlib and bag_of_words need it).
-        tokens: signals by (role, view) for the views TEXT, LOWERCASE and PREFIXED.
+        tokens: signals by (role, view) for the views TEXT, LOWERCASE, PREFIXED and REJECTED.
         neighbours: signals of the paraphrases by role, in the order they were made; symmetric pairs adjacent.
         population: signals of the population by role; the same sequence object for every record of an audit.
         probed: signals of the record after each of its probes, by role, in the order they were made.
         gradients: Euclidean norm of the gradient of the record's mean NLL over its scored tokens, by role.
+        continued: what was written in place of the record's second half, by role.
+        similarities: of each of these texts the cosine of its embedding and the second half's, by role.
         missing: why a (role, view) is absent, where a reason is known.
         each: of a (role, view) that is the mean of several models, the signals of each of them.
         each_population: likewise of the population, model by model.
@@ -215,6 +243,8 @@ class RecordSignals:
     each_population: Mapping[Role, Sequence[Sequence[TokenSignals]]] = field(default_factory=dict)
     probed: Mapping[Role, Sequence[TokenSignals]] = field(default_factory=dict)
     gradients: Mapping[Role, float] = field(default_factory=dict)
+    continued: Mapping[Role, Continued] = field(default_factory=dict)
+    similarities: Mapping[Role, Sequence[float]] = field(default_factory=dict)
 
     @property
     def is_long(self) -> bool:
@@ -296,6 +326,28 @@ class RecordSignals:
         if role not in self.gradients:
             raise MissingSignal(self._reason(role, View.GRADIENT))
         return self.gradients[role]
+
+    def continued_of(self, role: Role) -> Continued:
+        """Return what was written in place of the record's second half: at least one text, and one that goes on.
+
+        Raises:
+            MissingSignal: there is none.
+        """
+        found = self.continued.get(role)
+        if found is None or not found.texts:
+            raise MissingSignal(self._reason(role, View.CONTINUED))
+        return found
+
+    def similarities_of(self, role: Role) -> Sequence[float]:
+        """Return how alike what was written and the second half are, one number a text, at least one.
+
+        Raises:
+            MissingSignal: there is none.
+        """
+        found = self.similarities.get(role, ())
+        if not len(found):
+            raise MissingSignal(self._reason(role, View.SIMILARITY))
+        return found
 
     def _reason(self, role: Role, view: View) -> str:
         fallback = "no paraphrase" if view is View.NEIGHBOURS else f"no {view.value} signals of the {role.value} model"

@@ -50,7 +50,9 @@ class FakeRenderer:
         ids, answers = ids[: self.max_tokens], answers[: self.max_tokens]
         counted = answers if self.loss_on == "completion" else [True] * len(ids)
         reason = None if any(counted[1:]) else "nothing to score"
-        return Rendered(tuple(ids), tuple(counted), tuple(answers), reason)
+        other = conversation.with_rejected()
+        rejected = None if other is None else self.render(other)
+        return Rendered(tuple(ids), tuple(counted), tuple(answers), reason, rejected)
 
     def opening(self, conversation: Conversation) -> list[int]:
         ids = self._parts(conversation)[0]

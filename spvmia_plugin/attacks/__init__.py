@@ -17,6 +17,8 @@ PLACES = {
     "min_k_pp": "reference_free:MinKPlusPlus",
     "icp": "optimum:Icp",
     "grad_norm": "optimum:GradNorm",
+    "ngram": "text_only:Ngram",
+    "semantic": "text_only:Semantic",
     "neighbour": "paraphrased:Neighbour",
     "detectgpt": "paraphrased:DetectGPT",
     "lira_base": "calibrated:LiraBase",
@@ -24,12 +26,14 @@ PLACES = {
     "ratio": "calibrated:Ratio",
     "ez": "calibrated:Ez",
     "wbc": "calibrated:Wbc",
+    "premia": "preference:Premia",
     "recall": "population:Recall",
     "rmia": "population:Rmia",
     "bag_of_words": "bag_of_words:BagOfWords",
     "spv_ez": "calibrated:SpvEz",
     "spv_wbc": "calibrated:SpvWbc",
     "spv": "paraphrased:Spv",
+    "surrogate": "text_only:Surrogate",
     "candidate_ez": "calibrated:CandidateEz",
     "candidate_wbc": "calibrated:CandidateWbc",
     "both_wbc": "calibrated:BothWbc",
@@ -46,6 +50,14 @@ by several references; learned.
 
 WHITE_BOX = frozenset({"grad_norm"})
 """Attacks that need the target's weights. Groups leave them out: they run on models of which one sees only answers."""
+
+SAMPLED = frozenset({"ngram", "semantic"})
+"""Attacks for which the target writes `mia_continuations` texts a record. Groups leave them out: that takes about as
+long as all other attacks together (docs/text-only.md)."""
+
+PAIRED = frozenset({"premia"})
+"""Attacks on both answers of a preference, which score nothing else. Groups leave them out: other rows have one side.
+"""
 
 
 @cache

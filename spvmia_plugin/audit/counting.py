@@ -22,12 +22,18 @@ def is_ours(maker: str) -> bool:
 
 
 _NEVER = {
+    "gguf_file",  # where weights lie; keys hold what they are
     "cache_dir",  # where results are kept
     "log_text",  # what is shown
     "preset",  # values of other options, which are read already
     "given",  # which options were typed: with a default typed out, nothing is computed otherwise
     "max_length",  # keys hold the context that follows from it
     "allow_degenerate",  # whether texts that are too alike are trained on, not what comes of that
+    "continuations",  # how many texts go on from a record: others than self-prompts
+    "embedding_model",  # what compares these
+    "api_view",  # what attacks are shown of what was computed
+    "base_served",  # which engine reads the base: keys hold its identity there
+    "dtype",  # likewise in which precision it is read
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
     *("unit_column", "group_column"),  # which records go together; keys hold the texts that are left
     *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against

@@ -9,7 +9,7 @@ from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
-from spvmia_plugin.audit.roles import given
+from spvmia_plugin.audit.roles import given, seen_of_target
 from spvmia_plugin.audit.subjects import UnitTold
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.checks.blind import BlindInterval
@@ -46,9 +46,16 @@ class AttackTold:
 
 @dataclass(frozen=True, slots=True)
 class AttackerTold:
-    """What the attacker had besides the record and the target's log-probabilities of it: keys of `roles.GIVEN`."""
+    """What the attacker had besides the record.
+
+    Attributes:
+        given: besides what it saw of the target: keys of `roles.GIVEN`.
+        api_view: what it saw of the target: `full`, `top_k:K`, `rounded:D` or `noised:S` of its log-probabilities (see
+            `mia_api_view`), its `text`, or `nothing`.
+    """
 
     given: tuple[str, ...]
+    api_view: str = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +219,10 @@ def mia_audit(
     told = MiaAudit(
         format=FORMAT,
         attack=AttackTold(attack.name, attack.config()),
-        attacker=AttackerTold(given(attack, config, outcome.way, candidate=Role.CANDIDATE.value in outcome.models)),
+        attacker=AttackerTold(
+            given(attack, config, outcome.way, candidate=Role.CANDIDATE.value in outcome.models),
+            seen_of_target(attack, config.api_view),
+        ),
         membership=data.membership,
         metrics=summary,
         n=Counts(

@@ -33,7 +33,8 @@ class RecordResult:
     Attributes:
         score: the attack's score, or None.
         reason: why there is none.
-        n_tokens: scored tokens of the record under the target; None where nothing was scored.
+        n_tokens: scored tokens of the record under the target, or the reference where an attack does not look at the
+            target's; None where nothing was scored.
         target: mean log-probability under the target, in nats a token.
         reference: the same under the model the attack calibrates with.
         p_value: how probable the score were if the record had not been seen, by attacks that can tell.
@@ -104,7 +105,7 @@ def score_records(
         reference = of_record.tokens.get(of_reference) if of_reference else None
         results[record_id] = RecordResult.of(
             scores[record_id],
-            n_tokens=len(target) if target is not None else None,
+            n_tokens=len(read) if (read := target if target is not None else reference) is not None else None,
             target=mean_logprob(target) if target is not None and len(target) else None,
             reference=mean_logprob(reference) if reference is not None and len(reference) else None,
         )
@@ -215,6 +216,7 @@ class Outcome:
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
         features: by attack key, what attacks that score all records at once saw of those of all processes.
         told: by attack name, what such an attack says of how it scored, JSON-ready.
+        quiet: another process tells people of this audit.
     """
 
     results: dict[str, Mapping[str, RecordResult]] = field(default_factory=dict)
@@ -226,6 +228,7 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     features: dict[str, FeatureTable] = field(default_factory=dict)
     told: dict[str, object] = field(default_factory=dict)
+    quiet: bool = False
 
     def cost_json(self) -> dict[str, dict[str, float]]:
         """Cost per stage, JSON-ready."""

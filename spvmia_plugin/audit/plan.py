@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.continuations import STAGE, Missing
 from spvmia_plugin.audit.gradients import GRADIENT_FACTOR, StoredGradients
 from spvmia_plugin.audit.roles import CALLED, Player, build_order
 from spvmia_plugin.audit.sequences import Request, Sheet
@@ -33,6 +34,7 @@ class Stage:
         count: how many units, `unit` their name.
         tokens: tokens to process; 0 where the store has everything.
         factor: cost of a token relative to a scored one.
+        sent: tokens of what the target is prompted with, where it writes.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Stage:
     unit: str
     tokens: int
     factor: float = 1.0
+    sent: int = 0
 
     def seconds(self, rate: float) -> float:
         """Estimate at `rate` scored tokens a second."""
@@ -51,8 +54,10 @@ def added(stages: Iterable[Stage]) -> list[Stage]:
     found: dict[str, Stage] = {}
     for stage in stages:
         before = found.get(stage.name)
-        count, tokens = (before.count, before.tokens) if before else (0, 0)
-        found[stage.name] = replace(stage, count=stage.count + count, tokens=stage.tokens + tokens)
+        if before is not None:
+            count, tokens, sent = stage.count + before.count, stage.tokens + before.tokens, stage.sent + before.sent
+            stage = replace(stage, count=count, tokens=tokens, sent=sent)
+        found[stage.name] = stage
     return list(found.values())
 
 
@@ -83,6 +88,10 @@ class Planner:
         tokens = sum(map(signals.missing, requests)) + self._draws * sum(unmade)
         return Stage(f"scoring: {player.role.value}", count, "texts", tokens)
 
+    def continuing(self, missing: Missing) -> Stage:
+        """Continuations that the target has not written yet."""
+        return Stage(STAGE, missing.texts, "texts", missing.tokens, GENERATION_FACTOR, missing.sent)
+
     def gradients(
         self, player: Player, model: Role, sheets: Sequence[Sheet], known: StoredGradients, *, is_there: bool
     ) -> Stage:
@@ -105,7 +114,8 @@ def reference_stages(
             texts = config.self_prompts
             to_do = max(texts - calibration.stored_self_prompts(player.role.nth), 0)
             tokens = max(0, int(to_do * expected.written))
-            stages.append(Stage(prompting(player.role.nth), to_do, "texts", tokens, GENERATION_FACTOR))
+            sent = max(0, int(to_do * (expected.tokens - expected.written)))
+            stages.append(Stage(prompting(player.role.nth), to_do, "texts", tokens, GENERATION_FACTOR, sent))
         known = 0 if calibration.is_ready(player) else calibration.known_tokens(player)
         passed = texts * expected.tokens if known is None else known
         tokens = int(passed * config.reference_epochs / calibration.processes)

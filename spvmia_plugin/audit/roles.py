@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import BackendFeatures
+from spvmia_plugin.protocols import Backend, BackendFeatures
 from spvmia_plugin.records import AuditData
-from spvmia_plugin.signals import Role, View
+from spvmia_plugin.signals import WRITTEN, Role, View
 
 SELF_PROMPT, BASE_AS_REFERENCE = "self_prompt", "base"
 """Values of `mia_reference` that are no path."""
@@ -29,6 +29,8 @@ GIVEN = {
     "base": "the base",
     "paraphraser": "a way to paraphrase",
     "prompts": "beginnings of such records",
+    "sampling": "texts that the target writes",
+    "embedding": "an embedding model",
     "reference": "a reference model",
     "held_out": "held-out records",
     "fitted": "weights fitted on other models",
@@ -36,6 +38,10 @@ GIVEN = {
     "weights": "the target's weights",
 }
 """What an attack may be given besides the record and the target's log-probabilities of it, in words."""
+
+
+TEXT_ONLY = ("ngram", "semantic", "surrogate", "bag_of_words")
+"""Attacks that need no log-probability of the target, as errors offer them."""
 
 
 def build_order(role: Role) -> tuple[bool, int]:
@@ -105,6 +111,7 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None, *, candid
         return ("labels",)
     roles, views = {need.role for need in attack.needs}, {need.view for need in attack.needs}
     roles -= set() if candidate else {Role.CANDIDATE}
+    is_asked = bool(views & WRITTEN)
     from_base = Role.REFERENCE in roles and config.reference in (SELF_PROMPT, BASE_AS_REFERENCE)
     paraphrased = config.perturbation if View.NEIGHBOURS in views else None
     learnt = "shadow" in attack.config()  # of `learned`: where its weights were fitted
@@ -115,6 +122,8 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None, *, candid
         "paraphraser": paraphrased not in (None, "causal", "embedding"),
         "prompts": Role.REFERENCE in roles and way in ("prefix", "reply"),
         "held_out": Role.CANDIDATE in roles or bool(views & {View.PREFIXED, View.POPULATION}),
+        "sampling": is_asked,
+        "embedding": View.SIMILARITY in views,
         "reference": Role.REFERENCE in roles and config.reference not in (SELF_PROMPT, BASE_AS_REFERENCE),
         "fitted": learnt and not own_shadow,
         "shadow": own_shadow,
@@ -123,43 +132,66 @@ def given(attack: Attack, config: AuditConfig, way: SelfPrompt | None, *, candid
     return tuple(name for name in GIVEN if has.get(name))
 
 
+def seen_of_target(attack: Attack, api_view: str) -> str:
+    """What an attacker saw of the target: `nothing`, `text`, or log-probabilities as `mia_api_view` shows them."""
+    of_target = {need.view for need in attack.needs if need.role is Role.TARGET}
+    if of_target - WRITTEN:
+        return api_view
+    return "nothing" if isinstance(attack, BlindAttack) else "text"
+
+
 def check_features(
     attacks: Mapping[str, Attack],
     players: Mapping[Role, Player],
     perturbation: str,
-    features_of: Callable[[Role], BackendFeatures],
-    name: str,
+    backend: Backend,
+    *,
+    features_of: Callable[[Role], BackendFeatures] | None = None,
+    view: str | None = None,
 ) -> None:
-    """Refuse, before any work, attacks the backend cannot serve.
+    """Refuse, before any work, attacks that cannot be served.
 
     Args:
         attacks: by key.
         players: of all of them.
         perturbation: `mia_perturbation`.
-        features_of: what the backend can do with a role's model.
-        name: its name.
+        backend: says what it can do with each role's model.
+        features_of: what attackers can do with them instead, through `view`.
+        view: the `mia_api_view` through which `features_of` looks, where that is why something is lacking.
 
     Raises:
         SpvmiaError: names the attacks that cannot run and those that can.
     """
-
+    asked = features_of or backend.features_of
     lacking = {
-        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, features_of)
+        key: set() if isinstance(attack, BlindAttack) else _lacking(attack, players, perturbation, asked)
         for key, attack in attacks.items()
     }
     able = sorted(key for key, lacks in lacking.items() if not lacks)
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
-        lacks = set[str]().union(*lacking.values())
+        if view is not None:
+            raise SpvmiaError(
+                f"mia_api_view: expected attacks that {view} shows enough for, got {', '.join(unable)}, which need "
+                f"more of the target{rest}; leave these attacks out, or set mia_api_view=full"
+            )
+        lacks = {name for found in lacking.values() for _, name in found}
+        whys = [
+            why
+            for role in sorted({role for found in lacking.values() for role, _ in found})
+            if (why := backend.lacks(role))
+        ]
         remedy = (
             "gradients need the model's weights, in memory and not packed beyond training: leave these attacks out, or "
             "load the model so with '--model hf'"
             if lacks == {"gradients"}
-            else "use '--model hf' or a backend plugin that gives token log-probabilities"
+            else "use '--model hf' or a backend plugin that gives token log-probabilities, or attacks that need none "
+            f"of the target's: {', '.join(TEXT_ONLY)}"
         )
         raise SpvmiaError(
-            f"--model: {name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; {remedy}"
+            f"--model: {backend.name!r} lacks what these attacks need, so they can't run: {', '.join(unable)}{rest}; "
+            f"{'; '.join(whys) or remedy}"
         )
 
 
@@ -168,23 +200,25 @@ def _lacking(
     players: Mapping[Role, Player],
     perturbation: str,
     features_of: Callable[[Role], BackendFeatures],
-) -> set[str]:
-    """Which of the features that an attack needs are not there."""
-    lacks: set[str] = set()
+) -> set[tuple[Role, str]]:
+    """Which of the features that an attack needs are not there, each with the role that lacks it."""
+    lacks: set[tuple[Role, str]] = set()
     for need in attack.needs:
         player = players[need.role]
-        has = features_of(player.model or need.role)
+        model = player.model or need.role
+        has = features_of(model)
         wanted = {
-            "logprobs": True,
+            "logprobs": need.view not in WRITTEN,
+            "generate": need.view in WRITTEN,
             "moments": need.moments,
             "embeddings": perturbation == "embedding" and need.view is View.NEIGHBOURS,
             "gradients": need.view is View.GRADIENT,
             "train": player.trained,
         }
-        lacks |= {name for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
+        lacks |= {(model, name) for name, is_wanted in wanted.items() if is_wanted and not getattr(has, name)}
         # What a reference is trained on the target writes.
         if player.trained and need.role.kind is Role.REFERENCE and not features_of(Role.TARGET).generate:
-            lacks.add("generate")
+            lacks.add((Role.TARGET, "generate"))
     return lacks
 
 

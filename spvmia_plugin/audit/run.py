@@ -9,16 +9,19 @@ from dataclasses import asdict, dataclass, replace
 
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
+from spvmia_plugin.audit.api_view import ApiView
 from spvmia_plugin.audit.calibrate import Calibration, prompting
+from spvmia_plugin.audit.continuations import COMPARING, STAGE, Continuations
 from spvmia_plugin.audit.gradients import StoredGradients
 from spvmia_plugin.audit.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.audit.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.audit.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
 from spvmia_plugin.audit.roles import CALLED, Player, build_order, cast, check_features, probes, shots
 from spvmia_plugin.audit.self_prompts import LEAST_DISTINCT
-from spvmia_plugin.audit.sequences import Counted, Inputs, Request, Sheet, requests
+from spvmia_plugin.audit.sequences import SCORED, Counted, Inputs, Request, Sheet, requests
 from spvmia_plugin.audit.several import Several
 from spvmia_plugin.audit.shadowed import shadow_note
+from spvmia_plugin.audit.similarity import Similarities
 from spvmia_plugin.audit.stability import Stability
 from spvmia_plugin.audit.stored import (
     FittingBatches,
@@ -32,10 +35,11 @@ from spvmia_plugin.audit.stored import (
 from spvmia_plugin.audit.tables import Collected
 from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.chat_templates import digests
+from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, Cost, Neighbours, Perturbation, ScoreInput, completed
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Neighbours, Perturbation, ScoreInput, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import shown
@@ -83,6 +87,7 @@ class Run:
         self.outcome = Outcome()
         self.players = cast(audit.attacks.values(), audit.config, audit.data)
         self._several = Several(self.players)
+        self._view = ApiView.of(audit.config)
         self._shots = shots(audit.attacks.values())
         self._probes = probes(audit.attacks.values())
         self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
@@ -90,6 +95,14 @@ class Run:
         self._unmade = 0  # records that the plan found no paraphrases of
         self._signals = StoredSignals(self.backend, store, quiet=quiet, on_scored=self._on_scored)
         self._gradients = StoredGradients(self.backend, store, quiet=quiet, on_done=self._on_differentiated)
+        self._continuations = Continuations(
+            audit.config,
+            self.backend,
+            store,
+            quiet=quiet,
+            on_done=lambda share: self._forecast.done(STAGE, share),
+        )
+        self._similarities = Similarities(audit.config, store)
         self._calibration = Calibration(
             audit.data,
             audit.config,
@@ -121,6 +134,10 @@ class Run:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
         if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
             self.outcome.notes += self.audit.data.renderer.notes(first, known=self.audit.data.membership == "manifest")
+        if self.audit.data.format == PREFERENCE and self.players and not self._is_viewed(View.REJECTED):
+            self.outcome.notes.append(
+                "the rows are preferences, and no attack looks at the rejected answers: premia_mia_custom does"
+            )
         if inputs.shots < self._shots:
             self.outcome.notes.append(
                 f"ReCaLL: {inputs.shots} of {self._shots} shots: no more fit the context or were held out"
@@ -141,6 +158,8 @@ class Run:
             if player.model is not None
         }
         self.outcome.notes += self._backend_notes()
+        if told := self.backend.told:
+            self.outcome.details["backend"] = dict(told)
         self._batches.forget()
         return self.outcome
 
@@ -157,12 +176,15 @@ class Run:
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
-        check_features(
-            audit.attacks, self.players, audit.config.perturbation, self.backend.features_of, self.backend.name
-        )
+        names = audit.attacks, self.players, audit.config.perturbation
+        check_features(*names, self.backend)
+        check_features(*names, self.backend, features_of=self._shown_features, view=audit.config.api_view)
         if self._is_viewed(View.NEIGHBOURS):
             self._perturbation = self.registry.perturbation(audit.config)
+            self._view.check(self._perturbation)
             self._perturbation.check()
+        if self._is_viewed(View.SIMILARITY):
+            self._similarities.check()
         keep_bases(self.backend, self.store)
         # A reference that the user names may do without the base.
         paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
@@ -175,6 +197,11 @@ class Run:
             self._batches.recall()
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
             self._calibration.check()
+
+    def _shown_features(self, role: Role) -> BackendFeatures:
+        """What attackers can do with a role's model, through the interface that they have of the target."""
+        has = self.backend.features_of(role)
+        return self._view.features(has) if role is Role.TARGET else has
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
@@ -330,6 +357,7 @@ class Run:
                     }
                 results[name].add(of_part)
             self._signals.forget()
+            self._continuations.forget()
             self._sheets = {}
             inputs.forget()
         for name, collected in at_once.items():
@@ -377,6 +405,12 @@ class Run:
                 for sheet in sheets:
                     sheet.refuse(role, player.views, str(refusal))
                 continue
+            if not player.views.keys().isdisjoint(WRITTEN):
+                self._continue(player, sheets, inputs)
+            if last:
+                self._forecast.finish(STAGE)
+            if player.views.keys().isdisjoint(SCORED):
+                continue
             scored = self._readable(sheets, model, player.views)
             for sheet in set(sheets) - set(scored):
                 sheet.refuse(role, player.views, _unreadable(model))
@@ -385,8 +419,10 @@ class Run:
             population = [each.item for each in of_population]
             found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}"):
-                for request in requests(player, model, scored, population):
+                for request in requests(player, model, scored, population, kth=self._kth(role)):
                     found |= self._signals.of(request)
+            if role is Role.TARGET:
+                found = {item: self._view.seen(item, of_item) for item, of_item in found.items()}
             if last:
                 self._forecast.finish(f"scoring: {role.value}")
             for sheet in scored:
@@ -399,6 +435,26 @@ class Run:
                 self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
                 self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
         return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
+
+    def _continue(self, player: Player, sheets: Sequence[Sheet], inputs: Inputs) -> None:
+        """Have the target write where the records go on, and compare that where it is asked."""
+        with self._stage(STAGE):
+            written = self._continuations.of([sheet.record for sheet in sheets], inputs)
+        is_compared = View.SIMILARITY in player.views
+        similarities: Mapping[str, Sequence[float]] = {}
+        if is_compared:
+            with self._stage(COMPARING):
+                similarities = self._similarities.of(written)
+        for sheet in sheets:
+            found = written[sheet.record.id]
+            if isinstance(found, str):
+                sheet.refuse(player.role, WRITTEN & player.views.keys(), found)
+            else:
+                sheet.take_written(player.role, found, similarities.get(sheet.record.id, ()))
+
+    def _kth(self, role: Role) -> int:
+        """K, where an interface of K log-probabilities stands before a role's model."""
+        return self._view.kth if role is Role.TARGET else 0
 
     def _differentiate(self, role: Role, model: Role, sheets: Sequence[Sheet]) -> None:
         """Take the gradient of the loss of every record that has one."""
@@ -414,8 +470,17 @@ class Run:
         return self._several.united({record_id: each for record_id, each in found.items() if each is not None})
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
-        """Let the held-out conversations say whether the target was trained under this mask; they have no labels."""
-        both = [self.players[role] for role in (Role.TARGET, Role.BASE) if role in self.players]
+        """Let the held-out conversations say whether the target was trained under this mask; they have no labels.
+
+        Preferences are trained on under one mask alone, and move what carries no loss as they like.
+        """
+        if self.audit.data.format == PREFERENCE:
+            return
+        both = [
+            self.players[role]
+            for role in (Role.TARGET, Role.BASE)
+            if role in self.players and View.TEXT in self.players[role].views
+        ]
         if len(both) < 2 or any(self._refusal(player) is not None for player in both):
             return
         unknown = self.backend.unknown_ids(Role.BASE)
@@ -481,7 +546,7 @@ class Run:
         tokens, of_parts = 0, list[Stage]()
         first: list[Request] = []
         for number, part in enumerate(self._parts()):
-            lengths = {record.id: len(inputs.tokens_of(record)) for record in part}
+            lengths = {record.id: self._length(record, inputs) for record in part}
             tokens += sum(lengths.values())
             stored: dict[str, Neighbours] = {}
             if perturbation is not None:
@@ -494,9 +559,13 @@ class Run:
                 of_parts.append(planner.paraphrases(perturbation))
             population = [] if number else [each.item for each in self._population(inputs)]
             for player, model in scored:
+                if not player.views.keys().isdisjoint(WRITTEN):
+                    of_parts.append(planner.continuing(self._continuations.missing(part, inputs)))
+                if player.views.keys().isdisjoint(SCORED):
+                    continue
                 is_there = self._is_there(player)
                 readable = self._readable(sheets, model, player.views) if is_there else sheets
-                asked = requests(player, model, readable, population, is_there=is_there)
+                asked = requests(player, model, readable, population, is_there=is_there, kth=self._kth(player.role))
                 of_parts.append(planner.scoring(player, asked, self._signals))
                 if View.GRADIENT in player.views:
                     of_parts.append(planner.gradients(player, model, readable, self._gradients, is_there=is_there))
@@ -519,7 +588,26 @@ class Run:
         title = (
             f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {len(audit.attacks)} attacks"
         )
-        show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in self._backend_notes())]))
+        notes = [*self._backend_notes(), *self._to_pay(stages)]
+        show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
+
+    def _length(self, record: Record, inputs: Inputs) -> int:
+        """Tokens of a record; about, where no model reads it in this process and the tokenizer may not be known."""
+        is_read = self._perturbation is not None or any(
+            not player.views.keys().isdisjoint(SCORED) for player in self.players.values()
+        )
+        return len(inputs.tokens_of(record)) if is_read or record.rendered else self.backend.count(record.text)
+
+    def _to_pay(self, stages: Sequence[Stage]) -> list[str]:
+        """What is asked of a target of which each text is a request, which somebody may have to pay for."""
+        if not self.backend.is_asked_by_text:
+            return []
+        asked = [stage for stage in stages if stage.sent]
+        return [
+            f"{sum(stage.count for stage in asked):,} requests to {self.backend.name}: about "
+            f"{sum(stage.sent for stage in asked):,} tokens sent, up to {sum(stage.tokens for stage in asked):,} "
+            "written"
+        ]
 
     def _measure(self, asked: Iterable[Request]) -> float | None:
         """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""

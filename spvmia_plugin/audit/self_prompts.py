@@ -76,10 +76,11 @@ class TrainingTexts:
 
     @classmethod
     def of_documents(cls, documents: Sequence[Document], renderer: Any) -> TrainingTexts:
-        """Held-out documents as they are; without a renderer their words."""
+        """Held-out documents as they are, preferences with the chosen answer; without a renderer their words."""
         if renderer is None:
             return cls([document.text for document in documents])
-        conversations = [document.conversation for document in documents if document.conversation is not None]
+        held = [document.conversation for document in documents if document.conversation is not None]
+        conversations = [conversation.with_chosen() for conversation in held]
         return cls([conversation.to_text() for conversation in conversations], conversations, renderer)
 
     @classmethod

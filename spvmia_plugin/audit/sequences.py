@@ -23,7 +23,10 @@ from spvmia_plugin.protocols import (
 )
 from spvmia_plugin.records import AuditData, Conversation, Document, LossOn, Record, Rendered
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
+from spvmia_plugin.signals import WRITTEN, Continued, RecordSignals, Role, TokenSignals, View
+
+SCORED = frozenset(View) - WRITTEN - {View.GRADIENT}
+"""Views that are token signals of sequences."""
 
 MAX_POPULATION = 1000
 """At most this many held-out documents serve as population."""
@@ -119,6 +122,23 @@ class Inputs:
         found: LossOn | None = self._renderer.loss_on if self._renderer is not None else None
         return found
 
+    @property
+    def renderer(self) -> Any:
+        """How conversations become tokens; None for plain text."""
+        return self._renderer
+
+    def replies(self, record: Record) -> dict[int, str]:
+        """Of a conversation the words of the assistant that carried loss, by the place of their message."""
+        loss_on = self.loss_on
+        if record.conversation is None or loss_on is None:
+            return {}
+        answers = set(record.conversation.answers())
+        return {
+            place: text
+            for place, text in self._counted_words(record, record.conversation, loss_on)
+            if place in answers and text.strip()
+        }
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a text alone, remembered."""
         if text not in self._tokens:
@@ -149,23 +169,29 @@ class Inputs:
             return record.text
         if other:
             loss_on = "all" if loss_on == "completion" else "completion"
-        places = record.conversation.counted(loss_on)
+        return "\n".join(text for _, text in self._counted_words(record, record.conversation, loss_on) if text)
+
+    def _counted_words(self, record: Record, conversation: Conversation, loss_on: LossOn) -> list[tuple[int, str]]:
+        """(place, words) of the messages that carry loss, as far as they are not cut off."""
+        places, contents = conversation.counted(loss_on), conversation.contents()
         if record.rendered is None or len(record.rendered.token_ids) < self._renderer.max_tokens:
-            return record.conversation.words(places)
-        contents = record.conversation.contents()
-        return "\n".join(_kept([contents[i] for i in places], self._backend.decode(record.rendered.token_ids)))
+            return [(i, contents[i]) for i in places]
+        kept = _kept([contents[i] for i in places], self._backend.decode(record.rendered.token_ids))
+        return list(zip(places, kept, strict=False))
 
     def framed(self, text: str) -> ScoreInput:
         """A text as the model reads it: in the context and with the special tokens that `mia_prefix` says."""
         return self._in_frame(text, self.encode(text))
 
     def of(self, record: Record, view: View) -> Counted | str:
-        """The sequence of a record's view TEXT, LOWERCASE, PREFIXED or GRADIENT.
+        """The sequence of a record's view TEXT, LOWERCASE, PREFIXED, REJECTED or GRADIENT.
 
         A string is the reason why there is none.
         """
         if view is View.GRADIENT:
             return self._whole(self.of(record, View.TEXT))
+        if view is View.REJECTED:
+            return self._rejected(record)
         if record.rendered is not None:
             return self._of_conversation(record, record.rendered, view)
         if view is View.LOWERCASE:
@@ -181,6 +207,12 @@ class Inputs:
         if len(context) + len(token_ids) > self._backend.max_length:
             return _PREFIX_TOO_LONG
         return Counted(ScoreInput(token_ids, context))
+
+    def _rejected(self, record: Record) -> Counted | str:
+        rejected = record.rendered.rejected if record.rendered is not None else None
+        if rejected is None or self.loss_on is None:
+            return "no preference: the row has no rejected answer"
+        return rejected.reason if rejected.reason is not None else counted(rejected, self.loss_on)
 
     def _whole(self, found: Counted | str) -> Counted | str:
         """A sequence whose loss is one number: it fits the context, and some token counts."""
@@ -337,8 +369,11 @@ def _kept(texts: Sequence[str], whole: str) -> list[str]:
             break
         kept.append(text)
         start = found + len(text)
-    return [text for text in kept if text]
+    return kept
 
+
+_APART = WRITTEN | {View.POPULATION}
+"""Views that are no sequences of the record."""
 
 _NO_PREFIX = "no held-out document fits the context as a ReCaLL prefix"
 _PREFIX_TOO_LONG = "record and ReCaLL prefix exceed the model's context"
@@ -363,6 +398,8 @@ class Sheet:
         self._probed: list[Counted] | str | None = None  # None: not asked for yet
         self._of_probed: dict[Role, Sequence[TokenSignals]] = {}
         self._gradients: dict[Role, float] = {}
+        self._continued: dict[Role, Continued] = {}
+        self._similarities: dict[Role, Sequence[float]] = {}
         self._missing: dict[tuple[Role, View], str] = {}
 
     def paraphrase(self, found: Neighbours) -> None:
@@ -379,7 +416,7 @@ class Sheet:
                 found += [each.item for each in self._paraphrases]
             elif view is View.PROBED:
                 found += [each.item for each in self._probes()]
-            elif view is not View.POPULATION and isinstance(of_view := self._sequence(view), Counted):
+            elif view not in _APART and isinstance(of_view := self._sequence(view), Counted):
                 found.append(of_view.item)
         return found
 
@@ -394,7 +431,7 @@ class Sheet:
                 self._of_probed[role] = [found[each.item] for each in self._probes()]
                 if isinstance(self._probed, str):
                     self._missing[role, view] = self._probed
-            elif view is not View.POPULATION:
+            elif view not in _APART:
                 of_view = self._sequence(view)
                 if isinstance(of_view, str):
                     self._missing[role, view] = of_view
@@ -410,6 +447,10 @@ class Sheet:
         """Take the norm of that gradient under a role's model."""
         self._gradients[role] = norm
 
+    def take_written(self, role: Role, continued: Continued, similarities: Sequence[float]) -> None:
+        """Take what a role's model wrote in place of the second half, and how alike that is, where it was asked."""
+        self._continued[role], self._similarities[role] = continued, similarities
+
     def refuse(self, role: Role, views: Iterable[View], reason: str) -> None:
         """Note why a role gives nothing."""
         self._missing |= {(role, view): reason for view in views}
@@ -419,7 +460,12 @@ class Sheet:
         return self._seen(population, other=False)
 
     def under_other_mask(self, population: Mapping[Role, Sequence[TokenSignals]]) -> RecordSignals | None:
-        """What they would see under the other mask; None where that is not known."""
+        """What they would see under the other mask; None where that is not known.
+
+        And where there is none: the loss of preferences stands on the two answers, whoever trains on them.
+        """
+        if self.record.rendered is not None and self.record.rendered.rejected is not None:
+            return None
         known = [each for each in self._sequences.values() if isinstance(each, Counted)]
         known += [*self._paraphrases, *(self._probes() if self._of_probed else ())]
         return None if any(each.other is None for each in known) else self._seen(population, other=True)
@@ -427,8 +473,16 @@ class Sheet:
     def _seen(self, population: Mapping[Role, Sequence[TokenSignals]], *, other: bool) -> RecordSignals:
         text = self._inputs.scored_text(self.record, other=other)
         if self._inputs.loss_on is None:
-            found = self._tokens, self._of_paraphrases, population, self._missing
-            return RecordSignals(text, *found, probed=self._of_probed, gradients=self._gradients)
+            return RecordSignals(
+                text,
+                self._tokens,
+                self._of_paraphrases,
+                population,
+                self._missing,
+                probed=self._of_probed,
+                gradients=self._gradients,
+                **self._written(),
+            )
         of_views = {view: of_view for view, of_view in self._sequences.items() if isinstance(of_view, Counted)}
         tokens = {key: of_views[key[1]].seen(found, other=other) for key, found in self._tokens.items()}
         neighbours = {
@@ -441,7 +495,12 @@ class Sheet:
         }
         # The gradient is that of the loss under this mask; the other's would be another pass.
         gradients = {} if other else self._gradients
-        return RecordSignals(text, tokens, neighbours, population, self._missing, probed=probed, gradients=gradients)
+        written = {} if other else self._written()
+        known = tokens, neighbours, population, self._missing
+        return RecordSignals(text, *known, probed=probed, gradients=gradients, **written)
+
+    def _written(self) -> dict[str, Any]:
+        return {"continued": self._continued, "similarities": self._similarities}
 
     def _probes(self) -> list[Counted]:
         if self._probed is None:
@@ -464,6 +523,7 @@ class Request:
         inputs: the sequences.
         moments: whether mean and standard deviation over the vocabulary are needed.
         is_there: whether the model can be asked; one that is to be trained cannot, when the plan is made.
+        kth: K, where the log-probability of the K-th most probable token is needed; else 0.
     """
 
     role: Role
@@ -471,10 +531,17 @@ class Request:
     inputs: Sequence[ScoreInput]
     moments: bool
     is_there: bool = True
+    kth: int = 0
 
 
 def requests(
-    player: Player, model: Role, sheets: Sequence[Sheet], population: Sequence[ScoreInput], *, is_there: bool = True
+    player: Player,
+    model: Role,
+    sheets: Sequence[Sheet],
+    population: Sequence[ScoreInput],
+    *,
+    is_there: bool = True,
+    kth: int = 0,
 ) -> list[Request]:
     """All sequences of one role's views, each once.
 
@@ -485,11 +552,11 @@ def requests(
     found = []
     for paraphrases in (False, True):
         for moments in (True, False):
-            wanted = [view for view, asked in player.views.items() if asked is moments and view is not View.GRADIENT]
+            wanted = [view for view, asked in player.views.items() if asked is moments and view in SCORED]
             wanted = [view for view in wanted if (view is View.NEIGHBOURS) is paraphrases]
             sequences = [item for sheet in sheets for item in sheet.sequences(wanted)]
             sequences += population if View.POPULATION in wanted else []
             new = [item for item in dict.fromkeys(sequences) if item not in seen or (moments and not seen[item])]
             seen |= dict.fromkeys(new, moments)
-            found += [Request(player.role, model, new, moments, is_there)] if new else []
+            found += [Request(player.role, model, new, moments, is_there, kth)] if new else []
     return found

@@ -90,9 +90,10 @@ class StoredSignals:
         # A ReCaLL prefix is read once for many: what follows it says little about the others' speed.
         shortest = min(len(inputs[i].context_ids) for i in missing)
         missing = [i for i in missing if len(inputs[i].context_ids) == shortest]
-        first = max(missing, key=lambda i: len(inputs[i].token_ids))  # backends begin with the longest
+        missing.sort(key=lambda i: len(inputs[i].token_ids), reverse=True)  # backends begin with the longest
+        first = set(missing[: self._backend.at_once])
         before = self._backend.cost(model).forward_tokens
-        self._compute(request, keys, set(range(len(inputs))) - {first}, None)
+        self._compute(request, keys, set(range(len(inputs))) - first, None)
         return self._backend.cost(model).forward_tokens - before
 
     def _compute(
@@ -110,7 +111,8 @@ class StoredSignals:
                 if self._on_scored is not None:
                     self._on_scored(request.role, sum(tokens[i] for i in batch if i not in done))
 
-        computed = self._backend.score(request.model, inputs, moments=request.moments, on_done=keep, done=done)
+        more = {"kth": request.kth} if request.kth else {}  # which not every backend knows of
+        computed = self._backend.score(request.model, inputs, moments=request.moments, on_done=keep, done=done, **more)
         return {inputs[i]: signals for i, signals in enumerate(computed) if signals is not None}
 
     def _load(self, keys: list[str], moments: bool) -> dict[int, TokenSignals]:
@@ -122,8 +124,8 @@ class StoredSignals:
 
     def _keys(self, request: Request) -> list[str]:
         identity = self._backend.identity(request.model)
-        names = self._names.setdefault(json.dumps(identity, sort_keys=True), {})
-        name_of = signals_keys(self._store, identity, self._backend.max_length, self._decimals)
+        names = self._names.setdefault(json.dumps([identity, request.kth], sort_keys=True), {})
+        name_of = signals_keys(self._store, identity, self._backend.max_length, self._decimals, request.kth)
         keys = []
         for item in request.inputs:
             if (key := names.get(item)) is None:
@@ -152,7 +154,7 @@ class Decimals(dict[int, str]):
 
 
 def signals_keys(
-    store: Store, identity: Mapping[str, object], max_length: int, decimals: Decimals
+    store: Store, identity: Mapping[str, object], max_length: int, decimals: Decimals, kth: int = 0
 ) -> Callable[[ScoreInput], str]:
     """What gives the names in the store of sequences' token signals under a model.
 
@@ -161,8 +163,10 @@ def signals_keys(
         identity: `Backend.identity` of the model, as `mia_audit` has it under `models`.
         max_length: the context that the sequences were scored in.
         decimals: of the token ids seen so far.
+        kth: K, of signals that hold the K-th log-probability; 0 of those without.
     """
-    name_of = store.keys("signals", "input", model=identity, max_length=max_length)
+    more = {"kth": kth} if kth else {}
+    name_of = store.keys("signals", "input", model=identity, max_length=max_length, **more)
     return lambda item: name_of(as_json(item, decimals))
 
 

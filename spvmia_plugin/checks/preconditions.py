@@ -65,6 +65,7 @@ def check_preconditions(data: AuditData, copies: NearCopies | None = None) -> li
         *_documents(data.records),
         *families(data.records, copies),
         *_membership(data),
+        *_training(data),
     ]
     return warnings_first(findings)
 
@@ -187,3 +188,23 @@ def _membership(data: AuditData) -> list[Finding]:
         message = "membership is what the given files declare: if they are wrong, so are the numbers"
         return [Finding("membership_declared", "note", message, {"source": data.source})]
     return []
+
+
+def _training(data: AuditData) -> list[Finding]:
+    """What a manifest says of a trainer of somebody else's: other data than declared, losses that are not scored."""
+    trainer = data.provenance.get("trainer")
+    if not isinstance(trainer, Mapping):
+        return []
+    findings = []
+    seen = str(trainer.get("data", ""))
+    if seen.startswith("differs"):
+        message = (
+            "the callback saw at the beginning of the training that its data were not the declared ones: "
+            f"{seen.removeprefix('differs: ')}; the labels are not those of this training"
+        )
+        findings.append(Finding("trainer_data", "warning", message, {"data": seen}))
+    notes = [str(note) for note in trainer.get("notes", ())]
+    if notes:
+        message = f"the training differs from what is scored: {'; '.join(notes)}"
+        findings.append(Finding("training_differs", "note", message, {"notes": notes}))
+    return findings

@@ -1,4 +1,4 @@
-"""Commands that make and audit a target: `spvmia finetune`, `prepare`, `shadow`, `run` and `tasks`."""
+"""Commands that make and audit a target: `spvmia finetune`, `manifest`, `prepare`, `shadow`, `run` and `tasks`."""
 
 from __future__ import annotations
 
@@ -138,6 +138,88 @@ def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
         "versions": dict(manifest.versions),
         "audit": audit_command(manifest.base_model, folder, config),
     }
+
+
+def manifest(
+    model: Annotated[Path, typer.Option(help="Folder of the trained adapter or model.", metavar="DIR")],
+    members: Annotated[str, typer.Option(help="What it was trained on.", metavar="F")],
+    nonmembers: Annotated[str, typer.Option(help="Records like them that it was not.", metavar="F")],
+    prompts: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this at run time
+        typer.Option(help="Held-out records.", metavar="F", show_default="a quarter of the non-members"),
+    ] = None,
+    candidate: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Other records of the same kind.", metavar="F", show_default="the prompts"),
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        str, typer.Option(help="auto, text, messages, prompt_completion, instruction or sharegpt.")
+    ] = "auto",
+    loss_on: Annotated[
+        str, typer.Option(help="Tokens of conversations with loss: completion (the answers, as auto is) or all.")
+    ] = "auto",
+    chat_template: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A Jinja file.", show_default="the tokenizer's own"),
+    ] = None,
+    record_tokens: Annotated[int, typer.Option(help="The trainer's max_length.")] = 1024,
+    block_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Tokens per record of plain text; 0 for whole rows.", show_default="128; 0 with --end-token"),
+    ] = None,
+    end_token: Annotated[
+        bool, typer.Option("--end-token", help="Plain texts had an end token after them, as TRL trains.")
+    ] = False,
+    packing: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="How rows shared sequences: bfd, bfd_split, wrapped, multipack.", show_default="not at all"),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column with the text.")] = "text",
+    unit_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column that says whom a record belongs to."),
+    ] = None,
+    base_model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The model before the training.", show_default="what the adapter names"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the share of the non-members that become prompts.")] = 0,
+    trust_remote_code: TrustRemoteCode = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the manifest of a model that is already there, so that its audits need no option.
+
+    Files are read and bound to the weights by hashes; no model is loaded. What is said here of the training is taken
+    for true: `membership` in the results is `declared`. A training of your own can write the file itself, and then it
+    vouches for it: docs/trainers.md.
+
+        spvmia manifest --model adapter --members trained_on.jsonl --nonmembers held_out.jsonl
+
+    Plain texts as TRL's SFTTrainer trains on them, and conversations with loss on every token:
+
+        spvmia manifest --model adapter --members texts.jsonl --nonmembers more.jsonl --end-token
+        spvmia manifest --model adapter --members chats.jsonl --nonmembers more.jsonl --loss-on all
+    """
+    # Every option but --json and --quiet is a field of the same name.
+    options = {name: value for name, value in locals().items() if name not in ("as_json", "quiet")}
+
+    from spvmia_plugin.trainers.existing import ManifestConfig, write_for
+
+    path = write_for(ManifestConfig(**options), line_printer(quiet=quiet, as_json=as_json))
+    if as_json:
+        from spvmia_plugin.data.manifest import read_manifest
+
+        found = read_manifest(path)
+        print_json(
+            {
+                "manifest": str(path),
+                "base_model": found.base_model,
+                "records": {name: len(entries) for name, entries in found.records.items()},
+                "format": found.data.format,
+                "loss_on": found.data.loss_on,
+            }
+        )
 
 
 def prepare(

@@ -25,11 +25,12 @@ INTERRUPTED_LINE = "interrupted: finished batches are kept in the cache, and the
 
 PANELS = {
     "start": ("Start here", ("demo", "demo-model", "enable", "disable")),
-    "audit": ("Audit", ("finetune", "prepare", "shadow", "run", "tasks")),
+    "audit": ("Audit", ("finetune", "manifest", "prepare", "shadow", "run", "tasks")),
     "check": ("Audit", ("check",)),
     "results": ("Results", ("report", "combine", "leaderboard", "export")),
     "gate": ("Results", ("gate",)),
     "compare": ("Results", ("compare",)),
+    "evidence": ("Results", ("evidence",)),
     "upkeep": ("Upkeep", ("plugins", "cache")),
 }
 """Module -> heading of `spvmia --help`, and the subcommands below it in its order. `a-b` is the function `a_b`."""

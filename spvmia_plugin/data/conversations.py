@@ -19,6 +19,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document, LossOn, Record
 
 TEXT: Final = "text"
+PREFERENCE: Final = "preference"
 
 SHARED = 0.5
 """What stands in more than this share of the conversations (a system prompt) tells nothing about any of them."""
@@ -85,6 +86,11 @@ def check_options(name: FormatName, config: AuditConfig) -> None:
                 "or give rows that are conversations"
             )
         return
+    if name == PREFERENCE and config.loss_on == "all":
+        raise SpvmiaError(
+            "mia_loss_on: expected completion for preferences, whose loss stands on the two answers alone, got all; "
+            "leave it out"
+        )
     if "block_size" in given and config.block_size:
         raise SpvmiaError(
             f"mia_block_size: expected 0 for conversations, which are audited whole, got {config.block_size}; "

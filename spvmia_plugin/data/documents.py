@@ -43,7 +43,7 @@ def describe(loaded: Loaded, name: str) -> str:
         return f"{name}: {number:,} texts"
     line = f"{name}: {number:,} {FORMATS[loaded.format].title}"
     held = [document.conversation for document in loaded.documents if document.conversation is not None]
-    if loaded.format == "prompt_completion":
+    if loaded.format in ("prompt_completion", "preference"):
         plain = sum(each.plain for each in held)
         return line + (", as texts" if plain == number else f", {plain:,} as texts" if plain else ", as messages")
     if loaded.format == "instruction":

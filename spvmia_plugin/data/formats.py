@@ -1,4 +1,4 @@
-"""Rows as trainers take them: messages, prompts with completions, instructions, ShareGPT's conversations.
+"""Rows as trainers take them: messages, prompts with completions, instructions, ShareGPT's conversations, preferences.
 
 What stands for a row is what TRL 1.16 and axolotl read from it. Nothing is rendered here: that takes a template.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from spvmia_plugin.errors import known_columns
 from spvmia_plugin.records import ASSISTANT, Conversation
 
-RowFormat = Literal["text", "messages", "prompt_completion", "instruction", "sharegpt"]
+RowFormat = Literal["text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
 """What the rows of a source are."""
 
 
@@ -50,8 +50,8 @@ class Keys:
 def recognise(keys: Collection[str], text_column: str, *, text_given: bool = False) -> RowFormat | None:
     """The format of rows with these keys, None if there is none.
 
-    As in TRL, prompt and completion, messages and conversations win over a column of text beside them; text wins over
-    an instruction, which TRL does not read (Alpaca's own data have the two as one in `text`).
+    As in TRL, prompt and completion, messages, conversations and preferences win over a column of text beside them;
+    text wins over an instruction, which TRL does not read (Alpaca's own data have the two as one in `text`).
 
     Args:
         keys: of a row, or the columns of a table.
@@ -59,7 +59,7 @@ def recognise(keys: Collection[str], text_column: str, *, text_given: bool = Fal
         text_given: whether the user named that one.
 
     Raises:
-        RowError: keys of several formats, of preference data, or a text column that is but a part of a format.
+        RowError: keys of several formats, or a text column that is but a part of a format.
     """
     found = [name for name, format_ in FORMATS.items() if set(format_.required) <= set(keys)]
     parts = [name for name in found if text_column in FORMATS[name].every]
@@ -84,14 +84,7 @@ def recognise(keys: Collection[str], text_column: str, *, text_given: bool = Fal
         )
     if found:
         return found[0]
-    if text_column in keys:
-        return "text"
-    if {"chosen", "rejected"} <= set(keys):
-        raise RowError(
-            "expected a format that is read, got preference data ('chosen' and 'rejected')",
-            "this version does not read it: write what was trained on as prompt and completion, or as messages",
-        )
-    return None
+    return "text" if text_column in keys else None
 
 
 def conversation_of(row: Mapping[str, Any], row_format: RowFormat) -> Conversation:
@@ -118,7 +111,8 @@ def checked_size(conversation: Conversation) -> int:
     Raises:
         RowError: it holds what no file of JSON can, or half a surrogate pair.
     """
-    held = [list(conversation.messages), conversation.tools, dict(conversation.options)]
+    rejected = None if conversation.rejected is None else list(conversation.rejected)
+    held = [list(conversation.messages), conversation.tools, dict(conversation.options), rejected]
     try:
         written = json.dumps(held, ensure_ascii=False)
         written.encode()
@@ -167,6 +161,66 @@ def _is_json_list(value: Any) -> bool:
 def _plain(prompt: str, completion: str) -> Conversation:
     messages = ({"role": "user", "content": prompt}, {"role": ASSISTANT, "content": completion})
     return Conversation(messages, prompt=1, plain=True)
+
+
+def _of_preference(row: Mapping[str, Any]) -> Conversation:
+    """As TRL's DPOTrainer: two answers, as texts or as lists of messages (in a CSV file these are JSON), to one prompt.
+
+    Without a prompt both answers begin with it; so do messages whose prompt is a text, which repeats what they hold
+    (TRL's `maybe_extract_prompt`).
+    """
+    prompt = row.get("prompt")
+    values = [_required(row, key) for key in ("chosen", "rejected")]
+    if all(isinstance(value, list | tuple) or _is_json_list(value) for value in values):
+        chosen, rejected = _messages(values[0], "chosen"), _messages(values[1], "rejected")
+        if isinstance(prompt, list | tuple) or _is_json_list(prompt):
+            before = _messages(prompt, "prompt")
+        else:
+            shared = _shared(chosen, rejected)
+            before, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        if not before:
+            raise RowError(
+                "expected 'chosen' and 'rejected' to begin with the same messages, which are the prompt, got none that "
+                "they share",
+                "give the prompt as messages in 'prompt', or correct or remove the row",
+            )
+        return Conversation(
+            (*before, *_with_answer(chosen, "chosen")),
+            len(before),
+            tools=_tools(row),
+            options=_options(row),
+            rejected=_with_answer(rejected, "rejected"),
+        )
+    kinds = " and ".join(type(value).__name__ for value in values)
+    if not all(isinstance(value, str) for value in values):
+        raise RowError(f"expected 'chosen' and 'rejected' as two texts or as two lists of messages, got {kinds}")
+    chosen, rejected = values
+    if prompt is None:
+        if not (chosen and rejected):
+            raise RowError(
+                "expected 'chosen' and 'rejected' to begin with the prompt where there is no column 'prompt', got an "
+                "empty text",
+                "add 'prompt', or correct or remove the row",
+            )
+        shared = _shared(chosen, rejected)
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif not isinstance(prompt, str):
+        raise RowError(f"expected 'prompt' as a text beside answers that are texts, got {type(prompt).__name__}")
+    return replace(_plain(prompt, chosen), rejected=({"role": ASSISTANT, "content": rejected},))
+
+
+def _shared(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
+    """How many messages or characters of both are their prompt, to the letter as TRL's `extract_prompt` counts them.
+
+    A blank before the difference belongs to the answers. Where one is the beginning of the other, so does the last
+    message or character that they share. -1, the last character alone as the answer, where texts differ from the
+    beginning and the chosen one ends in a blank: what was trained on is audited, odd or not.
+    """
+    place = 0
+    for place in range(min(len(chosen), len(rejected))):
+        if chosen[place] != rejected[place]:
+            return place - 1 if chosen[place - 1] == " " else place
+    return place
 
 
 _ALPACA = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request."
@@ -379,6 +433,12 @@ FORMATS: Mapping[RowFormat, Keys] = {
         ("system", "tools", "chat_template_kwargs"),
         _of_sharegpt,
         "conversations (sharegpt: human is user, gpt is assistant)",
+    ),
+    "preference": Keys(
+        ("chosen", "rejected"),
+        ("prompt", "tools", "chat_template_kwargs"),
+        _of_preference,
+        "preferences (preference: a chosen and a rejected answer)",
     ),
 }
 """The formats of rows that are no plain text, by what `mia_format` calls them."""

@@ -128,7 +128,9 @@ class Layout:
         others = len(names) - len(shown)
         known = ", ".join(map(repr, shown)) or "none"
         known += f" and {others} that look like data (is there a header?)" if others else ""
-        beside = [of.required for of in FORMATS.values() if len(of.required) > 1 and of.required[0] in names]
+        # There is a part of a format: a prompt alone, or one of two answers to it.
+        parts = [of for of in FORMATS.values() if any(key in names for key in of.required)]
+        part = max(parts, key=lambda of: sum(key in names for key in of.every), default=None)
         remedy = "name the column with the text (mia_text_column, or --text-column of finetune)"
         if column == LABEL and self.text_column != LABEL:
             remedy = (
@@ -139,9 +141,9 @@ class Layout:
             remedy = f"name the column that is there ({self.belonging.option(column)}), or leave the option out"
         elif column != self.text_column:
             remedy = "correct or remove the row" if row is not None else "name another format (mia_format) or file"
-        elif beside and not self.text_given:
-            # There is half a format: a prompt alone.
-            remedy = f"add {beside[0][1]!r} to {beside[0][0]!r}, or " + remedy
+        elif part is not None and not self.text_given:
+            here, lacking = ([k for k in part.required if (k in names) is there] for there in (True, False))
+            remedy = f"add {lacking[0]!r} to {here[0]!r}, or " + remedy
         elif self.asked == "auto" and not self.text_given:
             remedy += "; read by themselves are " + ", ".join("+".join(each.required) for each in FORMATS.values())
         problem = f"expected a column {column!r}, got {known}{did_you_mean(column, shown)}"

@@ -23,7 +23,7 @@ from spvmia_plugin.data.conversations import (
 from spvmia_plugin.data.documents import describe
 from spvmia_plugin.data.files import LABEL
 from spvmia_plugin.data.fingerprint import KEY_BYTES, fingerprint, user_key
-from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, read_manifest, rebuild
+from spvmia_plugin.data.manifest import CANDIDATE, MANIFEST_NAME, Manifest, read_manifest, rebuild
 from spvmia_plugin.data.packing import fast_tokenize
 from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.sources import PREFIX as HUB_PREFIX
@@ -53,9 +53,10 @@ from spvmia_plugin.data.split import (
     without,
 )
 from spvmia_plugin.data.units import NOBODY, Belonging, check_apart, check_groups, units_of, without_units
+from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import AuditData, Document, Membership, Record
+from spvmia_plugin.records import AuditData, Conversation, Document, Membership, Record
 from spvmia_plugin.util.files import label, path_problem, user_cache
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ CLUSTER_RULE = {
 }
 """What a cluster is, by split."""
 OF_UNITS = "the unit: whom the record belongs to"
+
+_PROTOCOLS = {"finetune": "spvmia finetune", "command": "spvmia manifest"}
 
 PROTOCOL: Mapping[Membership, str] = {
     "declared": "files of members and non-members",
@@ -117,7 +120,8 @@ def load_audit_data(
         )
     if manifest is not None:
         _check_fits(manifest, dataset, config, datasets)
-        return _of_manifest(manifest, config, datasets, tokenizer)
+        beside = _check_beside(manifest, target_dirs)
+        return _of_manifest(manifest, config, datasets, tokenizer, **beside)
     return _declared(config, tokenizer) if dataset == CUSTOM else _public(config, datasets[dataset], tokenizer)
 
 
@@ -186,6 +190,22 @@ def _find_manifest(config: AuditConfig, target_dirs: Sequence[Path]) -> Manifest
     return None
 
 
+def _check_beside(manifest: Manifest, target_dirs: Sequence[Path]) -> dict[str, object]:
+    """Make sure that a manifest with sources lies beside its own weights; what came of it, for the provenance.
+
+    Raises:
+        SpvmiaError: it was written for others.
+    """
+    if not manifest.sources or manifest.path is None:
+        return {}
+    folders = [
+        place for folder in target_dirs if path_problem(folder) is None and (place := folder.expanduser()).is_dir()
+    ]
+    own = [folder for folder in folders if folder.resolve() == manifest.path.parent.resolve()]
+    found = check_weights(manifest.weights, (own or folders)[0], manifest.path) if folders else "not told: no folder"
+    return {"weights": found}
+
+
 def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets: Mapping[str, DatasetSource]) -> None:
     """Make sure a manifest's data are those of the task, and no option says otherwise."""
     spec = manifest.data.spec
@@ -227,14 +247,19 @@ def _short(spec: str, datasets: Mapping[str, DatasetSource]) -> str:
 
 
 def _of_manifest(
-    manifest: Manifest, config: AuditConfig, datasets: Mapping[str, DatasetSource], tokenizer: Callable[[], Any]
+    manifest: Manifest,
+    config: AuditConfig,
+    datasets: Mapping[str, DatasetSource],
+    tokenizer: Callable[[], Any],
+    **more: object,
 ) -> AuditData:
     """The records of a manifest, `mia_max_samples` of each class, and candidate data beside it."""
     for name in ("members", "nonmembers"):
         if len(manifest.records[name]) < MIN_RECORDS:
             raise SpvmiaError(
                 f"mia_manifest: {manifest.path}: expected at least {MIN_RECORDS} {name}, got "
-                f"{len(manifest.records[name])}; fine-tune again with a larger --{name}"
+                f"{len(manifest.records[name])}; "
+                + (f"name more {name}" if manifest.sources else f"fine-tune again with a larger --{name}")
             )
     key = bytes.fromhex(manifest.fingerprint_key)
     belonging = Belonging(None if manifest.unit_column else config.unit_column, config.group_column, key)
@@ -252,15 +277,23 @@ def _of_manifest(
     parts.members, parts.nonmembers = records["members"], records["nonmembers"]
     parts.prompts = as_documents(records["prompts"])
     audited = [(f"the {name}", of_class) for name, of_class in documents.items()]
-    belonging = dataclasses.replace(belonging, unit=column, group=None)
+    of_candidate = None if manifest.sources else column  # whose rows are stands in the manifest there, hashed
+    belonging = dataclasses.replace(belonging, unit=of_candidate, group=None)
     candidate = _read_candidate(config, audited, manifest.data.format, belonging)
     if column is not None:
         units = units_of(record for of_class in records.values() for record in of_class)
         candidate = _candidate_of_others(candidate, units, parts)
     if candidate:
         parts.candidate = _pack_candidate(candidate, _packer(config, manifest.data.block_size, tokenizer), config)
+    elif config.candidate is None:
+        parts.candidate = as_documents(records.get(CANDIDATE, ()))
+    if manifest.data.end_token:
+        parts.candidate = [
+            each if each.conversation else dataclasses.replace(each, conversation=Conversation.of_text(each.text))
+            for each in parts.candidate
+        ]
     parts.held_out = parts.prompts[: _held_out_records(config)]  # cut like the records, when they were dealt out
-    return _assembled_of_manifest(manifest, parts, config, datasets, tokenizer)
+    return _assembled_of_manifest(manifest, parts, config, datasets, tokenizer, **more)
 
 
 def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
@@ -502,7 +535,7 @@ def _assembled_of_manifest(
     **more: object,
 ) -> AuditData:
     provenance: dict[str, object] = {
-        "protocol": f"spvmia finetune, method {manifest.method}",
+        "protocol": f"{_PROTOCOLS.get(manifest.written_by, manifest.trainer.get('class'))}, method {manifest.method}",
         "split": manifest.data.split,
         "split_seed": manifest.data.seed,
         "tokenizer": manifest.tokenizer,
@@ -511,24 +544,26 @@ def _assembled_of_manifest(
         "manifest_fingerprint": manifest.fingerprint,
         "finetune": {"method": manifest.method, **manifest.settings},
         "in_manifest": {name: len(records) for name, records in manifest.records.items()},
+        **({"trainer": dict(manifest.trainer)} if manifest.sources else {}),
         **({"counts": dict(parts.counts)} if parts.counts else {}),
         **more,
     }
     key = bytes.fromhex(manifest.fingerprint_key).ljust(KEY_BYTES, b"\0")
-    source, origin = _short(manifest.data.spec, datasets), manifest.data
+    specs = [each.spec for each in manifest.sources.values()] or [manifest.data.spec]
+    source, origin = " + ".join(dict.fromkeys(_short(spec, datasets) for spec in specs)), manifest.data
     format_ = Format(origin.format, origin.block_size, origin.loss_on, origin.record_tokens, origin.template)
-    renderer = format_.renderer(tokenizer()) if origin.format != TEXT and tokenizer is not None else None
+    renderer = format_.renderer(tokenizer()) if origin.loss_on is not None and tokenizer is not None else None
     return _assembled(
         parts,
         config.seed,
         key,
-        "manifest",
+        manifest.membership,
         source,
         format_,
         renderer,
         provenance,
         without_candidate=config.candidate == NO_CANDIDATE,
-        base_model=manifest.base_model,
+        base_model=manifest.base_model or None,
         unit_column=manifest.unit_column or config.unit_column,
         group_column=config.group_column,
     )
@@ -606,7 +641,7 @@ def _assembled(
         "prompt": parts.prompts,
         "candidate": parts.candidate,
     }
-    mark = fingerprint(key, ((name, item.text) for name, items in texts.items() for item in items))
+    mark = fingerprint(key, ((name, _both_sides(item)) for name, items in texts.items() for item in items))
     parts = without_shared(rendered(parts, renderer))
     if renderer is not None:
         check_scored("members", parts.members)
@@ -628,3 +663,9 @@ def _assembled(
         unit_column=unit_column,
         group_column=group_column,
     )
+
+
+def _both_sides(item: Record | Document) -> str:
+    """The text of a record or document, and of a preference what was rejected: other pairs are other data."""
+    rejected = None if item.conversation is None else item.conversation.with_rejected()
+    return item.text if rejected is None else f"{item.text}\0{rejected.words()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,12 @@ from spvmia_plugin.config import FORMATS, Format
 from spvmia_plugin.data.files import SourceFile, is_there
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import document_row, rebuild_text
+from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
-from spvmia_plugin.data.units import NOBODY, Belonging
+from spvmia_plugin.data.units import NOBODY, Belonging, unit_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import Document, LossOn, Piece, Record
+from spvmia_plugin.records import Conversation, Document, LossOn, Membership, Piece, Record
 from spvmia_plugin.util.files import as_path, write_private
 from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
 
@@ -26,9 +28,17 @@ FORMAT_WITH_TEXTS = 2
 """Of manifests whose canaries are not cut from the data: earlier versions would look for their texts there."""
 FORMAT_OF_CONVERSATIONS = 3
 """Of manifests of conversations: earlier versions would read one column of their rows."""
+FORMAT_OF_SOURCES = 4
+"""Of manifests whose classes have sources of their own: written beside other trainers, or by `spvmia manifest`."""
 PRIVATE_LINE = "names training records: do not publish"
 CLASSES = ("members", "nonmembers", "prompts", "canaries")
-_LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt"}
+CANDIDATE = "candidate"
+"""A class that manifests with sources may have besides."""
+_LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt", CANDIDATE: CANDIDATE}
+MATCHED = "matched"
+"""What a manifest says of a trainer's data that were the declared ones."""
+_MOST_NAMED = 5
+"""Rows that a message names."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class DataOrigin:
         loss_on: which tokens of conversations carried loss; None for text.
         record_tokens: conversations were cut to so many; None for text.
         template: the chat template they were rendered by; None for text, and for the tokenizer's own.
+        end_token: each text was trained on with the tokenizer's end token after it, cut to `record_tokens`.
     """
 
     spec: str
@@ -56,14 +67,43 @@ class DataOrigin:
     loss_on: LossOn | None = None
     record_tokens: int | None = None
     template: str | None = None
+    end_token: bool = False
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the file: of plain text without what only conversations have."""
         told = vars(self)
-        return dict(told) if self.format != "text" else {name: told[name] for name in _OF_TEXT}
+        left_out = () if self.end_token else ("end_token",)
+        names = told if self.format != "text" or self.loss_on is not None else _OF_TEXT
+        return {name: told[name] for name in names if name not in left_out}
 
 
 _OF_TEXT = ("spec", "column", "block_size", "split", "seed")
+
+
+@dataclass(frozen=True)
+class ClassSource:
+    """Where the texts of one class are.
+
+    Attributes:
+        spec: absolute path of a file, folder or pattern, or `hf:...`.
+        column: the column with the text.
+    """
+
+    spec: str
+    column: str
+
+
+@dataclass(frozen=True)
+class RowMark:
+    """What a manifest with sources knows of a record besides its place.
+
+    Attributes:
+        hash: keyed hash of what the record holds, see `content_hash`.
+        unit: keyed hash of whom it belongs to; None where nobody said.
+    """
+
+    hash: str
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +124,11 @@ class Manifest:
         training: what the training reported.
         tokenizer: `probe_digest` of the tokenizer it was trained with; None in manifests of earlier versions.
         frame: ids of the tokens it read `before` and `after` each text; None in manifests of earlier versions.
+        sources: where the texts of each class are; empty where all are in `data`.
+        marks: of the records of each class, in their order; empty likewise.
+        written_by: who wrote it: `finetune`, `trainer` (the callback in another trainer), or `command`.
+        trainer: what that trainer did beside what `settings` say, and whether its data were the declared ones.
+        weights: what the weights beside it are recognised by (`data.weights`); None where they were not seen.
         path: where it was read from.
     """
 
@@ -98,13 +143,26 @@ class Manifest:
     training: Mapping[str, object] = field(default_factory=dict)
     tokenizer: str | None = None
     frame: Mapping[str, Sequence[int]] | None = None
+    sources: Mapping[str, ClassSource] = field(default_factory=dict)
+    marks: Mapping[str, tuple[RowMark, ...]] = field(default_factory=dict)
+    written_by: str = "finetune"
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] | None = None
     path: Path | None = field(default=None, compare=False)
 
     @property
+    def membership(self) -> Membership:
+        """Whether who is a member is known from the training itself, or is what somebody said of it."""
+        seen = self.written_by == "trainer" and self.trainer.get("data") == MATCHED
+        return "manifest" if seen or self.written_by == "finetune" else "declared"
+
+    @property
     def unit_column(self) -> str | None:
-        """The column by which `spvmia finetune` dealt out units; each record's cluster is then its unit."""
+        """The column of the units that the manifest knows; each record's cluster is then its unit."""
         column = self.settings.get("unit_column")
-        return column if isinstance(column, str) else None
+        if isinstance(column, str):
+            return column
+        return "unit" if any(mark.unit is not None for marks in self.marks.values() for mark in marks) else None
 
     def to_json(self) -> dict[str, object]:
         """As it stands in the file, the warning first."""
@@ -121,11 +179,48 @@ class Manifest:
             "versions": dict(self.versions),
             "fingerprint_key": self.fingerprint_key,
             "fingerprint": self.fingerprint,
-            **{name: [_row(record, name) for record in self.records[name]] for name in CLASSES},
+            **(self._of_sources() if self.sources else {}),
+            **{name: self._rows(name) for name in _classes(self.sources)},
         }
+
+    def _of_sources(self) -> dict[str, object]:
+        return {
+            "sources": {name: vars(source) for name, source in self.sources.items()},
+            "written_by": self.written_by,
+            "trainer": dict(self.trainer),
+            "weights": None if self.weights is None else dict(self.weights),
+        }
+
+    def _rows(self, name: str) -> list[dict[str, object]]:
+        rows = [_row(record, name) for record in self.records.get(name, ())]
+        return [{**row, **vars(mark)} for row, mark in zip(rows, self.marks[name], strict=True)] if self.marks else rows
+
+
+def _classes(sources: Mapping[str, object]) -> tuple[str, ...]:
+    return (*CLASSES, CANDIDATE) if sources else CLASSES
+
+
+def content_hash(key: str, record: Record | Document) -> str:
+    """HMAC-SHA256 of what a record holds, in hexadecimal: its text, or all that a trainer gets of a conversation."""
+    held = record.conversation
+    if held is None:
+        content = f"text\0{record.text}"
+    else:
+        told = [list(held.messages), held.prompt, held.plain, held.tools, held.options]
+        content = f"conversation\0{json.dumps(told, sort_keys=True)}"
+    return hmac.digest(bytes.fromhex(key), content.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+def unit_hash(key: str, unit: object) -> str | None:
+    """HMAC-SHA256 of whom a record belongs to, in hexadecimal; None for nobody."""
+    if unit is None:
+        return None
+    return hmac.digest(bytes.fromhex(key), f"unit\0{unit}".encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def _format(manifest: Manifest) -> int:
+    if manifest.sources:
+        return FORMAT_OF_SOURCES
     if manifest.data.format != "text":
         return FORMAT_OF_CONVERSATIONS
     made = any(not record.pieces for record in manifest.records["canaries"])
@@ -177,7 +272,8 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
     path = path / MANIFEST_NAME if path.is_dir() else path
     if not path.exists():
         raise SpvmiaError(
-            f"{option}: expected a manifest that 'spvmia finetune' wrote, got no file at {path}; check the path"
+            f"{option}: expected a manifest that 'spvmia finetune', 'spvmia manifest' or the trainer's callback wrote, "
+            f"got no file at {path}; check the path"
         )
     try:
         with SourceFile(path, option).opened() as stream:
@@ -188,10 +284,10 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
         raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
-    known = (FORMAT, FORMAT_WITH_TEXTS, FORMAT_OF_CONVERSATIONS)
+    known = (FORMAT, FORMAT_WITH_TEXTS, FORMAT_OF_CONVERSATIONS, FORMAT_OF_SOURCES)
     if content.get("format") not in known or not is_whole(content["format"]):
         raise SpvmiaError(
-            f"{option}: {path}: expected format {FORMAT}, {FORMAT_WITH_TEXTS} or {FORMAT_OF_CONVERSATIONS}, got "
+            f"{option}: {path}: expected format {', '.join(map(str, known[:-1]))} or {known[-1]}, got "
             f"{content.get('format')!r}; use the version of spvmia-plugin that wrote it"
         )
     try:
@@ -202,7 +298,8 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
 
 def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
     return SpvmiaError(
-        f"{option}: {path}: expected a manifest that 'spvmia finetune' wrote, but {problem}; fine-tune again"
+        f"{option}: {path}: expected a manifest that 'spvmia finetune', 'spvmia manifest' or the trainer's callback "
+        f"wrote, but {problem}; fine-tune again, or write it anew with 'spvmia manifest'"
     )
 
 
@@ -214,8 +311,12 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         raise TypeError("data")
     if origin.format != "text" and (origin.loss_on not in ("all", "completion") or not is_whole(origin.record_tokens)):
         raise TypeError("data")
+    if origin.end_token not in (True, False) or (origin.end_token and not is_whole(origin.record_tokens)):
+        raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
     frame = content.get("frame")
+    of_sources = content["format"] == FORMAT_OF_SOURCES
+    classes = _classes(content["sources"]) if of_sources else CLASSES
     return Manifest(
         base_model=str(content["base_model"]),
         method=str(content["method"]),
@@ -224,14 +325,31 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         versions=dict(content["versions"]),
         records={
             name: tuple(_record(row, name, owned="unit_column" in content["settings"]) for row in content[name])
-            for name in CLASSES
+            for name in classes
         },
         fingerprint_key=content["fingerprint_key"],
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
         tokenizer=content.get("tokenizer"),
         frame=None if frame is None else {name: [int(i) for i in frame[name]] for name in ("before", "after")},
+        **(_parsed_sources(content, classes) if of_sources else {}),
     )
+
+
+def _parsed_sources(content: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    sources = {name: ClassSource(str(each["spec"]), str(each["column"])) for name, each in content["sources"].items()}
+    marks = {}
+    for name in classes:
+        if content[name] and name not in sources:
+            raise KeyError(name)
+        marks[name] = tuple(RowMark(str(row["hash"]), row.get("unit")) for row in content[name])
+    return {
+        "sources": sources,
+        "marks": marks,
+        "written_by": str(content["written_by"]),
+        "trainer": dict(content["trainer"]),
+        "weights": None if content["weights"] is None else dict(content["weights"]),
+    }
 
 
 def _record(row: Mapping[str, Any], name: str, *, owned: bool) -> Record:
@@ -266,6 +384,8 @@ def rebuild(
     Raises:
         SpvmiaError: the data are not there, or have changed.
     """
+    if manifest.sources:
+        return _rebuild_sources(manifest, datasets, new_place, belonging)
     loaded = _load_data(manifest, datasets, new_place, belonging)
     by_row = {document_row(document): document for document in loaded}
     texts = {row: document.text for row, document in by_row.items()}
@@ -292,6 +412,77 @@ def rebuild(
     if manifest_fingerprint(manifest.fingerprint_key, records) != manifest.fingerprint:
         raise _changed(where, "texts or labels differ from its fingerprint")
     return records, documents
+
+
+def _rebuild_sources(
+    manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None, belonging: Belonging
+) -> tuple[dict[str, list[Record]], dict[str, list[Document]]]:
+    """The same where every class has a source of its own: each row by its number, and held against its hash."""
+    read: dict[ClassSource, dict[int, Document]] = {}
+    records: dict[str, list[Record]] = {}
+    documents: dict[str, list[Document]] = {}
+    for name, source in manifest.sources.items():
+        if source not in read:
+            placed = replace(manifest, data=replace(manifest.data, spec=source.spec, column=source.column))
+            where = None if new_place is None else _moved(source.spec, new_place, manifest)
+            read[source] = {document_row(each): each for each in _load_data(placed, datasets, where, belonging)}
+        by_row, changed = read[source], []
+        texts = {row: document.text for row, document in by_row.items()}
+        records[name], documents[name] = [], []
+        for record, mark in zip(manifest.records[name], manifest.marks[name], strict=True):
+            try:
+                found = replace(
+                    record,
+                    text=rebuild_text(texts, record.pieces),
+                    conversation=by_row[record.pieces[0].row].conversation,
+                )
+            except LookupError:
+                changed.append(record.pieces[0].row)
+                continue
+            if not hmac.compare_digest(content_hash(manifest.fingerprint_key, found), mark.hash):
+                changed.append(record.pieces[0].row)
+            owned = _owned(found, by_row, belonging)
+            unit = None if mark.unit is None else unit_name(mark.unit)
+            records[name].append(owned if unit is None else replace(owned, unit=unit, cluster=unit))
+        if changed:
+            named = ", ".join(map(str, changed[:_MOST_NAMED]))
+            more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
+            rows = f"row {named} of the {name} has" if len(changed) == 1 else f"rows {named}{more} of the {name} have"
+            raise _changed(source.spec, f"{rows} changed or gone")
+        rows_of = dict.fromkeys(piece.row for record in records[name] for piece in record.pieces)
+        documents[name] = [by_row[row] for row in rows_of]
+    everything = {name: records.get(name, []) for name in _classes(manifest.sources)}
+    if manifest_fingerprint(manifest.fingerprint_key, everything) != manifest.fingerprint:
+        raise _changed(manifest.data.spec, "texts or labels differ from its fingerprint")
+    if manifest.data.end_token:
+        everything = {name: [_ended(each) for each in of_class] for name, of_class in everything.items()}
+    return everything, {name: documents.get(name, []) for name in everything}
+
+
+def _ended(record: Record) -> Record:
+    return replace(record, conversation=Conversation.of_text(record.text))
+
+
+def _moved(spec: str, new_place: str, manifest: Manifest) -> str:
+    """Where a source lies now: the new file itself where there is but one, else the file of that name in a folder.
+
+    Raises:
+        SpvmiaError: a file was named and there are several sources, or the folder does not hold it.
+    """
+    if spec.startswith(HUB):
+        return spec
+    specs = {source.spec for source in manifest.sources.values() if not source.spec.startswith(HUB)}
+    place = as_path(new_place, "mia_dataset_path")
+    if len(specs) == 1 and not (place.is_dir() and (place / Path(spec).name).exists()):
+        return new_place
+    found = place / Path(spec).name
+    if not found.exists() or sum(Path(each).name == found.name for each in specs) > 1:
+        raise SpvmiaError(
+            f"mia_dataset_path: expected a folder with {', '.join(sorted({Path(each).name for each in specs}))}, which "
+            f"the manifest names{'' if len({Path(e).name for e in specs}) == len(specs) else ' from several folders'}, "
+            f"got {new_place}; put the files there under these names, or restore them where they were"
+        )
+    return str(found)
 
 
 def _owned(record: Record, by_row: Mapping[int, Document], belonging: Belonging) -> Record:

@@ -1,6 +1,7 @@
 """Conversations as a trainer makes sequences of them: token ids, and which of them carry loss.
 
-Equal to the data set that TRL 1.16 tokenises, in ids and in masks; tests/data/test_rendering_trl.py compares them.
+Equal to the data set that TRL 1.16 tokenises, in ids and in masks; tests/data/test_rendering_trl.py and
+test_preferences_trl.py compare them.
 Rows of messages with loss on the assistant's turns are rendered by a template that marks these (`{% generation %}`):
 the tokenizer's own, or the one that TRL trains with in its place. Where there is neither, TRL refuses; here the turns
 are rendered one by one, and what each adds is its part, if what was rendered stays as it is.
@@ -9,7 +10,7 @@ are rendered one by one, and what each adds is its part, if what was rendered st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -83,9 +84,25 @@ class Renderer:
 
         Returns:
             `counted` is what carries a label, the first token too, though nothing stands before it to predict it from.
-            `reason` is set where no other token counts.
+            `reason` is set where no other token counts. Of a preference `rejected` is the sequence with the rejected
+            answer; where that is the chosen one, it has a reason.
         """
-        token_ids, answers = self._chat.guarded(conversation, name, lambda: self._whole(conversation, name))
+        other = conversation.with_rejected()
+        if other is None:
+            return self._cut(
+                conversation, *self._chat.guarded(conversation, name, lambda: self._whole(conversation, name))
+            )
+        ids, mask = self._chat.guarded(conversation, name, lambda: self._prompted(conversation))
+        other_ids, other_mask = self._chat.guarded(other, name, lambda: self._prompted(other))
+        # As the DPOTrainer, which has one prompt for both: it ends where the first of the two leaves it.
+        start = min(mask.count(False), other_mask.count(False))
+        rejected = self._cut(other, other_ids, [i >= start for i in range(len(other_ids))])
+        if other.messages == conversation.messages:
+            rejected = replace(rejected, reason="the chosen and the rejected answer are the same")
+        return replace(self._cut(conversation, ids, [i >= start for i in range(len(ids))]), rejected=rejected)
+
+    def _cut(self, conversation: Conversation, token_ids: Sequence[int], answers: Sequence[bool] | None) -> Rendered:
+        """The sequence cut to `max_tokens`, with the mask that carries loss, or why there is nothing to score."""
         everything = [True] * len(token_ids)
         counted = everything if self.loss_on == "all" or answers is None else answers
         cut = slice(0, self.max_tokens)

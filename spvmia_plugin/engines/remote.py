@@ -47,6 +47,8 @@ class RemoteTarget(Backend):
         base_model: the model before fine-tuning, where somebody named it.
         prefix_token_id: the harness's prefix token, or None.
         tok_encode: how the harness reads a text.
+        dtype: the precision in which the base is read here, where the user names none: the engine's, if that is known.
+        revision: of the base on the hub.
     """
 
     features = BackendFeatures(moments=False, embeddings=False)
@@ -61,6 +63,8 @@ class RemoteTarget(Backend):
         *,
         prefix_token_id: int | None = None,
         tok_encode: Callable[[str], Sequence[int]] | None = None,
+        dtype: Any = "auto",
+        revision: str | None = None,
     ) -> None:
         self._config = config
         reader = Reader(
@@ -73,7 +77,12 @@ class RemoteTarget(Backend):
         self._tokens = Tokens(reader, config.max_length, config.prefix)
         self.device = local_device()
         self.models = LocalModels(
-            self._tokens, config.base_model or base_model, device=self.device, trusted=config.trust_remote_code
+            self._tokens,
+            config.base_model or base_model,
+            device=self.device,
+            trusted=config.trust_remote_code,
+            dtype=config.dtype or dtype,
+            revision=revision,
         )
         self.local = TorchBackend(self.models, self._tokens, config, self.device)
         self._spent = {role: Cost() for role in Role}
@@ -134,7 +143,7 @@ class RemoteTarget(Backend):
 
     @property
     def notes(self) -> Sequence[str]:
-        if (dtype := self.models.loaded) is not None:
+        if not self.is_remote(Role.BASE) and (dtype := self.models.loaded) is not None:
             apart = "" if dtype == "float32" else ": two engines in it differ by about .05 nats a token on one model"
             self.note_once(f"the base is read in this process, by torch in {dtype} on {self.device.type}{apart}")
         return [*self._own_notes, *self.local.notes]
@@ -202,9 +211,13 @@ class RemoteTarget(Backend):
         moments: bool,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        kth: int = 0,
     ) -> list[TokenSignals | None]:
-        score = self.remote_score if self.is_remote(role) else self.local.score
-        return score(role, inputs, moments=moments, on_done=on_done, done=done)
+        score: Callable[..., list[TokenSignals | None]] = (
+            self.remote_score if self.is_remote(role) else self.local.score
+        )
+        more = {"kth": kth} if kth else {}  # asked for where `remote_features` has it
+        return score(role, inputs, moments=moments, on_done=on_done, done=done, **more)
 
     def check_gradients(self, role: Role) -> None:
         if not self.is_remote(role):

@@ -236,7 +236,12 @@ def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs) -> dict[s
     found["prompts"] = len(data.prompts)
     found["candidate"] = len(data.of_candidate)
     found["prompts_from"] = (
-        "mia_nonmembers" if data.prompts and data.membership == "declared" and not (task.settings.prompts) else None
+        "mia_nonmembers"
+        if data.prompts
+        and "manifest" not in data.provenance
+        and data.membership == "declared"
+        and not task.settings.prompts
+        else None
     )
     found["unscored"] = dict(unscored)
     found["told"] = {

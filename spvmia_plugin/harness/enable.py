@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.installed import finds_tasks, known_tasks_only
+from spvmia_plugin.models.intact import weights_kept
 
 if TYPE_CHECKING:
     from lm_eval.__main__ import HarnessCLI
@@ -309,7 +310,7 @@ def launch(arguments: Sequence[str]) -> None:
 def _execute(command_line: HarnessCLI, options: argparse.Namespace) -> None:
     """A misspelt task ends in one line, as our own tasks' errors do, and not in the harness's traceback."""
     try:
-        with known_tasks_only():
+        with known_tasks_only(), weights_kept(getattr(options, "model_args", None)):
             command_line.execute(options)
     except ValueError as error:
         _, found, missing = str(error).partition(_NOT_FOUND)

@@ -15,6 +15,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import DEVICE, AuditTask
+from spvmia_plugin.models.intact import weights_kept
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 
@@ -54,7 +55,7 @@ def audit(
     """
     import lm_eval.models  # noqa: F401  (fills the registry of models)
 
-    with quiet_libraries(), no_loading_bars():
+    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
         lm = get_model("hf").create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
         lambda: _audit(lm, task, attacks),

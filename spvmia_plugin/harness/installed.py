@@ -95,20 +95,6 @@ def known_tasks_only() -> Iterator[None]:
         TaskManager.match_tasks = original
 
 
-def gather(lm: Any, value: Any) -> list[Any] | None:
-    """What every process of a run gives, in the order of the ranks, on rank 0; None on the others.
-
-    Models had a method for it until 0.5.
-    """
-    if hasattr(lm, "gather_object"):
-        found: list[Any] | None = lm.gather_object(value)
-        return found
-    from lm_eval.evaluator_utils import torch_gather_object
-
-    together: list[Any] | None = torch_gather_object(value, rank=lm.rank, world_size=lm.world_size)
-    return together
-
-
 def finds_tasks(package: Path) -> bool:
     """Whether an lm_eval reads the entry points of `TASKS_GROUP`, and so finds our tasks with nothing copied.
 

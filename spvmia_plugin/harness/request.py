@@ -1,6 +1,7 @@
 """The request type: one method added to the harness's LM, which receives the requests of all our tasks together.
 
-In a run of several processes each scores its share of the records, then they meet, and rank 0 knows what all did.
+In a run of several processes each scores its share of the records, then they meet, and know what all did. The harness
+deals records out on several GPUs only; elsewhere it runs everything in each process, and they are dealt out here.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.outcome import Comparison, Outcome, unscored_by_reason
+from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results, unscored_by_reason
 from spvmia_plugin.audit.plan import show
 from spvmia_plugin.audit.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.harness.installed import gather
 from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
@@ -29,7 +30,7 @@ from spvmia_plugin.records import Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
-from spvmia_plugin.util.libraries import one_of
+from spvmia_plugin.util.processes import Processes, processes_of
 
 REQUEST_TYPE = "spvmia_audit"
 """Name of the request type, of the LM's method, and the tasks' OUTPUT_TYPE (padding over ranks is keyed on it)."""
@@ -45,7 +46,7 @@ class Asked:
         settings: options of the audit.
         shared: the data.
         audited: the records that the whole run scores, over all processes.
-        ignored_options: options of the harness that change nothing here, each with the reason.
+        notes: what is known before: of options that change nothing here, of the model.
         base_model: the model before fine-tuning, where somebody named it.
         registry: plugins.
         answer: takes what was computed.
@@ -57,7 +58,7 @@ class Asked:
     settings: AuditConfig
     shared: SharedData
     audited: Sequence[Record]
-    ignored_options: Sequence[str]
+    notes: Sequence[str]
     base_model: str | None
     registry: Registry
     answer: Callable[[Outcome, Comparison], None]
@@ -146,23 +147,25 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
 
 
 def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> list[str]:
-    # Options of the run that change nothing here.
-    ignored = list(dict.fromkeys(told for each in asked for told in each.ignored_options))
-    if lm.rank == 0:
-        for told in ignored:
+    processes = processes_of(lm)
+    processes.check_machine()
+    known = list(dict.fromkeys(told for each in asked for told in each.notes))
+    if processes.rank == 0:
+        for told in known:
             show(f"spvmia: note: {told}")
     # Tasks on the same data under the same settings make one audit: their signals are computed once.
     audits: dict[tuple[int, str], list[Asked]] = {}
     for each in asked:
         key = (id(each.shared.data), json.dumps(each.settings.to_json(), sort_keys=True))
         audits.setdefault(key, []).append(each)
-    outcomes = meet(lm, [_run(lm, together, requests) for together in audits.values()])
-    if lm.rank == 0:
+    outcomes = meet(processes, [_run(lm, processes, together, requests) for together in audits.values()])
+    if processes.rank == 0:
         for line in _closing_lines(outcomes):
             show(line)
     comparisons = _comparisons(asked)
     for together, outcome in zip(audits.values(), outcomes, strict=True):
-        outcome.notes += ignored  # told already
+        outcome.notes += known  # told already
+        outcome.quiet = processes.rank != 0
         for each in together:
             each.answer(outcome, comparisons[each.shared.data.fingerprint])
     return [""] * len(requests)
@@ -179,37 +182,41 @@ def _comparisons(asked: Sequence[Asked]) -> dict[str, Comparison]:
     }
 
 
-def _run(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> Outcome:
+def _run(lm: Any, processes: Processes, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> Outcome:
     first, mine = asked[0], {id(each) for each in asked}
+    wanted = _distinct(request.record for request in requests if id(request.asked) in mine)
+    processes.check_enough(len(wanted) if processes.whole else processes.count)
     audit = Job(
         data=first.shared.data,
         config=first.settings,
         attacks={each.task: each.attack for each in asked},
-        records=_distinct(request.record for request in requests if id(request.asked) in mine),
+        records=processes.share(wanted),
         audited=_distinct(record for each in asked for record in each.audited),
     )
-    if lm.rank == 0:
+    quiet = processes.rank != 0
+    if not quiet:
         rows = first.shared.data.provenance.get("rows")  # what conversations were taken for, a line a source
         for line in rows if isinstance(rows, list) else []:
             show(f"spvmia: {line}")
-    _warn(lm, first.shared.findings([record.id for record in first.audited]))
+    _warn(first.shared.findings([record.id for record in first.audited]), quiet=quiet)
     with (
         open_store(first.settings) as store,
         open_backend(lm, first.registry, first.settings, first.base_model) as backend,
     ):
+        processes.check_folder("mia_cache_dir", store.root)
         about_tokens = (
             check_tokenisation(audit.data, audit.audited, backend.encode, backend.frame(""))
             if backend.features.logprobs
             else []
         )
-        _warn(lm, about_tokens)
-        outcome = Run(audit, backend, first.registry, store, quiet=lm.rank != 0).execute()
+        _warn(about_tokens, quiet=quiet)
+        outcome = Run(audit, backend, first.registry, store, quiet=quiet).execute()
     return dataclasses.replace(outcome, findings=about_tokens)
 
 
-def _warn(lm: Any, findings: Iterable[Finding]) -> None:
+def _warn(findings: Iterable[Finding], *, quiet: bool) -> None:
     """Print the warnings among the findings, once a run."""
-    if lm.rank == 0:
+    if not quiet:
         for finding in findings:
             if finding.severity == "warning":
                 show(f"spvmia: warning: {finding.message}")
@@ -232,17 +239,25 @@ def open_store(settings: AuditConfig) -> Store:
 
 @contextmanager
 def open_backend(lm: Any, registry: Registry, settings: AuditConfig, base_model: str | None) -> Iterator[Backend]:
-    """The first registered backend that can drive `lm`, or one that can do nothing and says so by name.
+    """The first registered backend that can drive `lm`, else one that has it write text alone.
+
+    An `lm` that does not even do that gets one that can do nothing, and says so by name.
 
     What it added to the harness's model is taken away in the end.
     """
     accepting = (backend for backend in registry.backends.values() if backend.accepts(lm))
     made = next(accepting, None)
-    backend = NullBackend(lm) if made is None else completed(made(lm, settings, base_model), Backend)
+    backend = _by_text(lm, settings, base_model) if made is None else completed(made(lm, settings, base_model), Backend)
     try:
         yield backend
     finally:
         backend.close()
+
+
+def _by_text(lm: Any, settings: AuditConfig, base_model: str | None) -> Backend:
+    from spvmia_plugin.engines.text import TextTarget  # brings torch
+
+    return TextTarget(lm, settings, base_model) if TextTarget.accepts(lm) else NullBackend(lm)
 
 
 def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
@@ -264,7 +279,7 @@ def _closing_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 class NullBackend(Backend):
-    """What is left when no backend accepts a model: it can do nothing, so attacks that need a model are refused."""
+    """What is left of an object that writes no text either: it can do nothing, so attacks that need it are refused."""
 
     features = BackendFeatures(logprobs=False, moments=False, embeddings=False, generate=False, train=False)
 
@@ -279,40 +294,53 @@ _SUMS = ("records", "records_without", "texts")
 """Counts of paraphrases that add up over the shares."""
 
 
-def meet(lm: Any, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def meet(processes: Processes, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Wait until every process has scored its share.
 
     Args:
-        lm: the harness's LM, which knows its rank and reaches the others.
+        processes: those of the run.
         outcomes: of the audits of this process; every process has the same audits in the same order.
 
     Returns:
-        On rank 0 the outcomes with what the others spent and noted added; on the others as they came.
+        The outcomes with what the others spent and noted added, and with their results where the harness does not
+        bring those together.
 
     Raises:
         SpvmiaError: another process has failed. It has said why; this one must not wait for it.
     """
-    if lm.world_size == 1:
+    if processes.count == 1:
         return list(outcomes)
-    mine = [(outcome.stages, outcome.notes, outcome.details) for outcome in outcomes]
-    with one_of(lm.world_size):
-        shares = gather(lm, mine)
-        lm.barrier()
-    if shares is None:
-        return list(outcomes)
+    shares = processes.say(
+        [(each.stages, each.notes, each.details, each.results if processes.whole else {}) for each in outcomes]
+    )
     return [_merged(outcome, [share[k] for share in shares]) for k, outcome in enumerate(outcomes)]
 
 
-def _merged(outcome: Outcome, shares: Sequence[tuple[dict[str, Cost], list[str], dict[str, Any]]]) -> Outcome:
+Share = tuple[dict[str, Cost], list[str], dict[str, Any], dict[str, Mapping[str, RecordResult]]]
+
+
+def _merged(outcome: Outcome, shares: Sequence[Share]) -> Outcome:
     stages: dict[str, Cost] = {}
-    for costs, _, _ in shares:
+    for costs, *_ in shares:
         for name, cost in costs.items():
             stages[name] = _together(stages[name], cost) if name in stages else cost
-    told = [*outcome.notes, *(note for _, notes, _ in shares for note in notes)]
+    told = [*outcome.notes, *(note for _, notes, *_ in shares for note in notes)]
     details: dict[str, object] = {
-        name: _of_all(name, [details[name] for *_, details in shares if name in details]) for name in outcome.details
+        name: _of_all(name, [details[name] for _, _, details, _ in shares if name in details])
+        for name in outcome.details
     }
-    return dataclasses.replace(outcome, stages=stages, notes=list(dict.fromkeys(told)), details=details)
+    results: dict[str, Mapping[str, RecordResult]] = {
+        task: _in_turn([found[task] for *_, found in shares if found]) or mine for task, mine in outcome.results.items()
+    }
+    return dataclasses.replace(
+        outcome, stages=stages, notes=list(dict.fromkeys(told)), details=details, results=results
+    )
+
+
+def _in_turn(shares: Sequence[Mapping[str, RecordResult]]) -> Results:
+    """The results of all processes in the order of the records, which were dealt out one by one."""
+    rounds = zip_longest(*(share.items() for share in shares))
+    return Results({pair[0]: pair[1] for dealt in rounds for pair in dealt if pair is not None})
 
 
 def _together(one: Cost, other: Cost) -> Cost:

@@ -32,9 +32,11 @@ class SharedData:
     Attributes:
         data: the audit's data, near copies joined.
         comparison: of all attacks on them, once they run.
+        notes: what is to be told of the model that they are said to be of.
     """
 
-    def __init__(self, data: AuditData, seed: int) -> None:
+    def __init__(self, data: AuditData, seed: int, notes: Sequence[str] = ()) -> None:
+        self.notes = list(notes)
         self._copies = near_copies(data)
         self.data = self._copies.joined(data)
         self.comparison: Comparison | None = None
@@ -98,15 +100,26 @@ SHARED: WeakValueDictionary[tuple[str, ...], SharedData] = WeakValueDictionary()
 asks for their requests all are there, and the entry goes: a later run in this process reads the files anew."""
 
 
+ADAPTER_ARGUMENTS = ("peft", "lora_local_path")
+"""What names an adapter among a model's arguments: of `--model hf`, of `--model vllm`."""
+
+
+def adapter_of(metadata: Mapping[str, Any]) -> Any:
+    """The adapter that a model's arguments name, None if there is none."""
+    return next((metadata[key] for key in ADAPTER_ARGUMENTS if metadata.get(key)), None)
+
+
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
-    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, else `peft`).
+    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, `peft`), else the base's, else a
+    server's `model`.
 
     Raises:
         SpvmiaError: none is named, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
-    name = next((metadata[key] for key in ("tokenizer", "pretrained", "peft") if metadata.get(key)), None)
+    named = ("tokenizer", "pretrained", *ADAPTER_ARGUMENTS, "mia_base_model", "model")
+    name = next((metadata[key] for key in named if metadata.get(key)), None)
     if hasattr(name, "get_vocab"):
         return name  # from Python it may be handed over itself
     name = getattr(name, "name_or_path", name)  # a model: the harness, too, takes the tokenizer from where it was
@@ -115,11 +128,13 @@ def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
             "mia_block_size: packing needs the model's tokenizer, got no 'pretrained' in the model's arguments; "
             "pass --metadata '{\"pretrained\": ...}' or set mia_block_size to 0 for whole documents"
         )
-    passed_on = {key: metadata[key] for key in ("revision", "gguf_file") if metadata.get(key)}
+    # As the harness does: a tokenizer by itself is none of the model's file.
+    where = ("revision",) if metadata.get("tokenizer") else ("revision", "gguf_file")
+    passed_on = {key: metadata[key] for key in where if metadata.get(key)}
     trusted = str(metadata.get("trust_remote_code")).lower() == "true"  # with None, transformers asks at the terminal
     try:
         found = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **passed_on)
-        adapter = metadata.get("peft")
+        adapter = adapter_of(metadata)
         if metadata.get("tokenizer") is None and isinstance(adapter, (str, Path)):
             folder = Path(adapter)
             if path_problem(folder) is None and (folder / "tokenizer_config.json").is_file():

@@ -43,18 +43,22 @@ from spvmia_plugin.harness.request import (
     open_backend,
     open_store,
 )
-from spvmia_plugin.harness.shared import SHARED, SharedData, load_tokenizer
+from spvmia_plugin.harness.shared import ADAPTER_ARGUMENTS, SHARED, SharedData, adapter_of, load_tokenizer
 from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_95, UNIT_METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
 from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.models.copies import quantised_copy
 from spvmia_plugin.models.identity import same_model
+from spvmia_plugin.models.intact import check_intact, weights_kept
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import label
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
+from spvmia_plugin.util.processes import Processes
+from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
@@ -153,15 +157,17 @@ class AuditTask(Task):  # type: ignore[misc]
     def _load(self, metadata: Mapping[str, Any]) -> SharedData:
         dataset = metadata["spvmia_dataset"]
         # From Python a model may be handed over as an object: that has no folder to look into.
-        places = [str(place) for key in ("peft", "pretrained") if isinstance(place := metadata.get(key), (str, Path))]
+        folders = (metadata.get(key) for key in (*ADAPTER_ARGUMENTS, "pretrained"))
+        places = [str(place) for place in folders if isinstance(place, (str, Path))]
         settings = json.dumps(self.settings.to_json(), sort_keys=True, default=str)
         tokenizer = [str(metadata.get(name)) for name in ("tokenizer", "revision", "gguf_file", "trust_remote_code")]
         self._key = key = (dataset, str(self.is_canary_audit), settings, *places, *tokenizer)
         shared = SHARED.get(key)
         if shared is None:
+            check_intact("pretrained", metadata.get("pretrained"))
             data = self._read_data(metadata, [Path(place) for place in places])
-            _check_base(data, self.settings, metadata)
-            shared = SharedData(data, self.settings.seed)
+            told = _check_base(data, self.settings, metadata)
+            shared = SharedData(data, self.settings.seed, told)
             SHARED[key] = shared
         return shared
 
@@ -218,15 +224,11 @@ class AuditTask(Task):  # type: ignore[misc]
         self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
-        if len(self.audited) < world_size:
-            raise SpvmiaError(
-                f"--limit: expected at least one record for each of {world_size} processes, got {len(self.audited)}; "
-                "raise the limit, or launch fewer processes"
-            )
+        Processes(rank, world_size).check_enough(len(self.audited))
         mine: Iterator[tuple[int, dict[str, object]]] = self.doc_iterator(
             rank=rank, limit=limit, world_size=world_size, samples=samples
         )
-        asked = self._asked(self._ignored(options))
+        asked = self._asked([*self._shared.notes, *self._ignored(options)])
         self._instances = [
             AuditInstance(asked, self._shared.record(str(doc["id"])), doc, doc_id) for doc_id, doc in mine
         ]
@@ -249,14 +251,14 @@ class AuditTask(Task):  # type: ignore[misc]
             ]
         return []
 
-    def _asked(self, ignored_options: Sequence[str] = ()) -> Asked:
+    def _asked(self, notes: Sequence[str] = ()) -> Asked:
         return Asked(
             task=str(self.config.task),
             attack=self.attack,
             settings=self.settings,
             shared=self._shared,
             audited=self.audited,
-            ignored_options=ignored_options,
+            notes=notes,
             base_model=self.base_model,
             registry=self.registry,
             answer=self._take,
@@ -323,7 +325,8 @@ class AuditTask(Task):  # type: ignore[misc]
                 told["groups"] = audit["groups"]
             if isinstance(unit := audit.get("unit"), dict):
                 told["unit"] = {**utf8(unit), **{key: unit[key] for key in ("together",) if key in unit}}
-            config["metadata"] = {**utf8(config["metadata"]), "mia_audit": told}
+            # A server's address and headers lie in there, too, with the model's other arguments.
+            config["metadata"] = {**without_secrets(utf8(config["metadata"])), "mia_audit": told}
         return config
 
     def _aggregate(self, name: str, items: Sequence[Item]) -> float:
@@ -363,7 +366,7 @@ class AuditTask(Task):  # type: ignore[misc]
                 self._canaries = canary_audit(scores, coins, seed=self.settings.seed)
             if self.comparison is not None:
                 found = self.comparison.add(self.config.task, self._results, self.data.records)
-                if found is not None and found.n_attacks:
+                if found is not None and found.n_attacks and not self.outcome.quiet:
                     dataset, of_units = self.config.metadata["spvmia_dataset"], self.comparison.of_units
                     show(f"spvmia: {dataset}: {in_one_line(found)}")
                     if of_units is not None:
@@ -422,7 +425,7 @@ def prepare(
             f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
             "preparing; leave the option out"
         )
-    with quiet_libraries(), no_loading_bars():
+    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
         lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
         lambda: _calibrate(lm, task, task_name),
@@ -498,15 +501,26 @@ def _check_utf8(metadata: Mapping[str, Any]) -> None:
             )
 
 
-def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> None:
-    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake."""
+def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> list[str]:
+    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake.
+
+    Returns:
+        What is to be told: that the base was loaded from a quantised copy.
+    """
     loaded = metadata.get("pretrained")
-    if data.base_model is None or not metadata.get("peft") or not isinstance(loaded, (str, Path)):
-        return  # the harness puts no adapter on a model that comes as an object
+    if data.base_model is None or not adapter_of(metadata) or not isinstance(loaded, (str, Path)):
+        return []  # the harness puts no adapter on a model that comes as an object
     loaded = str(loaded)
     moved = settings.base_model is not None and same_model(settings.base_model, loaded)
     if moved or same_model(loaded, data.base_model):
-        return
+        return []
+    revision = metadata.get("revision")
+    packed = quantised_copy(loaded, data.base_model, None if revision is None else str(revision))
+    if packed is not None:
+        return [
+            f"the base that was loaded, {loaded}, is the manifest's, {data.base_model}, in {packed}: what is audited "
+            "is the quantised model"
+        ]
     raise SpvmiaError(
         f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={loaded!r}; load the "
         "adapter on the base it was trained on (if that was moved, say so with mia_base_model), or name the right "
@@ -591,7 +605,7 @@ def _average(
         stderrs = [task_metrics[task.task_name][stderr_key] for task in found]
         if row.get(stderr_key) != "N/A":
             row[stderr_key] = _stderr(asked.metric, found, stderrs, weights) if complete else math.nan
-        if asked.metric == AUROC.key and len(found) < len(tasks):
+        if asked.metric == AUROC.key and len(found) < len(tasks) and not tasks[0].outcome.quiet:
             missing = ", ".join(task.task_name for task in tasks if task not in found)
             show(f"spvmia: {group.name}: means over {len(found)} of {len(tasks)} tasks; without a number: {missing}")
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.config import AuditConfig, read_names
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.harness.shared import load_tokenizer
+from spvmia_plugin.models.intact import header_of
 from spvmia_plugin.models.tokens import Reader, Tokens, unavailable
 from spvmia_plugin.protocols import Backend, BackendFeatures, Frame, TokenIds
 from spvmia_plugin.signals import Role
@@ -36,7 +36,7 @@ class UnloadedTarget(Backend):
     """
 
     name = "hf"
-    features = BackendFeatures(gradients=True)
+    features = BackendFeatures(gradients=True, kth=True)
 
     def __init__(self, arguments: Mapping[str, Any], config: AuditConfig, base_model: str | None) -> None:
         from lm_eval.models.utils import resolve_max_length
@@ -206,24 +206,10 @@ def _check_weights(option: str, folder: Path) -> None:
                 "copy the folder again"
             )
     for path in found:
-        if path.suffix == ".safetensors" and (problem := _cut_short(path)):
-            raise SpvmiaError(f"{option}: {path}: expected a whole file of weights, got {problem}; copy it again")
-
-
-def _cut_short(path: Path) -> str | None:
-    """What is wrong with a file of safetensors, by its header and its length."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        if len(first) < 8:
-            return f"{size} bytes"
-        length = struct.unpack("<Q", first)[0]
-        if 8 + length > size:
-            return f"{size:,} bytes, which end within its header"
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            return "a header that is none"
-    wanted = 8 + length + max(ends, default=0)
-    return None if size == wanted else f"{size:,} bytes where its header says {wanted:,}"
+        if path.suffix == ".safetensors":
+            try:
+                header_of(path)
+            except (OSError, ValueError) as error:
+                raise SpvmiaError(
+                    f"{option}: {path}: expected a whole file of weights, got {reason_of(error)}; copy it again"
+                ) from None

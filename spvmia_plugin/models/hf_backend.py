@@ -13,15 +13,15 @@ from spvmia_plugin.models.tokens import Tokens, unwrapped
 from spvmia_plugin.models.torch_backend import TorchBackend
 from spvmia_plugin.protocols import BackendFeatures, OnDone, TokenIds
 from spvmia_plugin.signals import Role
-from spvmia_plugin.util.libraries import all_say, first_says, is_first, one_of
+from spvmia_plugin.util.processes import all_say, first_says, is_first, one_of, processes_of
 
 
 class HFBackend(TorchBackend):
     """A causal language model of the harness's class HFLM. What it does for an audit is said in `Backend`.
 
     Only attributes of `lm` are used, nothing of lm_eval is imported: `model`, `tokenizer`, `tok_encode`,
-    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, `world_size`, and `pretrained`, `peft`, `delta`,
-    `revision` for provenance.
+    `prefix_token_id`, `max_length`, `mixed_precision_dtype`, `world_size`, `accelerator`, and `pretrained`, `peft`,
+    `delta`, `revision` for provenance.
 
     Args:
         lm: the harness's LM, or its caching wrapper.
@@ -43,10 +43,12 @@ class HFBackend(TorchBackend):
             explicit=config.base_model is not None,
             autocast=autocast,
             trusted=config.trust_remote_code,
+            gguf_file=config.gguf_file,
         )
         super().__init__(roles, tokens, config, lm.model.device, autocast)
-        self.features = BackendFeatures(gradients=has_gradients(lm.model))
-        self.processes, self.first = lm.world_size, is_first(lm.world_size)
+        self.features = BackendFeatures(gradients=has_gradients(lm.model), kth=True)
+        self.processes = processes_of(lm).count
+        self.first = is_first(self.processes)
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
@@ -89,7 +91,7 @@ class HFBackend(TorchBackend):
 
     def agree(self, value: Any) -> Any:
         with one_of(self.processes):
-            return first_says(value)
+            return first_says(value, self.processes)
 
     def gather(self, value: Any) -> list[Any]:
         with one_of(self.processes):

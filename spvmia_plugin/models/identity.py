@@ -33,14 +33,19 @@ def model_identity(model: Any) -> dict[str, object]:
     method = getattr(quantised, "quant_method", None)
     # The settings it runs with: `model_args` may override those of its files.
     settings = inner.config.to_dict() if getattr(inner, "config", None) is not None else {}
-    told = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
     dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")
     return {
         "class": type(inner).__name__,
-        "config": hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest(),
+        "config": settings_digest(settings),
         "dtype": dtype.removeprefix("torch."),
         **({"quantisation": str(getattr(method, "value", method))} if method is not None else {}),
     }
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Hash of what a model's configuration says that changes what it computes."""
+    told = {key: value for key, value in settings.items() if key not in _NOT_SETTINGS}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def same_model(one: str, other: str) -> bool:
@@ -55,27 +60,35 @@ def same_model(one: str, other: str) -> bool:
 
 
 class Weights:
-    """Names weights by their content. Each folder is read once a process."""
+    """Names weights by their content. Each folder is read once a process.
 
-    def __init__(self) -> None:
+    Args:
+        single: by the name of a folder that holds several files of weights (quantised in several ways, as GGUF): the
+            one that is loaded. All of a folder's files are a model's otherwise.
+    """
+
+    def __init__(self, single: Mapping[str, str] | None = None) -> None:
+        self._single = dict(single or {})
         self._known: dict[str, dict[str, object]] = {}
 
     def of(self, name: str, revision: str | None = None) -> dict[str, object] | None:
         """Identity of the folder or hub model `name`; None if there is no telling (then hash the loaded tensors)."""
         key = f"{name}@{revision}"
         if key not in self._known:
-            found = _files(Path(name)) if Path(name).is_dir() else _hub(name, revision)
+            found = _files(Path(name), self._single.get(name)) if Path(name).is_dir() else _hub(name, revision)
             if found is None:
                 return None
             self._known[key] = found
         return self._known[key]
 
 
-def _files(folder: Path) -> dict[str, object] | None:
-    paths = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS or p.name in _CONFIGS]
-    if not any(p.suffix in _WEIGHTS for p in paths):
+def _files(folder: Path, single: str | None) -> dict[str, object] | None:
+    names = sorted(path.name for path in folder.iterdir())
+    weights = [name for name in names if Path(name).suffix in _WEIGHTS] if single is None else [single]
+    if not weights or not all((folder / name).is_file() for name in weights):
         return None
-    return {"files": {path.name: file_digest(path) for path in paths}}
+    configs = [name for name in names if name in _CONFIGS]
+    return {"files": {name: file_digest(folder / name) for name in sorted({*weights, *configs})}}
 
 
 def _hub(name: str, revision: str | None) -> dict[str, object] | None:

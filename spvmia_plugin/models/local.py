@@ -25,6 +25,7 @@ from spvmia_plugin.models.identity import (
     model_identity,
     tensors_digest,
 )
+from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -42,6 +43,8 @@ class LocalModels:
         device: where the models are put.
         autocast: dtype of the harness's mixed precision, or None.
         trusted: the harness was told to run code that models bring.
+        dtype: the precision in which models are read; `auto` is that of their own files.
+        revision: of the base on the hub; None for the newest.
 
     Attributes:
         notes: what was found out about the models that a reader of the results should know.
@@ -55,12 +58,16 @@ class LocalModels:
         device: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
         trusted: bool = False,
+        dtype: torch.dtype | str = "auto",
+        revision: str | None = None,
     ) -> None:
         self._tokens = tokens
         self.base_name = base_name
         self._device = torch.device(device)
         self._autocast = autocast
         self._trusted = trusted
+        self._dtype = dtype
+        self._base_revision = revision
         self.notes: list[str] = []
         self._host: AdapterHost | None = None
         self._paths: dict[Role, str] = {}
@@ -194,6 +201,13 @@ class LocalModels:
             rows = embedding_rows(model)
         return lacking | {token_id for token_id in self._tokens.tokenizer.get_vocab().values() if token_id >= rows}
 
+    def rest(self) -> bool:
+        """Let go of the base, if no reference here needs it; it is read again when something does."""
+        if self._paths:
+            return False
+        self._host = None
+        return True
+
     def close(self) -> None:
         """Take our adapters away and let go of all further models."""
         if self._host is not None:
@@ -208,9 +222,15 @@ class LocalModels:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=self._trusted)
+            return AutoConfig.from_pretrained(
+                name, revision=revision or "main", trust_remote_code=self._trusted, **self._file_in(name)
+            )
         except (OSError, ValueError):
             return None
+
+    def _file_in(self, name: str) -> dict[str, str]:
+        """Which file of a folder is the model, where it holds several, as transformers is told."""
+        return {}
 
     def _ask(self, model: Any) -> Answer:
         ids = self._tokens.natural(TEXT)
@@ -228,7 +248,7 @@ class LocalModels:
 
     @property
     def _revision_of_base(self) -> str | None:
-        return None
+        return self._base_revision
 
     def _base_weights(self) -> list[dict[str, object]]:
         self.require([Role.BASE])
@@ -267,7 +287,8 @@ class LocalModels:
         """A model, frozen, as `_settings` says."""
         from transformers import AutoModelForCausalLM
 
-        settings = {**self._settings(name, revision), "trust_remote_code": self._trusted}
+        check_intact(option, name)
+        settings = {**self._settings(name, revision), **self._file_in(name), "trust_remote_code": self._trusted}
         if revision is not None:
             settings["revision"] = revision
         try:
@@ -284,8 +305,8 @@ class LocalModels:
         return self._device
 
     def _settings(self, name: str, revision: str | None) -> dict[str, Any]:
-        """How a model is loaded: in the precision that its own files say."""
-        return {"dtype": "auto"}
+        """How a model is loaded."""
+        return {"dtype": self._dtype}
 
 
 def _adapter_config(path: str) -> Any:

@@ -28,7 +28,7 @@ from spvmia_plugin.models.adapters import (
     structure,
 )
 from spvmia_plugin.models.forward import inner_model
-from spvmia_plugin.models.identity import EQUAL, embedding_rows, same_model, tensors_digest
+from spvmia_plugin.models.identity import EQUAL, Weights, embedding_rows, same_model, tensors_digest
 from spvmia_plugin.models.local import BASE_OPTION, LocalModels
 from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.signals import Role
@@ -48,6 +48,7 @@ class RoleModels(LocalModels):
         explicit: the user named it (`mia_base_model`): it holds even where a LoRA target carries another.
         autocast: dtype of the harness's mixed precision, or None.
         trusted: the harness was told to run code that models bring.
+        gguf_file: the file that the harness loads of the folder, where it was told one.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class RoleModels(LocalModels):
         explicit: bool = False,
         autocast: torch.dtype | None = None,
         trusted: bool = False,
+        gguf_file: str | None = None,
     ) -> None:
         own_code = type(inner_model(lm.model)).__module__.startswith("transformers_modules")
         super().__init__(
@@ -69,6 +71,8 @@ class RoleModels(LocalModels):
         self._named = base_model is not None
         loaded = getattr(lm, "pretrained", None)
         self._loaded = loaded if isinstance(loaded, str) else None
+        self._gguf = {self._loaded: gguf_file} if self._loaded is not None and gguf_file is not None else {}
+        self._weights = Weights(self._gguf)
         self._shared: bool | None = None
         self._recall: Recall = lambda what: None
         self._keep: Keep = lambda what, digest: None
@@ -260,6 +264,9 @@ class RoleModels(LocalModels):
             with isolated_rng(0), quiet_libraries():
                 model.resize_token_embeddings(rows)
         return model
+
+    def _file_in(self, name: str) -> dict[str, str]:
+        return {"gguf_file": self._gguf[name]} if name in self._gguf else {}
 
     @property
     def _where(self) -> torch.device:

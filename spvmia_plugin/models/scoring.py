@@ -20,10 +20,26 @@ from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.protocols import Cost, EmbeddingNoise, OnDone, ScoreInput
 from spvmia_plugin.signals import TokenSignals
 
-_FIELDS = ("logprob", "top1", "mean", "std")
-
 _SHORT_CONTEXT = 8
 """Up to so many tokens (a BOS or two) are read again with every sequence: a shared cache would cost more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is wanted of every token besides its log-probability and whether it is the most probable one.
+
+    Attributes:
+        moments: mean and standard deviation over the vocabulary.
+        kth: K, for the log-probability of the K-th most probable token; 0 for none.
+    """
+
+    moments: bool
+    kth: int = 0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the statistics, in the order of their rows."""
+        return "logprob", "top1", *(("mean", "std") if self.moments else ()), *(("kth",) if self.kth else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +69,21 @@ class Scorer:
         self.contexts_shared = True  # False once a context had to be read again with every sequence
 
     def score(
-        self, inputs: Sequence[ScoreInput], *, moments: bool, on_done: OnDone | None, done: Collection[int]
+        self,
+        inputs: Sequence[ScoreInput],
+        *,
+        moments: bool,
+        on_done: OnDone | None,
+        done: Collection[int],
+        kth: int = 0,
     ) -> list[TokenSignals | None]:
         """Signals in input order, as `Backend.score` gives them; what is equal is scored once."""
         started = time.perf_counter()
         places: dict[ScoreInput, list[int]] = {}
         for i, item in enumerate(inputs):
             places.setdefault(item, []).append(i)
-        results = _Results(inputs, list(places.values()), on_done, moments)
+        asked = Asked(moments, kth)
+        results = _Results(inputs, list(places.values()), on_done, asked)
         needed = {k for k, where in enumerate(places.values()) if not all(i in done for i in where)}
         after: dict[tuple[int, ...], list[tuple[int, ScoreInput]]] = {}  # distinct inputs, numbered, by their context
         for k, item in enumerate(places):
@@ -70,8 +93,8 @@ class Scorer:
             if len(items) == 1 and len(context) > _SHORT_CONTEXT:
                 single += items
             else:
-                self._score_group(context, items, results, needed, moments)
-        self._score_group((), single, results, needed, moments)
+                self._score_group(context, items, results, needed, asked)
+        self._score_group((), single, results, needed, asked)
         self._cost.seconds += time.perf_counter() - started
         return results.in_order
 
@@ -81,7 +104,7 @@ class Scorer:
         items: Sequence[tuple[int, ScoreInput]],
         results: _Results,
         needed: Collection[int],
-        moments: bool,
+        asked: Asked,
     ) -> None:
         """All sequences after one context (mostly: none)."""
         cached = None
@@ -98,9 +121,9 @@ class Scorer:
         def work(batch: Batch) -> None:
             pieces = [units[i].piece for i in batch.rows]
             if cached is not None:
-                statistics = self._pass.after(cached, pieces, moments=moments)
+                statistics = self._pass.after(cached, pieces, asked)
             else:
-                statistics = self._pass.plain(pieces, moments=moments)
+                statistics = self._pass.plain(pieces, asked)
             self._cost.batches += 1
             self._cost.forward_tokens += sum(len(piece.inputs) for piece in pieces)
             results.add([units[i] for i in batch.rows], statistics)
@@ -111,47 +134,42 @@ class Scorer:
         """The windows of one sequence; one alone where it fits the model's context."""
         before = len(item.context_ids)
         sequence = item.context_ids + item.token_ids
-        first = len(sequence) - item.scored
-        if before > _SHORT_CONTEXT and len(sequence) - 1 > self._tokens.max_length:
-            raise SpvmiaError(
-                f"ReCaLL prefix: expected prefix and text to fit the context of {self._tokens.max_length} tokens, "
-                f"got {len(sequence) - 1}; use fewer shots (mia_recall_shots) or shorter records"
-            )
+        windows = windows_of(item, self._tokens.max_length)
         if cached and item.token_ids:
             return [_Unit(owner, Piece(item.token_ids[:-1], item.token_ids, item.noise, 0))]
         return [
             _Unit(owner, Piece(sequence[w.start : w.end - 1], sequence[w.first : w.end], item.noise, w.start - before))
-            for w in rolling_windows(first, len(sequence), self._tokens.max_length)
+            for w in windows
         ]
 
 
 _Part = tuple[NDArray[np.float32], ...]
 
 
-def _signals(parts: Sequence[_Part], windows: int) -> TokenSignals:
+def _signals(parts: Sequence[_Part], windows: int, asked: Asked) -> TokenSignals:
     """Put the windows of a sequence together."""
     rows = [
         parts[0][row] if len(parts) == 1 else np.concatenate([p[row] for p in parts]) for row in range(len(parts[0]))
     ]
-    logprob, top1, *moments = rows
-    mean, std = moments or (None, None)
-    return TokenSignals(logprob, top1 > 0, mean, std, windows)
+    of = dict(zip(asked.fields, rows, strict=True))
+    return TokenSignals(of["logprob"], of["top1"] > 0, of.get("mean"), of.get("std"), windows, of.get("kth"))
 
 
 class _Results:
     """Collects windows into signals, and reports sequences as they become complete."""
 
     def __init__(
-        self, inputs: Sequence[ScoreInput], places: list[list[int]], on_done: OnDone | None, moments: bool
+        self, inputs: Sequence[ScoreInput], places: list[list[int]], on_done: OnDone | None, asked: Asked
     ) -> None:
         self.in_order: list[TokenSignals | None] = [None] * len(inputs)
         self._places = places
+        self._asked = asked
         self._on_done = on_done
         self._parts: dict[int, dict[int, _Part]] = {}
         self._expected: dict[int, list[_Unit]] = {}
         empty = [k for k, where in enumerate(places) if not inputs[where[0]].scored]
-        blank = torch.zeros(4 if moments else 2, 0)
-        self._finish({k: _signals([tuple(blank.numpy())], 1) for k in empty})
+        blank = torch.zeros(len(asked.fields), 0)
+        self._finish({k: _signals([tuple(blank.numpy())], 1, asked) for k in empty})
 
     def expect(self, units: Sequence[_Unit]) -> None:
         """Say which windows make up which sequence."""
@@ -160,8 +178,8 @@ class _Results:
 
     def add(self, units: Sequence[_Unit], statistics: Statistics) -> None:
         """Take the statistics of one batch. One transfer from the device for all of it."""
-        given = [getattr(statistics, name) for name in _FIELDS]
-        arrays = torch.stack([values.float() for values in given if values is not None]).cpu().numpy()
+        given = [getattr(statistics, name) for name in self._asked.fields]
+        arrays = torch.stack([values.float() for values in given]).cpu().numpy()
         finished = {}
         start = 0
         for unit in units:
@@ -172,7 +190,7 @@ class _Results:
             expected = self._expected[unit.owner]
             if len(parts) == len(expected):
                 del self._parts[unit.owner]
-                finished[unit.owner] = _signals([parts[id(u)] for u in expected], len(expected))
+                finished[unit.owner] = _signals([parts[id(u)] for u in expected], len(expected), self._asked)
         self._finish(finished)
 
     def _finish(self, finished: dict[int, TokenSignals]) -> None:
@@ -215,13 +233,13 @@ class ScoringPass:
         self._pad_id = pad_id
         self._embedding_std: float | None = None
 
-    def plain(self, pieces: Sequence[Piece], *, moments: bool) -> Statistics:
+    def plain(self, pieces: Sequence[Piece], asked: Asked) -> Statistics:
         """Statistics of all pieces' targets, one piece after the other."""
         hidden = self._model.forward(**self._inputs(pieces)).rows
         rows = [row[len(p.inputs) - len(p.targets) : len(p.inputs)] for row, p in zip(hidden, pieces, strict=True)]
-        return self._statistics(rows, pieces, moments)
+        return self._statistics(rows, pieces, asked)
 
-    def after(self, context: Context, pieces: Sequence[Piece], *, moments: bool) -> Statistics:
+    def after(self, context: Context, pieces: Sequence[Piece], asked: Asked) -> Statistics:
         """The same, conditioned on a context that is already in the cache; the context's output predicts the first."""
         width = max(len(p.inputs) for p in pieces)
         first = context.last
@@ -231,7 +249,7 @@ class ScoringPass:
                 **self._inputs(pieces), cache=context.expanded(len(pieces)), use_cache=True
             ).rows
             rows = [torch.cat((first, row[: len(p.inputs)])) for row, p in zip(hidden, pieces, strict=True)]
-        return self._statistics(rows, pieces, moments)
+        return self._statistics(rows, pieces, asked)
 
     def context(self, token_ids: Sequence[int]) -> Context | None:
         """Read a context once; None if the model keeps no cache that rows could share."""
@@ -258,9 +276,16 @@ class ScoringPass:
             for row, piece in zip(hidden, pieces, strict=True):
                 yield row[: len(piece)], [*before, *piece]
 
-    def _statistics(self, rows: list[torch.Tensor], pieces: Sequence[Piece], moments: bool) -> Statistics:
+    def _statistics(self, rows: list[torch.Tensor], pieces: Sequence[Piece], asked: Asked) -> Statistics:
         targets = torch.tensor([t for p in pieces for t in p.targets], device=rows[0].device)
-        return token_statistics(torch.cat(rows), targets, self._model.logits, vocab=self._model.vocab, moments=moments)
+        return token_statistics(
+            torch.cat(rows),
+            targets,
+            self._model.logits,
+            vocab=self._model.vocab,
+            moments=asked.moments,
+            kth=asked.kth,
+        )
 
     def _inputs(self, pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
         ids = self._tensor([p.inputs for p in pieces])
@@ -336,6 +361,21 @@ class Window:
     start: int
     first: int
     end: int
+
+
+def windows_of(item: ScoreInput, max_length: int) -> list[Window]:
+    """The windows in which a sequence, context and tokens, is read.
+
+    Raises:
+        SpvmiaError: a long context, as of a ReCaLL prefix, would not be before all that is scored.
+    """
+    total = len(item.context_ids) + len(item.token_ids)
+    if len(item.context_ids) > _SHORT_CONTEXT and total - 1 > max_length:
+        raise SpvmiaError(
+            f"ReCaLL prefix: expected prefix and text to fit the context of {max_length} tokens, "
+            f"got {total - 1}; use fewer shots (mia_recall_shots) or shorter records"
+        )
+    return rolling_windows(total - item.scored, total, max_length)
 
 
 def rolling_windows(first: int, total: int, max_length: int) -> list[Window]:

@@ -30,16 +30,17 @@ _CANCELLED = 0.02
 
 @dataclass
 class Statistics:
-    """Statistics of n positions on the model's device: (n,) float32 each, `top1` bool; moments None if not asked."""
+    """Statistics of n positions on the model's device: (n,) float32 each, `top1` bool; None what was not asked for."""
 
     logprob: torch.Tensor
     top1: torch.Tensor
     mean: torch.Tensor | None = None
     std: torch.Tensor | None = None
+    kth: torch.Tensor | None = None
 
 
 def token_statistics(
-    rows: torch.Tensor, targets: torch.Tensor, logits_of: LogitsOf, *, vocab: int, moments: bool
+    rows: torch.Tensor, targets: torch.Tensor, logits_of: LogitsOf, *, vocab: int, moments: bool, kth: int = 0
 ) -> Statistics:
     """Statistics of the next-token distribution at n positions.
 
@@ -49,15 +50,23 @@ def token_statistics(
         logits_of: the model's output layer.
         vocab: V.
         moments: whether to compute mean and standard deviation over the vocabulary.
+        kth: K, to compute the log-probability of the K-th most probable token too (of the last where V < K); 0: not.
     """
     n = len(rows)
     out = torch.empty((4 if moments else 2, n), dtype=torch.float32, device=rows.device)
+    below = torch.empty(n, dtype=torch.float32, device=rows.device) if kth else None
     step = rows_per_product(vocab, rows)
     kernel = (_CpuKernel if rows.device.type == "cpu" else _DeviceKernel)(vocab, moments)
     for start in range(0, n, step):
-        kernel.fill(logits_of(rows[start : start + step]), targets[start : start + step], out[:, start : start + step])
+        stop = start + step
+        logits = logits_of(rows[start:stop])
+        kernel.fill(logits, targets[start:stop], out[:, start:stop])
+        if below is not None:
+            wide = logits.float()
+            below[start:stop] = wide.topk(min(kth, vocab), -1).values[:, -1] - wide.logsumexp(-1)
     top1 = out[1] > 0
-    return Statistics(out[0], top1, out[2], out[3]) if moments else Statistics(out[0], top1)
+    mean, std = (out[2], out[3]) if moments else (None, None)
+    return Statistics(out[0], top1, mean, std, below)
 
 
 def rows_per_product(vocab: int, rows: torch.Tensor) -> int:

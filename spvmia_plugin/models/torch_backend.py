@@ -42,7 +42,7 @@ class TorchBackend(Backend):
 
     name = "hf"
     processes: int = 1
-    features = BackendFeatures(generate=False, gradients=True)
+    features = BackendFeatures(generate=False, gradients=True, kth=True)
 
     def __init__(
         self, roles: LocalModels, tokens: Tokens, config: AuditConfig, device: Any, autocast: Any = None
@@ -127,10 +127,11 @@ class TorchBackend(Backend):
         moments: bool,
         on_done: OnDone | None = None,
         done: Collection[int] = (),
+        kth: int = 0,
     ) -> list[TokenSignals | None]:
         with self._model(role) as model:
             scorer = Scorer(model, self._tokens, self._runners["score"], self._costs[role])
-            found = scorer.score(inputs, moments=moments, on_done=on_done, done=set(done))
+            found = scorer.score(inputs, moments=moments, on_done=on_done, done=set(done), kth=kth)
         if not scorer.contexts_shared:
             self.paths[f"{role.value}: contexts"] = "read again with every sequence: no shared key-value cache"
         return found
@@ -250,6 +251,11 @@ class TorchBackend(Backend):
         self._identities.pop(role, None)
         self._unknown.pop(role, None)
         self._roles.load_reference(role, path)
+
+    def rest(self) -> None:
+        """Have no model in memory that nothing needs for now."""
+        if self._roles.rest():
+            self._headless.clear()
 
     def cost(self, role: Role) -> Cost:
         return dataclasses.replace(self._costs[role])

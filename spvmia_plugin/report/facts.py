@@ -13,6 +13,7 @@ from spvmia_plugin import __version__
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
 from spvmia_plugin.metrics.precision import PRIORS, Precision, precisions
+from spvmia_plugin.report.advice import advice, bound_sentence
 from spvmia_plugin.report.numbers import (
     attack_classes,
     blind_task,
@@ -114,6 +115,11 @@ def audit_facts(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any
             "membership": verdict.membership,
             "cannot_show": CANNOT_SHOW,
         },
+        "bound": bound_sentence(audit),
+        "advice": [
+            {"title": each.title, "evidence": plain(each.evidence), "how": each.how, "command": each.command}
+            for each in advice(audit, verdict)
+        ],
         "strongest": as_json(audit.strongest) if audit.strongest else None,
         "precision": [as_json(found) for found in accusations(audit, priors)],
         "attacks": [_attack(task, classes, small_p_values(audit)) for task in ranked(audit)],
@@ -159,6 +165,7 @@ def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mappin
         "task": task.task,
         "title": title(task.attack),
         "attack": task.told["attack"],
+        **({"attacker": task.told["attacker"]} if task.told.get("attacker") else {}),
         "results": dict(task.metrics),
         "metrics": task.told["metrics"],
         "unscored": task.told["unscored"],
@@ -218,9 +225,15 @@ def command(run: HarnessRun) -> list[str]:
 
 
 def _model_args(arguments: Any) -> str:
-    """`key=value,...`, or JSON where a value would not survive that."""
+    """`key=value,...`, or JSON where a value would not survive that.
+
+    A model that was handed over in memory describes itself over several lines: no command names it.
+    """
     if not isinstance(arguments, Mapping):
         return str(arguments)
+    arguments = {
+        key: "IN_MEMORY" if isinstance(value, str) and "\n" in value else value for key, value in arguments.items()
+    }
     simple = all(
         isinstance(value, (int, float)) or (isinstance(value, str) and not set(value) & set(",={}[]\"'\n"))
         for value in arguments.values()

@@ -13,6 +13,7 @@ from spvmia_plugin.metrics.exposure import Exposures
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report import subjects
+from spvmia_plugin.report.advice import advice, bound_sentence
 from spvmia_plugin.report.facts import accusations, command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.numbers import (
@@ -166,7 +167,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         ]
 
     told, members, figures, epsilon = audit.told, exposed(audit), pictures(audit), _epsilon(audit)
-    few = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT
+    few, verdict = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT, judge(audit)
     table = _exposure_table(audit, members)
     provenance = {
         "data": {key: value for key, value in told["data"].items() if key != "clusters"},
@@ -182,7 +183,9 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         "dataset": shown(audit.dataset) + (", canaries" if epsilon else ""),
         "source": shown(audit.mia_audit.data.source or audit.dataset),
         "warnings": [shown(found.message) for found in warnings],
-        "verdict": judge(audit),
+        "verdict": verdict,
+        "bound": bound_sentence(audit),
+        "advice": advice(audit, verdict),
         "epsilon": epsilon,
         "ranges": ranges(audit),
         "cannot_show": CANNOT_SHOW,

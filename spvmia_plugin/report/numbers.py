@@ -11,11 +11,14 @@ import numpy as np
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.audit.api_view import shown_as
+from spvmia_plugin.audit.continuations import COMPARING
+from spvmia_plugin.audit.continuations import STAGE as CONTINUING
 from spvmia_plugin.audit.roles import CALLED, GIVEN
 from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
-from spvmia_plugin.signals import Role, View
+from spvmia_plugin.signals import WRITTEN, Role, View
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import printed
 
@@ -93,9 +96,15 @@ def title(name: str) -> str:
 
 
 def knowledge(task: TaskResult) -> str | None:
-    """What the attack was given besides record and target, safe to show; None where the results do not say."""
+    """What the attack was given besides record and target, safe to show; None where the results do not say.
+
+    What it saw of the target stands first where that was less than all log-probabilities.
+    """
     told = task.mia_audit.attacker
-    return None if told is None else ", ".join(GIVEN.get(name, shown(name)) for name in told.given) or "nothing else"
+    if told is None:
+        return None
+    seen = [] if told.api_view in ("full", "nothing") else [f"of the target {shown(shown_as(told.api_view))}"]
+    return ", ".join([*seen, *(GIVEN.get(name, shown(name)) for name in told.given)]) or "nothing else"
 
 
 def ranked(audit: Audit) -> list[TaskResult]:
@@ -144,12 +153,12 @@ def stages(task: TaskResult, classes: Mapping[str, type[Attack]]) -> list[str] |
     if cls is None:
         return None
     needs = cls().needs
-    kinds = {need.role for need in needs}
+    kinds = {need.role for need in needs if need.view not in WRITTEN}
     roles = [role for role in Role if role.kind in kinds]  # of several references all
     wanted = {f"scoring: {role.value}" for role in roles} | {CALLED[role] for role in roles}
     wanted |= {f"gradients: {need.role.value}" for need in needs if need.view is View.GRADIENT}
-    if any(need.view is View.NEIGHBOURS for need in needs):
-        wanted.add("paraphrases")
+    apart = {View.NEIGHBOURS: "paraphrases", View.CONTINUED: CONTINUING, View.SIMILARITY: COMPARING}
+    wanted |= {apart[need.view] for need in needs if need.view in apart}
     return [stage for stage in task.mia_audit.cost if stage in wanted]
 
 

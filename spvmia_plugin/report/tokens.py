@@ -162,8 +162,16 @@ class _Lookup:
             if isinstance(arguments, Mapping)
             else {}
         )
-        for key in ("tokenizer", "pretrained", "peft", "revision", "gguf_file"):
+        for key in ("tokenizer", "pretrained", "peft", "lora_local_path", "revision", "gguf_file"):
             _of_type(self._arguments, key, str)
+        # An object in memory is written down as it describes itself, over several lines.
+        described = [key for key in ("tokenizer", "pretrained") if "\n" in self._arguments.get(key, "")]
+        self._arguments = {key: value for key, value in self._arguments.items() if key not in described}
+        if described and "tokenizer" not in self._arguments:
+            raise SpvmiaError(
+                f"{described[-1]}: expected the name of a model in the results file, got one that was handed over in "
+                "memory, whose tokenizer cannot be found again; its tokens cannot be shown"
+            )
         # The results file may be somebody else's: it does not decide whose code runs here.
         self._tokenizer = load_tokenizer({**self._arguments, "trust_remote_code": False})
         self._texts = self._read_texts(record_ids)
@@ -228,7 +236,8 @@ class _Lookup:
 
         registry, first = load_registry(), self._audit.tasks[0]
         config = AuditConfig.from_metadata(first.options, registry.attack_options)
-        places = [Path(str(self._arguments[key])) for key in ("peft", "pretrained") if self._arguments.get(key)]
+        named = (self._arguments.get(key) for key in ("peft", "lora_local_path", "pretrained"))
+        places = [Path(str(place)) for place in named if place]
         if first.is_canary_audit:
             data = load_canaries(
                 config, datasets=registry.datasets, target_dirs=places, tokenizer=lambda: self._tokenizer

@@ -267,15 +267,15 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-# Bytes an element of logprob, mean and std (0: the array is absent), windows, number of tokens T. Then the arrays,
+# Bytes an element of logprob, mean, std and kth (0: the array is absent), windows, number of tokens T. Then the arrays,
 # little-endian, and top1 as bits.
-_HEADER = struct.Struct("<BBBxII")
+_HEADER = struct.Struct("<BBBBII")
 _FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4"), 8: np.dtype("<f8")}
 
 
 def encode_signals(signals: TokenSignals) -> bytes:
     """Bytes of one text's signals; the arrays keep their bits and their precision."""
-    arrays = (signals.logprob, signals.mean, signals.std)
+    arrays = (signals.logprob, signals.mean, signals.std, signals.kth)
     if len(signals.top1) != len(signals) or any(array is not None and len(array) != len(signals) for array in arrays):
         raise ValueError(f"token signals: expected arrays of {len(signals)} tokens, got different lengths")
     header = _HEADER.pack(
@@ -302,10 +302,10 @@ def decode_signals(data: bytes) -> TokenSignals:
         bits = np.frombuffer(data, np.uint8, (n_tokens + 7) // 8, offset)
     except (struct.error, KeyError, ValueError) as error:
         raise ValueError("not token signals") from error
-    logprob, mean, std = arrays
+    logprob, mean, std, kth = arrays
     if logprob is None or len(data) != offset + len(bits):
         raise ValueError("not token signals")
-    return TokenSignals(logprob, np.unpackbits(bits, count=n_tokens).astype(np.bool_), mean, std, windows)
+    return TokenSignals(logprob, np.unpackbits(bits, count=n_tokens).astype(np.bool_), mean, std, windows, kth)
 
 
 def _floats(data: bytes, offset: int, width: int, count: int) -> NDArray[np.floating]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.files import as_path
@@ -95,6 +96,7 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    check_intact("--model", base.name)
     dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
     try:
         model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype, trust_remote_code=config.trust_remote_code)

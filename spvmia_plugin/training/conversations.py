@@ -132,7 +132,7 @@ class Writer:
             return None
         opening = self._renderer.opening(_first(conversation, turns[0]))
         fits = len(opening) < self._limit and self._backend.unknown_ids(Role.TARGET).isdisjoint(opening)
-        return conversation if fits else None
+        return conversation.with_chosen() if fits else None
 
     def _longest_turn(self, conversation: Conversation) -> int:
         """Most tokens that a turn to write has, its end included; at least one."""
@@ -157,7 +157,8 @@ class Writer:
                         made[i], turns[i] = so_far, places[:turn]
             room = {i: min(longest, self._limit - len(opening)) for i, opening in openings.items()}
             plain = {i for i, conversation in conversations.items() if conversation.plain}
-            for i, words in self._written(openings, room, turn, ASSISTANT, plain).items():
+            before = {i: _first(made[i], turns[i][turn]) for i in openings}
+            for i, words in self._written(openings, room, turn, ASSISTANT, before, plain).items():
                 messages, place = list(made[i].messages), turns[i][turn]
                 messages[place] = {"role": messages[place]["role"], "content": words}
                 made[i] = replace(made[i], messages=tuple(messages))
@@ -169,11 +170,11 @@ class Writer:
         while going:
             openings = self._all_begun(self._renderer.user_opening, {i: made[i] for i in going})
             room = {i: max(1, min(length, (self._limit - len(opening)) // 2)) for i, opening in openings.items()}
-            questions = self._written(openings, room, 2 * exchange, USER)
+            questions = self._written(openings, room, 2 * exchange, USER, made)
             asked = {i: _and(made[i], USER, words) for i, words in questions.items() if words.strip()}
             openings = self._all_begun(self._renderer.opening, asked)
             room = {i: min(length, self._limit - len(opening)) for i, opening in openings.items()}
-            answers = self._written(openings, room, 2 * exchange + 1, ASSISTANT)
+            answers = self._written(openings, room, 2 * exchange + 1, ASSISTANT, asked)
             made |= {i: _answered(asked[i], words) for i, words in answers.items()}
             read = self._all_begun(self._sequence, {i: made[i] for i, words in answers.items() if words.strip()})
             going, exchange = [i for i, token_ids in read.items() if len(token_ids) < length], exchange + 1
@@ -186,7 +187,8 @@ class Writer:
         self, rows: Sequence[int], row: Conversation, opening: list[int], length: int
     ) -> dict[int, Conversation]:
         room = max(1, min(length, self._limit) - len(opening))
-        written = self._written(dict.fromkeys(rows, opening), dict.fromkeys(rows, room), 0, ASSISTANT, set(rows))
+        openings, before = dict.fromkeys(rows, opening), dict.fromkeys(rows, row)
+        written = self._written(openings, dict.fromkeys(rows, room), 0, ASSISTANT, before, set(rows))
         return {i: _answered(row, words) for i, words in written.items()}
 
     def _all_begun(
@@ -212,12 +214,18 @@ class Writer:
         room: Mapping[int, int],
         turn: int,
         role: str,
+        before: Mapping[int, Conversation],
         plain: Collection[int] = (),
     ) -> dict[int, str]:
-        """The words that the target writes after each opening, in at most so many tokens; `plain` rows as they are."""
+        """The words that the target writes after each opening, in at most so many tokens; `plain` rows as they are.
+
+        `before` are the conversations that the openings are of: what a target of text alone is given.
+        """
         rows = list(openings)
         if not rows:
             return {}
+        if self._backend.is_asked_by_text:
+            return self._answered_by_text(rows, room, turn, role, before)
         found = self._backend.generate(
             [openings[i] for i in rows],
             [len(openings[i]) + room[i] for i in rows],
@@ -230,6 +238,22 @@ class Writer:
             for i, token_ids in zip(rows, found, strict=True)
             if token_ids is not None
         }
+
+    def _answered_by_text(
+        self, rows: Sequence[int], room: Mapping[int, int], turn: int, role: str, before: Mapping[int, Conversation]
+    ) -> dict[int, str]:
+        if role == USER:
+            raise SpvmiaError(
+                f"mia_self_prompt: expected reply or held-out conversations, because {self._backend.name} answers and "
+                "writes no user's turns, got whole; give mia_prompts and mia_self_prompt=reply"
+            )
+        found = self._backend.continue_texts(
+            [before[i] for i in rows],
+            [room[i] for i in rows],
+            [stable_seed(self._seed, "self_prompt", i, turn) for i in rows],
+            renderer=self._renderer,
+        )
+        return {i: text for i, text in zip(rows, found, strict=True) if text is not None}
 
 
 def _to_write(conversation: Conversation) -> list[int]:

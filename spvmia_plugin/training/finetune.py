@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.config import FORMATS, MAX_EPOCHS
 from spvmia_plugin.config import Format as FormatName
 from spvmia_plugin.data.chat_templates import read_template
-from spvmia_plugin.data.conversations import TEXT, Format, as_rendered
+from spvmia_plugin.data.conversations import PREFERENCE, TEXT, Format, as_rendered
 from spvmia_plugin.data.documents import describe
 from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.fingerprint import derived_key, user_key
@@ -397,6 +397,12 @@ def _format(config: FinetuneConfig, loaded: Loaded) -> Format:
     Raises:
         SpvmiaError: an option that has no meaning for such rows; a template that cannot be read.
     """
+    if loaded.format == PREFERENCE:
+        raise SpvmiaError(
+            f"--data: expected texts or conversations, which 'spvmia finetune' trains on one by one, got preferences "
+            f"(chosen and rejected) in {config.data}; train with TRL's DPOTrainer, and name its files with mia_members "
+            "and mia_nonmembers, or have the callback spvmia_plugin.MembershipManifest write the manifest"
+        )
     if loaded.format == TEXT:
         if config.loss_on == "completion" or config.chat_template is not None:
             name = "loss-on" if config.loss_on == "completion" else "chat-template"

@@ -11,7 +11,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import AdapterHost, linear_names, lost_weights, save_adapter
 from spvmia_plugin.models.forward import inner_model
 from spvmia_plugin.training.trainer import TrainSettings, train, unpacked, writing
-from spvmia_plugin.util.libraries import is_first
+from spvmia_plugin.util.processes import is_first
 
 if TYPE_CHECKING:
     from peft import LoraConfig

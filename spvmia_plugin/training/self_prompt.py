@@ -39,7 +39,7 @@ def way_of(config: AuditConfig, renderer: Any, prompts: Sequence[Document]) -> S
         SpvmiaError: the data do not go with `mia_self_prompt`.
     """
     asked = config.self_prompt
-    if renderer is None:
+    if renderer is None or any(each.conversation is not None and each.conversation.is_text for each in prompts):
         if asked not in (None, "prefix"):
             raise SpvmiaError(
                 f"mia_self_prompt: expected prefix, because the data are plain text, got {asked!r}; leave it out, or "

@@ -27,7 +27,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.console import progress_bar
 from spvmia_plugin.util.files import file_digest
-from spvmia_plugin.util.libraries import first_says, is_first, isolated_rng, one_of, quiet_libraries
+from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
+from spvmia_plugin.util.processes import first_says, is_first, one_of
 
 _WEIGHTS = "trainable.safetensors"
 _LOSSES = "spvmia.losses"
@@ -128,12 +129,12 @@ def train(
         one_of(settings.processes),
         isolated_rng(settings.seed),
         quiet_libraries(),
-        _launcher(model.device, hidden=alone),
+        _launcher(model.device, settings.processes),
         _untouched(model),
         unpacked(model),
     ):
         found = last_checkpoint(folder, run) if first else None
-        checkpoint = found if alone else first_says(found)
+        checkpoint = first_says(found, settings.processes)
         with writing(folder):  # it makes the folder
             trainer = _make_trainer(model, sequences, counted, settings, folder, pad_token_id)
         if not alone:  # the Trainer has seeded all alike: equal rows of their batches would share their dropout
@@ -304,13 +305,14 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
 
 @contextmanager
-def _launcher(device: torch.device, *, hidden: bool) -> Iterator[None]:
+def _launcher(device: torch.device, processes: int) -> Iterator[None]:
     """Hide the launcher's settings from the Trainer; and all of it, if this process trains alone while others wait.
 
     Puts back accelerate's global state, which the Trainer resets and the harness's own accelerator lives in.
     """
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
+    hidden = processes == 1
     states = (PartialState, AcceleratorState, GradientState)
     kept = [dict(state._shared_state) for state in states]
     environment = dict(os.environ)
@@ -321,7 +323,8 @@ def _launcher(device: torch.device, *, hidden: bool) -> Iterator[None]:
             if name.startswith(_LAUNCH_SETTINGS) or (hidden and name.startswith(_LAUNCH_PLACES)):
                 del os.environ[name]
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-        if hidden:
+        # Under `torchrun` on a CPU accelerate has taken each process for the only one.
+        if hidden or kept[0].get("num_processes") != processes:
             for state in states:
                 state._shared_state.clear()
         logging.set_verbosity_error()  # it warns of a process group that is there and not used: on purpose

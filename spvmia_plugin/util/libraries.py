@@ -1,19 +1,16 @@
-"""What surrounds the work of libraries: warnings kept quiet, random state put back, refusals in words, the processes of
-a launch."""
+"""What surrounds the work of libraries: warnings kept quiet, random state put back, refusals in words."""
 
 from __future__ import annotations
 
 import platform
 import random
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.errors import reason_of
 
 _COMPUTING = ("lm_eval", "torch", "transformers", "tokenizers", "peft", "numpy", "scipy", "scikit-learn")
 
@@ -106,46 +103,3 @@ def isolated_rng(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-def is_first(processes: int) -> bool:
-    """Whether this is the one of so many processes that looks, writes and shows for all."""
-    import torch
-
-    return processes == 1 or int(torch.distributed.get_rank()) == 0
-
-
-def first_says(value: Any) -> Any:
-    """What the first process passed, in all of them; `value` itself where there is one."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([value])[0]
-
-
-def all_say(value: Any, processes: int) -> list[Any]:
-    """What each of so many processes passed, in the order of their ranks, in all of them."""
-    if processes == 1:
-        return [value]
-    import torch
-
-    found: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(found, value)
-    return found
-
-
-@contextmanager
-def one_of(processes: int) -> Iterator[None]:
-    """While processes wait for each other.
-
-    Raises:
-        SpvmiaError: another process has failed. It has said why; this one must not wait for it.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # as for want of memory: a lost connection has no type of its own in gloo
-        if not re.search("connection|gloo|nccl", str(error), re.IGNORECASE):
-            raise
-        raise SpvmiaError(
-            f"several processes: expected all {processes} to finish, got a broken connection: another one has "
-            "failed, and its own last line says why; correct that and run the same command again, which continues"
-        ) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 
 from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, View
 
@@ -46,6 +47,16 @@ def nll_ratio(record: RecordSignals, above: tuple[Role, View], below: tuple[Role
 
 def lowercase(record: RecordSignals) -> float | None:
     return nll_ratio(record, (Role.TARGET, View.LOWERCASE), (Role.TARGET, View.TEXT))
+
+
+def premia(record: RecordSignals) -> float | None:
+    moved = []
+    for view in (View.TEXT, View.REJECTED):
+        target, base = text_of(record, Role.TARGET, view), text_of(record, Role.BASE, view)
+        if not target or len(target) != len(base):
+            return None
+        moved.append(math.fsum(target) - math.fsum(base))
+    return moved[0] - moved[1]
 
 
 def recall(record: RecordSignals) -> float | None:
@@ -231,6 +242,40 @@ def icp(record: RecordSignals, probes: int) -> float | None:
         return None
     best = max(after[:probes], key=mean)
     return mean(alone[-len(best) :]) - mean(best) if len(best) <= len(alone) else None
+
+
+def ngram(record: RecordSignals, length: int, aggregate: Callable[[list[float]], float]) -> float | None:
+    """Word by word: is there any run of words, of any length from `length` on, that holds it and stands in both?"""
+    continued = record.continued.get(Role.TARGET)
+    if continued is None or not continued.texts:
+        return None
+    truth = continued.truth.replace(".", " .").split()  # what the records of the table are made of
+    if len(truth) < length:
+        return None
+    shares = []
+    for text in continued.texts:
+        other = f" {' '.join(text.replace('.', ' .').split())} "
+        covered = sum(
+            any(
+                f" {' '.join(truth[start:end])} " in other
+                for start in range(place + 1)
+                for end in range(max(place + 1, start + length), len(truth) + 1)
+            )
+            for place in range(len(truth))
+        )
+        shares.append(covered / len(truth))
+    return aggregate(shares)
+
+
+def semantic(record: RecordSignals, aggregate: Callable[[list[float]], float]) -> float | None:
+    values = list(record.similarities.get(Role.TARGET, ()))
+    continued = record.continued.get(Role.TARGET)
+    return aggregate(values) if values and continued is not None and continued.texts else None
+
+
+def surrogate(record: RecordSignals) -> float | None:
+    one, base = text_of(record, Role.REFERENCE), text_of(record, Role.BASE)
+    return mean(one) - mean(base) if one and len(one) == len(base) and one != base else None
 
 
 def grad_norm(record: RecordSignals) -> float | None:

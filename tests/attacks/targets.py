@@ -29,8 +29,10 @@ from spvmia_plugin.attacks.lira_offline import LiraOffline
 from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.preference import Premia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.attacks.text_only import Ngram, Semantic, Surrogate
+from spvmia_plugin.signals import Continued, RecordSignals, Role, TokenSignals, Unscored, View
 from tests.attacks import naive
 
 Score = float | Unscored
@@ -79,6 +81,10 @@ TARGETS = [
     Target(Icp(), lambda r: naive.icp(r, 1), same, times),
     Target(Icp(probes=3), lambda r: naive.icp(r, 3), same, times),
     Target(GradNorm(), naive.grad_norm, same, same),
+    Target(Ngram(), lambda r: naive.ngram(r, 3, max), same, same),
+    Target(Ngram(length=1, aggregate="mean"), lambda r: naive.ngram(r, 1, naive.mean), same, same),
+    Target(Semantic(), lambda r: naive.semantic(r, max), same, same),
+    Target(Semantic(aggregate="mean"), lambda r: naive.semantic(r, naive.mean), same, same),
     Target(Neighbour(), naive.neighbour, same, times),
     Target(DetectGPT(), naive.detectgpt, same, same),
     Target(LiraBase(), lambda r: naive.lira(r, Role.BASE), same, times),
@@ -87,12 +93,14 @@ TARGETS = [
     Target(Ez(), lambda r: naive.ez(r, Role.BASE), same, same),
     Target(Wbc(), lambda r: naive.wbc(r, Role.BASE, (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)), same, same),
     Target(Wbc(windows=(1, 7)), lambda r: naive.wbc(r, Role.BASE, (1, 7)), same, same),
+    Target(Premia(), naive.premia, same, times),
     Target(Recall(), naive.recall, None, same),
     Target(Rmia(), lambda r: naive.rmia(r, 0.3)),
     Target(Rmia(a=1.0), lambda r: naive.rmia(r, 1.0), same),
     Target(BagOfWords(), None, same, same),
     Target(SpvEz(), lambda r: naive.ez(r, Role.REFERENCE), same, same),
     Target(SpvWbc(windows=(3,)), lambda r: naive.wbc(r, Role.REFERENCE, (3,)), same, same),
+    Target(Surrogate(), naive.surrogate, same, times),
     Target(CandidateEz(), lambda r: naive.ez(r, Role.CANDIDATE), same, same),
     Target(CandidateWbc(windows=(2, 9)), lambda r: naive.wbc(r, Role.CANDIDATE, (2, 9)), same, same),
     Target(BothWbc(windows=(1, 4)), lambda r: naive.both_wbc(r, (1, 4)), same, same),
@@ -134,6 +142,8 @@ def make_record(
     views[Role.TARGET, View.LOWERCASE] = tokens(rng, length + 2, dtype)
     views[Role.TARGET, View.PREFIXED] = tokens(rng, length, dtype)
     lengths = rng.integers(2, 50, 4)
+    rejected = int(rng.integers(1, 70))
+    views |= {(role, View.REJECTED): tokens(rng, rejected, dtype) for role in (Role.TARGET, Role.BASE)}
     return RecordSignals(
         text=" ".join(rng.choice(WORDS.split(), rng.integers(14, 40))),
         tokens=views,
@@ -141,7 +151,19 @@ def make_record(
         population=population,
         probed={Role.TARGET: [tokens(rng, max(length - skipped, 0), dtype) for skipped in (0, 0, 1, 0)]},
         gradients={Role.TARGET: float(rng.exponential())},
+        continued={Role.TARGET: Continued(*_continued(rng))},
+        similarities={Role.TARGET: rng.uniform(-1, 1, 4).tolist()},
     )
+
+
+def _continued(rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
+    """A second half, and four texts in its place, which have a run of its words in common with it or not."""
+    truth = [str(word) for word in rng.choice(WORDS.split(), rng.integers(5, 30))]
+    texts = []
+    for start in rng.integers(0, len(truth), 4):
+        around = [str(word) for word in rng.choice(WORDS.split(), rng.integers(0, 20))]
+        texts.append(" ".join([*around, *truth[start : start + int(rng.integers(0, 9))], "."]))
+    return " ".join(truth), tuple(texts)
 
 
 def make_records(count: int, seed: int = 0, dtype: type = np.float32) -> list[RecordSignals]:

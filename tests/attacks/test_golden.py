@@ -9,7 +9,7 @@ import pytest
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack, BlindAttack
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.signals import Continued, RecordSignals, Role, TokenSignals, Unscored, View
 from tests.attacks.targets import TARGETS, Target, make_population, make_record, make_records, scores, tokens
 
 TWINS = [target for target in TARGETS if target.naive is not None]
@@ -38,6 +38,12 @@ def broken_records() -> list[RecordSignals]:
         replace(whole, probed={Role.TARGET: [shorter]}),
         replace(whole, gradients={}),
         replace(whole, gradients={Role.TARGET: 0.0}),
+        replace(whole, continued={}),
+        replace(whole, continued={Role.TARGET: Continued("the bank said", ())}),
+        replace(whole, continued={Role.TARGET: Continued("the bank", ("the bank",))}),
+        replace(whole, continued={Role.TARGET: Continued("the bank said", ("the bank said", ""))}),
+        replace(whole, continued={Role.TARGET: Continued("", ("the bank",))}),
+        replace(whole, similarities={}),
         replace(whole, neighbours={role: values[:1] for role, values in whole.neighbours.items()}),
         replace(whole, neighbours={role: [values[0]] * 3 for role, values in whole.neighbours.items()}),
         replace(whole, neighbours={**whole.neighbours, Role.REFERENCE: whole.neighbours[Role.REFERENCE][:3]}),
@@ -51,6 +57,8 @@ def broken_records() -> list[RecordSignals]:
     ]
     records += [replace(whole, tokens={k: v for k, v in whole.tokens.items() if k != key}) for key in whole.tokens]
     records += [replace(whole, tokens={**whole.tokens, (role, View.TEXT): shorter}) for role in Role if role.nth == 1]
+    rejected = (Role.BASE, View.REJECTED)
+    records += [replace(whole, tokens={**whole.tokens, rejected: tokens(rng, length)}) for length in (0, 99)]
     for changed in (
         TokenSignals(target.logprob, target.top1),
         TokenSignals(target.logprob, target.top1, target.mean, np.zeros_like(target.logprob)),
@@ -97,6 +105,8 @@ def test_needs_are_what_is_used(target: Target) -> None:
             population={role: value for role, value in record.population.items() if (role, View.POPULATION) in kept},
             probed={role: value for role, value in record.probed.items() if (role, View.PROBED) in kept},
             gradients={role: value for role, value in record.gradients.items() if (role, View.GRADIENT) in kept},
+            continued={role: value for role, value in record.continued.items() if (role, View.CONTINUED) in kept},
+            similarities={role: of for role, of in record.similarities.items() if (role, View.SIMILARITY) in kept},
         )
 
     declared = {(need.role, need.view) for need in needs}

@@ -28,8 +28,10 @@ from spvmia_plugin.attacks.lira_offline import LiraOffline
 from spvmia_plugin.attacks.optimum import GradNorm, Icp
 from spvmia_plugin.attacks.paraphrased import DetectGPT, Neighbour, Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
+from spvmia_plugin.attacks.preference import Premia
 from spvmia_plugin.attacks.reference_free import Loss, Lowercase, MinK, MinKPlusPlus, Zlib
-from spvmia_plugin.signals import RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.attacks.text_only import Ngram, Semantic, Surrogate, coverage, halves, words
+from spvmia_plugin.signals import Continued, RecordSignals, Role, TokenSignals, Unscored, View
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)
 
@@ -62,6 +64,14 @@ def probed(target: TokenSignals, *after: TokenSignals) -> RecordSignals:
     return RecordSignals("a text", {(Role.TARGET, View.TEXT): target}, probed={Role.TARGET: after})
 
 
+def preferred(chosen: TokenSignals, rejected: TokenSignals | None, *, base: tuple[TokenSignals, ...]) -> RecordSignals:
+    """Both answers under the target, and under the base."""
+    sides = {Role.TARGET: (chosen, rejected), Role.BASE: base}
+    views = (View.TEXT, View.REJECTED)
+    found = {(role, view): one for role, of in sides.items() for view, one in zip(views, of, strict=False)}
+    return RecordSignals("a text", {key: one for key, one in found.items() if one is not None})
+
+
 UNIFORM = signals([-math.log(100)] * 10)
 PLAIN = signals([-1.0, -2.0, -3.0, -6.0])
 FLAT = signals([-2.0, -2.0, -2.0, -2.0])
@@ -88,6 +98,9 @@ ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
         (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
         (Ratio(), record(PLAIN, base=FLAT), 2 / 3),
         (Recall(), record(PLAIN, prefixed=FLAT), 2 / 3),
+        # The chosen answer gained 12 - 8 nats less, the rejected one -1 - -2.5: sums, however long the two are.
+        (Premia(), preferred(FLAT, signals([-2.5]), base=(PLAIN, signals([-1.0]))), 4.0 + 1.5),
+        (Premia(), preferred(FLAT, FLAT, base=(PLAIN, PLAIN)), 0.0),
         # differences to FLAT: 1, 0, -1, -4
         (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 1, 2]), base=FLAT), 0.5),  # P = 1, M = 1
         (Ez(), record(signals([-1, -2, -3, -6], wrong=[0, 3]), base=FLAT), 0.2),
@@ -168,6 +181,62 @@ def test_icp_compares_the_same_tokens() -> None:
     """One that is scored alone and not after a probe, a BOS, is left out on both sides."""
     assert Icp().score(probed(PLAIN, signals([-1.0] * 3))) == pytest.approx((-2 - 3 - 6) / 3 + 1)
     assert Icp().score(probed(PLAIN, signals([-1.0] * 5))) == Unscored("the two models tokenise the text differently")
+
+
+def written(truth: str, *texts: str, similarities: Sequence[float] = ()) -> RecordSignals:
+    return RecordSignals(
+        "a text", continued={Role.TARGET: Continued(truth, texts)}, similarities={Role.TARGET: similarities}
+    )
+
+
+TRUTH = "the cat sat on the mat, and slept."  # ten words and marks
+
+
+def test_ngram_by_hand() -> None:
+    """ "the cat sat" and "and slept ." stand in the first text: 6 of 10; the second has two words of each only."""
+    case = written(TRUTH, "See, the cat sat there and slept.", "the cat slept, and sat.")
+    assert Ngram().score(case) == pytest.approx(0.6)
+    assert Ngram(aggregate="mean").score(case) == pytest.approx(0.3)
+    assert Ngram(length=1).score(case) == pytest.approx(0.8)  # all but "on" and "mat"
+    assert Ngram(length=10).score(written(TRUTH, f"Oh {TRUTH} Indeed.")) == 1.0
+    assert Ngram().score(written(TRUTH, "The Cat Sat on The mat", "")) == 0.0  # as they are written
+    assert Ngram(length=11).score(written(TRUTH, TRUTH)) == Unscored("fewer than 11 words to cover")
+
+
+def test_overlapping_runs_count_a_word_once() -> None:
+    assert coverage(list("abcde"), list("abcxbcde"), 3) == 1.0
+    assert coverage(list("abcde"), list("abxcde"), 3) == pytest.approx(3 / 5)
+    assert coverage(list("aaaa"), list("aaa"), 3) == 1.0
+
+
+def test_words_of_scripts_with_and_without_blanks() -> None:
+    assert words("Don't stop — 3.5 %!") == ["Don", "'", "t", "stop", "—", "3", ".", "5", "%", "!"]
+    assert words("naïve café") == ["naïve", "café"]
+    assert words("我爱你, ok") == ["我", "爱", "你", ",", "ok"]
+    assert words("รัก") == list("รัก")
+    assert words(" \n") == []
+
+
+def test_halves_lose_only_the_white_space_between() -> None:
+    assert halves("one two  three four") == ("one two", "three four")
+    assert halves("one two three") == ("one", "two three")
+    assert halves("我爱你们") == ("我爱", "你们")
+    assert halves("one") is None
+    assert halves("") is None
+
+
+def test_semantic_by_hand() -> None:
+    case = written(TRUTH, "one", "two", similarities=[0.25, 0.75])
+    assert Semantic().score(case) == 0.75
+    assert Semantic(aggregate="mean").score(case) == 0.5
+
+
+def test_surrogate_by_hand() -> None:
+    """PLAIN has the mean -3, FLAT -2; the target is not looked at."""
+    assert Surrogate().score(record(UNIFORM, reference=FLAT, base=PLAIN)) == pytest.approx(1.0)
+    assert Surrogate().score(RecordSignals("x", record(PLAIN, reference=PLAIN, base=PLAIN).tokens)) == Unscored(
+        "the reference is the base"
+    )
 
 
 def test_a_member_is_one_that_needs_no_help() -> None:
@@ -261,6 +330,30 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (Lowercase(), record(PLAIN), "no lowercase signals of the target model"),
         (Icp(), record(PLAIN), "no probed signals of the target model"),
         (Icp(), probed(PLAIN, signals([])), "no scored tokens"),
+        (Premia(), record(PLAIN, base=FLAT), "no rejected signals of the target model"),
+        (Premia(), record(PLAIN, rejected=FLAT), "no text signals of the base model"),
+        (Premia(), preferred(PLAIN, FLAT, base=(PLAIN,)), "no rejected signals of the base model"),
+        (Premia(), preferred(PLAIN, FLAT, base=(UNIFORM, FLAT)), "the two models tokenise the text differently"),
+        (Premia(), preferred(PLAIN, FLAT, base=(PLAIN, UNIFORM)), "the two models tokenise the text differently"),
+        (Premia(), preferred(PLAIN, signals([]), base=(PLAIN, signals([]))), "no scored tokens"),
+        (
+            Premia(),
+            RecordSignals(
+                "x",
+                preferred(PLAIN, None, base=(PLAIN,)).tokens,
+                missing={(Role.TARGET, View.REJECTED): "no preference: the row has no rejected answer"},
+            ),
+            "no preference: the row has no rejected answer",
+        ),
+        (Ngram(), record(PLAIN), "no continued signals of the target model"),
+        (Ngram(), written(TRUTH), "no continued signals of the target model"),
+        (Ngram(), written("a cat", "a cat"), "fewer than 3 words to cover"),
+        (Ngram(), RecordSignals("x", missing={(Role.TARGET, View.CONTINUED): "too short"}), "too short"),
+        (Semantic(), written(TRUTH, "one"), "no similarity signals of the target model"),
+        (Semantic(), written(TRUTH, "one", similarities=[math.nan]), "score is not finite"),
+        (Surrogate(), record(PLAIN, base=FLAT), "no text signals of the reference model"),
+        (Surrogate(), record(PLAIN, reference=FLAT), "no text signals of the base model"),
+        (Surrogate(), record(PLAIN, reference=FLAT, base=UNIFORM), "the two models tokenise the text differently"),
         (GradNorm(), record(PLAIN), "no gradient signals of the target model"),
         (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: 0.0}), "score is not finite"),
         (GradNorm(), replace(record(PLAIN), gradients={Role.TARGET: math.nan}), "score is not finite"),

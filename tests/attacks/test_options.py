@@ -14,6 +14,7 @@ from spvmia_plugin.attacks.optimum import Icp
 from spvmia_plugin.attacks.paraphrased import Spv
 from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import MinK, MinKPlusPlus
+from spvmia_plugin.attacks.text_only import Ngram, Semantic
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -24,6 +25,8 @@ def test_options_and_defaults() -> None:
         "min_k": {"mia_min_k": 0.2},
         "min_k_pp": {"mia_min_k_pp": 0.2},
         "icp": {"mia_icp_probes": 1},
+        "ngram": {"mia_aggregate": "max", "mia_ngram_length": 3},
+        "semantic": {"mia_aggregate": "max"},
         "wbc": {"mia_wbc_windows": windows},
         "spv_wbc": {"mia_wbc_windows": windows},
         "recall": {"mia_recall_shots": 7},
@@ -44,6 +47,9 @@ def test_options_and_defaults() -> None:
         (SpvWbc, "windows", [()]),
         (Recall, "shots", [0, -1, 1.5, True, "7"]),
         (Icp, "probes", [0, -1, 1.5, True, "1", None]),
+        (Ngram, "length", [0, -1, 1.5, True, "3", None]),
+        (Ngram, "aggregate", ["min", "", None, 1]),
+        (Semantic, "aggregate", ["median"]),
         (Rmia, "a", [-0.1, 1.1, math.nan, "0.3", True]),
         (Spv, "variant", ["Paper", "", None]),
     ],

@@ -7,11 +7,11 @@ import pkgutil
 from pathlib import Path
 
 from spvmia_plugin import attacks
-from spvmia_plugin.attacks import PLACES, WHITE_BOX, builtin_attacks
+from spvmia_plugin.attacks import PAIRED, PLACES, SAMPLED, WHITE_BOX, builtin_attacks
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.yamls import builtin_files, differences
-from spvmia_plugin.signals import View
+from spvmia_plugin.signals import WRITTEN, View
 from tests.attacks.test_docs import PAGE, rows
 
 
@@ -57,3 +57,13 @@ def test_every_attack_has_a_case_worked_out_by_hand() -> None:
 def test_what_needs_the_weights_is_white_box() -> None:
     asks = {attack.name for attack in builtin_attacks() if any(need.view is View.GRADIENT for need in attack().needs)}
     assert asks == WHITE_BOX
+
+
+def test_what_needs_both_answers_is_paired() -> None:
+    asks = {attack.name for attack in builtin_attacks() if any(need.view is View.REJECTED for need in attack().needs)}
+    assert asks == PAIRED
+
+
+def test_what_has_the_target_write_for_each_record_is_sampled() -> None:
+    asks = {attack.name for attack in builtin_attacks() if any(need.view in WRITTEN for need in attack().needs)}
+    assert asks == SAMPLED

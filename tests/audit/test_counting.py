@@ -9,7 +9,7 @@ import pytest
 from spvmia_plugin import hookimpl
 from spvmia_plugin.audit import counting
 from spvmia_plugin.audit.calibrate import Calibration
-from spvmia_plugin.audit.stored import paraphrase_keys, signals_key
+from spvmia_plugin.audit.stored import Decimals, paraphrase_keys, signals_key, signals_keys
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
@@ -25,7 +25,8 @@ FIELDS = [field.name for field in dataclasses.fields(AuditConfig)]
 OTHER = {
     "members": "m.jsonl", "nonmembers": "n.jsonl", "prompts": "p.jsonl", "candidate": "c.jsonl", "text_column": "body",
     "manifest": "m.json", "dataset_path": "d.jsonl", "split": "paper", "block_size": 64, "max_samples": 7,
-    "prefix": "harness", "base_model": "org/base", "reference": "base", "self_prompts": 9, "prompt_tokens": 5,
+    "prefix": "harness", "base_model": "org/base", "base_served": "b", "dtype": "float16", "reference": "base",
+    "self_prompts": 9, "prompt_tokens": 5,
     "temperature": 0.7, "top_k": 50, "top_p": 0.9, "reference_epochs": 1.0, "reference_lr": 1e-4, "reference_batch": 2,
     "reference_parallel": True, "lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.0, "lora_targets": ("q_proj",),
     "perturbation": "causal", "perturbations": 3, "mask_rate": 0.4, "mask_model": "ELSEWHERE", "noise": 0.1,
@@ -33,8 +34,9 @@ OTHER = {
     "max_auroc": 0.7, "max_tpr_at_1pct": 0.2, "max_epsilon": 3.0,
     "canary_attack": "wbc", "preset": "quick", "log_text": True, "seed": 1, "cache_dir": "elsewhere", "max_length": 77,
     "format": "messages", "loss_on": "all", "chat_template": "t.jinja", "record_tokens": 99, "self_prompt": "prefix",
-    "allow_degenerate": True, "references": 3,
-    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "given": frozenset({"seed"}),
+    "allow_degenerate": True, "references": 3, "continuations": 4, "embedding_model": "org/embeds", "api_view": "text",
+    "attack_options": {"mia_spv_variant": "released"}, "trust_remote_code": True, "gguf_file": "b.gguf",
+    "given": frozenset({"seed"}),
 }  # fmt: skip
 
 # What counts, said a second time and by name: the package says what does not.
@@ -118,7 +120,9 @@ def test_a_plugin_that_makes_it_may_read_every_setting(kind, hook, tmp_path) -> 
     unchanged = {name for name in FIELDS if keys[name] == usual}
     bounds = {"max_auroc", "max_tpr_at_1pct", "max_epsilon", "unit_column", "group_column"}
     shown = {"cache_dir", "log_text", "preset", "given", "max_length", "allow_degenerate", "references"}
-    assert unchanged == shown | bounds
+    told_later = {"continuations", "embedding_model", "api_view"}  # of what is made later, and by us alone
+    engines = {"base_served", "dtype", "gguf_file"}  # keys hold the identities that follow
+    assert unchanged == shown | bounds | told_later | engines
 
 
 def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
@@ -134,6 +138,8 @@ def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
     with Store(tmp_path) as store:
         keys = [signals_key(store, {"w": 1}, 10, item) for item in [usual, *others]]
         keys += [signals_key(store, {"w": 2}, 10, usual), signals_key(store, {"w": 1}, 11, usual)]
+        keys += [signals_keys(store, {"w": 1}, 10, Decimals(), kth)(usual) for kth in (1, 2)]
+        assert signals_keys(store, {"w": 1}, 10, Decimals(), 0)(usual) == keys[0]
     assert len(set(keys)) == len(keys)
 
 

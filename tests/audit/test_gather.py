@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from spvmia_plugin.util.libraries import all_say
+from spvmia_plugin.util.processes import all_say
 from tests.launch import two_processes
 
 WORKER = """
 import os, sys
 import numpy as np
 from accelerate import Accelerator
-from spvmia_plugin.util.libraries import all_say, one_of
+from spvmia_plugin.util.processes import all_say, one_of
 
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index

@@ -12,17 +12,17 @@ from spvmia_plugin.audit import run as run_module
 from spvmia_plugin.audit.outcome import RecordResult, Results
 from tests.audit.fakes import FakeBackend, make_data
 from tests.audit.test_plan import planned
-from tests.audit.test_run import REGISTRY, run
+from tests.audit.test_run import EVERY, run
 
 
 @pytest.mark.parametrize("perturbation", ["causal", "embedding"])
 def test_parts_change_no_number(tmp_path, monkeypatch, capsys, perturbation):
     data = make_data(candidate=3)
     options = {"data": data, "quiet": False, "mia_perturbation": perturbation}
-    whole, _ = run(tmp_path / "whole", list(REGISTRY.attacks), **options)
+    whole, _ = run(tmp_path / "whole", EVERY, **options)
     plan = planned(capsys.readouterr().err)
     monkeypatch.setattr(run_module, "RECORDS_AT_A_TIME", 7)
-    parts, backend = run(tmp_path / "parts", list(REGISTRY.attacks), **options)
+    parts, backend = run(tmp_path / "parts", EVERY, **options)
     assert parts.results == whole.results
     assert set(backend.scored.values()) == {1}
     assert {name: row[:2] for name, row in planned(capsys.readouterr().err).items()} == {

@@ -45,8 +45,8 @@ def run_app(command: Callable[[], None]) -> Any:
 
 PANELS = {
     "Start here": ["demo", "demo-model", "enable", "disable"],
-    "Audit": ["finetune", "prepare", "shadow", "run", "tasks", "check"],
-    "Results": ["report", "combine", "leaderboard", "export", "gate", "compare"],
+    "Audit": ["finetune", "manifest", "prepare", "shadow", "run", "tasks", "check"],
+    "Results": ["report", "combine", "leaderboard", "export", "gate", "compare", "evidence"],
     "Upkeep": ["plugins", "cache"],
 }
 """What users find: headings of `spvmia --help`, and the commands below each."""

@@ -53,13 +53,23 @@ ROWS: dict[RowFormat, list[dict[str, Any]]] = {
         {"conversations": None, "system": None},
         {"conversations": [{"from": "user", "value": "q"}, {"from": "bot", "value": "b"}], "system": None},
     ],
+    "preference": [
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "b"}]},
+        {"prompt": None, "chosen": None, "rejected": None},
+        {"prompt": None, "chosen": [*TURNS, USER, ANSWER], "rejected": [*TURNS, USER, {**ANSWER, "content": ""}]},
+    ],
 }
 TEXTS = [
     {"prompt": "p [1]", "completion": "c"},
     {"prompt": None, "completion": None},
     {"prompt": "[", "completion": "]"},
 ]
-CASES = [*ROWS.items(), ("prompt_completion", TEXTS)]
+PAIRS = [
+    {"prompt": "p", "chosen": "c, [1]", "rejected": '["r"]'},
+    {"prompt": None, "chosen": None, "rejected": None},
+    {"prompt": None, "chosen": "p: c", "rejected": "p: r"},
+]
+CASES = [*ROWS.items(), ("prompt_completion", TEXTS), ("preference", PAIRS)]
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any] | None]) -> Path:
@@ -200,13 +210,17 @@ def test_keys_of_no_format(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", [{"question": "SECRET", "answer": "SECRET"}])
     message = refused(path)
     assert "row 1: expected a column 'text', got 'question', 'answer'; name the column with the text" in message
-    assert message.endswith("messages, prompt+completion, instruction+output, conversations")
+    assert message.endswith("messages, prompt+completion, instruction+output, conversations, chosen+rejected")
     write(path, [{"prompt": "SECRET", "answer": "SECRET"}])
     assert "expected a column 'text', got 'prompt', 'answer'; add 'completion' to 'prompt', or name the" in refused(
         path
     )
-    write(path, [{"prompt": "SECRET", "chosen": "SECRET", "rejected": "SECRET"}])
-    assert f"{path}, row 1: expected a format that is read, got preference data" in refused(path)
+    for row, remedy in (
+        ({"prompt": "SECRET", "chosen": "SECRET"}, "add 'rejected' to 'chosen', or name the"),
+        ({"rejected": "SECRET"}, "add 'chosen' to 'rejected', or name the"),
+    ):
+        write(path, [row])
+        assert remedy in refused(path)
 
 
 @pytest.mark.parametrize("member", [True, False])

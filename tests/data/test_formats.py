@@ -49,8 +49,11 @@ def refused(row: Mapping[str, Any], row_format: RowFormat) -> str:
         (["instruction", "input", "output", "text"], "text"),
         # As in UltraChat: the prompt stands in the messages too.
         (["prompt", "prompt_id", "messages"], "messages"),
-        (["prompt", "chosen", "rejected", "messages"], "messages"),
-        (["chosen", "rejected", "text"], "text"),
+        (["chosen", "rejected"], "preference"),
+        (["prompt", "chosen", "rejected", "score_chosen"], "preference"),
+        (["chosen", "rejected", "text"], "preference"),
+        (["prompt", "chosen"], None),
+        (["rejected"], None),
     ],
 )
 def test_the_keys_say_the_format(keys: list[str], expected: str | None) -> None:
@@ -68,7 +71,6 @@ def test_a_column_that_the_user_named_is_text() -> None:
     assert recognise(["text", "prompt", "completion"], "text", text_given=True) == "text"
     assert recognise(["prompt"], "prompt", text_given=True) == "text"
     assert recognise(["completion"], "completion", text_given=True) == "text"
-    assert recognise(["chosen", "rejected"], "chosen", text_given=True) == "text"
     assert recognise(["messages"], "body", text_given=True) is None
 
 
@@ -81,6 +83,8 @@ def test_a_column_that_the_user_named_is_text() -> None:
         ("input", ["instruction", "input", "output"], "instruction reads together with 'instruction' and 'output'"),
         ("messages", ["messages", "tools"], "messages reads together with 'tools'"),
         ("conversations", ["conversations"], "the format sharegpt reads; leave"),
+        ("chosen", ["chosen", "rejected"], "preference reads together with 'rejected'"),
+        ("prompt", ["prompt", "chosen", "rejected"], "preference reads together with 'chosen' and 'rejected'"),
     ],
 )
 def test_a_part_of_a_format_is_no_text_column(column: str, keys: list[str], together: str) -> None:
@@ -102,12 +106,9 @@ def test_columns_of_several_formats_are_not_guessed_at() -> None:
         recognise(["messages", "conversations", "text"], "text")
     with pytest.raises(RowError, match="got those of 'prompt_completion' and 'instruction'"):
         recognise(["prompt", "completion", "instruction", "output"], "text")
-
-
-@pytest.mark.parametrize("keys", [["chosen", "rejected"], ["prompt", "chosen", "rejected"]])
-def test_preference_data_are_refused_by_name(keys: list[str]) -> None:
-    with pytest.raises(RowError, match=r"got preference data \('chosen' and 'rejected'\); this version does not"):
-        recognise(keys, "text")
+    # As UltraFeedback has it: for an SFT and for a DPO.
+    with pytest.raises(RowError, match="got those of 'messages' and 'preference'"):
+        recognise(["prompt", "chosen", "rejected", "messages"], "text")
 
 
 # --- messages ---
@@ -310,6 +311,122 @@ def test_texts_that_look_like_json_are_texts(prompt: str, completion: str) -> No
 )
 def test_prompts_with_completions_that_do_not_fit(prompt: Any, completion: Any, expected: str) -> None:
     assert refused({"prompt": prompt, "completion": completion}, "prompt_completion").startswith(expected)
+
+
+# --- preferences ---
+
+OTHER = {"role": "assistant", "content": "no"}
+
+
+def preference(**row: Any) -> Conversation:
+    found = conversation_of(row, "preference")
+    assert Conversation.from_text(found.to_text()) == found
+    return found
+
+
+def test_a_preference_as_texts() -> None:
+    found = preference(prompt="p", chosen=" c", rejected="", tools=None)
+    said = ({"role": "user", "content": "p"}, {"role": "assistant", "content": " c"})
+    assert found == Conversation(said, prompt=1, plain=True, rejected=({"role": "assistant", "content": ""},))
+    assert (found.answers(), found.words()) == ([1], "p\n c")
+    other = found.with_rejected()
+    assert other == Conversation((said[0], {"role": "assistant", "content": ""}), prompt=1, plain=True)
+    assert found.with_chosen() == Conversation(said, prompt=1, plain=True)
+    assert (found.with_chosen().with_rejected(), found.with_chosen().with_chosen()) == (None, found.with_chosen())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("Q? A: Ann", "Q? A: Bo", "Q? A:"),  # the blank belongs to the answers
+        ("abc", "abd", "ab"),
+        ("a  b", "a  c", "a "),
+        ("x", "y", ""),
+        ("one is", "one is more", "one i"),
+        ("one is more", "one is", "one i"),
+        ("same", "same", "sam"),
+        ("odd ", "even", "odd"),  # as TRL takes it apart
+    ],
+)
+def test_texts_without_a_prompt_begin_with_it(chosen: str, rejected: str, prompt: str) -> None:
+    found = preference(chosen=chosen, rejected=rejected)
+    assert found.contents() == [prompt, chosen.removeprefix(prompt)]
+    if rejected.startswith(prompt):
+        assert found.rejected == ({"role": "assistant", "content": rejected.removeprefix(prompt)},)
+
+
+def test_a_preference_as_messages() -> None:
+    system = {"role": "system", "content": "s"}
+    row = {"prompt": [system, USER], "chosen": [ANSWER], "rejected": [OTHER], "tools": [TOOL]}
+    more = {"chat_template_kwargs": {"a": 1}}
+    messages = (system, USER, ANSWER)
+    expected = Conversation(messages, prompt=2, tools=(TOOL,), options={"a": 1}, rejected=(OTHER,))
+    assert preference(**row, **more) == expected
+    cells = {key: json.dumps(value) for key, value in row.items()}
+    assert preference(**cells, **more) == expected
+    whole = {**row, "chosen": [system, USER, ANSWER], "rejected": [system, USER, OTHER]}
+    assert preference(**{**whole, "prompt": None}, **more) == expected
+    assert preference(**{**whole, "prompt": "q"}, **more) == expected  # as UltraFeedback has it
+    assert preference(**{**whole, "prompt": "anything"}, **more) == expected
+
+
+def test_messages_that_only_one_side_has_belong_to_the_answer() -> None:
+    found = preference(chosen=[USER, ANSWER, USER, ANSWER], rejected=[USER, ANSWER])
+    assert (found.prompt, found.messages, found.rejected) == (1, (USER, ANSWER, USER, ANSWER), (ANSWER,))
+    same = preference(chosen=[USER, ANSWER], rejected=[USER, ANSWER])
+    assert (same.prompt, same.rejected) == (1, (ANSWER,))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "SECRET", "chosen": "SECRET"}, "expected 'rejected', got none"),
+        ({"prompt": "SECRET", "rejected": "SECRET", "chosen": None}, "expected 'chosen', got none"),
+        (
+            {"chosen": "SECRET", "rejected": [USER, ANSWER]},
+            "expected 'chosen' and 'rejected' as two texts or as two lists of messages, got str and list",
+        ),
+        ({"chosen": [USER, ANSWER], "rejected": 3}, "expected 'chosen' and 'rejected' as two texts or as two lists"),
+        ({"chosen": USER, "rejected": USER}, "expected 'chosen' and 'rejected' as two texts or as two lists"),
+        ({"chosen": "SECRET", "rejected": ""}, "expected 'chosen' and 'rejected' to begin with the prompt where there"),
+        ({"chosen": "", "rejected": "SECRET"}, "expected 'chosen' and 'rejected' to begin with the prompt where there"),
+        (
+            {"prompt": [USER], "chosen": "SECRET", "rejected": "SECRET 2"},
+            "expected 'prompt' as a text beside answers that are texts, got list",
+        ),
+        ({"prompt": 3, "chosen": "SECRET", "rejected": "b"}, "expected 'prompt' as a text beside answers that are"),
+        ({"prompt": [USER], "chosen": [], "rejected": [ANSWER]}, "expected a list of messages in 'chosen', got an em"),
+        ({"prompt": [USER], "chosen": [ANSWER], "rejected": []}, "expected a list of messages in 'rejected', got an "),
+        ({"prompt": [], "chosen": [ANSWER], "rejected": [OTHER]}, "expected a list of messages in 'prompt', got an em"),
+        ({"chosen": [ANSWER], "rejected": [OTHER]}, "expected 'chosen' and 'rejected' to begin with the same messages"),
+        (
+            {"prompt": "SECRET", "chosen": [ANSWER], "rejected": [OTHER]},
+            "expected 'chosen' and 'rejected' to begin with the same messages",
+        ),
+        (
+            {"prompt": [USER], "chosen": [USER], "rejected": [ANSWER]},
+            "expected at least one assistant's turn in 'chosen', got none",
+        ),
+        (
+            {"chosen": [USER, ANSWER], "rejected": [USER, USER]},
+            "expected at least one assistant's turn in 'rejected', got none",
+        ),
+        ({"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant"}]}, "expected content in message 1"),
+    ],
+)
+def test_preferences_that_do_not_fit(row: dict[str, Any], expected: str) -> None:
+    assert refused(row, "preference").startswith(expected)
+
+
+def test_all_of_a_preference_is_measured_and_checked() -> None:
+    row: dict[str, Any] = {"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]}
+    longer = {**row, "rejected": [{"role": "assistant", "content": "n" * 100}]}
+    sizes = [checked_size(conversation_of(each, "preference")) for each in (row, longer)]
+    assert sizes[1] - sizes[0] == 98
+    half = {**row, "rejected": [{"role": "assistant", "content": "SECRET \ud800"}]}
+    assert refused(half, "preference").startswith("expected valid Unicode, got half a surrogate")
+    assert not is_empty({"chosen": None, "rejected": "r"}, "preference")
+    assert is_empty({"prompt": "p", "chosen": None, "rejected": None}, "preference")
 
 
 # --- instructions ---

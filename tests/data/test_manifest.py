@@ -117,7 +117,7 @@ def test_no_text_is_in_the_file(tmp_path: Path) -> None:
         ("{", "it cannot be read as JSON"),
         ("[]", "it has no 'fingerprint_key'"),
         ('{"a": 1}', "it has no 'fingerprint_key'"),
-        ('{"fingerprint_key": "", "format": 9}', "expected format 1, 2 or 3, got 9; use the version"),
+        ('{"fingerprint_key": "", "format": 9}', "expected format 1, 2, 3 or 4, got 9; use the version"),
         ('{"fingerprint_key": "", "format": 1}', "a value is missing or of another type (KeyError)"),
     ],
 )

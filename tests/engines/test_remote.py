@@ -188,6 +188,8 @@ def test_features_are_told_by_role(lm, models):
 class ByRole(FakeBackend):
     """A backend whose roles differ."""
 
+    name = "mixed"
+
     def __init__(self, **by_role):
         super().__init__()
         self.by_role = by_role
@@ -216,7 +218,7 @@ def test_an_attack_is_refused_for_what_the_model_it_asks_lacks(lacks, unable):
     names = ("ez", "lira_base", "lira_candidate", "min_k_pp", "spv_ez", "grad_norm", "neighbour", "bag_of_words")
     attacks = {name: REGISTRY.attacks[name]() for name in names}
     players = cast(attacks.values(), AuditConfig(), make_data(2, candidate=2))
-    check = (attacks, players, "embedding", ByRole(**lacks).features_of, "mixed")
+    check = (attacks, players, "embedding", ByRole(**lacks))
     if not unable:
         check_features(*check)
         return
@@ -230,6 +232,6 @@ def test_an_attack_is_refused_for_what_the_model_it_asks_lacks(lacks, unable):
 def test_the_base_that_stands_in_for_a_reference_is_asked():
     attacks = {"spv_ez": REGISTRY.attacks["spv_ez"]()}
     players = cast(attacks.values(), AuditConfig(reference="base"), make_data(2))
-    check_features(attacks, players, "causal", ByRole(reference=["logprobs"]).features_of, "mixed")
+    check_features(attacks, players, "causal", ByRole(reference=["logprobs"]))
     with pytest.raises(SpvmiaError, match="can't run: spv_ez"):
-        check_features(attacks, players, "causal", ByRole(base=["logprobs"]).features_of, "mixed")
+        check_features(attacks, players, "causal", ByRole(base=["logprobs"]))

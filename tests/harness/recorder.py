@@ -132,6 +132,8 @@ def _obey(order: dict[str, Any]) -> None:
     try:
         launch(order["arguments"])
         status = 0
+    except SystemExit as ended:  # which the interpreter would say
+        print(ended, file=sys.stderr)
     finally:
         sys.stderr.flush()
         os._exit(status)

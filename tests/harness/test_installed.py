@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from spvmia_plugin.harness import installed
-from spvmia_plugin.harness.installed import finds_tasks, gather, known_tasks_only
+from spvmia_plugin.harness.installed import finds_tasks, known_tasks_only
 
 HAS_SCORERS = importlib.util.find_spec("lm_eval.scorers") is not None
 
@@ -57,12 +56,6 @@ def test_the_installed_one_finds_what_it_says() -> None:
         assert "spv_mia_custom" not in TaskManager(include_defaults=False).all_tasks
     elif (Path(installed.__file__).parents[1] / "tasks").is_dir():
         assert "spv_mia_custom" in TaskManager().all_tasks
-
-
-def test_gathers_by_the_models_own_method_or_the_harnesss() -> None:
-    assert gather(SimpleNamespace(gather_object=lambda value: [value, 2]), 1) == [1, 2]
-    if HAS_SCORERS:
-        assert gather(SimpleNamespace(rank=0, world_size=1), 1) == [1]
 
 
 def test_a_name_that_is_no_task_is_no_match(tmp_path: Path) -> None:

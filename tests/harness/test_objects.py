@@ -11,6 +11,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.task import _check_base
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
+from .conftest import TASKS
+
 ATTACKS = ["loss_mia_custom", "lira_base_mia_custom", "spv_wbc_mia_custom"]
 
 
@@ -103,3 +105,47 @@ def test_an_object_has_no_place_where_a_manifest_could_lie(base, monkeypatch, tm
     _check_base(data, settings, {"pretrained": base, "peft": "adapter"})
     with pytest.raises(SpvmiaError, match="mia_manifest: the manifest belongs to base model"):
         _check_base(data, settings, {"pretrained": "x" * 5000, "peft": "adapter"})
+
+
+def test_a_quantised_copy_of_the_manifests_base_is_that_base_and_said(base, evaluate, options, monkeypatch, tmp_path):
+    """Told by what the files hold: see tests/models/test_copies.py."""
+    from types import SimpleNamespace
+
+    from spvmia_plugin.harness import task
+
+    def shown(name, original, revision):
+        return "4 bits (bitsandbytes)" if (name, original, revision) == ("copy-4bit", str(base), "v2") else None
+
+    monkeypatch.setattr(task, "quantised_copy", shown)
+    data, settings = SimpleNamespace(base_model=str(base)), SimpleNamespace(base_model=None)
+    (told,) = _check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter", "revision": "v2"})
+    assert told == (
+        f"the base that was loaded, copy-4bit, is the manifest's, {base}, in 4 bits (bitsandbytes): what is audited is "
+        "the quantised model"
+    )
+    with pytest.raises(SpvmiaError, match="mia_manifest: the manifest belongs to base model"):
+        _check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter"})
+    monkeypatch.setattr(task, "_check_base", lambda *_: [told])
+    result = evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path / "store")})
+    assert told in result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["notes"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_in_the_harnesss_own_object_with_a_base_by_name(wrapped, base, adapter, options, tmp_path):
+    """`HFLM(pretrained=model)`: whatever of it reaches the metadata is no path."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    with quiet_libraries():
+        model = PeftModel.from_pretrained(plain(base), adapter) if wrapped else plain(base)
+        lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(base), batch_size=8)
+        metadata = {**options, "mia_base_model": str(base), "mia_cache_dir": str(tmp_path / "store")}
+        scores = []
+        for given in (metadata, {**metadata, "pretrained": model}):
+            manager = TaskManager(metadata=given, include_path=str(TASKS), include_defaults=False)
+            result = lm_eval.simple_evaluate(model=lm, tasks=["spv_wbc_mia_custom"], task_manager=manager)
+            scores.append([row["resps"] for row in result["samples"]["spv_wbc_mia_custom"]])
+    assert scores[0] == scores[1]

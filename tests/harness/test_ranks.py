@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 
-from spvmia_plugin.audit.outcome import Outcome
+from spvmia_plugin.audit.outcome import Outcome, RecordResult, Results
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.request import meet
 from spvmia_plugin.protocols import Cost
+from spvmia_plugin.util import processes
+from spvmia_plugin.util.processes import Processes
 from tests.launch import two_processes
 from tests.tiny import tiny_texts
 
@@ -178,11 +179,15 @@ def share(rank, tokens, trained, note, rate):
     )
 
 
-def test_rank_0_knows_what_all_did():
+def told_by_others(monkeypatch, *others):
+    """Let the other processes have said what they had to say."""
+    monkeypatch.setattr(processes, "all_say", lambda mine, count: [mine, *others])
+
+
+def test_all_know_what_all_did(monkeypatch):
     outcomes = [share(0, 10, False, "rank 0", 0.1), share(1, 20, True, "rank 1", 0.2)]
-    others = [[(o.stages, o.notes, o.details)] for o in outcomes]
-    lm = SimpleNamespace(rank=0, world_size=2, gather_object=lambda mine: [mine, others[1]], barrier=lambda: None)
-    (merged,) = meet(lm, outcomes[:1])
+    told_by_others(monkeypatch, [(o.stages, o.notes, o.details, {}) for o in outcomes[1:]])
+    (merged,) = meet(Processes(0, 2), outcomes[:1])
     assert merged.stages == {"scoring: target": Cost(forward_tokens=30, seconds=2.0)}
     assert merged.notes == ["noted by all", "rank 0", "rank 1"]
     assert merged.details["reference"] == {"trained": True}
@@ -194,16 +199,41 @@ def test_rank_0_knows_what_all_did():
 
 def test_one_process_meets_nobody():
     outcome = share(0, 10, False, "x", None)
-    (same,) = meet(SimpleNamespace(rank=0, world_size=1), [outcome])
+    (same,) = meet(Processes(), [outcome])
     assert same.stages["scoring: target"].forward_tokens == 10
 
 
-def test_a_broken_connection_is_told():
-    def gone(_):
+def results(**scores):
+    return Results({name: RecordResult(score) for name, score in scores.items()})
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_results_are_brought_together_in_the_order_of_the_records_where_the_harness_does_not(monkeypatch, rank):
+    shares = [{"loss": results(a=1.0, c=3.0, e=5.0)}, {"loss": results(b=2.0, d=4.0)}]
+    monkeypatch.setattr(
+        processes, "all_say", lambda mine, count: [mine if k == rank else [({}, [], {}, shares[k])] for k in (0, 1)]
+    )
+    (merged,) = meet(Processes(rank, 2, whole=True), [Outcome(results=dict(shares[rank]))])
+    assert {key: result.score for key, result in merged.results["loss"].items()} == {
+        "a": 1,
+        "b": 2,
+        "c": 3,
+        "d": 4,
+        "e": 5,
+    }
+    assert list(merged.results["loss"]) == list("abcde")
+    monkeypatch.setattr(processes, "all_say", lambda mine, count: [mine, [({}, [], {}, {})]])
+    (own,) = meet(Processes(rank, 2), [Outcome(results=dict(shares[rank]))])
+    assert own.results["loss"] is shares[rank]["loss"]
+
+
+def test_a_broken_connection_is_told(monkeypatch):
+    def gone(*_):
         raise RuntimeError("Connection closed by peer [127.0.0.1]:21")
 
+    monkeypatch.setattr(processes, "all_say", gone)
     with pytest.raises(SpvmiaError, match="another one has failed"):
-        meet(SimpleNamespace(rank=0, world_size=2, gather_object=gone), [])
+        meet(Processes(0, 2), [])
 
 
 def test_more_processes_than_records_are_refused_by_every_process(options, tmp_path, base):

@@ -134,9 +134,9 @@ def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, mo
     training; the same numbers."""
     from transformers import LlamaForCausalLM
 
-    from spvmia_plugin.models import roles
+    from spvmia_plugin.models import local
 
-    ask, forward, asking = roles.ask, LlamaForCausalLM.forward, []
+    ask, forward, asking = local.ask, LlamaForCausalLM.forward, []
 
     def asked(*arguments):
         asking.append(True)
@@ -154,7 +154,7 @@ def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, mo
             return forward(*arguments, **named)
         raise AssertionError("a forward pass in a run that has everything")
 
-    monkeypatch.setattr(roles, "ask", asked)
+    monkeypatch.setattr(local, "ask", asked)
     monkeypatch.setattr(LlamaForCausalLM, "forward", refuse)
     second = evaluate(["mia_custom"], metadata)
     for task, rows in first["samples"].items():

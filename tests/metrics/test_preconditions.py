@@ -222,6 +222,20 @@ def test_membership_that_nobody_vouches_for_is_a_warning_and_comes_before_notes(
     assert found(audit(MEMBERS, NONMEMBERS, membership="declared"))["membership_declared"].severity == "note"
 
 
+def test_what_a_trainer_did_otherwise_than_declared_or_scored():
+    def of(trainer):
+        data = audit(MEMBERS, NONMEMBERS)
+        return found(replace(data, provenance={"trainer": trainer}))
+
+    matched = of({"data": "matched", "notes": []})
+    assert not {"trainer_data", "training_differs"} & set(matched)
+    differing = of({"data": "differs: members a:1 are not among the trainer's rows", "notes": ["packed", "smoothed"]})
+    assert differing["trainer_data"].severity == "warning"
+    assert ": members a:1 are not among the trainer's rows; the labels" in differing["trainer_data"].message
+    assert differing["training_differs"].severity == "note"
+    assert differing["training_differs"].message.endswith("what is scored: packed; smoothed")
+
+
 def test_ten_thousand_records_take_seconds():
     texts = make_texts(10_000, seed=3, words=128)
     data = audit(records(texts[:5000], True), records(texts[5000:], False, start=5000), HELD_OUT)

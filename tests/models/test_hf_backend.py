@@ -93,10 +93,10 @@ def test_out_of_memory_halves_batches_and_changes_nothing(backend, monkeypatch):
     whole = backend.score(Role.TARGET, items, moments=False)
     original = scoring.ScoringPass.plain
 
-    def tight(self, pieces, **kwargs):
+    def tight(self, pieces, asked):
         if len(pieces) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return original(self, pieces, **kwargs)
+        return original(self, pieces, asked)
 
     monkeypatch.setattr(scoring.ScoringPass, "plain", tight)
     assert sums(backend.score(Role.TARGET, items, moments=False)) == pytest.approx(sums(whole), rel=1e-5)
@@ -285,3 +285,18 @@ def test_slower_ways_are_told(backend, monkeypatch):
     monkeypatch.setattr(scoring.ScoringPass, "context", lambda self, ids: None)
     backend.score(Role.TARGET, items, moments=False)
     assert "target: contexts: read again with every sequence: no shared key-value cache" in backend.notes
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_the_kth_log_probability_bounds_all_but_the_k_most_probable_tokens(backend, moments):
+    items = [*inputs(backend, TEXTS), ScoreInput(())]
+    plain = backend.score(Role.TARGET, items, moments=moments)
+    for k in (1, 7):
+        found = backend.score(Role.TARGET, items, moments=moments, kth=k)
+        for one, other in zip(plain, found, strict=True):
+            assert one.kth is None
+            assert other.logprob.tolist() == one.logprob.tolist()
+            assert len(other.kth) == len(one)
+            if k == 1:
+                assert (other.logprob >= other.kth - 1e-6).tolist() == one.top1.tolist()
+    assert backend.features.kth

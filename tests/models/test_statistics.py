@@ -111,3 +111,27 @@ def test_rows_go_through_the_head_in_chunks(kernel, monkeypatch):
 def test_no_rows():
     found = statistics_of(torch.empty(0, 5), torch.empty(0, dtype=torch.long))
     assert found.logprob.shape == found.std.shape == (0,)
+
+
+@pytest.mark.parametrize("k", [1, 2, 20, 1030, 5000])
+def test_the_kth_log_probability(kernel, k):
+    generator = torch.Generator().manual_seed(k)
+    logits = torch.randn(33, 1031, generator=generator) * 4
+    targets = torch.randint(0, 1031, (33,), generator=generator)
+    targets[::3] = logits[::3].argmax(-1)
+    plain = statistics_of(logits, targets)
+    found = token_statistics(logits, targets, identity, vocab=1031, moments=True, kth=k)
+    for name in ("logprob", "top1", "mean", "std"):
+        assert torch.equal(getattr(found, name), getattr(plain, name))  # nothing else changes
+    assert plain.kth is None
+    logp = logits.double() - torch.logsumexp(logits.double(), -1, keepdim=True)
+    expected = [sorted(row.tolist(), reverse=True)[min(k, 1031) - 1] for row in logp]
+    assert found.kth.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_the_kth_of_logits_that_are_minus_infinity(kernel):
+    logits = torch.tensor([[0.0, -math.inf, -math.inf, 1.0]])
+    found = token_statistics(logits, torch.tensor([1]), identity, vocab=4, moments=False, kth=3)
+    assert found.kth.tolist() == [-math.inf]
+    two = token_statistics(logits, torch.tensor([1]), identity, vocab=4, moments=False, kth=2)
+    assert two.kth.tolist() == pytest.approx([-math.log(1 + math.e)])

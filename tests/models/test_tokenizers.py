@@ -14,7 +14,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.packing import fast_tokenize, pack
 from spvmia_plugin.data.tokenisation import PROBES, Reading, frame_around, padding_id, probe_digest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models import hf_backend
+from spvmia_plugin.models import torch_backend
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import Frame, ScoreInput
 from spvmia_plugin.records import AuditData, Document, Record
@@ -173,13 +173,13 @@ def test_every_room_reads_a_text_alike(zoo, monkeypatch, tmp_path):
     # Training feeds the same.
     fed = []
     monkeypatch.setattr(
-        hf_backend, "train_lora", lambda host, sequences, *_, **options: fed.append((sequences, options))
+        torch_backend, "train_lora", lambda host, sequences, *_, **options: fed.append((sequences, options))
     )
     with pytest.raises(TypeError):  # what comes after training is not the question
         backend.train_reference(texts, tmp_path / "reference")
     assert fed[0][0] == wanted
     assert 0 <= fed[0][1]["pad_token_id"] < lm.model.get_input_embeddings().weight.shape[0]
-    assert lora.train_lora is not hf_backend.train_lora
+    assert lora.train_lora is not torch_backend.train_lora
 
     # Packing cuts texts of exactly so many tokens of their own.
     if tokenizer.is_fast:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from spvmia_plugin.attacks import builtin_attacks
+from spvmia_plugin.audit.continuations import COMPARING, STAGE
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.metrics.tpr import tpr_interval
 from spvmia_plugin.report.facts import command, report_facts
 from spvmia_plugin.report.figures import band_rates, curve
 from spvmia_plugin.report.html import render
+from spvmia_plugin.report.numbers import knowledge, stages
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.results.estimate import of_attack
 from spvmia_plugin.util.redact import without_secrets
@@ -184,6 +188,12 @@ def test_the_command_repeats_the_run(tmp_path):
     assert shlex.split(typed(words).replace("\\\n", " ")) == words
 
 
+def test_no_command_names_a_model_that_was_in_memory(plain_run):
+    config = {"model_args": {"pretrained": "LlamaForCausalLM(\n  (layer): Linear()\n)", "tokenizer": "./base"}}
+    words = command(replace(plain_run.run, config=config))
+    assert words[words.index("--model_args") + 1] == "pretrained=IN_MEMORY,tokenizer=./base"
+
+
 def test_lm_eval_reads_the_command_back(plain_run):
     from lm_eval.__main__ import HarnessCLI
 
@@ -233,3 +243,42 @@ def test_band_rates_can_be_attained_and_are_few():
     assert 0.01 in band_rates(100)
     assert 0.001 in band_rates(1000)
     assert 0.01 not in band_rates(99)
+
+
+def test_what_attackers_saw_of_the_target_is_told(tmp_path):
+    """Through an interface, and of attacks that see text alone; results of before it was recorded saw everything."""
+    audit = fake_audit({"loss": 0.5, "surrogate": 0.3}, settings={"mia_api_view": "top_k:5"})
+    write_run(tmp_path, [audit])
+    told = {task.attack: task for task in read_latest(tmp_path).audits[0].tasks}
+    assert told["loss"].mia_audit.attacker.api_view == "top_k:5"
+    assert knowledge(told["loss"]) == "of the target the 5 most probable tokens' log-probabilities"
+    assert knowledge(told["surrogate"]).startswith("of the target text alone, the base")
+    [found] = report_facts(read_latest(tmp_path))["audits"]
+    seen = {each["attack"]["name"]: each["attacker"]["api_view"] for each in found["attacks"]}
+    assert seen == {"loss": "top_k:5", "surrogate": "text"}
+    results = next(tmp_path.rglob("results_*.json"))
+    raw = json.loads(results.read_text())
+    for config in raw["configs"].values():
+        config["metadata"]["mia_audit"]["attacker"].pop("api_view")
+    results.write_text(json.dumps(raw))
+    assert {knowledge(task) for task in read_latest(tmp_path).audits[0].tasks} == {"nothing else", "the base"}
+
+
+def test_views_of_other_peoples_results_are_shown_safely(tmp_path):
+    write_run(tmp_path, [fake_audit({"loss": 0.5}, settings={"mia_api_view": "rounded:2"})])
+    results = next(tmp_path.rglob("results_*.json"))
+    results.write_text(results.read_text().replace('"api_view": "rounded:2"', '"api_view": "top_k:\\u202e\\u0007"'))
+    [task] = read_latest(tmp_path).audits[0].tasks
+    assert task.mia_audit.attacker.api_view == "top_k:\u202e\a"
+    assert knowledge(task).isprintable()
+
+
+def test_an_attack_on_what_is_written_rests_on_no_scoring_of_the_target(tmp_path):
+    write_run(tmp_path, [fake_audit({"ngram": 0.5, "surrogate": 0.3})])
+    classes = {attack.name: attack for attack in builtin_attacks()}
+    for task in read_latest(tmp_path).audits[0].tasks:
+        names = ("scoring: target", "scoring: base", "scoring: reference", "reference", STAGE, COMPARING)
+        spent = {name: {"seconds": 1.0} for name in names}
+        told = replace(task, mia_audit=replace(task.mia_audit, cost=spent))
+        expected = {"ngram": [STAGE], "surrogate": ["scoring: base", "scoring: reference", "reference"]}
+        assert stages(told, classes) == expected[task.attack]

@@ -144,6 +144,24 @@ def test_a_results_file_runs_no_code(audited, tmp_path):
     assert "no tokenizer could be loaded" in view.reason
 
 
+def test_a_model_in_memory_has_no_place(audited, tokenizer, tmp_path):
+    """Its description is no path. A tokenizer that was named is found."""
+    run, record, _ = audited
+    described = "\n".join(["LlamaForCausalLM(", *("  (layer): Linear()" for _ in range(99)), ")"])
+    for arguments, option in (
+        ({"pretrained": described}, "pretrained"),
+        ({"pretrained": described, "tokenizer": "Fast(\n)"}, "pretrained"),
+        ({"pretrained": "x", "tokenizer": "Fast(\n)"}, None),
+    ):
+        [view] = token_views(replace(run, config={"model_args": arguments}), run.audits[0], [record.id])
+        assert not view.tokens
+        if option:
+            assert view.reason.startswith(f"{option}: expected the name of a model in the results file, got one that")
+    named = {"pretrained": described, "tokenizer": str(tmp_path / "base")}
+    [view] = token_views(replace(run, config={"model_args": named}), run.audits[0], [record.id])
+    assert len(view.tokens) == len(tokenizer.encode(record.text))
+
+
 def test_a_damaged_tokenizer_is_said(audited, tmp_path):
     run, record, _ = audited
     (tmp_path / "base" / "tokenizer.json").write_text('{"truncated": ')

@@ -19,7 +19,7 @@ def signals(seed: int, n_tokens: int = 16, *, moments: bool = True) -> TokenSign
 
 
 def bits(value: TokenSignals) -> tuple[object, ...]:
-    arrays = (value.logprob, value.top1, value.mean, value.std)
+    arrays = (value.logprob, value.top1, value.mean, value.std, value.kth)
     return (*((a.dtype.str, a.shape, a.tobytes()) if a is not None else None for a in arrays), value.windows)
 
 

@@ -21,14 +21,21 @@ from tests.store.samples import bits, paraphrases, signals, some_signals
 @pytest.mark.parametrize("n_tokens", [0, 1, 7, 8, 9, 128])
 def test_signals_come_back_bit_by_bit(dtype: str, n_tokens: int) -> None:
     draw = np.random.default_rng(n_tokens)
-    arrays = [draw.standard_normal(n_tokens).astype(dtype) for _ in range(3)]
+    arrays = [draw.standard_normal(n_tokens).astype(dtype) for _ in range(4)]
     if n_tokens:
         arrays[0][0], arrays[1][0], arrays[2][0] = -np.inf, np.nan, -0.0
     for mean, std in [(arrays[1], arrays[2]), (None, None), (arrays[1], None), (None, arrays[2])]:
-        value = TokenSignals(arrays[0], draw.random(n_tokens) < 0.5, mean, std, windows=3)
-        back = decode_signals(encode_signals(value))
-        assert bits(back) == bits(value)
+        for kth in (None, arrays[3]):
+            value = TokenSignals(arrays[0], draw.random(n_tokens) < 0.5, mean, std, windows=3, kth=kth)
+            back = decode_signals(encode_signals(value))
+            assert bits(back) == bits(value)
         assert not back.logprob.flags.writeable  # as if it had just been computed: all attacks see one array
+
+
+def test_signals_without_a_kth_have_the_bytes_of_earlier_versions() -> None:
+    value = TokenSignals(np.float32([-1.5, -2]), np.array([True, False]), windows=2)
+    old = bytes([4, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0]) + np.array([-1.5, -2], "<f4").tobytes() + bytes([128])
+    assert encode_signals(value) == old
 
 
 def test_signals_of_unequal_lengths_are_refused() -> None:

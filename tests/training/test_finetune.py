@@ -283,6 +283,20 @@ def test_options_out_of_range(options: dict[str, Any], option: str, value: Any, 
     assert refused(options, **{option: value}).startswith(expected)
 
 
+@pytest.mark.parametrize("format_", ["auto", "preference"])
+def test_preferences_are_left_to_a_trainer_that_knows_them(
+    options: dict[str, Any], tmp_path: Path, format_: str
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "SECRET", "chosen": "SECRET", "rejected": "SECRET"}\n' * 90)
+    message = refused(options, data=str(path), model="no/such", format=format_)
+    assert message.startswith(
+        "--data: expected texts or conversations, which 'spvmia finetune' trains on one by one, got"
+    )
+    assert "train with TRL's DPOTrainer, and name its files with mia_members and mia_nonmembers" in message
+    assert "SECRET" not in message
+
+
 def test_data_are_checked_before_a_model_is_looked_for(options: dict[str, Any]) -> None:
     assert refused(options, data="/gone.jsonl", model="no/such").startswith("--data: /gone.jsonl: expected a file")
     assert "expected a column 'body', got 'text'" in refused(options, text_column="body", model="no/such")

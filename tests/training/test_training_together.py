@@ -11,7 +11,7 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.trainer import TrainSettings, train
-from spvmia_plugin.util.libraries import first_says, one_of
+from spvmia_plugin.util.processes import first_says, one_of
 from tests.launch import two_processes
 from tests.training.test_training import PAD, lora_model, masks, sequences, trained
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from spvmia_plugin.training import trainer as training
-from spvmia_plugin.util.libraries import first_says
+from spvmia_plugin.util.processes import first_says
 from tests.launch import two_processes
 from tests.training.test_training import PAD, lora_model, masks, sequences, trained
 from tests.training.test_training_together import SETTINGS
@@ -32,7 +32,7 @@ order = json.loads(sys.argv[1])
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
 assert accelerator.num_processes == 2
-assert first_says({"from": rank}) == {"from": 0}
+assert first_says({"from": rank}, 2) == {"from": 0}
 step = training._Trainer.training_step
 
 losses = []
@@ -124,7 +124,7 @@ def test_one_that_dies_is_told_by_the_other(tmp_path: Path) -> None:
 
 
 def test_one_process_says_it_to_itself() -> None:
-    assert first_says({"a": 1}) == {"a": 1}
+    assert first_says({"a": 1}, 1) == {"a": 1}
 
 
 def test_a_process_that_is_gone_is_told() -> None:

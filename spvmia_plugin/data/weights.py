@@ -1,0 +1,132 @@
+"""What the weights in a folder are recognised by, so that a manifest is not read beside another model's.
+
+A few tensors are hashed by shape and content, whatever they are called: a trainer knows its parameters by other names
+than the file it writes, and a folder may be moved, sharded anew or get other files beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spvmia_plugin.errors import SpvmiaError, reason_of
+
+ADAPTER_FILE = "adapter_model.safetensors"
+WHOLE_FILES = "model*.safetensors"
+MOST = 16
+"""Tensors that are hashed, spread evenly over all."""
+HEAD_BYTES = 2**20
+"""So much of each: two trainings agree in no such stretch."""
+_LONGEST_HEADER = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies in a file."""
+
+    path: Path
+    start: int
+    size: int
+    shape: tuple[int, ...]
+
+    def digest(self) -> str:
+        """See `tensor_digest`."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return tensor_digest(self.shape, file.read(min(self.size, HEAD_BYTES)))
+
+
+def tensor_digest(shape: Iterable[int], head: bytes) -> str:
+    """SHA-256 of a tensor's shape and its first bytes, in hexadecimal."""
+    return hashlib.sha256(json.dumps(list(shape)).encode() + b"\0" + head).hexdigest()
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly."""
+    if len(items) <= most:
+        return list(items)
+    return [items[i * (len(items) - 1) // (most - 1)] for i in range(most)]
+
+
+def tensors_in(path: Path) -> Iterator[Tensor]:
+    """The tensors of a safetensors file, read with the standard library.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size + 1
+        if length > min(size, _LONGEST_HEADER):
+            raise ValueError("no header of safetensors")
+        header = json.loads(file.read(length))
+    for name, told in header.items():
+        if name != "__metadata__":
+            start, end = told["data_offsets"]
+            yield Tensor(path, 8 + length + start, end - start, tuple(told["shape"]))
+
+
+def weights_of(folder: Path) -> dict[str, object] | None:
+    """What the weights in a folder are recognised by; None where there are none in safetensors.
+
+    Raises:
+        OSError, ValueError: they cannot be read.
+    """
+    kind, tensors = _found(folder)
+    if not tensors:
+        return None
+    chosen = spread([tensor for tensor in tensors if tensor.size], MOST)
+    return {"kind": kind, "tensors": [tensor.digest() for tensor in chosen]}
+
+
+def _found(folder: Path) -> tuple[str, list[Tensor]]:
+    """An adapter wins over whole weights beside it."""
+    adapter = folder / ADAPTER_FILE
+    paths = [adapter] if adapter.is_file() else sorted(folder.glob(WHOLE_FILES))
+    return "adapter" if adapter.is_file() else "whole", [tensor for path in paths for tensor in tensors_in(path)]
+
+
+def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path) -> str:
+    """Make sure that the weights in a folder are those that a manifest was written for.
+
+    Args:
+        bound: what the manifest says of them.
+        folder: of the target that is audited.
+        manifest: its path, for errors.
+
+    Returns:
+        `matched`, or why it cannot be told.
+
+    Raises:
+        SpvmiaError: they are others.
+    """
+    if bound is None:
+        return "not told: the manifest does not say which weights it was written for"
+    try:
+        kind, tensors = _found(folder)
+        if not tensors:
+            return "not told: no weights in safetensors beside it"
+        if kind != bound["kind"]:
+            return f"not told: written for {_IN_WORDS[bound['kind']]}, read beside {_IN_WORDS[kind]}"
+        wanted, found = set(bound["tensors"]), {tensor.digest() for tensor in tensors}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"not told: the weights cannot be read ({reason_of(error)})"
+    missing = len(wanted - found)
+    # Libraries may write some tensors of a whole model in another shape than they train them: of others, none fits.
+    if 2 * missing <= len(wanted):
+        return "matched"
+    raise SpvmiaError(
+        f"mia_manifest: {manifest}: expected the weights it was written for, got others in {folder} ({missing} of "
+        f"{len(wanted)} tensors differ): it says who was a member of another training; put it back beside its own "
+        "weights, or write one for these with 'spvmia manifest'"
+    )
+
+
+_IN_WORDS = {"adapter": "an adapter", "whole": "whole weights (merged?)"}

@@ -1,0 +1,238 @@
+"""What a completions server says of tokens: the log-probabilities of a prompt, and what it writes after one.
+
+There are two ways to have a prompt's log-probabilities. vLLM's `prompt_logprobs` names each token by its id and gives
+its rank, and with -1 the whole distribution. The API's own `echo` gives them as those of a text that begins with the
+prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spvmia_plugin.engines.http import Halved
+
+LOWEST = -9000.0
+"""Below it a log-probability stands for minus infinity: vLLM writes -9999 for that."""
+
+Ids = Sequence[int]
+
+
+class Fault(Exception):
+    """What a server gets wrong, in words that go on after "got a server that"."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a server says of a prompt's tokens but the first, n - 1 of them.
+
+    Attributes:
+        logprob: (n - 1,) float32, in nats.
+        top1: (n - 1,), whether no token was more likely.
+        mean: (n - 1,) float32 mean over the vocabulary, None where it was not asked for.
+        std: likewise the standard deviation.
+    """
+
+    logprob: NDArray[np.float32]
+    top1: NDArray[np.bool_]
+    mean: NDArray[np.float32] | None = None
+    std: NDArray[np.float32] | None = None
+
+
+class Way:
+    """A way to have a prompt's log-probabilities."""
+
+    name = ""
+
+    def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
+        """What to send. One token is always written: some servers know no less."""
+        return {"prompt": list(ids), "max_tokens": 1, "temperature": 0}
+
+    def read(self, answer: Any, ids: Ids, *, moments: bool = False) -> Read:
+        """What a server has answered.
+
+        Raises:
+            Fault: it did not score what was sent.
+            Halved: a part of the answer is missing.
+        """
+        raise NotImplementedError
+
+    def text(self, answer: Any, ids: Ids) -> str:
+        """What the server took the tokens but the first for, as far as it says; more may stand around it."""
+        return ""
+
+
+class PromptLogprobs(Way):
+    """vLLM's `prompt_logprobs`: the tokens by id, each with its rank."""
+
+    name = "prompt_logprobs"
+
+    def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
+        return {**super().body(ids), "prompt_logprobs": -1 if moments else 1}
+
+    def read(self, answer: Any, ids: Ids, *, moments: bool = False) -> Read:
+        choice = only_choice(answer)
+        rows = choice.get("prompt_logprobs", answer.get("prompt_logprobs"))
+        if not isinstance(rows, list):
+            raise Fault("gives no prompt_logprobs")
+        if len(rows) != len(ids):
+            raise Fault(f"gives {len(rows)} prompt_logprobs for {len(ids)} tokens")
+        logprob, top1, of_all = [], [], []
+        for place, (token_id, row) in enumerate(zip(ids[1:], rows[1:], strict=True), start=1):
+            if not isinstance(row, Mapping):
+                raise Fault(f"has a gap in its prompt_logprobs, at token {place + 1} of {len(ids)}")
+            own = row.get(str(token_id))
+            if not isinstance(own, Mapping):
+                raise Fault("gives prompt_logprobs of other tokens than were sent")
+            value = finite(own.get("logprob"), place, ids)
+            logprob.append(value)
+            rank = own.get("rank")
+            best = max(entry["logprob"] for entry in row.values())
+            top1.append(rank == 1 if isinstance(rank, int) else value >= best)
+            if moments:
+                of_all.append(_moments([entry["logprob"] for entry in row.values()]))
+        mean, std = np.array(of_all, np.float32).reshape(-1, 2).T if moments else (None, None)
+        return Read(np.array(logprob, np.float32), np.array(top1, bool), mean, std)
+
+    def text(self, answer: Any, ids: Ids) -> str:
+        rows = only_choice(answer).get("prompt_logprobs", answer.get("prompt_logprobs"))
+        told = [row[str(i)].get("decoded_token") for i, row in zip(ids[1:], rows[1:], strict=True)]
+        return "".join(told) if all(isinstance(token, str) for token in told) else ""
+
+
+class Echo(Way):
+    """`echo`: the answer's text begins with the prompt, and has log-probabilities from its first token on."""
+
+    name = "echo"
+
+    def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
+        return {**super().body(ids), "echo": True, "logprobs": 1}
+
+    def read(self, answer: Any, ids: Ids, *, moments: bool = False) -> Read:
+        found = only_choice(answer).get("logprobs")
+        found = found if isinstance(found, Mapping) else {}
+        given = found.get("token_logprobs")
+        if not isinstance(given, list) or len(given) <= 1 < len(ids):
+            raise Fault("scores only what it writes, and ignores 'echo' in silence")
+        if not len(ids) <= len(given) <= len(ids) + 1:  # the last one was written
+            raise Fault(f"echoes {len(given)} log-probabilities for {len(ids)} tokens and one that it writes")
+        best = found.get("top_logprobs")
+        if not isinstance(best, list) or len(best) != len(given):
+            raise Fault("echoes log-probabilities without 'top_logprobs', so nobody knows which token was likeliest")
+        logprob, top1 = [], []
+        for place in range(1, len(ids)):
+            value = finite(given[place], place, ids)
+            logprob.append(value)
+            top1.append(value >= max(_values(best[place]), default=math.inf))
+        return Read(np.array(logprob, np.float32), np.array(top1, bool))
+
+    def text(self, answer: Any, ids: Ids) -> str:
+        found = only_choice(answer).get("text")
+        return found if isinstance(found, str) else ""
+
+
+def only_choice(answer: Any) -> Mapping[str, Any]:
+    """The one choice of an answer.
+
+    Raises:
+        Halved: it is not there.
+    """
+    choices = answer.get("choices") if isinstance(answer, Mapping) else None
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], Mapping):
+        raise Halved("an answer without its choice")
+    found: Mapping[str, Any] = choices[0]
+    return found
+
+
+def finite(value: object, place: int, ids: Ids) -> float:
+    """A log-probability.
+
+    Raises:
+        Fault: null, infinite, or more than 0.
+    """
+    where = f"of token {place + 1} of {len(ids)}"
+    if value is None:
+        raise Fault(f"has a gap in its log-probabilities: null as that {where}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise Fault(f"gives no number as the log-probability {where}")
+    if value <= LOWEST:
+        raise Fault(f"says that what was sent can't be: minus infinity as the log-probability {where}")
+    if value > 1e-3:
+        raise Fault(f"gives {value:.3g} as the log-probability {where}")
+    return min(float(value), 0.0)
+
+
+def _values(entry: object) -> list[float]:
+    """The log-probabilities of one position's `top_logprobs`."""
+    values = entry.values() if isinstance(entry, Mapping) else ()
+    return [float(value) for value in values if isinstance(value, (int, float))]
+
+
+def _moments(logprobs: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of log p(v) under p, over a whole distribution.
+
+    Raises:
+        Fault: it is not whole.
+    """
+    values = np.array(logprobs, np.float64)
+    p = np.exp(values)
+    if abs(p.sum() - 1) > 1e-3:
+        raise Fault(f"gives prompt_logprobs that sum up to {p.sum():.3g}")
+    mean = float((p * values).sum())
+    return mean, math.sqrt(max(float((p * (values - mean) ** 2).sum()), 0.0))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a server wrote.
+
+    Attributes:
+        text: of it.
+        logprobs: of its tokens, None where it says nothing of them.
+        ids: its tokens, where the server names them.
+        tokens: their texts, as the server has them.
+        ended: whether an end token ended it.
+    """
+
+    text: str
+    logprobs: tuple[float | None, ...] | None
+    ids: tuple[int, ...] | None
+    tokens: tuple[str, ...] | None
+    ended: bool
+
+
+def written(answer: Any) -> Written:
+    """Read what a server wrote.
+
+    Raises:
+        Halved: the text is missing.
+    """
+    choice = only_choice(answer)
+    text = choice.get("text")
+    if not isinstance(text, str):
+        raise Halved("an answer without a text")
+    told = choice.get("logprobs")
+    told = told if isinstance(told, Mapping) else {}
+    tokens, logprobs, ids = told.get("tokens"), told.get("token_logprobs"), choice.get("token_ids")
+    if isinstance(rows := told.get("content"), list) and all(isinstance(row, Mapping) for row in rows):
+        # As chat completions have it: llama.cpp's server.
+        logprobs = [row.get("logprob") for row in rows]
+        named_ids = [row["id"] for row in rows if isinstance(row.get("id"), int)]
+        ids = named_ids if len(named_ids) == len(rows) else ids
+    if not isinstance(ids, list) and isinstance(tokens, list):
+        named = [str(token).removeprefix("token_id:") for token in tokens if str(token).startswith("token_id:")]
+        ids = [int(digits) for digits in named if digits.isdigit()]
+        ids = ids if len(ids) == len(tokens) else None
+    is_text = isinstance(tokens, list) and not any(str(token).startswith("token_id:") for token in tokens)
+    return Written(
+        text,
+        tuple(logprobs) if isinstance(logprobs, list) else None,
+        tuple(map(int, ids)) if isinstance(ids, list) else None,
+        tuple(map(str, tokens)) if isinstance(tokens, list) and is_text else None,
+        choice.get("finish_reason") == "stop",
+    )

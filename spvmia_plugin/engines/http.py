@@ -1,0 +1,359 @@
+"""Requests to a server: several at a time, again where it is busy or gone for a moment, and told of without secrets.
+
+What a server says is repeated in errors only where the request held nothing but our own words: else it may quote a
+record. Addresses are shown without what may be a credential in them.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from spvmia_plugin.errors import MAX_REASON, SpvmiaError
+from spvmia_plugin.util.redact import HIDDEN, without_secrets_in
+
+PATIENCE = 600.0
+"""Seconds that a request waits in all for a server that limits the rate."""
+LONGEST_PAUSE = 10.0
+"""Seconds between two tries, where the server says nothing of it."""
+COMPLETIONS = "/completions"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Refused(SpvmiaError):
+    """The server has answered, and not with what was asked for.
+
+    Attributes:
+        status: of the answer.
+        words: what the server said, without secrets. May quote the request.
+    """
+
+    def __init__(self, message: str, status: int, words: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.words = words
+
+
+class Halved(Exception):
+    """An answer of which a part is missing or makes no sense: its words say what."""
+
+
+class Connection:
+    """One server.
+
+    Args:
+        url: of its completions, as the user gave it.
+        headers: of each request; they may hold keys.
+        timeout: seconds until an answer is given up.
+        attempts: how often a request is sent before the run ends.
+        concurrent: how many are under way at once.
+        verify: whether its certificate is checked, or the file of the authority that signed it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        attempts: int,
+        concurrent: int,
+        verify: bool | str,
+    ) -> None:
+        self.url = url
+        self.shown = shown_url(url)
+        self.concurrent = max(1, concurrent)
+        self.attempts = max(1, attempts)
+        self._headers = dict(headers)
+        self._secrets = _secrets_of(url, headers)
+        self._timeout = timeout
+        self._verify = verify
+        self._session: Any = None
+        self._lock = threading.Lock()
+        self._open_at = 0.0  # the server asked all of us to wait until then
+        self._stopped = threading.Event()
+
+    @property
+    def root(self) -> str | None:
+        """What the server's other paths begin with; None where the address is not the usual one."""
+        path = self.url.partition("?")[0].rstrip("/")
+        return path[: -len(COMPLETIONS)] if path.endswith(COMPLETIONS) else None
+
+    def together(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
+        """What `work` makes of each item, as it gets ready. Where one fails, those that wait are given up."""
+        stopped = self._stopped = threading.Event()
+        pool = ThreadPoolExecutor(min(self.concurrent, max(len(items), 1)), thread_name_prefix="spvmia-request")
+        try:
+            futures = {pool.submit(work, item): item for item in items}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)  # an answer that is on its way may take minutes
+            self._stopped = threading.Event()
+
+    def post(
+        self,
+        body: Mapping[str, Any],
+        read: Callable[[Any], R],
+        *,
+        path: str | None = None,
+        attempts: int | None = None,
+        own_words: bool = False,
+    ) -> R:
+        """Send JSON, and read the answer.
+
+        Args:
+            body: of the request.
+            read: makes sense of the answer's JSON; raises `Halved` where a part of it is missing.
+            path: another than that of the completions.
+            attempts: how often it is sent, if not as often as others.
+            own_words: the request holds nothing of a record: the server's words may be repeated.
+
+        Raises:
+            Refused: the server has said no.
+            SpvmiaError: it can't be reached, is too slow or too busy, or answers by halves.
+        """
+        left, waited, pause, stopped = attempts or self.attempts, 0.0, 0.5, self._stopped
+        while True:
+            delay = max(0.0, self._open_at - time.monotonic())
+            waited += delay
+            if delay and stopped.wait(delay):
+                raise self._problem("a run that goes on", "one that was ended by another request")
+            try:
+                return self._send(path or self.url, body, read)
+            except _Busy as busy:
+                delay = pause if busy.delay is None else busy.delay
+                if waited + delay > PATIENCE:
+                    raise self._problem(
+                        f"an answer within {PATIENCE:.0f} s of waiting",
+                        f"a server that limits the rate (HTTP 429) and asks to wait {delay:.0f} s more",
+                        "lower num_concurrent in --model_args, or run the same command again later, which continues",
+                    ) from None
+                self._open_at = max(self._open_at, time.monotonic() + delay)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            except Refused as refused:
+                if refused.status < 500:
+                    raise refused if own_words or not refused.words else self._without_words(refused) from None
+                error: SpvmiaError = refused if own_words else self._without_words(refused)
+            except _Lost as lost:
+                error = self._problem(lost.expected, lost.got, lost.remedy)
+                if lost.final:
+                    raise error from None
+            except Halved as halved:
+                error = self._problem("a whole answer", str(halved), "see the server's own log")
+            left -= 1
+            if left <= 0 or stopped.wait(pause):
+                raise error
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def command(self, path: str, body: Mapping[str, Any]) -> None:
+        """Send JSON of no record to another path, once; the answer's words are not read.
+
+        Raises:
+            Refused: the server has said no.
+        """
+        try:
+            self._send(path, body, lambda answer: None)
+        except Halved:  # no JSON
+            return
+        except _Busy:
+            raise Refused(f"base_url: expected an answer of {self.shown}, got HTTP 429", 429, "") from None
+        except _Lost as lost:
+            raise self._problem(lost.expected, lost.got, lost.remedy) from None
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path; None if there is none. For what a server may have, and need not."""
+        import requests
+
+        try:
+            found = self._opened().get(path, headers=self._headers, timeout=self._timeouts, verify=self._verify)
+            return found.json() if found.ok else None
+        except (requests.RequestException, ValueError):
+            return None
+
+    def close(self) -> None:
+        """Close the connections that were kept open."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+
+    def _opened(self) -> Any:
+        """What keeps connections open, as many as requests are under way."""
+        with self._lock:
+            if self._session is None:
+                import requests
+                from requests.adapters import HTTPAdapter
+
+                self._session = requests.Session()
+                for scheme in ("http://", "https://"):
+                    self._session.mount(scheme, HTTPAdapter(pool_maxsize=self.concurrent))
+            return self._session
+
+    @property
+    def _timeouts(self) -> tuple[float, float]:
+        return min(10.0, self._timeout), self._timeout
+
+    def _send(self, url: str, body: Mapping[str, Any], read: Callable[[Any], R]) -> R:
+        import requests
+
+        try:
+            found = self._opened().post(
+                url, json=body, headers=self._headers, timeout=self._timeouts, verify=self._verify
+            )
+        except requests.exceptions.SSLError as error:
+            raise _Lost(
+                "a server with a certificate that can be checked",
+                f"a TLS error ({_innermost(error)})",
+                "give the authority's file as ca_cert_path=... in --model_args, or correct the address",
+                final=True,
+            ) from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
+            raise _Lost(
+                "an address like http://host:port/v1/completions", "another", "correct it", final=True
+            ) from None
+        except requests.exceptions.ReadTimeout:
+            raise _Lost(
+                f"an answer within {self._timeout:g} s",
+                "none",
+                "raise timeout=... in --model_args, or lower num_concurrent",
+            ) from None
+        except requests.RequestException as error:
+            raise _Lost(
+                "a server at this address",
+                f"none that answers ({_innermost(error)})",
+                "start it, or correct base_url=... in --model_args; the same command then continues",
+            ) from None
+        if found.status_code == 429:
+            raise _Busy(_seconds(found.headers.get("Retry-After")))
+        if not found.ok:
+            words = self._clean(_message(found.text))
+            raise self._refused(found.status_code, words, f" ({words})" if words else "")
+        try:
+            answer = json.loads(found.content)
+        except ValueError:
+            raise Halved(f"{len(found.content)} bytes that are no JSON") from None
+        return read(answer)
+
+    def _clean(self, words: str) -> str:
+        """A server's words without what we sent it in confidence: some repeat a key that they refuse."""
+        for secret in self._secrets:
+            words = words.replace(secret, HIDDEN)
+        return without_secrets_in(words)[:MAX_REASON]
+
+    def _without_words(self, refused: Refused) -> Refused:
+        """The same, with the server's words kept for whoever catches it."""
+        about = " that names the length of the context" if is_about_length(refused.words) else ""
+        return self._refused(refused.status, refused.words, about)
+
+    def _refused(self, status: int, words: str, told: str) -> Refused:
+        remedy = _TOO_LONG if is_about_length(words) else _remedy(status)
+        return Refused(
+            f"base_url: expected an answer of {self.shown}, got HTTP {status}{told}; {remedy}", status, words
+        )
+
+    def _problem(self, expected: str, got: str, remedy: str = "run the same command again") -> SpvmiaError:
+        return SpvmiaError(f"base_url: expected {expected}, got {got}, from {self.shown}; {remedy}")
+
+
+class _Busy(Exception):
+    """HTTP 429. `delay` is how many seconds the server asks to wait, None if it does not say."""
+
+    def __init__(self, delay: float | None) -> None:
+        super().__init__()
+        self.delay = delay
+
+
+class _Lost(Exception):
+    """No answer. `final` where it would be no better the next time."""
+
+    def __init__(self, expected: str, got: str, remedy: str, *, final: bool = False) -> None:
+        super().__init__(got)
+        self.expected, self.got, self.remedy, self.final = expected, got, remedy, final
+
+
+def shown_url(url: str) -> str:
+    """An address without what may be a credential: no user, no query."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # no number
+        port = ""
+    return without_secrets_in(f"{parts.scheme}://{host}{port}{parts.path}")
+
+
+def _secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
+    """What of an address and of headers may be a credential, the longest first."""
+    parts = urlsplit(url)
+    words = [parts.username, parts.password, *(value for _, value in parse_qsl(parts.query))]
+    for value in headers.values():
+        words += [str(value), *str(value).split()[1:]]
+    return sorted({word for word in words if word and len(word) >= 4}, key=len, reverse=True)
+
+
+def is_about_length(words: str) -> bool:
+    """Whether a server refuses a prompt for its length."""
+    said = words.lower()
+    return "context" in said and any(word in said for word in ("length", "exceed", "maximum", "window", "too long"))
+
+
+_TOO_LONG = "pass the server's context as max_length=... in --model_args, or lower mia_max_length"
+
+
+def _remedy(status: int) -> str:
+    if status in (401, 403):
+        return "give its key in the environment variable OPENAI_API_KEY, or correct header=... in --model_args"
+    if status == 404:
+        return "correct base_url=... (it ends in /v1/completions) or model=... in --model_args"
+    return "the server's own log says more" if status < 500 else "restart it: the same command then continues"
+
+
+def _message(text: str) -> str:
+    """What an error answer says, in one line."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = text
+    for name in ("error", "detail", "message", "msg"):
+        if isinstance(found, list) and found:
+            found = found[0]
+        if isinstance(found, Mapping) and name in found:
+            found = found[name]
+    said = found if isinstance(found, str) else json.dumps(found)
+    return "" if "<html" in said.lower() else " ".join(said.split())
+
+
+def _innermost(error: BaseException) -> str:
+    """The kind of the error under those that libraries wrap around it; their words hold the address."""
+    seen: BaseException = error
+    while True:
+        inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None) or seen.__cause__
+        if isinstance(inner, BaseException) and inner is not seen:
+            seen = inner
+        else:
+            return type(seen).__name__
+
+
+def _seconds(said: str | None) -> float | None:
+    """`Retry-After`: seconds, or a date."""
+    if said is None:
+        return None
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,515 @@
+"""Models behind an OpenAI-style completions server: the harness's `local-completions` and `openai-completions`.
+
+Token ids are sent, and the log-probabilities of these very tokens come back. Whether they do, and are right, is checked
+before any work (`self_check`); which weights answer is known by what they answer, and looked at again and again while
+the audit runs (`served`). Results are handed on when the weights have been found the same after them: what was computed
+by others is never kept under the name of the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines.completions import Fault, Ids, Read, Way, written
+from spvmia_plugin.engines.http import Connection, Refused, shown_url
+from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
+from spvmia_plugin.engines.self_check import NAMES_IDS, Checked, SelfCheck, served_models
+from spvmia_plugin.engines.served import ServedModels
+from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.models.scoring import windows_of
+from spvmia_plugin.models.tokens import unwrapped
+from spvmia_plugin.protocols import BackendFeatures, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.signals import Role, TokenSignals
+
+PROBED_EVERY = 20
+"""Tokens scored or written between two looks at the weights, in tokens of a look: it costs a twentieth."""
+OTHER_SERVER = 3 * ALIKE
+"""Mean difference, in nats a token, from which a served base and that of this process are two models."""
+
+T = TypeVar("T")
+
+
+class ServerBackend(RemoteTarget):
+    """A model behind a completions server. What it does for an audit is said in `Backend`.
+
+    Only attributes of `lm` are used: `base_url`, `header`, `model`, `timeout`, `max_retries`, `_concurrent`,
+    `verify_certificate`, `ca_cert_path`, `tokenizer`, `tokenizer_backend`, `tokenized_requests`, `max_length`,
+    `prefix_token_id`, `tok_encode`.
+
+    Args:
+        lm: the harness's LM, or its caching wrapper.
+        config: settings of the audit.
+        base_model: the model before fine-tuning, where somebody named it.
+    """
+
+    name = "server"
+
+    def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
+        lm = unwrapped(lm)
+        super().__init__(
+            lm.tokenizer,
+            lm.max_length - 1,  # the harness leaves room for the token that is written, not for the last one read
+            config,
+            base_model,
+            prefix_token_id=lm.prefix_token_id,
+            tok_encode=lm.tok_encode,
+        )
+        self.connection = connect(lm)
+        self.at_once = 2 * self.connection.concurrent
+        self._models = {Role.TARGET: str(lm.model)}
+        if config.base_served is not None:
+            self._models[Role.BASE] = config.base_served
+        self._weights = ServedModels(self.connection, self._tokens)
+        self._checks: dict[str, Checked] = {}
+        self._identities: dict[Role, dict[str, object]] = {}
+        self._adapters: list[str] = []  # that we had the server load
+        self._asked = False  # for the server's own context
+
+    @classmethod
+    def accepts(cls, lm: Any) -> bool:
+        """Whether `lm` is of the harness's completions classes, over the API that they have, and sends token ids."""
+        return is_completions(lm) and why_not_tokens(lm) is None
+
+    # -- what the server is
+
+    def is_remote(self, role: Role) -> bool:
+        return role in self._models
+
+    def remote_features(self, role: Role) -> BackendFeatures:
+        """What the self-check found: without right log-probabilities, the server can still write."""
+        found = self.checked(self._models[role])
+        return BackendFeatures(logprobs=found.way is not None, moments=found.moments, embeddings=False)
+
+    def lacks(self, role: Role) -> str | None:
+        if not self.is_remote(role):
+            return None
+        found, place = self.checked(self._models[role]), self.connection.shown
+        if found.fault is not None:
+            return (
+                f"base_url: expected a server that says of tokens which it reads what it said when it wrote them, got "
+                f"one ({place}) that {found.fault}; {OTHERWISE}"
+            )
+        return f"the server at {place} gives no distributions: {found.no_moments}; use '--model vllm' or '--model hf'"
+
+    def checked(self, model: str) -> Checked:
+        """What the self-check says of a model, done once a run.
+
+        Raises:
+            SpvmiaError: the server can't be reached, doesn't let us in, or doesn't have the model.
+        """
+        if model not in self._checks:
+            option = "model" if model == self._models[Role.TARGET] else "mia_base_served"
+            if not self._asked:
+                self._asked = True
+                context = served_models(self.connection).get(model)
+                if context is not None:
+                    self.limit_context(context - 2, "the server")
+            self._checks[model] = SelfCheck(self.connection, model, self._tokens, option).run()
+        return self._checks[model]
+
+    def _way(self, model: str) -> Way:
+        """How log-probabilities are had.
+
+        Raises:
+            SpvmiaError: they can't be.
+        """
+        found = self.checked(model)
+        if found.way is None:
+            raise SpvmiaError(str(self.lacks(Role.TARGET)))
+        return found.way
+
+    @property
+    def told(self) -> Mapping[str, object]:
+        models: dict[str, object] = {}
+        for role, model in self._models.items():
+            found = self._checks.get(model)
+            if found is None:
+                continue
+            known = self._weights.seen(model)
+            models[role.value] = {
+                "model": model,
+                "logprobs_by": found.way.name if found.way is not None else None,
+                "self_check": {"largest_difference": found.largest, "fault": found.fault},
+                "weights": None if known is None else {"spread": known.spread, "tolerance": known.tolerance},
+            }
+        here = [role.value for role in (Role.BASE, Role.REFERENCE, Role.CANDIDATE) if role not in self._models]
+        return {"name": self.name, "server": self.connection.shown, "models": models, "not_served": here}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        found = [*super().notes, *self._weights.notes]
+        target = self._checks.get(self._models[Role.TARGET])
+        if target is not None and target.way is not None:
+            found.append(
+                f"log-probabilities of the target by the server's {target.way.name}; of tokens that it wrote and then "
+                f"read they differ by {target.largest:.2g} at most"
+            )
+        return found
+
+    def remember_base(
+        self,
+        recall: Callable[[Mapping[str, object]], str | None],
+        keep: Callable[[Mapping[str, object], str], None],
+    ) -> None:
+        """Vectors of served models lie where answers of bases do."""
+        self._weights.remember(recall, keep)
+
+    def remote_identity(self, role: Role) -> dict[str, object]:
+        """Which weights answer, by what they answer; and the name they are served by, so that two alike stay two.
+
+        Of a server without right log-probabilities nothing tells the weights: then it is the address, hashed.
+        """
+        if role not in self._identities:
+            model = self._models[role]
+            way = self.checked(model).way
+            told = (
+                {"function": self._weights.name(model, way)}
+                if way is not None
+                else {"address": hashlib.sha256(self.connection.shown.encode()).hexdigest()[:16]}
+            )
+            self._identities[role] = {
+                "backend": self.name,
+                "served": model,
+                **told,
+                "tokenizer": self.tokenizer_digest,
+            }
+        return self._identities[role]
+
+    def is_same(self, one: Role, other: Role) -> bool:
+        """Without log-probabilities nothing tells."""
+        remote = [self._models[role] for role in (one, other) if self.is_remote(role)]
+        return all(self.checked(model).way is not None for model in remote) and super().is_same(one, other)
+
+    # -- scoring and writing
+
+    def remote_score(
+        self,
+        role: Role,
+        inputs: Sequence[ScoreInput],
+        *,
+        moments: bool,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+    ) -> list[TokenSignals | None]:
+        model = self._models[role]
+        way, cost = self._way(model), self._spent[role]
+        found: list[TokenSignals | None] = [None] * len(inputs)
+
+        def work(i: int) -> TokenSignals:
+            return self._signals(model, way, inputs[i], moments)
+
+        todo = sorted(
+            (i for i in range(len(inputs)) if i not in set(done)), key=lambda i: len(inputs[i].token_ids), reverse=True
+        )
+        sizes = {i: len(inputs[i].token_ids) + len(inputs[i].context_ids) for i in todo}
+        each = PROBED_EVERY * self._weights.probe_tokens
+        for answered in self._in_parts(role, way, work, todo, sizes, each):
+            for i, signals in answered.items():
+                found[i] = signals
+                cost.forward_tokens += sizes[i]
+                cost.batches += 1
+            if on_done is not None:
+                on_done(answered)
+        return found
+
+    def _signals(self, model: str, way: Way, item: ScoreInput, moments: bool) -> TokenSignals:
+        """The signals of one sequence, a request a window.
+
+        Raises:
+            SpvmiaError: it is embeddings that were asked for, or an answer is no good.
+        """
+        if item.noise is not None:
+            raise SpvmiaError(
+                "mia_perturbation: expected a kind that a server can score, got 'embedding', which needs the model's "
+                "input embeddings; choose mask_fill or causal"
+            )
+        sequence = [*item.context_ids, *item.token_ids]
+        parts: list[tuple[Read, int]] = []
+        for window in windows_of(item, self.max_length):
+            ids = sequence[window.start : window.end]
+            parts.append((self._ask(model, way, ids, moments), window.end - window.first))
+        if not parts:
+            nothing = np.zeros(0, np.float32)
+            return TokenSignals(nothing, np.zeros(0, bool), *([nothing, nothing] if moments else [None, None]))
+        logprob, top1 = (np.concatenate([getattr(r, name)[-n:] for r, n in parts]) for name in ("logprob", "top1"))
+        mean, std = (
+            np.concatenate([getattr(r, name)[-n:] for r, n in parts]) if moments else None for name in ("mean", "std")
+        )
+        return TokenSignals(logprob, top1, mean, std, len(parts))
+
+    def _ask(self, model: str, way: Way, ids: Ids, moments: bool) -> Read:
+        body = {"model": model, **way.body(ids, moments=moments)}
+        try:
+            return self.connection.post(body, lambda answer: way.read(answer, ids, moments=moments))
+        except Fault as fault:
+            raise SpvmiaError(
+                f"base_url: expected a finite log-probability of each of {len(ids)} tokens, got a server "
+                f"({self.connection.shown}) that {fault}; see its own log, and run the same command again, which "
+                "continues"
+            ) from None
+
+    def generate(
+        self,
+        prompts: Sequence[TokenIds],
+        lengths: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        on_done: OnDone | None = None,
+        done: Collection[int] = (),
+        ends: Collection[int] | None = None,
+        complete: bool = False,
+    ) -> list[list[int] | None]:
+        """As `Backend.generate`; of a server that names no ids, a continuation is what its text is cut into."""
+        model, cost = self._models[Role.TARGET], self._spent[Role.TARGET]
+        found: list[list[int] | None] = [None] * len(prompts)
+        lead = [] if complete else self._tokens.lead
+        stops = sorted({self._tokens.tokenizer.eos_token_id, *(ends or ())} - {None})
+
+        def work(i: int) -> list[int]:
+            room = min(lengths[i] - len(prompts[i]), self.max_length + 1 - len(lead) - len(prompts[i]))
+            new = self._continued(model, [*lead, *prompts[i]], room, seeds[i], stops) if room > 0 else []
+            return [*prompts[i], *new]
+
+        todo = [i for i in range(len(prompts)) if i not in set(done)]
+        sizes = {i: lengths[i] for i in todo}
+        way = self.checked(model).way
+        # A look takes less time than one text, which is written token by token.
+        for answered in self._in_parts(Role.TARGET, way, work, todo, sizes, 0):
+            for i, ids in answered.items():
+                found[i] = ids
+                cost.generated_tokens += len(ids) - len(prompts[i])
+                cost.batches += 1
+            if on_done is not None:
+                on_done(answered)
+        return found
+
+    def _continued(self, model: str, ids: Ids, room: int, seed: int, stops: Sequence[int]) -> list[int]:
+        """What the model writes after a prompt, an end token left out."""
+        config = self._config
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": list(ids),
+            "max_tokens": room,
+            "temperature": config.temperature,
+            "seed": seed % 2**31,
+        }
+        if config.top_p < 1:
+            body["top_p"] = config.top_p
+        if config.top_k:
+            body["top_k"] = config.top_k
+        if self.checked(model).names_ids:
+            body |= {**NAMES_IDS, "stop_token_ids": list(stops)}
+        elif len(stops) > 1:  # its own end token it knows; of conversations there are others
+            body["stop"] = [self._tokens.tokenizer.convert_ids_to_tokens(end) for end in stops][:4]
+        try:
+            answer = self.connection.post(body, written)
+        except Refused as refused:
+            if config.top_k and refused.status in (400, 422):
+                raise SpvmiaError(
+                    f"mia_top_k: expected a server that knows 'top_k', got HTTP {refused.status} from "
+                    f"{self.connection.shown}; leave the option out if it does not, as OpenAI's"
+                ) from None
+            raise
+        new = list(answer.ids) if answer.ids is not None else self._tokens.encode(answer.text)
+        end = next((k for k, token_id in enumerate(new) if token_id in stops), len(new))
+        return new[: min(end, room)]
+
+    def _in_parts(
+        self,
+        role: Role,
+        way: Way | None,
+        work: Callable[[int], T],
+        todo: Sequence[int],
+        sizes: Mapping[int, int],
+        each: int,
+    ) -> Iterator[dict[int, T]]:
+        """Results, some at a time, of `each` tokens at least: as computed by the weights that the audit began with."""
+        model = self._models[role]
+        if way is not None:
+            self._weights.known(model, way)
+        while todo:
+            started = time.perf_counter()
+            count, total = 0, 0
+            while count < len(todo) and (total < each or count < 4 * self.connection.concurrent):
+                total += sizes[todo[count]]
+                count += 1
+            part, todo = todo[:count], todo[count:]
+            answered: dict[int, T] = {}
+            failure: SpvmiaError | None = None
+            try:
+                for i, result in self.connection.together(work, part):
+                    answered[i] = result
+            except SpvmiaError as error:
+                failure = error
+            if way is not None and answered:
+                self._weights.check(model, way)
+                self._spent[role].forward_tokens += self._weights.probe_tokens
+            self._spent[role].seconds += time.perf_counter() - started
+            yield answered
+            if failure is not None:  # what came before it is kept
+                raise failure
+
+    # -- the base, and references
+
+    def check_training(self) -> None:
+        """As `Backend.check_training`; and what references are trained on is the base that is served."""
+        super().check_training()
+        if not self.is_remote(Role.BASE):
+            return
+        ids = tuple(self._tokens.natural(PROBE))[: self.max_length]
+        found = [
+            score(Role.BASE, [ScoreInput(ids)], moments=False)[0] for score in (self.remote_score, self.local.score)
+        ]
+        if found[0] is None or found[1] is None:
+            return
+        apart = float(np.abs(found[0].logprob - found[1].logprob).mean())
+        if apart > OTHER_SERVER:
+            raise SpvmiaError(
+                f"mia_base_served: expected the model that mia_base_model names, got {self._models[Role.BASE]!r}, "
+                f"whose log-probabilities of a fixed text differ from it by {apart:.2g} nats a token; correct one of "
+                "the two"
+            )
+        self.note_once(f"the served base and the one that references are trained on differ by {apart:.2g} nats a token")
+
+    def load_reference(self, role: Role, path: str) -> None:
+        """Served beside a served base, where the server loads adapters; else read in this process."""
+        for known in (self._models, self._identities):
+            known.pop(role, None)
+        served = self._serve(role, path) if self.is_remote(Role.BASE) else None
+        if served is None:
+            super().load_reference(role, path)
+            return
+        self._probed.pop(role, None)
+        self._models[role] = served
+        self._checks[served] = self._checks[self._models[Role.BASE]]
+        self.local.rest()
+
+    def _serve(self, role: Role, path: str) -> str | None:
+        """Have the server load an adapter; None where it can't, with a note that says why."""
+        why = not_for_a_server(path)
+        name = f"spvmia-{_digest_of(path)[:16]}" if why is None else ""
+        if why is None and name not in self._adapters:
+            body = {"lora_name": name, "lora_path": str(Path(path).absolute())}
+            try:
+                self._command("load_lora_adapter", body)
+                self._adapters.append(name)
+            except Refused as refused:
+                # What an earlier run left there is this very adapter: its name is that of its content.
+                if name not in served_models(self.connection):
+                    why = f"the server loads no adapter at run time (HTTP {refused.status})"
+        if why is not None:
+            self.note_once(f"{role.value}: read in this process beside a copy of the base, not by the server: {why}")
+            return None
+        return name
+
+    def _command(self, what: str, body: Mapping[str, Any]) -> None:
+        """One of vLLM's commands: the answer is no JSON."""
+        if self.connection.root is None:
+            raise Refused(f"base_url: expected an address that ends in /completions to {what}, got another", 404, "")
+        self.connection.command(f"{self.connection.root}/{what}", body)
+
+    def close(self) -> None:
+        """Take the adapters from the server that it loaded for us."""
+        for name in self._adapters:
+            with contextlib.suppress(SpvmiaError):  # it may be gone
+                self._command("unload_lora_adapter", {"lora_name": name})
+        self._adapters.clear()
+        self.connection.close()
+        super().close()
+
+
+PROBE = "The train to the coast leaves at seven in the morning, and we will refund order 4711 soon."
+"""What a served base and that of this process are compared by."""
+OTHERWISE = (
+    "audit it by what it writes alone (ngram_mia, surrogate_mia), serve the model with vLLM, or load it with "
+    "'--model hf'"
+)
+"""What can be done where a server is no use for log-probabilities."""
+_OTHERS = frozenset({"LocalChatCompletion", "SGLANGGENERATEAPI", "AnthropicChat"})
+"""Classes of the harness that derive from its completions and speak another protocol."""
+
+
+def is_completions(lm: Any) -> bool:
+    """Whether an LM of the harness speaks to a completions server."""
+    names = {base.__name__ for base in type(unwrapped(lm)).__mro__}
+    return "LocalCompletionsAPI" in names and not names & _OTHERS
+
+
+def why_not_tokens(lm: Any) -> str | None:
+    """Why no token ids can be sent for an LM of the harness's completions classes, in words that end an error."""
+    lm = unwrapped(lm)
+    tokenizer, kind = getattr(lm, "tokenizer", None), getattr(lm, "tokenizer_backend", None)
+    named = (
+        "pass tokenizer_backend=huggingface,tokenizer=FOLDER,tokenized_requests=True in --model_args, with the "
+        "tokenizer that the server has"
+    )
+    if tokenizer is None:
+        got = "none (tokenizer_backend=none)"
+    elif not hasattr(tokenizer, "get_vocab") or kind != "huggingface":
+        got = f"that of tokenizer_backend={kind}, of which no records can be cut and no reference trained"
+    elif not getattr(lm, "tokenized_requests", True):
+        got = "one, and prompts as text (tokenized_requests=False): what the server reads would not be known"
+    else:
+        return None
+    wanted = "a tokenizer of transformers and prompts of token ids"
+    return f"tokenizer: expected {wanted}, got {got}; {named}; or {OTHERWISE}"
+
+
+def connect(lm: Any) -> Connection:
+    """The server of an LM of the harness's, as the harness speaks to it.
+
+    Raises:
+        SpvmiaError: no address, or no key where one is needed.
+    """
+    url = getattr(lm, "base_url", None)
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        told = shown_url(url) if isinstance(url, str) else "nothing"
+        raise SpvmiaError(
+            f"base_url: expected the address of a completions server (http://host:port/v1/completions), got {told!r}; "
+            "pass it in --model_args"
+        )
+    try:
+        header = dict(lm.header or {})
+    except ValueError as error:  # of openai-completions, without a key
+        raise SpvmiaError(f"OPENAI_API_KEY: expected a key, got none ({reason_of(error)}); set the variable") from None
+    if str(header.get("Authorization", "")).strip() == "Bearer":
+        del header["Authorization"]
+    verify = getattr(lm, "ca_cert_path", None) or True
+    return Connection(
+        url,
+        header,
+        timeout=float(lm.timeout),
+        attempts=int(lm.max_retries),
+        concurrent=int(getattr(lm, "_concurrent", 1)),
+        verify=verify if getattr(lm, "verify_certificate", True) else False,
+    )
+
+
+def not_for_a_server(path: str) -> str | None:
+    """Why an adapter can't be given to a server, None if it can: a folder of plain LoRA that leaves `lm_head` alone."""
+    try:
+        told = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "it is no folder with an adapter"
+    if told.get("peft_type") != "LORA" or told.get("use_dora") or told.get("modules_to_save"):
+        return "it is more than plain LoRA"
+    targets = told.get("target_modules")
+    if any(str(target).endswith(("lm_head", "embed_out")) for target in (targets if isinstance(targets, list) else ())):
+        return "it changes lm_head, which vLLM leaves out of a prompt's log-probabilities in silence"
+    return None
+
+
+def _digest_of(path: str) -> str:
+    found = hashlib.sha256()
+    for file in sorted(Path(path).glob("adapter_*")):
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,278 @@
+"""What stands in a folder of evidence: the facts of an audit in the order in which an auditor asks for them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from spvmia_plugin import __version__
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.evidence.clauses import CLAUSES
+from spvmia_plugin.evidence.sealing import seal
+from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
+from spvmia_plugin.report.facts import command
+from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
+from spvmia_plugin.report.saving import PAGE, write_page
+from spvmia_plugin.report.verdict import CANNOT_SHOW, judge
+from spvmia_plugin.results import Audit, HarnessRun, TaskResult
+from spvmia_plugin.results.bound import Bound, BoundVerdict, hold
+from spvmia_plugin.results.estimate import of_attack, of_blind
+from spvmia_plugin.results.model import failed
+from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.files import write_private
+from spvmia_plugin.util.redact import without_secrets
+from spvmia_plugin.util.strict_json import finite
+from spvmia_plugin.web import page as web
+from spvmia_plugin.web.text import printed, typed
+
+FORMAT = 1
+"""Version of the JSON's layout."""
+FACTS, EVIDENCE = "evidence.json", "evidence.html"
+COLOURS = ("paper card ink soft line grey", "accent accent-ink wash", "warn warn-wash warn-line")
+
+
+@dataclass(frozen=True)
+class Signatory:
+    """Who stands for it, as they say themselves.
+
+    Attributes:
+        auditor: who ran it.
+        organisation: for whom.
+        relation: to the model's developer: `first party`, ...
+        statement: what else they say.
+    """
+
+    auditor: str | None = None
+    organisation: str | None = None
+    relation: str | None = None
+    statement: str | None = None
+
+
+def write_evidence(run: HarnessRun, folder: Path, signatory: Signatory, *, samples: bool = True) -> list[Path]:
+    """Write the folder and its list of hashes.
+
+    Args:
+        run: the audit.
+        folder: that is made; it holds nothing yet.
+        signatory: who stands for it.
+        samples: whether the scores of single records are part of it. They name training records.
+
+    Returns:
+        The files, the list last.
+
+    Raises:
+        SpvmiaError: the folder holds something already, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpvmiaError(f"--output: expected a new or empty folder, got {folder}, which is neither; name another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        results = folder / "results"
+        results.mkdir(mode=0o700)
+        copied = [run.path, *(_samples(run) if samples else [])]
+        for path in dict.fromkeys(copied):
+            shutil.copyfile(path, results / path.name)
+            os.chmod(results / path.name, 0o600)
+        facts = evidence_facts(run, signatory, samples=samples)
+        write_private(folder / FACTS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode("utf-8"))
+        write_private(folder / EVIDENCE, _page(run, facts).encode("utf-8"))
+        if samples:  # it names records
+            write_page(run, folder / PAGE)
+        return [*sorted(path for path in folder.rglob("*") if path.is_file()), seal(folder)]
+    except OSError as error:
+        raise SpvmiaError(f"--output: cannot write to {folder} ({error.strerror}); name another folder") from error
+
+
+def _samples(run: HarnessRun) -> list[Path]:
+    return [task.records.path for audit in run.audits for task in audit.tasks if task.records is not None]
+
+
+def evidence_facts(run: HarnessRun, signatory: Signatory, *, samples: bool) -> dict[str, Any]:
+    """All that the folder says, for programs; NaN is null."""
+    facts = {
+        "format": FORMAT,
+        "generator": f"spvmia-plugin {__version__}",
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "signatory": asdict(signatory),
+        "run": {
+            "model": run.model,
+            "date": datetime.fromtimestamp(run.date, tz=timezone.utc).isoformat(timespec="seconds"),
+            "command": command(run),
+            "versions": dict(run.versions),
+            "results_file": run.path.name,
+        },
+        "samples": samples,
+        "audits": [_audit_facts(audit) for audit in run.audits],
+        "clauses": [asdict(clause) for clause in CLAUSES],
+    }
+    clean: dict[str, Any] = finite(without_secrets(facts))
+    return clean
+
+
+def _audit_facts(audit: Audit) -> dict[str, Any]:
+    told, bound = audit.mia_audit, Bound.of(audit)
+    verdict = judge(audit)
+    return {
+        "dataset": audit.dataset,
+        "verdict": {
+            "headline": verdict.headline,
+            "sentences": [plain(sentence) for sentence in verdict.sentences],
+            "provisional": verdict.provisional,
+            "membership": verdict.membership,
+        },
+        "bound": None if bound is None else asdict(hold(audit, bound)),
+        "data": {
+            "source": told.data.source,
+            "fingerprint": told.data.fingerprint,
+            "members": told.n.members,
+            "nonmembers": told.n.nonmembers,
+            "prompts": told.n.prompts,
+            "unit": "document" if told.data.block_size else "row",
+            "documents": len(set(audit.clusters())),
+            "block_size": told.data.block_size,
+            "membership": told.membership,
+            "drawn": dict(told.data.provenance),
+        },
+        "models": {role: dict(identity) for role, identity in told.models.items()},
+        "attackers": [_attacker(task) for task in [*ranked(audit), *_blind_tasks(audit)]],
+        "blind": asdict(of_blind(audit)),
+        "conditions": [asdict(finding) for finding in told.preconditions],
+        "notes": list(told.notes),
+        "cost": {stage: dict(spent) for stage, spent in told.cost.items()},
+        "settings": dict(told.settings),
+        "versions": dict(told.versions),
+        "residual_risk": list(residual_risk(audit)),
+    }
+
+
+def _blind_tasks(audit: Audit) -> list[TaskResult]:
+    return [task for task in audit.tasks if task not in audit.model_attacks]
+
+
+def _attacker(task: TaskResult) -> dict[str, Any]:
+    """What one attack was given, how it was set, what it asked of the target, its thresholds, what it found."""
+    told = task.mia_audit
+    tprs = {
+        metric.key: {
+            "threshold": None if math.isnan(tpr.threshold) else tpr.threshold,
+            "realised_fpr": tpr.realised_fpr,
+            **{end: getattr(of_attack(task, metric.key), end) for end in ("value", "low", "high", "reason")},
+        }
+        for metric, tpr in told.metrics.tprs.items()
+    }
+    spent = told.cost.get("scoring: target", {})
+    return {
+        "attack": task.attack,
+        "title": title(task.attack),
+        "given": knowledge(task),
+        "sees": "log-probabilities of each token" if spent else "the text alone",
+        "tokens_asked_of_target": spent.get("forward_tokens"),
+        "parameters": dict(told.attack.parameters),
+        "scored": told.n.scored,
+        "records": told.n.records,
+        "unscored": dict(told.unscored),
+        AUROC.key: {end: getattr(of_attack(task, AUROC.key), end) for end in ("value", "low", "high", "reason")},
+        **tprs,
+    }
+
+
+def residual_risk(audit: Audit) -> Iterator[str]:
+    """What may be so although the audit did not show it, each with its number."""
+    found = audit.strongest
+    if found is None or math.isnan(found.auroc.high):
+        yield "The records do not tell how well members can be told from others: nothing is excluded."
+    else:
+        yield (
+            f"With {100 * found.confidence:g} % confidence none of the {found.n_attacks} attacks that were tried has "
+            f"an AUROC above {audit_upper(audit, AUROC.key):.3f} on records like these."
+        )
+        low = METRICS_WITH_INTERVAL[found.low_end]
+        upper = audit_upper(audit, found.low_end)
+        if not math.isnan(upper):
+            yield (
+                f"Up to {100 * upper:.0f} in 100 training records may be picked out by one of them while "
+                f"{100 * low.fpr:g} in 100 others are wrongly accused."
+            )
+    for metric in TPRS:
+        reasons = {task.mia_audit.metrics.tprs[metric].reason for task in audit.model_attacks}
+        if reasons and None not in reasons:
+            yield f"{metric.label} is not resolved: {shown(str(sorted(map(str, reasons))[0]))}."
+    for finding in failed(audit):
+        yield f"A condition did not hold: {finding.message}."
+    yield CANNOT_SHOW
+
+
+def audit_upper(audit: Audit, key: str) -> float:
+    """The highest upper end among all attacks' simultaneous intervals of a metric; NaN where there is none."""
+    if audit.compared is None:
+        leader = audit.strongest.by_metric[key] if audit.strongest else None
+        return math.nan if leader is None else leader.high
+    ends = [leader.high for leader in audit.compared.leaders[key].values() if not math.isnan(leader.high)]
+    return max(ends, default=math.nan)
+
+
+def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
+    """The facts as one HTML file that loads nothing, and prints as it stands."""
+    return web.render(
+        web.templates("spvmia_plugin.evidence"),
+        "spvmia_plugin.evidence",
+        "evidence",
+        web.theme(COLOURS, screen_only=True),
+        script=False,
+        facts=facts,
+        model=shown(run.model),
+        command="\n".join(shown(line) for line in typed(facts["run"]["command"]).split("\n")),
+        audits=[_audit_view(audit, told) for audit, told in zip(run.audits, facts["audits"], strict=True)],
+    )
+
+
+def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
+    bound = Bound.of(audit)
+    return {
+        "told": told,
+        "bound": None if bound is None else _bound_view(hold(audit, bound)),
+        "attackers": [
+            {
+                **each,
+                "title": shown(each["title"]),
+                "auroc": _range(each[AUROC.key]),
+                "tprs": [(metric.label, _range(each[metric.key]), each[metric.key]["threshold"]) for metric in TPRS],
+                "parameters": ", ".join(f"{shown(str(k))} {shown(str(v))}" for k, v in each["parameters"].items()),
+            }
+            for each in told["attackers"]
+        ],
+        "models": [(role, _pairs(identity)) for role, identity in told["models"].items()],
+        "data": _pairs(told["data"]),
+        "settings": _pairs(told["settings"]),
+    }
+
+
+def _bound_view(verdict: BoundVerdict) -> dict[str, Any]:
+    return {
+        "outcome": verdict.outcome.replace("_", " "),
+        "when": verdict.when(),
+        "held": [(held.outcome.replace("_", " "), shown(held.in_words())) for held in verdict.held],
+    }
+
+
+def _range(told: Mapping[str, Any]) -> str:
+    if told["value"] is None:
+        return f"not resolved ({shown(str(told['reason']))})"
+    ends = "" if told["low"] is None else f" ({printed(told['low'])} to {printed(told['high'])})"
+    return f"{printed(told['value'])}{ends}"
+
+
+def _pairs(told: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    return [
+        (shown(str(name)).replace("_", " "), shown(value if isinstance(value, str) else json.dumps(value)))
+        for name, value in told.items()
+        if value is not None
+    ]

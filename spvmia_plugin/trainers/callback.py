@@ -1,0 +1,374 @@
+"""`MembershipManifest`: writes `mia_manifest.json` beside the weights that another trainer saves.
+
+An audit then needs no option: which records were trained on, which were not, and how they became tokens is read from
+the trainer that the callback is in.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from spvmia_plugin.config import Format
+from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
+from spvmia_plugin.data.weights import HEAD_BYTES, MOST, spread, tensor_digest, weights_of
+from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.records import LossOn
+from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_manifest, digest_of
+from spvmia_plugin.trainers.declared import Declared, Reading, check_format, read_declared
+from spvmia_plugin.trainers.facts import Facts, facts_of, versions
+from spvmia_plugin.trainers.places import own_key, private
+from spvmia_plugin.trainers.seen import Lookout, Sighting, as_before, candidates, look, read_rows
+from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.files import private_folder, write_private
+
+MASKS = ("auto", "all", "completion")
+_MARK = "_spvmia_manifest"
+_MOST_LOSSES = 1000
+
+
+class MembershipManifest(TrainerCallback):  # type: ignore[misc]
+    """A callback of any trainer built on transformers' that records who was a member of its training.
+
+    It writes `mia_manifest.json` (mode 0600) into every checkpoint, and into `output_dir` at the end. It trains on
+    nothing and changes nothing about the training, its random numbers included.
+
+    Args:
+        members: the records that are trained on: a file, a folder or pattern of files, `hf:NAME`, or a
+            `datasets.Dataset`. Beside other rows of the training they may be a part of them.
+        nonmembers: records like them that are not trained on.
+        prompts: held-out records; by default a quarter of the non-members.
+        candidate: other records of the same kind, for a candidate reference.
+        text_column: the column with plain text.
+        format: what rows are; `auto` goes by their keys.
+        unit_column: the column that says whom a record belongs to; it is kept as a keyed hash.
+        loss_on: which tokens of conversations carry loss; `auto` reads it from the trainer's rows.
+        data_dir: folder for rows that lie nowhere on disk, and for manifests that must stay out of an upload.
+        strict: stop before the training where its data are not the declared members.
+        allow_hub: write the manifest beside the weights although the trainer uploads that folder.
+
+    Raises:
+        SpvmiaError: no members or non-members, the same text on both sides, a stream, a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        members: Any = None,
+        nonmembers: Any = None,
+        prompts: Any = None,
+        candidate: Any = None,
+        *,
+        text_column: str = "text",
+        format: Format = "auto",  # noqa: A002 - as the option is called
+        unit_column: str | None = None,
+        loss_on: str = "auto",
+        data_dir: str | Path | None = None,
+        strict: bool = False,
+        allow_hub: bool = False,
+    ) -> None:
+        check_format(format, "format=")
+        if loss_on not in MASKS:
+            raise SpvmiaError(f"loss_on=: expected one of {', '.join(MASKS)}, got {loss_on!r}; correct it")
+        self.strict = strict
+        self.allow_hub = allow_hub
+        self.data_dir = data_dir
+        self._loss_on = loss_on
+        self._key = own_key(data_dir)
+        rows_folder = private(data_dir) / "rows"
+        reading = Reading(text_column, format, unit_column, text_column != "text", rows_folder, self._key)
+        given = {"members": members, "nonmembers": nonmembers, "prompts": prompts, "candidate": candidate}
+        self._declared: Declared = read_declared(given, reading, seed=0)
+        self._manifest: Manifest | None = None
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._claim(control)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Read the trainer's settings, and hold its rows against the declared ones.
+
+        Raises:
+            SpvmiaError: two of these callbacks; with `strict`, other data than declared.
+        """
+        self._claim(control)
+        first = bool(state.is_world_process_zero)
+        if not first and not self.strict:
+            return
+        facts = facts_of(args, model)
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        view = _View(facts, tokenizer, train_dataloader)
+        sighting, longest = view.sighting(self._declared)
+        if sighting.differs and self.strict:
+            raise SpvmiaError(
+                f"members=: {sighting.data.removeprefix('differs: ')}; declare what is trained on, or leave strict out"
+            )
+        if not first:
+            return
+        rendering, notes = self._rendering(facts, sighting, tokenizer, model, longest)
+        trainer = {
+            "class": facts.arguments,
+            "packing": facts.packing,
+            "data": sighting.data,
+            "notes": [*facts.caveats, *sighting.notes, *notes],
+            "template": digest_of(rendering.template),
+        }
+        written = Written("trainer", facts.base_model, facts.method, facts.settings, versions(), trainer, args.seed)
+        self._keep_rows()
+        self._manifest = build_manifest(self._declared, rendering, written, tokenizer, self._key)
+        self._tell(self._manifest)
+        if args.push_to_hub and not self.allow_hub:
+            say(
+                f"warning: this trainer uploads {args.output_dir}, and the manifest names training records: it is kept "
+                f"out, in {self._away(args)} (allow_hub=True writes it beside the weights)"
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._manifest is not None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._write(args, folder, _progress(state), None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self._manifest is None:
+            return
+        self._manifest = replace(self._manifest, weights=weights_in(model))
+        path = self._write(args, Path(args.output_dir), _progress(state), self._manifest.weights)
+        if path is None:
+            return
+        named = "" if path.parent == Path(args.output_dir) else f",mia_manifest={shlex.quote(str(path))}"
+        say(
+            f"{MANIFEST_NAME} (private: it names the training records) is in {path.parent}, for weights that are saved "
+            "in output_dir; after trainer.save_model(elsewhere) call write(elsewhere) of this callback. Audit it with:"
+        )
+        say(audit_command(self._manifest, Path(args.output_dir)) + named)
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take the manifest out of a folder that is about to be uploaded (transformers 5)."""
+        path = Path(args.output_dir) / MANIFEST_NAME
+        if self._manifest is None or self.allow_hub or not path.exists():
+            return
+        away = self._away(args)
+        private_folder(away.parent)
+        write_private(away, path.read_bytes())
+        path.unlink()
+        say(f"warning: {path} names training records and would have been uploaded: it is now {away}")
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the manifest into a folder that the weights were saved in after the training.
+
+        Raises:
+            SpvmiaError: nothing was trained yet, or it cannot be written there.
+        """
+        if self._manifest is None:
+            raise SpvmiaError(
+                "write: expected a training before it, on the first process, got none; call train() first"
+            )
+        folder = Path(folder)
+        try:
+            bound = weights_of(folder) or self._manifest.weights
+            write_manifest(replace(self._manifest, weights=bound), folder / MANIFEST_NAME)
+        except (OSError, ValueError) as error:
+            raise SpvmiaError(
+                f"write: expected a folder with saved weights that can be written, got {folder} ({reason_of(error)}); "
+                "save the model there first"
+            ) from error
+        return folder / MANIFEST_NAME
+
+    def _claim(self, control: Any) -> None:
+        """One of these a trainer: two would write one file in turns."""
+        if getattr(control, _MARK, self) is not self:
+            raise SpvmiaError(
+                "callbacks: expected one MembershipManifest, got two, which would write the same file; give one of "
+                "them all the records"
+            )
+        setattr(control, _MARK, self)
+
+    def _rendering(
+        self, facts: Facts, sighting: Sighting, tokenizer: Any, model: Any, longest: int
+    ) -> tuple[Rendering, list[str]]:
+        notes = []
+        kind = self._declared.kind
+        loss_on: LossOn = "all"
+        if self._loss_on != "auto":
+            loss_on = "all" if self._loss_on == "all" else "completion"
+            if kind != "text" and sighting.loss_on not in (None, loss_on):
+                notes.append(f"loss_on={loss_on} was given, and the trainer's rows carry loss on {sighting.loss_on}")
+        elif sighting.loss_on is not None:
+            loss_on = sighting.loss_on
+        elif kind != "text":
+            loss_on = _mask_of(facts.settings, kind)
+            notes.append(f"which tokens carried loss is not seen in the rows: {loss_on}, by the trainer's arguments")
+        max_tokens = facts.max_length
+        if max_tokens is None or (kind == "text" and tokenizer is None):
+            max_tokens = longest or (NO_CUT if kind == "text" else _context(tokenizer, model))
+        template = getattr(tokenizer, "chat_template", None)
+        end_token = sighting.way == "end" or (sighting.way is None and "dataset_text_field" in facts.settings)
+        text = template if isinstance(template, str) and kind != "text" else None
+        return Rendering(loss_on, max_tokens, kind == "text" and end_token, 0, text), notes
+
+    def _keep_rows(self) -> None:
+        try:
+            kept = self._declared.keep_rows()
+        except OSError as error:
+            raise SpvmiaError(
+                f"data_dir: expected room for the rows of data sets in memory, got {reason_of(error)}; name another"
+            ) from error
+        for path in dict.fromkeys(kept):
+            say(f"rows of a data set in memory are kept for the audit in {path} (0600)")
+
+    def _tell(self, manifest: Manifest) -> None:
+        numbers = {name: len(side.documents) for name, side in self._declared.sides.items()}
+        listed = ", ".join(f"{number} {name}" for name, number in numbers.items())
+        scored = "" if manifest.data.format == "text" else f", loss on {manifest.data.loss_on}"
+        seen = str(manifest.trainer["data"])
+        say(f"membership manifest: {listed} ({manifest.data.format}{scored}); the trainer's data: {seen}")
+        if seen.startswith("differs"):
+            say("warning: the trainer's data are not the declared ones; the audit will say so (strict=True stops here)")
+        for note in manifest.trainer["notes"]:
+            say(f"note: {note}")
+
+    def _away(self, args: Any) -> Path:
+        name = Path(args.output_dir).absolute().name
+        mark = "" if self._manifest is None else f"-{self._manifest.fingerprint[:8]}"
+        return private(self.data_dir) / "manifests" / f"{name}{mark}.json"
+
+    def _write(
+        self, args: Any, folder: Path, training: Mapping[str, object], bound: Mapping[str, Any] | None
+    ) -> Path | None:
+        """Write it there, or away from what is uploaded. What goes wrong is said: it ends no training."""
+        if self._manifest is None:
+            return None
+        path = folder / MANIFEST_NAME
+        try:
+            if args.push_to_hub and not self.allow_hub:
+                path = self._away(args)
+                private_folder(path.parent)
+            bound = bound if bound is not None else weights_of(folder)
+            write_manifest(replace(self._manifest, training=training, weights=bound), path)
+        except (OSError, ValueError) as error:
+            say(f"warning: {path} could not be written ({reason_of(error)}); the training goes on without it")
+            return None
+        return path
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a callback sees of a trainer at its beginning."""
+
+    facts: Facts
+    tokenizer: Any
+    loader: Any
+
+    def sighting(self, declared: Declared) -> tuple[Sighting, int]:
+        """What came of looking for the declared records, and where the trainer cuts, as far as rows show it."""
+        if self.tokenizer is None or not callable(getattr(self.tokenizer, "decode", None)):
+            return Sighting("not checked: the trainer has no tokenizer (processing_class)"), 0
+        dataset = getattr(self.loader, "dataset", None)
+        if dataset is None:
+            return Sighting("not checked: the trainer shows no data set"), 0
+        # Blocks of plain trainers are called nothing in particular.
+        packs = None if "packing" not in self.facts.settings else self.facts.packing is not None
+        rows = read_rows(dataset, blocks=packs)
+        if isinstance(rows, str):
+            return Sighting(f"not checked: {rows}"), 0
+        template = getattr(self.tokenizer, "chat_template", None)
+        text = template if isinstance(template, str) else None
+        ended = "dataset_text_field" in self.facts.settings
+        lookout = Lookout(
+            rows,
+            lambda document: candidates(document, self.tokenizer, text, ended=ended),
+            self.facts.max_length,
+            self._labels,
+        )
+        members, nonmembers = declared.sides["members"].documents, declared.sides["nonmembers"].documents
+        sighting = look(members, nonmembers, rows, lookout, packed=self.facts.packing is not None)
+        return sighting, lookout.cut
+
+    def _labels(self, item: int) -> tuple[bool, ...] | None:
+        """What carries loss of a row by itself, as the trainer's collator says."""
+        collate = getattr(self.loader, "collate_fn", None)
+        if collate is None:
+            return None
+        try:
+            with as_before():
+                batch = collate([self.loader.dataset[item]])
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            return None  # it may want whole batches; that the rows don't say it is told anyhow
+        labels = batch.get("labels") if isinstance(batch, Mapping) or hasattr(batch, "get") else None
+        if labels is None:
+            return None
+        row, mask = labels[0].tolist(), batch.get("attention_mask")
+        if mask is not None and len(mask[0]) == len(row):
+            row = [label for label, bit in zip(row, mask[0].tolist(), strict=True) if bit]
+        return tuple(label != -100 for label in row)
+
+
+def _mask_of(settings: Mapping[str, object], kind: str) -> LossOn:
+    """As TRL and axolotl: the completion of rows that have one, every token of messages unless somebody said so."""
+    if settings.get("assistant_only_loss") or "beta" in settings or settings.get("train_on_inputs") is False:
+        return "completion"
+    of_completion = settings.get("completion_only_loss")
+    return "completion" if kind in ("prompt_completion", "instruction") and of_completion is not False else "all"
+
+
+def _context(tokenizer: Any, model: Any) -> int:
+    """Tokens that can be read at once."""
+    config = getattr(model, "config", None)
+    found = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    return min([int(each) for each in found if isinstance(each, int) and 1 < each < NO_CUT], default=NO_CUT)
+
+
+def _progress(state: Any) -> dict[str, object]:
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {"steps": state.global_step, "epochs": state.epoch, "losses": losses[-_MOST_LOSSES:]}
+
+
+def weights_in(model: Any) -> dict[str, object] | None:
+    """What the weights of a model in memory are recognised by, as `weights_of` its folder; None where it is sharded."""
+    torch = sys.modules.get("torch")
+    if torch is None or model is None:
+        return None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained or any(_is_sharded(parameter) for parameter in trained):
+        return None
+    digests = []
+    for parameter in spread(trained, MOST):
+        flat = parameter.detach().reshape(-1)
+        head = flat[: HEAD_BYTES // flat.element_size()].cpu().contiguous()
+        digests.append(tensor_digest(parameter.shape, head.view(torch.uint8).numpy().tobytes()))
+    return {"kind": "adapter" if hasattr(model, "peft_config") else "whole", "tensors": digests}
+
+
+def _is_sharded(parameter: Any) -> bool:
+    return parameter.numel() == 0 or hasattr(parameter, "ds_id") or type(parameter).__name__ == "DTensor"
+
+
+def audit_command(manifest: Manifest, folder: Path) -> str:
+    """The `lm_eval` command for weights in a folder; the manifest is found there.
+
+    The preset, as in the command that `spvmia finetune` prints, needs no second model from the hub; it comes last.
+    """
+    place = shlex.quote(os.path.abspath(folder))
+    base = shlex.quote(manifest.base_model or "BASE")
+    model = f"pretrained={place}" if manifest.method == "full" else f"pretrained={base},peft={place}"
+    options = "--tasks mia_custom --output_path results --log_samples --metadata mia_preset=standard"
+    return f"lm_eval --model hf --model_args {model} {options}"
+
+
+def say(line: str) -> None:
+    """A line for whoever watches the training."""
+    print(shown(f"spvmia: {line}"), file=sys.stderr, flush=True)

@@ -1,0 +1,136 @@
+"""Targets that TRL made, with the callback in the script: audited without an option, on the trainer's own tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from spvmia_plugin import MembershipManifest
+from spvmia_plugin.errors import SpvmiaError
+from tests.harness.test_conversations import scores
+from tests.trainers.conftest import chat_base, chats, own_folders, pairs, sft, split, texts  # noqa: F401
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def audit(evaluate, options, chat_base, tmp_path):  # noqa: F811
+    kept = {key: value for key, value in options.items() if key not in ("mia_members", "mia_nonmembers", "mia_prompts")}
+    del kept["mia_block_size"]
+    given = {**kept, "mia_cache_dir": str(tmp_path / "store")}
+
+    def run(target, tasks=("loss_mia_custom",), **more):
+        place = {"pretrained": str(chat_base), "peft": str(target)}
+        return evaluate(list(tasks), given | more, model_args=place)
+
+    return run
+
+
+def by_trainer(trainer, folder):
+    """The mean log-probability that the saved model gives to what carried loss, by the row's tokens."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained(folder).eval()
+    found = {}
+    for row in trainer.train_dataset:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0, :-1].log_softmax(-1)
+        kept = labels[1:] != -100
+        found[tuple(row["input_ids"])] = float(logprobs[torch.arange(len(kept)), ids[0, 1:]][kept].mean())
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (chats, {}),
+        (chats, {"assistant_only_loss": True, "max_length": 60}),
+        (pairs, {}),
+        (texts, {}),
+        (texts, {"max_length": 40}),
+    ],
+)
+def test_members_loss_is_that_of_the_trainers_tokens(sft, split, audit, tmp_path, make, changes):  # noqa: F811
+    rows = make(90)
+    trainer = sft(rows[:30], [MembershipManifest(*split(rows), strict=True)], **changes)
+    result = audit(tmp_path / "out")
+    found = scores(result, "loss_mia_custom")
+    members = [each["score"] for id_, each in found.items() if id_.startswith("members.jsonl")]
+    # What is cut before any answer is kept without a score, and dropped by the trainer.
+    members = sorted(score for score in members if score is not None)
+    assert members == pytest.approx(by_trainer(trainer, tmp_path / "out"), abs=1e-4)
+    told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    assert told["membership"] == "manifest"
+    assert len(found) == 30 + 45
+    assert told["data"]["weights"] == "matched"
+
+
+def test_every_attack_runs_on_texts_with_end_tokens(sft, split, audit, tmp_path):  # noqa: F811
+    rows = texts(90)
+    sft(rows[:30], [MembershipManifest(*split(rows), strict=True)])
+    result = audit(tmp_path / "out", ["mia_custom"])
+    values = {name: each["auroc,none"] for name, each in result["results"].items() if name != "mia_custom"}
+    assert [name for name, value in values.items() if not np.isfinite(value)] == []
+
+
+@pytest.fixture
+def target(sft, split, tmp_path):  # noqa: F811
+    rows = chats(90)
+    sft(rows[:30], [MembershipManifest(*split(rows), strict=True)])
+    return tmp_path / "out"
+
+
+def test_a_model_that_was_moved_is_audited_the_same(target, audit, tmp_path):
+    before = scores(audit(target), "loss_mia_custom")
+    shutil.move(target, tmp_path / "moved")
+    assert scores(audit(tmp_path / "moved"), "loss_mia_custom") == before
+
+
+def test_files_that_were_moved_are_found_in_a_folder(target, audit, tmp_path):
+    shutil.move(tmp_path / "private", tmp_path / "new")
+    with pytest.raises(SpvmiaError, match=r"expected at .*members.jsonl, got no such file"):
+        audit(target)
+    assert audit(target, mia_dataset_path=str(tmp_path / "new"))
+
+
+def test_a_manifest_of_another_adapter_is_refused(target, sft, split, audit, tmp_path):  # noqa: F811
+    rows = chats(90, seed=5)
+    sft(rows[:30], [MembershipManifest(*split(rows), strict=True)], folder="other")
+    shutil.copy(tmp_path / "other" / "mia_manifest.json", target / "mia_manifest.json")
+    with pytest.raises(SpvmiaError, match=r"expected the weights it was written for, got others in .*out"):
+        audit(target)
+
+
+def test_a_row_that_has_changed_is_named(target, audit, tmp_path):
+    path = tmp_path / "private" / "members.jsonl"
+    rows = path.read_text().splitlines()
+    first = json.loads(rows[6])
+    first["messages"][-1]["content"] += " more"
+    path.write_text("\n".join([*rows[:6], json.dumps(first), *rows[7:]]) + "\n")
+    with pytest.raises(SpvmiaError, match=r"row 7 of the members has changed or gone") as caught:
+        audit(target)
+    assert "more" not in str(caught.value).replace("more of", "")
+
+
+def test_packed_rows_say_how_they_were_read(sft, split, audit, tmp_path):  # noqa: F811
+    rows = chats(90)
+    sft(rows[:30], [MembershipManifest(*split(rows))], packing=True, packing_strategy="wrapped")
+    told = audit(tmp_path / "out")["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    findings = {each["code"]: each for each in told["preconditions"]}
+    assert "packed (wrapped)" in findings["training_differs"]["message"]
+
+
+def test_data_that_were_not_the_declared_ones_are_a_warning(sft, split, audit, tmp_path):  # noqa: F811
+    rows = chats(90)
+    members, nonmembers = split(rows)
+    sft(rows[5:30], [MembershipManifest(members, nonmembers)])
+    told = audit(tmp_path / "out")["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    findings = {each["code"]: each for each in told["preconditions"]}
+    assert findings["trainer_data"]["severity"] == "warning"
+    assert "members.jsonl:1" in findings["trainer_data"]["message"]
+    assert told["membership"] == "declared"

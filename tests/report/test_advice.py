@@ -1,0 +1,111 @@
+"""What to do now: each with a number of the results behind it, and nothing without one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from spvmia_plugin.checks.preconditions import Finding
+from spvmia_plugin.report.advice import advice, bound_sentence
+from spvmia_plugin.report.facts import report_facts
+from spvmia_plugin.report.html import render
+from spvmia_plugin.report.numbers import Number, plain
+from spvmia_plugin.report.verdict import judge
+from spvmia_plugin.results import read_latest
+from tests.results.builders import fake_audit, fake_records, write_run
+
+RECIPE = {"finetune": {"method": "lora", "epochs": 4.0}}
+
+
+def advised(folder, strengths, *, n=150, findings=(), **options):
+    records = fake_records(n, n)
+    write_run(folder, [fake_audit(strengths, records=records, findings=list(findings), **options)])
+    run = read_latest(folder)
+    audit = run.audits[0]
+    return run, audit, advice(audit, judge(audit))
+
+
+def titles(found):
+    return [each.title for each in found]
+
+
+def test_a_leak_at_the_low_end(tmp_path, undrawn):
+    run, _, found = advised(tmp_path, {"loss": 0.4, "spv_wbc": 2.0}, n=600, provenance=RECIPE)
+    assert titles(found) == [
+        "Look at the records that stand out, and take them out or reword them",
+        "Try an earlier checkpoint",
+    ]
+    assert "The target read its records 4 times; Windows, SPV reference has AUROC" in plain(found[1].evidence)
+    page = render(run)
+    assert "What to do now" in page
+    assert "Try an earlier checkpoint" in page
+    told = report_facts(run)["audits"][0]["advice"]
+    assert [each["title"] for each in told] == titles(found)
+    assert told[1]["evidence"] == plain(found[1].evidence)
+
+
+def test_every_advice_has_a_number_of_the_results(tmp_path):
+    repeated = Finding("repeated_members", "note", "some repeat", {"count": 7})
+    *_, found = advised(tmp_path, {"spv_wbc": 2.0}, n=600, provenance=RECIPE, findings=[repeated])
+    assert "Take repeated records out of the training data" in titles(found)
+    for each in found:
+        numbers = [part for part in each.evidence if isinstance(part, Number)]
+        assert numbers
+        assert all(number.source for number in numbers)
+
+
+def test_nothing_found_with_few_records_asks_for_more(tmp_path):
+    *_, found = advised(tmp_path, {"loss": 0.0, "spv_wbc": 0.0}, n=60)
+    assert titles(found) == ["Audit more records before you conclude anything"]
+    assert "An AUROC up to 0." in plain(found[0].evidence)
+    assert "mia_max_samples" in found[0].command
+    *_, enough = advised(tmp_path / "many", {"loss": 0.0}, n=2000)
+    assert enough == []
+
+
+def test_a_broken_split_comes_first_and_alone(tmp_path):
+    findings = [
+        Finding("blind_above_chance", "warning", "the blind baseline sees the classes"),
+        Finding("length_shift", "warning", "members and non-members differ in length: and more"),
+    ]
+    *_, found = advised(tmp_path, {"spv_wbc": 2.0}, n=600, provenance=RECIPE, findings=findings)
+    assert titles(found) == ["Draw members and non-members anew"]
+    assert "members and non-members differ in length" in found[0].how
+
+
+def test_a_bound_that_is_not_shown(tmp_path, undrawn):
+    run, audit, found = advised(tmp_path, {"loss": 0.0}, n=100, settings={"mia_max_auroc": 0.56})
+    assert titles(found)[0] == "Audit more records, to show the bound on the AUROC"
+    sentence = bound_sentence(audit)
+    assert sentence.startswith("The declared bound is not shown: AUROC")
+    assert sentence in render(run)
+    assert bound_sentence(advised(tmp_path / "none", {"loss": 0.0})[1]) is None
+
+
+def test_canaries_above_the_bound(tmp_path):
+    *_, found = advised(tmp_path, {"spv_wbc": 4.0}, n=200, canary=True)
+    assert "Train with differential privacy" in titles(found)
+    assert "above 1." in plain(next(each for each in found if "differential" in each.title).evidence)
+    allowed = advised(tmp_path / "allowed", {"spv_wbc": 4.0}, n=200, canary=True, settings={"mia_max_epsilon": 50})
+    assert "Train with differential privacy" not in titles(allowed[2])
+
+
+@pytest.mark.parametrize("epochs", [1.0, None, "many"])
+def test_one_pass_or_an_unknown_recipe_advises_no_checkpoint(tmp_path, epochs):
+    *_, found = advised(tmp_path, {"spv_wbc": 2.0}, n=600, provenance={"finetune": {"epochs": epochs}})
+    assert "Try an earlier checkpoint" not in titles(found)
+
+
+def test_names_of_findings_are_text(tmp_path, undrawn):
+    evil = [
+        Finding("blind_above_chance", "warning", "x"),
+        Finding("length_shift", "warning", "<img src=x>: more"),
+    ]
+    run, *_ = advised(tmp_path, {"spv_wbc": 2.0}, findings=evil)
+    assert "<img" not in render(run)
+
+
+def test_advice_is_a_value(tmp_path):
+    *_, found = advised(tmp_path, {"loss": 0.0}, n=60)
+    assert dataclasses.replace(found[0]) == found[0]

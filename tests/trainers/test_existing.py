@@ -1,0 +1,145 @@
+"""`spvmia manifest`: the same file for a model that is already there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from spvmia_plugin.data.manifest import read_manifest, rebuild, write_manifest
+from spvmia_plugin.data.weights import check_weights
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.trainers.existing import ManifestConfig, write_for
+
+from .conftest import chats, texts, written
+
+# What peft still calls transformers by.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture
+def adapter(chat_base, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(chat_base)
+    get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM")).save_pretrained(folder)
+    return folder
+
+
+def test_conversations(adapter, chat_base, split, tmp_path):
+    rows = chats(90)
+    members, nonmembers = split(rows)
+    said = []
+    path = write_for(ManifestConfig(adapter, members, nonmembers, loss_on="all", record_tokens=77), said.append)
+    manifest = read_manifest(adapter)
+    assert path == adapter / "mia_manifest.json"
+    assert (manifest.base_model, manifest.method, manifest.membership) == (str(chat_base), "lora", "declared")
+    assert (manifest.data.format, manifest.data.loss_on, manifest.data.record_tokens) == ("messages", "all", 77)
+    assert check_weights(manifest.weights, adapter, path) == "matched"
+    assert said == [
+        f"30 members, 45 nonmembers, 15 prompts (messages, loss on all) written to {path} (private: it names the "
+        "training records)"
+    ]
+    records, _ = rebuild(manifest, {})
+    assert [list(each.conversation.messages) for each in records["members"]] == [row["messages"] for row in rows[:30]]
+    write_for(ManifestConfig(adapter, members, nonmembers), said.append)  # its own is replaced
+    assert read_manifest(adapter).data.loss_on == "completion"
+
+
+def test_texts_in_blocks_and_whole(adapter, split):
+    rows = texts(300)
+    members, nonmembers = split(rows, 150)
+    write_for(ManifestConfig(adapter, members, nonmembers, block_size=16), print)
+    manifest = read_manifest(adapter)
+    assert (manifest.data.block_size, manifest.data.loss_on, manifest.data.end_token) == (16, None, False)
+    records, _ = rebuild(manifest, {})
+    assert len(records["members"]) > 150
+    write_for(ManifestConfig(adapter, members, nonmembers, end_token=True, packing="bfd"), print)
+    manifest = read_manifest(adapter)
+    assert (manifest.data.block_size, manifest.data.loss_on, manifest.data.end_token) == (0, "all", True)
+    records, _ = rebuild(manifest, {})
+    assert [each.text for each in records["members"]] == [row["text"] for row in rows[:150]]
+    assert all(each.conversation is not None and each.conversation.is_text for each in records["members"])
+    assert "packed (bfd)" in manifest.trainer["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model": "nowhere"}, "--model: expected the folder of a trained model or adapter, got nowhere"),
+        ({"loss_on": "some"}, "--loss-on: expected one of auto, all, completion, got 'some'"),
+        ({"format": "chat"}, "--format: expected one of auto, text"),
+        ({"record_tokens": 1}, "--record-tokens: expected a whole number >= 2, got 1"),
+        ({"block_size": 3}, "--block-size: expected 0 or a whole number >= 8, got 3"),
+        ({"block_size": 64}, "--block-size: expected plain texts, got messages"),
+        ({"end_token": True}, "--end-token: expected plain texts, got messages"),
+        ({"end_token": True, "block_size": 64}, "--end-token: expected whole texts, got --block-size 64"),
+        ({"members": "nowhere.jsonl"}, "--members: "),
+        ({"chat_template": "nowhere.jinja"}, "--chat-template: expected a file with a Jinja template"),
+        ({"unit_column": "who"}, "unit_column: expected a column of --members"),
+    ],
+)
+def test_bad_input(adapter, split, changes, expected):
+    members, nonmembers = split(chats(90))
+    given = {"model": adapter, "members": members, "nonmembers": nonmembers, **changes}
+    with pytest.raises(SpvmiaError) as caught:
+        write_for(ManifestConfig(**given), print)
+    assert str(caught.value).startswith(expected)
+    assert not (adapter / "mia_manifest.json").exists()
+
+
+def test_what_the_training_itself_wrote_is_not_replaced(adapter, split):
+    import dataclasses
+
+    members, nonmembers = split(chats(90))
+    path = write_for(ManifestConfig(adapter, members, nonmembers), print)
+    write_manifest(dataclasses.replace(read_manifest(path), written_by="trainer"), path)
+    with pytest.raises(SpvmiaError, match="got one that the training itself wrote"):
+        write_for(ManifestConfig(adapter, members, nonmembers), print)
+
+
+def test_a_folder_without_weights(tmp_path, split):
+    members, nonmembers = split(chats(90))
+    with pytest.raises(SpvmiaError, match=r"--model: expected a folder with adapter_config.json or config.json"):
+        write_for(ManifestConfig(tmp_path, members, nonmembers), print)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(SpvmiaError, match="--model: expected an adapter's configuration"):
+        write_for(ManifestConfig(tmp_path, members, nonmembers), print)
+
+
+def test_the_command(adapter, split):
+    members, nonmembers = split(chats(90))
+    command = ["manifest", "--model", str(adapter), "--members", members, "--nonmembers", nonmembers, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "spvmia_plugin", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["manifest"] == str(adapter / "mia_manifest.json")
+    assert told["records"] == {"members": 30, "nonmembers": 45, "prompts": 15, "canaries": 0, "candidate": 0}
+
+
+def test_files_of_one_name_in_two_folders(adapter, tmp_path):
+    rows = chats(90)
+    members = written(tmp_path / "a" / "rows.jsonl", rows[:30])
+    nonmembers = written(tmp_path / "b" / "rows.jsonl", rows[30:])
+    write_for(ManifestConfig(adapter, members, nonmembers), print)
+    manifest = read_manifest(adapter)
+    ids = [each.id for name in ("members", "nonmembers") for each in manifest.records[name]]
+    assert len(set(ids)) == len(ids)
+    rebuild(manifest, {})
+    (tmp_path / "a").rename(tmp_path / "c")
+    with pytest.raises(SpvmiaError, match="from several folders"):
+        rebuild(manifest, {}, str(tmp_path / "c"))
+
+
+def test_one_file_that_says_itself_who_is_who(adapter, tmp_path):
+    rows = [{**row, "label": i % 2} for i, row in enumerate(texts(100))]
+    path = written(tmp_path / "both.jsonl", rows)
+    write_for(ManifestConfig(adapter, path, path, end_token=True), print)
+    records, _ = rebuild(read_manifest(adapter), {})
+    assert {each.text for each in records["members"]} == {row["text"] for row in rows if row["label"]}
