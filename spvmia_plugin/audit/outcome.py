@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
 from spvmia_plugin.audit.roles import reference_role
-from spvmia_plugin.audit.subjects import groups_together, units_together
+from spvmia_plugin.audit.subjects import Together, groups_together, units_together
 from spvmia_plugin.audit.tables import FeatureTable
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.config import SelfPrompt
@@ -250,7 +250,8 @@ class Comparison:
             writes down a task's record before the next task is aggregated, so this one dict is shared by the records of
             all tasks and filled in place by the last.
         compared: the attacks by task; None until every task has its results.
-        together: `subjects.Together` as JSON, likewise one dict for all; empty where nobody said whose records are.
+        of_units: what all attacks tell of units; None until then, and where nobody said whose records are.
+        together: that as JSON, likewise one dict for the records of all tasks.
         groups: `GroupsTold` likewise; empty where no record is of a group.
 
     Args:
@@ -263,6 +264,7 @@ class Comparison:
         self.together: dict[str, object] = {}
         self.groups: dict[str, object] = {}
         self.compared: Compared | None = None
+        self.of_units: Together | None = None
         self._seed = seed
         self._attacks = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
         self._results: dict[str, Mapping[str, RecordResult]] = {}
@@ -289,9 +291,10 @@ class Comparison:
         self.compared = self._named(compare(scores, *_labels(chosen), seed=self._seed))
         found = self.compared.strongest()
         names = {task: attack.name for task, attack in self._attacks.items()}
+        self.of_units = units_together(scores, chosen, self._named, self._seed)
         told = {
             "strongest": found,
-            "together": units_together(scores, chosen, self._named, self._seed),
+            "together": self.of_units,
             "groups": groups_together(scores, chosen, names, self._seed),
         }
         for name, value in told.items():

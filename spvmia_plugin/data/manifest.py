@@ -15,7 +15,7 @@ from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import document_row, rebuild_text
 from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
-from spvmia_plugin.data.units import NOBODY, Belonging
+from spvmia_plugin.data.units import NOBODY, Belonging, unit_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Conversation, Document, LossOn, Membership, Piece, Record
@@ -442,7 +442,8 @@ def _rebuild_sources(
             if not hmac.compare_digest(content_hash(manifest.fingerprint_key, found), mark.hash):
                 changed.append(record.pieces[0].row)
             owned = _owned(found, by_row, belonging)
-            records[name].append(owned if mark.unit is None else replace(owned, unit=mark.unit, cluster=mark.unit))
+            unit = None if mark.unit is None else unit_name(mark.unit)
+            records[name].append(owned if unit is None else replace(owned, unit=unit, cluster=unit))
         if changed:
             named = ", ".join(map(str, changed[:_MOST_NAMED]))
             more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""

@@ -53,7 +53,7 @@ class Belonging:
             RowError: it says nothing.
         """
         told = f"unit\0{_text(value, self.unit)}"
-        return "u" + hmac.digest(self.key, told.encode("utf-8", "surrogatepass"), "sha256").hex()[:_DIGITS]
+        return unit_name(hmac.digest(self.key, told.encode("utf-8", "surrogatepass"), "sha256").hex())
 
     def group_of(self, value: Any) -> str:
         """The name of a group, as the column has it.
@@ -71,6 +71,11 @@ class Belonging:
                 f"expected the name of a group in column {self.group!r}, got {len(name)} characters", _NO_GROUP
             )
         return name
+
+
+def unit_name(digest: str) -> str:
+    """What results call a unit whose keyed hash is known, in hexadecimal."""
+    return f"u{digest[:_DIGITS]}"
 
 
 NOBODY = Belonging()

@@ -367,7 +367,10 @@ class AuditTask(Task):  # type: ignore[misc]
             if self.comparison is not None:
                 found = self.comparison.add(self.config.task, self._results, self.data.records)
                 if found is not None and found.n_attacks and not self.outcome.quiet:
-                    show(f"spvmia: {self.config.metadata['spvmia_dataset']}: {in_one_line(found)}")
+                    dataset, of_units = self.config.metadata["spvmia_dataset"], self.comparison.of_units
+                    show(f"spvmia: {dataset}: {in_one_line(found)}")
+                    if of_units is not None:
+                        show(f"spvmia: {dataset}, each unit an observation: {in_one_line(of_units.strongest)}")
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:

@@ -45,7 +45,7 @@ def test_results_hold_units_and_groups_and_readers_read_them(run):
     assert unit.by_number == 0.5
     assert unit.together.attack == "spv"
     assert [point.records for point in unit.together.given] == [1, 2, 3, 5]
-    assert unit.together.given[2].auroc == unit.metrics.auroc
+    assert unit.together.given[2].auroc == pytest.approx(unit.metrics.auroc)
     assert len(unit.together.exposed) == 20
     assert unit.together.exposed[0].above == 0
     assert audit.groups.worst is None
