@@ -68,7 +68,7 @@ def _have_same_tokens(name: str, original: str, revision: str | None) -> bool:
     try:
         copied = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
         vocab: dict[str, int] = AutoTokenizer.from_pretrained(original, trust_remote_code=False).get_vocab()
-    except Exception:  # tokenizers raises nothing more special for a damaged file
+    except (OSError, ValueError):  # one of the two cannot be had here
         return False
     return bool(copied.get_vocab() == vocab)
 
