@@ -29,7 +29,7 @@ LAYERS = [
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
     ["data", "checks"],
     ["perturb", "models", "training", "engines", "trainers"],
-    ["audit"],
+    ["auditing"],
     ["harness"],
     ["results", "web"],
     ["report", "leaderboard", "export", "combination", "learning", "shadow"],
