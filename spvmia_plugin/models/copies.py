@@ -156,5 +156,5 @@ def _folder(name: str, revision: str | None) -> Path | None:
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # not there, no name for a hub, no cache: nothing is shown then
+    except (OSError, ValueError):  # not there, no name for a hub, no cache: nothing is shown then
         return None
