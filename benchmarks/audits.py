@@ -11,8 +11,8 @@ from typing import Any
 from common import cut_texts
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.auditing.outcome import Outcome
+from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import Registry, load_registry

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pluggy
 
+    from spvmia_plugin.analysis import audit as audit
     from spvmia_plugin.trainers.callback import MembershipManifest as MembershipManifest
 
     __version__: str
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     hookimpl: pluggy.HookimplMarker
     """Marks a function of a plugin as an implementation of one of `spvmia_plugin.hookspecs`."""
 
-__all__ = ["MembershipManifest", "__version__", "hookimpl"]
+__all__ = ["MembershipManifest", "__version__", "audit", "hookimpl"]
 
 
 def __getattr__(name: str) -> object:
@@ -34,6 +35,10 @@ def __getattr__(name: str) -> object:
         from spvmia_plugin.trainers.callback import MembershipManifest
 
         value = MembershipManifest
+    elif name == "audit":
+        from spvmia_plugin.analysis import audit
+
+        value = audit
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

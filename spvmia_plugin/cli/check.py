@@ -65,7 +65,7 @@ def check(
 
 
 def _tell(found: Checked, say: Callable[[str], None]) -> None:
-    from spvmia_plugin.audit.plan import Stage, render
+    from spvmia_plugin.auditing.plan import Stage, render
 
     say(f"{shown(found.dataset)}: {shown(found.source)} ({found.kind}); attacks: {', '.join(found.attacks)}")
     _tell_counts(found.counts, say)

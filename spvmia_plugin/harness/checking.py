@@ -12,9 +12,9 @@ from itertools import groupby
 from typing import Any
 
 from spvmia_plugin.attacks.base import BlindAttack
-from spvmia_plugin.audit.masks import IN_WORDS
-from spvmia_plugin.audit.run import Job, Run
-from spvmia_plugin.audit.sequences import Counted, Inputs
+from spvmia_plugin.auditing.masks import IN_WORDS
+from spvmia_plugin.auditing.run import Job, Run
+from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError, did_you_mean

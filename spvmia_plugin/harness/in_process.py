@@ -9,8 +9,8 @@ from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.outcome import Outcome
-from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.auditing.outcome import Outcome
+from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store

@@ -18,9 +18,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results, unscored_by_reason
-from spvmia_plugin.audit.plan import show
-from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results, unscored_by_reason
+from spvmia_plugin.auditing.plan import show
+from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.shared import SharedData

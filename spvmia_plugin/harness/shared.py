@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.audit.outcome import Comparison
+from spvmia_plugin.auditing.outcome import Comparison
 from spvmia_plugin.checks.blind import BlindInterval, blind_interval, not_computed
 from spvmia_plugin.checks.copies import near_copies
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions, warnings_first

@@ -22,12 +22,12 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
 from spvmia_plugin.attacks.base import BlindAttack
-from spvmia_plugin.audit.mia_audit import mia_audit
-from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult, Results
-from spvmia_plugin.audit.plan import show
-from spvmia_plugin.audit.roles import cast
-from spvmia_plugin.audit.run import Job, Run
-from spvmia_plugin.audit.subjects import UnitTold, unit_told
+from spvmia_plugin.auditing.mia_audit import mia_audit
+from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results
+from spvmia_plugin.auditing.plan import show
+from spvmia_plugin.auditing.roles import cast
+from spvmia_plugin.auditing.run import Job, Run
+from spvmia_plugin.auditing.subjects import UnitTold, unit_told
 from spvmia_plugin.checks.preconditions import warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries

@@ -68,7 +68,7 @@ def _have_same_tokens(name: str, original: str, revision: str | None) -> bool:
     try:
         copied = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
         vocab: dict[str, int] = AutoTokenizer.from_pretrained(original, trust_remote_code=False).get_vocab()
-    except Exception:  # tokenizers raises nothing more special for a damaged file
+    except (OSError, ValueError):  # one of the two cannot be had here
         return False
     return bool(copied.get_vocab() == vocab)
 
@@ -156,5 +156,5 @@ def _folder(name: str, revision: str | None) -> Path | None:
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # not there, no name for a hub, no cache: nothing is shown then
+    except (OSError, ValueError):  # not there, no name for a hub, no cache: nothing is shown then
         return None

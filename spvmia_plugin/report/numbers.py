@@ -11,10 +11,10 @@ import numpy as np
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.audit.api_view import shown_as
-from spvmia_plugin.audit.continuations import COMPARING
-from spvmia_plugin.audit.continuations import STAGE as CONTINUING
-from spvmia_plugin.audit.roles import CALLED, GIVEN
+from spvmia_plugin.auditing.api_view import shown_as
+from spvmia_plugin.auditing.continuations import COMPARING
+from spvmia_plugin.auditing.continuations import STAGE as CONTINUING
+from spvmia_plugin.auditing.roles import CALLED, GIVEN
 from spvmia_plugin.metrics.names import ASR, AUROC
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult

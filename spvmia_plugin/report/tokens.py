@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.audit.stored import signals_key
+from spvmia_plugin.auditing.stored import signals_key
 from spvmia_plugin.config import MAX_REFERENCES
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, did_you_mean

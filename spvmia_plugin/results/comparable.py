@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
-from spvmia_plugin.audit.mia_audit import MiaAudit
+from spvmia_plugin.auditing.mia_audit import MiaAudit
 from spvmia_plugin.results.model import Audit, TaskResult
 
 Compare = Literal["models", "recipes"]

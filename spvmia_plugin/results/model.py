@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.audit.mia_audit import NO_TPR, MiaAudit
+from spvmia_plugin.auditing.mia_audit import NO_TPR, MiaAudit
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.several import Compared, Strongest, compare

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spvmia_plugin.audit.mia_audit import FORMAT, Counts, MiaAudit, read_mia_audit
+from spvmia_plugin.auditing.mia_audit import FORMAT, Counts, MiaAudit, read_mia_audit
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.names import AUROC, METRICS, UNIT_METRICS
 from spvmia_plugin.metrics.roc import auroc

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.audit.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
-from spvmia_plugin.audit.shadowed import audit_settings
+from spvmia_plugin.auditing.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
+from spvmia_plugin.auditing.shadowed import audit_settings
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key

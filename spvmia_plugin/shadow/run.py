@@ -17,7 +17,7 @@ import numpy as np
 
 from spvmia_plugin.attacks.base import AuditAttack
 from spvmia_plugin.attacks.weights import FILE
-from spvmia_plugin.audit.plan import duration
+from spvmia_plugin.auditing.plan import duration
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
 from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.errors import SpvmiaError, reason_of

@@ -11,7 +11,7 @@ from email.utils import formatdate
 import pytest
 from lm_eval.models.openai_completions import LocalChatCompletion, OpenAICompletionsAPI
 
-from spvmia_plugin.audit.roles import cast, check_features
+from spvmia_plugin.auditing.roles import cast, check_features
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines import http
 from spvmia_plugin.engines.server import ServerBackend, is_completions, why_not_tokens
@@ -19,8 +19,8 @@ from spvmia_plugin.engines.text import TextTarget
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
-from tests.audit.fakes import make_data
-from tests.audit.test_run import REGISTRY
+from tests.auditing.fakes import make_data
+from tests.auditing.test_run import REGISTRY
 from tests.engines.servers import completions_lm
 from tests.models.models import inputs
 from tests.tiny import save_tiny, tiny_texts

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spvmia_plugin.audit.roles import cast, check_features
+from spvmia_plugin.auditing.roles import cast, check_features
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.errors import SpvmiaError
@@ -15,8 +15,8 @@ from spvmia_plugin.models import local
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import Backend, BackendFeatures, ScoreInput
 from spvmia_plugin.signals import Role, TokenSignals
-from tests.audit.fakes import FakeBackend, make_data
-from tests.audit.test_run import REGISTRY
+from tests.auditing.fakes import FakeBackend, make_data
+from tests.auditing.test_run import REGISTRY
 from tests.models.models import harness_lm, inputs
 from tests.tiny import save_tiny, tiny_texts
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin.attacks.text_only import halves
-from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines import text as module
 from spvmia_plugin.engines.text import END, GO_ON, TextTarget
@@ -25,8 +25,8 @@ from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
-from tests.audit.test_probes import data_of
-from tests.audit.test_run import REGISTRY
+from tests.auditing.test_probes import data_of
+from tests.auditing.test_run import REGISTRY
 from tests.chat import FakeRenderer, chat_data, conversation
 from tests.tiny import tiny_texts
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from spvmia_plugin.audit.plan import show
+from spvmia_plugin.auditing.plan import show
 from spvmia_plugin.errors import SpvmiaError
 from tests.hostile import ALERT, NAMES, NASTY, control_characters, hostile_texts, write_hostile
 

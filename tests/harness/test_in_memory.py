@@ -1,4 +1,4 @@
-"""`spvmia_plugin.analysis.audit` on a model in memory: the numbers of the command, and nothing left behind."""
+"""`spvmia_plugin.audit` on a model in memory: the numbers of the command, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from spvmia_plugin.analysis import audit, load
+from spvmia_plugin import audit
+from spvmia_plugin.analysis import load
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.harness.conftest import read_jsonl

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from spvmia_plugin.audit.outcome import Outcome, RecordResult, Results
+from spvmia_plugin.auditing.outcome import Outcome, RecordResult, Results
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.request import meet
 from spvmia_plugin.protocols import Cost

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from spvmia_plugin.audit.run import Job, Run
+from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry

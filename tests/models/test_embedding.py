@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spvmia_plugin.audit.similarity import Similarities
+from spvmia_plugin.auditing.similarity import Similarities
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.embedding import Embedder

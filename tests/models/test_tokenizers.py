@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from spvmia_plugin.audit.sequences import Inputs
+from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.checks.preconditions import check_tokenisation
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.packing import fast_tokenize, pack

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.attacks import builtin_attacks
-from spvmia_plugin.audit.continuations import COMPARING, STAGE
+from spvmia_plugin.auditing.continuations import COMPARING, STAGE
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.metrics.tpr import tpr_interval
 from spvmia_plugin.report.facts import command, report_facts

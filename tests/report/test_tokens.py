@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from spvmia_plugin.audit.stored import signals_key
+from spvmia_plugin.auditing.stored import signals_key
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from spvmia_plugin.audit.mia_audit import mia_audit
-from spvmia_plugin.audit.outcome import Comparison, Outcome, RecordResult
-from spvmia_plugin.audit.subjects import UnitTold, unit_told
+from spvmia_plugin.auditing.mia_audit import mia_audit
+from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult
+from spvmia_plugin.auditing.subjects import UnitTold, unit_told
 from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions
 from spvmia_plugin.config import AuditConfig

@@ -1,0 +1,642 @@
+"""One audit from start to end: check, plan, calibrate, paraphrase, score, attack; each stage once for all attacks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
+from spvmia_plugin.attacks.learned import Learned
+from spvmia_plugin.auditing.api_view import ApiView
+from spvmia_plugin.auditing.calibrate import Calibration, prompting
+from spvmia_plugin.auditing.continuations import COMPARING, STAGE, Continuations
+from spvmia_plugin.auditing.gradients import StoredGradients
+from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
+from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
+from spvmia_plugin.auditing.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
+from spvmia_plugin.auditing.roles import CALLED, Player, build_order, cast, check_features, probes, shots
+from spvmia_plugin.auditing.self_prompts import LEAST_DISTINCT
+from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs, Request, Sheet, requests
+from spvmia_plugin.auditing.several import Several
+from spvmia_plugin.auditing.shadowed import shadow_note
+from spvmia_plugin.auditing.similarity import Similarities
+from spvmia_plugin.auditing.stability import Stability
+from spvmia_plugin.auditing.stored import (
+    FittingBatches,
+    StoredSignals,
+    Tally,
+    keep_bases,
+    paraphrase,
+    paraphrase_keys,
+    stored_paraphrases,
+)
+from spvmia_plugin.auditing.tables import Collected
+from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
+from spvmia_plugin.data.chat_templates import digests
+from spvmia_plugin.data.conversations import PREFERENCE
+from spvmia_plugin.plugins import Registry
+from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Neighbours, Perturbation, ScoreInput, completed
+from spvmia_plugin.records import AuditData, LossOn, Record
+from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.store.store import Store
+from spvmia_plugin.util.boundary import Quotes, is_foreign
+from spvmia_plugin.util.console import shown
+
+RECORDS_AT_A_TIME = 2000
+"""Records whose sequences and signals are held at once; batches are planned over so many."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One audit that is asked for.
+
+    Attributes:
+        data: all data of the audit.
+        config: its settings.
+        attacks: by key (the task's name).
+        records: those this process scores, a subset of `data.records`.
+        audited: those the whole run scores, over all processes: blind attacks are fitted on them.
+    """
+
+    data: AuditData
+    config: AuditConfig
+    attacks: Mapping[str, Attack]
+    records: Sequence[Record]
+    audited: Sequence[Record]
+
+
+class Run:
+    """Runs one audit on one backend.
+
+    Args:
+        audit: what is asked for.
+        backend: the target and its relatives.
+        registry: plugins.
+        store: what was computed before, and what is computed now.
+        quiet: show no plan (other ranks do).
+    """
+
+    def __init__(self, audit: Job, backend: Backend, registry: Registry, store: Store, *, quiet: bool = False) -> None:
+        self.audit = audit
+        self.backend = completed(backend, Backend)
+        self.registry = registry
+        self.store = store
+        self.quiet = quiet
+        self.outcome = Outcome()
+        self.players = cast(audit.attacks.values(), audit.config, audit.data)
+        self._several = Several(self.players)
+        self._view = ApiView.of(audit.config)
+        self._shots = shots(audit.attacks.values())
+        self._probes = probes(audit.attacks.values())
+        self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
+        self._planned: dict[str, int] = {}  # tokens of each stage of the plan
+        self._unmade = 0  # records that the plan found no paraphrases of
+        self._signals = StoredSignals(self.backend, store, quiet=quiet, on_scored=self._on_scored)
+        self._gradients = StoredGradients(self.backend, store, quiet=quiet, on_done=self._on_differentiated)
+        self._continuations = Continuations(
+            audit.config,
+            self.backend,
+            store,
+            quiet=quiet,
+            on_done=lambda share: self._forecast.done(STAGE, share),
+        )
+        self._similarities = Similarities(audit.config, store)
+        self._calibration = Calibration(
+            audit.data,
+            audit.config,
+            self.backend,
+            registry,
+            store,
+            on_done=lambda name, share: self._forecast.done(name, share),
+            on_known=lambda name, tokens: self._forecast.correct(name, tokens),
+        )
+        self._perturbation: Perturbation | None = None
+        self._built: set[Role] = set()
+        self._sheets: dict[str, Sheet] = {}  # by record id, of the part of the records that was looked at last
+        self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
+        self._under_other: dict[Role, Sequence[TokenSignals]] = {}  # the same under the other mask
+        self._batches = FittingBatches(self.backend, store)
+        self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
+
+    def execute(self) -> Outcome:
+        """Run every stage.
+
+        Raises:
+            SpvmiaError: something needed is missing; found before long work starts.
+        """
+        self.check()
+        self._compare_shadow()
+        data, seed = self.audit.data, self.audit.config.seed
+        inputs = Inputs(self.backend, data, self._shots, probes=self._probes, seed=seed)
+        if self._shots:
+            self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
+        if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
+            self.outcome.notes += self.audit.data.renderer.notes(first, known=self.audit.data.membership == "manifest")
+        if self.audit.data.format == PREFERENCE and self.players and not self._is_viewed(View.REJECTED):
+            self.outcome.notes.append(
+                "the rows are preferences, and no attack looks at the rejected answers: premia_mia_custom does"
+            )
+        if inputs.shots < self._shots:
+            self.outcome.notes.append(
+                f"ReCaLL: {inputs.shots} of {self._shots} shots: no more fit the context or were held out"
+            )
+        if self.players:
+            frame = self.backend.frame("")
+            self.outcome.details["frame"] = {name: list(ids) for name, ids in asdict(frame).items()}
+            self._build(self._calibration.ready(self._calibrated))
+            self.outcome.notes += self._other_templates()
+        if self.players and not self.quiet:
+            self._show_plan(inputs)
+        self.calibrate()
+        self._paraphrase(inputs)
+        self._attack(inputs)
+        self.outcome.models = {
+            player.role.value: self.backend.identity(player.model)
+            for player in self.players.values()
+            if player.model is not None
+        }
+        self.outcome.notes += self._backend_notes()
+        if told := self.backend.told:
+            self.outcome.details["backend"] = dict(told)
+        self._batches.forget()
+        return self.outcome
+
+    def _compare_shadow(self) -> None:
+        """Say, before long work, if weights of a shadow are asked for that were fitted for another audit than this."""
+        for attack in self.audit.attacks.values():
+            if isinstance(attack, Learned) and attack.shadow is not None:
+                note = shadow_note(attack.weights.card.settings, self.audit.config, self.audit.data)
+                if note is not None and note not in self.outcome.notes:
+                    self.outcome.notes.append(note)
+                    if not self.quiet:
+                        show(f"spvmia: warning: {note}")
+
+    def check(self) -> None:
+        """Everything that can be refused before long work."""
+        audit, players = self.audit, self.players.values()
+        names = audit.attacks, self.players, audit.config.perturbation
+        check_features(*names, self.backend)
+        check_features(*names, self.backend, features_of=self._shown_features, view=audit.config.api_view)
+        if self._is_viewed(View.NEIGHBOURS):
+            self._perturbation = self.registry.perturbation(audit.config)
+            self._view.check(self._perturbation)
+            self._perturbation.check()
+        if self._is_viewed(View.SIMILARITY):
+            self._similarities.check()
+        keep_bases(self.backend, self.store)
+        # A reference that the user names may do without the base.
+        paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
+        if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
+            self.backend.require({Role.BASE})
+        for player in players:  # of a model that is to be trained, it shows when it is there
+            if View.GRADIENT in player.views and player.model in (Role.TARGET, Role.BASE):
+                self._gradients.check(player.model)
+        if players:
+            self._batches.recall()
+        if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
+            self._calibration.check()
+
+    def _shown_features(self, role: Role) -> BackendFeatures:
+        """What attackers can do with a role's model, through the interface that they have of the target."""
+        has = self.backend.features_of(role)
+        return self._view.features(has) if role is Role.TARGET else has
+
+    def calibrate(self) -> None:
+        """Put models behind REFERENCE and CANDIDATE where they are needed."""
+        self._build({player.role for player in self._calibrated})
+
+    @property
+    def _calibrated(self) -> list[Player]:
+        return [player for player in self.players.values() if player.is_calibrated]
+
+    def _is_viewed(self, view: View) -> bool:
+        return any(view in player.views for player in self.players.values())
+
+    def _build(self, roles: set[Role]) -> None:
+        for role in sorted(roles - self._built, key=build_order):
+            player, name = self.players[role], CALLED[role]
+            with self._stage(name):
+                made = self._calibration.build(player)
+                if role is Role.REFERENCE and player.trained:
+                    self.outcome.way = self._calibration.way
+                self.outcome.details[role.value] = self._without_text(made, foreign=self._calibration.is_foreign)
+                if (told := self._calibration.self_prompts_told) is not None:
+                    if role is Role.REFERENCE:  # those of further ones are drawn from the same target
+                        self.outcome.details["self_prompts"] = asdict(told)
+                    if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
+                        self.outcome.notes.append(
+                            f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
+                            "few texts by heart calibrates little"
+                        )
+            self._built.add(role)
+            prompted = [prompting(role.nth)] if role.kind is Role.REFERENCE else []
+            self._forecast.finish(*prompted, f"training the {name}")
+            if player.trained and self.backend.is_same(role, Role.BASE):
+                self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
+            if left_out := made.get("left_out"):
+                self.outcome.notes.append(
+                    f"the {name} was trained without {left_out} texts that use tokens which the base does not have"
+                )
+            if without_loss := made.get("without_loss"):
+                self.outcome.notes.append(
+                    f"the {name} was trained without {without_loss} conversations in which no token carries loss"
+                )
+            planned = self._planned.get(f"training the {name}", 0)
+            if short := shortfall(name, planned, made, self._calibration.processes):
+                self.outcome.notes.append(short)
+
+    def _without_text(self, details: dict[str, object], *, foreign: bool) -> object:
+        """What a plugin says of its work, without what quotes a record."""
+        return self._quotes.without_any(details) if foreign and not self.audit.config.log_text else details
+
+    def _is_there(self, player: Player) -> bool:
+        """Whether the model can be asked already."""
+        return player.model is not None and (not player.is_calibrated or player.role in self._built)
+
+    def _refusal(self, player: Player) -> str | None:
+        """Why a role gives nothing for any record: what is not there, or can't be told from the target."""
+        if player.model is None:
+            named = self.audit.config.candidate == NO_CANDIDATE
+            return "mia_candidate is none" if named else "no document is held out for a candidate reference"
+        if player.model is Role.TARGET or not self.backend.is_same(Role.TARGET, player.model):
+            return None
+        return "the target is the base" if player.model is Role.BASE else f"the {CALLED[player.model]} is the target"
+
+    def _other_templates(self) -> list[str]:
+        """Models whose own chat template is another than the one that conversations are rendered by."""
+        if self.audit.data.renderer is None:
+            return []
+        rendered_by = self.audit.data.renderer.identity().get("template")
+        return [
+            f"the {CALLED[role]} has another chat template than the one that renders the conversations: it reads the "
+            "same tokens as the target"
+            for role, template in self.backend.chat_templates.items()
+            if template is not None and digests(template) != rendered_by
+        ]
+
+    def _backend_notes(self) -> list[str]:
+        """What the backend has to say about the models."""
+        return [note for note in self.backend.notes if note not in self.outcome.notes]
+
+    def _parts(self) -> Iterator[Sequence[Record]]:
+        """The records of this process, some at a time: what is known of the others lies in the store."""
+        for start in range(0, len(self.audit.records), RECORDS_AT_A_TIME):
+            yield self.audit.records[start : start + RECORDS_AT_A_TIME]
+
+    def _paraphrase(self, inputs: Inputs) -> None:
+        """Make all paraphrases; they are kept in the store."""
+        if self._perturbation is None:
+            return
+        tally = Tally(self._perturbation)
+        for part in self._parts():
+            with self._stage("paraphrases"):
+                tally.add(self._paraphrases_of(part, inputs).values())
+            inputs.forget()
+        self._forecast.finish(f"paraphrases ({self._perturbation.name})")
+        self.outcome.details["paraphrases"] = self._without_text(
+            tally.to_json(), foreign=is_foreign(self._perturbation)
+        )
+
+    def _paraphrases_of(self, records: Sequence[Record], inputs: Inputs) -> dict[str, Neighbours]:
+        made = self._perturbation
+        if made is None:
+            return {}
+        asked = [(role, self.backend.unknown_ids(role)) for role in made.roles]
+
+        def lacking(record: Record) -> Role | None:
+            ids = inputs.tokens_of(record)
+            return next((role for role, unknown in asked if not unknown.isdisjoint(ids)), None)
+
+        roles = {record.id: lacking(record) for record in records}
+        found = {key: Neighbours((), reason=_unreadable(role)) for key, role in roles.items() if role is not None}
+        able = [record for record in records if record.id not in found]
+        return found | paraphrase(
+            able,
+            made,
+            self.backend,
+            self.store,
+            self.audit.config,
+            inputs.loss_on,
+            quiet=self.quiet,
+            on_made=lambda count: self._forecast.done(
+                f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
+            ),
+        )
+
+    def _attack(self, inputs: Inputs) -> None:
+        """Score the records' sequences and attack them, some records at a time."""
+        audit = self.audit
+        blind = {
+            name: blind_scores(attack, audit.audited, audit.config.seed)
+            for name, attack in audit.attacks.items()
+            if isinstance(attack, BlindAttack)
+        }
+        at_once = {name: Collected(each) for name, each in audit.attacks.items() if isinstance(each, AuditAttack)}
+        results = {name: Results() for name in audit.attacks}
+        scored = Scored(audit.data.format, inputs.loss_on) if inputs.loss_on is not None else None
+        # Of a list of which other processes have parts nothing is said.
+        is_whole = self._several.count > 1 and len(audit.records) == len(audit.audited)
+        stability = Stability(audit.attacks.values(), self._several) if is_whole else None
+        long = 0
+        for part in self._parts():
+            scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
+            signals = self._several.united(scored_apart)
+            if stability is not None:
+                stability.add(scored_apart, part)
+            long += sum(each.is_long for each in signals.values())
+            if scored is not None:
+                scored.score(audit.attacks, self._under_other_mask())
+            for name, attack in audit.attacks.items():
+                known = at_once[name].add(signals) if name in at_once else blind.get(name)
+                of_part = score_records(attack, signals, known)
+                if is_foreign(attack) and not audit.config.log_text:
+                    of_part = {
+                        key: replace(each, reason=self._quotes.without(each.reason)) for key, each in of_part.items()
+                    }
+                results[name].add(of_part)
+            self._signals.forget()
+            self._continuations.forget()
+            self._sheets = {}
+            inputs.forget()
+        for name, collected in at_once.items():
+            self._settle(name, collected, results[name])
+        if self._several.count > 1:
+            agreed = stability.to_json() if stability is not None else {}
+            self.outcome.details["references"] = {"count": self._several.count, "agreement": agreed}
+        first = next(iter(results.values()), Results())
+        self.outcome.results |= {name: each.shares_ids_with(first) for name, each in results.items()}
+        if scored is not None:
+            self.outcome.details["scored"] = scored.to_json(audit.audited)
+            self._check_mask(inputs, scored.loss_on)
+            note = scored.note(self.outcome.results, audit.audited)
+            self.outcome.notes += [note] if note else []
+        if long:
+            self.outcome.notes.append(
+                f"{long} of {len(audit.records)} records exceed the model's context of {self.backend.max_length} "
+                "tokens and were scored in the harness's rolling windows; their scores are less comparable"
+            )
+
+    def _settle(self, name: str, collected: Collected, results: Results) -> None:
+        """Score the records with an attack that looks at those of all processes together."""
+        attack = collected.attack
+        features, scores = collected.settle(self.backend, len(self.audit.audited))
+        if is_foreign(attack) and not self.audit.config.log_text:
+            scores = {
+                key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each
+                for key, each in scores.items()
+            }
+        p_values = attack.p_values(features.table) if len(features.table) else None
+        known = {} if p_values is None else dict(zip(features.ids, p_values.tolist(), strict=True))
+        results.settle(
+            scores, {key: known[key] for key, each in scores.items() if key in known and not isinstance(each, Unscored)}
+        )
+        self.outcome.features[name] = features
+        self.outcome.told[attack.name] = self._without_text(
+            dict(attack.told(features.table)), foreign=is_foreign(attack)
+        )
+
+    def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
+        sheets = self._sheets_of(records, inputs, self._paraphrases_of(records, inputs))
+        for role, player in self.players.items():
+            model, refusal = player.model, self._refusal(player)
+            if model is None or refusal is not None:
+                for sheet in sheets:
+                    sheet.refuse(role, player.views, str(refusal))
+                continue
+            if not player.views.keys().isdisjoint(WRITTEN):
+                self._continue(player, sheets, inputs)
+            if last:
+                self._forecast.finish(STAGE)
+            if player.views.keys().isdisjoint(SCORED):
+                continue
+            scored = self._readable(sheets, model, player.views)
+            for sheet in set(sheets) - set(scored):
+                sheet.refuse(role, player.views, _unreadable(model))
+            # The population is one for all records: scored with the first of them.
+            of_population = [] if role in self._population_signals else self._population(inputs)
+            population = [each.item for each in of_population]
+            found: dict[ScoreInput, TokenSignals] = {}
+            with self._stage(f"scoring: {role.value}"):
+                for request in requests(player, model, scored, population, kth=self._kth(role)):
+                    found |= self._signals.of(request)
+            if role is Role.TARGET:
+                found = {item: self._view.seen(item, of_item) for item, of_item in found.items()}
+            if last:
+                self._forecast.finish(f"scoring: {role.value}")
+            for sheet in scored:
+                sheet.fill(role, player.views, found)
+            if View.GRADIENT in player.views:
+                self._differentiate(role, model, scored)
+            if last:
+                self._forecast.finish(f"gradients: {role.value}")
+            if View.POPULATION in player.views and role not in self._population_signals:
+                self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
+                self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
+        return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
+
+    def _continue(self, player: Player, sheets: Sequence[Sheet], inputs: Inputs) -> None:
+        """Have the target write where the records go on, and compare that where it is asked."""
+        with self._stage(STAGE):
+            written = self._continuations.of([sheet.record for sheet in sheets], inputs)
+        is_compared = View.SIMILARITY in player.views
+        similarities: Mapping[str, Sequence[float]] = {}
+        if is_compared:
+            with self._stage(COMPARING):
+                similarities = self._similarities.of(written)
+        for sheet in sheets:
+            found = written[sheet.record.id]
+            if isinstance(found, str):
+                sheet.refuse(player.role, WRITTEN & player.views.keys(), found)
+            else:
+                sheet.take_written(player.role, found, similarities.get(sheet.record.id, ()))
+
+    def _kth(self, role: Role) -> int:
+        """K, where an interface of K log-probabilities stands before a role's model."""
+        return self._view.kth if role is Role.TARGET else 0
+
+    def _differentiate(self, role: Role, model: Role, sheets: Sequence[Sheet]) -> None:
+        """Take the gradient of the loss of every record that has one."""
+        able = [(sheet, sequence) for sheet in sheets if (sequence := sheet.differentiated()) is not None]
+        with self._stage(f"gradients: {role.value}"):
+            norms = self._gradients.of(role, model, [sequence for _, sequence in able])
+        for (sheet, _), norm in zip(able, norms, strict=True):
+            sheet.take_gradient(role, norm)
+
+    def _under_other_mask(self) -> dict[str, RecordSignals]:
+        """Signals of the part of the records that was scored last, as the other mask would have attacks see them."""
+        found = {id_: sheet.under_other_mask(self._under_other) for id_, sheet in self._sheets.items()}
+        return self._several.united({record_id: each for record_id, each in found.items() if each is not None})
+
+    def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
+        """Let the held-out conversations say whether the target was trained under this mask; they have no labels.
+
+        Preferences are trained on under one mask alone, and move what carries no loss as they like.
+        """
+        if self.audit.data.format == PREFERENCE:
+            return
+        both = [
+            self.players[role]
+            for role in (Role.TARGET, Role.BASE)
+            if role in self.players and View.TEXT in self.players[role].views
+        ]
+        if len(both) < 2 or any(self._refusal(player) is not None for player in both):
+            return
+        unknown = self.backend.unknown_ids(Role.BASE)
+        sequences = [each for each in inputs.population() if _is_known(each.item, unknown)][:CHECKED]
+        with self._stage("checking the loss mask"):
+            gained = []
+            for role in (Role.TARGET, Role.BASE):
+                found = self._signals.of(Request(role, role, list(dict.fromkeys(s.item for s in sequences)), False))
+                gained.append([found[each.item] for each in sequences])
+        check = MaskCheck.of(loss_on, sequences, *gained)
+        if check is not None:
+            self.outcome.details["loss_mask"] = check.to_json()
+            known = self.audit.data.membership == "manifest"  # which says what was trained on
+            told = None if known else check.contradiction(loss_on)
+            self.outcome.notes += [told] if told else []
+
+    def _sheets_of(
+        self, records: Sequence[Record], inputs: Inputs, paraphrases: Mapping[str, Neighbours]
+    ) -> list[Sheet]:
+        """Sheets of a part of the records, with such paraphrases as there are; the plan's, if there is one part."""
+        if self._sheets.keys() != {record.id for record in records}:
+            self._sheets = {record.id: Sheet(record, inputs) for record in records}
+        for record_id, found in paraphrases.items():
+            self._sheets[record_id].paraphrase(found)
+        return list(self._sheets.values())
+
+    def _on_scored(self, role: Role, tokens: int) -> None:
+        name = f"scoring: {role.value}"
+        if self._planned.get(name):
+            self._forecast.done(name, tokens / self._planned[name])
+
+    def _on_differentiated(self, role: Role, tokens: int) -> None:
+        name = f"gradients: {role.value}"
+        if self._planned.get(name):
+            self._forecast.done(name, tokens / self._planned[name])
+
+    def _readable(self, sheets: Sequence[Sheet], model: Role, views: Iterable[View]) -> list[Sheet]:
+        """The records of which a model has all tokens."""
+        unknown = self.backend.unknown_ids(model)
+        return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.sequences(views))]
+
+    def _population(self, inputs: Inputs) -> list[Counted]:
+        """Held-out documents that every model can read: those of one model are compared with those of another."""
+        if not self._is_viewed(View.POPULATION):
+            return []
+        models = {player.model for player in self.players.values() if player.model and self._is_there(player)}
+        unknown = frozenset[int]().union(*map(self.backend.unknown_ids, models))
+        return [each for each in inputs.population() if _is_known(each.item, unknown)]
+
+    def foresee(self) -> list[Stage]:
+        """The stages of the plan, after `check`, without asking a model for anything."""
+        return self._plan(Inputs(self.backend, self.audit.data, self._shots, probes=self._probes))[0]
+
+    def _plan(self, inputs: Inputs) -> tuple[list[Stage], list[Request]]:
+        """The stages of the plan, and what is scored first."""
+        audit, perturbation = self.audit, self._perturbation
+        # Whether a reference equals the target shows once it is there.
+        scored = [
+            (player, player.model)
+            for player in self.players.values()
+            if player.model is not None and (not self._is_there(player) or self._refusal(player) is None)
+        ]
+        tokens, of_parts = 0, list[Stage]()
+        first: list[Request] = []
+        for number, part in enumerate(self._parts()):
+            lengths = {record.id: self._length(record, inputs) for record in part}
+            tokens += sum(lengths.values())
+            stored: dict[str, Neighbours] = {}
+            if perturbation is not None:
+                keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config)
+                stored = stored_paraphrases(keys, self.store)
+            self._unmade += len(part) - len(stored)
+            sheets = self._sheets_of(part, inputs, stored)
+            planner = Planner(lengths, [record.id for record in part if record.id not in stored], audit.config)
+            if perturbation is not None:
+                of_parts.append(planner.paraphrases(perturbation))
+            population = [] if number else [each.item for each in self._population(inputs)]
+            for player, model in scored:
+                if not player.views.keys().isdisjoint(WRITTEN):
+                    of_parts.append(planner.continuing(self._continuations.missing(part, inputs)))
+                if player.views.keys().isdisjoint(SCORED):
+                    continue
+                is_there = self._is_there(player)
+                readable = self._readable(sheets, model, player.views) if is_there else sheets
+                asked = requests(player, model, readable, population, is_there=is_there, kth=self._kth(player.role))
+                of_parts.append(planner.scoring(player, asked, self._signals))
+                if View.GRADIENT in player.views:
+                    of_parts.append(planner.gradients(player, model, readable, self._gradients, is_there=is_there))
+                first += [] if number else asked  # the first batch of all is that of the first records
+            if number:
+                self._signals.forget()
+            inputs.forget()
+        mean = tokens / max(len(audit.records), 1)
+        references = reference_stages(self.players.values(), audit.config, audit.data, self._calibration, mean)
+        return [*references, *added(of_parts)], first
+
+    def _show_plan(self, inputs: Inputs) -> None:
+        audit = self.audit
+        stages, first = self._plan(inputs)
+        rate = self._measure(first) if any(stage.tokens for stage in stages) else None
+        if rate is not None:
+            self._forecast = Forecast(stages, rate, show)
+            self._planned = {stage.name: stage.tokens for stage in stages}
+        kind = "" if inputs.loss_on is None else f" ({audit.data.format}, {IN_WORDS[inputs.loss_on]} scored)"
+        title = (
+            f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {len(audit.attacks)} attacks"
+        )
+        notes = [*self._backend_notes(), *self._to_pay(stages)]
+        show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
+
+    def _length(self, record: Record, inputs: Inputs) -> int:
+        """Tokens of a record; about, where no model reads it in this process and the tokenizer may not be known."""
+        is_read = self._perturbation is not None or any(
+            not player.views.keys().isdisjoint(SCORED) for player in self.players.values()
+        )
+        return len(inputs.tokens_of(record)) if is_read or record.rendered else self.backend.count(record.text)
+
+    def _to_pay(self, stages: Sequence[Stage]) -> list[str]:
+        """What is asked of a target of which each text is a request, which somebody may have to pay for."""
+        if not self.backend.is_asked_by_text:
+            return []
+        asked = [stage for stage in stages if stage.sent]
+        return [
+            f"{sum(stage.count for stage in asked):,} requests to {self.backend.name}: about "
+            f"{sum(stage.sent for stage in asked):,} tokens sent, up to {sum(stage.tokens for stage in asked):,} "
+            "written"
+        ]
+
+    def _measure(self, asked: Iterable[Request]) -> float | None:
+        """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
+        for request in sorted(asked, key=lambda request: request.role is not Role.TARGET):
+            if request.is_there:
+                with self._stage("measuring the speed") as spent:
+                    tokens = self._signals.first_batch(request)
+                if tokens:
+                    return tokens / spent.seconds
+        return None
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[Cost]:
+        """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
+        # A plugin's backend may know of no further references than it is asked to load.
+        before = {role: self.backend.cost(role) for role in Role if role.nth == 1 or role in self.players}
+        started = time.perf_counter()
+        self._forecast.begin()
+        spent = Cost()
+        yield spent
+        for role, earlier in before.items():
+            spent += self.backend.cost(role) - earlier
+        spent.seconds = time.perf_counter() - started
+        self.outcome.stages.setdefault(name, Cost()).__iadd__(spent)
+
+
+def _is_known(item: ScoreInput, unknown: frozenset[int]) -> bool:
+    return unknown.isdisjoint(item.token_ids) and unknown.isdisjoint(item.context_ids)
+
+
+def _unreadable(model: Role) -> str:
+    return f"the record uses tokens that the {CALLED[model]} does not have"

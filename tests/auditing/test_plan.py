@@ -1,0 +1,189 @@
+"""The plan says what is really missing, and what shrinks it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import sys
+from collections import Counter
+
+import pytest
+
+from spvmia_plugin.auditing.run import Run
+from spvmia_plugin.auditing.sequences import Request
+from spvmia_plugin.auditing.stored import StoredSignals, read
+from spvmia_plugin.protocols import Cost, ScoreInput
+from spvmia_plugin.signals import Role
+from spvmia_plugin.store.store import Store
+from spvmia_plugin.util.console import progress_bar
+from tests.auditing.fakes import FakeBackend, make_data
+from tests.auditing.test_run import OPTIONS, forward_tokens, run
+
+NAMES = ["spv", "min_k_pp", "rmia", "lira_candidate"]
+DATA = make_data(6, prompts=4, candidate=2)
+
+
+def planned(text: str) -> dict[str, tuple[int, int, str]]:
+    """(count, tokens, estimate) by stage, as the table shows them."""
+    row = re.compile(r"^  (\S.*?)  +([\d,]+) texts  +([\d,]+)  ?(.*)$", re.M)
+    numbers = {
+        name: (int(count.replace(",", "")), int(tokens.replace(",", "")), about.strip())
+        for name, count, tokens, about in row.findall(text)
+    }
+    assert numbers, text
+    return numbers
+
+
+def table(tmp_path, capsys, names=NAMES, **options):
+    backend = options.pop("backend", None)
+    outcome, backend = run(
+        tmp_path, names, data=DATA, quiet=False, backend=backend, **{"mia_perturbation": "causal", **options}
+    )
+    return planned(capsys.readouterr().err), outcome, backend
+
+
+def test_what_it_counts_is_what_is_done(tmp_path, capsys):
+    stages, outcome, backend = table(tmp_path, capsys)
+    done = Counter(role for role, _, _ in backend.scored)
+    tokens = Counter()
+    for role, item, _ in backend.scored:
+        tokens[role] += len(item.token_ids)
+    for role in (Role.TARGET, Role.BASE, Role.REFERENCE):
+        assert stages[f"scoring: {role.value}"][:2] == (done[role], tokens[role])
+    assert stages["self-prompting the target"][:2] == (6, 6 * (40 - 16))
+    assert stages["training the reference"][:2] == (6, 6 * 40 * 2)
+    assert stages["training the candidate reference"][0] == 2
+    assert sum(cost.seconds for cost in outcome.stages.values()) > 0
+
+
+def test_estimates_are_those_of_the_measured_speed(tmp_path, capsys, monkeypatch):
+    """At 10 scored tokens a second: a sampled token takes as long as six, a trained one as long as four."""
+    monkeypatch.setattr(Run, "_measure", lambda self, requests: 10.0)
+    stages, _, _ = table(tmp_path, capsys)
+    told = {name: (tokens, about) for name, (_, tokens, about) in stages.items()}
+    assert told["self-prompting the target"] == (144, "86 s")
+    assert told["training the reference"] == (480, "3 min")
+    assert told["training the candidate reference"] == (160, "64 s")
+    assert told["paraphrases (causal)"] == (480, "48 s")
+    assert told["scoring: candidate"] == (480, "48 s")
+    assert told["scoring: reference"] == (12 * 5 * 40, "4 min")
+
+
+def test_a_second_run_plans_nothing(tmp_path, capsys):
+    table(tmp_path, capsys)
+    stages, outcome, _ = table(tmp_path, capsys)
+    assert {name: row[1:] for name, row in stages.items()} == dict.fromkeys(stages, (0, "from store"))
+    assert forward_tokens(outcome) == 0
+    assert "measuring the speed" not in outcome.stages
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(FakeBackend):
+    """Dies before it has scored a number of sequences under a role."""
+
+    def __init__(self, role, after):
+        super().__init__()
+        self._role, self._after = role, after
+
+    def score(self, role, inputs, **options):
+        if role is not self._role:
+            return super().score(role, inputs, **options)
+        keep = options.pop("on_done")
+
+        def dying(batch):
+            self._after -= 1
+            if self._after < 0:
+                raise Killed
+            keep(batch)
+
+        return super().score(role, inputs, on_done=dying, **options)
+
+
+@pytest.mark.parametrize("role", [Role.TARGET, Role.REFERENCE])
+def test_a_resumed_run_plans_the_rest_exactly(tmp_path, capsys, role):
+    whole, expected, _ = table(tmp_path / "whole", capsys)
+    with pytest.raises(Killed):
+        table(tmp_path / "killed", capsys, backend=Dying(role, 10))
+    capsys.readouterr()
+    stages, outcome, backend = table(tmp_path / "killed", capsys)
+    assert stages["self-prompting the target"][1] == stages["training the reference"][1] == 0
+    assert stages[f"paraphrases ({'causal'})"][1] == 0
+    assert stages[f"scoring: {role.value}"][1] == whole[f"scoring: {role.value}"][1] - 10 * 40
+    assert sum(row[1] for name, row in stages.items() if name.startswith("scoring")) == sum(
+        len(item.token_ids) for _, item, _ in backend.scored
+    )
+    assert outcome.results == expected.results
+
+
+def test_what_cannot_be_scored_is_not_planned(tmp_path, capsys):
+    run(tmp_path, NAMES, data=dataclasses.replace(DATA, candidate=()), quiet=False)
+    assert not any("candidate" in stage for stage in planned(capsys.readouterr().err))
+
+
+def test_embedding_noise_costs_nothing_to_make(tmp_path, capsys):
+    stages, _, _ = table(tmp_path, capsys, ["spv"], mia_perturbation="embedding")
+    assert stages["paraphrases (embedding)"][1] == 0
+
+
+def test_the_first_batch_is_measured_and_not_done_again(tmp_path, capsys):
+    _, outcome, backend = table(tmp_path, capsys, ["loss"])
+    assert outcome.stages["measuring the speed"].forward_tokens > 0
+    assert set(backend.scored.values()) == {1}
+    assert forward_tokens(outcome) == sum(len(item.token_ids) for _, item, _ in backend.scored)
+
+
+def test_equal_texts_are_scored_once_over_records_and_paraphrases(tmp_path):
+    """Records with one text, and paraphrases that came out as the text of a record."""
+    records = [dataclasses.replace(record, text="x" * 40) for record in DATA.records[:4]]
+    data = dataclasses.replace(DATA, records=(*records, *DATA.records[4:]))
+    _, backend = run(tmp_path, ["spv", "min_k_pp", "loss"], data=data, mia_perturbation="causal")
+    assert set(backend.scored.values()) == {1}
+    same = ScoreInput(tuple([ord("x")] * 40))
+    assert [moments for role, item, moments in backend.scored if (role, item) == (Role.TARGET, same)] == [True]
+
+
+def test_a_signal_with_moments_serves_those_without(tmp_path):
+    backend, item = FakeBackend(), ScoreInput((1, 2, 3))
+    with Store(tmp_path) as store:
+        StoredSignals(backend, store).of(Request(Role.TARGET, Role.TARGET, [item], moments=True))
+        signals, plain = StoredSignals(backend, store), Request(Role.TARGET, Role.TARGET, [item], moments=False)
+        assert signals.missing(plain) == 0
+        assert signals.first_batch(plain) == 0
+        assert signals.of(plain)[item].mean is not None
+        assert signals.missing(Request(Role.BASE, Role.BASE, [item], moments=False)) == 3
+    assert sum(backend.scored.values()) == 1
+    assert backend.cost(Role.BASE) == Cost()
+
+
+def test_a_context_is_counted_where_one_sequence_alone_has_it():
+    items = [ScoreInput((1, 2, 3), (7, 8)), ScoreInput((1, 2), (9,)), ScoreInput((1,), (9,)), ScoreInput((4, 5))]
+    assert read(items) == [5, 2, 1, 2]
+
+
+def test_probes_are_planned_with_what_stands_before_them(tmp_path, capsys):
+    stages, _, backend = table(tmp_path, capsys, ["icp"])
+    sequences = [item for _, item, _ in backend.scored]
+    assert stages["scoring: target"][:2] == (24, sum(len(s.token_ids) + len(s.context_ids) for s in sequences))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bars_with_rates_on_a_terminal_and_none_elsewhere(monkeypatch, tmp_path):
+    for stream, quiet, shown in ((Terminal(), False, True), (io.StringIO(), False, False), (Terminal(), True, False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress_bar(total=2, desc="work", unit=" texts", quiet=quiet) as bar:
+            bar.update(2)
+        assert (stream.getvalue() != "") is shown
+        assert not shown or re.search(r"work: +100%.*texts/s", stream.getvalue())
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    run(tmp_path, ["spv"], data=DATA, quiet=False, **{**OPTIONS, "mia_perturbation": "causal"})
+    for stage in ("self-prompting", "paraphrasing", "scoring: target", "scoring: reference"):
+        assert stage + ":" in stream.getvalue()
