@@ -75,8 +75,11 @@ def test_every_view_scores_as_by_hf(base, adapter, evaluate, by_vllm, options, t
     ours = scores(by_vllm(tasks, {**metadata, "mia_cache_dir": str(tmp_path / "vllm")}, max_logprobs=-1))
     assert ours.keys() == theirs.keys()
     assert len(ours) == len(VIEWS) * 40
+    assert sum(score["score"] is None for score in theirs.values()) < 10
     for key, score in theirs.items():
-        assert None not in (score["score"], ours[key]["score"]), (key, score["reason"], ours[key]["reason"])
+        assert ours[key]["reason"] == score["reason"], key
+        if score["reason"] == "record and probe exceed the model's context":
+            continue
         np.testing.assert_allclose(ours[key]["score"], score["score"], atol=1e-4, rtol=1e-4, err_msg=str(key))
 
 
