@@ -98,7 +98,7 @@ ERRORS = signals([-1.0, -2.0, -3.0, -6.0], wrong=[1, 2, 3])
         (InfoRmia(), replace(record(PLAIN, reference=FLAT), population=ONE_TEXT), -1.5),
         (Ratio(), record(PLAIN, base=FLAT), 2 / 3),
         (Recall(), record(PLAIN, prefixed=FLAT), 2 / 3),
-        # The chosen answer gained 12 - 8 nats less, the rejected one -1 - -2.5: sums, however long the two are.
+        # The chosen answer gained 12 - 8 nats, the rejected one lost 1.5: sums, however long the two are.
         (Premia(), preferred(FLAT, signals([-2.5]), base=(PLAIN, signals([-1.0]))), 4.0 + 1.5),
         (Premia(), preferred(FLAT, FLAT, base=(PLAIN, PLAIN)), 0.0),
         # differences to FLAT: 1, 0, -1, -4
