@@ -18,6 +18,7 @@ import common
 from audits import audit, load_lm, make_data
 from common import Ratio, Report, in_turn
 
+from spvmia_plugin.attacks import APART
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.plugins import load_registry
@@ -80,7 +81,7 @@ def audits(lm: Any, options: Any, work: Path) -> dict[str, Callable[[], object]]
     data = make_data(
         HFBackend(lm, config), options.audited, max(2, options.audited // 2), options.tokens, options.texts
     )
-    names = [name for name in registry.attacks if name != "lira_candidate"]
+    names = [name for name in registry.attacks if name != "lira_candidate" and name not in APART]
     numbers = count()
 
     def run(chosen: list[str]) -> None:

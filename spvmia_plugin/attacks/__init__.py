@@ -58,6 +58,8 @@ long as all other attacks together (docs/text-only.md)."""
 PAIRED = frozenset({"premia"})
 """Attacks on both answers of a preference, which score nothing else. Groups leave them out: other rows have one side.
 """
+APART = WHITE_BOX | SAMPLED | PAIRED
+"""Attacks that no group holds: they are named by themselves."""
 
 
 @cache

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -17,19 +18,25 @@ from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines.lora_requests import misread, peft_config
+from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.enable import tasks_folder
-from spvmia_plugin.harness.request import open_store
+from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import DEVICE, AuditTask
 from spvmia_plugin.harness.unloaded import UnloadedTarget
 from spvmia_plugin.metrics.power import Resolution, resolution
-from spvmia_plugin.protocols import Backend, completed
+from spvmia_plugin.protocols import Backend, BackendFeatures
 from spvmia_plugin.records import Record
-from spvmia_plugin.signals import View
+from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.libraries import quiet_libraries
 
 LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
 """Names of the harness's in-process model, of which everything but the weights lies in files."""
+VLLM = "vllm"
+SERVED = ("local-completions", "openai-completions", "local-chat-completions", "openai-chat-completions")
+"""Names of models that lie behind an address, which is asked."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +139,9 @@ def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], 
     Raises:
         SpvmiaError: what the command would fail by.
     """
-    if command.model in LOCAL_MODELS:
+    if command.model in (*LOCAL_MODELS, VLLM):
         # First: what a task says of a model that is not there is less to the point.
-        UnloadedTarget(command.arguments, AuditConfig(), None)
+        UnloadedTarget(_as_of_hf(command), AuditConfig(), None)
     ours, others = _tasks(command)
     audits: dict[tuple[int, str], list[AuditTask]] = {}
     for task in ours:
@@ -181,18 +188,24 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
     chosen = [task._shared.record(str(doc["id"])) for _, doc in task.doc_iterator(rank=0, limit=limit, world_size=1)]
     attacks = {str(each.config.task): each.attack for each in tasks}
     job = Job(data, task.settings, attacks, chosen, chosen)
-    backend = completed(_backend(command, task), Backend)
     findings = list(task._shared.findings([record.id for record in chosen]))
-    plan: list[Mapping[str, object]] = []
-    with open_store(task.settings) as store:
+    with _backend(command, task) as backend, open_store(task.settings) as store:
         run = Run(job, backend, task.registry, store, quiet=True)
         run.check()
         for player in run.players.values():
             if player.is_calibrated and not player.trained:
                 backend.load_reference(player.role, task.settings.reference)
-        findings = warnings_first([*check_tokenisation(data, chosen, backend.encode, backend.frame("")), *findings])
+        has_tokens = command.model not in SERVED or backend.features_of(Role.TARGET).logprobs
+        if has_tokens:
+            told = check_tokenisation(data, chosen, backend.encode, backend.frame(""))
+            findings = warnings_first([*told, *findings])
         inputs = Inputs(backend, data)
         plan = [asdict(stage) for stage in run.foresee()]
+        decode = backend.decode if show_text or task.settings.log_text else None
+        first = {"id": chosen[0].id, "reason": "its text is sent, and no token scored"}
+        first = _read(chosen[0], inputs, decode) if has_tokens else first
+        counts, notes = _counts(task, chosen, inputs, scored=has_tokens), list(backend.notes)
+        rate = backend.estimated_rate(command.device) if isinstance(backend, UnloadedTarget) else None
     documents = {side: len({r.cluster for r in chosen if r.is_member is side}) for side in (True, False)}
     on_model = sum(not isinstance(attack, BlindAttack) for attack in attacks.values())
     return Checked(
@@ -200,29 +213,72 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         attacks=[attack.name for attack in attacks.values()],
         source=data.source,
         kind=data.format if inputs.loss_on is None else f"{data.format}, {IN_WORDS[inputs.loss_on]} scored",
-        counts=_counts(task, chosen, inputs),
-        first=_read(chosen[0], inputs, backend.decode if show_text or task.settings.log_text else None),
+        counts=counts,
+        first=first,
         findings=findings,
         resolution=resolution(documents[True], documents[False], max(on_model, 1)),
         plan=plan,
-        rate=backend.estimated_rate(command.device) if isinstance(backend, UnloadedTarget) else None,
-        notes=list(backend.notes),
+        rate=rate,
+        notes=notes,
     )
 
 
-def _backend(command: Command, task: AuditTask) -> Backend:
-    if command.model in LOCAL_MODELS:
-        return UnloadedTarget(command.arguments, task.settings, task.base_model)
-    raise SpvmiaError(
-        f"--model: expected {', '.join(LOCAL_MODELS)}, whose files can be checked without a model, got "
-        f"{command.model!r}; run the command with --limit 4"
-    )
+@contextmanager
+def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
+    """What stands for the model: its files, or the server itself; the base is files in either case.
+
+    Raises:
+        SpvmiaError: a server that cannot be reached, or is no use; a model that cannot be checked so.
+    """
+    if command.model in (*LOCAL_MODELS, VLLM):
+        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model)
+        if command.model == VLLM:
+            _check_engine(command, target)
+        yield target
+        return
+    if command.model not in SERVED:
+        known = ", ".join((*LOCAL_MODELS, VLLM, *SERVED))
+        raise SpvmiaError(
+            f"--model: expected one of {known}, which can be checked before they are loaded, got {command.model!r}; "
+            "run the command with --limit 4"
+        )
+    import lm_eval.models  # noqa: F401  (fills the registry of models)
+    from lm_eval.api.registry import get_model
+
+    with quiet_libraries():
+        lm = get_model(command.model).create_from_arg_obj(dict(command.arguments), {})
+    with open_backend(lm, task.registry, task.settings, task.base_model) as backend:
+        base = task.settings.base_model or task.base_model
+        if isinstance(backend, RemoteTarget) and base is not None:
+            unread: Any = UnloadedTarget({"pretrained": str(base)}, task.settings, str(base))
+            backend.local = unread
+        yield backend
 
 
-def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs) -> dict[str, object]:
+def _as_of_hf(command: Command) -> dict[str, Any]:
+    """The model's arguments by the names that `--model hf` has for them."""
+    renamed = {"lora_local_path": "peft", "max_model_len": "max_length"}
+    return {renamed.get(name, name): value for name, value in command.arguments.items()}
+
+
+def _check_engine(command: Command, target: UnloadedTarget) -> None:
+    """What vLLM gives less of than torch, and which adapters it would read otherwise.
+
+    Raises:
+        SpvmiaError: the adapter is one of them.
+    """
+    target.name = VLLM
+    whole = command.arguments.get("max_logprobs") == -1
+    target.features = BackendFeatures(moments=whole, embeddings=False)
+    path = command.arguments.get("lora_local_path")
+    if path and (why := misread(str(path), peft_config(str(path)), patterns=True)):
+        raise SpvmiaError(f"lora_local_path: expected an adapter that vLLM reads as peft does, got {why}; merge it")
+
+
+def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs, *, scored: bool) -> dict[str, object]:
     """How many records of each class, of how many documents; which are not scored, and why."""
     data = task.data
-    reasons = (inputs.of(record, View.TEXT) for record in chosen)
+    reasons = (inputs.of(record, View.TEXT) for record in chosen) if scored else ()
     unscored = Counter(reason for reason in reasons if isinstance(reason, str))
     found: dict[str, object] = {}
     for name, side in (("members", True), ("nonmembers", False)):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spvmia_plugin import __version__
-from spvmia_plugin.attacks import PAIRED, SAMPLED, WHITE_BOX
+from spvmia_plugin.attacks import APART
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
@@ -50,8 +50,7 @@ def generate(attacks: Sequence[str], datasets: Sequence[str]) -> dict[str, str]:
         names = [task_name(attack, dataset) for attack in attacks]
         for attack, name in zip(attacks, names, strict=True):
             files[f"{name}.yaml"] = _HEADER + f"include: {_COMMON}\n" + _task(name, attack, dataset)
-        apart = WHITE_BOX | SAMPLED | PAIRED
-        of_group = [name for attack, name in zip(attacks, names, strict=True) if attack not in apart]
+        of_group = [name for attack, name in zip(attacks, names, strict=True) if attack not in APART]
         files[f"mia_{dataset}.yaml"] = _HEADER + _group(f"mia_{dataset}", of_group, _NOT_OF_MODELS)
     of_paper = [task_name("spv", dataset) for dataset in datasets]
     files["spv_mia.yaml"] = _HEADER + _group("spv_mia", of_paper, _NOT_OF_GROUPS)
