@@ -31,7 +31,7 @@ def units(audit: Audit) -> dict[str, Any] | None:
         "strongest": _strongest(first, told.together is not None),
         "by_number": _by_number(first),
         "rows": [(title(task.attack), _auroc(task), _tprs(task)) for task in ranked(audit) if task.mia_audit.unit],
-        **_together(first),
+        **_together(audit),
     }
 
 
@@ -80,9 +80,10 @@ _SHOWN_TPRS = ("tpr_at_5pct_fpr", "tpr_at_1pct_fpr")
 _INTERVAL: tuple[tuple[str | int, ...], ...] = (("value",), ("interval", 0), ("interval", 1))
 
 
-def _together(task: TaskResult) -> dict[str, Any]:
-    """What all attacks say together: the curve over the records given, and the most exposed units."""
-    told = task.mia_audit.unit
+def _together(audit: Audit) -> dict[str, Any]:
+    """What all attacks say together: the curve over the records given, with all at its end, and the most exposed
+    units."""
+    task, told = audit.tasks[0], audit.mia_audit.unit
     found = told.together if told is not None else None
     if found is None or found.attack is None:
         return {"attack": None, "given": [], "exposed": []}
@@ -98,6 +99,10 @@ def _together(task: TaskResult) -> dict[str, Any]:
                 "reason": None if point.reason is None else shown(point.reason),
             }
         )
+    for whose in audit.model_attacks:
+        if whose.attack == found.attack:
+            counts = [audited(whose, "unit", key, style="count") for key in ("members", "nonmembers")]
+            given.append({"records": "all", "auroc": _auroc(whose), "units": counts, "reason": None})
     exposed = []
     for place, unit in enumerate(found.exposed):
         path = ("unit", "together", "exposed", place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,12 @@ def test_results_hold_units_and_groups_and_readers_read_them(run):
     assert told(run)["unit"]["metrics"] != told(run, "loss_mia_custom")["unit"]["metrics"]
 
 
+def _points(run):
+    """The heads of the rows of the curve."""
+    table = run.page.partition("Records of each unit")[2].partition("</table>")[0]
+    return re.findall(r'<th scope="row" class="n">(\w+)</th>', table)
+
+
 def test_the_page_shows_them_and_every_number_leads_back(run):
     page = Page(run.page)
     headings = [text for _, text in page.headings]
@@ -64,6 +71,7 @@ def test_the_page_shows_them_and_every_number_leads_back(run):
     assert "No group is told apart from all others." in page.text
     assert "<b>süd</b>\\u202e" in page.text
     assert told(run)["unit"]["together"]["exposed"][0]["unit"] in page.text
+    assert ", ".join(_points(run)) == "1, 2, 3, 5, all"
     sources = [source for _, source, _ in page.numbers if "/unit/" in source or "/groups/" in source]
     assert len(sources) > 50
     for value, source, _ in page.numbers:
