@@ -1,7 +1,7 @@
 """What a completions server says of tokens: the log-probabilities of a prompt, and what it writes after one.
 
-There are two ways to have a prompt's log-probabilities. vLLM's `prompt_logprobs` names each token by its id and gives
-its rank, and with -1 the whole distribution. The API's own `echo` gives them as those of a text that begins with the
+There are two ways to have a prompt's log-probabilities. vLLM's `prompt_logprobs` names each token by its id, with the
+likeliest beside it, and with -1 the whole distribution. The API's own `echo` gives them as those of a text that begins with the
 prompt.
 """
 
@@ -68,7 +68,7 @@ class Way:
 
 
 class PromptLogprobs(Way):
-    """vLLM's `prompt_logprobs`: the tokens by id, each with its rank."""
+    """vLLM's `prompt_logprobs`: the tokens by id, and the likeliest beside each."""
 
     name = "prompt_logprobs"
 
@@ -91,9 +91,8 @@ class PromptLogprobs(Way):
                 raise Fault("gives prompt_logprobs of other tokens than were sent")
             value = finite(own.get("logprob"), place, ids)
             logprob.append(value)
-            rank = own.get("rank")
-            best = max(entry["logprob"] for entry in row.values())
-            top1.append(rank == 1 if isinstance(rank, int) else value >= best)
+            # Not by its rank: of two tokens that are equally likely, as bfloat16 makes often, both have rank 2.
+            top1.append(value >= max(entry["logprob"] for entry in row.values()))
             if moments:
                 of_all.append(_moments([entry["logprob"] for entry in row.values()]))
         mean, std = np.array(of_all, np.float32).reshape(-1, 2).T if moments else (None, None)
