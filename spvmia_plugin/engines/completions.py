@@ -1,8 +1,8 @@
 """What a completions server says of tokens: the log-probabilities of a prompt, and what it writes after one.
 
 There are two ways to have a prompt's log-probabilities. vLLM's `prompt_logprobs` names each token by its id, with the
-likeliest beside it, and with -1 the whole distribution. The API's own `echo` gives them as those of a text that begins with the
-prompt.
+likeliest beside it, and with -1 the whole distribution. The API's own `echo` gives them as those of a text that begins
+with the prompt.
 """
 
 from __future__ import annotations
