@@ -10,7 +10,8 @@ import numpy as np
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Floats, Interval
 from spvmia_plugin.metrics.groups import GroupsTold, by_group
-from spvmia_plugin.metrics.several import Compared, Leader, Strongest, compare
+from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
+from spvmia_plugin.metrics.several import Compared, Extremes, Leader, Strongest, compare
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.metrics.units import Given, Units, by_records_given, told_by_number, unit_scores
 from spvmia_plugin.records import Record
@@ -46,6 +47,7 @@ class Together:
 
     Attributes:
         strongest: with the units as observations.
+        extremes: how far all attacks reach in the metrics that a bound may be declared for.
         attack: by whose scores the next two are: the one with the largest AUROC by unit.
         given: its AUROC where the attacker has so many records of each unit.
         exposed: the members' units that it ranks highest.
@@ -55,6 +57,7 @@ class Together:
     attack: str | None
     given: tuple[Given, ...]
     exposed: tuple[ExposedUnit, ...]
+    extremes: tuple[Extremes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +141,14 @@ def units_together(
     if units is None:
         return None
     of_units = {task: unit_scores(values, units.of_record) for task, values in scores.items()}
-    found = named(compare(of_units, units.is_member, units.clusters, seed=seed)).strongest()
+    compared = named(compare(of_units, units.is_member, units.clusters, seed=seed))
+    found, extremes = compared.strongest(), tuple(compared.extremes(metric.key) for metric in (AUROC, TPR_1PCT))
     leader = found.auroc
     if leader.task is None:
-        return Together(strongest=found, attack=None, given=(), exposed=())
+        return Together(strongest=found, attack=None, given=(), exposed=(), extremes=extremes)
     return Together(
         strongest=found,
+        extremes=extremes,
         attack=leader.attack,
         given=by_records_given(scores[leader.task], units, seed=seed),
         exposed=_exposed(of_units[leader.task], scores[leader.task], units),

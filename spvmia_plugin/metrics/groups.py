@@ -13,7 +13,7 @@ from scipy.special import stdtr
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.intervals import AurocEstimate
 from spvmia_plugin.metrics.names import AUROC, TPR_5PCT, Metric, low_end
-from spvmia_plugin.metrics.several import Leader, best, joint_errors, joint_estimates, max_quantile_over
+from spvmia_plugin.metrics.several import NO_SCORES, Leader, best, joint_errors, joint_estimates, max_quantile_over
 from spvmia_plugin.metrics.tpr import TprAtFpr, tpr_at_fpr, tpr_interval
 from spvmia_plugin.util.schema import MaybeNumber
 
@@ -115,7 +115,7 @@ def by_group(
         reason = _too_few(own, of_class)
         estimates, influences = joint_estimates(scores, of_class, own) if reason is None else ({}, np.zeros((0, 0)))
         if reason is None and not estimates:
-            reason = "no attack has scores of both classes"
+            reason = NO_SCORES
         reason = reason or next((estimate.reason for estimate in estimates.values() if estimate.reason), None)
         if reason is not None:
             left_out.append(_told(name, of_class, Leader(reason=reason), Leader(reason=reason), reason=reason))

@@ -35,6 +35,7 @@ from spvmia_plugin.metrics.names import (
 from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval
 from spvmia_plugin.util.schema import MaybeNumber
 
+NO_SCORES = "no attack has scores of both classes"
 _DRAWS = 20_000
 """Draws of the max statistic; its 95 % quantile is then good to about 1 %."""
 
@@ -109,6 +110,27 @@ class Strongest:
 
 
 @dataclass(frozen=True, slots=True)
+class Extremes:
+    """How far all attacks reach in one metric: what a limit on it is held against.
+
+    Attributes:
+        metric: its key.
+        attack: the one with the largest estimate; None if no attack has scores of both classes.
+        value: that estimate.
+        low: the largest lower end among all attacks.
+        high: the largest upper end among all attacks that have one.
+        reason: why some attack has no upper end, or no attack a number; None otherwise.
+    """
+
+    metric: str
+    attack: str | None = None
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Compared:
     """Several attacks on the same records: an interval for each attack and metric, all of which hold at once.
 
@@ -125,6 +147,18 @@ class Compared:
     critical: float
     n_attacks: int
     confidence: float
+
+    def extremes(self, metric: str) -> Extremes:
+        """How far all attacks reach in a metric, by its key."""
+        leaders = list(self.leaders[metric].values())
+        first = max(leaders, key=lambda each: -math.inf if math.isnan(each.value) else each.value, default=Leader())
+        low, high = (
+            max((end for each in leaders if not math.isnan(end := getattr(each, name))), default=math.nan)
+            for name in ("low", "high")
+        )
+        without = (each.reason or "no interval" for each in leaders if math.isnan(each.high))
+        reason = next(without, None) if leaders else NO_SCORES
+        return Extremes(metric, first.attack, first.value, low, high, reason)
 
     def strongest(self) -> Strongest:
         """The attack with most of each metric."""
@@ -146,7 +180,7 @@ def best(metric: str, leaders: Iterable[Leader]) -> Leader:
     every = list(leaders)
     known = [leader for leader in every if not math.isnan(leader.value)]
     apart = [leader for leader in known if leader.excludes(METRICS_WITH_INTERVAL[metric].guess)]
-    reason = every[0].reason if every else "no attack has scores of both classes"
+    reason = every[0].reason if every else NO_SCORES
     return max(apart or known, key=lambda leader: leader.value, default=Leader(reason=reason))
 
 

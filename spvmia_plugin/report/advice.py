@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS
+from spvmia_plugin.metrics.names import AUROC, EPSILON
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
 from spvmia_plugin.report.verdict import Verdict
@@ -72,12 +72,13 @@ def _bound(audit: Audit) -> Iterator[Advice]:
     bound = Bound.of(audit)
     for held in hold(audit, bound).held if bound is not None else ():
         if held.outcome == "not_shown" and held.needed is not None:
-            number = Number(held.needed, "count", f"computed/bound/{held.metric}/needed")
+            number = Number(held.needed, "count", f"computed/bound/{held.metric}{'/unit' * held.by_unit}/needed")
+            counted, unit = "units" if held.by_unit else "documents", audit.mia_audit.unit
             yield Advice(
-                f"Audit more records, to show the bound on the {METRICS[held.metric].label}",
-                ("About ", number, " documents of each class would show it, if the estimate stays what it is."),
+                f"Audit more {'units' if held.by_unit else 'records'}, to show the bound on the {held.label}",
+                ("About ", number, f" {counted} of each class would show it, if the estimate stays what it is."),
                 "Raise mia_max_samples, and keep more records back before the next training.",
-                _again("mia_max_samples", held.needed),
+                _again("mia_max_samples", held.needed * (unit.median_records if held.by_unit and unit else 1)),
             )
 
 

@@ -2,6 +2,8 @@
 
 A result that stays below a bound shows nothing by itself: few records stay below every bound. So the upper ends of all
 attacks' intervals have to, which hold at once; and an audit whose own preconditions failed is no evidence either way.
+Where it is known whom records belong to, a bound is held against records and against units: many records of a person
+tell more than each, and one that was memorised can be lost in a person's mean.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Literal
 
 from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS, TPR_1PCT, Metric
 from spvmia_plugin.metrics.power import needed
+from spvmia_plugin.metrics.several import Extremes
 from spvmia_plugin.results.estimate import NO_SAMPLES
 from spvmia_plugin.results.model import Audit, failed
 from spvmia_plugin.util.schema import MaybeNumber
@@ -26,6 +29,7 @@ NO_EVIDENCE = ("empty_class", "blind_above_chance", "membership_assumed", "docum
 """Preconditions without which an audit shows nothing about its target, whatever its numbers."""
 MOST_UNSCORED = 0.05
 """Of the records: an attack that leaves out more may leave out the exposed ones."""
+_Reached = tuple[Extremes, int, float]
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,19 @@ class Held:
         metric: its key.
         limit: what was declared.
         outcome: of this metric.
+        by_unit: whether units (persons, patients) are the observations, not records.
         attack: the attack with the most of it.
         value: its estimate.
         low: the largest lower end among all attacks.
         high: the largest upper end among all attacks.
-        needed: documents of each class that would be enough at this estimate; None where that is not the question.
+        needed: documents, or units, of each class that would be enough at this estimate, or None.
         reason: why it is not shown, or not evaluable.
     """
 
     metric: str
     limit: float
     outcome: Outcome
+    by_unit: bool = False
     attack: str | None = None
     value: MaybeNumber = math.nan
     low: MaybeNumber = math.nan
@@ -79,7 +85,7 @@ class Held:
     @property
     def label(self) -> str:
         """The metric's name for people."""
-        return METRICS[self.metric].label
+        return METRICS[self.metric].label + (" by unit" if self.by_unit else "")
 
     def in_words(self) -> str:
         """One sentence."""
@@ -88,7 +94,8 @@ class Held:
             return f"{self.label}{number}; of every attack it is at most {self.high:.3f}, below {self.limit:g}"
         if self.outcome == "exceeded":
             return f"{self.label}{number}, at least {self.low:.3f}, above {self.limit:g}"
-        more = f"; about {self.needed:,} documents of each class would show it" if self.needed is not None else ""
+        counted = "units" if self.by_unit else "documents"
+        more = f"; about {self.needed:,} {counted} of each class would show it" if self.needed is not None else ""
         if self.outcome == "not_shown" and self.reason is None:
             return f"{self.label}{number}; up to {self.high:.3f} cannot be ruled out, {self.limit:g} was declared{more}"
         return f"{self.label}{number}: {self.reason}{more}"
@@ -133,35 +140,52 @@ def _held(audit: Audit, bound: Bound) -> Iterator[Held]:
     for key, limit in bound.limits.items():
         if key == EPSILON.key:
             yield _epsilon(audit, limit)
-        else:
-            yield _attacks(audit, METRICS[key], limit)
+            continue
+        yield _attacks(audit, METRICS[key], limit, by_unit=False)
+        if audit.mia_audit.unit is not None:
+            yield _attacks(audit, METRICS[key], limit, by_unit=True)
 
 
-def _attacks(audit: Audit, metric: Metric, limit: float) -> Held:
+def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> Held:
     """All attacks' intervals of a metric, which hold at once, against its limit."""
+    blank = Held(metric.key, limit, "not_evaluable", by_unit)
     broken = next((f.message for f in failed(audit) if f.code in NO_EVIDENCE), None)
     if not audit.model_attacks:
         broken = "no attack on the model was run"
     if broken is not None:
-        return Held(metric.key, limit, "not_evaluable", reason=broken)
-    if audit.compared is None:
-        return Held(metric.key, limit, "not_evaluable", reason=NO_SAMPLES)
-    leaders = audit.compared.leaders[metric.key]
-    if not leaders:
-        return Held(metric.key, limit, "not_evaluable", reason="no attack has scores of both classes")
-    attack = max(leaders, key=lambda name: _or_least(leaders[name].value))
-    lows, highs = ([getattr(each, end) for each in leaders.values()] for end in ("low", "high"))
-    low, high = (max((end for end in ends if not math.isnan(end)), default=math.nan) for ends in (lows, highs))
-    told = Held(metric.key, limit, "within", attack, leaders[attack].value, low, high)
-    if low > limit:
+        return replace(blank, reason=broken)
+    found = _by_unit(audit, metric) if by_unit else _by_record(audit, metric)
+    if isinstance(found, str):
+        return replace(blank, reason=found)
+    reach, n_attacks, confidence = found
+    if reach.attack is None:
+        return replace(blank, reason=reach.reason)
+    told = replace(blank, outcome="within", attack=reach.attack, value=reach.value, low=reach.low, high=reach.high)
+    if reach.low > limit:
         return replace(told, outcome="exceeded")
-    unresolved = next((each.reason for each in leaders.values() if math.isnan(each.high)), None)
-    if unresolved is not None or not high < limit:
-        value = metric.guess if math.isnan(told.value) else told.value
-        enough = needed(metric, limit, value, audit.compared.n_attacks, audit.compared.confidence)
-        return replace(told, outcome="not_shown", needed=enough, reason=unresolved)
+    if reach.reason is not None or not reach.high < limit:
+        value = metric.guess if math.isnan(reach.value) else reach.value
+        enough = needed(metric, limit, value, n_attacks, confidence)
+        return replace(told, outcome="not_shown", needed=enough, reason=reach.reason)
     left_out = _mostly_unscored(audit)
     return told if left_out is None else replace(told, outcome="not_shown", reason=left_out)
+
+
+def _by_record(audit: Audit, metric: Metric) -> _Reached | str:
+    """How far the attacks reach, how many there are and at which confidence; or why that is not known."""
+    if audit.compared is None:
+        return NO_SAMPLES
+    return audit.compared.extremes(metric.key), audit.compared.n_attacks, audit.compared.confidence
+
+
+def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
+    """The same with units as observations, as the run recorded it."""
+    unit = audit.mia_audit.unit
+    together = None if unit is None else unit.together
+    reach = next((each for each in together.extremes if each.metric == metric.key), None) if together else None
+    if together is None or reach is None:
+        return "the run was cut off before all attacks were compared by unit; run it again"
+    return reach, together.strongest.n_attacks, together.strongest.confidence
 
 
 def _or_least(number: float) -> float:

@@ -56,6 +56,45 @@ def test_it_is_held_against_the_interval_of_every_attack_at_once(tmp_path):
     assert held.value == pytest.approx(max(leader.value for leader in leaders.values()))
 
 
+def of_units(n, each, strengths, folder):
+    """An audit of n units of each class, `each` records of every one."""
+    found = [
+        dataclasses.replace(record, unit=f"u{record.cluster}", cluster=f"u{record.cluster}")
+        for record in fake_records(n * each, n * each, blocks=each)
+    ]
+    write_run(folder, [fake_audit(strengths, records=found, findings=[])])
+    return read_latest(folder).audits[0]
+
+
+def test_what_records_hide_their_persons_show(tmp_path):
+    """One record gives away little, ten of one person much: a limit that records keep is broken by persons."""
+    audit = of_units(120, 10, {"loss": 0.0, "spv_wbc": 0.4}, tmp_path)
+    by_record, by_unit = hold(audit, Bound({"auroc": 0.7}, DECLARED)).held
+    assert (by_record.outcome, by_record.by_unit) == ("within", False)
+    assert (by_unit.outcome, by_unit.by_unit) == ("exceeded", True)
+    assert hold(audit, Bound({"auroc": 0.7}, DECLARED)).outcome == "exceeded"
+    assert by_unit.in_words().startswith("AUROC by unit is 0.")
+    assert by_unit.low > 0.7 > by_record.high
+
+
+def test_units_are_few_where_records_are_many(tmp_path):
+    audit = of_units(20, 40, NULL, tmp_path)
+    by_record, by_unit = hold(audit, Bound({"auroc": 0.75}, DECLARED)).held
+    assert (by_record.outcome, by_unit.outcome) == ("within", "not_shown")
+    assert "units of each class would show it" in by_unit.in_words()
+    assert by_unit.needed > 20
+
+
+def test_a_run_that_did_not_compare_units_shows_nothing_of_them(tmp_path):
+    audit = of_units(60, 3, NULL, tmp_path)
+    for task in audit.tasks:
+        unit = dataclasses.replace(task.mia_audit.unit, together=None)
+        object.__setattr__(task, "mia_audit", dataclasses.replace(task.mia_audit, unit=unit))
+    _, by_unit = hold(audit, Bound({"auroc": 0.9}, DECLARED)).held
+    assert by_unit.outcome == "not_evaluable"
+    assert "run it again" in by_unit.reason
+
+
 def test_too_few_records_are_never_within(tmp_path):
     verdict = hold(audit_of(tmp_path, NULL, 30), Bound({"auroc": 0.65}))
     held = only(verdict)
