@@ -62,25 +62,25 @@ class Held:
         metric: its key.
         limit: what was declared.
         outcome: of this metric.
-        by_unit: whether units (persons, patients) are the observations, not records.
         attack: the attack with the most of it.
         value: its estimate.
         low: the largest lower end among all attacks.
         high: the largest upper end among all attacks.
         needed: documents, or units, of each class that would be enough at this estimate, or None.
         reason: why it is not shown, or not evaluable.
+        by_unit: whether units (persons, patients) are the observations, not records.
     """
 
     metric: str
     limit: float
     outcome: Outcome
-    by_unit: bool = False
     attack: str | None = None
     value: MaybeNumber = math.nan
     low: MaybeNumber = math.nan
     high: MaybeNumber = math.nan
     needed: int | None = None
     reason: str | None = None
+    by_unit: bool = False
 
     @property
     def label(self) -> str:
@@ -148,7 +148,7 @@ def _held(audit: Audit, bound: Bound) -> Iterator[Held]:
 
 def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> Held:
     """All attacks' intervals of a metric, which hold at once, against its limit."""
-    blank = Held(metric.key, limit, "not_evaluable", by_unit)
+    blank = Held(metric.key, limit, "not_evaluable", by_unit=by_unit)
     broken = next((f.message for f in failed(audit) if f.code in NO_EVIDENCE), None)
     if not audit.model_attacks:
         broken = "no attack on the model was run"

@@ -147,7 +147,9 @@ def test_an_attack_without_its_input_hides_nothing(tmp_path):
 def test_a_lower_bound_on_epsilon_breaks_a_limit_and_shows_none(tmp_path):
     leak = audit_of(tmp_path / "leak", {"spv_wbc": 4.0}, 200, canary=True)
     assert leak.tasks[0].metrics["epsilon_lb"] > 1
-    assert hold(leak, Bound({"epsilon_lb": 1.0})).outcome == "exceeded"
+    exceeded = hold(leak, Bound({"epsilon_lb": 1.0}))
+    assert exceeded.outcome == "exceeded"
+    assert (only(exceeded).attack, only(exceeded).low) == ("spv_wbc", leak.tasks[0].metrics["epsilon_lb"])
     verdict = hold(leak, Bound({"epsilon_lb": 50.0}))
     assert verdict.outcome == "not_shown"
     assert "bounds epsilon from below" in only(verdict).in_words()
