@@ -143,7 +143,8 @@ class Layout:
             remedy = "correct or remove the row" if row is not None else "name another format (mia_format) or file"
         elif part is not None and not self.text_given:
             here, lacking = ([k for k in part.required if (k in names) is there] for there in (True, False))
-            remedy = f"add {lacking[0]!r} to {here[0]!r}, or " + remedy
+            # Whole rows of a format are there where another one was asked for.
+            remedy = f"add {lacking[0]!r} to {here[0]!r}, or {remedy}" if lacking else "leave mia_format at auto"
         elif self.asked == "auto" and not self.text_given:
             remedy += "; read by themselves are " + ", ".join("+".join(each.required) for each in FORMATS.values())
         problem = f"expected a column {column!r}, got {known}{did_you_mean(column, shown)}"

@@ -190,9 +190,15 @@ def residual_risk(audit: Audit) -> Iterator[str]:
     if found is None or math.isnan(found.auroc.high):
         yield "The records do not tell how well members can be told from others: nothing is excluded."
     else:
+        one = found.n_attacks == 1
+        who = (
+            "the attack that was tried has no"
+            if one
+            else f"none of the {found.n_attacks} attacks that were tried has an"
+        )
         yield (
-            f"With {100 * found.confidence:g} % confidence none of the {found.n_attacks} attacks that were tried has "
-            f"an AUROC above {audit_upper(audit, AUROC.key):.3f} on records like these."
+            f"With {100 * found.confidence:g} % confidence {who} AUROC above {audit_upper(audit, AUROC.key):.3f} "
+            "on records like these."
         )
         low = METRICS_WITH_INTERVAL[found.low_end]
         upper = audit_upper(audit, found.low_end)

@@ -202,12 +202,13 @@ def band_rates(n_nonmembers: int) -> list[float]:
 
 
 def _roc(labels: Sequence[str], curves: Sequence[Curve | None]) -> list[Picture]:
+    n = sum(found is not None for found in curves)
     common = "Share of members picked out against share of non-members wrongly accused, at every threshold. "
     return [
         Picture(
             name=f"roc-{kind}",
             attacks=(),
-            alt=f"ROC curves of {sum(found is not None for found in curves)} attacks on {kind} axes. "
+            alt=f"ROC {'curve' if n == 1 else 'curves'} of {n} {'attack' if n == 1 else 'attacks'} on {kind} axes. "
             "The table of all attacks gives the areas below them and the values at 1 % and 0.1 %.",
             caption=common + reading,
             draw=partial(_draw_roc, labels, curves, kind == "log"),

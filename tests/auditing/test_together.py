@@ -61,10 +61,10 @@ class Second(Launched):
 
     def __init__(self, told):
         super().__init__()
-        self.told = list(told)
+        self.answers = list(told)
 
     def agree(self, value):
-        return self.told.pop(0)
+        return self.answers.pop(0)
 
 
 def test_the_first_of_several_processes_locks_looks_and_commits(tmp_path):
@@ -75,7 +75,7 @@ def test_the_first_of_several_processes_locks_looks_and_commits(tmp_path):
     for told in ([set(), made], [set(), None, work, made]):  # it was there; all train
         second, place = Second(told), tmp_path / str(len(told))
         run(place, ["spv"], backend=second, mia_reference_parallel=True, **BATCH)
-        assert second.told == []
+        assert second.answers == []
         assert len(second.trained) == (len(told) == 4)
         assert second.loaded == first.loaded
         assert not (place / "store" / "references").exists()
@@ -84,7 +84,7 @@ def test_the_first_of_several_processes_locks_looks_and_commits(tmp_path):
 def test_a_named_reference_is_loaded_by_each_process_for_itself(tmp_path):
     second = Second([{Role.REFERENCE}])
     run(tmp_path, ["spv"], backend=second, mia_reference_parallel=True, mia_reference="their/model", **BATCH)
-    assert second.told == []
+    assert second.answers == []
     assert second.loaded == {Role.REFERENCE: "ir/model"}
 
 
@@ -96,5 +96,5 @@ def test_several_references_are_told_of_in_one_order(tmp_path):
     assert len(set(made)) == 3
     second = Second([set(), *made])
     run(tmp_path / "second", ["spv_wbc"], backend=second, **options)
-    assert second.told == []
+    assert second.answers == []
     assert second.loaded == first.loaded

@@ -181,7 +181,7 @@ def test_features_are_told_by_role(lm, models):
     target, base = backend.features_of(Role.TARGET), backend.features_of(Role.BASE)
     # No engine has embeddings, or a way back; the base writes nothing.
     assert target == BackendFeatures(moments=False, embeddings=False)
-    assert base == BackendFeatures(generate=False, gradients=True)
+    assert base == BackendFeatures(generate=False, gradients=True, kth=True)
     assert made(lm, models, remote=(Role.TARGET, Role.BASE)).features_of(Role.BASE) == target
 
 

@@ -12,7 +12,10 @@ from tests.tiny import tiny_texts
 
 from .conftest import write_jsonl
 
-BLIND = {"bag_of_words": "sees no model"}
+BLIND = {
+    "bag_of_words": "sees no model",
+    "surrogate": "sees thirty texts that the target wrote to prompts that are no members",
+}
 SOFT = {
     "zlib": "divides by the size of the text, which is noise where the texts are alike",
     "detectgpt": "divides by a standard deviation estimated from ten paraphrases",
