@@ -69,12 +69,16 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
     return {_RESULTS_PATH: told}
 
 
+def _chosen(found: Estimate) -> str:
+    return (
+        f"the strongest of {found.chosen_among} attacks" if found.chosen_among != 1 else "the only attack"
+    )
+
+
 def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
     """One paragraph: first what is wrong, then what the number is."""
     told = [f"WARNING: {message}" for message in warnings_of(audit, metric, found.attack)]
-    told.append(
-        f"{name_of(metric)} of the strongest of {found.chosen_among} attacks, {found.attack}: lower is more private"
-    )
+    told.append(f"{name_of(metric)} of {_chosen(found)}, {found.attack}: lower is more private")
     if not math.isnan(found.low):
         told.append(f"simultaneous {found.confidence:.0%} interval {found.low!r} to {found.high!r}")
         told.append(f"a guess gets {metric.guess:g}")
@@ -109,7 +113,7 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
     for audit in run.audits:
         digits = protocol_digits(audit, *audit.model_attacks)
         for metric, found in of_the_strongest(audit):
-            whose = f" of the strongest of {found.chosen_among} attacks, {found.attack}"
+            whose = f" of {_chosen(found)}, {found.attack}"
             results += _card_results(audit, (metric, found), f"strongest-{digits}", whose)
         for task in audit.tasks:
             for metric, found in estimates(task):

@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 
 from spvmia_plugin.attacks.base import BlindAttack
+from spvmia_plugin.auditing.closing import closing
 from spvmia_plugin.auditing.mia_audit import mia_audit
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results
 from spvmia_plugin.auditing.plan import show
@@ -371,6 +372,8 @@ class AuditTask(Task):  # type: ignore[misc]
                     show(f"spvmia: {dataset}: {in_one_line(found)}")
                     if of_units is not None:
                         show(f"spvmia: {dataset}, each unit an observation: {in_one_line(of_units.strongest)}")
+                    if self.comparison.compared is not None and found.n_attacks > 1:
+                        show(closing(self.comparison.compared))
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:

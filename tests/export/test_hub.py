@@ -140,7 +140,7 @@ def test_a_model_index_holds_the_interval(tmp_path: Path) -> None:
     chosen, auroc = (result for result in card.data.eval_results if result.metric_type == "roc_auc")
     assert auroc.metric_args["interval"] == audit.told["metrics"]["auroc_interval"]
     assert chosen.metric_args["interval"] == [audit.strongest.auroc.low, audit.strongest.auroc.high]
-    assert "of the strongest of 1 attacks, spv" in chosen.metric_name
+    assert "of the only attack, spv" in chosen.metric_name
     assert auroc.metric_args["lower_is_better"] is True
 
 

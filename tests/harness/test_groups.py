@@ -52,6 +52,11 @@ def test_the_row_of_attacks_on_the_same_records_is_the_strongest(evaluate, optio
     assert row["sample_count"]["auroc,none"] == 80
     said = capsys.readouterr().err
     assert f"spvmia: custom: the strongest of 3 attacks: AUROC {told['auroc']['value']:.3f} (" in said
+    table = said[said.index("  attack ") :].splitlines()
+    assert table[0].split() == ["attack", "AUROC", "TPR", "at", "5", "%", "FPR", "a", "guess", "is"]
+    assert table[1].split()[:2] == [told["auroc"]["attack"], f"{told['auroc']['value']:.3f}"]
+    assert {line.split()[0] for line in table[1:4]} == {"loss", "min_k", "min_k_pp"}
+    assert table[4] == "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
 
 
 def other_data(tmp_path, neighbour_tasks, options):
