@@ -21,6 +21,7 @@ from spvmia_plugin.checks.overlap import (
 )
 from spvmia_plugin.checks.shifts import compressibility_shift, date_shift, length_shift, length_spread, source_shift
 from spvmia_plugin.data.tokenisation import Encode, probe_digest
+from spvmia_plugin.data.weights import UNMERGED
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
@@ -66,6 +67,7 @@ def check_preconditions(data: AuditData, copies: NearCopies | None = None) -> li
         *families(data.records, copies),
         *_membership(data),
         *_training(data),
+        *_weights(data),
     ]
     return warnings_first(findings)
 
@@ -208,3 +210,15 @@ def _training(data: AuditData) -> list[Finding]:
         message = f"the training differs from what is scored: {'; '.join(notes)}"
         findings.append(Finding("training_differs", "note", message, {"notes": notes}))
     return findings
+
+
+def _weights(data: AuditData) -> list[Finding]:
+    """An adapter's manifest that was found beside whole weights, and that nobody named for them."""
+    if data.provenance.get("weights") != UNMERGED:
+        return []
+    message = (
+        "the manifest in the target's folder was written for an adapter, and whole weights lie beside it: nothing "
+        "shows that these are the merged adapter, and if they are others it says who was a member of another training "
+        "(where they are the merged ones, name it with mia_manifest)"
+    )
+    return [Finding("manifest_of_other_weights", "warning", message, {"weights": UNMERGED})]

@@ -120,7 +120,7 @@ def load_audit_data(
         )
     if manifest is not None:
         _check_fits(manifest, dataset, config, datasets)
-        beside = _check_beside(manifest, target_dirs)
+        beside = _check_beside(manifest, target_dirs, named=config.manifest is not None)
         return _of_manifest(manifest, config, datasets, tokenizer, **beside)
     return _declared(config, tokenizer) if dataset == CUSTOM else _public(config, datasets[dataset], tokenizer)
 
@@ -190,7 +190,7 @@ def _find_manifest(config: AuditConfig, target_dirs: Sequence[Path]) -> Manifest
     return None
 
 
-def _check_beside(manifest: Manifest, target_dirs: Sequence[Path]) -> dict[str, object]:
+def _check_beside(manifest: Manifest, target_dirs: Sequence[Path], *, named: bool) -> dict[str, object]:
     """Make sure that a manifest with sources lies beside its own weights; what came of it, for the provenance.
 
     Raises:
@@ -202,8 +202,9 @@ def _check_beside(manifest: Manifest, target_dirs: Sequence[Path]) -> dict[str, 
         place for folder in target_dirs if path_problem(folder) is None and (place := folder.expanduser()).is_dir()
     ]
     own = [folder for folder in folders if folder.resolve() == manifest.path.parent.resolve()]
-    found = check_weights(manifest.weights, (own or folders)[0], manifest.path) if folders else "not told: no folder"
-    return {"weights": found}
+    if not folders:
+        return {"weights": "not told: no folder"}
+    return {"weights": check_weights(manifest.weights, (own or folders)[0], manifest.path, named=named)}
 
 
 def _check_fits(manifest: Manifest, dataset: str, config: AuditConfig, datasets: Mapping[str, DatasetSource]) -> None:

@@ -22,6 +22,10 @@ MOST = 16
 """Tensors that are hashed, spread evenly over all."""
 HEAD_BYTES = 2**20
 """So much of each: two trainings agree in no such stretch."""
+MERGED = "not told: written for an adapter, read beside whole weights (merged?)"
+"""An adapter's manifest that somebody named for whole weights: they may be its merged copy."""
+UNMERGED = "not told: written for an adapter, found beside whole weights (merged?)"
+"""The same of one that nobody named."""
 _LONGEST_HEADER = 100 * 2**20
 
 
@@ -93,16 +97,17 @@ def _found(folder: Path) -> tuple[str, list[Tensor]]:
     return "adapter" if adapter.is_file() else "whole", [tensor for path in paths for tensor in tensors_in(path)]
 
 
-def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path) -> str:
+def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path, *, named: bool = True) -> str:
     """Make sure that the weights in a folder are those that a manifest was written for.
 
     Args:
         bound: what the manifest says of them.
         folder: of the target that is audited.
         manifest: its path, for errors.
+        named: whether the user named the manifest; else it was found in the folder.
 
     Returns:
-        `matched`, or why it cannot be told.
+        `matched`, or why it cannot be told; `UNMERGED` where an adapter's manifest was found beside whole weights.
 
     Raises:
         SpvmiaError: they are others.
@@ -113,8 +118,8 @@ def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path)
         kind, tensors = _found(folder)
         if not tensors:
             return "not told: no weights in safetensors beside it"
-        if kind != bound["kind"]:
-            return f"not told: written for {_IN_WORDS[bound['kind']]}, read beside {_IN_WORDS[kind]}"
+        if (bound["kind"], kind) == ("adapter", "whole"):
+            return MERGED if named else UNMERGED
         wanted, found = set(bound["tensors"]), {tensor.digest() for tensor in tensors}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"not told: the weights cannot be read ({reason_of(error)})"
@@ -122,11 +127,15 @@ def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path)
     # Libraries may write some tensors of a whole model in another shape than they train them: of others, none fits.
     if 2 * missing <= len(wanted):
         return "matched"
+    if (bound["kind"], kind) == ("whole", "adapter"):
+        raise SpvmiaError(
+            f"mia_manifest: {manifest}: expected the whole weights it was written for, got an adapter in {folder}, "
+            "which no merge makes of them: it says who was a member of another training; train again with the "
+            "callback, write one for this model with 'spvmia manifest', or give mia_members and mia_nonmembers in a "
+            "folder without it"
+        )
     raise SpvmiaError(
         f"mia_manifest: {manifest}: expected the weights it was written for, got others in {folder} ({missing} of "
         f"{len(wanted)} tensors differ): it says who was a member of another training; put it back beside its own "
         "weights, or write one for these with 'spvmia manifest'"
     )
-
-
-_IN_WORDS = {"adapter": "an adapter", "whole": "whole weights (merged?)"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spvmia_plugin.data.weights import HEAD_BYTES, MOST, check_weights, spread, tensors_in, weights_of
+from spvmia_plugin.data.weights import HEAD_BYTES, MERGED, MOST, UNMERGED, check_weights, spread, tensors_in, weights_of
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.trainers.callback import weights_in
 
@@ -62,6 +62,21 @@ def test_other_weights_are_refused(tmp_path):
         check_weights(bound, other, tmp_path / "mia_manifest.json")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_manifest_of_whole_weights_is_refused_for_an_adapter(tmp_path, named):
+    whole = weights_of(saved(tmp_path / "whole", tensors(1), "model.safetensors"))
+    adapter = saved(tmp_path / "adapter", tensors(2))
+    path = adapter / "mia_manifest.json"
+    with pytest.raises(SpvmiaError) as caught:
+        check_weights(whole, adapter, path, named=named)
+    assert str(caught.value).startswith(
+        f"mia_manifest: {path}: expected the whole weights it was written for, got an adapter in {adapter}, which"
+    )
+    assert str(caught.value).endswith("or give mia_members and mia_nonmembers in a folder without it")
+    # A wrapper may hide from the callback that what it trains is an adapter: its tensors tell.
+    assert check_weights({**weights_of(adapter), "kind": "whole"}, adapter, path) == "matched"
+
+
 def test_a_tensor_that_a_library_writes_otherwise_is_no_other_model(tmp_path):
     held = tensors(1, 10)
     bound = weights_of(saved(tmp_path / "one", held))
@@ -96,9 +111,8 @@ def test_what_cannot_be_told(tmp_path):
     bound = weights_of(folder)
     assert check_weights(None, folder, tmp_path).startswith("not told: the manifest does not say")
     merged = saved(tmp_path / "merged", tensors(1), "model.safetensors")
-    assert check_weights(bound, merged, tmp_path) == (
-        "not told: written for an adapter, read beside whole weights (merged?)"
-    )
+    assert check_weights(bound, merged, tmp_path) == MERGED
+    assert check_weights(bound, merged, tmp_path, named=False) == UNMERGED
     (tmp_path / "empty").mkdir()
     assert weights_of(tmp_path / "empty") is None
     assert check_weights(bound, tmp_path / "empty", tmp_path) == "not told: no weights in safetensors beside it"

@@ -106,6 +106,44 @@ def test_a_manifest_of_another_adapter_is_refused(target, sft, split, audit, tmp
         audit(target)
 
 
+def test_a_manifest_of_whole_weights_is_refused_for_an_adapter(target, sft, split, audit, tmp_path):  # noqa: F811
+    rows = chats(90, seed=5)
+    sft(rows[:30], [MembershipManifest(*split(rows), strict=True)], peft=False, folder="other")
+    (target / "mia_manifest.json").unlink()
+    named = str(tmp_path / "other" / "mia_manifest.json")
+    with pytest.raises(SpvmiaError, match=r"expected the whole weights it was written for, got an adapter in .*out"):
+        audit(target, mia_manifest=named)
+    shutil.copy(named, target / "mia_manifest.json")
+    with pytest.raises(SpvmiaError, match=r"expected the whole weights it was written for, got an adapter in .*out"):
+        audit(target)
+
+
+def test_an_adapters_manifest_beside_whole_weights_is_a_warning_unless_it_is_named(
+    target,
+    chat_base,  # noqa: F811
+    evaluate,
+    options,
+    tmp_path,
+):
+    from peft import AutoPeftModelForCausalLM
+
+    merged = tmp_path / "merged"
+    shutil.copytree(chat_base, merged)
+    AutoPeftModelForCausalLM.from_pretrained(target).merge_and_unload().save_pretrained(merged)
+    shutil.copy(target / "mia_manifest.json", merged)
+    left_out = ("mia_members", "mia_nonmembers", "mia_prompts", "mia_block_size")
+    given = {key: value for key, value in options.items() if key not in left_out}
+    given["mia_cache_dir"] = str(tmp_path / "store")
+
+    def findings(**more):
+        result = evaluate(["loss_mia_custom"], given | more, model_args={"pretrained": str(merged), "peft": None})
+        told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+        return {each["code"]: each["severity"] for each in told["preconditions"]}
+
+    assert findings()["manifest_of_other_weights"] == "warning"
+    assert "manifest_of_other_weights" not in findings(mia_manifest=str(merged / "mia_manifest.json"))
+
+
 def test_a_row_that_has_changed_is_named(target, audit, tmp_path):
     path = tmp_path / "private" / "members.jsonl"
     rows = path.read_text().splitlines()

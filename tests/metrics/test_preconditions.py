@@ -12,6 +12,7 @@ import pytest
 import spvmia_plugin
 from spvmia_plugin.checks.preconditions import check_preconditions, check_tokenisation
 from spvmia_plugin.data.tokenisation import probe_digest
+from spvmia_plugin.data.weights import MERGED, UNMERGED
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.util.schema import as_json
@@ -234,6 +235,15 @@ def test_what_a_trainer_did_otherwise_than_declared_or_scored():
     assert ": members a:1 are not among the trainer's rows; the labels" in differing["trainer_data"].message
     assert differing["training_differs"].severity == "note"
     assert differing["training_differs"].message.endswith("what is scored: packed; smoothed")
+
+
+def test_an_adapters_manifest_that_was_found_beside_whole_weights_is_a_warning():
+    data = audit(MEMBERS, NONMEMBERS)
+    finding = found(replace(data, provenance={"weights": UNMERGED}))["manifest_of_other_weights"]
+    assert finding.severity == "warning"
+    assert "nothing shows that these are the merged adapter" in finding.message
+    for told in ("matched", MERGED):
+        assert "manifest_of_other_weights" not in found(replace(data, provenance={"weights": told}))
 
 
 def test_ten_thousand_records_take_seconds():
