@@ -585,9 +585,9 @@ class Run:
             self._forecast = Forecast(stages, rate, show)
             self._planned = {stage.name: stage.tokens for stage in stages}
         kind = "" if inputs.loss_on is None else f" ({audit.data.format}, {IN_WORDS[inputs.loss_on]} scored)"
-        title = (
-            f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {len(audit.attacks)} attacks"
-        )
+        n = len(audit.attacks)
+        attacks = "1 attack" if n == 1 else f"{n} attacks"
+        title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {attacks}"
         notes = [*self._backend_notes(), *self._to_pay(stages)]
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
 

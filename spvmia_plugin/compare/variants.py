@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtrit
@@ -98,12 +98,14 @@ class Apart:
         gains: by key of the metric, by attack: this variant less the first; simultaneous over all of them.
         why_not: why they could not be compared; None where they were.
         paired: whether on the same records; else by means over seeds.
+        alone: attacks that were not compared: a run of either has no scores of theirs.
     """
 
     variant: str
     gains: Mapping[str, Mapping[str, Gain]]
     why_not: str | None = None
     paired: bool = True
+    alone: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def compare(sources: Sequence[Source]) -> list[Compared]:
         sources: results of the variants; those that share a name are training seeds of one.
 
     Raises:
-        SpvmiaError: fewer than two variants, or one that cannot be read.
+        SpvmiaError: fewer than two variants, one run twice, or one that cannot be read.
     """
     groups: dict[str, list[HarnessRun]] = {}
     for source in sources:
@@ -149,6 +151,10 @@ def compare(sources: Sequence[Source]) -> list[Compared]:
             f"RESULTS: expected the results of two variants or more, got {len(sources)}; name the one that the others "
             "are compared with first"
         )
+    paths = [run.path.resolve() for runs in groups.values() for run in runs]
+    again = next((path for path in paths if paths.count(path) > 1), None)
+    if again is not None:
+        raise SpvmiaError(f"RESULTS: expected each run once, got {again} several times; a copy of a run is no variant")
     first = next(iter(groups.values()))
     datasets = dict.fromkeys(audit.dataset for audit in first[0].audits)
     return [_on(dataset, groups) for dataset in datasets]
@@ -175,8 +181,18 @@ def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]]) -> Compared:
     found = first.audit.strongest
     low_end = METRICS_WITH_INTERVAL[found.low_end] if found else METRICS_WITH_INTERVAL["tpr_at_5pct_fpr"]
     confidence = 1 - (1 - CONFIDENCE) / max(len(others), 1)
-    apart = [_apart(first, other, low_end, confidence) for other in others]
+    apart = [
+        replace(_apart(first, other, low_end, confidence), alone=_alone([*first.audits, *other.audits]))
+        for other in others
+    ]
     return Compared(dataset, variants, low_end, apart, left_out)
+
+
+def _alone(audits: Sequence[Audit]) -> list[str]:
+    """Attacks with scores in some of the audits and not in all."""
+    scored = [{task.attack for task in audit.model_attacks if task.records is not None} for audit in audits]
+    every = {attack for attacks in scored for attack in attacks}
+    return sorted(attack for attack in every if not all(attack in attacks for attacks in scored))
 
 
 def _step(name: str, run: HarnessRun) -> int | None:

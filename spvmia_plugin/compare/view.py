@@ -113,10 +113,17 @@ def text(comparisons: Sequence[Compared]) -> Iterator[str]:
                 yield f"    {metric.label}: {strongest_words(variant, metric)}"
             if variant is not found.variants[0]:
                 yield f"    {in_words(found, variant.name)}"
+                yield from _alone_in_words(found, variant.name)
             for finding in failed(variant.audit):
                 yield f"    warning: {shown(finding.message)}"
         for name in found.left_out:
             yield f"  left out, without an audit of these data: {shown(name)}"
+
+
+def _alone_in_words(found: Compared, name: str) -> Iterator[str]:
+    alone = next((apart.alone for apart in found.apart if apart.variant == name), ())
+    if alone:
+        yield f"    not compared, without scores in both: {', '.join(map(shown, alone))}"
 
 
 def to_json(comparisons: Sequence[Compared]) -> dict[str, Any]:
@@ -146,6 +153,7 @@ def to_json(comparisons: Sequence[Compared]) -> dict[str, Any]:
                         "first": found.variants[0].name,
                         "paired": apart.paired,
                         "why_not": apart.why_not,
+                        "not_compared": list(apart.alone),
                         "gains": {
                             key: {attack: as_json(gain) for attack, gain in gains.items()}
                             for key, gains in apart.gains.items()
@@ -201,6 +209,7 @@ def _part(number: int, found: Compared) -> dict[str, Any]:
                 "name": shown(apart.variant),
                 "why_not": apart.why_not and shown(apart.why_not),
                 "paired": apart.paired,
+                "alone": [shown(attack) for attack in apart.alone],
                 "tables": [(metric.label, lines_of(found, apart.variant, metric)) for metric in metrics],
             }
             for apart in found.apart

@@ -68,8 +68,14 @@ def write_evidence(run: HarnessRun, folder: Path, signatory: Signatory, *, sampl
         The files, the list last.
 
     Raises:
-        SpvmiaError: the folder holds something already, or cannot be written.
+        SpvmiaError: samples of an attack are missing, the folder holds something already, or cannot be written.
     """
+    for audit in run.audits:
+        if audit.without_samples:
+            raise SpvmiaError(
+                f"RESULTS: expected the samples of every attack, got none of {', '.join(audit.without_samples)}; put "
+                "their files back, or run again"
+            )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpvmiaError(f"--output: expected a new or empty folder, got {folder}, which is neither; name another")
     try:

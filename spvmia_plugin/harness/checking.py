@@ -100,8 +100,8 @@ class Checked:
         source: where the rows come from.
         kind: what the rows are, and which tokens are scored.
         counts: records, documents and prompts by class, and what was left out, by reason.
-        first: the first record, as it is read: id, tokens before it, its tokens, which of these are scored, and the
-            tokens in words where they may be shown.
+        first: the first record, as it is read: id, tokens before it, which of its tokens are scored, and the tokens
+            by number and in words where they may be shown.
         findings: what limits the numbers.
         resolution: what so many documents can tell.
         plan: the stages of the audit, as if nothing were in the store.
@@ -314,18 +314,26 @@ def _read(record: Record, inputs: Inputs, decode: Callable[[Sequence[int]], str]
     item = found.item
     mask = [True] * item.scored if found.mask is None else found.mask.tolist()
     scored = [False] * (len(item.token_ids) - item.scored) + mask
-    told: dict[str, Any] = {"id": record.id, "context": list(item.context_ids), "tokens": list(item.token_ids)}
-    words = {} if decode is None else {"words": [decode([token]) for token in item.token_ids]}
-    return {**told, "scored": scored, **words}
+    told = {"id": record.id, "context": list(item.context_ids), "scored": scored}
+    if decode is None:  # who has the ids and the tokenizer has the text
+        return told
+    return {**told, "tokens": list(item.token_ids), "words": [decode([token]) for token in item.token_ids]}
 
 
 def marked(first: Mapping[str, Any], most: int) -> str:
-    """The tokens of a record on one line, runs of those that are scored in brackets; `most` of them at most."""
-    words = first.get("words", first["tokens"])[:most]
-    apart = "" if "words" in first else " "
-    runs = [(scored, list(run)) for scored, run in groupby(zip(first["scored"], words, strict=False), lambda p: p[0])]
-    parts = [apart.join(str(word) for _, word in run) for _, run in runs]
-    shown_runs = [f"[{part}]" if scored else part for (scored, _), part in zip(runs, parts, strict=True)]
-    before = [f"({apart.join(map(str, first['context']))})"] if first["context"] else []
-    more = len(first["tokens"]) - most
+    """A record's tokens on one line, runs of those that are scored in brackets.
+
+    Args:
+        first: see `Checked.first`; without words the runs' lengths are told.
+        most: words at most.
+    """
+    before = [f"({' '.join(map(str, first['context']))})"] if first["context"] else []
+    words = first.get("words")
+    if words is None:
+        lengths = [(scored, sum(1 for _ in run)) for scored, run in groupby(first["scored"])]
+        return " ".join([*before, *(f"[{n:,} scored]" if scored else f"{n:,} read" for scored, n in lengths)])
+    runs = groupby(zip(first["scored"], words[:most], strict=False), lambda pair: pair[0])
+    parts = [(scored, "".join(word for _, word in run)) for scored, run in runs]
+    more = len(words) - most
+    shown_runs = [f"[{part}]" if scored else part for scored, part in parts]
     return " ".join([*before, *shown_runs, *([f"and {more:,} more"] if more > 0 else [])])

@@ -119,6 +119,7 @@ class Extremes:
         value: that estimate.
         low: the largest lower end among all attacks.
         high: the largest upper end among all attacks that have one.
+        lowest: the smallest lower end: an AUROC far below .5 tells the classes apart, too, the other way round.
         reason: why some attack has no upper end, or no attack a number; None otherwise.
     """
 
@@ -127,6 +128,7 @@ class Extremes:
     value: MaybeNumber = math.nan
     low: MaybeNumber = math.nan
     high: MaybeNumber = math.nan
+    lowest: MaybeNumber = math.nan
     reason: str | None = None
 
 
@@ -152,13 +154,11 @@ class Compared:
         """How far all attacks reach in a metric, by its key."""
         leaders = list(self.leaders[metric].values())
         first = max(leaders, key=lambda each: -math.inf if math.isnan(each.value) else each.value, default=Leader())
-        low, high = (
-            max((end for each in leaders if not math.isnan(end := getattr(each, name))), default=math.nan)
-            for name in ("low", "high")
-        )
+        lows, highs = ([end for each in leaders if not math.isnan(end := getattr(each, e))] for e in ("low", "high"))
+        low, high, lowest = max(lows, default=math.nan), max(highs, default=math.nan), min(lows, default=math.nan)
         without = (each.reason or "no interval" for each in leaders if math.isnan(each.high))
         reason = next(without, None) if leaders else NO_SCORES
-        return Extremes(metric, first.attack, first.value, low, high, reason)
+        return Extremes(metric, first.attack, first.value, low, high, lowest, reason)
 
     def strongest(self) -> Strongest:
         """The attack with most of each metric."""

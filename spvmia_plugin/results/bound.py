@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS, TPR_1PCT, Metric
+from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.metrics.several import Extremes
 from spvmia_plugin.results.estimate import NO_SAMPLES
@@ -27,6 +27,8 @@ OPTIONS: Mapping[str, str] = {AUROC.key: "max_auroc", TPR_1PCT.key: "max_tpr_at_
 """The options that declare a bound, by the metric that they bound."""
 NO_EVIDENCE = ("empty_class", "blind_above_chance", "membership_assumed", "document_in_both_classes")
 """Preconditions without which an audit shows nothing about its target, whatever its numbers."""
+_HARMLESS = {metric.too_few for metric in TPRS}
+"""Conditions that leave a metric without a number, which is told as that."""
 MOST_UNSCORED = 0.05
 """Of the records: an attack that leaves out more may leave out the exposed ones."""
 _Reached = tuple[Extremes, int, float]
@@ -95,9 +97,12 @@ class Held:
         if self.outcome == "exceeded":
             return f"{self.label}{number}, at least {self.low:.3f}, above {self.limit:g}"
         counted = "units" if self.by_unit else "documents"
-        more = f"; about {self.needed:,} {counted} of each class would show it" if self.needed is not None else ""
+        if_so = "at this estimate" if not math.isnan(self.value) else "of a target that gives nothing away"
+        more = f"; about {self.needed:,} {counted} of each class would show it {if_so}" if self.needed else ""
         if self.outcome == "not_shown" and self.reason is None:
-            return f"{self.label}{number}; up to {self.high:.3f} cannot be ruled out, {self.limit:g} was declared{more}"
+            above = "; the estimate itself is not below it" if self.value >= self.limit else ""
+            reach = f"; of some attack up to {self.high:.3f} cannot be ruled out, {self.limit:g} was declared"
+            return f"{self.label}{number}{reach}{above}{more}"
         return f"{self.label}{number}: {self.reason}{more}"
 
 
@@ -152,6 +157,8 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
     broken = next((f.message for f in failed(audit) if f.code in NO_EVIDENCE), None)
     if not audit.model_attacks:
         broken = "no attack on the model was run"
+    elif audit.without_samples:
+        broken = f"the samples of {', '.join(audit.without_samples)} are not there: put their files back, or run again"
     if broken is not None:
         return replace(blank, reason=broken)
     found = _by_unit(audit, metric) if by_unit else _by_record(audit, metric)
@@ -167,8 +174,8 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
         value = metric.guess if math.isnan(reach.value) else reach.value
         enough = needed(metric, limit, value, n_attacks, confidence)
         return replace(told, outcome="not_shown", needed=enough, reason=reach.reason)
-    left_out = _mostly_unscored(audit)
-    return told if left_out is None else replace(told, outcome="not_shown", reason=left_out)
+    doubt = _mostly_unscored(audit) or _turned(metric, reach, limit) or _provisional(audit)
+    return told if doubt is None else replace(told, outcome="not_shown", reason=doubt)
 
 
 def _by_record(audit: Audit, metric: Metric) -> _Reached | str:
@@ -184,7 +191,7 @@ def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
     together = None if unit is None else unit.together
     reach = next((each for each in together.extremes if each.metric == metric.key), None) if together else None
     if together is None or reach is None:
-        return "the run was cut off before all attacks were compared by unit; run it again"
+        return "the run did not record how all attacks compare by unit (it was cut off, or is older); run it again"
     return reach, together.strongest.n_attacks, together.strongest.confidence
 
 
@@ -200,6 +207,20 @@ def _mostly_unscored(audit: Audit) -> str | None:
         if n.scored and without > MOST_UNSCORED * n.records:
             return f"{task.attack} has no score for {without:,} of {n.records:,} records, which may be the exposed ones"
     return None
+
+
+def _turned(metric: Metric, reach: Extremes, limit: float) -> str | None:
+    """Who knows that an attack points the wrong way turns it round: an AUROC of .05 tells as much as one of .95."""
+    if metric != AUROC or 1 - reach.lowest < limit:
+        return None
+    turned = 1 - reach.lowest
+    return f"an attack may be as low as {reach.lowest:.3f}, turned round {turned:.3f}; look for swapped labels"
+
+
+def _provisional(audit: Audit) -> str | None:
+    """A condition that does not hold, so that the numbers may be too low."""
+    doubts = [finding.message for finding in failed(audit) if finding.code not in _HARMLESS]
+    return f"a condition of the audit does not hold: {doubts[0]}" if doubts else None
 
 
 def _epsilon(audit: Audit, limit: float) -> Held:

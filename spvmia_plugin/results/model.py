@@ -118,6 +118,12 @@ class Audit:
         return self.records is not None
 
     @property
+    def without_samples(self) -> list[str]:
+        """The attacks on the model that had scores, and whose samples are not there although others' are."""
+        lost = [task.attack for task in self.model_attacks if task.records is None and task.mia_audit.n.scored]
+        return lost if self.has_samples else []
+
+    @property
     def model_attacks(self) -> list[TaskResult]:
         """The attacks on the model: all but the blind baseline."""
         return [task for task in self.tasks if task.attack != BLIND_ATTACK]

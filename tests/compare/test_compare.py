@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -54,6 +55,21 @@ def test_differences_are_paired_and_those_of_the_scores(pair):
     assert gain.value == pytest.approx(dp.tasks[1].metrics["auroc"] - plain.tasks[1].metrics["auroc"])
 
 
+def test_what_only_one_of_them_has_is_told(pair):
+    (found,) = compare(pair)
+    assert found.apart[0].alone == ["wbc"]
+    assert "    not compared, without scores in both: wbc" in list(text([found]))
+    assert to_json([found])["comparisons"][0]["differences"][0]["not_compared"] == ["wbc"]
+    assert "Not compared, without scores in both: <bdi>wbc</bdi>." in to_html([found])
+
+
+def test_one_run_twice_is_no_variant_and_no_second_seed(pair):
+    first, second = pair
+    for named in ("plain", "again"):
+        with pytest.raises(SpvmiaError, match=r"expected each run once, got .* several times"):
+            compare([first, Source(first.place, named), second])
+
+
 def test_several_variants_have_wider_intervals(tmp_path, pair):
     three = [*pair, Source(variant(tmp_path / "three", {"loss": 0.3, "spv_wbc": 0.9}), "int8")]
     (two,), (more,) = compare(pair), compare(three)
@@ -69,14 +85,14 @@ def test_other_records_are_told_and_not_compared(tmp_path, pair):
     assert "Not compared" in to_html([found])
 
 
-def test_the_words_name_what_is_told_apart(pair):
+def test_the_words_name_what_is_told_apart(pair, tmp_path):
     (found,) = compare(pair)
     words = in_words(found, "dp")
     assert words.startswith("AUROC less than plain by spv_wbc")
     assert "loss" not in words
     lines = lines_of(found, "dp", AUROC)
     assert [line.apart for line in lines] == [-1, 0]
-    same = compare([pair[0], Source(pair[0].place, "copy")])
+    same = compare([pair[0], Source(shutil.copytree(pair[0].place, tmp_path / "copy"), "copy")])
     assert in_words(same[0], "copy") == "no attack tells it from plain"
 
 

@@ -58,7 +58,7 @@ def test_a_server_is_asked(check, serve, models):
     assert result.exit_code == 0, result.output
     (audit,) = json.loads(result.stdout)["audits"]
     assert audit["attacks"] == ["loss", "spv_wbc"]
-    assert len(audit["first"]["tokens"]) > 10
+    assert len(audit["first"]["scored"]) > 10
     assert any("log-probabilities of the target by the server's" in note for note in audit["notes"])
     assert audit["rate"] is None
 
@@ -95,7 +95,7 @@ def test_vllm_is_checked_by_its_files(check, models):
     arguments = {"pretrained": models / "base", "lora_local_path": models / "lora"}
     result = check("vllm", arguments)
     assert result.exit_code == 0, result.output
-    assert len(json.loads(result.stdout)["audits"][0]["first"]["tokens"]) > 10
+    assert len(json.loads(result.stdout)["audits"][0]["first"]["scored"]) > 10
     moments = check("vllm", arguments, tasks="min_k_pp_mia_custom")
     assert moments.exit_code == 1
     assert "vllm" in moments.stderr

@@ -45,6 +45,16 @@ def evidence(written, tmp_path):
     return shutil.copytree(written, tmp_path / "evidence")
 
 
+def test_nothing_is_signed_for_an_attack_whose_samples_are_gone(results, tmp_path):
+    copy = shutil.copytree(results, tmp_path / "results")
+    (path,) = copy.rglob("samples_spv_wbc*")
+    path.unlink()
+    found = spvmia(copy, "--output", tmp_path / "evidence")
+    assert found.exit_code == 1
+    assert "expected the samples of every attack, got none of spv_wbc" in found.output
+    assert not (tmp_path / "evidence").exists()
+
+
 def test_the_folder_holds_what_was_found(written, results):
     facts = json.loads((written / "evidence.json").read_text())
     run = read_latest(results)

@@ -71,9 +71,8 @@ def test_a_command_as_it_is(check, base, files):
     name, row = audit["first"]["id"].split(":")
     text = read_jsonl(files[f"mia_{name.removesuffix('.jsonl')}"])[int(row) - 1]
     tokenizer = AutoTokenizer.from_pretrained(base)
-    assert audit["first"]["tokens"] == tokenizer(text)["input_ids"]
-    assert audit["first"]["scored"] == [False, *[True] * (len(audit["first"]["tokens"]) - 1)]
-    assert "words" not in audit["first"]
+    assert audit["first"]["scored"] == [False, *[True] * (len(tokenizer(text)["input_ids"]) - 1)]
+    assert audit["first"].keys() == {"id", "context", "scored"}  # ids are the text to who has the tokenizer
     assert "too_few_nonmembers_1pct" in [finding["code"] for finding in audit["findings"]]
     assert audit["resolution"]["n_members"] == 40
     assert audit["resolution"]["attacks"] == 2
@@ -243,10 +242,11 @@ def test_the_words_of_lm_eval_are_read_as_it_reads_them(base):
 
 
 def test_marks_stand_around_runs_of_scored_tokens():
-    first = {"context": [9], "tokens": [1, 2, 3, 4], "scored": [False, True, True, False]}
-    assert marked(first, 10) == "(9) 1 [2 3] 4"
-    assert marked(first, 2) == "(9) 1 [2] and 2 more"
-    assert marked({**first, "context": [], "words": ["a", " b", " c", " d"]}, 10) == "a [ b c]  d"
+    first = {"context": [9], "scored": [False, True, True, False]}
+    assert marked(first, 10) == "(9) 1 read [2 scored] 1 read"
+    told = {**first, "context": [], "words": ["a", " b", " c", " d"]}
+    assert marked(told, 10) == "a [ b c]  d"
+    assert marked(told, 2) == "a [ b] and 2 more"
 
 
 def test_a_config_file_of_the_harness(check, tmp_path):

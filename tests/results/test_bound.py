@@ -95,6 +95,33 @@ def test_a_run_that_did_not_compare_units_shows_nothing_of_them(tmp_path):
     assert "run it again" in by_unit.reason
 
 
+def test_without_an_attacks_samples_nothing_is_within(tmp_path):
+    """The strongest attack's file is gone: of the others alone it would be within."""
+    audit = audit_of(tmp_path, {"loss": 0.0, "zlib": 0.0, "spv_wbc": 1.5}, 1000)
+    (path,) = tmp_path.rglob("samples_spv_wbc*")
+    path.unlink()
+    held = only(hold(read_latest(tmp_path).audits[0], Bound({"auroc": 0.65})))
+    assert held.outcome == "not_evaluable"
+    assert "the samples of spv_wbc are not there" in held.reason
+    assert audit.without_samples == []
+
+
+def test_nor_while_a_condition_does_not_hold(tmp_path):
+    finding = Finding("near_duplicates", "warning", "copies across the classes", {})
+    few = Finding(TPR_1PCT.too_few, "warning", "few", {})
+    for findings, outcome in (([finding], "not_shown"), ([few], "within")):
+        write_run(tmp_path / outcome, [fake_audit(NULL, records=fake_records(1000, 1000), findings=findings)])
+        held = only(hold(read_latest(tmp_path / outcome).audits[0], Bound({"auroc": 0.65})))
+        assert held.outcome == outcome
+        assert held.reason in (None, "a condition of the audit does not hold: copies across the classes")
+
+
+def test_nor_where_an_attack_tells_them_apart_the_wrong_way_round(tmp_path):
+    held = only(hold(audit_of(tmp_path, {"loss": 0.0, "spv_wbc": -2.0}, 1000), Bound({"auroc": 0.65})))
+    assert held.outcome == "not_shown"
+    assert "look for swapped labels" in held.reason
+
+
 def test_too_few_records_are_never_within(tmp_path):
     verdict = hold(audit_of(tmp_path, NULL, 30), Bound({"auroc": 0.65}))
     held = only(verdict)
