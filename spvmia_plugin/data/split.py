@@ -133,6 +133,17 @@ def in_units(items: Sequence[Owned], seed: int, purpose: str) -> list[Owned]:
     return [item for unit in shuffled(list(units), seed, f"{purpose} units") for item in units[unit]]
 
 
+def without_prompts(held: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """The non-members, `PROMPT_SHARE` of them taken from the end, and those, which become the prompts.
+
+    A unit that would be on both sides prompts: its documents have to stand together, see `in_units`.
+    """
+    cut = len(held) - max(int(PROMPT_SHARE * len(held)), min(1, len(held) - 1))
+    while 0 < cut < len(held) and held[cut].unit is not None and held[cut].unit == held[cut - 1].unit:
+        cut -= 1
+    return list(held[:cut]), list(held[cut:])
+
+
 def as_documents(records: Sequence[Record]) -> tuple[Document, ...]:
     """Records that are not audited."""
     return tuple(
@@ -253,10 +264,7 @@ def split_declared(
     if not packer.sequential:
         trained, held = in_units(trained, seed, "members"), in_units(held, seed, "nonmembers")
     if prompts is None:
-        cut = len(held) - max(int(PROMPT_SHARE * len(held)), min(1, len(held) - 1))
-        while 0 < cut < len(held) and held[cut].unit is not None and held[cut].unit == held[cut - 1].unit:
-            cut -= 1  # a unit that would be on both sides prompts
-        held, prompts = held[:cut], held[cut:]
+        held, prompts = without_prompts(held)
     parts.members = parts.take(packer.pack(trained, records), members=True)
     parts.nonmembers = parts.take(packer.pack(held, records))
     parts.prompts = packer.prompts(unique(prompts))

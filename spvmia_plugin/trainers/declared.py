@@ -20,7 +20,7 @@ from spvmia_plugin.data.packing import document_row
 from spvmia_plugin.data.rows import rows_of
 from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import load_spec, parse_hub_spec, read_documents
-from spvmia_plugin.data.split import MIN_RECORDS, PROMPT_SHARE, shuffled, text_key
+from spvmia_plugin.data.split import MIN_RECORDS, in_units, text_key, without_prompts
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
 from spvmia_plugin.util.files import private_folder, write_private
@@ -334,12 +334,20 @@ def _numbered(document: Document, id_: str) -> Document:
 
 
 def _take_prompts(sides: dict[str, Side], seed: int) -> None:
-    """As `split_declared`: a quarter of the non-members."""
+    """As `split_declared`: a quarter of the non-members, of whole units where these are known."""
     nonmembers = sides["nonmembers"]
-    held = shuffled(nonmembers.documents, seed, "nonmembers")
-    cut = len(held) - max(int(PROMPT_SHARE * len(held)), min(1, len(held) - 1))
-    sides["prompts"] = replace(nonmembers, documents=held[cut:], duplicates=0)
-    sides["nonmembers"] = replace(nonmembers, documents=held[:cut])
+    documents = nonmembers.documents
+    if nonmembers.units:
+        documents = [replace(each, unit=_unit(nonmembers, document_row(each))) for each in documents]
+    held, prompts = without_prompts(in_units(documents, seed, "nonmembers"))
+    sides["prompts"] = replace(nonmembers, documents=[replace(each, unit=None) for each in prompts], duplicates=0)
+    sides["nonmembers"] = replace(nonmembers, documents=[replace(each, unit=None) for each in held])
+
+
+def _unit(side: Side, row: int) -> str:
+    """Whom a row belongs to, told apart as `unit_hash` does; a row of nobody stands for itself."""
+    unit = side.units.get(row)
+    return f"row\0{row}" if unit is None else f"unit\0{unit}"
 
 
 def check_format(value: str, option: str) -> None:

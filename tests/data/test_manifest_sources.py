@@ -57,8 +57,8 @@ def test_it_survives_the_file(made):
     manifest, folder = made
     assert {name: len(of_class) for name, of_class in manifest.records.items()} == {
         "members": 40,
-        "nonmembers": 45,
-        "prompts": 15,
+        "nonmembers": 44,
+        "prompts": 16,  # of whole units: two rows each
         "canaries": 0,
         "candidate": 9,
     }
@@ -73,7 +73,7 @@ def test_rows_are_found_by_number_and_held_against_their_hash(made):
     assert [each.text for each in records["members"]] == [row["text"] for row in rows(40)]
     assert [each.id for each in records["candidate"]] == [f"c.jsonl:{i}" for i in range(1, 10)]
     assert all(each.conversation == Conversation.of_text(each.text) for each in records["nonmembers"])
-    assert len(documents["prompts"]) == 15
+    assert len(documents["prompts"]) == 16
     path = folder / "data" / "m.jsonl"
     lines = path.read_text().splitlines()
     saved(path, [*rows(40)[:2], {"text": "secret words"}, *rows(40)[3:]])

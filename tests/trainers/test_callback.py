@@ -453,6 +453,8 @@ def test_units_are_kept_as_keyed_hashes(sft, tmp_path):
     told = json.loads((tmp_path / "out" / MANIFEST_NAME).read_text())
     units = [row["unit"] for row in told["members"]]
     assert [units[0] == unit for unit in units[:6]] == [True] * 3 + [False] * 3
+    prompts, held = ({row["unit"] for row in told[name]} for name in ("prompts", "nonmembers"))
+    assert (len(prompts), len(held), prompts & held) == (5, 15, set())
     assert "customer 0" not in (tmp_path / "out" / MANIFEST_NAME).read_text()
     with pytest.raises(SpvmiaError, match=r"^unit_column: expected a column of members="):
         MembershipManifest(members, nonmembers, unit_column="costumer")

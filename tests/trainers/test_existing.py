@@ -50,6 +50,20 @@ def test_conversations(adapter, chat_base, split, tmp_path):
     assert read_manifest(adapter).data.loss_on == "completion"
 
 
+@pytest.mark.parametrize("block_size", [0, 16])
+def test_the_prompts_are_of_whole_units(adapter, split, block_size):
+    # Of every size, their rows apart; some rows are of nobody.
+    rows = [{**row, "who": None if i % 10 == 0 else i * i % 23} for i, row in enumerate(texts(300))]
+    members, nonmembers = split([{**row, "who": 100 + i} for i, row in enumerate(rows[:100])] + rows[100:], 100)
+    config = ManifestConfig(adapter, members, nonmembers, block_size=block_size, unit_column="who")
+    told = json.loads(write_for(config, print).read_text())
+    prompts, held = ({row["unit"] for row in told[name]} - {None} for name in ("prompts", "nonmembers"))
+    assert len(prompts) >= 1
+    assert len(held) >= 6
+    assert not prompts & held
+    assert any(row["unit"] is None for row in told["nonmembers"])
+
+
 def test_texts_in_blocks_and_whole(adapter, split):
     rows = texts(300)
     members, nonmembers = split(rows, 150)
