@@ -64,7 +64,7 @@ class Continuing(Attack):
     aggregate: str = "max"
 
     def __post_init__(self) -> None:
-        if self.aggregate not in AGGREGATES:
+        if not isinstance(self.aggregate, str) or self.aggregate not in AGGREGATES:
             raise SpvmiaError(
                 f"mia_aggregate: expected one of {', '.join(AGGREGATES)}, got {self.aggregate!r}; the default is max"
             )

@@ -283,7 +283,7 @@ def _units(spec: str, column: str, option: str) -> dict[int, object]:
         import datasets
 
         hub = parse_hub_spec(spec, option=option)
-        split = datasets.load_dataset(hub.dataset, hub.config, split=hub.split)
+        split = datasets.load_dataset(hub.dataset, hub.config, split=hub.split, trust_remote_code=False)
         if column not in split.column_names:
             raise _no_unit(option, column)
         return dict(enumerate(split[column], start=1))
