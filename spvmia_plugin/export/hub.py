@@ -70,9 +70,7 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
 
 
 def _chosen(found: Estimate) -> str:
-    return (
-        f"the strongest of {found.chosen_among} attacks" if found.chosen_among != 1 else "the only attack"
-    )
+    return f"the strongest of {found.chosen_among} attacks" if found.chosen_among != 1 else "the only attack"
 
 
 def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
