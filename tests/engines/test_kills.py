@@ -156,13 +156,13 @@ def server_is_killed(whole, cache, share):
     return server.seen()
 
 
-@pytest.mark.parametrize("share", [0.35, 0.8])
+@pytest.mark.parametrize("share", [0.8])
 def test_a_client_that_is_killed_continues(whole, tmp_path, share):
     *_, count = whole
     assert client_is_killed(whole, tmp_path, share) < count * (1.3 - share)
 
 
-@pytest.mark.parametrize("share", [0.35, 0.8])
+@pytest.mark.parametrize("share", [0.35])
 def test_a_server_that_is_killed_is_no_end(whole, tmp_path, share):
     *_, count = whole
     assert server_is_killed(whole, tmp_path, share) < count * (1.3 - share)
