@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from spvmia_plugin.training.finetune import FinetuneConfig
 
 
+RowFormat = Annotated[str, typer.Option(help="auto, text, messages, prompt_completion, instruction or sharegpt.")]
+LossOn = Annotated[
+    str, typer.Option(help="Tokens of conversations with loss: completion (the answers, as auto is) or all.")
+]
+ChatTemplate = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
+    typer.Option(help="A Jinja file.", show_default="the tokenizer's own"),
+]
+TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
+
+
 def _methods() -> list[str]:
     from spvmia_plugin.training.finetune import METHODS
 
@@ -68,18 +79,11 @@ def finetune(
         Optional[int],  # noqa: UP045
         typer.Option(help="Tokens per record; 0 for whole documents.", show_default="128; 0 for conversations"),
     ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
-        str, typer.Option(help="auto, text, messages, prompt_completion, instruction or sharegpt.")
-    ] = "auto",
-    loss_on: Annotated[
-        str, typer.Option(help="Tokens of conversations with loss: completion (the answers, as auto is) or all.")
-    ] = "auto",
-    chat_template: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A Jinja file.", show_default="the tokenizer's own"),
-    ] = None,
+    format: RowFormat = "auto",  # noqa: A002 - the option's name
+    loss_on: LossOn = "auto",
+    chat_template: ChatTemplate = None,
     record_tokens: Annotated[int, typer.Option(help="Conversations are cut to so many tokens.")] = 1024,
-    text_column: Annotated[str, typer.Option(help="Column with the text.")] = "text",
+    text_column: TextColumn = "text",
     unit_column: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Column that says whom a record belongs to: deals out whole units."),
@@ -152,16 +156,9 @@ def manifest(
         Optional[str],  # noqa: UP045
         typer.Option(help="Other records of the same kind.", metavar="F", show_default="the prompts"),
     ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
-        str, typer.Option(help="auto, text, messages, prompt_completion, instruction or sharegpt.")
-    ] = "auto",
-    loss_on: Annotated[
-        str, typer.Option(help="Tokens of conversations with loss: completion (the answers, as auto is) or all.")
-    ] = "auto",
-    chat_template: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A Jinja file.", show_default="the tokenizer's own"),
-    ] = None,
+    format: RowFormat = "auto",  # noqa: A002 - the option's name
+    loss_on: LossOn = "auto",
+    chat_template: ChatTemplate = None,
     record_tokens: Annotated[int, typer.Option(help="The trainer's max_length.")] = 1024,
     block_size: Annotated[
         Optional[int],  # noqa: UP045
@@ -174,7 +171,7 @@ def manifest(
         Optional[str],  # noqa: UP045
         typer.Option(help="How rows shared sequences: bfd, bfd_split, wrapped, multipack.", show_default="not at all"),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column with the text.")] = "text",
+    text_column: TextColumn = "text",
     unit_column: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Column that says whom a record belongs to."),

@@ -166,7 +166,7 @@ def load_hub(
             f"{option}: expected a hub data set, got the local path {spec.dataset!r}; name a file without 'hf:' "
             "(it is then read in place, not copied into a cache)"
         )
-    rows = _load(spec, option, local_option)
+    rows = load_split(spec, option, local_option)
     place = _Split(spec, option)
     taken = Taken(Layout(column, format, text_given, member is not None, belonging), member, clean)
     columns = taken.layout.columns(place, rows.column_names)
@@ -186,7 +186,17 @@ def load_source(source: DatasetSource, split: str, *, option: str, local_option:
     )
 
 
-def _load(spec: HubSpec, option: str, local_option: str) -> Any:
+def load_split(spec: HubSpec, option: str, local_option: str) -> Any:
+    """The rows of one split, a `datasets.Dataset`: of the hub's Parquet copy where the data set is a script.
+
+    Args:
+        spec: which.
+        option: what asked for it, for errors.
+        local_option: the option that takes a local file instead.
+
+    Raises:
+        SpvmiaError: the hub cannot be reached, or there is no such data set or split.
+    """
     import datasets
 
     try:

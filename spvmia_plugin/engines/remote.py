@@ -20,9 +20,9 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import TEXT
 from spvmia_plugin.models.local import LocalModels
-from spvmia_plugin.models.tokens import Reader, Tokens
+from spvmia_plugin.models.tokens import Reader, TokenisedBackend, Tokens
 from spvmia_plugin.models.torch_backend import TorchBackend
-from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 
@@ -33,7 +33,7 @@ ALIKE = 0.1
 model it was .05, and .24 at most."""
 
 
-class RemoteTarget(Backend):
+class RemoteTarget(TokenisedBackend):
     """Base of backends whose target is no model of this process.
 
     A subclass overrides `remote_features`, `remote_identity`, `remote_score` and `generate`, and where its engine has
@@ -151,18 +151,6 @@ class RemoteTarget(Backend):
     @property
     def chat_templates(self) -> Mapping[Role, Any]:
         return self.models.chat_templates
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokens.encode(text)
-
-    def decode(self, token_ids: TokenIds) -> str:
-        return self._tokens.decode(token_ids)
-
-    def frame(self, text: str) -> Frame:
-        return self._tokens.frame(text)
-
-    def survives(self, token_ids: TokenIds) -> bool:
-        return self._tokens.survives(token_ids)
 
     def identity(self, role: Role) -> dict[str, object]:
         """Of a model of this process as `--model hf` has it: what was computed for one audit is there for the other."""

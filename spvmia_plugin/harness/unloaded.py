@@ -12,8 +12,8 @@ from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.harness.shared import load_tokenizer
 from spvmia_plugin.models.intact import header_of
-from spvmia_plugin.models.tokens import Reader, Tokens, unavailable
-from spvmia_plugin.protocols import Backend, BackendFeatures, Frame, TokenIds
+from spvmia_plugin.models.tokens import Reader, TokenisedBackend, Tokens, unavailable
+from spvmia_plugin.protocols import BackendFeatures
 from spvmia_plugin.signals import Role
 from spvmia_plugin.training.lora import ALL_LINEAR, default_targets
 from spvmia_plugin.util.files import as_path
@@ -23,7 +23,7 @@ _TRIED_ROWS, _TRIED_SECONDS = 512, 0.3
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
-class UnloadedTarget(Backend):
+class UnloadedTarget(TokenisedBackend):
     """The tokenizer, configuration and files of a Hugging Face target and its base; no weights are read.
 
     Args:
@@ -60,18 +60,6 @@ class UnloadedTarget(Backend):
         self.max_length = self._tokens.max_length
         self.parameters = self._size()
         """Weights of the target, adapters left out."""
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokens.encode(text)
-
-    def decode(self, token_ids: TokenIds) -> str:
-        return self._tokens.decode(token_ids)
-
-    def frame(self, text: str) -> Frame:
-        return self._tokens.frame(text)
-
-    def survives(self, token_ids: TokenIds) -> bool:
-        return self._tokens.survives(token_ids)
 
     def identity(self, role: Role) -> dict[str, object]:
         """Names nothing that a store has: what it holds shows once the models are read."""

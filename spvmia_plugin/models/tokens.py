@@ -12,7 +12,7 @@ from typing import Any
 from spvmia_plugin.config import Prefix
 from spvmia_plugin.data.tokenisation import PROBES, Reading, frame_around, padding_id
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Frame
+from spvmia_plugin.protocols import Backend, Frame, TokenIds
 from spvmia_plugin.util.libraries import refusal
 
 
@@ -182,3 +182,21 @@ def _content(tokenizer: Any) -> str:
     if backend is not None:
         return str(backend.to_str())
     return json.dumps(tokenizer.get_vocab(), sort_keys=True)
+
+
+class TokenisedBackend(Backend):
+    """Base of backends that read texts by `Tokens` of the target, which a subclass sets."""
+
+    _tokens: Tokens
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokens.encode(text)
+
+    def decode(self, token_ids: TokenIds) -> str:
+        return self._tokens.decode(token_ids)
+
+    def frame(self, text: str) -> Frame:
+        return self._tokens.frame(text)
+
+    def survives(self, token_ids: TokenIds) -> bool:
+        return self._tokens.survives(token_ids)

@@ -22,14 +22,14 @@ from spvmia_plugin.models.gradients import GradientNorms
 from spvmia_plugin.models.identity import EQUAL, NEARLY_EQUAL
 from spvmia_plugin.models.local import LocalModels
 from spvmia_plugin.models.scoring import Scorer
-from spvmia_plugin.models.tokens import Tokens
-from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Frame, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.models.tokens import TokenisedBackend, Tokens
+from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds
 from spvmia_plugin.records import Rendered
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.training.lora import lora_config, train_lora
 
 
-class TorchBackend(Backend):
+class TorchBackend(TokenisedBackend):
     """The models of `roles` as a backend. By itself it has no target: that of a run lies elsewhere.
 
     Args:
@@ -60,18 +60,6 @@ class TorchBackend(Backend):
         self.device = device
         self.paths: dict[str, str] = {}
         """How each role is scored, where that is not the fast path: for provenance."""
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokens.encode(text)
-
-    def frame(self, text: str) -> Frame:
-        return self._tokens.frame(text)
-
-    def decode(self, token_ids: TokenIds) -> str:
-        return self._tokens.decode(token_ids)
-
-    def survives(self, token_ids: TokenIds) -> bool:
-        return self._tokens.survives(token_ids)
 
     def identity(self, role: Role) -> dict[str, object]:
         """Holds no path: the same weights elsewhere are the same weights.

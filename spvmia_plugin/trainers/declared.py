@@ -19,7 +19,7 @@ from spvmia_plugin.data.manifest import ClassSource
 from spvmia_plugin.data.packing import document_row
 from spvmia_plugin.data.rows import rows_of
 from spvmia_plugin.data.sources import PREFIX as HUB
-from spvmia_plugin.data.sources import load_spec, parse_hub_spec, read_documents
+from spvmia_plugin.data.sources import load_spec, load_split, parse_hub_spec, read_documents
 from spvmia_plugin.data.split import MIN_RECORDS, in_units, text_key, without_prompts
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
@@ -280,10 +280,7 @@ def _is_temporary(path: Path) -> bool:
 def _units(spec: str, column: str, option: str) -> dict[int, object]:
     """Whom each row of a source belongs to, by the row's number in all of it."""
     if spec.startswith(HUB):
-        import datasets
-
-        hub = parse_hub_spec(spec, option=option)
-        split = datasets.load_dataset(hub.dataset, hub.config, split=hub.split, trust_remote_code=False)
+        split = load_split(parse_hub_spec(spec, option=option), option, option)
         if column not in split.column_names:
             raise _no_unit(option, column)
         return dict(enumerate(split[column], start=1))
