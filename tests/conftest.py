@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 
 # Set before anything imports the libraries that read them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,4 +12,22 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
+
 from tests.browser import browser  # noqa: F401 - a fixture
+
+
+@pytest.fixture(autouse=True)
+def harness_logging():
+    """What the harness's command sets up for its process (once) is taken back: its handler would write to a stderr
+    that pytest has closed by the next test, and logging then prints the record's arguments, secrets among them."""
+    yield
+    if "lm_eval" in sys.modules:
+        import lm_eval.utils
+
+        logger = logging.getLogger("lm_eval")
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        lm_eval.utils._LOGGING_CONFIGURED = False
