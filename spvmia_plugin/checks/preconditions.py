@@ -21,7 +21,7 @@ from spvmia_plugin.checks.overlap import (
 )
 from spvmia_plugin.checks.shifts import compressibility_shift, date_shift, length_shift, length_spread, source_shift
 from spvmia_plugin.data.tokenisation import Encode, probe_digest
-from spvmia_plugin.data.weights import UNMERGED
+from spvmia_plugin.data.weights import BELOW, UNMERGED
 from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
@@ -213,12 +213,19 @@ def _training(data: AuditData) -> list[Finding]:
 
 
 def _weights(data: AuditData) -> list[Finding]:
-    """An adapter's manifest that was found beside whole weights, and that nobody named for them."""
-    if data.provenance.get("weights") != UNMERGED:
+    """A manifest that nobody named and that may be of another training: what was found is not what it was written for.
+
+    It is an adapter's beside whole weights, or lies beside the model that the audited adapter was put on.
+    """
+    of_other = {
+        UNMERGED: "the manifest in the target's folder was written for an adapter, and whole weights lie beside it: "
+        "nothing shows that these are the merged adapter, and if they are others it says who was a member of another "
+        "training (where they are the merged ones, name it with mia_manifest)",
+        BELOW: "the manifest was found beside the model that the adapter was put on, and the adapter's own folder has "
+        "none: it says who was a member of that model's training, and nothing of the adapter's (where these are the "
+        "members you ask about, name it with mia_manifest)",
+    }
+    found = data.provenance.get("weights")
+    if found not in of_other:
         return []
-    message = (
-        "the manifest in the target's folder was written for an adapter, and whole weights lie beside it: nothing "
-        "shows that these are the merged adapter, and if they are others it says who was a member of another training "
-        "(where they are the merged ones, name it with mia_manifest)"
-    )
-    return [Finding("manifest_of_other_weights", "warning", message, {"weights": UNMERGED})]
+    return [Finding("manifest_of_other_weights", "warning", of_other[str(found)], {"weights": found})]

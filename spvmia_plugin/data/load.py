@@ -53,7 +53,7 @@ from spvmia_plugin.data.split import (
     without,
 )
 from spvmia_plugin.data.units import NOBODY, Belonging, check_apart, check_groups, units_of, without_units
-from spvmia_plugin.data.weights import check_weights
+from spvmia_plugin.data.weights import BELOW, check_weights
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import AuditData, Conversation, Document, Membership, Record
@@ -193,10 +193,16 @@ def _find_manifest(config: AuditConfig, target_dirs: Sequence[Path]) -> Manifest
 def _check_beside(manifest: Manifest, target_dirs: Sequence[Path], *, named: bool) -> dict[str, object]:
     """Make sure that a manifest with sources lies beside its own weights; what came of it, for the provenance.
 
+    Of any manifest it is told when it was only found beside the model that an adapter was put on.
+
     Raises:
         SpvmiaError: it was written for others.
     """
-    if not manifest.sources or manifest.path is None:
+    if manifest.path is None:
+        return {}
+    if not named and manifest.path.parent.resolve() != target_dirs[0].expanduser().resolve():
+        return {"weights": BELOW}
+    if not manifest.sources:
         return {}
     folders = [
         place for folder in target_dirs if path_problem(folder) is None and (place := folder.expanduser()).is_dir()

@@ -17,6 +17,7 @@ from typing import Any
 from spvmia_plugin.errors import SpvmiaError, reason_of
 
 ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_FILE, "adapter_model.bin")
 WHOLE_FILES = "model*.safetensors"
 MOST = 16
 """Tensors that are hashed, spread evenly over all."""
@@ -26,6 +27,8 @@ MERGED = "not told: written for an adapter, read beside whole weights (merged?)"
 """An adapter's manifest that somebody named for whole weights: they may be its merged copy."""
 UNMERGED = "not told: written for an adapter, found beside whole weights (merged?)"
 """The same of one that nobody named."""
+BELOW = "not told: of the model below the adapter"
+"""A manifest that nobody named, found beside the model that an adapter was put on: the adapter's training has none."""
 _LONGEST_HEADER = 100 * 2**20
 
 
@@ -91,10 +94,11 @@ def weights_of(folder: Path) -> dict[str, object] | None:
 
 
 def _found(folder: Path) -> tuple[str, list[Tensor]]:
-    """An adapter wins over whole weights beside it."""
-    adapter = folder / ADAPTER_FILE
-    paths = [adapter] if adapter.is_file() else sorted(folder.glob(WHOLE_FILES))
-    return "adapter" if adapter.is_file() else "whole", [tensor for path in paths for tensor in tensors_in(path)]
+    """An adapter wins over whole weights beside it, one that cannot be read without torch too (it has no tensors)."""
+    adapters = [folder / name for name in ADAPTER_FILES if (folder / name).is_file()]
+    paths = adapters or sorted(folder.glob(WHOLE_FILES))
+    tensors = [tensor for path in paths if path.suffix == ".safetensors" for tensor in tensors_in(path)]
+    return "adapter" if adapters else "whole", tensors
 
 
 def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path, *, named: bool = True) -> str:
@@ -116,7 +120,7 @@ def check_weights(bound: Mapping[str, Any] | None, folder: Path, manifest: Path,
         return "not told: the manifest does not say which weights it was written for"
     try:
         kind, tensors = _found(folder)
-        if not tensors:
+        if not tensors and (bound["kind"], kind) != ("whole", "adapter"):
             return "not told: no weights in safetensors beside it"
         if (bound["kind"], kind) == ("adapter", "whole"):
             return MERGED if named else UNMERGED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from spvmia_plugin.data.packing import document_row, fast_tokenize, whole_docume
 from spvmia_plugin.data.split import Packer
 from spvmia_plugin.data.tokenisation import Reading, probe_digest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.records import LossOn, Piece, Record
+from spvmia_plugin.records import Document, LossOn, Piece, Record
 from spvmia_plugin.trainers.declared import Declared, Side
 
 NO_CUT = 1_000_000
@@ -131,11 +131,19 @@ def _whole(side: Side) -> Sequence[Record]:
     return whole_documents(side.documents).records
 
 
+def _by_unit(side: Side) -> Iterable[Sequence[Document]]:
+    """The documents of each unit, so that no block holds texts of two; all of them where nobody said whose they are."""
+    of_units: dict[object, list[Document]] = {}
+    for document in side.documents:
+        of_units.setdefault(side.units.get(document_row(document)), []).append(document)
+    return of_units.values()
+
+
 def _cutting(rendering: Rendering, tokenizer: Any) -> Callable[[Side], Sequence[Record]]:
     """What makes records of texts: whole, in blocks, or as much of each as was read."""
     if rendering.block_size:
         packer = Packer(rendering.block_size, fast_tokenize(_needed(tokenizer, "block_size")))
-        return lambda side: packer.pack(side.documents).records
+        return lambda side: [record for own in _by_unit(side) for record in packer.pack(own).records]
     if rendering.end_token or rendering.max_tokens >= NO_CUT:
         return _whole
     tokenize = fast_tokenize(_needed(tokenizer, "max_length"))

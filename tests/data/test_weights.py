@@ -73,6 +73,13 @@ def test_a_manifest_of_whole_weights_is_refused_for_an_adapter(tmp_path, named):
         f"mia_manifest: {path}: expected the whole weights it was written for, got an adapter in {adapter}, which"
     )
     assert str(caught.value).endswith("or give mia_members and mia_nonmembers in a folder without it")
+    # One that torch has to read is an adapter, too.
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "adapter_model.bin").write_bytes(b"of torch")
+    with pytest.raises(SpvmiaError, match=rf"got an adapter in {pickled}, which"):
+        check_weights(whole, pickled, pickled / "mia_manifest.json", named=named)
+    assert check_weights(weights_of(adapter), pickled, path).startswith("not told: no weights in safetensors")
     # A wrapper may hide from the callback that what it trains is an adapter: its tensors tell.
     assert check_weights({**weights_of(adapter), "kind": "whole"}, adapter, path) == "matched"
 

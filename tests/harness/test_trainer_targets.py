@@ -144,6 +144,31 @@ def test_an_adapters_manifest_beside_whole_weights_is_a_warning_unless_it_is_nam
     assert "manifest_of_other_weights" not in findings(mia_manifest=str(merged / "mia_manifest.json"))
 
 
+def test_a_manifest_of_the_model_below_the_adapter_is_a_warning_unless_it_is_named(
+    target,
+    chat_base,  # noqa: F811
+    evaluate,
+    options,
+    tmp_path,
+):
+    """`pretrained=M,peft=A` with a manifest beside M alone: it says nothing of the training that made A."""
+    below = tmp_path / "below"
+    shutil.copytree(chat_base, below)
+    shutil.move(target / "mia_manifest.json", below)
+    left_out = ("mia_members", "mia_nonmembers", "mia_prompts", "mia_block_size")
+    given = {key: value for key, value in options.items() if key not in left_out}
+    given |= {"mia_cache_dir": str(tmp_path / "store"), "mia_base_model": str(below)}
+
+    def findings(**more):
+        place = {"pretrained": str(below), "peft": str(target)}
+        result = evaluate(["loss_mia_custom"], given | more, model_args=place)
+        told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+        return {each["code"]: each["severity"] for each in told["preconditions"]}
+
+    assert findings()["manifest_of_other_weights"] == "warning"
+    assert "manifest_of_other_weights" not in findings(mia_manifest=str(below / "mia_manifest.json"))
+
+
 def test_a_row_that_has_changed_is_named(target, audit, tmp_path):
     path = tmp_path / "private" / "members.jsonl"
     rows = path.read_text().splitlines()

@@ -12,7 +12,7 @@ import pytest
 import spvmia_plugin
 from spvmia_plugin.checks.preconditions import check_preconditions, check_tokenisation
 from spvmia_plugin.data.tokenisation import probe_digest
-from spvmia_plugin.data.weights import MERGED, UNMERGED
+from spvmia_plugin.data.weights import BELOW, MERGED, UNMERGED
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.util.schema import as_json
@@ -242,6 +242,9 @@ def test_an_adapters_manifest_that_was_found_beside_whole_weights_is_a_warning()
     finding = found(replace(data, provenance={"weights": UNMERGED}))["manifest_of_other_weights"]
     assert finding.severity == "warning"
     assert "nothing shows that these are the merged adapter" in finding.message
+    finding = found(replace(data, provenance={"weights": BELOW}))["manifest_of_other_weights"]
+    assert finding.severity == "warning"
+    assert "beside the model that the adapter was put on" in finding.message
     for told in ("matched", MERGED):
         assert "manifest_of_other_weights" not in found(replace(data, provenance={"weights": told}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,19 @@ def test_the_prompts_are_of_whole_units(adapter, split, block_size):
     assert len(held) >= 6
     assert not prompts & held
     assert any(row["unit"] is None for row in told["nonmembers"])
+    # No record holds texts of two: nobody could say whose its loss is.
+    manifest = read_manifest(adapter)
+    files = {"members": rows_of(members), "nonmembers": rows_of(nonmembers), "prompts": rows_of(nonmembers)}
+    several = 0
+    for name, of_rows in files.items():
+        for record in manifest.records[name]:
+            assert len({of_rows[piece.row]["who"] for piece in record.pieces}) == 1
+            several += len(record.pieces) > 1
+    assert (several > 0) is (block_size > 0)
+
+
+def rows_of(path):
+    return {number: json.loads(line) for number, line in enumerate(Path(path).read_text().splitlines(), 1)}
 
 
 def test_texts_in_blocks_and_whole(adapter, split):
