@@ -52,7 +52,7 @@ from spvmia_plugin.data.split import (
     unique,
     without,
 )
-from spvmia_plugin.data.units import NOBODY, Belonging, check_apart, check_groups, units_of, without_units
+from spvmia_plugin.data.units import NOBODY, Belonging, Owned, check_apart, check_groups, units_of, without_units
 from spvmia_plugin.data.weights import BELOW, check_weights
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.protocols import DatasetSource
@@ -276,8 +276,7 @@ def _of_manifest(
     if column is not None:
         check_apart("mia_unit_column", records["members"], records["nonmembers"], column)
         units = units_of([*records["members"], *records["nonmembers"]])
-        parts.count("prompts_of_audited_units", sum(prompt.unit in units for prompt in records["prompts"]))
-        records["prompts"] = without_units(records["prompts"], units)
+        records["prompts"] = _prompts_of_others(records["prompts"], units, parts, f"mia_manifest: {manifest.path}")
     for name in ("members", "nonmembers"):
         if len(records[name]) > config.max_samples:
             records[name] = in_units(records[name], config.seed, "max_samples")[: config.max_samples]
@@ -330,7 +329,8 @@ def _declared(config: AuditConfig, tokenizer: Callable[[], Any]) -> AuditData:
     left_out = Parts()
     if config.unit_column is not None:
         check_apart("mia_unit_column", members, nonmembers, config.unit_column)
-        prompts = _prompts_of_others(prompts, units_of([*members, *nonmembers]), left_out)
+        if prompts is not None:
+            prompts = _prompts_of_others(prompts, units_of([*members, *nonmembers]), left_out, "mia_prompts")
     audited = [("the members", members), ("the non-members", nonmembers)]
     if prompts is not None:
         _check_held_out("mia_prompts", prompts, audited)
@@ -453,22 +453,19 @@ def _read_candidate(
     return documents
 
 
-def _prompts_of_others(
-    prompts: Sequence[Document] | None, audited: set[str], parts: Parts
-) -> Sequence[Document] | None:
+def _prompts_of_others(prompts: Sequence[Owned], audited: set[str], parts: Parts, option: str) -> list[Owned]:
     """The prompts without rows of audited units: a reference that has learnt a person calibrates that person away.
 
     Raises:
-        SpvmiaError: none is left.
+        SpvmiaError: there were some, and none is left.
     """
-    if prompts is None:
-        return None
     kept = without_units(prompts, audited)
     parts.count("prompts_of_audited_units", len(prompts) - len(kept))
-    if not kept:
+    if prompts and not kept:
         raise SpvmiaError(
-            f"mia_prompts: expected rows of units that are not audited, got {len(prompts):,}, all of units that have "
-            "rows among the members or non-members; give rows of others, or leave mia_prompts out"
+            f"{option}: expected prompts of units that are not audited, got {len(prompts):,}, all of units that have "
+            "rows among the members or non-members; give rows of others, or no prompts: then some of the non-members "
+            "become prompts, unit by unit"
         )
     return kept
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from spvmia_plugin.data.packing import Packed, Tokenize, cut_documents, pack, unit_by_unit, whole_documents
+from spvmia_plugin.data.units import Owned
 from spvmia_plugin.records import Document, Record
 from spvmia_plugin.seeds import stable_seed
 
@@ -21,7 +22,6 @@ PROMPT_SHARE = 0.25
 """This share of the non-member documents becomes the prompts where none are given."""
 
 T = TypeVar("T")
-Owned = TypeVar("Owned", Record, Document)
 
 
 @dataclass(frozen=True)

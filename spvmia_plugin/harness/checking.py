@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.attacks.base import BlindAttack
@@ -167,7 +168,8 @@ def _tasks(command: Command) -> tuple[list[AuditTask], list[str]]:
     """
     from lm_eval.tasks import TaskManager
 
-    folders = [str(tasks_folder()), *command.include]
+    ours = tasks_folder()
+    folders = [str(ours), *(path for path in command.include if Path(path).resolve() != ours.resolve())]
     manager = TaskManager(
         metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
     )

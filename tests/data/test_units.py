@@ -161,7 +161,9 @@ def test_prompts_of_audited_units_are_left_out_and_counted(files: dict[str, Path
     assert data.provenance["counts"]["prompts_of_audited_units"] == 10  # type: ignore[index]
     assert len(data.prompts) == 20
     files["prompts"] = tickets(tmp_path / "p.jsonl", range(2, 6), each=2)
-    with pytest.raises(SpvmiaError, match=r"^mia_prompts: expected rows of units that are not audited, got 8, all of"):
+    with pytest.raises(
+        SpvmiaError, match=r"^mia_prompts: expected prompts of units that are not audited, got 8, all of"
+    ):
         load(files)
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.harness.checking import Command, marked
+from spvmia_plugin.harness.enable import tasks_folder
 from tests.harness.conftest import TEMPLATE, read_jsonl
 
 
@@ -228,6 +229,12 @@ def test_with_no_task_of_ours_it_says_so(check):
     result = check(tasks="arc_easy,hellaswag")
     assert result.exit_code == 2
     assert "no task of spvmia-plugin among them" in told(result)
+
+
+def test_our_own_folder_may_be_included_as_lm_eval_needs_it(check, caplog):
+    result = check(more=["--include_path", str(tasks_folder())])
+    assert result.exit_code == 0, told(result)
+    assert "overrides" not in caplog.text  # one line a task
 
 
 def test_the_words_of_lm_eval_are_read_as_it_reads_them(base):

@@ -169,6 +169,21 @@ def test_a_manifest_of_the_model_below_the_adapter_is_a_warning_unless_it_is_nam
     assert "manifest_of_other_weights" not in findings(mia_manifest=str(below / "mia_manifest.json"))
 
 
+def test_prompts_of_audited_units_alone_are_refused_with_the_manifest_named(sft, tmp_path, audit):  # noqa: F811
+    """Without them a conversation's self-prompts would be made in another way, and nobody would know."""
+    rows = [{**row, "who": i % 30} for i, row in enumerate(chats(90))]
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("members", "nonmembers", "prompts")}
+    of_class = {"members": rows[:30], "nonmembers": [{**row, "who": 100} for row in rows[30:60]]}
+    for name, part in {**of_class, "prompts": rows[60:]}.items():
+        files[name].write_text("".join(json.dumps(row) + "\n" for row in part))
+    named = {name: str(path) for name, path in files.items()}
+    sft(rows[:30], [MembershipManifest(**named, unit_column="who", strict=True)])
+    with pytest.raises(
+        SpvmiaError, match=r"^mia_manifest: .*out/mia_manifest.json: expected prompts of units that are"
+    ):
+        audit(tmp_path / "out")
+
+
 def test_a_row_that_has_changed_is_named(target, audit, tmp_path):
     path = tmp_path / "private" / "members.jsonl"
     rows = path.read_text().splitlines()
