@@ -30,7 +30,11 @@ def audit(evaluate, options, chat_base, tmp_path):  # noqa: F811
 
 
 def by_trainer(trainer, folder):
-    """The mean log-probability that the saved model gives to what carried loss, by the row's tokens."""
+    """The mean log-probability that the saved model gives to what carried loss, by the row's tokens.
+
+    A packed row is read as it was trained on, all its records at once and each at positions from 0: TRL hands the
+    positions over, and transformers keeps attention within a record by them.
+    """
     import torch
     from peft import AutoPeftModelForCausalLM
 
@@ -38,10 +42,17 @@ def by_trainer(trainer, folder):
     found = {}
     for row in trainer.train_dataset:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        lengths = row.get("seq_lengths") or [len(row["input_ids"])]
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
         with torch.no_grad():
-            logprobs = model(ids).logits[0, :-1].log_softmax(-1)
-        kept = labels[1:] != -100
-        found[tuple(row["input_ids"])] = float(logprobs[torch.arange(len(kept)), ids[0, 1:]][kept].mean())
+            logprobs = model(ids, position_ids=positions, use_cache=False).logits[0, :-1].log_softmax(-1)
+        start = 0
+        for length in lengths:
+            own = slice(start, start + length - 1)
+            kept = labels[1:][own] != -100
+            told = logprobs[own][torch.arange(length - 1), ids[0, 1:][own]][kept]
+            found[tuple(row["input_ids"][start : start + length])] = float(told.mean())
+            start += length
     return sorted(found.values())
 
 
@@ -50,6 +61,7 @@ def by_trainer(trainer, folder):
     [
         (chats, {}),
         (chats, {"assistant_only_loss": True, "max_length": 60}),
+        (chats, {"packing": True, "packing_strategy": "bfd", "max_length": 400}),
         (pairs, {}),
         (texts, {}),
         (texts, {"max_length": 40}),
@@ -58,6 +70,7 @@ def by_trainer(trainer, folder):
 def test_members_loss_is_that_of_the_trainers_tokens(sft, split, audit, tmp_path, make, changes):  # noqa: F811
     rows = make(90)
     trainer = sft(rows[:30], [MembershipManifest(*split(rows), strict=True)], **changes)
+    assert "packing" not in changes or len(trainer.train_dataset) <= 10
     result = audit(tmp_path / "out")
     found = scores(result, "loss_mia_custom")
     members = [each["score"] for id_, each in found.items() if id_.startswith("members.jsonl")]
