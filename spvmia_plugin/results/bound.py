@@ -31,6 +31,7 @@ _HARMLESS = {metric.too_few for metric in TPRS}
 """Conditions that leave a metric without a number, which is told as that."""
 MOST_UNSCORED = 0.05
 """Of the records: an attack that leaves out more may leave out the exposed ones."""
+_MOST_DECIMALS = 9
 _Reached = tuple[Extremes, int, float]
 
 
@@ -92,18 +93,28 @@ class Held:
     def in_words(self) -> str:
         """One sentence."""
         number = "" if math.isnan(self.value) else f" is {self.value:.3f} ({self.attack})"
+        high = _beside(self.high, self.limit)
         if self.outcome == "within":
-            return f"{self.label}{number}; of every attack it is at most {self.high:.3f}, below {self.limit:g}"
+            return f"{self.label}{number}; of every attack it is at most {high}, below {self.limit:g}"
         if self.outcome == "exceeded":
-            return f"{self.label}{number}, at least {self.low:.3f}, above {self.limit:g}"
+            return f"{self.label}{number}, at least {_beside(self.low, self.limit)}, above {self.limit:g}"
         counted = "units" if self.by_unit else "documents"
         if_so = "at this estimate" if not math.isnan(self.value) else "of a target that gives nothing away"
         more = f"; about {self.needed:,} {counted} of each class would show it {if_so}" if self.needed else ""
         if self.outcome == "not_shown" and self.reason is None:
             above = "; the estimate itself is not below it" if self.value >= self.limit else ""
-            reach = f"; of some attack up to {self.high:.3f} cannot be ruled out, {self.limit:g} was declared"
+            reach = f"; of some attack up to {high} cannot be ruled out, {self.limit:g} was declared"
             return f"{self.label}{number}{reach}{above}{more}"
         return f"{self.label}{number}: {self.reason}{more}"
+
+
+def _beside(value: float, limit: float) -> str:
+    """A number in three decimals, or in as many as it takes to stand on its own side of the limit in print, too."""
+    for decimals in range(3, _MOST_DECIMALS):
+        printed = f"{value:.{decimals}f}"
+        if value == limit or (float(printed) - limit) * (value - limit) > 0:
+            return printed
+    return f"{value:.{_MOST_DECIMALS}f}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.metrics.power import auroc_ends, needed, tpr_ends
 from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.results import read_latest
-from spvmia_plugin.results.bound import Bound, hold
+from spvmia_plugin.results.bound import Bound, Held, hold
 from tests.results.builders import DECLARED, fake_audit, fake_records, write_run
 
 NULL = {"loss": 0.0, "zlib": 0.0, "spv_wbc": 0.0}
@@ -43,6 +43,21 @@ def test_null_records_are_within_and_a_leak_exceeds(tmp_path):
     assert only(leak).attack == "spv_wbc"
     assert only(leak).low > 0.65
     assert leak.when() == "the bound was given after the run"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end", "said"),
+    [
+        ("within", 0.6412, "at most 0.641, below 0.65"),
+        ("within", 0.64996, "at most 0.64996, below 0.65"),
+        ("exceeded", 0.650049, "at least 0.65005, above 0.65"),
+        ("not_shown", 0.6502, "up to 0.6502 cannot be ruled out, 0.65 was declared"),
+        ("not_shown", 0.65, "up to 0.650 cannot be ruled out, 0.65 was declared"),
+        ("not_shown", 0.65 + 1e-12, "up to 0.650000000 cannot be ruled out"),
+    ],
+)
+def test_no_number_is_rounded_across_the_limit(outcome, end, said):
+    assert said in Held("auroc", 0.65, outcome, "loss", 0.6, end, end).in_words()
 
 
 def test_it_is_held_against_the_interval_of_every_attack_at_once(tmp_path):
