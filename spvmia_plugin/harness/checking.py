@@ -168,8 +168,8 @@ def _tasks(command: Command) -> tuple[list[AuditTask], list[str]]:
     """
     from lm_eval.tasks import TaskManager
 
-    ours = tasks_folder()
-    folders = [str(ours), *(path for path in command.include if Path(path).resolve() != ours.resolve())]
+    folder = tasks_folder()
+    folders = [str(folder), *(path for path in command.include if Path(path).resolve() != folder.resolve())]
     manager = TaskManager(
         metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
     )

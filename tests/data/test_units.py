@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.data.assembly import OF_UNITS
 from spvmia_plugin.data.fingerprint import user_key
-from spvmia_plugin.data.load import OF_UNITS, load_audit_data
+from spvmia_plugin.data.load import load_audit_data
 from spvmia_plugin.data.sources import load_spec
 from spvmia_plugin.data.split import Packer, deal, in_units
 from spvmia_plugin.data.units import LONGEST_GROUP, MOST_GROUPS, Belonging, units_of
