@@ -243,7 +243,7 @@ def prepare(
     Interrupted, it continues when the same command is given again.
     """
     options = _read_options(metadata)
-    from spvmia_plugin.harness.task import prepare as build
+    from spvmia_plugin.harness.prepare import prepare as build
 
     say = line_printer(quiet=quiet, as_json=as_json)
     arguments = f"{model_args},trust_remote_code=True" if trust_remote_code else model_args

@@ -14,6 +14,9 @@ from spvmia_plugin.metrics.names import ASR, AUROC, METRICS, PRIVACY, TPR_01PCT,
 from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
 
+FILTER = "none"
+"""The one pipeline of our tasks: metrics appear as `auroc,none`."""
+
 Pairs = Sequence[tuple[bool, float]]
 
 

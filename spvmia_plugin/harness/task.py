@@ -1,4 +1,4 @@
-"""The lm-eval task of every attack on every data set, the rows of their groups, and a task's reference ahead of time.
+"""The lm-eval task of every attack on every data set.
 
 One class; the YAMLs say which attack and which data.
 """
@@ -10,64 +10,42 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.group import Group
-from lm_eval.api.registry import get_model
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
-from lm_eval.tasks import TaskManager
-from lm_eval.utils import simple_parse_args_string
 
-from spvmia_plugin.attacks.base import BlindAttack
 from spvmia_plugin.auditing.closing import closing
 from spvmia_plugin.auditing.mia_audit import mia_audit
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results
 from spvmia_plugin.auditing.plan import show
-from spvmia_plugin.auditing.roles import cast
-from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.subjects import UnitTold, unit_told
 from spvmia_plugin.checks.preconditions import warnings_first
-from spvmia_plugin.config import PREFIX, AuditConfig
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.harness.enable import check_version, tasks_folder
+from spvmia_plugin.harness.enable import check_version
+from spvmia_plugin.harness.given import canary_attack, check_base, check_utf8, parted
+from spvmia_plugin.harness.group_rows import install_group_rows
 from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
-from spvmia_plugin.harness.metrics import Item, register_metrics
-from spvmia_plugin.harness.request import (
-    REQUEST_TYPE,
-    Asked,
-    AuditInstance,
-    install_request_type,
-    open_backend,
-    open_store,
-)
-from spvmia_plugin.harness.shared import ADAPTER_ARGUMENTS, SHARED, SharedData, adapter_of, load_tokenizer
-from spvmia_plugin.metrics.names import AUROC, BLIND, EPSILON, METRICS, NORMAL_95, UNIT_METRICS, WITH_ERROR
+from spvmia_plugin.harness.metrics import FILTER, Item, register_metrics
+from spvmia_plugin.harness.request import REQUEST_TYPE, Asked, AuditInstance, install_request_type
+from spvmia_plugin.harness.shared import ADAPTER_ARGUMENTS, SHARED, SharedData, load_tokenizer
+from spvmia_plugin.metrics.names import BLIND, EPSILON, METRICS, UNIT_METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
-from spvmia_plugin.metrics.several import Compared, best, in_one_line, mean_stderr
+from spvmia_plugin.metrics.several import in_one_line
 from spvmia_plugin.metrics.summary import Summary, summarise
-from spvmia_plugin.models.copies import quantised_copy
-from spvmia_plugin.models.identity import same_model
-from spvmia_plugin.models.intact import check_intact, weights_kept
+from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
-from spvmia_plugin.signals import Role
 from spvmia_plugin.util.boundary import behind
-from spvmia_plugin.util.files import label
-from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 from spvmia_plugin.util.processes import Processes
 from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import utf8
 
 _OF_PROMPTS = ("apply_chat_template", "system_instruction")
 """What the harness passes on for prompts: a record is no prompt."""
-FILTER = "none"
-"""The one pipeline of our tasks: metrics appear as `auroc,none`."""
-_ROWS = "spvmia_rows"
-"""Mark of the method that writes the rows of groups, once it is ours."""
 _NAMES = (*METRICS, *(metric.stderr_key for metric in WITH_ERROR))
 _OF_UNITS = tuple(name for metric in UNIT_METRICS for name in (metric.key, metric.stderr_key))
 """What is aggregated. Emitted after their metrics, standard errors fill the harness's own Stderr column."""
@@ -98,13 +76,13 @@ class AuditTask(Task):  # type: ignore[misc]
         register_metrics()
         install_request_type()
         install_group_rows()
-        fields, metadata = _parted(config)
-        _check_utf8(metadata)
+        fields, metadata = parted(config, self.VERSION)
+        check_utf8(metadata)
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
         self.is_canary_audit = metadata.get("spvmia_audit") == "canary"
         if self.is_canary_audit:
-            name = _canary_attack(self.settings, metadata["spvmia_attack"], self.registry)
+            name = canary_attack(self.settings, metadata["spvmia_attack"], self.registry)
             self.settings = dataclasses.replace(self.settings, canary_attack=name)
             metadata["spvmia_attack"] = name
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)
@@ -167,7 +145,7 @@ class AuditTask(Task):  # type: ignore[misc]
         if shared is None:
             check_intact("pretrained", metadata.get("pretrained"))
             data = self._read_data(metadata, [Path(place) for place in places])
-            told = _check_base(data, self.settings, metadata)
+            told = check_base(data, self.settings, metadata)
             shared = SharedData(data, self.settings.seed, told)
             SHARED[key] = shared
         return shared
@@ -391,239 +369,3 @@ class AuditTask(Task):  # type: ignore[misc]
             declared=self.declared,
             unit=self._unit,
         )
-
-
-def prepare(
-    model: str, model_args: str, task_name: str, metadata: Mapping[str, Any] | str, *, device: str = DEVICE
-) -> Outcome:
-    """Self-prompt the target and train its reference, or find it in the store.
-
-    Args:
-        model: the harness's name of the model class, as in `lm_eval --model`.
-        model_args: its arguments, as in `--model_args`: `key=value,key=value`.
-        task_name: a task that needs the reference; its data and settings hold.
-        metadata: options, as in `--metadata`: a dict, or `key=value,key=value`.
-        device: as in `--device`.
-
-    Returns:
-        The outcome, whose `details["reference"]` names the stored folder.
-
-    Raises:
-        SpvmiaError: the task needs no reference, or what `lm_eval` would refuse.
-    """
-    import lm_eval.models  # noqa: F401  (fills the registry of models)
-
-    arguments = simple_parse_args_string(model_args)
-    options = simple_parse_args_string(metadata) if isinstance(metadata, str) else metadata
-    # Our own tasks alone: reading the harness's ten thousand takes longer than finding a stored reference.
-    manager = TaskManager(metadata={**arguments, **options}, include_path=str(tasks_folder()), include_defaults=False)
-    task = manager.load([task_name])["tasks"].get(task_name)
-    players = cast([task.attack], task.settings, task.data) if isinstance(task, AuditTask) else {}
-    if Role.REFERENCE not in players:
-        raise SpvmiaError(
-            f"--tasks: expected a task that trains a reference, such as spv_mia_custom, got {task_name!r}"
-        )
-    if not players[Role.REFERENCE].trained:
-        raise SpvmiaError(
-            f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
-            "preparing; leave the option out"
-        )
-    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
-        lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
-    return behind(
-        lambda: _calibrate(lm, task, task_name),
-        doing="the reference",
-        texts=task.data.texts,
-        log_text=task.settings.log_text,
-    )
-
-
-def _calibrate(lm: Any, task: AuditTask, task_name: str) -> Outcome:
-    audit = Job(task.data, task.settings, {task_name: task.attack}, task.data.records, task.data.records)
-    with open_store(task.settings) as store, open_backend(lm, task.registry, task.settings, task.base_model) as backend:
-        run = Run(audit, backend, task.registry, store)
-        run.check()
-        run.calibrate()
-    return run.outcome
-
-
-_OWN_KEYS = ("spvmia_attack", "spvmia_dataset", "spvmia_audit", "spvmia_version")
-
-
-def _parted(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of a YAML is the harness's, and its metadata with what is ours put into them, for who reads the results.
-
-    What stands in the metadata themselves wins: earlier versions had all of it there.
-
-    Raises:
-        SpvmiaError: the YAML names no attack or data set, or has a key that nobody knows.
-    """
-    source = str((config.get("metadata") or {}).get("config_source", "the task's YAML"))
-    own = {key: config[key] for key in _OWN_KEYS if config.get(key) is not None}
-    metadata: dict[str, Any] = {"version": AuditTask.VERSION, **own, **(config.get("metadata") or {})}
-    for key in ("spvmia_attack", "spvmia_dataset"):
-        if not isinstance(metadata.get(key), str):
-            raise SpvmiaError(
-                f"{source}: expected '{key}', got {metadata.get(key)!r}; begin the file with "
-                "'include: <attack>_mia_<dataset>.yaml' of the folder that 'spvmia tasks' prints"
-            )
-    known = {field.name for field in dataclasses.fields(TaskConfig)}
-    fields = {key: value for key, value in config.items() if key not in {"class", *_OWN_KEYS}}
-    for key in fields:
-        if key not in known:
-            hint = did_you_mean(str(key), [*known, *_OWN_KEYS])
-            raise SpvmiaError(
-                f"{source}: {key}: unknown key{hint}; options of an audit (mia_...) belong under metadata"
-            )
-    return fields, metadata
-
-
-def _canary_attack(settings: AuditConfig, of_task: str, registry: Registry) -> str:
-    """The attack that guesses the coins: of the options, else of the task's YAML.
-
-    It is chosen before any score is seen: the best of several on the same coins would bound nothing.
-
-    Raises:
-        SpvmiaError: no such attack, or one that does not ask the model.
-    """
-    guessing = {name: attack for name, attack in registry.attacks.items() if not issubclass(attack, BlindAttack)}
-    name = settings.canary_attack if "canary_attack" in settings.given else of_task
-    if name not in guessing:
-        why = ", which does not look at the model" if name in registry.attacks else did_you_mean(name, guessing)
-        raise SpvmiaError(f"mia_canary_attack: expected one of {', '.join(sorted(guessing))}, got {name!r}{why}")
-    return name
-
-
-def _check_utf8(metadata: Mapping[str, Any]) -> None:
-    """Arguments of the model go into the harness's own results, which it could not write after all the work."""
-    for key, value in metadata.items():
-        if isinstance(value, str) and not key.startswith((PREFIX, "config_source")) and label(value) != value:
-            raise SpvmiaError(
-                f"{key}: expected a path in UTF-8, got {label(value)!r}, which lm_eval cannot write into its results; "
-                "rename the folder, or name a link to it"
-            )
-
-
-def _check_base(data: AuditData, settings: AuditConfig, metadata: Mapping[str, Any]) -> list[str]:
-    """A manifest names the base its records were trained into; an adapter loaded on another base is a mistake.
-
-    Returns:
-        What is to be told: that the base was loaded from a quantised copy.
-    """
-    loaded = metadata.get("pretrained")
-    if data.base_model is None or not adapter_of(metadata) or not isinstance(loaded, (str, Path)):
-        return []  # the harness puts no adapter on a model that comes as an object
-    loaded = str(loaded)
-    moved = settings.base_model is not None and same_model(settings.base_model, loaded)
-    if moved or same_model(loaded, data.base_model):
-        return []
-    revision = metadata.get("revision")
-    packed = quantised_copy(loaded, data.base_model, None if revision is None else str(revision))
-    if packed is not None:
-        return [
-            f"the base that was loaded, {loaded}, is the manifest's, {data.base_model}, in {packed}: what is audited "
-            "is the quantised model"
-        ]
-    raise SpvmiaError(
-        f"mia_manifest: the manifest belongs to base model {data.base_model!r}, got pretrained={loaded!r}; load the "
-        "adapter on the base it was trained on (if that was moved, say so with mia_base_model), or name the right "
-        "manifest"
-    )
-
-
-def install_group_rows() -> None:
-    """Rows of groups of nothing but audits: the strongest attack of one data set, the mean over several.
-
-    `mia_<dataset>` holds attacks on the same records: its row is the strongest attack by each metric, with an error
-    that allows for all that were tried, and without the blind baseline, which sees no model. In other groups
-    (`spv_mia`, one attack on three data sets) it is the mean over the tasks that have a number, and that mean's error;
-    the harness's own formulas take all tasks to be scored on data of their own, and make one NaN the group's. A group's
-    YAML cannot say so, hence the method that writes the row is wrapped; every other group stays with the harness.
-    """
-    original = Group.aggregate
-    if hasattr(original, _ROWS):
-        return
-
-    @wraps(original)
-    def aggregate(group: Any, task_metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        row: dict[str, Any] = original(group, task_metrics)
-        tasks = [task for task in group.get_all_tasks() if task.task_name in task_metrics]
-        if tasks and all(task.OUTPUT_TYPE == REQUEST_TYPE for task in tasks):
-            compared = tasks[0].comparison.compared if tasks[0].comparison else None
-            if len(tasks) > 1 and compared and len({id(task.comparison) for task in tasks}) == 1:
-                _take_strongest(group, tasks, compared, task_metrics, row)
-            else:
-                _average(group, tasks, task_metrics, row)
-        return row
-
-    setattr(aggregate, _ROWS, True)
-    Group.aggregate = aggregate
-
-
-def _take_strongest(
-    group: Any,
-    tasks: Sequence[AuditTask],
-    compared: Compared,
-    task_metrics: Mapping[str, Mapping[str, Any]],
-    row: dict[str, Any],
-) -> None:
-    """Write the strongest attack's numbers into the harness's row.
-
-    The error is the one whose 1.96 fold is half the simultaneous interval. What has no such interval (`asr`,
-    `privacy_score`) is that of the attack with the largest AUROC.
-    """
-    names = {task.task_name for task in tasks}
-    leaders = {
-        metric: best(metric, [leader for task, leader in found.items() if task in names])
-        for metric, found in compared.leaders.items()
-    }
-    for asked in group.aggregate_metric_list or []:
-        key, stderr_key = f"{asked.metric},{FILTER}", f"{asked.metric}_stderr,{FILTER}"
-        if key not in row:
-            continue
-        leader = leaders.get(asked.metric, leaders[AUROC.key])
-        of_leader = task_metrics.get(leader.task or "", {})
-        row[key] = float(of_leader.get(key, math.nan))
-        row["sample_count"][key] = int(of_leader.get("sample_len", 0))
-        if row.get(stderr_key) != "N/A":
-            row[stderr_key] = (leader.high - leader.low) / (2 * NORMAL_95) if asked.metric in leaders else "N/A"
-
-
-def _average(
-    group: Any, tasks: Sequence[AuditTask], task_metrics: Mapping[str, Mapping[str, Any]], row: dict[str, Any]
-) -> None:
-    """Write the means and their errors into the harness's row, and say which tasks are not in them."""
-    for asked in group.aggregate_metric_list or []:
-        key, stderr_key = f"{asked.metric},{FILTER}", f"{asked.metric}_stderr,{FILTER}"
-        if key not in row:
-            continue
-        values = {task: float(task_metrics[task.task_name][key]) for task in tasks}
-        found = [task for task in tasks if not math.isnan(values[task])]
-        sizes = {task: int(task_metrics[task.task_name]["sample_len"]) for task in found}
-        total = sum(sizes.values()) if asked.weight_by_size else len(found)
-        weights = [(sizes[task] if asked.weight_by_size else 1) / total for task in found]
-        complete = {id(task.comparison) for task in found} == {id(task.comparison) for task in tasks}
-        row["sample_count"][key] = sum(sizes.values())
-        row[key] = sum(w * values[task] for w, task in zip(weights, found, strict=True)) if complete else math.nan
-        stderrs = [task_metrics[task.task_name][stderr_key] for task in found]
-        if row.get(stderr_key) != "N/A":
-            row[stderr_key] = _stderr(asked.metric, found, stderrs, weights) if complete else math.nan
-        if asked.metric == AUROC.key and len(found) < len(tasks) and not tasks[0].outcome.quiet:
-            missing = ", ".join(task.task_name for task in tasks if task not in found)
-            show(f"spvmia: {group.name}: means over {len(found)} of {len(tasks)} tasks; without a number: {missing}")
-
-
-def _stderr(metric: str, tasks: Sequence[AuditTask], stderrs: Sequence[float], weights: Sequence[float]) -> float:
-    """Of the weighted mean; NaN where an error is not known."""
-    if any(math.isnan(stderr) for stderr in stderrs):
-        return math.nan
-    return mean_stderr(stderrs, weights, [[_correlation(metric, one, other) for other in tasks] for one in tasks])
-
-
-def _correlation(metric: str, one: AuditTask, other: AuditTask) -> float:
-    """Of the errors of two tasks: known on the same data, none between different data."""
-    if one is other or one.comparison is None or other.comparison is None:
-        return 1.0
-    if one.comparison is not other.comparison:
-        return 0.0
-    return one.comparison.correlation(metric, one.config.task, other.config.task)

@@ -110,7 +110,7 @@ def _task(name: str, attack: str, dataset: str, audit: str | None = None) -> str
 
 
 def _group(name: str, tasks: Sequence[str], left_out: Sequence[Metric]) -> str:
-    """A group. The harness knows means alone; `harness.task.install_group_rows` says what its row holds."""
+    """A group. The harness knows means alone; `harness.group_rows.install_group_rows` says what its row holds."""
     metrics = [name for name, metric in METRICS.items() if metric not in left_out]
     return (
         f"group: {name}\ntask:\n"

@@ -96,7 +96,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         reference = {"trained": True, "self_prompts": 40}
         return SimpleNamespace(details={"reference": reference}, cost_json=lambda: {"reference": {}})
 
-    monkeypatch.setattr("spvmia_plugin.harness.task.prepare", build)
+    monkeypatch.setattr("spvmia_plugin.harness.prepare.prepare", build)
     return seen
 
 
@@ -119,7 +119,7 @@ def test_prepare_says_it_of_several_references(monkeypatch: pytest.MonkeyPatch, 
     made = [{"trained": each, "self_prompts": 40} for each in trained]
     details = {"reference": made[0], "reference_2": made[1], "self_prompts": {"texts": 40}}
     outcome = SimpleNamespace(details=details, cost_json=dict)
-    monkeypatch.setattr("spvmia_plugin.harness.task.prepare", lambda *_, **__: outcome)
+    monkeypatch.setattr("spvmia_plugin.harness.prepare.prepare", lambda *_, **__: outcome)
     assert invoke("prepare", "--model_args", "pretrained=x").stdout.startswith(said)
     result = invoke("prepare", "--model_args", "pretrained=x", "--json", "--quiet")
     assert json.loads(result.stdout) == {"reference": made[0], "references": made, "cost": {}}

@@ -104,7 +104,7 @@ def test_the_mean_over_data_sets_is_the_harnesss_own(evaluate, options, group, t
 def test_groups_of_others_stay_with_the_harness(evaluate, group, options, tmp_path):
     from lm_eval.api.group import Group
 
-    from spvmia_plugin.harness.task import install_group_rows
+    from spvmia_plugin.harness.group_rows import install_group_rows
 
     name = group("others", ["other_choice"], metrics=("acc",), weight="true")
     before = evaluate([name])["results"]["others"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.task import _check_base
+from spvmia_plugin.harness.given import check_base
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 
 from .conftest import TASKS
@@ -101,10 +101,10 @@ def test_an_object_has_no_place_where_a_manifest_could_lie(base, monkeypatch, tm
     settings = SimpleNamespace(base_model=None)
     model = plain(base)
     assert len(str(model)) > 255
-    _check_base(data, settings, {"pretrained": model, "peft": "adapter"})
-    _check_base(data, settings, {"pretrained": base, "peft": "adapter"})
+    check_base(data, settings, {"pretrained": model, "peft": "adapter"})
+    check_base(data, settings, {"pretrained": base, "peft": "adapter"})
     with pytest.raises(SpvmiaError, match="mia_manifest: the manifest belongs to base model"):
-        _check_base(data, settings, {"pretrained": "x" * 5000, "peft": "adapter"})
+        check_base(data, settings, {"pretrained": "x" * 5000, "peft": "adapter"})
 
 
 def test_a_quantised_copy_of_the_manifests_base_is_that_base_and_said(base, evaluate, options, monkeypatch, tmp_path):
@@ -118,13 +118,13 @@ def test_a_quantised_copy_of_the_manifests_base_is_that_base_and_said(base, eval
 
     monkeypatch.setattr(task, "quantised_copy", shown)
     data, settings = SimpleNamespace(base_model=str(base)), SimpleNamespace(base_model=None)
-    (told,) = _check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter", "revision": "v2"})
+    (told,) = check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter", "revision": "v2"})
     assert told == (
         f"the base that was loaded, copy-4bit, is the manifest's, {base}, in 4 bits (bitsandbytes): what is audited is "
         "the quantised model"
     )
     with pytest.raises(SpvmiaError, match="mia_manifest: the manifest belongs to base model"):
-        _check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter"})
+        check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter"})
     monkeypatch.setattr(task, "_check_base", lambda *_: [told])
     result = evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path / "store")})
     assert told in result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["notes"]

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import launch
-from spvmia_plugin.harness.task import prepare
+from spvmia_plugin.harness.prepare import prepare
 from spvmia_plugin.models.intact import check_intact, weights_kept
 from spvmia_plugin.training.base_model import load_model
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.task import prepare
+from spvmia_plugin.harness.prepare import prepare
 from spvmia_plugin.util.libraries import quiet_libraries
 
 

@@ -12,8 +12,8 @@ import pytest
 from lm_eval.api.model import LM
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.given import check_base
 from spvmia_plugin.harness.shared import adapter_of, load_tokenizer
-from spvmia_plugin.harness.task import _check_base
 from tests.engines import fake_vllm
 from tests.harness.conftest import TASKS
 from tests.tiny import tiny_texts
@@ -105,7 +105,7 @@ def test_its_adapter_is_one_wherever_the_harness_names_it(base, adapter, tmp_pat
     assert adapter_of({"pretrained": "x"}) is None
     data, settings = SimpleNamespace(base_model=str(base)), SimpleNamespace(base_model=None)
     with pytest.raises(SpvmiaError, match="mia_manifest: the manifest belongs to base model"):
-        _check_base(data, settings, {"pretrained": str(tmp_path), "lora_local_path": str(adapter)})
+        check_base(data, settings, {"pretrained": str(tmp_path), "lora_local_path": str(adapter)})
     trained = tmp_path / "trained"
     shutil.copytree(adapter, trained)
     tokenizer = load_tokenizer({"pretrained": str(base)})
