@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
+from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants, read_sources
 from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
-from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.console import shown
 
 UNSCORED_LIMIT = 0.05
@@ -148,7 +147,7 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
         SpvmiaError: results that cannot be read, contradict each other or hold no audit; an attack or a capability
             that nobody ran.
     """
-    runs = [(run, source.name) for source in sources for run in read_runs(source.place)]
+    runs = read_sources(sources, strongest=options.attack == STRONGEST, ids=options.same_data == "ids")
     left_out = list(dict.fromkeys(shown(problem) for run, _ in runs for problem in run.left_out))
     found = entrants(runs)
     pairs = [(entrant, audit) for entrant in found for audit in entrant.audits if audit.model_attacks]

