@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.results.comparable import conditions, digest, target_identity
+from spvmia_plugin.results.comparable import conditions, digest, hub_id, target_identity
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun
 from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.files import as_path
@@ -52,12 +52,18 @@ class Entrant:
         audits: its privacy audits, runs with equal conditions merged.
         capabilities: its capability scores.
         files: the results files they come from.
+        dates: when they were run, in seconds since 1970, the oldest first.
+        harness: the versions of lm_eval that ran them.
+        hub_id: of the model on the Hub; None of one that lies on a disk.
     """
 
     name: str
     audits: Sequence[Audit]
     capabilities: Sequence[Capability]
     files: Sequence[Path]
+    dates: Sequence[float] = ()
+    harness: Sequence[str] = ()
+    hub_id: str | None = None
 
 
 def entrants(runs: Iterable[tuple[HarnessRun, str | None]]) -> list[Entrant]:
@@ -187,7 +193,16 @@ def _entrant(name: str, runs: Sequence[HarnessRun]) -> Entrant:
                 audits[key] = _merged(name, audits[key], (audit, run)), run
             else:
                 audits[key] = audit, run
-    return Entrant(name, [audit for audit, _ in audits.values()], _capabilities(name, runs), [run.path for run in runs])
+    found = [audit for audit, _ in audits.values()]
+    return Entrant(
+        name=name,
+        audits=found,
+        capabilities=_capabilities(name, runs),
+        files=[run.path for run in runs],
+        dates=sorted(run.date for run in runs if run.date),
+        harness=sorted({run.versions["lm_eval_version"] for run in runs if "lm_eval_version" in run.versions}),
+        hub_id=hub_id(found[0]) if found else None,
+    )
 
 
 def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, HarnessRun]) -> Audit:

@@ -101,7 +101,8 @@ def render(
     """
     shared = _resource("spvmia_plugin.web", "base.css") if base else ""
     style = colours + shared + _resource(package, f"{name}.css")
-    code = (_resource(package, f"{name}.js") if script else "") + _resource("spvmia_plugin.web", "theme.js")
+    ours = "".join(_resource("spvmia_plugin.web", each) for each in ("copy.js", "theme.js"))
+    code = (_resource(package, f"{name}.js") if script else "") + ours
     page: str = environment.get_template(f"{name}.html").render(
         style=trusted(style), script=trusted(code), policy=_policy(style, code), version=__version__, **values
     )

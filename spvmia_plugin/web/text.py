@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from spvmia_plugin.metrics.names import DECIMALS
 from spvmia_plugin.util.console import shown
 
 MISSING = "–"
 """Printed for what is not resolved."""
+NOT_RESOLVED = "not resolved"
+"""The same in words, for those who hear the page and inside sentences."""
 
 
 def _per_hundred(value: float) -> str:
@@ -28,6 +30,7 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "seconds": lambda value: f"{value:,.1f}",
     "nats": lambda value: f"{value:.2f}",
     "score": lambda value: f"{value:#.4g}".removesuffix("."),
+    "limit": lambda value: f"{value:g}",
 }
 """How a value is printed, by what it is."""
 
@@ -35,6 +38,20 @@ STYLES: Mapping[str, Callable[[float], str]] = {
 def printed(value: float | None, style: str = "share") -> str:
     """A number in one of `STYLES`; `MISSING` where it is None or not finite."""
     return MISSING if value is None or not math.isfinite(value) else STYLES[style](value)
+
+
+_NO_NUMBER = re.compile(r"\b(?:NaN|nan|N/A)\b")
+
+
+def worded(text: str) -> str:
+    """A message for people, in which what has no number is called one thing: it comes from three programs."""
+    return _NO_NUMBER.sub(NOT_RESOLVED, text)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names one after the other, told apart where one of them has a comma of its own."""
+    every = list(names)
+    return ("; " if any("," in name for name in every) else ", ").join(every)
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$]|(?<=:)/(?=/)|(?<=\bwww)\.)", re.IGNORECASE)

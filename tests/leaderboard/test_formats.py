@@ -21,7 +21,8 @@ from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.formats import to_csv, to_json
-from spvmia_plugin.leaderboard.view import show_board, to_html, to_markdown
+from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.leaderboard.plain import show_board, to_markdown
 from spvmia_plugin.results import read_latest
 from tests.hostile import ALERT, NAMES, NASTY, control_characters
 from tests.leaderboard.models import DUPLICATES, audited, model, three_models
