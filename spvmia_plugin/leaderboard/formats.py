@@ -14,13 +14,13 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.board import Board, Row, Table, limit
 from spvmia_plugin.leaderboard.page import to_html
 from spvmia_plugin.leaderboard.plain import to_markdown
-from spvmia_plugin.leaderboard.view import day, number_title
+from spvmia_plugin.leaderboard.view import number_title
 from spvmia_plugin.results.comparable import recipe_words
 from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.files import check_file_to_write
 from spvmia_plugin.util.strict_json import finite
-from spvmia_plugin.web.text import csv_text
+from spvmia_plugin.web.text import csv_text, day
 
 FORMAT = 1
 """Version of the JSON's layout."""

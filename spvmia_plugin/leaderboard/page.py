@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
 from spvmia_plugin.leaderboard.front import Point, in_words
 from spvmia_plugin.leaderboard.picture import FRAMES, MANY, Frame, draw
-from spvmia_plugin.leaderboard.view import TO, TableView, lead, models, ran, reading, table_view
+from spvmia_plugin.leaderboard.view import TableView, lead, models, reading, runs, table_view
 from spvmia_plugin.metrics.names import AUROC, METRICS, METRICS_WITH_INTERVAL
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web import page as web
-from spvmia_plugin.web.text import printed
+from spvmia_plugin.web.text import interval, printed
 
 COLOURS = ("paper card ink soft line grey", "accent accent-ink wash", "warn warn-wash warn-line")
 """Of `web.page.theme`."""
@@ -33,7 +32,7 @@ def to_html(board: Board) -> str:
         web.theme(COLOURS, screen_only=True),
         models=models(board),
         lead=lead(board),
-        ran=ran(board),
+        ran=runs(board),
         tables=[
             (view, _picture(environment, f"picture-{number}", table, view, board.options))
             for number, (table, view) in enumerate(zip(board.tables, views, strict=True), 1)
@@ -105,6 +104,6 @@ def _has_bases(points: Sequence[Point]) -> bool:
 def _says(point: Point, row: Row, title: str, label: str, sign: int) -> str:
     """A model's numbers, for the pointer that rests on it."""
     number = row.number
-    ends = "" if math.isnan(number.low) else f" ({printed(number.low)}{TO}{printed(number.high)})"
+    ends = f" ({found})" if (found := interval(number.low, number.high)) else ""
     score = printed(sign * point.capability.value)
     return f"{point.name}: rank {point.rank}, {label} {printed(number.value)}{ends}, {title} {score}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spvmia_plugin.leaderboard.board import Board
 from spvmia_plugin.leaderboard.front import in_words
-from spvmia_plugin.leaderboard.view import TableView, lead, models, ran, reading, table_view
+from spvmia_plugin.leaderboard.view import TableView, lead, models, reading, runs, table_view
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import listed, markdown
 
@@ -22,7 +22,7 @@ def to_markdown(board: Board) -> str:
         "",
         markdown(lead(board)),
         "",
-        markdown(ran(board)),
+        markdown(runs(board)),
         "",
     ]
     for table in board.tables:
@@ -75,7 +75,7 @@ def show_board(board: Board, console: Console) -> None:
     from rich.text import Text
 
     console.print(Text(lead(board)))
-    console.print(Text(ran(board)))
+    console.print(Text(runs(board)))
     for table in board.tables:
         view = table_view(table, board.options)
         console.print()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from spvmia_plugin.leaderboard.board import Board, Further, Options, Row, Table, limit
 from spvmia_plugin.leaderboard.order import CHANCE
@@ -14,10 +13,7 @@ from spvmia_plugin.results.comparable import UNTRAINED_METHOD, Conditions, commo
 from spvmia_plugin.results.estimate import STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.console import shown
-from spvmia_plugin.web.text import MISSING, listed, printed
-
-TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
-"""Between the ends of an interval."""
+from spvmia_plugin.web.text import MISSING, day, interval, listed, printed, ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +211,7 @@ def _caption(table: Table, options: Options) -> list[str]:
 
 
 def _told(number: Estimate) -> str:
-    return f"{printed(number.value)} ({_interval(number)})"
-
-
-def _interval(number: Estimate) -> str:
-    return f"{printed(number.low)}{TO}{printed(number.high)}"
+    return f"{printed(number.value)} ({interval(number.low, number.high)})"
 
 
 def number_title(options: Options) -> str:
@@ -242,21 +234,14 @@ def lead(board: Board) -> str:
     )
 
 
-def ran(board: Board) -> str:
+def runs(board: Board) -> str:
     """When the models were run, and with which versions."""
     rows = [row for table in board.tables for row in table.rows]
-    dates = sorted(date for row in rows for date in row.entrant.dates)
-    ours = sorted({str(row.audit.mia_audit.versions["spvmia-plugin"]) for row in rows})
-    harness = sorted({version for row in rows for version in row.entrant.harness})
-    days = list(dict.fromkeys(day(date) for date in (*dates[:1], *dates[-1:])))
-    when = f"Run {'from ' if len(days) > 1 else 'on '}{' to '.join(days)}" if days else "Run at a time not recorded"
-    versions = [f"spvmia-plugin {shown(listed(ours))}", *([f"lm_eval {shown(listed(harness))}"] if harness else [])]
-    return f"{when} with {' and '.join(versions)}."
-
-
-def day(date: float) -> str:
-    """The day of a time in seconds since 1970, by Greenwich."""
-    return datetime.fromtimestamp(date, tz=timezone.utc).strftime("%Y-%m-%d")
+    return ran(
+        (date for row in rows for date in row.entrant.dates),
+        (str(row.audit.mia_audit.versions["spvmia-plugin"]) for row in rows),
+        (version for row in rows for version in row.entrant.harness),
+    )
 
 
 def reading(board: Board) -> list[str]:
@@ -329,7 +314,7 @@ def _number(estimate: Estimate, *, told: bool = False) -> Cell:
         return Cell(MISSING)
     notes = []
     if not math.isnan(estimate.low):
-        notes.append(_interval(estimate))
+        notes.append(interval(estimate.low, estimate.high))
     if told and estimate.attack is not None:
         chosen = f" of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
         notes.append(f"{shown(estimate.attack)}{chosen}")

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 
 from spvmia_plugin.metrics.names import DECIMALS
 from spvmia_plugin.util.console import shown
@@ -38,6 +39,33 @@ STYLES: Mapping[str, Callable[[float], str]] = {
 def printed(value: float | None, style: str = "share") -> str:
     """A number in one of `STYLES`; `MISSING` where it is None or not finite."""
     return MISSING if value is None or not math.isfinite(value) else STYLES[style](value)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends of an interval, which no line parts: "0.430 to 0.650"; empty where there is none."""
+    ends = printed(low), printed(high)
+    return "" if MISSING in ends else "\N{NO-BREAK SPACE}".join((ends[0], "to", ends[1]))
+
+
+def day(date: float) -> str:
+    """The day of a time in seconds since 1970, in UTC."""
+    return datetime.fromtimestamp(date, tz=timezone.utc).strftime("%Y-%m-%d")
+
+
+def ran(dates: Iterable[float], ours: Iterable[str], harness: Iterable[str]) -> str:
+    """When runs were made, and with which versions.
+
+    Args:
+        dates: of the runs, in seconds since 1970; 0 where one is not known.
+        ours: versions of spvmia-plugin.
+        harness: versions of lm_eval.
+    """
+    known = sorted(date for date in dates if date)
+    days = list(dict.fromkeys(day(date) for date in (*known[:1], *known[-1:])))
+    when = f"Run {'from ' if len(days) > 1 else 'on '}{' to '.join(days)}" if days else "Run at a time not recorded"
+    programs = {"spvmia-plugin": ours, "lm_eval": harness}
+    versions = [f"{name} {shown(listed(found))}" for name, of in programs.items() if (found := sorted(set(of)))]
+    return f"{when} with {' and '.join(versions)}."
 
 
 _NO_NUMBER = re.compile(r"\b(?:NaN|nan|N/A)\b")
