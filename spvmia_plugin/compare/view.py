@@ -190,7 +190,8 @@ def _estimate_json(found: Estimate) -> Mapping[str, Any]:
 
 def verdict(found: Compared) -> list[str]:
     """What the comparison found, a sentence for each thing that can be said of variants."""
-    alike, others = [], []
+    alike: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
     for apart in found.apart:
         words = in_words(found, apart.variant)
         (alike if words == _no_difference(found) else others).append((shown(apart.variant), words))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin import __version__
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.clauses import CLAUSES
 from spvmia_plugin.evidence.sealing import seal
@@ -174,12 +175,13 @@ def _attacker(task: TaskResult) -> dict[str, Any]:
         }
         for metric, tpr in told.metrics.tprs.items()
     }
-    spent = told.cost.get("scoring: target", {})
+    sees_nothing = told.attacker is not None and told.attacker.api_view == "nothing"
+    spent = {} if sees_nothing else told.cost.get("scoring: target", {})
     return {
         "attack": task.attack,
         "title": title(task.attack),
         "given": knowledge(task),
-        "sees": "log-probabilities of each token" if spent else "the text alone",
+        "sees": "nothing" if sees_nothing else "log-probabilities of each token" if spent else "the text alone",
         "tokens_asked_of_target": spent.get("forward_tokens"),
         "parameters": dict(told.attack.parameters),
         "scored": told.n.scored,
@@ -218,8 +220,12 @@ def residual_risk(audit: Audit) -> Iterator[str]:
         if reasons and None not in reasons:
             yield f"{metric.label} is not resolved: {shown(str(sorted(map(str, reasons))[0]))}."
     for finding in failed(audit):
-        yield f"A condition did not hold: {finding.message}."
+        yield _did_not_hold(finding)
     yield CANNOT_SHOW
+
+
+def _did_not_hold(finding: Finding) -> str:
+    return f"A condition did not hold: {finding.message}."
 
 
 def audit_upper(audit: Audit, key: str) -> float:
@@ -241,6 +247,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
         script=False,
         facts=facts,
         date=day(run.date),
+        written=facts["written"].partition("+")[0].replace("T", " ") + " UTC",
         model=shown(run.model),
         command="\n".join(shown(line) for line in typed(facts["run"]["command"]).split("\n")),
         audits=[_audit_view(audit, told) for audit, told in zip(run.audits, facts["audits"], strict=True)],
@@ -248,7 +255,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
 
 
 def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
-    bound = Bound.of(audit)
+    bound, conditions = Bound.of(audit), {_did_not_hold(finding) for finding in failed(audit)}
     return {
         "told": told,
         "bound": None if bound is None else _bound_view(hold(audit, bound)),
@@ -264,7 +271,8 @@ def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": [metric.label for metric in (AUROC, *TPRS)],
         "not_resolved": _not_resolved(told["attackers"]),
         "conditions": [(finding["severity"], shown(worded(finding["message"]))) for finding in told["conditions"]],
-        "residual_risk": [worded(sentence) for sentence in told["residual_risk"]],
+        "residual_risk": [worded(sentence) for sentence in told["residual_risk"] if sentence not in conditions],
+        "conditions_failed": sum(finding["severity"] == "warning" for finding in told["conditions"]),
         "models": [(shown(role), _pairs(identity)) for role, identity in told["models"].items()],
         "data": _pairs(told["data"]),
         "settings": _pairs(told["settings"]),

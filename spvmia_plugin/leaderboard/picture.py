@@ -45,7 +45,7 @@ NARROW = Frame("narrow", width=336, height=360, left=52, right=328, top=18, bott
 FRAMES = (WIDE, NARROW)
 
 MANY = 25
-"""Models from which on only those of the front and the bases have names and error bars of their own."""
+"""With more models only those of the front and the bases have names, and none has error bars."""
 _LABEL_LENGTH = 28
 _LINE, _GAP, _RADIUS = 15.0, 10.0, 6.0
 """Height of a label, its distance from the point (it must clear the point itself), and half of the point's size."""

@@ -21,7 +21,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "ink": ("#1d2430", "#e7eaef"),
     "soft": ("#566072", "#a6afbd"),
     "line": ("#dcdfe6", "#343c49"),
-    "grey": ("#8f97a6", "#7c8697"),
+    "grey": ("#7f8797", "#7c8697"),
     "accent": ("#1d5a9e", "#86b7f0"),
     "accent-ink": ("#ffffff", "#10151c"),
     "wash": ("#eef3f9", "#1d2836"),
