@@ -293,6 +293,8 @@ def read_mia_audit(given: Mapping[str, Any], once: Once | None = None) -> MiaAud
     given, once = _without_unfilled(given), Once() if once is None else once
 
     def of_field(kind: Any, value: Any, where: str) -> Any:
+        if not isinstance(value, (dict, list)):
+            return read(kind, value, where)
         return once.made(where, value, lambda part: read(kind, part, where))
 
     if isinstance(strongest, Mapping) and not isinstance(strongest.get("auroc"), Mapping):
@@ -320,6 +322,7 @@ def read_mia_audit(given: Mapping[str, Any], once: Once | None = None) -> MiaAud
     parts = [
         {**value, "clusters": None} if key == "data" and value.get("clusters") else value
         for key, value in given.items()
+        if isinstance(value, (dict, list, float))
     ]
     infinite = (once.made(not_finite, part, not_finite) for part in parts)
     wrong = next((number for number in infinite if number is not None), None)
