@@ -319,11 +319,8 @@ def read_mia_audit(given: Mapping[str, Any], once: Once | None = None) -> MiaAud
     if not math.isnan(found.blind.auroc):
         for end in ("low", "high", "confidence"):
             read(float, given["blind"].get(end), f"blind.{end}")
-    parts = [
-        {**value, "clusters": None} if key == "data" and value.get("clusters") else value
-        for key, value in given.items()
-        if isinstance(value, (dict, list, float))
-    ]
+    parts = [value for key, value in given.items() if key != "data" and isinstance(value, (dict, list, float))]
+    parts.append({**given["data"], "clusters": None} if given["data"].get("clusters") else given["data"])
     infinite = (once.made(not_finite, part, not_finite) for part in parts)
     wrong = next((number for number in infinite if number is not None), None)
     if wrong is not None:  # Python writes and reads them; JSON has none
