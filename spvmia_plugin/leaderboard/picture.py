@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from spvmia_plugin.leaderboard.front import Place, Point
@@ -244,31 +244,52 @@ def _of_guess(frame: Frame, at: float) -> Box:
     return frame.right - 60, at - _LINE, frame.right, at + 3
 
 
+class _Room:
+    """What is taken already, by bands of the picture's height, so that a label is held against a few boxes alone."""
+
+    def __init__(self, boxes: Iterable[Box]) -> None:
+        self._bands: dict[int, list[Box]] = {}
+        for box in boxes:
+            self.take(box)
+
+    def take(self, box: Box) -> None:
+        for band in self._of(box):
+            self._bands.setdefault(band, []).append(box)
+
+    def is_free(self, box: Box) -> bool:
+        near = (other for band in self._of(box) for other in self._bands.get(band, ()))
+        left, top, right, bottom = box
+        return not any(left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in near)
+
+    def _of(self, box: Box) -> range:
+        return range(int(box[1] // _LINE), int(box[3] // _LINE) + 1)
+
+
 Label = tuple[str, float, float, str]
 
 
 def _labels(
-    points: Sequence[Point], spots: Sequence[tuple[float, float]], named: Sequence[bool], taken: list[Box], frame: Frame
+    points: Sequence[Point], spots: Sequence[Spot], named: Sequence[bool], taken: list[Box], frame: Frame
 ) -> list[Label]:
     """A label for each point: those that have names first, so that no number takes their room."""
-    taken += [(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in spots]
+    room = _Room([*taken, *((x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in spots)])
     found: dict[int, Label] = {}
     for i in sorted(range(len(points)), key=lambda i: not named[i]):
-        found[i] = _labelled(*spots[i], points[i], named[i], taken, frame)
+        found[i] = _labelled(*spots[i], points[i], named[i], room, frame)
     return [found[i] for i in range(len(points))]
 
 
-def _labelled(x: float, y: float, point: Point, is_named: bool, taken: list[Box], frame: Frame) -> Label:
+def _labelled(x: float, y: float, point: Point, is_named: bool, room: _Room, frame: Frame) -> Label:
     """The name where it has room, else the rank, else nothing: the table holds all of them."""
     name = point.name if len(point.name) <= _LABEL_LENGTH else f"{point.name[: _LABEL_LENGTH - 1]}…"
     for label in ([name] if is_named else []) + ([] if point.rank is None else [str(point.rank)]):
-        spot = _free_spot(x, y, frame.character * len(label), taken, frame)
+        spot = _free_spot(x, y, frame.character * len(label), room, frame)
         if spot is not None:
             return label, *spot
     return "", x, y, "start"
 
 
-def _free_spot(x: float, y: float, width: float, taken: list[Box], frame: Frame) -> tuple[float, float, str] | None:
+def _free_spot(x: float, y: float, width: float, room: _Room, frame: Frame) -> tuple[float, float, str] | None:
     """The first of a few places around the point where a label overlaps nothing; it is then taken."""
     diagonal = _GAP * 0.8
     spots = [
@@ -281,11 +302,8 @@ def _free_spot(x: float, y: float, width: float, taken: list[Box], frame: Frame)
         left = spot[0] if spot[2] == "start" else spot[0] - width
         box = left - 1.5, spot[1] - _LINE * 0.8, left + width + 1.5, spot[1] + _LINE * 0.2
         inside = box[0] >= frame.left and box[2] <= frame.width and box[1] >= 0 and box[3] <= frame.bottom
-        free = not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
-        )
-        if inside and free:
-            taken.append(box)
+        if inside and room.is_free(box):
+            room.take(box)
             return round(spot[0], 1), round(spot[1], 1), spot[2]
     return None
 

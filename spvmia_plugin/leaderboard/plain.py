@@ -53,9 +53,9 @@ def _markdown_table(view: TableView) -> list[str]:
             for text, cell in zip(cells, row.cells, strict=True)
         ]
         lines.append(_line(markdown(text) for text in marked))
-    for title, rows in (("Not ranked, and why", view.marked), ("What else limits these numbers", view.rows)):
-        told = [(row.name, row.remarks if rows is view.rows else row.reasons) for row in rows]
-        sentences = [f"{name}: {'; '.join(words)}." for name, words in told if words]
+    not_ranked = [f"{row.name}: {'; '.join(row.reasons)}." for row in view.marked]
+    limits = [f"{names}: {words}." if names else f"{words}." for names, words in view.limits]
+    for title, sentences in (("Not ranked, and why", not_ranked), ("What else limits these numbers", limits)):
         if sentences:
             lines += ["", f"### {title}", "", *_items(sentences)]
     return [*lines, ""]
