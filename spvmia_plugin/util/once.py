@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import marshal
 from collections.abc import Callable, Hashable
+from marshal import dumps
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ class Once:
     def same(self, value: T) -> T:
         """The first JSON value that was equal to this one, down to its types: 1, 1.0 and true are three values."""
         # marshal writes equal values as equal bytes up to version 2; later ones refer back to what is one object.
-        known: T = self._same.setdefault(marshal.dumps(value, 2), value)  # type: ignore[arg-type]
+        known: T = self._same.setdefault(dumps(value, 2), value)  # type: ignore[arg-type]
         return known
 
     def made(self, name: Hashable, value: Any, make: Callable[[Any], Any]) -> Any:
