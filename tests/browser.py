@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 REQUIRED = "SPVMIA_REQUIRE_BROWSER"
+WIDTHS = (1440, 390)
+"""A desk and a telephone."""
+SCHEMES = ("light", "dark")
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -69,3 +72,74 @@ def serious(page: Any) -> list[str]:
         if found["impact"] in ("serious", "critical")
         for node in found["nodes"]
     ]
+
+
+def spilled(page: Any) -> list[str]:
+    """What the reader can't see whole: each element is measured.
+
+    - "wide": it ends outside of the window, and no region around it scrolls
+    - "cut": it hides what does not fit, which no scrolling shows
+    - "over": its text is wider than its box, and runs into what stands beside it
+    - "off": a text of a drawing that the drawing's edge cuts
+    """
+    return [f"{found['kind']}: {found['at']} ({found['by']:.0f} px)" for found in page.evaluate(_MEASURE)]
+
+
+def unfold(page: Any) -> None:
+    """Open all that is folded, so that it can be measured too."""
+    page.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
+
+
+def shifted(page: Any) -> float:
+    """The sum of the layout shifts since the page was opened: 0 where nothing moved under the reader's eyes."""
+    return float(page.evaluate(_SHIFTS))
+
+
+_MEASURE = r"""() => {
+  const TOLERATED = 1.5;  // px: rounding of fractions
+  const window_width = document.documentElement.clientWidth;
+  const scrolls = (style) => ["auto", "scroll"].includes(style.overflowX);
+  const hides = (overflow) => ["hidden", "clip"].includes(overflow);
+  const heard_alone = (style) => style.position === "absolute" && style.clipPath !== "none";
+  const own_text = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const named = (element) => {
+    const steps = [];
+    for (let at = element; at && at !== document.body && steps.length < 4; at = at.parentElement) {
+      steps.unshift(at.localName + (at.id ? "#" + at.id : "") + [...at.classList].map((name) => "." + name).join(""));
+    }
+    return steps.join(" > ") + " “" + element.textContent.trim().replace(/\s+/g, " ").slice(0, 40) + "”";
+  };
+  const found = [];
+  const note = (kind, element, by) => { if (by > TOLERATED) found.push({kind, at: named(element), by}); };
+  const visit = (element, scrolled) => {
+    const style = getComputedStyle(element);
+    if (!element.checkVisibility({contentVisibilityAuto: true}) || heard_alone(style)) return;
+    const box = element.getBoundingClientRect();
+    if (!scrolled && box.width && box.height) note("wide", element, Math.max(box.right - window_width, -box.left));
+    if (element.localName === "svg") {
+      for (const text of element.querySelectorAll("text")) {
+        const drawn = text.getBoundingClientRect();
+        if (!drawn.width || style.overflow === "visible") continue;
+        const beyond = [drawn.right - box.right, box.left - drawn.left, drawn.bottom - box.bottom, box.top - drawn.top];
+        note("off", text, Math.max(...beyond));
+      }
+      return;
+    }
+    if (style.display !== "inline" && element !== document.documentElement) {
+      const across = element.scrollWidth - element.clientWidth, down = element.scrollHeight - element.clientHeight;
+      if (hides(style.overflowX)) note("cut", element, across);
+      if (hides(style.overflowY)) note("cut", element, down);
+      if (style.overflowX === "visible" && own_text(element)) note("over", element, across);
+    }
+    for (const child of element.children) visit(child, scrolled || scrolls(style));
+  };
+  note("wide", document.documentElement, document.documentElement.scrollWidth - window_width);
+  visit(document.body, false);
+  return found;
+}"""
+
+_SHIFTS = """() => new Promise((told) => {
+  const sum = (list) => list.getEntries().reduce((total, shift) => total + shift.value, 0);
+  new PerformanceObserver((list) => told(sum(list))).observe({type: "layout-shift", buffered: true});
+  setTimeout(() => told(0), 100);  // nothing is reported where nothing moved
+})"""

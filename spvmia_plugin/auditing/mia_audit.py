@@ -23,8 +23,9 @@ from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import versions
+from spvmia_plugin.util.once import Once
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
-from spvmia_plugin.util.schema import LEFT_OUT, OTHERS, MaybeNumber, Misfit, as_json, read
+from spvmia_plugin.util.schema import LEFT_OUT, OTHERS, MaybeNumber, Misfit, as_json, read, read_fields
 from spvmia_plugin.util.strict_json import not_finite
 
 FORMAT = 1
@@ -278,19 +279,29 @@ def _of_attack(references: Mapping[str, Any], attack: str) -> dict[str, object]:
     return {"count": references["count"], **({"agreement": agreed} if agreed else {})}
 
 
-def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
+def read_mia_audit(given: Mapping[str, Any], once: Once | None = None) -> MiaAudit:
     """Read what a task wrote. Results files come from other people too.
+
+    Args:
+        given: `mia_audit`.
+        once: remembers what was read of parts that are one object in several tasks.
 
     Raises:
         Misfit: a value is not what it should be.
     """
     strongest = given.get("strongest") or None  # absent from runs of before it was recorded
-    given = _without_unfilled(given)
+    given, once = _without_unfilled(given), Once() if once is None else once
+
+    def of_field(kind: Any, value: Any, where: str) -> Any:
+        if not isinstance(value, (dict, list)):
+            return read(kind, value, where)
+        return once.made(where, value, lambda part: read(kind, part, where))
+
     if isinstance(strongest, Mapping) and not isinstance(strongest.get("auroc"), Mapping):
-        first: MiaAudit = read(MiaAudit, {**given, "strongest": None})
+        first: MiaAudit = read_fields(MiaAudit, {**given, "strongest": None}, of_field=of_field)
         found = replace(first, strongest=_of_aurocs_alone(strongest))
     else:
-        found = read(MiaAudit, {**given, "strongest": strongest})
+        found = read_fields(MiaAudit, {**given, "strongest": strongest}, of_field=of_field)
     if found.strongest is not None:
         _check_strongest(found.strongest)
     _check_subjects(found)
@@ -308,8 +319,10 @@ def read_mia_audit(given: Mapping[str, Any]) -> MiaAudit:
     if not math.isnan(found.blind.auroc):
         for end in ("low", "high", "confidence"):
             read(float, given["blind"].get(end), f"blind.{end}")
-    wrong = not_finite({key: value for key, value in given.items() if key != "data"})
-    wrong = not_finite({**given["data"], "clusters": None}) if wrong is None else wrong
+    parts = [value for key, value in given.items() if key != "data" and isinstance(value, (dict, list, float))]
+    parts.append({**given["data"], "clusters": None} if given["data"].get("clusters") else given["data"])
+    infinite = (once.made(not_finite, part, not_finite) for part in parts)
+    wrong = next((number for number in infinite if number is not None), None)
     if wrong is not None:  # Python writes and reads them; JSON has none
         raise Misfit(f"expected finite numbers, got {wrong}")
     return found

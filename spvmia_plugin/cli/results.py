@@ -279,7 +279,7 @@ def leaderboard(
     from spvmia_plugin.leaderboard import Options, build_board, write_board
     from spvmia_plugin.leaderboard.entrants import Source
     from spvmia_plugin.leaderboard.formats import check_output, to_json
-    from spvmia_plugin.leaderboard.view import show_board, to_markdown
+    from spvmia_plugin.leaderboard.plain import show_board, to_markdown
 
     if output is not None:
         check_output(output)

@@ -36,11 +36,13 @@ class Variant:
         name: what to call it.
         audits: one, or one a seed.
         step: of the training, where its name or its path says so.
+        runs: of the harness that they come from.
     """
 
     name: str
     audits: Sequence[Audit]
     step: int | None = None
+    runs: Sequence[HarnessRun] = ()
 
     @property
     def audit(self) -> Audit:
@@ -172,7 +174,7 @@ def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]]) -> Compared:
     for name, runs in groups.items():
         audits = [audit for run in runs for audit in run.audits if audit.dataset == dataset]
         if len(audits) == len(runs):
-            variants.append(Variant(name, audits, _step(name, runs[0])))
+            variants.append(Variant(name, audits, _step(name, runs[0]), runs))
         else:
             left_out.append(name)
     if all(variant.step is not None for variant in variants) and len(variants) > 2:

@@ -10,7 +10,7 @@ from typing import Any
 
 from spvmia_plugin import __version__
 from spvmia_plugin.compare.variants import Compared, Variant, over_seeds
-from spvmia_plugin.metrics.names import AUROC, Metric
+from spvmia_plugin.metrics.names import AUROC, DECIMALS, Metric
 from spvmia_plugin.metrics.paired import Gain
 from spvmia_plugin.report.numbers import title
 from spvmia_plugin.results.estimate import Estimate, of_attack
@@ -20,11 +20,13 @@ from spvmia_plugin.util.schema import as_json
 from spvmia_plugin.util.strict_json import finite
 from spvmia_plugin.web import drawing
 from spvmia_plugin.web import page as web
-from spvmia_plugin.web.text import printed
+from spvmia_plugin.web.text import MISSING, interval, listed, printed, ran, worded
 
 FORMAT = 1
 """Version of the JSON's layout."""
-COLOURS = ("paper card ink soft line grey", "accent accent-ink wash", "first second third", "warn warn-wash warn-line")
+_WIDTH = 4.0
+"""Inches of a picture: two stand side by side, and one is not scaled down on a phone."""
+COLOURS = ("paper card ink soft line grey", "accent accent-ink wash", "first", "warn warn-wash warn-line")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Line:
         title: its name in full.
         value: of the variant, the metric as it is printed.
         first: of the first variant.
-        gain: the difference, as it is printed, with its interval.
+        gain: the difference, as it is printed.
+        ends: its interval, likewise.
         apart: -1 or 1 where the interval leaves out no difference, 0 elsewhere.
         note: why there is no number.
     """
@@ -46,6 +49,7 @@ class Line:
     value: str
     first: str
     gain: str
+    ends: str
     apart: int
     note: str
 
@@ -62,10 +66,16 @@ def lines_of(found: Compared, name: str, metric: Metric) -> list[Line]:
 def _line(first: Variant, variant: Variant, attack: str, metric: Metric, gain: Gain) -> Line:
     low, high = gain.interval
     sign = 0 if math.isnan(low) else int(low > 0) - int(high < 0)
-    told = "" if math.isnan(low) else f" ({low:+.3f} to {high:+.3f})"
-    printed_gain = "" if math.isnan(gain.value) else f"{gain.value:+.3f}{told}"
+    ends = "" if math.isnan(low) else f"{_signed(low)} to {_signed(high)}"
     value, of_first = (printed(_mean(each, attack, metric)) for each in (variant, first))
-    return Line(attack, title(attack), value, of_first, printed_gain, sign, shown(gain.reason or ""))
+    return Line(attack, title(attack), value, of_first, _signed(gain.value), ends, sign, shown(gain.reason or ""))
+
+
+def _signed(difference: float) -> str:
+    """A difference with its sign; one that rounds to nothing has none."""
+    if math.isnan(difference):
+        return MISSING
+    return printed(0.0) if abs(difference) < 0.0005 else f"{difference:+.{DECIMALS}f}"
 
 
 def _mean(variant: Variant, attack: str, metric: Metric) -> float:
@@ -82,10 +92,10 @@ def strongest_words(variant: Variant, metric: Metric) -> str:
     found = variant.strongest(metric)
     if math.isnan(found.value):
         return f"not resolved ({shown(found.reason or 'no reason was recorded')})"
-    interval = "" if math.isnan(found.low) else f" ({printed(found.low)} to {printed(found.high)})"
+    ends = "" if math.isnan(found.low) else f" ({printed(found.low)} to {printed(found.high)})"
     seeds = f", mean of {len(variant.audits)} seeds" if len(variant.audits) > 1 else ""
     by = f" by {shown(found.attack)}" if found.attack is not None else ""
-    return f"{printed(found.value)}{interval}{by}{seeds}"
+    return f"{printed(found.value)}{ends}{by}{seeds}"
 
 
 def in_words(found: Compared, name: str) -> str:
@@ -96,11 +106,15 @@ def in_words(found: Compared, name: str) -> str:
         return f"not compared with {first}: {shown(apart.why_not)}"
     told = []
     for metric in (AUROC, found.low_end):
-        for sign, word in ((1, "more"), (-1, "less")):
+        for sign, word in ((1, "higher"), (-1, "lower")):
             if attacks := [line.attack for line in lines_of(found, name, metric) if line.apart == sign]:
                 some = ", ".join(attacks[:3]) + (f" and {len(attacks) - 3} more" if len(attacks) > 3 else "")
-                told.append(f"{metric.label} {word} than {first} by {some}")
-    return "; ".join(told) or f"no attack tells it from {first}"
+                told.append(f"{word} {metric.label} than {first} under {some}")
+    return "; ".join(told) or _no_difference(found)
+
+
+def _no_difference(found: Compared) -> str:
+    return f"no attack tells it from {shown(found.variants[0].name)}"
 
 
 def text(comparisons: Sequence[Compared]) -> Iterator[str]:
@@ -114,8 +128,8 @@ def text(comparisons: Sequence[Compared]) -> Iterator[str]:
             if variant is not found.variants[0]:
                 yield f"    {in_words(found, variant.name)}"
                 yield from _alone_in_words(found, variant.name)
-            for finding in failed(variant.audit):
-                yield f"    warning: {shown(finding.message)}"
+        for names, messages in doubts(found):
+            yield from (f"  warning, {names}: {words}" for words in messages)
         for name in found.left_out:
             yield f"  left out, without an audit of these data: {shown(name)}"
 
@@ -174,43 +188,72 @@ def _estimate_json(found: Estimate) -> Mapping[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "attack": found.attack, "reason": found.reason}
 
 
+def verdict(found: Compared) -> list[str]:
+    """What the comparison found, a sentence for each thing that can be said of variants."""
+    alike: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    for apart in found.apart:
+        words = in_words(found, apart.variant)
+        (alike if words == _no_difference(found) else others).append((shown(apart.variant), words))
+    first = shown(found.variants[0].name)
+    same = [f"No attack tells {listed(name for name, _ in alike)} from {first}."] if alike else []
+    return [*(f"{name}: {words}." for name, words in others), *same]
+
+
+def doubts(found: Compared) -> list[tuple[str, list[str]]]:
+    """Failed preconditions, each told once: whose they are, and what."""
+    whose: dict[str, list[str]] = {}
+    for variant in found.variants:
+        for finding in failed(variant.audit):
+            whose.setdefault(shown(worded(finding.message)), []).append(shown(variant.name))
+    told: dict[str, list[str]] = {}
+    for words, names in whose.items():
+        told.setdefault("all variants" if len(names) == len(found.variants) else listed(names), []).append(words)
+    return list(told.items())
+
+
 def to_html(comparisons: Sequence[Compared]) -> str:
     """The comparison as one HTML file that loads nothing."""
+    variants = [variant for found in comparisons for variant in found.variants]
+    runs = [run for variant in variants for run in variant.runs]
     return web.render(
         web.templates("spvmia_plugin.compare"),
         "spvmia_plugin.compare",
         "compare",
-        web.theme(COLOURS),
+        web.theme(COLOURS, screen_only=True),
         script=False,
+        ran=ran(
+            (run.date for run in runs),
+            (str(audit.mia_audit.versions["spvmia-plugin"]) for variant in variants for audit in variant.audits),
+            (run.versions["lm_eval_version"] for run in runs if "lm_eval_version" in run.versions),
+        ),
         parts=[_part(number, found) for number, found in enumerate(comparisons, 1)],
     )
 
 
 def _part(number: int, found: Compared) -> dict[str, Any]:
     metrics = (AUROC, found.low_end)
-    labels = [metric.label for metric in metrics]
     return {
         "dataset": shown(found.dataset),
         "first": shown(found.variants[0].name),
-        "labels": labels,
-        "picture": web.trusted(_picture(number, found)),
+        "labels": [metric.label for metric in metrics],
+        "verdict": verdict(found),
+        "pictures": [
+            web.trusted(_picture(f"compare-{number}-{place}-", found, metric)) for place, metric in enumerate(metrics)
+        ],
         "caption": _caption(found),
         "variants": [
-            {
-                "name": shown(variant.name),
-                "strongest": [strongest_words(variant, metric) for metric in metrics],
-                "words": "" if variant is found.variants[0] else in_words(found, variant.name),
-                "doubts": [shown(finding.message) for finding in failed(variant.audit)],
-            }
+            {"name": shown(variant.name), "strongest": [_strongest(variant, metric) for metric in metrics]}
             for variant in found.variants
         ],
+        "doubts": doubts(found),
         "differences": [
             {
                 "name": shown(apart.variant),
                 "why_not": apart.why_not and shown(apart.why_not),
                 "paired": apart.paired,
                 "alone": [shown(attack) for attack in apart.alone],
-                "tables": [(metric.label, lines_of(found, apart.variant, metric)) for metric in metrics],
+                "rows": _rows(found, apart.variant, metrics),
             }
             for apart in found.apart
         ],
@@ -218,48 +261,66 @@ def _part(number: int, found: Compared) -> dict[str, Any]:
     }
 
 
+def _strongest(variant: Variant, metric: Metric) -> tuple[str, str]:
+    """The strongest attack's number of a variant as it stands in a cell, and what stands below it."""
+    number = variant.strongest(metric)
+    if math.isnan(number.value):
+        return MISSING, shown(number.reason or "no reason was recorded")
+    seeds = f"mean of {len(variant.audits)} seeds" if len(variant.audits) > 1 else ""
+    by = "" if number.attack is None else shown(number.attack)
+    return printed(number.value), ", ".join(filter(None, (interval(number.low, number.high), by, seeds)))
+
+
+def _rows(found: Compared, name: str, metrics: Sequence[Metric]) -> list[tuple[str, list[Line]]]:
+    """Of each attack its numbers by every metric, those with the largest difference of the first one on top."""
+    by_metric = [{line.attack: line for line in lines_of(found, name, metric)} for metric in metrics]
+    return [(line.title, [lines[attack] for lines in by_metric]) for attack, line in by_metric[0].items()]
+
+
 def _caption(found: Compared) -> str:
     over = "over the steps of the training" if found.is_series else "of each variant"
     return (
-        f"The strongest attack {over}: AUROC, and {found.low_end.label}. Bars are intervals that allow for the choice "
-        "among the attacks; dashed lines are what guessing gets."
+        f"The strongest attack {over}. Bars are intervals that allow for the choice among the attacks; the dashed line "
+        "is what guessing gets."
     )
 
 
-def _picture(number: int, found: Compared) -> str:
-    """The strongest attack's AUROC and low end: over training steps of a series, else variant by variant."""
+def _picture(prefix: str, found: Compared, metric: Metric) -> str:
+    """The strongest attack by a metric: over training steps of a series, else variant by variant."""
+    estimates = [variant.strongest(metric) for variant in found.variants]
+    values = [each.value for each in estimates]
+    reach = [
+        [_or_zero(each.value - each.low) for each in estimates],
+        [_or_zero(each.high - each.value) for each in estimates],
+    ]
+    lowest = min([metric.guess, *(each.low for each in estimates if not math.isnan(each.low))])
+    limits = (max(0.0, lowest - 0.05), 1.02)
+    colour, line = drawing.PALETTE["first"], drawing.PALETTE["ink"]
+    style: dict[str, Any] = {"color": colour, "capsize": 2, "markersize": 4}
+    name = f"{metric.label}, strongest attack"
 
     def draw(_: bool) -> Any:
-        variants = found.variants
-        figure, axes = drawing.axes(2.6 + (0 if found.is_series else 0.14 * len(variants)))
-        for place, (metric, colour) in enumerate(((AUROC, "first"), (found.low_end, "second"))):
-            estimates = [variant.strongest(metric) for variant in variants]
-            values = [each.value for each in estimates]
-            below = [_or_zero(each.value - each.low) for each in estimates]
-            above = [_or_zero(each.high - each.value) for each in estimates]
-            where = [float(v.step or 0) if found.is_series else k + 0.2 * place for k, v in enumerate(variants)]
-            drawn_in = drawing.PALETTE[colour]
-            style: dict[str, Any] = {"color": drawn_in, "capsize": 2, "markersize": 4, "label": metric.label}
-            if found.is_series:
-                axes.errorbar(where, values, yerr=[below, above], fmt="o-", linewidth=1.2, **style)
-                axes.axhline(metric.guess, color=drawn_in, linewidth=0.7, linestyle="--")
-            else:
-                axes.errorbar(values, where, xerr=[below, above], fmt="o", **style)
-                axes.axvline(metric.guess, color=drawn_in, linewidth=0.7, linestyle="--")
         if found.is_series:
-            axes.set_xlabel("training step")
-            axes.set_ylim(0, 1.02)
+            figure, axes = drawing.axes(2.6, _WIDTH)
+            steps = [float(variant.step or 0) for variant in found.variants]
+            axes.errorbar(steps, values, yerr=reach, fmt="o-", linewidth=1.2, **style)
+            axes.axhline(metric.guess, color=line, linewidth=0.7, linestyle="--")
+            axes.text(steps[-1], metric.guess, "guessing", ha="right", va="bottom", fontsize=8.5)
+            axes.set(xlabel="training step", ylabel=name, ylim=limits)
+            axes.set_xticks(steps)
         else:
-            axes.set_yticks(range(len(variants)), [_short(shown(variant.name)) for variant in variants])
-            axes.invert_yaxis()
-            axes.set_xlim(0, 1.02)
-        axes.legend(loc="best")
+            figure, axes = drawing.axes(0.95 + 0.33 * len(values), _WIDTH)
+            axes.errorbar(values, range(len(values)), xerr=reach, fmt="o", **style)
+            axes.axvline(metric.guess, color=line, linewidth=0.7, linestyle="--")
+            axes.text(metric.guess, -0.62, " guessing", ha="left", va="center", fontsize=8.5)
+            axes.set_yticks(range(len(values)), [_short(shown(variant.name)) for variant in found.variants])
+            axes.set(xlabel=name, xlim=limits, ylim=(len(values) - 0.5, -0.95))
         return figure
 
-    return drawing.inline(drawing.svg(draw), f"compare-{number}-", _caption(found))
+    return drawing.inline(drawing.svg(draw), prefix, f"{name}: {_caption(found)}")
 
 
-def _short(name: str, most: int = 24) -> str:
+def _short(name: str, most: int = 20) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 

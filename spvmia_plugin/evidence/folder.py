@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin import __version__
+from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.clauses import CLAUSES
 from spvmia_plugin.evidence.sealing import seal
@@ -30,7 +31,7 @@ from spvmia_plugin.util.files import write_private
 from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import finite
 from spvmia_plugin.web import page as web
-from spvmia_plugin.web.text import printed, typed
+from spvmia_plugin.web.text import day, interval, listed, printed, typed, worded
 
 FORMAT = 1
 """Version of the JSON's layout."""
@@ -174,12 +175,13 @@ def _attacker(task: TaskResult) -> dict[str, Any]:
         }
         for metric, tpr in told.metrics.tprs.items()
     }
-    spent = told.cost.get("scoring: target", {})
+    sees_nothing = told.attacker is not None and told.attacker.api_view == "nothing"
+    spent = {} if sees_nothing else told.cost.get("scoring: target", {})
     return {
         "attack": task.attack,
         "title": title(task.attack),
         "given": knowledge(task),
-        "sees": "log-probabilities of each token" if spent else "the text alone",
+        "sees": "nothing" if sees_nothing else "log-probabilities of each token" if spent else "the text alone",
         "tokens_asked_of_target": spent.get("forward_tokens"),
         "parameters": dict(told.attack.parameters),
         "scored": told.n.scored,
@@ -218,8 +220,12 @@ def residual_risk(audit: Audit) -> Iterator[str]:
         if reasons and None not in reasons:
             yield f"{metric.label} is not resolved: {shown(str(sorted(map(str, reasons))[0]))}."
     for finding in failed(audit):
-        yield f"A condition did not hold: {finding.message}."
+        yield _did_not_hold(finding)
     yield CANNOT_SHOW
+
+
+def _did_not_hold(finding: Finding) -> str:
+    return f"A condition did not hold: {finding.message}."
 
 
 def audit_upper(audit: Audit, key: str) -> float:
@@ -240,6 +246,8 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
         web.theme(COLOURS, screen_only=True),
         script=False,
         facts=facts,
+        date=day(run.date),
+        written=facts["written"].partition("+")[0].replace("T", " ") + " UTC",
         model=shown(run.model),
         command="\n".join(shown(line) for line in typed(facts["run"]["command"]).split("\n")),
         audits=[_audit_view(audit, told) for audit, told in zip(run.audits, facts["audits"], strict=True)],
@@ -247,7 +255,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
 
 
 def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
-    bound = Bound.of(audit)
+    bound, conditions = Bound.of(audit), {_did_not_hold(finding) for finding in failed(audit)}
     return {
         "told": told,
         "bound": None if bound is None else _bound_view(hold(audit, bound)),
@@ -255,13 +263,17 @@ def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
             {
                 **each,
                 "title": shown(each["title"]),
-                "auroc": _range(each[AUROC.key]),
-                "tprs": [(metric.label, _range(each[metric.key]), each[metric.key]["threshold"]) for metric in TPRS],
-                "parameters": ", ".join(f"{shown(str(k))} {shown(str(v))}" for k, v in each["parameters"].items()),
+                "numbers": [_cell(each[metric.key], each[metric.key].get("threshold")) for metric in (AUROC, *TPRS)],
+                "parameters": listed(f"{shown(str(k))} {shown(str(v))}" for k, v in each["parameters"].items()),
             }
             for each in told["attackers"]
         ],
-        "models": [(role, _pairs(identity)) for role, identity in told["models"].items()],
+        "metrics": [metric.label for metric in (AUROC, *TPRS)],
+        "not_resolved": _not_resolved(told["attackers"]),
+        "conditions": [(finding["severity"], shown(worded(finding["message"]))) for finding in told["conditions"]],
+        "residual_risk": [worded(sentence) for sentence in told["residual_risk"] if sentence not in conditions],
+        "conditions_failed": sum(finding["severity"] == "warning" for finding in told["conditions"]),
+        "models": [(shown(role), _pairs(identity)) for role, identity in told["models"].items()],
         "data": _pairs(told["data"]),
         "settings": _pairs(told["settings"]),
     }
@@ -275,16 +287,44 @@ def _bound_view(verdict: BoundVerdict) -> dict[str, Any]:
     }
 
 
-def _range(told: Mapping[str, Any]) -> str:
-    if told["value"] is None:
-        return f"not resolved ({shown(str(told['reason']))})"
-    ends = "" if told["low"] is None else f" ({printed(told['low'])} to {printed(told['high'])})"
-    return f"{printed(told['value'])}{ends}"
+def _cell(told: Mapping[str, Any], threshold: float | None) -> tuple[str, list[str]]:
+    """A number as it stands in a cell, and what stands below it: its interval, and its threshold."""
+    below = [interval(told["low"], told["high"])]
+    if threshold is not None and told["value"] is not None:
+        below.append(f"from a score of {printed(threshold, 'score')}")
+    return printed(told["value"]), [words for words in below if words]
 
 
-def _pairs(told: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+def _not_resolved(attackers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why some numbers are not there, each reason once with the numbers and attacks that it is of."""
+    whose: dict[tuple[str, str], list[str]] = {}
+    for each in attackers:
+        for metric in (AUROC, *TPRS):
+            if each[metric.key]["value"] is None:
+                reason = shown(worded(str(each[metric.key]["reason"] or "no reason was recorded")))
+                whose.setdefault((metric.label, reason), []).append(shown(each["title"]))
+    every = len(attackers)
     return [
-        (shown(str(name)).replace("_", " "), shown(value if isinstance(value, str) else json.dumps(value)))
-        for name, value in told.items()
-        if value is not None
+        f"{label} of {'all attacks' if len(names) == every else listed(names)}: {reason}"
+        for (label, reason), names in whose.items()
     ]
+
+
+def _pairs(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is recorded, a line for each value, those of mappings and lists behind the name of their whole."""
+    return [
+        (shown(" › ".join(path).replace("_", " ")), shown(value if isinstance(value, str) else json.dumps(value)))
+        for path, value in _leaves(told, ())
+    ]
+
+
+def _leaves(told: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value with the names that lead to it. Short lists of values are one; of mappings each has its number."""
+    if isinstance(told, Mapping):
+        for name, inner in told.items():
+            yield from _leaves(inner, (*path, str(name)))
+    elif isinstance(told, (list, tuple)) and any(isinstance(inner, Mapping) for inner in told):
+        for number, inner in enumerate(told, 1):
+            yield from _leaves(inner, (*path, str(number)) if len(told) > 1 else path)
+    elif told not in (None, [], {}):
+        yield path, told

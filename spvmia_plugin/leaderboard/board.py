@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants
+from spvmia_plugin.leaderboard.bases import base_names, with_bases
+from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants, read_sources
 from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
-from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.console import shown
 
 UNSCORED_LIMIT = 0.05
@@ -64,7 +64,8 @@ class Row:
         recipe: how it was fine-tuned, by setting.
         why_not_ranked: reasons in words; empty where it is ranked.
         remarks: what else limits its numbers.
-        rank: 1 for the most private; None where it is not ranked.
+        base: what the board calls the model before fine-tuning; None of such a model, and where nobody said.
+        rank: 1 for the most private, by the upper limit of its number; None where it is not ranked.
         rank_range: ranks that the errors leave open, looking at all pairs of the board together; None likewise.
     """
 
@@ -76,6 +77,7 @@ class Row:
     recipe: Conditions
     why_not_ranked: Sequence[str]
     remarks: Sequence[str]
+    base: str | None = None
     rank: int | None = None
     rank_range: tuple[int, int] | None = None
 
@@ -148,7 +150,7 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
         SpvmiaError: results that cannot be read, contradict each other or hold no audit; an attack or a capability
             that nobody ran.
     """
-    runs = [(run, source.name) for source in sources for run in read_runs(source.place)]
+    runs = read_sources(sources, strongest=options.attack == STRONGEST, ids=options.same_data == "ids")
     left_out = list(dict.fromkeys(shown(problem) for run, _ in runs for problem in run.left_out))
     found = entrants(runs)
     pairs = [(entrant, audit) for entrant in found for audit in entrant.audits if audit.model_attacks]
@@ -172,6 +174,8 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
         return conditions(pair[1], attacks, options.compare, options.same_data)
 
     groups = grouped(pairs, of_pair)
+    if options.compare == "models":  # the recipe is no condition of the others
+        groups = with_bases(groups)
     tables = [_table(values, members, options, len(groups)) for values, members in groups]
     columns = [column for table in tables for column in table.columns]
     if options.capability is not None and not any(column.is_called(options.capability) for column in columns):
@@ -195,7 +199,11 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
     also = [metric for metric in (AUROC, low_end(others)) if metric.key != options.metric]
     if options.attack != STRONGEST:
         also.append(PRIVACY)  # a number of one attack
-    rows = _ranked([_row(*member, options, also, len(members)) for member in members], options.metric, tables)
+    made = [
+        _row(*member, base, options, also, len(members))
+        for member, base in zip(members, base_names(members), strict=True)
+    ]
+    rows = _ranked(made, options.metric, tables)
     columns = _columns(row.capabilities for row in rows)
     picture = _picture(columns, rows, options.capability)
     points = [_point(row, picture, options.metric) for row in _drawn(rows, picture)] if picture else []
@@ -212,7 +220,7 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
     )
 
 
-def _row(entrant: Entrant, audit: Audit, options: Options, also: Sequence[Metric], among: int) -> Row:
+def _row(entrant: Entrant, audit: Audit, base: str | None, options: Options, also: Sequence[Metric], among: int) -> Row:
     number = counted(audit, options.attack, options.metric)
     further = [Further(metric.label, metric, counted(audit, options.attack, metric.key)) for metric in also]
     if (options.attack, options.metric) != ("spv", AUROC.key):
@@ -227,12 +235,13 @@ def _row(entrant: Entrant, audit: Audit, options: Options, also: Sequence[Metric
         recipe=recipe(audit),
         why_not_ranked=reasons_not_ranked(audit, number, options.metric, among),
         remarks=remarks(audit, number, options.metric),
+        base=base,
     )
 
 
 def _ranked(rows: Sequence[Row], metric: str, tables: int) -> list[Row]:
-    """Ranked rows by their number, then the others by name."""
-    ranked = sorted((row for row in rows if not row.why_not_ranked), key=lambda row: loss(row.number, metric).value)
+    """Ranked rows by the upper limit of their number, then the others by name."""
+    ranked = sorted((row for row in rows if not row.why_not_ranked), key=lambda row: loss(row.number, metric).high)
     losses = [loss(row.number, metric) for row in ranked]
     placed = [
         replace(row, rank=rank, rank_range=reach)
@@ -256,7 +265,7 @@ def _point(row: Row, column: Column, metric: str) -> Point:
     value, reach = score.value if column.higher_is_better else -score.value, NORMAL_95 * score.stderr
     lost = loss(row.number, metric)
     private = Bounds(-lost.value, -lost.high, -lost.low, lost.confidence)
-    return Point(row.entrant.name, Bounds(value, value - reach, value + reach), private, row.rank)
+    return Point(row.entrant.name, Bounds(value, value - reach, value + reach), private, row.rank, row.base)
 
 
 def _columns(rows: Iterable[Mapping[Key, Capability]]) -> list[Column]:
@@ -285,9 +294,25 @@ def loss(number: Estimate, metric: str) -> Bounds:
     return Bounds(abs(value - AUROC.guess), nearest, max(ends), number.confidence)
 
 
+def limit(number: Estimate, metric: str) -> float:
+    """What the model gives away at most: the upper end of the interval.
+
+    Of an AUROC the end that is further from chance; one below 0.5 as its mirror image, which an attack gets that says
+    the opposite.
+    """
+    most = loss(number, metric).high
+    if metric != AUROC.key or most == number.high - AUROC.guess:
+        return number.high
+    return AUROC.guess + most
+
+
 def ranks(losses: Sequence[Bounds]) -> list[int]:
-    """1 for the smallest loss; equal ones share a rank."""
-    return [1 + sum(other.value < ours.value for other in losses) for ours in losses]
+    """1 for the smallest upper limit; equal ones share a rank.
+
+    A rank says what can be claimed: "at most so much". It lies within `rank_ranges`: who is surely ahead has a smaller
+    limit, too.
+    """
+    return [1 + sum(other.high < ours.high for other in losses) for ours in losses]
 
 
 def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, int]]:

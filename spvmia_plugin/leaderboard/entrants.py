@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.results.comparable import conditions, digest, target_identity
+from spvmia_plugin.results.comparable import conditions, digest, hub_id, target_identity
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun
+from spvmia_plugin.results.read import read_runs
 from spvmia_plugin.util.files import as_path
+from spvmia_plugin.util.once import Once
 
 _NOT_THE_MODEL = frozenset({"batch_size", "max_batch_size", "device", "parallelize", "device_map_option"})
 """Arguments of the model that do not change what it says."""
@@ -50,12 +52,18 @@ class Entrant:
         audits: its privacy audits, runs with equal conditions merged.
         capabilities: its capability scores.
         files: the results files they come from.
+        dates: when they were run, in seconds since 1970, the oldest first.
+        harness: the versions of lm_eval that ran them.
+        hub_id: of the model on the Hub; None of one that lies on a disk.
     """
 
     name: str
     audits: Sequence[Audit]
     capabilities: Sequence[Capability]
     files: Sequence[Path]
+    dates: Sequence[float] = ()
+    harness: Sequence[str] = ()
+    hub_id: str | None = None
 
 
 def entrants(runs: Iterable[tuple[HarnessRun, str | None]]) -> list[Entrant]:
@@ -68,15 +76,54 @@ def entrants(runs: Iterable[tuple[HarnessRun, str | None]]) -> list[Entrant]:
         SpvmiaError: two results of one model contradict each other, or a model has two names.
     """
     named = list({(run.path.resolve(), name): (run, name) for run, name in runs}.values())
-    groups: dict[str, list[tuple[HarnessRun, str | None]]] = {}
-    by_arguments = _known_arguments(run for run, _ in named)
-    for run, name in named:
-        arguments = _arguments(run)
-        key = _identity(run) or by_arguments.get(arguments) or hashlib.sha256(arguments.encode()).hexdigest()
-        groups.setdefault(key, []).append((run, name))
+    groups = _by_model(named)
     names = _names(groups)
     once = {key: {run.path.resolve(): run for run, _ in group}.values() for key, group in groups.items()}
     return [_entrant(names[key], list(found)) for key, found in once.items()]
+
+
+def read_sources(sources: Sequence[Source], *, strongest: bool, ids: bool) -> list[tuple[HarnessRun, str | None]]:
+    """Read the runs of all sources, each with the name given to it.
+
+    Samples are a hundred times as long as results: they are read of runs whose numbers need them. Those are runs that
+    did not record the strongest attack, and several runs of one model, where it has to be chosen anew.
+
+    Args:
+        sources: what was named.
+        strongest: whether the strongest attack is asked for.
+        ids: whether the ids of the records are.
+
+    Raises:
+        SpvmiaError: as `read_runs`.
+    """
+    once = Once()
+
+    def read(samples_of: Collection[Path] | None) -> list[tuple[HarnessRun, str | None]]:
+        return [
+            (run, source.name)
+            for source in sources
+            for run in read_runs(source.place, samples_of=samples_of, once=once)
+        ]
+
+    if ids:
+        return read(None)
+    runs = read(())
+    needed = {run.path for run, _ in runs if strongest and any(audit.needs_samples for audit in run.audits)}
+    for group in _by_model(runs).values():
+        audited = {run.path.resolve(): run.path for run, _ in group if run.audits}
+        needed |= set(audited.values()) if len(audited) > 1 else set()
+    return read(needed) if needed else runs
+
+
+def _by_model(runs: Sequence[tuple[HarnessRun, str | None]]) -> dict[str, list[tuple[HarnessRun, str | None]]]:
+    """Runs by the identity of their model, or by its arguments."""
+    groups: dict[str, list[tuple[HarnessRun, str | None]]] = {}
+    by_arguments = _known_arguments(run for run, _ in runs)
+    for run, name in runs:
+        arguments = _arguments(run)
+        key = _identity(run) or by_arguments.get(arguments) or hashlib.sha256(arguments.encode()).hexdigest()
+        groups.setdefault(key, []).append((run, name))
+    return groups
 
 
 def _identity(run: HarnessRun) -> str | None:
@@ -126,10 +173,10 @@ def _names(groups: Mapping[str, Sequence[tuple[HarnessRun, str | None]]]) -> dic
 
 def _shortest(name: str, names: Iterable[str]) -> str:
     """The last parts of a path, as many as no other model shares; a hub id or a folder's short name as it is."""
-    parts = PurePath(name).parts
-    others = [PurePath(other).parts for other in names if other != name]
     if not PurePath(name).is_absolute() and not name.startswith((".", "~")):
         return name
+    parts = PurePath(name).parts
+    others = [PurePath(other).parts for other in names if other != name]
     for length in range(1, len(parts) + 1):
         if all(other[-length:] != parts[-length:] for other in others):
             return "/".join(parts[-length:])
@@ -146,7 +193,16 @@ def _entrant(name: str, runs: Sequence[HarnessRun]) -> Entrant:
                 audits[key] = _merged(name, audits[key], (audit, run)), run
             else:
                 audits[key] = audit, run
-    return Entrant(name, [audit for audit, _ in audits.values()], _capabilities(name, runs), [run.path for run in runs])
+    found = [audit for audit, _ in audits.values()]
+    return Entrant(
+        name=name,
+        audits=found,
+        capabilities=_capabilities(name, runs),
+        files=[run.path for run in runs],
+        dates=sorted(run.date for run in runs if run.date),
+        harness=sorted({run.versions["lm_eval_version"] for run in runs if "lm_eval_version" in run.versions}),
+        hub_id=hub_id(found[0]) if found else None,
+    )
 
 
 def _merged(name: str, one: tuple[Audit, HarnessRun], other: tuple[Audit, HarnessRun]) -> Audit:

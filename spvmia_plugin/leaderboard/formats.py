@@ -11,14 +11,16 @@ from pathlib import Path
 
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.leaderboard.board import Board, Row, Table
-from spvmia_plugin.leaderboard.view import number_title, to_html, to_markdown
+from spvmia_plugin.leaderboard.board import Board, Row, Table, limit
+from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.leaderboard.plain import to_markdown
+from spvmia_plugin.leaderboard.view import number_title
 from spvmia_plugin.results.comparable import recipe_words
 from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.files import check_file_to_write
 from spvmia_plugin.util.strict_json import finite
-from spvmia_plugin.web.text import csv_text
+from spvmia_plugin.web.text import csv_text, day
 
 FORMAT = 1
 """Version of the JSON's layout."""
@@ -32,7 +34,8 @@ def to_json(board: Board) -> str:
         "format": FORMAT,
         "generator": f"spvmia-plugin {__version__}",
         "options": vars(board.options),
-        "tables": [_table_json(table) for table in board.tables],
+        "ranked_by": f"upper limit of {number_title(board.options)}",
+        "tables": [_table_json(table, board.options.metric) for table in board.tables],
         "not_audited": [
             {"model": entrant.name, "capabilities": [_capability_json(score) for score in entrant.capabilities]}
             for entrant in board.not_audited
@@ -46,7 +49,9 @@ def to_csv(board: Board) -> str:
     """One line a row of any table; empty for what is missing. Cells of text never start a formula."""
     title = number_title(board.options)
     lines = [
-        dict(_csv_row(number, table, row, title)) for number, table in enumerate(board.tables, 1) for row in table.rows
+        dict(_csv_row(number, table, row, title, board.options.metric))
+        for number, table in enumerate(board.tables, 1)
+        for row in table.rows
     ]
     names = list(dict.fromkeys(name for line in lines for name in line))
     file = io.StringIO()
@@ -63,7 +68,7 @@ def to_csv(board: Board) -> str:
     return file.getvalue()
 
 
-def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[str, CsvCell]]:
+def _csv_row(number: int, table: Table, row: Row, title: str, metric: str) -> Iterator[tuple[str, CsvCell]]:
     yield "table", number
     yield "data", table.title
     yield "model", row.entrant.name
@@ -73,6 +78,7 @@ def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[
     yield "not_ranked_because", "; ".join(row.why_not_ranked)
     yield "attack", row.number.attack or ""
     yield "chosen_among", row.number.chosen_among
+    yield f"{title}, at most", limit(row.number, metric)
     yield from _csv_estimate(title, row.number)
     for further in row.further:
         yield from _csv_estimate(further.title, further.number)
@@ -84,6 +90,9 @@ def _csv_row(number: int, table: Table, row: Row, title: str) -> Iterator[tuple[
     yield "members", row.audit.mia_audit.n.members
     yield "nonmembers", row.audit.mia_audit.n.nonmembers
     yield "fine-tuning", recipe_words(row.recipe)
+    yield "base", row.base or ""
+    yield "hub_id", row.entrant.hub_id or ""
+    yield "newest_run", day(row.entrant.dates[-1]) if row.entrant.dates else ""
     yield "limits", "; ".join(row.remarks)
 
 
@@ -93,28 +102,32 @@ def _csv_estimate(title: str, estimate: Estimate) -> Iterator[tuple[str, CsvCell
     yield f"{title}, high", estimate.high
 
 
-def _table_json(table: Table) -> dict[str, object]:
+def _table_json(table: Table, metric: str) -> dict[str, object]:
     front = dict(zip((point.name for point in table.points), table.places, strict=True))
     return {
         "title": table.title,
         "differs_from_first": table.differs or None,
         "conditions": dict(table.conditions),
         "picture": None if table.picture is None else {"capability": table.picture.title, "places": front},
-        "rows": [_row_json(row) for row in table.rows],
+        "rows": [_row_json(row, metric) for row in table.rows],
     }
 
 
-def _row_json(row: Row) -> dict[str, object]:
+def _row_json(row: Row, metric: str) -> dict[str, object]:
     return {
         "model": row.entrant.name,
         "rank": row.rank,
         "rank_range": None if row.rank_range is None else list(row.rank_range),
         "not_ranked_because": list(row.why_not_ranked),
         "limits": list(row.remarks),
+        "at_most": limit(row.number, metric),
         "number": _estimate_json(row.number),
         "further": {further.title: _estimate_json(further.number) for further in row.further},
         "capabilities": [_capability_json(score) for score in row.capabilities.values()],
         "recipe": recipe_words(row.recipe),
+        "base": row.base,
+        "hub_id": row.entrant.hub_id,
+        "dates": [day(date) for date in row.entrant.dates],
         "n": row.audit.told["n"],
         "membership": row.audit.mia_audit.membership,
         "files": [path.name for path in row.entrant.files],

@@ -1,28 +1,19 @@
-"""The board as people read it: headings, cells and sentences, and the page, Markdown and terminal that show them."""
+"""The board as people read it: headings, cells and sentences. `page` and `plain` show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from spvmia_plugin.leaderboard.board import Board, Options, Row, Table
-from spvmia_plugin.leaderboard.front import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, in_words
+from spvmia_plugin.leaderboard.board import Board, Further, Options, Row, Table, limit
 from spvmia_plugin.leaderboard.order import CHANCE
 from spvmia_plugin.metrics.names import AUROC, BLIND, LOW_END_NONMEMBERS, METRICS
-from spvmia_plugin.results.comparable import common_recipe, recipe_words
+from spvmia_plugin.results.comparable import UNTRAINED_METHOD, Conditions, common_recipe, method, recipe_words
 from spvmia_plugin.results.estimate import STRONGEST, Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.console import shown
-from spvmia_plugin.web import page as web
-from spvmia_plugin.web.text import MISSING, markdown, printed
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-COLOURS = ("paper card ink soft line grey", "accent wash warn warn-wash warn-line")
-"""Of `web.page.theme`."""
+from spvmia_plugin.web.text import MISSING, day, interval, listed, printed, ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +45,26 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One model: its number in the table, name, cells, and why it is not ranked."""
+    """One model.
+
+    Attributes:
+        number: in the table.
+        name: of the model.
+        hub_id: of its card; None of one that lies on a disk.
+        date: of its newest run.
+        method: how it was fine-tuned, in a word.
+        base: what it was made from; empty for a base and where nobody said.
+        cells: by heading.
+        reasons: why it is not ranked.
+        remarks: what else limits its numbers.
+    """
 
     number: int
     name: str
+    hub_id: str | None
+    date: str
+    method: str
+    base: str
     cells: Sequence[Cell]
     reasons: Sequence[str]
     remarks: Sequence[str]
@@ -74,46 +81,137 @@ class TableView:
 
     title: str
     differs: str
-    caption: str
+    caption: Sequence[str]
     headings: Sequence[Heading]
     rows: Sequence[RowView]
     conditions: Sequence[tuple[str, str]]
+
+    @property
+    def limit_column(self) -> int:
+        """The column that ranks: the first of the numbers."""
+        return next(place for place, heading in enumerate(self.headings) if heading.kind == "number")
+
+    @property
+    def limits(self) -> list[tuple[str, str]]:
+        """What limits numbers, each told once: whose they are, empty where all rows', and what."""
+        whose: dict[str, list[str]] = {}
+        for row in self.rows:
+            for remark in row.remarks:
+                whose.setdefault(remark, []).append(row.name)
+        return [("" if len(names) == len(self.rows) else listed(names), remark) for remark, names in whose.items()]
 
     @property
     def marked(self) -> list[RowView]:
         """Rows that are not ranked."""
         return [row for row in self.rows if row.marked]
 
+    @property
+    def dates_differ(self) -> bool:
+        """Whether the rows have to tell their dates."""
+        return len({row.date for row in self.rows}) > 1
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns a table has: those that are empty in all rows, or the same, are told elsewhere or not at all."""
+
+    recipe: bool
+    base: bool
+    further: Sequence[int]
+
 
 def table_view(table: Table, options: Options) -> TableView:
     """Headings and cells of one table."""
     recipes = [row.recipe for row in table.rows]
     common = common_recipe(recipes)
-    with_recipe = any(recipe != recipes[0] for recipe in recipes)
+    columns = _Columns(
+        recipe=any(recipe != recipes[0] for recipe in recipes),
+        base=len({row.base for row in table.rows} - {None}) > 1,
+        further=[
+            place
+            for place in range(len(table.rows[0].further))
+            if not (_all_missing(table, place) or _is_common_blind(table, place))
+        ],
+    )
+    rows = [
+        _row(number, row, table, options, columns, _recipe(row, common)) for number, row in enumerate(table.rows, 1)
+    ]
+    conditions = [(shown(name), shown(value)) for name, value in {**table.conditions, **common}.items()]
+    return TableView(
+        title=shown(table.title),
+        differs=shown(table.differs),
+        caption=_caption(table, options),
+        headings=_headings(table, options, columns),
+        rows=rows,
+        conditions=conditions,
+    )
+
+
+def _recipe(row: Row, common: Conditions) -> str:
+    is_base = method(row.recipe) == UNTRAINED_METHOD
+    return "none, a base" if is_base else shown(recipe_words(row.recipe, common))
+
+
+def _all_missing(table: Table, place: int) -> bool:
+    return all(math.isnan(row.further[place].number.value) for row in table.rows)
+
+
+def _is_common_blind(table: Table, place: int) -> bool:
+    """Whether it is the blind baseline, which says how good the records are, of the same records in all rows."""
+    numbers = {_ends(row.further[place].number) for row in table.rows}
+    return table.rows[0].further[place].metric is BLIND and len(numbers) == 1
+
+
+def _ends(number: Estimate) -> tuple[str, str, str]:
+    return printed(number.value), printed(number.low), printed(number.high)
+
+
+def _headings(table: Table, options: Options, columns: _Columns) -> list[Heading]:
     headings = [
         Heading("rank", "", "rank"),
         Heading("model", "", "model"),
-        *([Heading("fine-tuning", "", "words")] if with_recipe else []),
-        Heading(number_title(options), "lower is more private", "number"),
+        *([Heading("fine-tuning", "", "words")] if columns.recipe else []),
+        *([Heading("base", "", "words")] if columns.base else []),
+        Heading(f"{number_title(options)}, at most", "lower is more private", "number"),
+        Heading(number_title(options), "measured", "number"),
     ]
-    for further in table.rows[0].further:
+    for place in columns.further:
+        further = table.rows[0].further[place]
         higher = further.metric.higher_is_better
-        # The baseline says how good the audit's data are, not how private a model is.
-        note = "" if further.metric is BLIND else f"{'higher' if higher else 'lower'} is more private"
+        note = "higher is more private" if higher else ""
         headings.append(Heading(further.title, note, "number", "descending" if higher else "ascending"))
     for column in table.columns:
         note = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
         first = "ascending" if column.higher_is_better is False else "descending"
         headings.append(Heading(shown(column.title), note, "number", first))
-    told = [shown(recipe_words(recipe, common)) if with_recipe else None for recipe in recipes]
-    rows = [
-        _row(number, row, table, words) for number, (row, words) in enumerate(zip(table.rows, told, strict=True), 1)
+    return headings
+
+
+def _caption(table: Table, options: Options) -> list[str]:
+    """What the table says, before one reads it."""
+    ranked = [row for row in table.rows if row.rank is not None]
+    n, left = table.rows[0].audit.mia_audit.n, len(table.rows) - len(ranked)
+    said = [
+        f"{len(ranked)} ranked.{f' {left} not ranked.' if left else ''} "
+        f"Audited: {n.members:,} members and {n.nonmembers:,} non-members."
     ]
-    conditions = [(shown(name), shown(value)) for name, value in {**table.conditions, **common}.items()]
-    ranked, n = sum(row.rank is not None for row in table.rows), table.rows[0].audit.mia_audit.n
-    left = "" if ranked == len(rows) else f" {len(rows) - ranked} not ranked."
-    caption = f"{ranked} ranked.{left} Audited: {n.members} members and {n.nonmembers} non-members."
-    return TableView(shown(table.title), shown(table.differs), caption, headings, rows, conditions)
+    if len(ranked) > 1:
+        label, (first, last) = METRICS[options.metric].label, (ranked[0], ranked[-1])
+        ends = [printed(limit(row.number, options.metric)) for row in (first, last)]
+        said.append(
+            f"Least is given away by {shown(first.entrant.name)}, {label} at most {ends[0]}; "
+            f"most by {shown(last.entrant.name)}, at most {ends[1]}."
+        )
+    blind: Sequence[Further] = [further for further in table.rows[0].further if further.metric is BLIND]
+    if blind and _is_common_blind(table, table.rows[0].further.index(blind[0])):
+        number = blind[0].number
+        told = "not resolved" if math.isnan(number.value) else _told(number)
+        said.append(f"The {blind[0].title}, which sees no model, is {told} in all rows.")
+    return said
+
+
+def _told(number: Estimate) -> str:
+    return f"{printed(number.value)} ({interval(number.low, number.high)})"
 
 
 def number_title(options: Options) -> str:
@@ -130,7 +228,20 @@ def lead(board: Board) -> str:
     )
     tables = len(board.tables)
     parts = "" if tables == 1 else f" {tables} tables: only audits that can be compared share one."
-    return f"Ranked by {METRICS[board.options.metric].label} of {attack}: lower is more private{chance}.{parts}"
+    return (
+        f"Ranked by what {attack} reaches at most: the upper limit of the interval of its "
+        f"{METRICS[board.options.metric].label}. Lower is more private{chance}.{parts}"
+    )
+
+
+def runs(board: Board) -> str:
+    """When the models were run, and with which versions."""
+    rows = [row for table in board.tables for row in table.rows]
+    return ran(
+        (date for row in rows for date in row.entrant.dates),
+        (str(row.audit.mia_audit.versions["spvmia-plugin"]) for row in rows),
+        (version for row in rows for version in row.entrant.harness),
+    )
 
 
 def reading(board: Board) -> list[str]:
@@ -147,7 +258,9 @@ def reading(board: Board) -> list[str]:
     return [
         *([apart] if len(board.tables) > 1 else []),
         *([strongest] if board.options.attack == STRONGEST else []),
-        "The second rank is the range that the errors leave open. All pairs are looked at together: where all models "
+        "A rank is that of the upper limit: what can be claimed is that the attack reaches at most so much. An AUROC "
+        "below 0.5 counts by its distance from it.",
+        "Below a rank stands the range that the errors leave open. All pairs are looked at together: where all models "
         f"are equal, at most {CHANCE:.0%} of boards call one surely ahead of another, here or in the picture.",
         "TPR at 1 % FPR is the share of training records an outsider picks out while wrongly accusing 1 in 100 others; "
         f"with fewer than {LOW_END_NONMEMBERS} others it is read at 5 %.",
@@ -162,18 +275,21 @@ def models(board: Board) -> int:
     return len({id(row.entrant) for table in board.tables for row in table.rows})
 
 
-def _row(number: int, row: Row, table: Table, recipe: str | None) -> RowView:
-    name = shown(row.entrant.name)
+def _row(number: int, row: Row, table: Table, options: Options, columns: _Columns, recipe: str) -> RowView:
+    name, base = shown(row.entrant.name), shown(row.base or "")
     cells = [
         _rank(row),
         Cell(name, sort=name, kind="model"),
-        *([] if recipe is None else [Cell(recipe, sort=recipe, kind="words")]),
+        *([Cell(recipe, sort=recipe, kind="words")] if columns.recipe else []),
+        *([Cell(base or MISSING, sort=base, kind="words")] if columns.base else []),
+        _limit(row.number, options.metric),
         _number(row.number, told=True),
-        *(_number(further.number) for further in row.further),
+        *(_number(row.further[place].number) for place in columns.further),
         *(_capability(row.capabilities.get(column.key)) for column in table.columns),
     ]
     reasons, remarks = ([shown(sentence) for sentence in told] for told in (row.why_not_ranked, row.remarks))
-    return RowView(number, name, cells, reasons, remarks)
+    date = day(row.entrant.dates[-1]) if row.entrant.dates else ""
+    return RowView(number, name, row.entrant.hub_id, date, shown(method(row.recipe)), base, cells, reasons, remarks)
 
 
 def _rank(row: Row) -> Cell:
@@ -183,13 +299,22 @@ def _rank(row: Row) -> Cell:
     return Cell(str(row.rank), "" if low == high else f"{low} to {high}", str(row.rank), "rank")
 
 
+def _limit(estimate: Estimate, metric: str) -> Cell:
+    """The upper limit. One below chance counts by its distance from it, and says so."""
+    most = limit(estimate, metric)
+    if math.isnan(most):
+        return Cell(MISSING)
+    note = "" if most == estimate.high else f"1 - {printed(estimate.low)}"
+    return Cell(printed(most), note, repr(most))
+
+
 def _number(estimate: Estimate, *, told: bool = False) -> Cell:
     """A number with its interval; if asked, with the attack whose it is."""
     if math.isnan(estimate.value):
         return Cell(MISSING)
     notes = []
     if not math.isnan(estimate.low):
-        notes.append(f"{printed(estimate.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{printed(estimate.high)}")
+        notes.append(interval(estimate.low, estimate.high))
     if told and estimate.attack is not None:
         chosen = f" of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
         notes.append(f"{shown(estimate.attack)}{chosen}")
@@ -202,130 +327,3 @@ def _capability(score: Capability | None) -> Cell:
     return Cell(
         printed(score.value), "" if math.isnan(score.stderr) else f"± {printed(score.stderr)}", repr(score.value)
     )
-
-
-def to_html(board: Board) -> str:
-    """The board as one HTML file that loads nothing, and runs nothing but the script it was written with."""
-    environment = web.templates("spvmia_plugin.leaderboard")
-    return web.render(
-        environment,
-        "spvmia_plugin.leaderboard",
-        "board",
-        web.theme(COLOURS),
-        models=models(board),
-        lead=lead(board),
-        tables=[
-            (table_view(table, board.options), _picture(environment, f"picture-{number}", table, board.options))
-            for number, table in enumerate(board.tables, 1)
-        ],
-        not_audited=[shown(entrant.name) for entrant in board.not_audited],
-        left_out=board.left_out,
-        reading=reading(board),
-    )
-
-
-def _picture(environment: Any, name: str, table: Table, options: Options) -> dict[str, object]:
-    if table.picture is None:
-        return {
-            "svg": None,
-            "no_picture": "No picture: fewer than two ranked models have a capability score in common.",
-        }
-    points = [replace(point, name=shown(point.name)) for point in table.points]
-    sign = 1 if table.picture.higher_is_better else -1
-    words = in_words(points, table.places)
-    svg = environment.get_template("front.svg").render(
-        id=name,
-        figure=draw(points, table.places, sign, AUROC.guess if options.metric == AUROC.key else 0.0),
-        words=words,
-        x_title=shown(table.picture.title),
-        y_title=METRICS[options.metric].label,
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        right=WIDTH - RIGHT,
-        top=TOP,
-        bottom=HEIGHT - BOTTOM,
-    )
-    confidence = max((row.number.confidence for row in table.rows if row.rank is not None), default=0.95)
-    bars = (
-        f"Bars are {confidence:.0%} intervals, filled circles are on the front, a number in place of a name is a rank."
-    )
-    return {"svg": web.trusted(svg), "words": words, "bars": bars}
-
-
-def to_markdown(board: Board) -> str:
-    """The whole board; names show as they are, whatever markup they hold."""
-    lines = [f"# Capability and privacy of {models(board)} models", "", markdown(lead(board)), ""]
-    for table in board.tables:
-        lines += _markdown_table(table_view(table, board.options))
-        if table.picture is not None:
-            words = in_words(table.points, table.places)
-            lines += [f"Capability: {markdown(table.picture.title)}. {markdown(words)}", ""]
-    if board.not_audited:
-        lines += ["## Without a privacy audit", "", *_items(entrant.name for entrant in board.not_audited), ""]
-    if board.left_out:
-        lines += ["## Left out", "", *_items(board.left_out), ""]
-    return "\n".join([*lines, "## How to read this", "", *_items(reading(board)), ""])
-
-
-def _markdown_table(view: TableView) -> list[str]:
-    lines = [f"## {markdown(view.title)}", ""]
-    if view.differs:
-        lines += [f"Not comparable with the first table. What differs: {markdown(view.differs)}.", ""]
-    titles = [
-        markdown(f"{heading.title} ({heading.note})" if heading.note else heading.title) for heading in view.headings
-    ]
-    aligned = [":--" if heading.kind in ("model", "words") else "--:" for heading in view.headings]
-    lines += [markdown(view.caption), "", _line(titles), _line(aligned)]
-    for row in view.rows:
-        cells = [f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row.cells]
-        marked = [
-            f"{text} (not ranked)" if cell.kind == "model" and row.marked else text
-            for text, cell in zip(cells, row.cells, strict=True)
-        ]
-        lines.append(_line(markdown(text) for text in marked))
-    for title, rows in (("Not ranked, and why", view.marked), ("What else limits these numbers", view.rows)):
-        told = [(row.name, row.remarks if rows is view.rows else row.reasons) for row in rows]
-        sentences = [f"{name}: {'; '.join(words)}." for name, words in told if words]
-        if sentences:
-            lines += ["", f"### {title}", "", *_items(sentences)]
-    return [*lines, ""]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _items(sentences: Iterable[str]) -> list[str]:
-    return [f"* {markdown(sentence)}" for sentence in sentences]
-
-
-def show_board(board: Board, console: Console) -> None:
-    """Print the tables, the front in words, and why rows are not ranked. Names are text, never rich's markup."""
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    console.print(Text(lead(board)))
-    for table in board.tables:
-        view = table_view(table, board.options)
-        console.print()
-        if view.differs:
-            console.print(Text(f"Not comparable with the first table. What differs: {view.differs}.", style="yellow"))
-        grid = Grid(title=Text(view.title), caption=Text(view.caption), title_justify="left", caption_justify="left")
-        for heading in view.headings:
-            left = heading.kind in ("model", "words")
-            grid.add_column(Text(heading.title), justify="left" if left else "right", overflow="fold")
-        for row in view.rows:
-            cells = [Text(f"{cell.text}\n{cell.note}" if cell.note else cell.text) for cell in row.cells]
-            grid.add_row(*cells, style="dim" if row.marked else None, end_section=True)
-        console.print(grid)
-        if table.picture is not None:
-            words = in_words(table.points, table.places)
-            console.print(Text(f"Capability: {shown(table.picture.title)}. {shown(words)}"))
-        for row in view.marked:
-            console.print(Text(f"Not ranked: {row.name}: {'; '.join(row.reasons)}.", style="yellow"))
-    for problem in board.left_out:
-        console.print(Text(f"Left out: {problem}", style="yellow"))
-    if board.not_audited:
-        names = ", ".join(shown(entrant.name) for entrant in board.not_audited)
-        console.print(Text(f"Without a privacy audit: {names}."))

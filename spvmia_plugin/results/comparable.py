@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
@@ -45,8 +46,11 @@ _METHOD = "fine-tuning"
 # `function` is exact bits: another machine gives others. Weights, structure and form tell models apart.
 _NOT_MODEL = frozenset({"backend", "tokenizer", "function"})
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
 UNKNOWN_RECIPE = "not known: there is no manifest of spvmia finetune"
-UNTRAINED = "none: the model before fine-tuning"
+UNTRAINED_METHOD = "none"
+UNTRAINED = f"{UNTRAINED_METHOD}: the model before fine-tuning"
 
 
 def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, same_data: SameData) -> Conditions:
@@ -156,7 +160,7 @@ def common_recipe(recipes: Sequence[Conditions]) -> Conditions:
 def recipe(audit: Audit) -> dict[str, str]:
     """How the target was fine-tuned: the method, and the settings that apply to it."""
     told = audit.mia_audit.data.provenance.get("finetune")
-    if (weights := audit.mia_audit.weights("target")) and weights == audit.mia_audit.weights("base"):
+    if is_untrained(audit):
         return {_METHOD: UNTRAINED}
     if not isinstance(told, Mapping):
         return {_METHOD: UNKNOWN_RECIPE}
@@ -166,6 +170,29 @@ def recipe(audit: Audit) -> dict[str, str]:
     method = str(kept.pop("method", "of an unnamed method"))
     words = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in kept.items()}
     return {_METHOD: method, **{f"{_METHOD} {name.replace('_', ' ')}": value for name, value in words.items()}}
+
+
+def is_untrained(audit: Audit) -> bool:
+    """Whether the target is its own base: the model before fine-tuning."""
+    weights = audit.mia_audit.weights("target")
+    return bool(weights) and weights == audit.mia_audit.weights("base")
+
+
+def method(recipe: Conditions) -> str:
+    """The method of a fine-tuning: "lora", "full"; `UNTRAINED_METHOD` of the model before it."""
+    return recipe[_METHOD].partition(":")[0]
+
+
+def without_recipe(values: Conditions) -> Conditions:
+    """Conditions but for how the target was fine-tuned."""
+    return {name: value for name, value in values.items() if not name.startswith(_METHOD)}
+
+
+def hub_id(audit: Audit) -> str | None:
+    """Id of the audited model on the Hub, where its weights came from there; None of one that lies on a disk."""
+    weights = audit.mia_audit.weights("target")
+    found = weights[-1].get("hub") if weights else None  # an adapter comes after its base
+    return found if isinstance(found, str) and _HUB_ID.fullmatch(found) else None
 
 
 def base_model(audit: Audit) -> str:

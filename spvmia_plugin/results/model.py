@@ -172,13 +172,23 @@ class Audit:
         on its data, and those that ran under other settings make another audit. None without attacks on the model, or
         where there are no samples to compute it from.
         """
-        recorded, names = self.mia_audit.strongest, {task.attack for task in self.model_attacks}
-        if recorded is not None:
-            chosen = {leader.attack for leader in recorded.by_metric.values()}
-            is_ours = recorded.n_attacks <= len(names) and chosen <= {None, *names}
-            if is_ours and (recorded.tpr_at_5pct_fpr is not NO_TPR or not self.has_samples):
-                return recorded
+        recorded = self.mia_audit.strongest
+        if recorded is not None and self._is_of_these(recorded) and not (self.needs_samples and self.has_samples):
+            return recorded
         return self.compared.strongest() if self.compared is not None else None
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the strongest attacks can only be told, or told whole, from the scores of the records."""
+        recorded = self.mia_audit.strongest
+        told = recorded is not None and self._is_of_these(recorded) and recorded.tpr_at_5pct_fpr is not NO_TPR
+        return bool(self.model_attacks) and not told
+
+    def _is_of_these(self, recorded: Strongest) -> bool:
+        """Whether it was chosen among attacks of this audit."""
+        names = {task.attack for task in self.model_attacks}
+        chosen = {leader.attack for leader in recorded.by_metric.values()}
+        return recorded.n_attacks <= len(names) and chosen <= {None, *names}
 
     @cached_property
     def compared(self) -> Compared | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from spvmia_plugin.results.files import load_results
 from spvmia_plugin.results.model import Audit, Capability, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import Records, read_samples
 from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.once import Once
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 from spvmia_plugin.util.schema import Misfit
 from spvmia_plugin.util.strict_json import is_number
@@ -42,7 +43,9 @@ _MAPPINGS = {"config": False, "versions": False, "n-shot": False, "group_subtask
 """Parts of a results file besides its rows, and whether each holds mappings."""
 
 
-def read_runs(place: Path, option: str = "RESULTS") -> list[HarnessRun]:
+def read_runs(
+    place: Path, option: str = "RESULTS", *, samples_of: Collection[Path] | None = None, once: Once | None = None
+) -> list[HarnessRun]:
     """Read every run below a folder, or the one of a results file, the oldest first.
 
     Files that cannot be read are left out where another can, and each run of the folder says which.
@@ -50,14 +53,17 @@ def read_runs(place: Path, option: str = "RESULTS") -> list[HarnessRun]:
     Args:
         place: what was given to lm_eval as `--output_path`, or one results file in it.
         option: what named it, for errors.
+        samples_of: the results files whose samples are read, too; None for all.
+        once: remembers what results files have in common, for other folders as well.
 
     Raises:
         SpvmiaError: there is no results file, or none that can be read.
     """
-    runs, refused = [], []
+    runs, refused, once = [], [], Once() if once is None else once
     for path in _results_files(place, option):
         try:
-            runs.append(_run(path, _load(path), with_samples=True))
+            with_samples = samples_of is None or path in samples_of
+            runs.append(_run(path, _load(path), with_samples=with_samples, once=once))
         except _NoResults:
             continue
         except SpvmiaError as error:
@@ -204,12 +210,12 @@ def _saved(path: Path) -> float:
         return math.inf
 
 
-def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool) -> HarnessRun:
-    configs = raw["configs"]
+def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool, once: Once | None = None) -> HarnessRun:
+    configs, once = raw["configs"], Once() if once is None else once
     tasks: list[TaskResult] = []
     for name, row in raw["results"].items():
         if _has_audit(configs.get(name)):
-            tasks.append(_task(path, name, row, configs[name]["metadata"], tasks, with_samples=with_samples))
+            tasks.append(_task(path, name, row, configs[name]["metadata"], tasks, once, with_samples=with_samples))
     return HarnessRun(
         path=path,
         model=without_secrets_in(str(raw.get("model_name") or raw.get("model_source") or path.parent.name)),
@@ -254,10 +260,11 @@ def _task(
     row: Mapping[str, Any],
     metadata: Mapping[str, Any],
     before: Sequence[TaskResult],
+    once: Once,
     *,
     with_samples: bool,
 ) -> TaskResult:
-    told, audit = _told(path, name, metadata["mia_audit"], before)
+    told, audit = _told(path, name, metadata["mia_audit"], before, once)
     records = None
     samples = _samples_file(path, name) if with_samples else None
     if samples is not None:
@@ -275,7 +282,7 @@ def _task(
         mia_audit=audit,
         told=told,
         records=records,
-        options=without_secrets(given),
+        options=once.made("options", once.same(given), without_secrets),
     )
 
 
@@ -313,7 +320,7 @@ def _check_samples(samples: Path, path: Path, records: Records, n: Counts, metri
 
 
 def _told(
-    path: Path, task: str, given: Mapping[str, Any], before: Sequence[TaskResult]
+    path: Path, task: str, given: Mapping[str, Any], before: Sequence[TaskResult], once: Once
 ) -> tuple[Mapping[str, Any], MiaAudit]:
     """`mia_audit` without credentials, as it stands there and read as what it should be.
 
@@ -326,15 +333,18 @@ def _told(
             "version of spvmia-plugin that wrote it"
         )
     data = given.get("data")
-    if isinstance(data, Mapping) and (clusters := data.get("clusters")):
+    clusters = data.get("clusters") if isinstance(data, Mapping) else None
+    if isinstance(data, Mapping) and clusters:
         # 200,000 documents by record: no credentials, and once for all attacks.
         clusters = next((there for other in before if (there := other.mia_audit.data.clusters) == clusters), clusters)
-        told = without_secrets({**given, "data": {**data, "clusters": None}})
-        told["data"]["clusters"] = clusters
-    else:
-        told = without_secrets(given)
+        given = {**given, "data": {**data, "clusters": None}}
+    told: dict[str, Any] = {}
+    for key, part in given.items():
+        told |= once.made("told", once.same({key: part}), without_secrets)
+    if clusters:
+        told["data"] = {**told["data"], "clusters": clusters}
     try:
-        return told, read_mia_audit(told)
+        return told, read_mia_audit(told, once)
     except Misfit as problem:
         raise SpvmiaError(
             f"RESULTS: {path}: {task}: mia_audit: {problem}; run lm_eval again, or leave the file out"

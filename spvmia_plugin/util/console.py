@@ -41,6 +41,11 @@ def shown(text: str) -> str:
     )
 
 
+def shown_lines(text: str) -> str:
+    """The text on as many lines as it has, each as `shown`; a tab is the four spaces that it looks like."""
+    return "\n".join(shown(line) for line in text.replace("\r\n", "\n").expandtabs(4).split("\n"))
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

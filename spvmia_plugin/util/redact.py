@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -78,6 +79,7 @@ _TO_SEPARATOR = re.compile(r"[^,;&\n\"'}\])]+")
 _ONE_WORD = re.compile(r"[^\s,;&\"'}\])]+")
 
 
+@lru_cache(maxsize=4096)  # names of settings and metrics come again in every file
 def is_secret_name(name: str) -> bool:
     """Whether a name is that of a credential."""
     words = [word.lower() for word in _WORDS.findall(name)]
@@ -93,9 +95,9 @@ def is_secret_name(name: str) -> bool:
 
 def without_secrets(value: Any) -> Any:
     """A JSON value with whatever is named or looks like a credential replaced by `***`."""
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return {
-            without_secrets_in(key) if isinstance(key, str) else key: HIDDEN
+            _name_without_secrets(key) if isinstance(key, str) else key: HIDDEN
             if _is_secret(key, inner)
             else without_secrets(inner)
             for key, inner in value.items()
@@ -103,6 +105,11 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_secrets(inner) for inner in value]
     return without_secrets_in(value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=4096)
+def _name_without_secrets(key: str) -> str:
+    return without_secrets_in(key)
 
 
 def without_secrets_in(text: str) -> str:

@@ -9,8 +9,8 @@ default. Keys that no field has are passed over: a later version may have writte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -66,16 +66,14 @@ def read(schema: Any, value: Any, where: str = "") -> Any:
     Raises:
         Misfit: the first part that is not what it should be.
     """
-    if is_dataclass(schema):
-        return _read_fields(schema, value, where)
+    expected = _expected(schema)
+    if expected.is_record:
+        return read_fields(schema, value, where)
     if schema is Any:
         return value
-    inner = get_args(schema)
-    may_be_null = schema == MaybeNumber or type(None) in inner
-    kind = inner[0] if may_be_null else schema
+    kind, inner, may_be_null = expected.kind, expected.inner, expected.may_be_null
     if may_be_null and value is None:
         return math.nan if kind is float else None
-    kind = {Literal: str, dict: Mapping, Mapping: Mapping}.get(get_origin(kind), kind)
     if kind in _LEAVES:
         words, fits = _LEAVES[kind]
         if not fits(value):
@@ -91,20 +89,55 @@ def read(schema: Any, value: Any, where: str = "") -> Any:
     return tuple(read(inner[0], item, where) for item in value)
 
 
-def _read_fields(schema: Any, value: Any, where: str) -> Any:
-    """Each field from its key; what is left goes to the field for others."""
-    left = dict(read(Mapping, value, where or "the record"))
-    kinds, found = _kinds(schema), {}
-    for part in fields(schema):
-        key = _key(part)
-        if "others" not in part.metadata and (key in left or part.default is MISSING):
-            found[part.name] = read(kinds[part.name], left.pop(key, None), f"{where}.{key}".lstrip("."))
-    return schema(**found, **{part.name: left for part in fields(schema) if "others" in part.metadata})
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What a type asks for: looked up once, a results file is read by some ten thousand of them."""
+
+    is_record: bool
+    kind: Any
+    inner: tuple[Any, ...]
+    may_be_null: bool
 
 
 @cache
-def _kinds(schema: Any) -> dict[str, Any]:
-    return get_type_hints(schema, include_extras=True)  # reads the annotations' text: half the time of reading a file
+def _expected(schema: Any) -> _Expected:
+    inner = get_args(schema)
+    may_be_null = schema == MaybeNumber or type(None) in inner
+    kind = inner[0] if may_be_null else schema
+    kind = {Literal: str, dict: Mapping, Mapping: Mapping}.get(get_origin(kind), kind)
+    return _Expected(is_dataclass(schema), kind, inner, may_be_null)
+
+
+def read_fields(schema: Any, value: Any, where: str = "", of_field: Callable[[Any, Any, str], Any] = read) -> Any:
+    """Read a dataclass: each field from its key; what is left goes to the field for others.
+
+    Args:
+        schema: the dataclass.
+        value: of the file.
+        where: its path there, for errors.
+        of_field: reads what stands in a field, given its type, the value and its path.
+
+    Raises:
+        Misfit: as `read`.
+    """
+    left = dict(read(Mapping, value, where or "the record"))
+    found, others = {}, None
+    for name, key, kind, is_needed, is_for_others in _parts(schema):
+        if is_for_others:
+            others = name
+        elif key in left or is_needed:
+            found[name] = of_field(kind, left.pop(key, None), f"{where}.{key}" if where else key)
+    return schema(**found) if others is None else schema(**found, **{others: left})
+
+
+@cache
+def _parts(schema: Any) -> Sequence[tuple[str, str, Any, bool, bool]]:
+    """Of each field its name, key and type, whether a file must have it, and whether it is for all other keys."""
+    kinds = get_type_hints(schema, include_extras=True)
+    return [
+        (part.name, _key(part), kinds[part.name], part.default is MISSING, "others" in part.metadata)
+        for part in fields(schema)
+    ]
 
 
 def _key(part: Field[Any]) -> str:

@@ -20,6 +20,8 @@ LARGEST = sys.float_info.max
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a real number, neither NaN nor infinite nor beyond a float, and not a truth value."""
+    if type(value) is float:  # nearly all are
+        return math.isfinite(value)
     return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= LARGEST)  # type: ignore[operator]
 
 
@@ -32,8 +34,11 @@ def not_finite(value: Any) -> float | None:
     """The first NaN or infinity in a value as JSON has them, lists and mappings searched through; None if none is."""
     if isinstance(value, float):
         return None if math.isfinite(value) else value
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return next((found for found in map(not_finite, parts) if found is not None), None)
+    parts = value.values() if isinstance(value, (dict, Mapping)) else value if isinstance(value, (list, tuple)) else ()
+    for part in parts:
+        if not isinstance(part, (str, int)) and (found := not_finite(part)) is not None:
+            return found
+    return None
 
 
 def finite(value: Any) -> Any:

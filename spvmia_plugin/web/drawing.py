@@ -46,11 +46,11 @@ _OF_THE_WINDOW = ("backend", "interactive", "toolbar", "webagg", "tk.", "figure.
 _FONT = re.compile(r"(?P<size>[\d.]+)px")
 
 
-def axes(height: float) -> tuple[Any, Any]:
-    """A new figure of a height in inches, and its axes."""
+def axes(height: float, width: float = _WIDTH) -> tuple[Any, Any]:
+    """A new figure of a size in inches, and its axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 

@@ -21,7 +21,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "ink": ("#1d2430", "#e7eaef"),
     "soft": ("#566072", "#a6afbd"),
     "line": ("#dcdfe6", "#343c49"),
-    "grey": ("#8f97a6", "#7c8697"),
+    "grey": ("#7f8797", "#7c8697"),
     "accent": ("#1d5a9e", "#86b7f0"),
     "accent-ink": ("#ffffff", "#10151c"),
     "wash": ("#eef3f9", "#1d2836"),
@@ -101,7 +101,8 @@ def render(
     """
     shared = _resource("spvmia_plugin.web", "base.css") if base else ""
     style = colours + shared + _resource(package, f"{name}.css")
-    code = (_resource(package, f"{name}.js") if script else "") + _resource("spvmia_plugin.web", "theme.js")
+    ours = "".join(_resource("spvmia_plugin.web", each) for each in ("copy.js", "theme.js"))
+    code = (_resource(package, f"{name}.js") if script else "") + ours
     page: str = environment.get_template(f"{name}.html").render(
         style=trusted(style), script=trusted(code), policy=_policy(style, code), version=__version__, **values
     )

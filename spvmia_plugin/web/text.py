@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 
 from spvmia_plugin.metrics.names import DECIMALS
 from spvmia_plugin.util.console import shown
 
 MISSING = "–"
 """Printed for what is not resolved."""
+NOT_RESOLVED = "not resolved"
+"""The same in words, for those who hear the page and inside sentences."""
 
 
 def _per_hundred(value: float) -> str:
@@ -28,6 +31,7 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "seconds": lambda value: f"{value:,.1f}",
     "nats": lambda value: f"{value:.2f}",
     "score": lambda value: f"{value:#.4g}".removesuffix("."),
+    "limit": lambda value: f"{value:g}",
 }
 """How a value is printed, by what it is."""
 
@@ -35,6 +39,47 @@ STYLES: Mapping[str, Callable[[float], str]] = {
 def printed(value: float | None, style: str = "share") -> str:
     """A number in one of `STYLES`; `MISSING` where it is None or not finite."""
     return MISSING if value is None or not math.isfinite(value) else STYLES[style](value)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends of an interval, which no line parts: "0.430 to 0.650"; empty where there is none."""
+    ends = printed(low), printed(high)
+    return "" if MISSING in ends else "\N{NO-BREAK SPACE}".join((ends[0], "to", ends[1]))
+
+
+def day(date: float) -> str:
+    """The day of a time in seconds since 1970, in UTC."""
+    return datetime.fromtimestamp(date, tz=timezone.utc).strftime("%Y-%m-%d")
+
+
+def ran(dates: Iterable[float], ours: Iterable[str], harness: Iterable[str]) -> str:
+    """When runs were made, and with which versions.
+
+    Args:
+        dates: of the runs, in seconds since 1970; 0 where one is not known.
+        ours: versions of spvmia-plugin.
+        harness: versions of lm_eval.
+    """
+    known = sorted(date for date in dates if date)
+    days = list(dict.fromkeys(day(date) for date in (*known[:1], *known[-1:])))
+    when = f"Run {'from ' if len(days) > 1 else 'on '}{' to '.join(days)}" if days else "Run at a time not recorded"
+    programs = {"spvmia-plugin": ours, "lm_eval": harness}
+    versions = [f"{name} {shown(listed(found))}" for name, of in programs.items() if (found := sorted(set(of)))]
+    return f"{when} with {' and '.join(versions)}."
+
+
+_NO_NUMBER = re.compile(r"\b(?:NaN|nan|N/A)\b")
+
+
+def worded(text: str) -> str:
+    """A message for people, in which what has no number is called one thing: it comes from three programs."""
+    return _NO_NUMBER.sub(NOT_RESOLVED, text)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names one after the other, told apart where one of them has a comma of its own."""
+    every = list(names)
+    return ("; " if any("," in name for name in every) else ", ").join(every)
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$]|(?<=:)/(?=/)|(?<=\bwww)\.)", re.IGNORECASE)

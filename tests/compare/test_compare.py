@@ -88,7 +88,7 @@ def test_other_records_are_told_and_not_compared(tmp_path, pair):
 def test_the_words_name_what_is_told_apart(pair, tmp_path):
     (found,) = compare(pair)
     words = in_words(found, "dp")
-    assert words.startswith("AUROC less than plain by spv_wbc")
+    assert words.startswith("lower AUROC than plain under spv_wbc")
     assert "loss" not in words
     lines = lines_of(found, "dp", AUROC)
     assert [line.apart for line in lines] == [-1, 0]
@@ -173,7 +173,7 @@ def test_the_command(tmp_path, pair):
     page = tmp_path / "compare.html"
     found = command(*(f"{source.name}={source.place}" for source in pair), "--output", page)
     assert found.exit_code == 0, found.output
-    assert "AUROC less than plain by spv_wbc" in found.stdout
+    assert "lower AUROC than plain under spv_wbc" in found.stdout
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     as_json = command(*(source.place for source in pair), "--json", "--output", tmp_path / "c.json")
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "c.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -10,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.evidence.folder import _pairs
 from spvmia_plugin.evidence.sealing import LIST, seal, verify
 from spvmia_plugin.results import read_latest
+from tests.browser import opened, serious, shifted, spilled, unfold
 from tests.results.builders import fake_audit, fake_records, write_run
 
 STRENGTHS = {"loss": 0.3, "spv_wbc": 1.4, "bag_of_words": 0.0}
@@ -84,6 +87,42 @@ def test_the_page_says_it_and_loads_nothing(written):
         assert words in page
     assert "<img" not in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_page_in_a_browser(browser, written, width, scheme):
+    path = written / "evidence.html"
+    found = opened(browser, path, width=width, scheme=scheme)
+    assert (found.complaints, found.requests) == ([], [path.as_uri()])
+    assert shifted(found.page) == 0
+    unfold(found.page)
+    assert spilled(found.page) == []
+    assert serious(found.page) == []
+
+
+def test_numbers_of_the_page_are_those_of_the_facts(written):
+    facts, page = json.loads((written / "evidence.json").read_text()), (written / "evidence.html").read_text()
+    (audit,) = facts["audits"]
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page.partition('class="cards"')[2], re.S)
+    cells = {re.sub("<.*", "", name): re.findall(r"<span>([^<]*)</span>", cells) for name, cells in rows}
+    for attacker in audit["attackers"]:
+        told = [attacker[key]["value"] for key in ("auroc", "tpr_at_5pct_fpr", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr")]
+        printed = sorted(cells[attacker["title"]][:4])
+        assert printed == sorted("–" if value is None else f"{value:.3f}" for value in told)
+    assert page.count("150 non-members cannot resolve an FPR of 0.1 %: at least 1000 are needed</li>") == 1
+
+
+def test_what_sees_no_model_sees_nothing(written):
+    (audit,) = json.loads((written / "evidence.json").read_text())["audits"]
+    sees = {each["attack"]: (each["sees"], each["tokens_asked_of_target"]) for each in audit["attackers"]}
+    assert sees["bag_of_words"] == ("nothing", None)
+    assert sees["loss"][0] == "log-probabilities of each token"
+
+
+def test_records_of_records_are_told_line_by_line():
+    told = {"a": {"b_c": [{"d": 1}, {"d": 2}], "e": [1, 2]}, "f": [{"g": "x"}], "h": None, "i": []}
+    assert _pairs(told) == [("a › b c › 1 › d", "1"), ("a › b c › 2 › d", "2"), ("a › e", "[1, 2]"), ("f › g", "x")]
 
 
 def test_sha256sum_reads_the_list(written):

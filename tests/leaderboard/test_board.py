@@ -12,9 +12,11 @@ from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.leaderboard.page import to_html
 from spvmia_plugin.leaderboard.view import table_view
 from spvmia_plugin.results import read_runs
 from spvmia_plugin.results.comparable import recipe_words
+from spvmia_plugin.results.samples import read_samples
 from tests.leaderboard.models import ATTACKS, DUPLICATES, RECIPE, TOO_FEW, audit_of, audited, model, three_models
 from tests.results.builders import fake_records
 
@@ -36,8 +38,8 @@ def test_models_are_ranked_by_the_strongest_attack(tmp_path: Path) -> None:
     ]
     assert [row.number.attack for row in table.rows] == ["spv"] * 3
     assert [row.number.chosen_among for row in table.rows] == [2] * 3
-    aurocs = [row.number.value for row in table.rows]
-    assert aurocs == sorted(aurocs)
+    limits = [row.number.high for row in table.rows]
+    assert limits == sorted(limits)
     assert all(row.number.low < row.number.value < row.number.high for row in table.rows)
 
 
@@ -180,7 +182,7 @@ def test_recipes_of_one_base_can_be_set_side_by_side(tmp_path: Path) -> None:
     told = {row.name: row.cells[2].text for row in view.rows}
     assert told["org/heavy"] == "lora, epochs 30"  # what all have in common is told once, below the table
     assert ("fine-tuning lr", "0.0002") in view.conditions
-    assert len(board_of(tmp_path).tables) > 2
+    assert names(board_of(tmp_path)) == [["org/base", "org/light", "org/of-another-base"], ["org/base", "org/heavy"]]
 
 
 def test_data_of_another_key_can_be_recognised_by_ids(tmp_path: Path) -> None:
@@ -339,3 +341,101 @@ def test_nothing_of_a_result_is_changed(tmp_path: Path) -> None:
     (run,) = read_runs(path)
     assert dataclasses.astuple(row.audit.tasks[0])[:3] == dataclasses.astuple(run.audits[0].tasks[0])[:3]
     assert path.read_bytes() == before
+
+
+def test_a_base_stands_beside_its_fine_tunes_in_every_table_of_theirs(tmp_path: Path) -> None:
+    null: dict[str, float | None] = {"spv": 0.0, "loss": 0.0, "lira_base": 0.1}
+    model(tmp_path / "1", "org/light", audited(weights="light"))
+    model(tmp_path / "2", "org/heavy", audited(weights="heavy", recipe={**RECIPE, "epochs": 30.0}))
+    model(tmp_path / "3", "org/base", audited(null, weights="base"))
+    model(tmp_path / "4", "org/other-base", audited(null, weights="other", base="other"))  # nothing was made of it
+    board = board_of(tmp_path)
+    assert sorted(map(sorted, names(board))) == [
+        ["org/base", "org/heavy"],
+        ["org/base", "org/light"],
+        ["org/other-base"],
+    ]
+    bases = {row.entrant.name: row.base for table in board.tables for row in table.rows}
+    assert bases == {"org/light": "org/base", "org/heavy": "org/base", "org/base": None, "org/other-base": None}
+    assert all("base" in str(table.points) for table in board.tables[:2])
+
+
+def test_a_base_that_was_audited_otherwise_stands_alone(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/light", audited(weights="light"))
+    model(tmp_path / "2", "org/base", audited(weights="base", fingerprint="b" * 64))
+    assert names(board_of(tmp_path)) == [["org/light"], ["org/base"]]
+
+
+def test_a_base_that_nobody_audited_has_the_name_that_the_audit_was_told(tmp_path: Path) -> None:
+    model(tmp_path, "org/light", audited(weights="light"))
+    assert board_of(tmp_path).tables[0].rows[0].base == "./base"
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ([{"hub": "org/base", "commit": "c0"}, {"hub": "org/adapter", "commit": "c1"}], "org/adapter"),
+        ([{"hub": "org/base", "commit": "c0"}, {"files": {"adapter.safetensors": "7e"}}], None),
+        ([{"hub": "../../etc/passwd", "commit": "c0"}], None),
+        ([{"hub": "org/base?x=<script>", "commit": "c0"}], None),
+        ([{"hub": 3}], None),
+    ],
+)
+def test_a_card_is_that_of_the_hub_and_of_no_folder(
+    tmp_path: Path, weights: list[object], expected: str | None
+) -> None:
+    tasks = audited(weights="light")
+    for task in tasks:
+        audit_of(task)["models"]["target"]["weights"] = weights
+    model(tmp_path, "org/adapter", tasks)  # a folder's name may look like a hub id
+    board = board_of(tmp_path)
+    assert board.tables[0].rows[0].entrant.hub_id == expected
+    page = to_html(board)
+    assert ("huggingface.co" in page) is (expected is not None)
+    if expected:
+        assert f'<a href="https://huggingface.co/{expected}" rel="noreferrer">model card</a>' in page
+
+
+def test_samples_are_read_where_a_number_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def spy(path: Path, *rest: object) -> object:
+        read.append(path.parent.parent.name)
+        return read_samples(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("spvmia_plugin.results.read.read_samples", spy)
+    without = audited(weights="c")
+    for task in without:
+        del audit_of(task)["strongest"]
+    for folder, tasks in (("1", audited(weights="a")), ("2", audited(weights="b")), ("3", without)):
+        model(tmp_path / folder, f"org/{folder}", tasks)
+    assert len(board_of(tmp_path / "1", tmp_path / "2").tables[0].rows) == 2
+    assert read == []
+    (table,) = board_of(tmp_path).tables
+    assert set(read) == {"3"}
+    assert all(row.rank for row in table.rows)
+    assert board_of(tmp_path, attack="loss").tables
+    assert set(read) == {"3"}
+    board_of(tmp_path, same_data="ids")
+    assert set(read) == {"1", "2", "3"}
+
+
+def test_columns_that_say_nothing_are_left_out(tmp_path: Path) -> None:
+    model(tmp_path, "org/one", audited({"loss": 0.3}))
+    board = board_of(tmp_path)
+    view = table_view(board.tables[0], board.options)
+    titles = [heading.title for heading in view.headings]
+    assert not any("SPV-MIA" in title or "blind" in title or title == "base" for title in titles)
+    assert "The blind baseline, AUROC, which sees no model, is 0.510 (0.440 to 0.580) in all rows." in [
+        sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in view.caption
+    ]
+    model(tmp_path / "2", "org/two", audited({"loss": 0.3}, weights="two", blind=None))
+    board = board_of(tmp_path)
+    assert "blind baseline, AUROC" in [heading.title for heading in table_view(board.tables[0], board.options).headings]
+
+
+def test_a_limit_is_told_once_with_the_names_of_its_rows(tmp_path: Path) -> None:
+    model(tmp_path / "1", "org/one", audited(weights="one"))
+    model(tmp_path / "2", "org/two", audited(weights="two", findings=[TOO_FEW, Finding("a_note", "note", "why", {})]))
+    board = board_of(tmp_path)
+    assert table_view(board.tables[0], board.options).limits == [("", TOO_FEW.message), ("org/two", "why")]

@@ -21,10 +21,11 @@ from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.formats import to_csv, to_json
-from spvmia_plugin.leaderboard.view import show_board, to_html, to_markdown
+from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.leaderboard.plain import show_board, to_markdown
 from spvmia_plugin.results import read_latest
 from tests.hostile import ALERT, NAMES, NASTY, control_characters
-from tests.leaderboard.models import DUPLICATES, audited, model, three_models
+from tests.leaderboard.models import DUPLICATES, audit_of, audited, model, three_models
 
 HEADINGS = {
     "strongest attack, AUROC": ("auroc", "strongest"),
@@ -111,7 +112,7 @@ def html_cells(text: str) -> dict[str, dict[str, str]]:
         html.unescape(head) for head in re.findall(r'<th scope="col".*?<button type="button">(.*?)</button>', text)
     ]
     rows = {}
-    for row in re.findall(r"<tr>(.*?)</tr>", text.partition("<tbody>")[2], re.S):
+    for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text.partition("<tbody>")[2], re.S):
         cells = re.findall(r"<t[dh] .*?>(.*?)</t[dh]>", row, re.S)
         plain = [html.unescape(re.sub("<.*?>", " ", cell)).strip() for cell in cells]
         rows[plain[1]] = dict(zip(heads, plain, strict=True))
@@ -211,6 +212,39 @@ def test_a_hostile_name_is_only_text(pair: list[Path], name: str) -> None:
     assert not [cell for row in rows for cell in row if cell.lstrip().startswith(("=", "+", "-", "@"))]
     models = {row["model"] for row in json.loads(to_json(board))["tables"][0]["rows"]}
     assert models == {source.name for source in sources}
+
+
+def test_every_format_says_what_ranks(folder: Path) -> None:
+    board = board_of(folder)
+    for text in (to_html(board), to_markdown(board), terminal(board)):
+        assert "Ranked by what the strongest attack reaches at most" in text
+        assert "strongest attack, AUROC, at most" in text
+        assert "Run on 2026-11-01 with spvmia-plugin" in text.replace("\\", "")
+    told = json.loads(to_json(board))
+    assert told["ranked_by"] == "upper limit of strongest attack, AUROC"
+    (table,) = told["tables"]
+    limits = [row["at_most"] for row in table["rows"]]
+    assert limits == sorted(row["number"]["interval"][1] for row in table["rows"])
+    rows = list(csv.DictReader(io.StringIO(to_csv(board))))
+    assert [row["strongest attack, AUROC, at most"] for row in rows] == [repr(limit) for limit in limits]
+    assert [row["base"] for row in rows] == ["./base"] * 3
+    assert [row["newest_run"] for row in rows] == ["2026-11-01"] * 3
+
+
+def test_two_hundred_models_stay_a_page_that_opens(tmp_path: Path) -> None:
+    """A reader of 200 models loads less than a megabyte; the names are as long as those of the Hub are."""
+    strongest = ["spv", "loss", "lira_base", "ratio", "min_k", "zlib"]
+    for k in range(4):
+        tasks = audited({name: 0.4 * k + 0.1 * i for i, name in enumerate(strongest)}, weights=f"of {k}")
+        for copy in range(50):
+            weights = f"{k} {copy}"
+            for task in tasks:
+                audit_of(task)["models"]["target"]["weights"][-1]["files"]["model.safetensors"] = weights
+            name = f"an-organisation/a-rather-long-name-of-a-model-{copy}-{k}"
+            model(tmp_path / weights, name, tasks, acc=0.3 + k / 10 + copy / 900, with_samples=False)
+    board = board_of(tmp_path)
+    assert [len(table.rows) for table in board.tables] == [200]
+    assert len(to_html(board).encode()) < 800_000
 
 
 def test_numbers_stay_numbers_in_csv(folder: Path) -> None:

@@ -8,9 +8,10 @@ import random
 
 import pytest
 
-from spvmia_plugin.leaderboard.board import loss, rank_ranges, ranks
-from spvmia_plugin.leaderboard.front import HEIGHT, WIDTH, Figure, Point, draw, in_words, places
+from spvmia_plugin.leaderboard.board import limit, loss, rank_ranges, ranks
+from spvmia_plugin.leaderboard.front import NAMED, Point, in_words, places
 from spvmia_plugin.leaderboard.order import Bounds, surely_below
+from spvmia_plugin.leaderboard.picture import FRAMES, MANY, WIDE, Figure, Frame, draw
 from spvmia_plugin.results.estimate import Estimate
 
 Q_PRIVACY_12, Q_CAPABILITY_12, Q_PRIVACY_6 = 4.722404, 5.290196, 4.140145
@@ -28,8 +29,10 @@ def random_points(n: int, seed: int) -> list[Point]:
     return [Point(f"model {k}", number(), number()) for k in range(n)]
 
 
-def drawn(points: list[Point], x_sign: int = 1, y_offset: float = 0.0) -> Figure:
-    return draw(points, places(points), x_sign, y_offset)
+def drawn(
+    points: list[Point], x_sign: int = 1, y_offset: float = 0.0, guess: float = 0.0, frame: Frame = WIDE
+) -> Figure:
+    return draw(points, places(points), x_sign, y_offset, guess, frame)
 
 
 def sure(one: Bounds, other: Bounds, quantile: float) -> bool:
@@ -98,6 +101,15 @@ def test_words_name_every_model_once() -> None:
     assert all(words.count(point.name) == 1 for point in points)
 
 
+def test_words_count_what_is_too_much_to_name() -> None:
+    points = [Point("best", *[Bounds(0.9, 0.8, 1.0)] * 2)]
+    points += [Point(f"model {k}", *[Bounds(0.8, 0.5, 1.0)] * 2) for k in range(NAMED + 1)]
+    words = in_words(points, places(points))
+    assert "other): best." in words
+    assert words.endswith(f"on both axes: {NAMED + 1} models.")
+    assert "model 0" not in words
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_rank_ranges_leave_open_what_is_not_sure(seed: int) -> None:
     rng = random.Random(seed)
@@ -124,8 +136,24 @@ def test_more_models_more_tables_and_less_confidence_ask_for_more() -> None:
     assert rank_ranges(numbers, tables=20) == [(1, 2), (1, 2)]
 
 
-def test_equal_numbers_share_a_rank() -> None:
-    assert ranks([Bounds(value, 0, 0) for value in (0.2, 0.1, 0.2, 0.3)]) == [2, 1, 2, 4]
+def test_equal_limits_share_a_rank() -> None:
+    assert ranks([Bounds(0, 0, high) for high in (0.2, 0.1, 0.2, 0.3)]) == [2, 1, 2, 4]
+
+
+def test_the_claim_ranks_and_not_the_point() -> None:
+    """Who was audited on few records can claim little, however low the number came out."""
+    assert ranks([Bounds(0.05, 0.0, 0.3), Bounds(0.1, 0.05, 0.15)]) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("auroc", "interval", "expected"),
+    [(0.8, (0.7, 0.9), 0.9), (0.52, (0.4, 0.55), 0.6), (0.4, (0.3, 0.45), 0.7), (0.5, (0.4, 0.6), 0.6)],
+)
+def test_at_most_is_the_end_that_is_further_from_chance(
+    auroc: float, interval: tuple[float, float], expected: float
+) -> None:
+    assert limit(Estimate(auroc, *interval, confidence=0.95), "auroc") == pytest.approx(expected)
+    assert limit(Estimate(auroc, *interval, confidence=0.95), "tpr_at_1pct_fpr") == interval[1]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +172,16 @@ def test_an_auroc_counts_by_its_distance_from_chance(
     assert loss(Estimate(auroc, *interval, confidence=0.9), "tpr_at_1pct_fpr") == Bounds(auroc, *interval, 0.9)
 
 
+@pytest.mark.parametrize("frame", FRAMES, ids=[frame.name for frame in FRAMES])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_picture_keeps_its_order_and_its_frame(seed: int) -> None:
+def test_the_picture_keeps_its_order_and_its_frame(seed: int, frame: Frame) -> None:
     points = random_points(15, seed)
-    figure = drawn(points, 1, 0.5)
+    figure = drawn(points, 1, 0.5, 0.5, frame)
     for one, mark in zip(points, figure.marks, strict=True):
-        assert 0 <= mark.x <= WIDTH
-        assert 0 <= mark.y <= HEIGHT
+        assert frame.left <= mark.x_low
+        assert mark.x_high <= frame.right
+        assert frame.top <= mark.y_high
+        assert mark.y_low <= frame.bottom
         assert mark.x_low <= mark.x <= mark.x_high
         assert mark.y_high <= mark.y <= mark.y_low
         for other, their in zip(points, figure.marks, strict=True):
@@ -163,9 +194,9 @@ def test_ticks_say_what_the_metrics_are() -> None:
         Point("a", Bounds(-3.0, -3.5, -2.5), Bounds(-0.4, -0.45, -0.35)),
         Point("b", Bounds(-1.0, -1.5, -0.5), Bounds(-0.1, -0.2, 0.0)),
     ]
-    figure = drawn(points, -1, 0.5)  # a perplexity, lower is better; an AUROC
-    assert [tick.text for tick in figure.x_ticks] == ["3.5", "3", "2.5", "2", "1.5", "1", "0.5"]
-    assert {"0.6", "0.7", "0.8", "0.9"} <= {tick.text for tick in figure.y_ticks}
+    figure = drawn(points, -1, 0.5, 0.5)  # a perplexity, lower is better; an AUROC
+    assert [tick.text for tick in figure.x_ticks] == ["3.5", "3.0", "2.5", "2.0", "1.5", "1.0", "0.5"]
+    assert {"0.5", "0.6", "0.7", "0.8", "0.9"} <= {tick.text for tick in figure.y_ticks}
     assert not math.isnan(sum(tick.at for tick in (*figure.x_ticks, *figure.y_ticks)))
 
 
@@ -184,15 +215,56 @@ def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
+@pytest.mark.parametrize("frame", FRAMES, ids=[frame.name for frame in FRAMES])
 @pytest.mark.parametrize("seed", range(20))
-def test_labels_cover_no_other_label_and_no_point(seed: int) -> None:
-    figure = drawn(random_points(15, seed), 1, 0.5)
+def test_labels_cover_no_other_label_and_no_point(seed: int, frame: Frame) -> None:
+    figure = drawn(random_points(15, seed), 1, 0.5, 0.5, frame)
     labels = text_boxes(figure)
     points = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in figure.marks]
-    assert len(labels) > 5
-    assert not any(overlap(one, other) for one, other in itertools.combinations(labels, 2))
+    words = (frame.right - 55, figure.guess - 14, frame.right, figure.guess + 2)  # "guessing"
+    assert len(labels) > 3
+    assert not any(overlap(one, other) for one, other in itertools.combinations([*labels, words], 2))
     assert not any(overlap(label, point) for label in labels for point in points)
-    assert all(box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= HEIGHT for box in labels)
+    assert all(box[0] >= 0 and box[1] >= 0 and box[2] <= frame.width and box[3] <= frame.height for box in labels)
+
+
+@pytest.mark.parametrize("auroc", [0.62, 0.97])
+def test_what_guessing_gets_is_always_on_the_axis(auroc: float) -> None:
+    far = Bounds(-(auroc - 0.5), -(auroc - 0.49), -(auroc - 0.51))
+    figure = drawn([Point("a", far, far), Point("b", Bounds(0, 0, 0), far)], 1, 0.5, 0.5)
+    (tick,) = (tick for tick in figure.y_ticks if float(tick.text) == 0.5)
+    assert tick.at == figure.guess
+    assert all(mark.y > figure.guess > WIDE.top for mark in figure.marks)
+
+
+def with_base(count: int) -> list[Point]:
+    spread = [Bounds(k / count, k / count - 0.01, k / count + 0.01) for k in range(count + 1)]
+    tuned = [Point(f"tuned {k}", spread[k], Bounds(-0.3, -0.4, -0.2), k + 1, "base") for k in range(count)]
+    return [Point("base", spread[-1], Bounds(-0.01, -0.05, 0.0), 0), *tuned]
+
+
+def test_an_arrow_leads_from_each_base_to_its_fine_tunes() -> None:
+    figure = drawn([*with_base(4), Point("alone", *[Bounds(-0.2, -0.3, -0.1)] * 2, 5, "not here")])
+    base, *tuned, alone = figure.marks
+    assert (base.is_base, base.arrow, alone.arrow) == (True, "", "")
+    for mark in tuned:
+        start, end = (tuple(map(float, part.split())) for part in mark.arrow.removeprefix("M ").split(" L "))
+        assert math.dist(start, (base.x, base.y)) < 10 > math.dist(end, (mark.x, mark.y))
+        assert not mark.is_base
+    boxes = text_boxes(figure)
+    middles = [
+        tuple(map(float, point)) for mark in tuned for point in [mark.arrow.removeprefix("M ").split(" L ")[1].split()]
+    ]
+    assert not any(box[0] < x < box[2] and box[1] < y < box[3] for box in boxes for x, y in middles)
+
+
+def test_of_many_models_only_bases_and_the_front_have_names() -> None:
+    figure = drawn(with_base(MANY))
+    assert figure.is_dense
+    named = {mark.label for mark in figure.marks if not mark.label.isdigit()} - {""}
+    assert named == {"base"}
+    assert len([mark for mark in figure.marks if mark.label.isdigit()]) > 5
+    assert not drawn(with_base(MANY - 1)).is_dense
 
 
 def test_labels_of_one_point_stand_around_it() -> None:

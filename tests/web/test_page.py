@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from spvmia_plugin.leaderboard.view import COLOURS as BOARD
+from spvmia_plugin.leaderboard.page import COLOURS as BOARD
 from spvmia_plugin.report.html import COLOURS as REPORT
 from spvmia_plugin.web.page import COLOURS, theme
 

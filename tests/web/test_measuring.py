@@ -1,0 +1,53 @@
+"""The measure that says that a page can be read whole: it has to see what is wrong, and nothing where all is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import opened, shifted, spilled, unfold
+
+PAGE = '<!doctype html><meta name="viewport" content="width=device-width"><title>a page</title><body>{}'
+
+
+@pytest.mark.parametrize(
+    ("body", "kinds"),
+    [
+        ('<p style="width: 2000px">broad</p>', {"wide"}),
+        ('<div style="overflow-x: auto"><p style="width: 2000px">broad, and scrolls</p></div>', set()),
+        ('<p style="width: 40px; white-space: nowrap; overflow: hidden">more than fits</p>', {"cut"}),
+        ('<p style="height: 9px; overflow: hidden">more<br>than<br>fits</p>', {"cut"}),
+        ('<p style="width: 40px; white-space: nowrap">runs into its neighbour</p>', {"over"}),
+        ('<svg width="60" height="20"><text x="40" y="15">beyond the edge</text></svg>', {"off"}),
+        ('<svg width="200" height="20"><text x="9" y="15">inside</text></svg>', set()),
+        ('<p style="position: absolute; width: 1px; overflow: hidden; clip-path: inset(50%)">heard alone</p>', set()),
+        ("<p>all that there is</p>", set()),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_read_whole_is_seen(browser: Any, tmp_path: Path, body: str, kinds: set[str]) -> None:
+    found = opened(browser, _page(tmp_path, body), width=390)
+    assert {line.split(":")[0] for line in spilled(found.page)} == kinds
+    assert shifted(found.page) == 0
+
+
+def test_what_is_folded_is_measured_once_it_is_open(browser: Any, tmp_path: Path) -> None:
+    folded = '<details><summary>more</summary><p style="width: 2000px">broad</p></details>'
+    found = opened(browser, _page(tmp_path, folded))
+    assert spilled(found.page) == []
+    unfold(found.page)
+    assert spilled(found.page)
+
+
+def test_what_moves_is_seen(browser: Any, tmp_path: Path) -> None:
+    late = "<p>reads this<script>setTimeout(() => document.body.prepend(document.createElement('h1'), 1), 150)</script>"
+    found = opened(browser, _page(tmp_path, late))
+    found.page.wait_for_timeout(400)
+    assert shifted(found.page) > 0
+
+
+def _page(folder: Path, body: str) -> Path:
+    page = folder / "page.html"
+    page.write_text(PAGE.format(body), encoding="utf-8")
+    return page
