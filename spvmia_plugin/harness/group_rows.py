@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.group import Group
 
-from spvmia_plugin.auditing.plan import show
+from spvmia_plugin.util.console import show
 from spvmia_plugin.harness.metrics import FILTER
 from spvmia_plugin.harness.request import REQUEST_TYPE
 from spvmia_plugin.metrics.names import AUROC, NORMAL_95
