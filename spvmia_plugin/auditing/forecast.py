@@ -106,9 +106,10 @@ class Forecast:
                 self._end(name)
 
     def _keep(self, name: str, share: float) -> None:
-        """A share of a stage was done by a run that was stopped, which the plan did not know."""
+        """A share of a stage was done by a run that was stopped, which the plan did not know; the rest begins now."""
+        self.begin()
         if name in self._left and share:
-            self._say(f"spvmia: {name} goes on where it was stopped, at {share:.0%}")
+            self._say(f"spvmia: {name} goes on where it was stopped, at {100 * share:.0f} %")
             self._leave_out(name, min(share, self._left[name]))
 
     def _leave_out(self, name: str, share: float) -> None:

@@ -42,7 +42,7 @@ def bars_called(name: str) -> Iterator[None]:
         _NAME.reset(token)
 
 
-_BAR = "{desc} {percentage:3.0f} %, {remaining} left{postfix} |{bar}| {n_fmt}/{total_fmt}{unit}, {rate_fmt}"
+_BAR = "{desc} {percentage:3.0f} %, {remaining} left{postfix} |{bar}| {n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}"
 """A narrow terminal cuts the end off."""
 
 

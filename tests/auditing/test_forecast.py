@@ -87,10 +87,10 @@ def test_what_a_killed_training_had_done_is_told_and_takes_no_time(made):
     forecast, clock, said = made
     forecast("scoring: target", 0.5, kept=True)  # the plan knows
     assert not said
+    clock.now += 500  # loading the checkpoint
     forecast("training the reference", 0.5, kept=True)
-    assert said == ["spvmia: training the reference goes on where it was stopped, at 50%"]
+    assert said == ["spvmia: training the reference goes on where it was stopped, at 50 %"]
     assert forecast.seconds == 1700
-    forecast.begin()
     clock.now += 100
     forecast("training the reference", 0.5)
     assert said[1:] == ["spvmia: training the reference took 2 min, about 27 min left"]
