@@ -1,17 +1,21 @@
-"""Checks README.md, docs/ and the commands' own help.
+"""Checks README.md, docs/, the commands' own help, and the site that is made of docs/.
 
 Every command against the real parsers, every Python block and notebook by running it, every link, every error message
-of docs/troubleshooting.md against the sources.
+of docs/troubleshooting.md against the sources, and that each page begins with what it is for. The site is built by
+mkdocs with --strict, and must load nothing from elsewhere.
 
     python docs/check.py
+    python docs/check.py docs/gate.md README.md
 
 A block that can't be run or parsed is marked in the line before it, with the reason: `<!-- not run: ... -->`.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
+import importlib.util
 import inspect
 import io
 import re
@@ -238,6 +242,42 @@ def broken_links(text: str, page: Path) -> list[str]:
     return [f"{page.name}: no file {target!r} to link to" for target in missing]
 
 
+def unopened(text: str, page: Path) -> list[str]:
+    """What is wrong with how a page begins: a sentence that says what it is for, before headings, tables and blocks."""
+    lines = [line for line in re.sub(r"<!--.*?-->", "", text, flags=re.S).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("# ") and re.match(r"[A-Z\[`*\"]", lines[1]) and lines[1][:3] != "```":
+        return []
+    return [f"{page.name}: expected a heading and a sentence that says what the page is for"]
+
+
+_ELSEWHERE = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^>]*|<link\b[^>]*>", re.I)
+_LOADED_LINK = re.compile(
+    r"\brel=[\"']?(?:stylesheet|icon|preload|preconnect|manifest)\b.*\bhref=[\"']?(?:https?:)?//", re.I
+)
+
+
+def loaded_from_elsewhere(html: str) -> list[str]:
+    """Tags of a page by which a browser would ask another machine for something."""
+    tags = (found[0] for found in _ELSEWHERE.finditer(html))
+    return [tag for tag in tags if not tag.lower().startswith("<link") or _LOADED_LINK.search(tag)]
+
+
+def check_site() -> list[str]:
+    """Build the site; what mkdocs warns of, and what its pages would load from elsewhere."""
+    if importlib.util.find_spec("material") is None:
+        return ["the site was not built: expected mkdocs-material, got none; pip install mkdocs-material"]
+    with tempfile.TemporaryDirectory() as folder:
+        build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", ROOT / "mkdocs.yml"]
+        result = subprocess.run([*build, "--site-dir", folder], capture_output=True, text=True, check=False)
+        if result.returncode:
+            return [f"the site: {line}" for line in (result.stderr + result.stdout).strip().splitlines()]
+        return [
+            f"the site: {page.relative_to(folder)} loads {tag}"
+            for page in sorted(Path(folder).rglob("*.html"))
+            for tag in loaded_from_elsewhere(page.read_text(encoding="utf-8"))
+        ]
+
+
 def messages(text: str) -> list[str]:
     """The messages that a page quotes: code in the first cell of a table under the heading `message`."""
     quoted, inside = [], False
@@ -279,26 +319,32 @@ def unsaid(text: str) -> list[str]:
     return [message for message in messages(text) if not is_said(message, known)]
 
 
-def main() -> int:
-    """Check all pages; print what is wrong; return the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the pages; print what is wrong; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="only these pages, and nothing else")
+    chosen = [page.resolve() for page in parser.parse_args(arguments).pages]
+    every = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     parsers = Parsers()
     problems: list[str] = []
     checked = excused = 0
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in chosen or every:
         text = page.read_text(encoding="utf-8")
         problems += broken_links(text, page)
+        problems += unopened(text, page) if page.is_relative_to(ROOT / "docs") else []
         problems += [f"{page.name}: no such message in the sources: {message}" for message in unsaid(text)]
         for block in blocks(text, str(page.relative_to(ROOT))):
             checked += 1
             excused += block.excuse is not None
             problems += check_block(block, parsers.check)
-    for notebook in sorted((ROOT / "docs").rglob("*.ipynb")):
+    for notebook in sorted((ROOT / "docs").rglob("*.ipynb")) if not chosen else ():
         checked += 1
         if problem := check_notebook(notebook):
             problems.append(f"{notebook.relative_to(ROOT)}: {problem}")
-    for block in parsers.help_blocks():
+    for block in parsers.help_blocks() if not chosen else ():
         checked += 1
         problems += check_block(block, parsers.check)
+    problems += check_site() if not chosen else []
     print("\n".join(problems) or f"{checked} blocks checked, {excused} of them marked as not run")
     return 1 if problems else 0
 

@@ -156,6 +156,11 @@ class Piece(NamedTuple):
     end: int
 
 
+def clusters_called(*, have_units: bool) -> str:
+    """What the clusters of records are: whom they belong to where that is known, else documents."""
+    return "units" if have_units else "documents"
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One audited text: a packed block of tokens, or a whole document.

@@ -157,3 +157,35 @@ def test_the_help_of_every_command_has_examples_that_parse(check: Any, parsers: 
     assert [problem for block in blocks for problem in check.check_block(block, parsers.check)] == []
     without = {block.place for block in blocks if not list(check.commands(block.body))}
     assert without <= {"spvmia cache --help"}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_opened"),
+    [
+        ("# A page\n\nWhat it is for.\n", True),
+        ("<!-- made by x -->\n# A page\n\n`spvmia gate` holds an audit against a limit.\n", True),
+        ("# A page\n\n## A section\n", False),
+        ("# A page\n\n```bash\nls\n```\n", False),
+        ("# A page\n\n| a | b |\n", False),
+        ("What it is for.\n", False),
+        ("# A page\n", False),
+    ],
+)
+def test_a_page_begins_with_what_it_is_for(check: Any, text: str, is_opened: bool) -> None:
+    assert (check.unopened(text, Path("p.md")) == []) is is_opened
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_loaded"),
+    [
+        ('<script src="https://cdn.example/x.js">', True),
+        ("<img src=//cdn.example/x.png>", True),
+        ('<link rel="stylesheet" href="https://fonts.example/css">', True),
+        ('<link rel="preconnect" href="https://fonts.example" crossorigin>', True),
+        ('<script src="assets/x.js">', False),
+        ('<link rel="canonical" href="https://docs.example/">', False),
+        ('<a href="https://arxiv.org/abs/2311.06062">', False),
+    ],
+)
+def test_what_a_page_of_the_site_would_load_from_elsewhere(check: Any, tag: str, is_loaded: bool) -> None:
+    assert bool(check.loaded_from_elsewhere(f"<p>{tag}</p>")) is is_loaded

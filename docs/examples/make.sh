@@ -3,7 +3,7 @@
 #
 #     sh docs/examples/make.sh [FOLDER]
 #
-# Needs `pip install "spvmia-plugin[demo]"`, no GPU and no model hub. What is finished is not done again.
+# Needs `pip install ".[demo]"`, no GPU and no model hub. What is finished is not done again.
 set -eu
 FOLDER=${1:-gallery}
 mkdir -p "$FOLDER"

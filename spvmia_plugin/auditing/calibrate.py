@@ -38,7 +38,7 @@ from spvmia_plugin.signals import Role
 from spvmia_plugin.store.folders import Corpus
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.training.self_prompt import beginnings, way_of
-from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.console import Bar, bars_called
 
 
 def prompting(nth: int) -> str:
@@ -249,12 +249,12 @@ class Calibration:
     def _sample(self, corpus: Corpus, stored: Mapping[int, str], nth: int) -> dict[int, str]:
         total = self._config.self_prompts
         kept = set(stored)
-        with progress_bar(desc="self-prompting", total=total, unit=" texts", initial=len(stored)) as bar:
+        with Bar(desc=prompting(nth), total=total, unit="texts", initial=len(stored)) as bar:
 
             def keep(batch: Mapping[int, str]) -> None:
                 corpus.append(batch)
-                bar.update(len(batch.keys() - kept))
                 self._on_done(prompting(nth), len(batch.keys() - kept) / max(total - len(stored), 1))
+                bar.update(len(batch.keys() - kept))
                 kept.update(batch)
 
             texts = self._hook.spvmia_self_prompt(
@@ -350,13 +350,14 @@ class Calibration:
                 work: Path = self._agree(self._store.work_folder("references", key) if first else None)
                 tokens = sum(trained.lengths(self._backend))
                 self._on_known(name, int(tokens * self._config.reference_epochs / self.processes))
-                told = self._hook.spvmia_train_reference(
-                    backend=self._backend,
-                    texts=trained.words(),
-                    config=self._settings(role.nth),
-                    output_dir=work,
-                    rendered=trained.rendered,
-                )
+                with bars_called(name):
+                    told = self._hook.spvmia_train_reference(
+                        backend=self._backend,
+                        texts=trained.words(),
+                        config=self._settings(role.nth),
+                        output_dir=work,
+                        rendered=trained.rendered,
+                    )
                 folder = self._agree(self._store.commit_folder("references", key) if first else None)
                 record = {"trained": True, **told}
                 self._on_done(name, 1.0)

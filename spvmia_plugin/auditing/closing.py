@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.several import Compared, Leader
-from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.console import columns, shown
 
 _FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
 
@@ -26,7 +25,7 @@ def closing(compared: Compared) -> str:
         name = str(auroc.attack) if names.count(auroc.attack) == 1 else task
         ruled_out = auroc.excludes(AUROC.guess) or tprs[task].excludes(low_end.guess)
         rows.append((shown(name), _number(auroc), _number(tprs[task]), "ruled out" if ruled_out else "not ruled out"))
-    return "\n".join((*_aligned(rows), _FOR_A_PAGE))
+    return "\n".join((*columns(rows, "<<<<"), _FOR_A_PAGE))
 
 
 def _number(leader: Leader) -> str:
@@ -34,8 +33,3 @@ def _number(leader: Leader) -> str:
         return "-"
     interval = "" if math.isnan(leader.low) else f" ({leader.low:.3f} to {leader.high:.3f})"
     return f"{leader.value:.3f}{interval}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

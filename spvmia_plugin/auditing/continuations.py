@@ -21,7 +21,7 @@ from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Continued, Role
 from spvmia_plugin.store.folders import Corpus
 from spvmia_plugin.store.store import Store
-from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.console import Bar
 
 STAGE = "continuing the records"
 """Name of the plan's stage."""
@@ -53,11 +53,13 @@ class Missing:
     """What is to be asked for yet.
 
     Attributes:
-        texts: how many continuations.
+        kept: how many continuations the store has.
+        texts: how many are to be written.
         tokens: at most so many in all.
         sent: tokens of their prompts, about.
     """
 
+    kept: int
     texts: int
     tokens: int
     sent: int
@@ -107,13 +109,14 @@ class Continuations:
         found = [self._passage(record, inputs) for record in records]
         distinct = {passage.written(): passage for passage in found if isinstance(passage, Passage)}
         known = self._load()
-        texts = tokens = sent = 0
+        kept = texts = tokens = sent = 0
         for passage in distinct.values():
             count = sum(number not in known for number in self._numbers(passage))
+            kept += self._config.continuations - count
             words = passage.prompt if isinstance(passage.prompt, str) else passage.prompt.words()
             texts, tokens = texts + count, tokens + count * passage.max_tokens
             sent += count * self._backend.count(words) if count else 0
-        return Missing(texts, tokens, sent)
+        return Missing(kept, texts, tokens, sent)
 
     def forget(self) -> None:
         """Let go of what was read; the store has it."""
@@ -148,16 +151,14 @@ class Continuations:
         order = list(numbers)
         done = {i for i, number in enumerate(order) if number in known}
         draws = self._draws(passages)
-        with progress_bar(
-            desc="continuing", total=len(order), unit=" texts", initial=len(done), quiet=self._quiet
-        ) as bar:
+        with Bar(desc=STAGE, total=len(order), unit="texts", initial=len(done), quiet=self._quiet) as bar:
 
             def keep(batch: Mapping[int, str]) -> None:
                 made = {order[i]: text for i, text in batch.items() if order[i] not in known}
                 self._corpus.append(made)
                 known.update(made)
-                bar.update(len(made))
                 self._on_done(len(made) / max(len(order) - len(done), 1))
+                bar.update(len(made))
 
             found = self._backend.continue_texts(
                 [numbers[number].prompt for number in order],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from spvmia_plugin.auditing.sequences import Counted
-from spvmia_plugin.auditing.stored import Decimals, as_json
+from spvmia_plugin.auditing.stored import Decimals, Stock, as_json
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
-from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.console import Bar
 
 GRADIENT_FACTOR = 3.0
 """A token of a gradient costs about this many scored ones: forward, and back through every activation."""
@@ -56,10 +56,10 @@ class StoredGradients:
         if len(found) < len(distinct):
             names, asked = list(distinct), list(distinct.values())
             done = {i for i, name in enumerate(names) if name in found}
-            with progress_bar(
-                desc=f"gradients: {model.value}",
+            with Bar(
+                desc=f"gradients: {role.value}",
                 total=len(asked),
-                unit=" texts",
+                unit="texts",
                 initial=len(done),
                 quiet=self._quiet,
             ) as bar:
@@ -69,20 +69,21 @@ class StoredGradients:
                     self._store.json.put(made)
                     found.update(made)
                     new = [asked[i].item for i in batch if i not in done]
-                    bar.update(len(new))
                     self._on_done(role, sum(len(item.token_ids) for item in new))
+                    bar.update(len(new))
 
                 self._backend.gradient_norms(
                     model, [each.item for each in asked], [each.mask for each in asked], on_done=keep, done=done
                 )
         return [found[key] for key in keys]
 
-    def missing(self, model: Role, sequences: Sequence[Counted]) -> int:
-        """How many tokens the store has no norm of: what the plan counts."""
+    def stock(self, model: Role, sequences: Sequence[Counted]) -> Stock:
+        """What the plan counts."""
         keys = self._keys(model, sequences)
         distinct = {key: len(each.item.token_ids) for key, each in zip(keys, sequences, strict=True)}
         found = self._store.json.get(distinct)
-        return sum(tokens for key, tokens in distinct.items() if key not in found)
+        missing = sum(tokens for key, tokens in distinct.items() if key not in found)
+        return Stock(sum(key in found for key in keys), missing)
 
     def _keys(self, model: Role, sequences: Sequence[Counted]) -> list[str]:
         name_of = self._store.keys("gradients", "input", model=self._backend.identity(model))

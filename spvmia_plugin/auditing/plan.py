@@ -1,10 +1,8 @@
-"""The plan of an audit: stages, counts, tokens and an estimate, shown before any long work and corrected as it goes."""
+"""The plan of an audit: stages, counts, what the store has, tokens left and an estimate, shown before any long work."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
@@ -12,12 +10,12 @@ from spvmia_plugin.auditing.continuations import STAGE, Missing
 from spvmia_plugin.auditing.gradients import GRADIENT_FACTOR, StoredGradients
 from spvmia_plugin.auditing.roles import CALLED, Player, build_order
 from spvmia_plugin.auditing.sequences import Request, Sheet
-from spvmia_plugin.auditing.stored import StoredSignals
+from spvmia_plugin.auditing.stored import Stock, StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Perturbation
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role, View
-from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.console import columns
 
 GENERATION_FACTOR = 6.0
 """A sampled token costs about this many scored ones: its forward pass serves one position a row."""
@@ -35,6 +33,7 @@ class Stage:
         tokens: tokens to process; 0 where the store has everything.
         factor: cost of a token relative to a scored one.
         sent: tokens of what the target is prompted with, where it writes.
+        kept: how many of `count` the store has.
     """
 
     name: str
@@ -43,6 +42,7 @@ class Stage:
     tokens: int
     factor: float = 1.0
     sent: int = 0
+    kept: int = 0
 
     def seconds(self, rate: float) -> float:
         """Estimate at `rate` scored tokens a second."""
@@ -55,8 +55,8 @@ def added(stages: Iterable[Stage]) -> list[Stage]:
     for stage in stages:
         before = found.get(stage.name)
         if before is not None:
-            count, tokens, sent = stage.count + before.count, stage.tokens + before.tokens, stage.sent + before.sent
-            stage = replace(stage, count=count, tokens=tokens, sent=sent)
+            sums = {name: getattr(stage, name) + getattr(before, name) for name in ("count", "tokens", "sent", "kept")}
+            stage = replace(stage, **sums)
         found[stage.name] = stage
     return list(found.values())
 
@@ -79,26 +79,30 @@ class Planner:
     def paraphrases(self, perturbation: Perturbation) -> Stage:
         """Paraphrases that are to be made."""
         tokens = int(perturbation.passes * sum(self._unmade))
-        return Stage(f"paraphrases ({perturbation.name})", self._draws * self._count, "texts", tokens)
+        kept = self._draws * (self._count - len(self._unmade))
+        return Stage(f"paraphrases ({perturbation.name})", self._draws * self._count, "texts", tokens, kept=kept)
 
     def scoring(self, player: Player, requests: Sequence[Request], signals: StoredSignals) -> Stage:
         """Sequences of one role. Paraphrases that are not made yet count as long as their record."""
         unmade = self._unmade if View.NEIGHBOURS in player.views else []
         count = sum(len(request.inputs) for request in requests) + self._draws * len(unmade)
-        tokens = sum(map(signals.missing, requests)) + self._draws * sum(unmade)
-        return Stage(f"scoring: {player.role.value}", count, "texts", tokens)
+        found = [signals.stock(request) for request in requests]
+        tokens = sum(each.missing for each in found) + self._draws * sum(unmade)
+        return Stage(f"scoring: {player.role.value}", count, "texts", tokens, kept=sum(each.kept for each in found))
 
     def continuing(self, missing: Missing) -> Stage:
         """Continuations that the target has not written yet."""
-        return Stage(STAGE, missing.texts, "texts", missing.tokens, GENERATION_FACTOR, missing.sent)
+        count, kept = missing.texts + missing.kept, missing.kept
+        return Stage(STAGE, count, "texts", missing.tokens, GENERATION_FACTOR, missing.sent, kept)
 
     def gradients(
         self, player: Player, model: Role, sheets: Sequence[Sheet], known: StoredGradients, *, is_there: bool
     ) -> Stage:
         """Gradients of one role's loss; all of them, where the model is not there yet."""
         able = [sequence for sheet in sheets if (sequence := sheet.differentiated()) is not None]
-        tokens = known.missing(model, able) if is_there else sum(len(each.item.token_ids) for each in able)
-        return Stage(f"gradients: {player.role.value}", len(able), "texts", tokens, GRADIENT_FACTOR)
+        found = known.stock(model, able) if is_there else Stock(0, sum(len(each.item.token_ids) for each in able))
+        name = f"gradients: {player.role.value}"
+        return Stage(name, len(able), "texts", found.missing, GRADIENT_FACTOR, kept=found.kept)
 
 
 def reference_stages(
@@ -112,14 +116,17 @@ def reference_stages(
             texts = calibration.candidate_documents()
         else:
             texts = config.self_prompts
-            to_do = max(texts - calibration.stored_self_prompts(player.role.nth), 0)
+            kept = min(calibration.stored_self_prompts(player.role.nth), texts)
+            to_do = texts - kept
             tokens = max(0, int(to_do * expected.written))
             sent = max(0, int(to_do * (expected.tokens - expected.written)))
-            stages.append(Stage(prompting(player.role.nth), to_do, "texts", tokens, GENERATION_FACTOR, sent))
-        known = 0 if calibration.is_ready(player) else calibration.known_tokens(player)
+            stages.append(Stage(prompting(player.role.nth), texts, "texts", tokens, GENERATION_FACTOR, sent, kept))
+        is_ready = calibration.is_ready(player)
+        known = 0 if is_ready else calibration.known_tokens(player)
         passed = texts * expected.tokens if known is None else known
         tokens = int(passed * config.reference_epochs / calibration.processes)
-        stages.append(Stage(f"training the {CALLED[player.role]}", texts, "texts", tokens, TRAINING_FACTOR))
+        name, kept = f"training the {CALLED[player.role]}", texts if is_ready else 0
+        stages.append(Stage(name, texts, "texts", tokens, TRAINING_FACTOR, kept=kept))
     return stages
 
 
@@ -147,26 +154,20 @@ def shortfall(called: str, planned: int, record: Mapping[str, object], processes
 
 def render(title: str, stages: Sequence[Stage], rate: float | None, *, measured: bool = True) -> str:
     """The plan as a plain table; `rate` in scored tokens a second, None if none is known, `measured` or reckoned."""
-    rows = [("stage", "count", "tokens", "about")]
+    resumed = any(stage.kept for stage in stages)
+    rows = [("stage", "count", "from store", "tokens left" if resumed else "tokens", "about")]
     for stage in stages:
-        about = "from store" if not stage.tokens else duration(stage.seconds(rate)) if rate else ""
-        rows.append((stage.name, f"{stage.count:,} {stage.unit}", f"{stage.tokens:,}", about))
+        kept = "all" if stage.kept == stage.count else f"{stage.kept:,}"
+        about = duration(stage.seconds(rate)) if rate and stage.tokens else ""
+        count = f"{stage.count:,} {stage.unit}"
+        rows.append((stage.name, count, kept if stage.kept else "", f"{stage.tokens:,}", about))
     if rate:
         total = sum(stage.seconds(rate) for stage in stages)
-        rows.append(("total", "", f"{sum(stage.tokens for stage in stages):,}", duration(total)))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip()
-        for row in rows
-    ]
+        rows.append(("total", "", "", f"{sum(stage.tokens for stage in stages):,}", duration(total)))
+    shown_rows = rows if resumed else [(name, count, tokens, about) for name, count, _, tokens, about in rows]
     told = f" at {rate:,.0f} tokens/s{', measured just now' if measured else ''}" if rate else ""
     shrink = "  to shrink it: --limit, mia_max_samples, mia_self_prompts, mia_perturbations, mia_preset=quick"
-    return "\n".join([f"{title}{told}", *lines, shrink])
-
-
-def show(text: str) -> None:
-    """Print to stderr, where progress goes: stdout stays the harness's. File names in it drive no terminal."""
-    print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
+    return "\n".join([f"{title}{told}", *columns(shown_rows, "<" + ">" * (len(shown_rows[0]) - 1)), shrink])
 
 
 def duration(seconds: float) -> str:
@@ -174,97 +175,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-MOVED = 0.25
-"""A remaining time that differs by more than this share from the one last told is told anew."""
-LEAST_SECONDS = 10.0
-"""What is measured, and what is left, for less than this says nothing worth a line."""
-
-
-class Forecast:
-    """What is left of a plan. A kind of work begins with the plan's estimate; its real rate replaces that.
-
-    Args:
-        stages: the plan's; without any, nothing is told.
-        rate: scored tokens a second, as measured for the plan.
-        say: tells people.
-        clock: seconds.
-    """
-
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        rate: float,
-        say: Callable[[str], None],
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._stages = {stage.name: stage for stage in stages if stage.tokens}
-        self._rate = rate
-        self._estimates = {stage.name: stage.seconds(rate) for stage in self._stages.values()}
-        self._left = dict.fromkeys(self._estimates, 1.0)  # share of each stage
-        self._spent: dict[str, tuple[float, float]] = {}  # by kind: seconds as estimated, and as they were
-        self._say = say
-        self._clock = clock
-        self._since = clock()
-        self._told = sum(self._estimates.values())
-        self._last = ""
-
-    @property
-    def seconds(self) -> float:
-        """What is left."""
-        return sum(
-            share * self._estimates[name] * self._factor(_kind(name)) for name, share in self._left.items() if share
-        )
-
-    def begin(self) -> None:
-        """A stage begins: the time until now was that of none."""
-        self._since = self._clock()
-
-    def done(self, name: str, share: float) -> None:
-        """A share of a stage, of all that was to do of it, took the time since the last call."""
-        now = self._clock()
-        seconds, self._since = now - self._since, now
-        if name not in self._left:
-            return
-        share = min(share, self._left[name])
-        self._left[name] = self._left[name] - share if self._left[name] - share > 1e-9 else 0.0
-        estimated, real = self._spent.get(_kind(name), (0.0, 0.0))
-        self._spent[_kind(name)] = estimated + share * self._estimates[name], real + seconds
-        self._told = max(0.0, self._told - seconds)
-        left = self.seconds
-        moved = abs(left - self._told) > MOVED * max(left, self._told)
-        if moved and left and max(left, self._told) > LEAST_SECONDS and real + seconds > LEAST_SECONDS:
-            pace = "slower" if left > self._told else "faster"
-            line = f"spvmia: about {duration(left)} left ({name} is {pace} than planned)"
-            if line != self._last:  # a stage that slows down as it goes has as much left again and again
-                self._say(line)
-            self._told, self._last = left, line
-
-    def correct(self, name: str, tokens: int) -> None:
-        """A stage that has not begun has so many tokens, whatever the plan thought."""
-        if name not in self._left:
-            return
-        before, planned = self.seconds, self._stages[name].tokens
-        self._estimates[name] = replace(self._stages[name], tokens=tokens).seconds(self._rate)
-        left = self.seconds
-        self._told = max(0.0, self._told + left - before)
-        if abs(left - before) > MOVED * max(left, before) and max(left, before) > LEAST_SECONDS:
-            self._say(f"spvmia: about {duration(left)} left ({name} has {tokens:,} tokens, not {planned:,} as planned)")
-
-    def finish(self, *names: str) -> None:
-        """Nothing is left of these stages, whatever the plan thought."""
-        for name in names:
-            if name in self._left:
-                self._told = max(0.0, self._told - self._left[name] * self._estimates[name] * self._factor(_kind(name)))
-                self._left[name] = 0.0
-
-    def _factor(self, kind: str) -> float:
-        """How much longer a kind of work takes than estimated."""
-        estimated, real = self._spent.get(kind, (0.0, 0.0))
-        return real / estimated if estimated else 1.0
-
-
-def _kind(name: str) -> str:
-    """Stages of one kind go at one rate: scoring under any model, training any reference."""
-    return name.partition(" ")[0]

@@ -12,10 +12,11 @@ from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.auditing.api_view import ApiView
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.continuations import COMPARING, STAGE, Continuations
+from spvmia_plugin.auditing.forecast import Forecast
 from spvmia_plugin.auditing.gradients import StoredGradients
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
-from spvmia_plugin.auditing.plan import Forecast, Planner, Stage, added, reference_stages, render, shortfall, show
+from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shortfall
 from spvmia_plugin.auditing.roles import CALLED, Player, build_order, cast, check_features, probes, shots
 from spvmia_plugin.auditing.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs, Request, Sheet, requests
@@ -42,7 +43,7 @@ from spvmia_plugin.records import AuditData, LossOn, Record
 from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
-from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.console import following, show, shown
 
 RECORDS_AT_A_TIME = 2000
 """Records whose sequences and signals are held at once; batches are planned over so many."""
@@ -149,9 +150,10 @@ class Run:
             self.outcome.notes += self._other_templates()
         if self.players and not self.quiet:
             self._show_plan(inputs)
-        self.calibrate()
-        self._paraphrase(inputs)
-        self._attack(inputs)
+        with following(self._forecast):
+            self.calibrate()
+            self._paraphrase(inputs)
+            self._attack(inputs)
         self.outcome.models = {
             player.role.value: self.backend.identity(player.model)
             for player in self.players.values()
@@ -417,10 +419,8 @@ class Run:
             # The population is one for all records: scored with the first of them.
             of_population = [] if role in self._population_signals else self._population(inputs)
             population = [each.item for each in of_population]
-            found: dict[ScoreInput, TokenSignals] = {}
             with self._stage(f"scoring: {role.value}"):
-                for request in requests(player, model, scored, population, kth=self._kth(role)):
-                    found |= self._signals.of(request)
+                found = self._signals.of(requests(player, model, scored, population, kth=self._kth(role)))
             if role is Role.TARGET:
                 found = {item: self._view.seen(item, of_item) for item, of_item in found.items()}
             if last:
@@ -488,7 +488,7 @@ class Run:
         with self._stage("checking the loss mask"):
             gained = []
             for role in (Role.TARGET, Role.BASE):
-                found = self._signals.of(Request(role, role, list(dict.fromkeys(s.item for s in sequences)), False))
+                found = self._signals.of([Request(role, role, list(dict.fromkeys(s.item for s in sequences)), False)])
                 gained.append([found[each.item] for each in sequences])
         check = MaskCheck.of(loss_on, sequences, *gained)
         if check is not None:
@@ -604,7 +604,7 @@ class Run:
             return []
         asked = [stage for stage in stages if stage.sent]
         return [
-            f"{sum(stage.count for stage in asked):,} requests to {self.backend.name}: about "
+            f"{sum(stage.count - stage.kept for stage in asked):,} requests to {self.backend.name}: about "
             f"{sum(stage.sent for stage in asked):,} tokens sent, up to {sum(stage.tokens for stage in asked):,} "
             "written"
         ]

@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from spvmia_plugin.auditing.sequences import Request, as_perturbed
 from spvmia_plugin.config import AuditConfig
@@ -19,7 +19,14 @@ from spvmia_plugin.records import LossOn, Record
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
-from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.console import Bar
+
+
+class Stock(NamedTuple):
+    """What the store has of what is asked for: how many it keeps, and how many tokens the others have."""
+
+    kept: int
+    missing: int
 
 
 class StoredSignals:
@@ -49,20 +56,22 @@ class StoredSignals:
         self._names: dict[str, dict[ScoreInput, str]] = {}  # by model, of each sequence
         self._decimals = Decimals()
 
-    def of(self, request: Request) -> dict[ScoreInput, TokenSignals]:
-        """Signals of all sequences of a request."""
-        keys, inputs = self._keys(request), request.inputs
-        found = self._load(keys, request.moments)
-        results = {inputs[i]: signals for i, signals in found.items()}
-        if len(found) < len(inputs):
-            with progress_bar(
-                desc=f"scoring: {request.model.value}",
-                total=len(inputs),
-                unit=" texts",
-                initial=len(found),
-                quiet=self._quiet,
-            ) as bar:
-                results |= self._compute(request, keys, set(found), bar)
+    def of(self, requests: Sequence[Request]) -> dict[ScoreInput, TokenSignals]:
+        """Signals of all sequences of one role's requests."""
+        keys = [self._keys(request) for request in requests]
+        found = [self._load(names, request.moments) for names, request in zip(keys, requests, strict=True)]
+        results = {
+            request.inputs[i]: signals
+            for request, of_request in zip(requests, found, strict=True)
+            for i, signals in of_request.items()
+        }
+        total, kept = sum(map(len, keys)), sum(map(len, found))
+        if kept < total:
+            desc = f"scoring: {requests[0].role.value}"
+            with Bar(desc=desc, total=total, unit="texts", initial=kept, quiet=self._quiet) as bar:
+                for request, names, of_request in zip(requests, keys, found, strict=True):
+                    if len(of_request) < len(names):
+                        results |= self._compute(request, names, set(of_request), bar)
         return results
 
     def forget(self) -> None:
@@ -70,11 +79,11 @@ class StoredSignals:
         self._known.clear()
         self._names.clear()
 
-    def missing(self, request: Request) -> int:
-        """How many tokens are not in the store yet: what the plan counts. All, where the model is not there yet."""
+    def stock(self, request: Request) -> Stock:
+        """What the plan counts. Nothing is kept of a model that is not there yet."""
         nothing = self._is_new or not request.is_there
         found = {} if nothing else self._load(self._keys(request), request.moments)
-        return sum(tokens for i, tokens in enumerate(read(request.inputs)) if i not in found)
+        return Stock(len(found), sum(tokens for i, tokens in enumerate(read(request.inputs)) if i not in found))
 
     def first_batch(self, request: Request) -> int:
         """Compute the first batch that is not in the store, as `of` would: a measurement that is no extra work.
@@ -97,7 +106,7 @@ class StoredSignals:
         return self._backend.cost(model).forward_tokens - before
 
     def _compute(
-        self, request: Request, keys: Sequence[str], done: Set[int], bar: Any
+        self, request: Request, keys: Sequence[str], done: Set[int], bar: Bar | None
     ) -> dict[ScoreInput, TokenSignals]:
         inputs = request.inputs
         tokens = read(inputs)
@@ -107,9 +116,9 @@ class StoredSignals:
             self._store.signals.put(made)
             self._known.update(made)
             if bar is not None:
-                bar.update(sum(i not in done for i in batch))
                 if self._on_scored is not None:
                     self._on_scored(request.role, sum(tokens[i] for i in batch if i not in done))
+                bar.update(sum(i not in done for i in batch))
 
         more = {"kth": request.kth} if request.kth else {}  # which not every backend knows of
         computed = self._backend.score(request.model, inputs, moments=request.moments, on_done=keep, done=done, **more)
@@ -198,9 +207,8 @@ def paraphrase(
     result = stored_paraphrases(keys, store)
     if len(result) < len(records):
         done = {i for i, record in enumerate(records) if record.id in result}
-        with progress_bar(
-            desc="paraphrasing", total=len(records), unit=" records", initial=len(result), quiet=quiet
-        ) as bar:
+        desc = f"paraphrases ({perturbation.name})"
+        with Bar(desc=desc, total=len(records), unit="records", initial=len(result), quiet=quiet) as bar:
             quotes = Quotes(lambda: [record.text for record in records])
             foreign = is_foreign(perturbation) and not config.log_text
 
@@ -211,9 +219,9 @@ def paraphrase(
                 made = {records[i].id: checked(found) for i, found in batch.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
                 new = len(made.keys() - result.keys())
-                bar.update(new)
                 if new:
                     on_made(new)
+                bar.update(new)
                 result.update(made)
 
             texts = [as_perturbed(record, loss_on) for record in records]

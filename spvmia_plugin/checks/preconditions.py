@@ -26,7 +26,7 @@ from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
 from spvmia_plugin.protocols import Frame
-from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.records import AuditData, Record, clusters_called
 
 __all__ = ["Finding", "check_preconditions", "check_tokenisation", "warnings_first"]
 
@@ -156,10 +156,12 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
         return []
     sizes = Counter(record.cluster for record in records)
     by_class = [Counter(record.cluster for record in records if record.is_member is side) for side in (True, False)]
+    called = clusters_called(have_units=any(record.unit is not None for record in records))
+    one = called.removesuffix("s")
     findings = []
     if shared := sorted(by_class[0].keys() & by_class[1].keys()):
         message = (
-            f"{len(shared)} documents have both member and non-member records: parts of a document give each other "
+            f"{len(shared)} {called} have both member and non-member records: parts of a {one} give each other "
             "away, so its non-members are not unseen"
         )
         findings.append(
@@ -168,11 +170,11 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
     details: dict[str, object] = {"records": len(records), "documents": len(sizes), "largest": max(sizes.values())}
     if max(sizes.values()) > 1:
         message = (
-            f"{len(records)} records come from {len(sizes)} documents, near copies counted as one: records of a "
-            "document depend on each other, so the document is the unit of every standard error and interval"
+            f"{len(records)} records come from {len(sizes)} {called}, near copies counted as one: records of a "
+            f"{one} depend on each other, so every standard error and interval counts {called}"
         )
         findings.append(Finding("several_records_per_document", "note", message, details))
-    few = few_documents([np.array(list(side.values())) for side in by_class]) if all(by_class) else None
+    few = few_documents([np.array(list(side.values())) for side in by_class], called) if all(by_class) else None
     if few:
         findings.append(Finding("few_documents", "warning", few, details))
     return findings

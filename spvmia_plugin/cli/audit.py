@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from spvmia_plugin.training.finetune import FinetuneConfig
 
 
-RowFormat = Annotated[str, typer.Option(help="auto, text, messages, prompt_completion, instruction or sharegpt.")]
+RowFormat = Annotated[
+    str, typer.Option(help="auto, text, messages, prompt_completion, instruction, sharegpt or preference.")
+]
 LossOn = Annotated[
     str, typer.Option(help="Tokens of conversations with loss: completion (the answers, as auto is) or all.")
 ]

@@ -83,7 +83,9 @@ def _tell_counts(counts: Mapping[str, Any], say: Callable[[str], None]) -> None:
     for name, called in (("members", "members"), ("nonmembers", "non-members")):
         of_class = counts[name]
         fewer = "" if of_class["records"] == of_class["of"] else f" of {of_class['of']:,}"
-        say(f"  {called}: {of_class['records']:,}{fewer} records of {of_class['documents']:,} documents")
+        say(
+            f"  {called}: {of_class['records']:,}{fewer} records of {of_class['documents']:,} {counts['documents_are']}"
+        )
     taken = "" if counts["prompts_from"] is None else f" (taken from {counts['prompts_from']}: no mia_prompts)"
     say(f"  held out: {counts['prompts']:,} prompts{taken}, {counts['candidate']:,} for a candidate reference")
     for reason, count in counts["unscored"].items():
@@ -107,8 +109,9 @@ def _tell_first(found: Checked, say: Callable[[str], None]) -> None:
 
 def _tell_resolution(found: Checked, say: Callable[[str], None]) -> None:
     told = found.resolution
+    called = found.counts["documents_are"]
     of = f"{told.attacks} attacks" if told.attacks > 1 else "one attack"
-    say(f"  what {told.n_members:,} and {told.n_nonmembers:,} documents can tell, with 95 % confidence over {of}:")
+    say(f"  what {told.n_members:,} and {told.n_nonmembers:,} {called} can tell, with 95 % confidence over {of}:")
     say(f"    an AUROC of .5 to +- {told.half_width:.3f}")
     for key, value in told.smallest.items():
         metric = METRICS_WITH_INTERVAL[key]

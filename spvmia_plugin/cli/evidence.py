@@ -84,13 +84,15 @@ def evidence(
             f"{missing}: expected results and a folder to write, got none; or check one with --verify DIR"
         )
     from spvmia_plugin.evidence.folder import Signatory, write_evidence
+    from spvmia_plugin.evidence.sealing import Signed
     from spvmia_plugin.evidence.sealing import sign as sign_list
     from spvmia_plugin.results import read_latest
 
     if sign is not None and not sign.is_file():
         raise SpvmiaError(f"--sign: expected a private key, got {sign}, which is no file; name one")
     signatory = Signatory(auditor, organisation, relation, statement)
-    files = write_evidence(read_latest(results), output, signatory, samples=samples)
+    signed: Signed | None = None if sign is None else "minisign" if minisign else "ssh"
+    files = write_evidence(read_latest(results), output, signatory, samples=samples, signed=signed)
     if sign is not None:
         files.append(sign_list(output, sign, minisign=minisign))
     for path in files:

@@ -13,7 +13,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.console import shown
 
 EXIT = {"within": 0, "exceeded": 1, "not_shown": 3, "not_evaluable": 3}
-"""Exit status by outcome. 2 is that of a wrong command line."""
+"""Exit status by outcome. 2 is that of a wrong command line and of results that cannot be read."""
 
 
 def gate(
@@ -49,7 +49,8 @@ def gate(
     One that is given here was declared after the numbers were known, and the outcome says so.
 
     Exit status 0: within (the upper limits of all attacks are below it, and hold at once); 1: exceeded; 3: not shown
-    (too few records, told how many it would take), or not evaluable (a broken split, no samples).
+    (too few records, told how many it would take), or not evaluable (a broken split, no samples); 2: no outcome at all
+    (a wrong command line, results that cannot be read, no bound).
 
         spvmia gate results
         spvmia gate results --max-auroc 0.65 --junit gate.xml --sarif gate.sarif

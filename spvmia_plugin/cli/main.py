@@ -69,9 +69,9 @@ Audit your own model with the stock lm_eval command:
 """
 
 EPILOG = """
-Exit status: 0 done; 1 something is wrong with the input, told in the last line on stderr; 2 a command or option that
-does not exist; 130 interrupted, and the same command continues. Colours go away with NO_COLOR=1, progress bars where
-stderr is no terminal.
+Exit status: 0 done; 1 something is wrong with the input, told in the last line on stderr (of `gate`: 2); 2 a command
+or option that does not exist; 130 interrupted, and the same command continues. Colours go away with NO_COLOR=1,
+progress bars where stderr is no terminal.
 """
 
 
@@ -192,6 +192,10 @@ class Command(_LightFlags, TyperCommand):
     """A subcommand."""
 
 
+OF_BAD_INPUT = {"gate": 2}
+"""Exit status of bad input by command, where it isn't 1. Of `gate` that is an outcome: exceeded."""
+
+
 class OneLineErrors(_LightFlags, TyperGroup):
     """Subcommands of which bad input and Ctrl-C end in one line on stderr instead of a traceback."""
 
@@ -201,7 +205,7 @@ class OneLineErrors(_LightFlags, TyperGroup):
             return super().invoke(ctx)
         except SpvmiaError as error:
             print(error.code, file=sys.stderr)
-            raise typer.Exit(1) from error
+            raise typer.Exit(OF_BAD_INPUT.get(str(ctx.invoked_subcommand), 1)) from error
         except KeyboardInterrupt as error:
             print(INTERRUPTED_LINE, file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error

@@ -16,7 +16,7 @@ from spvmia_plugin import __version__
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.clauses import CLAUSES
-from spvmia_plugin.evidence.sealing import seal
+from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
 from spvmia_plugin.report.facts import command
 from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
@@ -35,7 +35,7 @@ from spvmia_plugin.web.text import day, interval, listed, printed, typed, worded
 
 FORMAT = 1
 """Version of the JSON's layout."""
-FACTS, EVIDENCE = "evidence.json", "evidence.html"
+EVIDENCE = "evidence.html"
 COLOURS = ("paper card ink soft line grey", "accent accent-ink wash", "warn warn-wash warn-line")
 
 
@@ -56,7 +56,9 @@ class Signatory:
     statement: str | None = None
 
 
-def write_evidence(run: HarnessRun, folder: Path, signatory: Signatory, *, samples: bool = True) -> list[Path]:
+def write_evidence(
+    run: HarnessRun, folder: Path, signatory: Signatory, *, samples: bool = True, signed: Signed | None = None
+) -> list[Path]:
     """Write the folder and its list of hashes.
 
     Args:
@@ -64,6 +66,7 @@ def write_evidence(run: HarnessRun, folder: Path, signatory: Signatory, *, sampl
         folder: that is made; it holds nothing yet.
         signatory: who stands for it.
         samples: whether the scores of single records are part of it. They name training records.
+        signed: what the list will be signed with, so that a signature which was taken away is missed.
 
     Returns:
         The files, the list last.
@@ -88,7 +91,7 @@ def write_evidence(run: HarnessRun, folder: Path, signatory: Signatory, *, sampl
         for path in dict.fromkeys(copied):
             shutil.copyfile(path, results / path.name)
             os.chmod(results / path.name, 0o600)
-        facts = evidence_facts(run, signatory, samples=samples)
+        facts = {**evidence_facts(run, signatory, samples=samples), SIGNED: signed}
         write_private(folder / FACTS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode("utf-8"))
         write_private(folder / EVIDENCE, _page(run, facts).encode("utf-8"))
         if samples:  # it names records

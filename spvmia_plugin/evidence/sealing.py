@@ -6,17 +6,23 @@ minisign: their programs, not ours.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.files import file_digest, write_private
 
 LIST = "SHA256SUMS"
+FACTS = "evidence.json"
+SIGNED = "signed"
+"""Its key that says what the list was signed with."""
+Signed = Literal["ssh", "minisign"]
 SSH_SIGNATURE, MINISIGN_SIGNATURE = f"{LIST}.sig", f"{LIST}.minisig"
 NAMESPACE = "spvmia-evidence"
 """Of ssh signatures: one that was made for another purpose signs no evidence."""
@@ -160,8 +166,11 @@ def _signature(
         )
         return _judged(done, f"the minisign signature holds for {public_key}")
     if not (folder / SSH_SIGNATURE).is_file():
-        asked = allowed_signers is not None or public_key is not None
-        return ("not signed, where a signature was asked for", False) if asked else ("not signed", None)
+        if (said := _said_to_be_signed(folder)) is not None:
+            return f"NOT SIGNED: {FACTS} says that it was, with {said}: the signature was taken away", False
+        if allowed_signers is not None or public_key is not None:
+            return "NOT SIGNED, where a signature was asked for", False
+        return "NOT SIGNED: whoever changed a file could have made the list anew", None
     signature = str(folder / SSH_SIGNATURE)
     content = listed.read_bytes()
     if allowed_signers is None:
@@ -170,6 +179,16 @@ def _signature(
     words = ["ssh-keygen", "-Y", "verify", "-f", str(allowed_signers), "-I", identity or "", "-n", NAMESPACE]
     done = _run([*words, "-s", signature], content=content)
     return _judged(done, f"the ssh signature holds, and is that of {identity}")
+
+
+def _said_to_be_signed(folder: Path) -> str | None:
+    """What the folder itself says that its list was signed with."""
+    try:
+        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the list tells of a file that is missing or was changed
+        return None
+    said = told.get(SIGNED) if isinstance(told, dict) else None
+    return str(said) if said else None
 
 
 def _judged(done: subprocess.CompletedProcess[bytes], words: str) -> tuple[str, bool]:

@@ -28,7 +28,7 @@ from spvmia_plugin.harness.task import DEVICE, AuditTask
 from spvmia_plugin.harness.unloaded import UnloadedTarget
 from spvmia_plugin.metrics.power import Resolution, resolution
 from spvmia_plugin.protocols import Backend, BackendFeatures
-from spvmia_plugin.records import Record
+from spvmia_plugin.records import Record, clusters_called
 from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.libraries import quiet_libraries
@@ -291,6 +291,7 @@ def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs, *, scored
             "documents": len({record.cluster for record in of_class}),
             "of": len(of_data),
         }
+    found["documents_are"] = clusters_called(have_units=any(record.unit is not None for record in chosen))
     found["prompts"] = len(data.prompts)
     found["candidate"] = len(data.of_candidate)
     found["prompts_from"] = (

@@ -19,7 +19,6 @@ from lm_eval.api.model import LM
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results, unscored_by_reason
-from spvmia_plugin.auditing.plan import show
 from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
@@ -30,6 +29,7 @@ from spvmia_plugin.records import Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.console import show
 from spvmia_plugin.util.processes import Processes, processes_of
 
 REQUEST_TYPE = "spvmia_audit"

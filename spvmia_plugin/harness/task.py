@@ -20,7 +20,6 @@ from lm_eval.config.task import TaskConfig
 from spvmia_plugin.auditing.closing import closing
 from spvmia_plugin.auditing.mia_audit import mia_audit
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results
-from spvmia_plugin.auditing.plan import show
 from spvmia_plugin.auditing.subjects import UnitTold, unit_told
 from spvmia_plugin.checks.preconditions import warnings_first
 from spvmia_plugin.config import AuditConfig
@@ -40,6 +39,7 @@ from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.plugins import Registry, load_registry
 from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.console import show
 from spvmia_plugin.util.processes import Processes
 from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import utf8

@@ -27,6 +27,7 @@ from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval, tpr_s
 from spvmia_plugin.util.schema import MaybeNumber
 
 FEW_DOCUMENTS = 20
+MOSTLY_TIED = 0.5
 """Documents of a class that count as fewer (`effective_number`) have intervals that no simulation has checked."""
 
 
@@ -198,6 +199,11 @@ def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstima
         found.append(few)
     if values.min() == values.max():
         found.append("all scores are equal: the attack tells nothing about these records")
+    elif (share := np.unique(values, return_counts=True)[1].max() / len(values)) > MOSTLY_TIED:
+        found.append(
+            f"{100 * share:.0f} % of the records have one and the same score: no threshold tells them apart, and the "
+            "ROC curve is a straight line over them"
+        )
     if interval[1] < AUROC.guess:
         found.append(
             "the AUROC lies below 0.5: members score lower than non-members, which points at how the classes were "
@@ -206,22 +212,23 @@ def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstima
     return found
 
 
-def few_documents(classes: Sequence[Codes]) -> str | None:
+def few_documents(classes: Sequence[Codes], called: str = "documents") -> str | None:
     """What to say where the documents of a class are too few, or some too large, for intervals that were checked.
 
     Args:
         classes: of each class the (C,) records of each document, at least one.
+        called: what they are, if not documents.
     """
     sizes = min(classes, key=effective_number)
     effective = effective_number(sizes)
     if effective > FEW_DOCUMENTS - 1e-9:
         return None
     if effective > 0.75 * len(sizes):
-        told = f"only {len(sizes)} documents: intervals are checked for {FEW_DOCUMENTS} and more"
+        told = f"only {len(sizes)} {called}: intervals are checked for {FEW_DOCUMENTS} and more"
     else:
         share = 100 * float(np.max(sizes)) / float(np.sum(sizes))
         told = (
-            f"{len(sizes)} documents, of such different sizes that they count as only {effective:.1f} (the largest "
+            f"{len(sizes)} {called}, of such different sizes that they count as only {effective:.1f} (the largest "
             f"holds {share:.0f} %): the numbers are mostly those of the largest, and the intervals are wide"
         )
     return f"one class has records of {told}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from spvmia_plugin.metrics.names import AUROC, EPSILON
 from spvmia_plugin.metrics.power import needed
+from spvmia_plugin.records import clusters_called
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
 from spvmia_plugin.report.verdict import Verdict
 from spvmia_plugin.results import Audit
@@ -73,10 +74,10 @@ def _bound(audit: Audit) -> Iterator[Advice]:
     for held in hold(audit, bound).held if bound is not None else ():
         if held.outcome == "not_shown" and held.needed is not None:
             number = Number(held.needed, "count", f"computed/bound/{held.metric}{'/unit' * held.by_unit}/needed")
-            counted, unit = "units" if held.by_unit else "documents", audit.mia_audit.unit
+            unit = audit.mia_audit.unit
             yield Advice(
                 f"Audit more {'units' if held.by_unit else 'records'}, to show the bound on the {held.label}",
-                ("About ", number, f" {counted} of each class would show it, if the estimate stays what it is."),
+                ("About ", number, f" {held.counted} of each class would show it, if the estimate stays what it is."),
                 "Raise mia_max_samples, and keep more records back before the next training.",
                 _again("mia_max_samples", held.needed * (unit.median_records if held.by_unit and unit else 1)),
             )
@@ -94,11 +95,12 @@ def _too_few(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
     if enough is None:
         return
     _, _, high = leading(audit, AUROC.key, "share")
-    documents = Number(enough, "count", "computed/power/auroc/needed")
+    count = Number(enough, "count", "computed/power/auroc/needed")
+    called = clusters_called(have_units=audit.mia_audit.unit is not None)
     upper: Text = ("An AUROC up to ", high, " cannot be ruled out.") if not math.isnan(leader.high) else ()
     yield Advice(
         "Audit more records before you conclude anything",
-        (*upper, f" To rule out {_SHARP:g} takes about ", documents, " documents of each class."),
+        (*upper, f" To rule out {_SHARP:g} takes about ", count, f" {called} of each class."),
         "Raise mia_max_samples where there are more; else keep more back before the next training.",
         _again("mia_max_samples", enough),
     )

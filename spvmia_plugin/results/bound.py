@@ -16,6 +16,7 @@ from typing import Literal
 from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS, TPR_1PCT, TPRS, Metric
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.metrics.several import Extremes
+from spvmia_plugin.records import clusters_called
 from spvmia_plugin.results.estimate import NO_SAMPLES
 from spvmia_plugin.results.model import Audit, failed
 from spvmia_plugin.util.schema import MaybeNumber
@@ -69,7 +70,8 @@ class Held:
         value: its estimate.
         low: the largest lower end among all attacks.
         high: the largest upper end among all attacks.
-        needed: documents, or units, of each class that would be enough at this estimate, or None.
+        needed: how many documents or units of each class would be enough at this estimate, or None.
+        counted: whether these are documents or units.
         reason: why it is not shown, or not evaluable.
         by_unit: whether units (persons, patients) are the observations, not records.
     """
@@ -82,6 +84,7 @@ class Held:
     low: MaybeNumber = math.nan
     high: MaybeNumber = math.nan
     needed: int | None = None
+    counted: str = "documents"
     reason: str | None = None
     by_unit: bool = False
 
@@ -98,9 +101,8 @@ class Held:
             return f"{self.label}{number}; of every attack it is at most {high}, below {self.limit:g}"
         if self.outcome == "exceeded":
             return f"{self.label}{number}, at least {_beside(self.low, self.limit)}, above {self.limit:g}"
-        counted = "units" if self.by_unit else "documents"
         if_so = "at this estimate" if not math.isnan(self.value) else "of a target that gives nothing away"
-        more = f"; about {self.needed:,} {counted} of each class would show it {if_so}" if self.needed else ""
+        more = f"; about {self.needed:,} {self.counted} of each class would show it {if_so}" if self.needed else ""
         if self.outcome == "not_shown" and self.reason is None:
             above = "; the estimate itself is not below it" if self.value >= self.limit else ""
             reach = f"; of some attack up to {high} cannot be ruled out, {self.limit:g} was declared"
@@ -164,7 +166,8 @@ def _held(audit: Audit, bound: Bound) -> Iterator[Held]:
 
 def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> Held:
     """All attacks' intervals of a metric, which hold at once, against its limit."""
-    blank = Held(metric.key, limit, "not_evaluable", by_unit=by_unit)
+    counted = clusters_called(have_units=audit.mia_audit.unit is not None)
+    blank = Held(metric.key, limit, "not_evaluable", counted=counted, by_unit=by_unit)
     broken = next((f.message for f in failed(audit) if f.code in NO_EVIDENCE), None)
     if not audit.model_attacks:
         broken = "no attack on the model was run"

@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.util.console import progress_bar
+from spvmia_plugin.util.console import Bar
 from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from spvmia_plugin.util.processes import first_says, is_first, one_of
@@ -292,16 +292,18 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, description: str) -> None:
         self.description = description
-        self.bar: Any = None
+        self.bar: Bar | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc=self.description, unit="step")
+        self.bar = Bar(total=state.max_steps, initial=state.global_step, desc=self.description, unit="steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(1)
+        if self.bar is not None:
+            self.bar.update(1)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 @contextmanager

@@ -1,27 +1,113 @@
-"""What a terminal shows: progress bars, and names that come from other people made safe to print."""
+"""What a terminal shows: progress bars, tables, and names that come from other people made safe to print."""
 
 from __future__ import annotations
 
 import sys
 import unicodedata
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 
-def progress_bar(*, total: int, desc: str, unit: str, initial: int = 0, quiet: bool = False) -> Any:
-    """Return a tqdm bar on stderr; in a notebook under its cell, if it can.
+class Follower(Protocol):
+    """Is told of the bars that open and move while it follows."""
 
-    It is disabled where nobody would see it as a bar, and where another process shows its own.
+    def __call__(self, name: str, share: float, *, kept: bool = False) -> str:
+        """A bar moved by a share of all it counts, `kept` if that was there before; what it says of the whole."""
+
+
+# Bars open far from where the whole is known: that of a training, behind a hook and a backend.
+_FOLLOWER: ContextVar[Follower | None] = ContextVar("follower", default=None)
+_NAME: ContextVar[str | None] = ContextVar("name", default=None)
+
+
+@contextmanager
+def following(follower: Follower) -> Iterator[None]:
+    """Have bars tell how far they are. They go when they are done: whoever follows says what stays to be read."""
+    token = _FOLLOWER.set(follower)
+    try:
+        yield
+    finally:
+        _FOLLOWER.reset(token)
+
+
+@contextmanager
+def bars_called(name: str) -> Iterator[None]:
+    """Give the bars that open a name: who opens them does not know what for."""
+    token = _NAME.set(name)
+    try:
+        yield
+    finally:
+        _NAME.reset(token)
+
+
+_BAR = "{desc} {percentage:3.0f} %, {remaining} left{postfix} |{bar}| {n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}"
+"""A narrow terminal cuts the end off."""
+
+
+class Bar:
+    """A bar on stderr; in a notebook under its cell, if it can. Usable as a context manager.
+
+    Args:
+        total: how many units there are.
+        desc: what is done.
+        unit: name of the units.
+        initial: how many are done already.
+        quiet: show nothing: another process has its own.
     """
-    from tqdm.auto import tqdm
 
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=desc,
-        unit=unit,
-        dynamic_ncols=True,
-        disable=quiet or not (sys.stderr.isatty() or _in_notebook()),
-    )
+    def __init__(self, *, total: int, desc: str, unit: str, initial: int = 0, quiet: bool = False) -> None:
+        from tqdm.auto import tqdm
+
+        self._name, self._total, self._follower = _NAME.get() or desc, max(total, 1), _FOLLOWER.get()
+        self._bar: Any = tqdm(
+            total=total,
+            initial=initial,
+            desc=self._name,
+            unit=f" {unit}",
+            bar_format=_BAR,
+            dynamic_ncols=True,
+            leave=self._follower is None,
+            postfix=self._told(initial, kept=True) or None,
+            disable=quiet or not (sys.stderr.isatty() or _in_notebook()),
+        )
+
+    def update(self, count: int) -> None:
+        """So many more are done."""
+        self._bar.set_postfix_str(self._told(count), refresh=False)
+        self._bar.update(count)
+
+    def close(self) -> None:
+        """It is done, or given up."""
+        self._bar.close()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _told(self, count: int, *, kept: bool = False) -> str:
+        return "" if self._follower is None else self._follower(self._name, count / self._total, kept=kept)
+
+
+def show(text: str) -> None:
+    """Print to stderr, where progress goes: stdout stays the harness's. File names in it drive no terminal."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):  # above a bar that is there
+        print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+def columns(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """Lines of a table, its cells two spaces apart; `sides` has `<` or `>` of each column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    justify = [str.ljust if side == "<" else str.rjust for side in sides]
+    return [
+        "  " + "  ".join(to(cell, width) for to, cell, width in zip(justify, row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _in_notebook() -> bool:

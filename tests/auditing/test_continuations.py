@@ -194,9 +194,9 @@ def test_what_is_too_short_says_so(tmp_path):
 def test_the_plan_counts_what_is_asked_for(tmp_path, capsys):
     audited(tmp_path, ["ngram", "loss"], quiet=False)
     stages = planned(capsys.readouterr().err)
-    assert stages[STAGE][:2] == (120, 5 * sum(1 + len(halves(text)[1]) for text in TEXTS))
+    assert stages[STAGE][:3] == (120, 0, 5 * sum(1 + len(halves(text)[1]) for text in TEXTS))
     audited(tmp_path, ["ngram", "loss"], quiet=False)
-    assert planned(capsys.readouterr().err)[STAGE] == (0, 0, "from store")
+    assert planned(capsys.readouterr().err)[STAGE] == (120, 120, 0, "")
 
 
 def test_the_plan_of_a_target_by_request_says_what_is_sent(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The remaining time is corrected by what stages really take, in one line when it moves, and never on other ranks."""
+"""What is left is corrected by what stages really take: a line each, one more when it moves, none on other ranks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from spvmia_plugin.auditing import plan as plan_module
+from spvmia_plugin.auditing import forecast as forecast_module
 from spvmia_plugin.auditing import run as run_module
-from spvmia_plugin.auditing.plan import Forecast, Stage
+from spvmia_plugin.auditing.forecast import Forecast
+from spvmia_plugin.auditing.plan import Stage
 from tests.auditing.fakes import FakeBackend
 from tests.auditing.test_plan import DATA
 from tests.auditing.test_run import run
@@ -39,15 +40,60 @@ def made():
     return Forecast(STAGES, 10.0, said.append, clock), clock, said
 
 
-def test_stages_as_planned_say_nothing(made):
+def test_each_stage_that_one_waits_for_says_how_long_it_took(made):
     forecast, clock, said = made
     assert forecast.seconds == 1800
     for name, seconds in zip([s.name for s in STAGES], [600, 220, 400, 0, 190, 410], strict=True):
         forecast.begin()
         clock.now += seconds
         forecast.done(name, 1.0)
-    assert not said
+    assert said == [
+        "spvmia: self-prompting the target took 10 min, about 20 min left",
+        "spvmia: training the reference took 4 min, about 17 min left",
+        "spvmia: training the candidate reference took 7 min, about 10 min left",
+        "spvmia: scoring: base took 3 min, about 6 min left",
+        "spvmia: scoring: target took 7 min",
+    ]
     assert forecast.seconds == 0
+
+
+def test_a_stage_ends_once_and_a_short_one_without_a_word(made):
+    forecast, clock, said = made
+    forecast.begin()
+    clock.now += 150
+    forecast.done("scoring: base", 0.75)  # the plan counted more than there was
+    forecast.finish("scoring: base")
+    forecast.finish("scoring: base")
+    assert said == ["spvmia: scoring: base took 2 min, about 27 min left"]
+    assert forecast.seconds == 1600
+    clock.now += 9
+    forecast.done("training the reference", 1.0)
+    assert len(said) == 1
+
+
+def test_a_bar_shows_what_is_left_of_all_stages_and_moves_a_training(made):
+    forecast, clock, said = made
+    assert forecast("scoring: target", 0.5) == "about 30 min in all"  # batches are told of by their tokens
+    forecast.begin()
+    clock.now += 50
+    assert forecast("training the reference", 0.25) == "about 29 min in all"
+    assert forecast.seconds == 1750
+    assert forecast("loading", 0.5) == "about 29 min in all"
+    assert not said
+    assert Forecast((), 1.0, said.append, clock)("training the reference", 0.5) == ""
+
+
+def test_what_a_killed_training_had_done_is_told_and_takes_no_time(made):
+    forecast, clock, said = made
+    forecast("scoring: target", 0.5, kept=True)  # the plan knows
+    assert not said
+    clock.now += 500  # loading the checkpoint
+    forecast("training the reference", 0.5, kept=True)
+    assert said == ["spvmia: training the reference goes on where it was stopped, at 50 %"]
+    assert forecast.seconds == 1700
+    clock.now += 100
+    forecast("training the reference", 0.5)
+    assert said[1:] == ["spvmia: training the reference took 2 min, about 27 min left"]
 
 
 def test_a_kind_of_work_that_is_slower_makes_the_rest_of_its_kind_slower(made):
@@ -58,10 +104,10 @@ def test_a_kind_of_work_that_is_slower_makes_the_rest_of_its_kind_slower(made):
     clock.now += 600  # three times as long as planned: the candidate will take 1200, not 400
     forecast.done("training the reference", 1.0)
     assert forecast.seconds == pytest.approx(1200 + 600)
-    assert said == ["spvmia: about 30 min left (training the reference is slower than planned)"]
+    assert said[1:] == ["spvmia: training the reference took 10 min, about 30 min left"]
     clock.now += 1200
     forecast.done("training the candidate reference", 1.0)
-    assert len(said) == 1
+    assert said[2:] == ["spvmia: training the candidate reference took 20 min, about 10 min left"]
 
 
 def test_it_is_corrected_within_a_stage_and_told_once(made):
@@ -69,8 +115,9 @@ def test_it_is_corrected_within_a_stage_and_told_once(made):
     for _ in range(60):
         clock.now += 1.0  # a tenth of what was planned
         forecast.done("self-prompting the target", 1 / 60)
-    assert len(said) == 1
+    assert len(said) == 2
     assert re.fullmatch(r"spvmia: about 2\d min left \(self-prompting the target is faster than planned\)", said[0])
+    assert said[1] == "spvmia: self-prompting the target took 60 s, about 20 min left"
 
 
 def test_time_between_stages_is_no_stages_and_noise_is_not_told(made):
@@ -81,9 +128,8 @@ def test_time_between_stages_is_no_stages_and_noise_is_not_told(made):
     forecast.done("self-prompting the target", 1.0)
     clock.now += 9  # a first batch that warms up, of a stage planned for 200 seconds: too little to say
     forecast.done("scoring: base", 0.001)
-    assert not said
     forecast.done("loading", 1.0)
-    assert not said
+    assert said == ["spvmia: self-prompting the target took 10 min, about 20 min left"]
 
 
 def test_more_than_all_of_a_stage_is_all_of_it(made):
@@ -100,7 +146,7 @@ def test_what_is_finished_early_is_left_for_nobody(made):
     assert forecast.seconds == 1200
     clock.now += 600
     forecast.done("self-prompting the target", 1.0)
-    assert not said
+    assert said == ["spvmia: self-prompting the target took 10 min, about 10 min left"]
 
 
 def test_a_stage_whose_texts_turn_out_otherwise_is_told_anew(made):
@@ -111,15 +157,15 @@ def test_a_stage_whose_texts_turn_out_otherwise_is_told_anew(made):
     assert forecast.seconds == 1160
     forecast.correct("training the reference", 50)
     assert forecast.seconds == 980
-    assert not said
+    assert len(said) == 1
     forecast.correct("training the candidate reference", 5000)
     assert forecast.seconds == 980 - 360 + 2000
-    assert said == [
+    assert said[1:] == [
         "spvmia: about 44 min left (training the candidate reference has 5,000 tokens, not 1,000 as planned)"
     ]
     clock.now += 20
-    forecast.done("training the reference", 1.0)  # as corrected: nothing more is told
-    assert len(said) == 1
+    forecast.done("training the reference", 1.0)  # as corrected
+    assert said[2:] == ["spvmia: training the reference took 20 s, about 43 min left"]
     forecast.correct("training the reference", 7000)
     forecast.correct("no stage", 7000)
     assert forecast.seconds == 2600
@@ -143,7 +189,7 @@ class Slow(FakeBackend):
 @pytest.mark.parametrize("quiet", [False, True])
 def test_an_audit_tells_it_and_another_rank_does_not(tmp_path, monkeypatch, capsys, quiet):
     clock = Clock()
-    monkeypatch.setattr(plan_module.Forecast.__init__, "__defaults__", (clock,))
+    monkeypatch.setattr(forecast_module.Forecast.__init__, "__defaults__", (clock,))
     run(tmp_path, ["loss", "ez"], data=DATA, quiet=quiet, backend=Slow(clock))
     told = re.findall(r"spvmia: about .* left \(scoring: \w+ is slower than planned\)", capsys.readouterr().err)
     assert bool(told) is not quiet

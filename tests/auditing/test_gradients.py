@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -73,30 +72,32 @@ class Dying(FakeBackend):
 
 
 def to_do(capsys):
-    """Tokens that the plan counts, of 12 texts."""
-    return int(re.search(r"gradients: target +12 texts +(\d+)", capsys.readouterr().err)[1])
+    """(how many of the 12 texts are in the store, tokens of the others), as the plan counts them."""
+    stage = planned(capsys.readouterr().err)["gradients: target"]
+    assert stage.count == 12
+    return stage.kept, stage.tokens
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys):
     whole, _ = run(tmp_path / "whole", ["grad_norm"], data=DATA, quiet=False)
-    assert to_do(capsys) == 12 * 40
+    assert to_do(capsys) == (0, 12 * 40)
     with pytest.raises(Killed):
         run(tmp_path / "killed", ["grad_norm"], data=DATA, backend=Dying())
     capsys.readouterr()
     rest, backend = run(tmp_path / "killed", ["grad_norm"], data=DATA, quiet=False)
-    assert to_do(capsys) == 7 * 40
+    assert to_do(capsys) == (5, 7 * 40)
     assert len(backend.differentiated) == 7
     assert scores(rest) == scores(whole)
     run(tmp_path / "killed", ["grad_norm"], data=DATA, quiet=False)
-    assert to_do(capsys) == 0
+    assert to_do(capsys) == (12, 0)
 
 
 def test_it_is_planned_as_three_scored_tokens_each(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Run, "_measure", lambda self, requests: 10.0)
     run(tmp_path, ["grad_norm"], data=DATA, quiet=False)
     stages = planned(capsys.readouterr().err)
-    assert stages["gradients: target"] == (12, 480, "2 min")  # 480 * 3 / 10
-    assert stages["scoring: target"] == (12, 480, "48 s")
+    assert stages["gradients: target"] == (12, 0, 480, "2 min")  # 480 * 3 / 10
+    assert stages["scoring: target"] == (12, 0, 480, "48 s")
 
 
 def test_a_backend_without_weights_refuses_it_by_name(tmp_path):

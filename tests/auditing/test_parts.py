@@ -25,8 +25,8 @@ def test_parts_change_no_number(tmp_path, monkeypatch, capsys, perturbation):
     parts, backend = run(tmp_path / "parts", EVERY, **options)
     assert parts.results == whole.results
     assert set(backend.scored.values()) == {1}
-    assert {name: row[:2] for name, row in planned(capsys.readouterr().err).items()} == {
-        name: row[:2] for name, row in plan.items()
+    assert {name: row[:3] for name, row in planned(capsys.readouterr().err).items()} == {
+        name: row[:3] for name, row in plan.items()
     }
     assert parts.details["paraphrases"] == pytest.approx(whole.details["paraphrases"], nan_ok=True)
     assert list(parts.stages) == list(whole.stages)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from spvmia_plugin import __version__
+from spvmia_plugin.cli.gate import EXIT
 from spvmia_plugin.cli.main import Command, make_app
+from spvmia_plugin.data.formats import RowFormat
 from spvmia_plugin.errors import SpvmiaError
 
 
@@ -109,6 +112,20 @@ def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_bad_input_of_the_gate_is_none_of_its_outcomes(tmp_path: Path) -> None:
+    assert set(EXIT.values()) == {0, 1, 3}
+    for path in (tmp_path / "none", Path("~no_such_user/results")):
+        result = CliRunner().invoke(make_app(), ["gate", str(path), "--max-auroc", "0.6"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("RESULTS: ")
+
+
+@pytest.mark.parametrize("command", ["finetune", "manifest"])
+def test_help_names_all_formats_of_rows(command: str) -> None:
+    help_text = " ".join(CliRunner().invoke(make_app(), [command, "--help"], env={"COLUMNS": "200"}).stdout.split())
+    assert [name for name in get_args(RowFormat) if not re.search(rf"\b{name}\b", help_text)] == []
 
 
 def test_bad_input_is_one_line_and_1() -> None:

@@ -135,7 +135,10 @@ def test_sha256sum_reads_the_list(written):
 def test_a_folder_that_is_what_it_was(evidence):
     found = spvmia("--verify", evidence)
     assert found.exit_code == 0
-    assert found.stdout.splitlines() == ["not signed", "every file is what it was"]
+    assert found.stdout.splitlines() == [
+        "NOT SIGNED: whoever changed a file could have made the list anew",
+        "every file is what it was",
+    ]
 
 
 def test_what_is_not_what_it_was_is_named(evidence):
@@ -218,7 +221,23 @@ def test_a_signature_that_was_taken_away(results, key, tmp_path):
     signers.write_text(f"a@acme.example {key.with_suffix('.pub').read_text()}")
     found = spvmia("--verify", folder, "--allowed-signers", signers, "--identity", "a@acme.example")
     assert found.exit_code == 1
-    assert "not signed, where a signature was asked for" in found.stdout
+    assert "NOT SIGNED: evidence.json says that it was, with ssh: the signature was taken away" in found.stdout
+    unasked = spvmia("--verify", folder)
+    assert unasked.exit_code == 1
+    assert unasked.stdout == found.stdout
+
+
+def test_a_signature_that_never_was_is_missed_where_one_is_asked_for(evidence, key):
+    found = spvmia("--verify", evidence, "--public-key", key)
+    assert found.exit_code == 1
+    assert "NOT SIGNED, where a signature was asked for" in found.stdout
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"signed": null}', "\xff"])
+def test_a_folder_that_says_nothing_of_a_signature(tmp_path, content):
+    (tmp_path / "evidence.json").write_bytes(content.encode("latin-1"))
+    seal(tmp_path)
+    assert verify(tmp_path).holds
 
 
 def test_minisign_is_asked_as_it_wants_to_be(results, tmp_path, monkeypatch):

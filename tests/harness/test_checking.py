@@ -94,7 +94,7 @@ def test_the_plan_is_that_of_the_run(command, evaluate, options, tmp_path, capsy
         assert f"{stage['count']:,} {stage['unit']}" in line
         if stage["name"] == "scoring: target":  # of the base a first batch was scored to measure the speed
             continue
-        assert f"{stage['tokens']:,}" in line or "from store" in line
+        assert f"{stage['tokens']:,}" in line
 
 
 def test_it_says_it_in_words(check):

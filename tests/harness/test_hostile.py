@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from spvmia_plugin.auditing.plan import show
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.console import show
 from tests.hostile import ALERT, NAMES, NASTY, control_characters, hostile_texts, write_hostile
 
 from .conftest import write_jsonl

@@ -214,6 +214,11 @@ def test_several_records_of_a_document_and_few_documents():
     assert findings["several_records_per_document"].details["largest"] == 100
     assert "only 11 documents" in findings["few_documents"].message
     assert findings["document_in_both_classes"].details["examples"] == ["d10"]
+    owned = [replace(record, unit=record.cluster) for record in data.records]
+    findings = found(replace(data, records=tuple(owned)))
+    assert "come from 21 units" in findings["several_records_per_document"].message
+    assert "only 11 units" in findings["few_documents"].message
+    assert findings["document_in_both_classes"].message.startswith("1 units have")
 
 
 def test_membership_that_nobody_vouches_for_is_a_warning_and_comes_before_notes():

@@ -90,6 +90,11 @@ def test_few_documents_and_single_documents_are_told():
 def test_constant_scores_and_reversed_classes_are_told():
     labels = np.arange(400) < 200
     assert any("all scores are equal" in warning for warning in summarise(np.ones(400), labels).warnings)
+    tied = "one and the same score"
+    mostly = np.where(np.arange(400) % 100 < 51, 0.0, np.arange(400.0))
+    assert any(f"51 % of the records have {tied}" in warning for warning in summarise(mostly, labels).warnings)
+    half = np.where(np.arange(400) % 2, 0.0, np.arange(1.0, 401.0))
+    assert not any(tied in warning for warning in summarise(half, labels).warnings)
     reversed_ = summarise(*audit(200, 200, shift=-1.0))
     assert any("below 0.5" in warning for warning in reversed_.warnings)
 

@@ -135,7 +135,7 @@ def test_one_object_in_many_states_and_one_store(models, tmp_path):
             stored = StoredSignals(backend, store, quiet=True)
             for role, oracle in ((Role.TARGET, model), (Role.BASE, plain(models))):
                 items = inputs(backend, TEXTS)
-                signals = stored.of(Request(role, role, list(dict.fromkeys(items)), moments=False))
+                signals = stored.of([Request(role, role, list(dict.fromkeys(items)), moments=False)])
                 for item, text in zip(items, TEXTS, strict=True):
                     assert signals[item].logprob == pytest.approx(plain_logprobs(lm, oracle, text), abs=1e-5), state
             found[state] = backend.identity(Role.TARGET)

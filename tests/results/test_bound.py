@@ -334,5 +334,5 @@ def test_bad_input(tmp_path, arguments, message):
 
     audit_of(tmp_path, NULL)
     found = gate(tmp_path, *arguments)
-    assert found.exit_code == 1
+    assert found.exit_code == 2  # 1 would be: exceeded
     assert re.fullmatch(f"{message}.*", found.stderr.strip()), found.stderr
