@@ -2,9 +2,9 @@
 
     python benchmarks/report_scale.py --records 100000
 
-The audit is made up: its numbers are those of 500 + 500 records under every attack, its samples files hold as many
-lines as are asked for, written as lm_eval writes them. Each command runs in a process of its own, and its peak of the
-resident memory is what the system recorded of it.
+The audit is made up: its numbers but the AUROC are those of 500 + 500 records under every attack, its samples files
+hold as many lines as are asked for, written as lm_eval writes them. Each command runs in a process of its own, and its
+peak of the resident memory is what the system recorded of it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from spvmia_plugin.metrics.roc import auroc  # noqa: E402
 from spvmia_plugin.plugins import load_registry  # noqa: E402
 from tests.results.builders import fake_audit, fake_records, write_run  # noqa: E402
 
@@ -55,13 +58,17 @@ def write_results(folder: Path, records: int, attacks: int | None) -> Path:
         audit["n"] |= {"records": 2 * records, "members": records, "nonmembers": records, "scored": 2 * records}
     results = write_run(folder, [tasks], with_samples=False)
     stamp = results.stem.removeprefix("results_")
+    written = json.loads(results.read_text(encoding="utf-8"))
     order = list(range(2 * records))
     random.Random(0).shuffle(order)
     for number, (task, strength) in enumerate(zip(tasks, strengths.values(), strict=True)):
         rng = random.Random(number + 1)
+        scores, is_member = [], []
         with (results.parent / f"samples_{task.name}_{stamp}.jsonl").open("w", encoding="utf-8") as lines:
             for place, row in enumerate(order):
                 score, reference = rng.gauss(strength if row < records else 0.0, 1.0), rng.gauss(-3.5, 0.5)
+                scores.append(score)
+                is_member.append(row < records)
                 answer = json.dumps(
                     f'{{"score": {score!r}, "reason": null, "n_tokens": {8 + row % 120}, '
                     f'"target": {reference + score / 10!r}, "reference": {reference!r}}}'
@@ -76,6 +83,9 @@ def write_results(folder: Path, records: int, attacks: int | None) -> Path:
                     f'"filtered_resps": [{answer}], "filter": "none", "metrics": ["auroc", "asr"], '
                     f'"doc_hash": "{digest}", "prompt_hash": "{digest}", "target_hash": "{digest}"}}\n'
                 )
+        # The report holds the samples against it: those of another run would be told by it.
+        written["results"][task.name]["auroc,none"] = auroc(np.array(scores), np.array(is_member))
+    results.write_text(json.dumps(written), encoding="utf-8")
     return results
 
 

@@ -261,10 +261,11 @@ def distributions_of_packages() -> dict[str, set[str]]:
     in a `top_level.txt`."""
     found: dict[str, set[str]] = {}
     for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]  # parsed anew each time
         for file in distribution.files or ():
             root = file.parts[0]
             if len(file.parts) > 1 or file.suffix == ".py":
-                found.setdefault(root.removesuffix(".py"), set()).add(distribution.metadata["Name"])
+                found.setdefault(root.removesuffix(".py"), set()).add(name)
     return found
 
 

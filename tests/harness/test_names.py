@@ -128,6 +128,7 @@ def test_options_for_prompts_are_not_ignored_in_silence(evaluate, options, tmp_p
         assert LINE.format(told) in said.splitlines()
 
 
+@pytest.mark.slow
 def test_the_stock_command_tells_them_too(adapter, options, tmp_path, chatty):
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "8"]
     command += ["--model_args", f"pretrained={chatty},peft={adapter}", "--tasks", "loss_mia_custom"]

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.example_install import install_example
 
 
+@pytest.mark.slow
 def test_a_third_partys_attack_and_perturbation_run_through_lm_eval(base, adapter, options, tmp_path):
     env = install_example(tmp_path / "site")
     command = [sys.executable, "-W", "ignore", "-m", "spvmia_plugin", "run", "--model", "hf", "--device", "cpu"]

@@ -40,7 +40,7 @@ def test_texts_with_a_token_that_has_no_embedding(tmp_path):
         "mia_cache_dir": str(tmp_path / "cache"),
     }
     arguments = {"pretrained": str(tmp_path / "target"), "dtype": "float32"}
-    manager = TaskManager(include_path=str(TASKS), metadata={**arguments, **options})
+    manager = TaskManager(include_path=str(TASKS), metadata={**arguments, **options}, include_defaults=False)
     result = lm_eval.simple_evaluate(
         model="hf", model_args=arguments, tasks=["mia_custom"], task_manager=manager, metadata=options, device="cpu",
         batch_size=4, log_samples=True,
