@@ -195,8 +195,13 @@ def curve(audit: Audit, task: TaskResult, confidence: float = 0.95) -> Curve | N
 
 
 def band_rates(n_nonmembers: int) -> list[float]:
-    """Rates from 1/n to just below 1: attainable ones (k/n) on a geometric grid, and those the results name."""
-    counts = np.unique(np.round(np.geomspace(1, max(n_nonmembers - 1, 1), BAND_POINTS)))
+    """Rates from 1/n to just below 1: attainable ones (k/n) on a geometric grid, and those the results name.
+
+    None for one non-member: at an FPR of 1 everybody is accused.
+    """
+    if n_nonmembers < 2:
+        return []
+    counts = np.unique(np.round(np.geomspace(1, n_nonmembers - 1, BAND_POINTS)))
     named = [metric.fpr for metric in TPRS if metric.fpr * n_nonmembers >= 1]
     return sorted({*(counts / n_nonmembers).tolist(), *named})
 
