@@ -20,7 +20,7 @@ from spvmia_plugin.report.numbers import Number, Text, audited, counted
 from spvmia_plugin.report.records import FIRST_ROWS, exposure_table
 from spvmia_plugin.report.table import attacks, precision
 from spvmia_plugin.report.tokens import LINE_END, TokenView
-from spvmia_plugin.report.verdict import CANNOT_SHOW, casts_doubt, judge, ranges
+from spvmia_plugin.report.verdict import CANNOT_SHOW, Verdict, casts_doubt, judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
@@ -127,7 +127,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         "claims": claims(audit, verdict),
         "sizes": _sizes(audit),
         "advice": advice(audit, verdict),
-        "limits": [*_limits(audit), (verdict.membership,), (ranges(audit),), (CANNOT_SHOW,)],
+        "limits": [*_limits(audit, verdict), (verdict.membership,), (ranges(audit),), (CANNOT_SHOW,)],
         "precision": precision(audit, priors),
         "attacks": attacks(audit),
         **{name: inlined(getattr(figures, name)) for name in ("roc", "scores", "scatter", "cost")},
@@ -161,10 +161,10 @@ def _sizes(audit: Audit) -> Text:
     return (*counted(members, "member"), " and ", *counted(others, "other"), " audited; membership: ", known)
 
 
-def _limits(audit: Audit) -> list[Text]:
+def _limits(audit: Audit, verdict: Verdict) -> list[Text]:
     """What the few were read at, where that is not the usual."""
     found = audit.strongest
-    if found is None or found.low_end_metric == TPR_1PCT:
+    if found is None or verdict.most_exposed == "unresolved" or found.low_end_metric == TPR_1PCT:
         return []
     others = audited(audit.tasks[0], "n", "nonmembers", style="count")
     accused = f"{100 * found.low_end_metric.fpr:g}"

@@ -150,8 +150,8 @@ def fake_audit(
         summary, canaries = _numbers(records, of_task, canary, seed)
         audit = mia_audit(
             attack=attacks[task], data=data, config=config, summary=summary, results=of_task,
-            outcome=_outcome(details or {}, stored), findings=found, blind=blind, canaries=canaries, comparison=comparison,
-            declared=DECLARED, unit=_unit(data, records, of_task, seed),
+            outcome=_outcome(details or {}, stored), findings=found, blind=blind, canaries=canaries,
+            comparison=comparison, declared=DECLARED, unit=_unit(data, records, of_task, seed),
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
         tasks.append(
