@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
@@ -106,7 +106,13 @@ def start_of(lowest: float) -> float:
 
 def claims(audit: Audit, verdict: Verdict) -> list[Claim]:
     """What stands at the top of the page of an audit."""
-    return [_whole(audit, verdict.as_a_whole), _few(audit, verdict), *_bound(audit), *_canaries(audit)]
+    found = [_whole(audit, verdict.as_a_whole), _few(audit, verdict), *_bound(audit), *_canaries(audit)]
+    return [_provisional(claim) for claim in found] if verdict.provisional else found
+
+
+def _provisional(claim: Claim) -> Claim:
+    """A number that may be the data's, not the model's, is no alarm and no relief."""
+    return replace(claim, tone="doubt", certainty=(*claim.certainty, " Provisional: see the conditions above."))
 
 
 def _whole(audit: Audit, level: Level) -> Claim:

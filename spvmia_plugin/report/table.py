@@ -29,7 +29,7 @@ from spvmia_plugin.report.numbers import (
 )
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.util.console import shown
-from spvmia_plugin.web.text import worded
+from spvmia_plugin.web.text import listed, worded
 
 
 def attacks(audit: Audit) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def attacks(audit: Audit) -> dict[str, Any]:
         "rows": rows,
         "columns": [(place, TPRS[place]) for place in resolved],
         "scale": Bar(start, 1.0, start, 1.0, guess=AUROC.guess),
-        "unscored": [line for row in everyone for line in row["unscored"]],
+        "unscored": _unscored(audit),
     }
 
 
@@ -68,7 +68,6 @@ def _row(audit: Audit, task: TaskResult) -> dict[str, Any]:
         "asr": with_interval(task, ASR.key, "share"),
         "scored": audited(task, "n", "scored", style="count"),
         "seconds": _seconds(task),
-        "unscored": _unscored(task),
     }
 
 
@@ -97,7 +96,6 @@ def _blind_row(audit: Audit) -> dict[str, Any]:
         "asr": (nothing,) * 3,
         "scored": nothing,
         "seconds": nothing,
-        "unscored": [],
     }
 
 
@@ -106,15 +104,19 @@ def _seconds(task: TaskResult) -> Number:
     return Number(value, "seconds", f"computed/{task.task}/seconds_of_what_it_rests_on")
 
 
-def _unscored(task: TaskResult) -> list[Text]:
-    """Why how many records have no score, a line for each reason."""
+def _unscored(audit: Audit) -> list[Text]:
+    """Why how many records have no score: a line for each reason, of all attacks that lack as many for it."""
+    tasks: dict[tuple[str, int], list[TaskResult]] = {}
+    for task in (*ranked(audit), *filter(None, [blind_task(audit)])):
+        for reason, count in task.mia_audit.unscored.items():
+            tasks.setdefault((reason, count), []).append(task)
     return [
         (
-            f"{title(task.attack)}: ",
-            *counted(audited(task, "unscored", reason, style="count"), "record"),
+            f"{listed(title(task.attack) for task in of_it)}: ",
+            *counted(audited(of_it[0], "unscored", reason, style="count"), "record"),
             f", {shown(worded(reason))}",
         )
-        for reason in task.mia_audit.unscored
+        for (reason, _), of_it in tasks.items()
     ]
 
 

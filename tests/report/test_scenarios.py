@@ -69,9 +69,9 @@ def test_all_of_it_can_be_read(browser: Any, scenario: Shown, width: int) -> Non
 TOPS = {
     "clear-leak": ("found", "of 100 pairs", "found", "of 100 records"),
     "nothing-found": ("quiet", "so nothing was found", "quiet", "so nothing was found"),
-    "too-few": ("quiet", "so nothing was found", "doubt", "12 non-members cannot resolve an FPR of 5 %"),
+    "too-few": ("doubt", "so nothing was found", "doubt", "12 non-members cannot resolve an FPR of 5 %"),
     "one-record": ("doubt", "Nothing can be concluded", "doubt", "1 non-member cannot resolve"),
-    "broken-split": ("found", "of 100 pairs", "found", "of 100 records"),
+    "broken-split": ("doubt", "Provisional: see the conditions above.", "doubt", "of 100 records"),
 }
 
 
@@ -151,6 +151,13 @@ def test_a_declared_bound_is_the_third_claim(request: Any, scenario: Shown) -> N
         _, _, metric, end = source.split("/")
         assert float(value) == getattr(told[metric], end)
     assert all(held.limit == bar.limit for held, (_, bar, _) in zip(told.values(), claim.bars, strict=False))
+
+
+def test_records_without_a_score_are_told_once_for_all_attacks(shown_pages: Mapping[str, Shown]) -> None:
+    text = shown_pages["clear-leak"].page.text
+    [line] = [line for line in text.splitlines() if line.endswith(": 3 records, fewer than 8 tokens")]
+    assert line.startswith("Windows, SPV reference; Error zone, SPV reference; ")  # names have commas of their own
+    assert "LiRA, candidate reference: 1,200 records, " in text
 
 
 def test_without_a_bound_nothing_is_said_of_one(shown_pages: Mapping[str, Shown]) -> None:
