@@ -106,17 +106,14 @@ def _seconds(task: TaskResult) -> Number:
 
 def _unscored(audit: Audit) -> list[Text]:
     """Why how many records have no score: a line for each reason, of all attacks that lack as many for it."""
-    tasks: dict[tuple[str, int], list[TaskResult]] = {}
+    found: dict[tuple[str, float | None], tuple[Number, list[str]]] = {}
     for task in (*ranked(audit), *filter(None, [blind_task(audit)])):
-        for reason, count in task.mia_audit.unscored.items():
-            tasks.setdefault((reason, count), []).append(task)
+        for reason in task.mia_audit.unscored:
+            count = audited(task, "unscored", reason, style="count")
+            found.setdefault((reason, count.value), (count, []))[1].append(title(task.attack))
     return [
-        (
-            f"{listed(title(task.attack) for task in of_it)}: ",
-            *counted(audited(of_it[0], "unscored", reason, style="count"), "record"),
-            f", {shown(worded(reason))}",
-        )
-        for (reason, _), of_it in tasks.items()
+        (f"{listed(names)}: ", *counted(count, "record"), f", {shown(worded(reason))}")
+        for (reason, _), (count, names) in found.items()
     ]
 
 

@@ -150,7 +150,8 @@ def hold(audit: Audit, bound: Bound) -> BoundVerdict:
     held = tuple(_held(audit, bound))
     outcomes = {each.outcome for each in held}
     outcome = next((each for each in WORST_FIRST if each in outcomes), WORST_FIRST[1])
-    return BoundVerdict(audit.dataset, outcome, held, bound.declared, audit.from_store)
+    computed = sum(spent.get("forward_tokens", 0) for spent in audit.mia_audit.cost.values())
+    return BoundVerdict(audit.dataset, outcome, held, bound.declared, not computed)
 
 
 def _held(audit: Audit, bound: Bound) -> Iterator[Held]:

@@ -130,7 +130,7 @@ class Audit:
 
     @property
     def from_store(self) -> bool:
-        """Whether every score was in the store already: the run computed nothing, and its seconds are no cost."""
+        """Whether the run computed nothing, neither scores nor references: its seconds are no cost."""
         kinds = ("forward_tokens", "generated_tokens", "training_tokens")
         return not any(spent.get(kind, 0) for spent in self.mia_audit.cost.values() for kind in kinds)
 
