@@ -15,7 +15,7 @@ from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import worded
 
 _BELOW_GUESSING = 0.4
-"""Where the scale of a share of pairs begins; at 0 where something lies below."""
+"""Where the scale of a share of pairs begins, unless something lies below."""
 _TONES: Mapping[Level | Outcome, str] = {
     "evidence": "found",
     "exceeded": "found",
@@ -100,8 +100,8 @@ class Claim:
 
 
 def start_of(lowest: float) -> float:
-    """Where a scale of AUROCs begins: a little below guessing, or at 0 where something lies lower."""
-    return _BELOW_GUESSING if lowest >= _BELOW_GUESSING else 0.0
+    """Where a scale of AUROCs begins: a little below guessing, or at the tenth below what lies lower."""
+    return min(_BELOW_GUESSING, max(0.0, math.floor(10 * lowest) / 10))
 
 
 def claims(audit: Audit, verdict: Verdict) -> list[Claim]:
