@@ -145,7 +145,7 @@ def _sizes(members: Sequence[Record], nonmembers: Sequence[Record]) -> list[Find
     for metric in TPRS:
         reason = unresolved(len(members), len(nonmembers), metric.fpr)
         if reason:
-            message = f"{reason}; the {metric.label} is NaN"
+            message = f"{reason}; the {metric.label} is not resolved"
             findings.append(Finding(metric.too_few, "warning", message, {**counts, "fpr": metric.fpr}))
     return findings
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.leaderboard.bases import base_names, with_bases
-from spvmia_plugin.leaderboard.entrants import Entrant, Source, capability_key, entrants, read_sources
+from spvmia_plugin.leaderboard.entrants import Entrant, Source, entrants, read_sources
 from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, Metric, low_end
@@ -231,7 +231,7 @@ def _row(entrant: Entrant, audit: Audit, base: str | None, options: Options, als
         audit=audit,
         number=number,
         further=further,
-        capabilities={capability_key(capability): capability for capability in entrant.capabilities},
+        capabilities={capability.key: capability for capability in entrant.capabilities},
         recipe=recipe(audit),
         why_not_ranked=reasons_not_ranked(audit, number, options.metric, among),
         remarks=remarks(audit, number, options.metric),

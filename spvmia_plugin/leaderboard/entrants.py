@@ -227,17 +227,12 @@ def _capabilities(name: str, runs: Sequence[HarnessRun]) -> list[Capability]:
     found: dict[tuple[object, ...], tuple[Capability, Path]] = {}
     for run in runs:
         for capability in run.capabilities:
-            key = capability_key(capability)
+            key = capability.key
             before = found.get(key)
             if before is not None and before[0].value != capability.value:
                 raise _contradiction(name, f"{capability.task} ({capability.metric})", before[1], run.path)
             found[key] = capability, run.path
     return [capability for capability, _ in found.values()]
-
-
-def capability_key(capability: Capability) -> tuple[object, ...]:
-    """What must be equal for two capability scores to share a column."""
-    return (capability.task, capability.metric, capability.n, capability.version, capability.fewshot)
 
 
 def _contradiction(name: str, what: str, one: Path, other: Path) -> SpvmiaError:

@@ -100,7 +100,8 @@ def unresolved(n_members: int, n_nonmembers: int, fpr: float) -> str | None:
         return "no non-member has a score"
     if n_nonmembers * fpr < 1 - _ROUNDING:
         needed = math.ceil(1 / fpr - _ROUNDING)
-        return f"{n_nonmembers} non-members cannot resolve an FPR of {100 * fpr:g} %: at least {needed} are needed"
+        others = "1 non-member" if n_nonmembers == 1 else f"{n_nonmembers} non-members"
+        return f"{others} cannot resolve an FPR of {100 * fpr:g} %: at least {needed} are needed"
     return None
 
 

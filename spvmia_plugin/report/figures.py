@@ -29,7 +29,7 @@ from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.results.estimate import of_attack
 from spvmia_plugin.web import drawing
 from spvmia_plugin.web.drawing import PALETTE, TOP
-from spvmia_plugin.web.text import STYLES
+from spvmia_plugin.web.text import STYLES, listed
 
 BAND_POINTS = 28
 """False-positive rates at which a band is computed, on a geometric grid."""
@@ -94,7 +94,7 @@ def pictures(audit: Audit) -> Pictures:
         roc=_roc([title(task.attack) for task in tasks], curves) if any(curves) else [],
         scores=[picture for picture in scores if picture],
         scatter=_scatters(audit, tasks),
-        cost=_cost(tasks),
+        cost=[] if audit.from_store else _cost(tasks),
     )
 
 
@@ -195,8 +195,13 @@ def curve(audit: Audit, task: TaskResult, confidence: float = 0.95) -> Curve | N
 
 
 def band_rates(n_nonmembers: int) -> list[float]:
-    """Rates from 1/n to just below 1: attainable ones (k/n) on a geometric grid, and those the results name."""
-    counts = np.unique(np.round(np.geomspace(1, max(n_nonmembers - 1, 1), BAND_POINTS)))
+    """Rates from 1/n to just below 1: attainable ones (k/n) on a geometric grid, and those the results name.
+
+    None for one non-member: at an FPR of 1 everybody is accused.
+    """
+    if n_nonmembers < 2:
+        return []
+    counts = np.unique(np.round(np.geomspace(1, n_nonmembers - 1, BAND_POINTS)))
     named = [metric.fpr for metric in TPRS if metric.fpr * n_nonmembers >= 1]
     return sorted({*(counts / n_nonmembers).tolist(), *named})
 
@@ -348,7 +353,7 @@ def _scatter(points: Floats, numbers: Sequence[int], tasks: Sequence[TaskResult]
     for is_member in (1.0, 0.0):
         of_class = points[points[:, 2] == is_member, :2]
         drawn.append(of_class[np.sort(rng.permutation(len(of_class))[:MAX_POINTS])])
-    names = ", ".join(title(tasks[number].attack) for number in numbers)
+    names = listed(title(tasks[number].attack) for number in numbers)
     return Picture(
         name=f"scatter-{tasks[numbers[0]].attack}",
         attacks=tuple(numbers),

@@ -51,6 +51,11 @@ def plain(text: Iterable[str | Number]) -> str:
     return "".join(str(part) for part in text)
 
 
+def counted(number: Number, one: str, many: str = "") -> Text:
+    """A count with what it counts: "1 record", "2 records"."""
+    return (number, f" {one}" if number.value == 1 else f" {many or one + 's'}")
+
+
 def metric(task: TaskResult, name: str, style: str) -> Number:
     """A number of the harness's own row."""
     return Number(task.metrics.get(name), style, f"results/{task.task}/{name}")
@@ -95,6 +100,10 @@ def title(name: str) -> str:
     return next((attack.title for attack in builtin_attacks() if attack.name == name), "") or shown(name)
 
 
+NOTHING_ELSE = "nothing else"
+"""What an attacker was given who was given nothing."""
+
+
 def knowledge(task: TaskResult) -> str | None:
     """What the attack was given besides record and target, safe to show; None where the results do not say.
 
@@ -104,7 +113,7 @@ def knowledge(task: TaskResult) -> str | None:
     if told is None:
         return None
     seen = [] if told.api_view in ("full", "nothing") else [f"of the target {shown(shown_as(told.api_view))}"]
-    return ", ".join([*seen, *(GIVEN.get(name, shown(name)) for name in told.given)]) or "nothing else"
+    return ", ".join([*seen, *(GIVEN.get(name, shown(name)) for name in told.given)]) or NOTHING_ELSE
 
 
 def ranked(audit: Audit) -> list[TaskResult]:

@@ -141,7 +141,7 @@ def ranges(audit: Audit) -> str:
         return ""
     chosen = f" and for all {found.n_attacks} attacks" if found.n_attacks > 1 else ""
     return (
-        f"In brackets: the range that the true value lies in with {100 * found.confidence:g} % confidence, for both "
+        f"The ranges are those that the true values lie in with {100 * found.confidence:g} % confidence, for both "
         f"sentences{chosen} at once: choosing the strongest is allowed for."
     )
 

@@ -128,6 +128,12 @@ class Audit:
         """The attacks on the model: all but the blind baseline."""
         return [task for task in self.tasks if task.attack != BLIND_ATTACK]
 
+    @property
+    def from_store(self) -> bool:
+        """Whether the run computed nothing, neither scores nor references: its seconds are no cost."""
+        kinds = ("forward_tokens", "generated_tokens", "training_tokens")
+        return not any(spent.get(kind, 0) for spent in self.mia_audit.cost.values() for kind in kinds)
+
     def ids(self) -> Sequence[str]:
         """(n,) id of each of `records`."""
         return () if self.records is None else self.records.roster.ids
@@ -242,6 +248,11 @@ class Capability:
     version: str | None = None
     fewshot: int | None = None
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must be equal for two scores to be compared."""
+        return (self.task, self.metric, self.n, self.version, self.fewshot)
+
 
 @dataclass(frozen=True)
 class HarnessRun:
@@ -257,6 +268,7 @@ class HarnessRun:
         capabilities: every other task's metrics.
         max_length: the model's context in the harness, None where the file does not say.
         left_out: why other results files of the same folder could not be read, a line for each.
+        of_base: scores of the model before fine-tuning, by `Capability.key`, where the same folder has a run of it.
     """
 
     path: Path
@@ -268,3 +280,4 @@ class HarnessRun:
     capabilities: Sequence[Capability]
     max_length: int | None = None
     left_out: Sequence[str] = ()
+    of_base: Mapping[tuple[object, ...], Capability] = field(default_factory=dict)

@@ -89,10 +89,13 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
     audited: tuple[float, Path] | None = None
     refused: list[tuple[Path, SpvmiaError]] = []
     bare: list[str] = []
+    scored: list[HarnessRun] = []
     paths = _results_files(place, option)
     for path in paths:
         try:
             raw = _load(path)
+            if len(paths) > 1:
+                scored.append(_harness_run(path, raw, ()))
             if any(_has_audit(config) for config in raw["configs"].values()):
                 if len(paths) > 1:  # one alone is read below
                     _run(path, raw, with_samples=False)
@@ -116,7 +119,32 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
         if _saved(path) > _saved(audited[1]):
             raise SpvmiaError(f"{why}; or name an older results file, such as {audited[1]}") from why
     run = _run(audited[1], _load(audited[1]), with_samples=True)
-    return replace(run, left_out=[str(error) for _, error in refused])
+    return replace(run, left_out=[str(error) for _, error in refused], of_base=_of_base(run, scored))
+
+
+def _of_base(run: HarnessRun, others: Sequence[HarnessRun]) -> dict[tuple[object, ...], Capability]:
+    """The scores of the base of a run among those of other runs, by what must be equal to compare them."""
+    base = _base_name(run)
+    of_base = [each for each in others if base is not None and _plain_model(each) == base]
+    oldest_first = sorted(of_base, key=lambda each: each.date)
+    return {capability.key: capability for each in oldest_first for capability in each.capabilities}
+
+
+def _base_name(run: HarnessRun) -> str | None:
+    """What a run calls the model before fine-tuning: whose adapter it loads, else what its audits were told."""
+    arguments = run.config.get("model_args")
+    if isinstance(arguments, Mapping) and arguments.get("peft"):
+        return str(arguments.get("pretrained"))
+    names = {str(audit.mia_audit.data.base_model) for audit in run.audits if audit.mia_audit.data.base_model}
+    return names.pop() if len(names) == 1 else None
+
+
+def _plain_model(run: HarnessRun) -> str | None:
+    """The model of a run without an adapter."""
+    arguments = run.config.get("model_args")
+    if isinstance(arguments, Mapping) and not arguments.get("peft"):
+        return str(arguments.get("pretrained"))
+    return None
 
 
 class _NoResults(SpvmiaError):
@@ -216,6 +244,10 @@ def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool, once: Once |
     for name, row in raw["results"].items():
         if _has_audit(configs.get(name)):
             tasks.append(_task(path, name, row, configs[name]["metadata"], tasks, once, with_samples=with_samples))
+    return _harness_run(path, raw, _grouped(tasks))
+
+
+def _harness_run(path: Path, raw: Mapping[str, Any], audits: Sequence[Audit]) -> HarnessRun:
     return HarnessRun(
         path=path,
         model=without_secrets_in(str(raw.get("model_name") or raw.get("model_source") or path.parent.name)),
@@ -226,7 +258,7 @@ def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool, once: Once |
             for key in ("lm_eval_version", "transformers_version")
             if raw.get(key)
         },
-        audits=_grouped(tasks),
+        audits=audits,
         capabilities=list(_capabilities(raw)),
         max_length=length if isinstance(length := raw.get("max_length"), int) else None,
     )

@@ -172,7 +172,7 @@ def test_thirty_nonmembers_resolve_no_rate(scenario):
     row, audit = result["results"]["loss_mia_custom"], audit_of(result, "loss_mia_custom")
     for rate, needed, name in (("1 %", 100, "tpr_at_1pct_fpr"), ("0.1 %", 1000, "tpr_at_0.1pct_fpr")):
         expected = f"30 non-members cannot resolve an FPR of {rate}: at least {needed} are needed"
-        assert f"spvmia: warning: {expected}; the TPR at {rate} FPR is NaN" in scenario.before_work
+        assert f"spvmia: warning: {expected}; the TPR at {rate} FPR is not resolved" in scenario.before_work
         assert np.isnan(row[f"{name},none"])
         assert np.isnan(row[f"{name}_stderr,none"])
         assert audit["metrics"][name]["value"] is None

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from spvmia_plugin.report.html import MAX_ROWS, render
+from spvmia_plugin.report.html import render
+from spvmia_plugin.report.records import MAX_ROWS
 from spvmia_plugin.report.tokens import Token, TokenView
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.util.console import shown
@@ -174,13 +175,27 @@ def test_a_record_opens_to_all_its_attacks(plain):
 
 
 def test_the_table_of_attacks_sorts(plain):
+    """Attackers who have the same stay together, and the blind baseline stays last."""
     page = plain.page
-    column = "table.sortable tbody td:nth-child(4) data"
-    page.locator("table.sortable th", has_text="TPR at 1 %").get_by_role("button").click()
-    values = [float(page.locator(column).nth(3 * i).get_attribute("value")) for i in range(4)]
-    assert values == sorted(values, reverse=True)
-    last = page.locator("table.sortable tbody tr").last
-    assert "candidate" in last.inner_text()
+    families = page.locator("table.sortable tbody")
+    before = [set(families.nth(i).locator("th .sub").all_inner_texts()) for i in range(families.count())]
+    page.locator("table.sortable th", has_text="ASR").get_by_role("button").click()
+    for direction in (True, False):
+        values = [
+            [
+                float(value.get_attribute("value"))
+                for value in families.nth(i).locator("tr:not(.family) td:nth-last-child(3) > data").all()
+            ]
+            for i in range(families.count() - 1)
+        ]
+        assert sum(map(len, values)) == 3
+        assert all(family == sorted(family, reverse=direction) for family in values)
+        firsts = [family[0] for family in values if family]
+        assert firsts == sorted(firsts, reverse=direction)
+        after = [set(families.nth(i).locator("th .sub").all_inner_texts()) for i in range(families.count())]
+        assert sorted(map(sorted, after)) == sorted(map(sorted, before))
+        assert "bag_of_words_mia_custom" in after[-1].pop()
+        page.locator("table.sortable th", has_text="ASR").get_by_role("button").click()
 
 
 def test_choosing_an_attack_shows_its_pictures(plain):

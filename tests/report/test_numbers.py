@@ -79,7 +79,8 @@ def test_every_number_in_a_cell_for_numbers_names_its_source(plain_run):
 def test_the_sentences_hold_no_other_results(plain_run):
     """Every other digit of the verdict is a confidence, a count of attacks, or one of the wording."""
     html = plain_run.page
-    verdict = html[html.index("Shown one") : html.index("These are statistics")]
+    top = html[html.index("Shown a training record") : html.index('id="limits-0"')]
+    verdict = re.sub(r"<svg .*?</svg>", "", top, flags=re.DOTALL)
     words = re.sub(r"<data .*?</data>|<[^>]*>", "", verdict)
     assert "<data" in verdict
     assert set(re.findall(r"\d+(?:\.\d+)?", words)) <= {"0", "100", "1", "5", "50", "95", "3", "500"}

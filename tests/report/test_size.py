@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.report import html
+from spvmia_plugin.report import records as table
 from spvmia_plugin.report.facts import exposed, report_facts, streamed
 from spvmia_plugin.report.figures import MAX_STEPS, Curve, steps
 from spvmia_plugin.report.html import render
@@ -28,7 +28,7 @@ def test_a_page_of_a_thousand_records_under_every_attack_is_small(tmp_path):
 
 
 def test_the_most_exposed_stand_on_the_page_and_the_rest_is_named(tmp_path, undrawn, monkeypatch):
-    monkeypatch.setattr(html, "MAX_ROWS", 30)
+    monkeypatch.setattr(table, "MAX_ROWS", 30)
     write_run(tmp_path, [fake_audit({"spv": 1.0, "loss": 0.2}, records=fake_records(80, 40), findings=())])
     run = read_latest(tmp_path)
     page = Page(render(run))
@@ -46,7 +46,7 @@ def test_a_page_with_everybody_says_nothing_of_a_rest(plain_run):
 
 
 def test_texts_share_the_room(tmp_path, undrawn, monkeypatch):
-    monkeypatch.setattr(html, "_ALL_TEXTS", 60 * 150)
+    monkeypatch.setattr(table, "_ALL_TEXTS", 60 * 150)
     texts = ["x" * 1000]
     audit = fake_audit({"spv": 1.0}, records=fake_records(60, 20, texts=texts), settings={"mia_log_text": True})
     write_run(tmp_path, [audit])

@@ -41,6 +41,17 @@ DECLARED = "2026-11-23T19:37:30+00:00"
 
 
 @dataclass(frozen=True)
+class Few:
+    """The strength of an attack to which a share of the members alone looks different: those that were memorised."""
+
+    share: float
+    strength: float
+
+
+Strengths = Mapping[str, "float | Few | None"]
+
+
+@dataclass(frozen=True)
 class FakeTask:
     """One task of the results file: its row, its config with `mia_audit`, and the lines of its samples file."""
 
@@ -73,7 +84,7 @@ def fake_records(
 
 
 def fake_audit(
-    strengths: Mapping[str, float | None] = STRENGTHS,
+    strengths: Strengths = STRENGTHS,
     *,
     dataset: str = "custom",
     records: Sequence[Record] | None = None,
@@ -86,13 +97,14 @@ def fake_audit(
     canary: bool = False,
     unscored_every: int = 0,
     details: Mapping[str, object] | None = None,
+    stored: bool = False,
     seed: int = 0,
 ) -> list[FakeTask]:
     """The tasks of one audit of the same records.
 
     Args:
-        strengths: by attack: how far members' scores lie above those of non-members, in standard deviations; None for
-            an attack whose input is missing.
+        strengths: by attack: how far members' scores lie above those of non-members, in standard deviations, or those
+            of some members (`Few`, the same ones under each attack); None for an attack whose input is missing.
         dataset: the tasks' data set.
         records: what is audited; default 150 members and 150 non-members.
         findings: preconditions; None checks the data as a real run does.
@@ -104,6 +116,7 @@ def fake_audit(
         canary: write `canary_audit_<dataset>` in place of attack tasks (one attack).
         unscored_every: leave every so-manieth record without a score, 0 for none.
         details: more of what a run says of its stages.
+        stored: everything was in the store already, nothing was computed.
         seed: of the scores.
     """
     records = tuple(records) if records is not None else fake_records(150, 150)
@@ -137,8 +150,8 @@ def fake_audit(
         summary, canaries = _numbers(records, of_task, canary, seed)
         audit = mia_audit(
             attack=attacks[task], data=data, config=config, summary=summary, results=of_task,
-            outcome=_outcome(details or {}), findings=found, blind=blind, canaries=canaries, comparison=comparison,
-            declared=DECLARED, unit=_unit(data, records, of_task, seed),
+            outcome=_outcome(details or {}, stored), findings=found, blind=blind, canaries=canaries,
+            comparison=comparison, declared=DECLARED, unit=_unit(data, records, of_task, seed),
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
         tasks.append(
@@ -224,16 +237,18 @@ def write_run(
 
 
 def _results(
-    strength: float | None, records: Sequence[Record], attack: str, unscored_every: int, seed: int
+    strength: float | Few | None, records: Sequence[Record], attack: str, unscored_every: int, seed: int
 ) -> dict[str, RecordResult]:
     """What one attack says of each record: normal scores, and mean log-probabilities that fit them."""
     if strength is None:
         reason = f"{attack}: expected other data of the same domain, got none; set mia_candidate"
         return {record.id: RecordResult(None, reason) for record in records}
+    few = strength if isinstance(strength, Few) else Few(1.0, strength)
+    exposed = {record.id for record in _first_members(records, few.share)}
     rng = np.random.default_rng(seed)
     results = {}
     for i, record in enumerate(records):
-        score = float(rng.normal(strength if record.is_member else 0.0))
+        score = float(rng.normal(few.strength if record.id in exposed else 0.0))
         reference = float(rng.normal(-3.5, 0.5))
         reason = "fewer than 8 tokens" if unscored_every and i % unscored_every == 0 else None
         results[record.id] = RecordResult(
@@ -245,6 +260,11 @@ def _results(
             p_value=float(ndtr(-score)) if attack == "lira_offline" and not reason else None,
         )
     return results
+
+
+def _first_members(records: Sequence[Record], share: float) -> Sequence[Record]:
+    members = [record for record in records if record.is_member]
+    return members[: round(share * len(members))]
 
 
 def _numbers(
@@ -263,15 +283,16 @@ def _numbers(
     return summary, canary_audit(scores, [record.is_member for record in records], seed=seed)
 
 
-def _outcome(details: Mapping[str, object]) -> Outcome:
+def _outcome(details: Mapping[str, object], stored: bool) -> Outcome:
+    stages = {
+        "self-prompts": Cost(0, 16000, 0, 31.5, 8),
+        "reference": Cost(0, 0, 48000, 200.25, 96),
+        "paraphrases": Cost(12800, 0, 0, 13.198674942999787, 7),
+        "scoring: target": Cost(183013, 0, 0, 513.7867665260001, 151),
+        "scoring: reference": Cost(140800, 0, 0, 261.5192360630008, 69),
+    }
     return Outcome(
-        stages={
-            "self-prompts": Cost(0, 16000, 0, 31.5, 8),
-            "reference": Cost(0, 0, 48000, 200.25, 96),
-            "paraphrases": Cost(12800, 0, 0, 13.198674942999787, 7),
-            "scoring: target": Cost(183013, 0, 0, 513.7867665260001, 151),
-            "scoring: reference": Cost(140800, 0, 0, 261.5192360630008, 69),
-        },
+        stages={name: Cost(0, 0, 0, 0.25, 0) for name in stages} if stored else stages,
         notes=["3 records are longer than the model's context and were scored in windows"],
         details={
             "reference": {"kind": "self_prompt", "self_prompts": 250},

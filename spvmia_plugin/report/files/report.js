@@ -31,9 +31,11 @@
     choose();
   }
 
-  /* Tables whose rows all stand in the page: sorted by the exact values of their cells. */
+  /* The table of attacks, sorted by the exact values of its cells: those of one attacker stay together, in the order
+     of the first of them, and the blind baseline stays last. */
   function sortable(table) {
-    const body = table.tBodies[0];
+    const families = () => [...table.tBodies].filter((body) => !body.classList.contains("blind"));
+    const rows = (body) => [...body.rows].filter((row) => !row.classList.contains("family"));
     table.querySelectorAll("thead th[data-column]").forEach((head) => {
       const column = Number(head.dataset.column);
       const button = element("button", { type: "button" });
@@ -50,9 +52,10 @@
         const text = (row) => row.cells[column].textContent.trim();
         const numeric = head.classList.contains("n");
         const sign = next === "ascending" ? 1 : -1;
-        [...body.rows]
-          .sort((a, b) => (numeric ? ordered(key(a), key(b), sign) : sign * text(a).localeCompare(text(b))))
-          .forEach((row) => body.append(row));
+        const order = (a, b) => (numeric ? ordered(key(a), key(b), sign) : sign * text(a).localeCompare(text(b)));
+        for (const body of families()) rows(body).sort(order).forEach((row) => body.append(row));
+        const last = table.querySelector("tbody.blind");
+        families().sort((a, b) => order(rows(a)[0], rows(b)[0])).forEach((body) => last.before(body));
       });
     });
   }
@@ -157,13 +160,13 @@
     }
 
     draw(row) {
-      const { ids, texts, lowest, best, attacks, p } = this.data;
+      const { ids, lowest, best, attacks, p } = this.data;
       const chosen = attacks[this.attack.value];
       const open = this.opened.has(row);
-      const name = element("bdi", {}, ids[row]);
+      const name = element("bdi", { dir: "ltr" }, ids[row]);
       const button = element("button", { type: "button", class: "open", "data-row": row, "aria-expanded": open }, name);
       const cells = [element("td", { class: "id" }, button)];
-      if (texts) cells.push(element("td", { class: "text", dir: "auto" }, texts[row]));
+      if (this.data.texts) cells.push(element("td", { class: "text", dir: "auto" }, this.text(row)));
       cells.push(
         element("td", { class: "n" }, lowest[row] === null ? "–" : `${lowest[row]} of ${attacks[best[row]].others}`),
         element("td", {}, best[row] === null ? "–" : attacks[best[row]].title),
@@ -174,6 +177,13 @@
       const drawn = [element("tr", {}, ...cells)];
       if (open) drawn.push(this.details(row, cells.length));
       return drawn;
+    }
+
+    /* The first words of a text, that open to all that the page has of it. */
+    text(row) {
+      const characters = Array.from(this.data.texts[row]);
+      const [head, rest] = [characters.slice(0, this.data.heads[row]), characters.slice(this.data.heads[row])].map((part) => part.join(""));
+      return rest ? element("details", {}, element("summary", {}, head), element("span", {}, rest)) : head;
     }
 
     details(row, span) {
@@ -187,7 +197,7 @@
       });
       const head = ["Attack", "Score", "Rank among all", "Others as high"].map((word, i) =>
         element("th", { scope: "col", class: i ? "n" : null }, word));
-      const caption = element("caption", {}, "Under every attack: ", element("bdi", {}, this.data.ids[row]));
+      const caption = element("caption", {}, "Under every attack: ", element("bdi", { dir: "ltr" }, this.data.ids[row]));
       const table = element("table", {}, caption, element("thead", {}, element("tr", {}, ...head)),
         element("tbody", {}, ...lines));
       return element("tr", { class: "more" }, element("td", { colspan: span }, table));
