@@ -104,9 +104,9 @@ def start_of(lowest: float) -> float:
     return min(_BELOW_GUESSING, max(0.0, math.floor(10 * lowest) / 10))
 
 
-def claims(audit: Audit, verdict: Verdict) -> list[Claim]:
-    """What stands at the top of the page of an audit."""
-    found = [_whole(audit, verdict.as_a_whole), _few(audit, verdict), *_bound(audit), *_canaries(audit)]
+def claims(audit: Audit, verdict: Verdict, base: Audit | None = None) -> list[Claim]:
+    """What stands at the top of the page of an audit; with that of its base on the same records, if there is one."""
+    found = [_whole(audit, verdict.as_a_whole, base), _few(audit, verdict), *_bound(audit), *_canaries(audit)]
     return [_provisional(claim) for claim in found] if verdict.provisional else found
 
 
@@ -115,7 +115,7 @@ def _provisional(claim: Claim) -> Claim:
     return replace(claim, tone="doubt", certainty=(*claim.certainty, " Provisional: see the conditions above."))
 
 
-def _whole(audit: Audit, level: Level) -> Claim:
+def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
     found, about = audit.strongest, "The records as a whole"
     if found is None or level == "unresolved":
         reason = found.auroc.reason if found and found.auroc.reason else "the run kept no scores of records"
@@ -144,7 +144,7 @@ def _whole(audit: Audit, level: Level) -> Claim:
         "of 100 pairs",
         (sentence,),
         _how_sure(low, high, "50", level),
-        [_in_terms(audit, AUROC.key, AUROC.label)],
+        [_in_terms(audit, AUROC.key, AUROC.label), *_by_itself(base)],
         [("", bar, alt)],
     )
 
@@ -200,6 +200,18 @@ def _how_sure(low: Number, high: Number, guess: str, level: Level) -> Text:
 def _in_terms(audit: Audit, key: str, label: str) -> Text:
     value, low, high = leading(audit, key, "share")
     return (f"{label} ", value, " (", low, " to ", high, ")")
+
+
+def _by_itself(base: Audit | None) -> Iterator[Text]:
+    """What the same attacks find in the model before fine-tuning, which was trained on none of the records."""
+    found = base.mia_audit.strongest if base else None
+    if found is None or math.isnan(found.auroc.value):
+        return
+    value, low, high = (
+        Number(getattr(found.auroc, end), "share", f"base/strongest/{AUROC.key}/{end}")
+        for end in ("value", "low", "high")
+    )
+    yield (f"The base by itself, on the same records: {AUROC.label} ", value, " (", low, " to ", high, ")")
 
 
 def _hundred(value: float, low: float, high: float) -> list[str]:

@@ -69,7 +69,8 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         versions={shown(key): shown(value) for key, value in run.versions.items()},
         parts=[
-            _part(audit, tokens[number] if tokens else (), number, priors) for number, audit in enumerate(run.audits)
+            _part(audit, run.base_of(audit), tokens[number] if tokens else (), number, priors)
+            for number, audit in enumerate(run.audits)
         ],
         results_file=shown(run.path.name),
         capabilities=_capabilities(run),
@@ -99,7 +100,9 @@ def _capabilities(run: HarnessRun) -> list[dict[str, Any]]:
     return rows
 
 
-def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequence[float]) -> dict[str, Any]:
+def _part(
+    audit: Audit, base: Audit | None, tokens: Sequence[TokenView], number: int, priors: Sequence[float]
+) -> dict[str, Any]:
     """What the page shows of one audit, in the order of the page. The template only lays it out."""
 
     def inlined(found: Sequence[Picture]) -> list[dict[str, Any]]:
@@ -124,7 +127,7 @@ def _part(audit: Audit, tokens: Sequence[TokenView], number: int, priors: Sequen
         "source": shown(audit.mia_audit.data.source or audit.dataset),
         **_warnings(warnings, verdict.provisional),
         "verdict": verdict,
-        "claims": claims(audit, verdict),
+        "claims": claims(audit, verdict, base),
         "sizes": _sizes(audit),
         "advice": advice(audit, verdict),
         "limits": [*_limits(audit, verdict), (verdict.membership,), (ranges(audit),), (CANNOT_SHOW,)],

@@ -269,6 +269,7 @@ class HarnessRun:
         max_length: the model's context in the harness, None where the file does not say.
         left_out: why other results files of the same folder could not be read, a line for each.
         of_base: scores of the model before fine-tuning, by `Capability.key`, where the same folder has a run of it.
+        audits_of_base: its audits, the newest last, without their samples.
     """
 
     path: Path
@@ -281,3 +282,10 @@ class HarnessRun:
     max_length: int | None = None
     left_out: Sequence[str] = ()
     of_base: Mapping[tuple[object, ...], Capability] = field(default_factory=dict)
+    audits_of_base: Sequence[Audit] = ()
+
+    def base_of(self, audit: Audit) -> Audit | None:
+        """The audit of the model before fine-tuning on the same records; None where nobody made it."""
+        data = audit.mia_audit.data.fingerprint
+        alike = (each for each in reversed(self.audits_of_base) if each.mia_audit.data.fingerprint == data)
+        return next((each for each in alike if each.dataset == audit.dataset), None)

@@ -96,7 +96,7 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
             raw = _load(path)
             if len(paths) > 1:
                 scored.append(_harness_run(path, raw, ()))
-            if any(_has_audit(config) for config in raw["configs"].values()):
+            if _is_audited(raw):
                 if len(paths) > 1:  # one alone is read below
                     _run(path, raw, with_samples=False)
                 date = float(raw.get("date") or 0.0)
@@ -119,15 +119,23 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
         if _saved(path) > _saved(audited[1]):
             raise SpvmiaError(f"{why}; or name an older results file, such as {audited[1]}") from why
     run = _run(audited[1], _load(audited[1]), with_samples=True)
-    return replace(run, left_out=[str(error) for _, error in refused], of_base=_of_base(run, scored))
+    return _with_base(replace(run, left_out=[str(error) for _, error in refused]), scored)
 
 
-def _of_base(run: HarnessRun, others: Sequence[HarnessRun]) -> dict[tuple[object, ...], Capability]:
-    """The scores of the base of a run among those of other runs, by what must be equal to compare them."""
+def _with_base(run: HarnessRun, others: Sequence[HarnessRun]) -> HarnessRun:
+    """The run with what other runs say of its base: scores by what must be equal to compare them, and audits."""
     base = _base_name(run)
-    of_base = [each for each in others if base is not None and _plain_model(each) == base]
-    oldest_first = sorted(of_base, key=lambda each: each.date)
-    return {capability.key: capability for each in oldest_first for capability in each.capabilities}
+    if base is None or base == _plain_model(run):
+        return run
+    oldest_first = sorted((each for each in others if _plain_model(each) == base), key=lambda each: each.date)
+    scores = {capability.key: capability for each in oldest_first for capability in each.capabilities}
+    found = ((each.path, _load(each.path)) for each in oldest_first)
+    audited = [_run(path, raw, with_samples=False) for path, raw in found if _is_audited(raw)]
+    return replace(run, of_base=scores, audits_of_base=[audit for each in audited for audit in each.audits])
+
+
+def _is_audited(raw: Mapping[str, Any]) -> bool:
+    return any(_has_audit(config) for config in raw["configs"].values())
 
 
 def _base_name(run: HarnessRun) -> str | None:

@@ -208,6 +208,12 @@ def test_what_the_model_can_do_stands_beside_its_privacy_with_the_base(shown_pag
     page = shown_pages["clear-leak"].page
     assert page.text.index("What the model can do") < page.text.index("What to do now")
     told = {source: float(value) for value, source, _ in page.numbers if source.startswith("base/")}
+    run = shown_pages["clear-leak"].run
+    by_itself = run.base_of(run.audits[0]).mia_audit.strongest.auroc
+    for end in ("value", "low", "high"):
+        assert told.pop(f"base/strongest/auroc/{end}") == getattr(by_itself, end)
+    assert by_itself.low < 0.5 < by_itself.high
+    assert "The base by itself, on the same records: AUROC" in page.text
     assert told == {f"base/{task}/{metric}": value for task, row in OF_BASE.items() for metric, value in row.items()}
     assert not any(source.startswith("base/") for _, source, _ in shown_pages["partial-leak"].page.numbers)
     assert "What the model can do" not in shown_pages["chat"].page.text
@@ -254,14 +260,14 @@ def test_commands_are_copied_by_a_button(browser: Any, shown_pages: Mapping[str,
     page.goto(path.as_uri())
     box = page.locator("section[aria-labelledby=provenance] .copied")
     box.get_by_role("button", name="Copy").click()
-    assert box.get_by_role("button").inner_text() == "Copied"
+    box.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == box.locator("code").inner_text()
     assert page.locator("button.copy").count() == page.locator(".copied").count() >= 4
     page.evaluate("navigator.clipboard.writeText('')")
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as on a server without TLS
     first = page.locator(".advice .copied").first
     first.get_by_role("button").click()
-    assert first.get_by_role("button").inner_text() == "Copied"
+    first.get_by_role("button", name="Copied").wait_for()
     context.close()
     bare = browser.new_context(java_script_enabled=False)
     page = bare.new_page()

@@ -50,7 +50,8 @@ def clear_leak(folder: Path) -> Path:
     """Most members told apart, one attack without its input; the base's scores lie in the same folder."""
     base = datetime(2026, 11, 22, tzinfo=timezone.utc)
     arguments = {"pretrained": BASE}
-    write_run(folder, [], model=BASE, model_args=arguments, capabilities=OF_BASE, date=base)
+    untouched = fake_audit(dict.fromkeys(("loss", "spv_wbc"), 0.0), records=fake_records(600, 600), findings=())
+    write_run(folder, [untouched], model=BASE, model_args=arguments, capabilities=OF_BASE, date=base)
     repeated = Finding("repeated_members", "note", "31 of 600 members repeat the text of another", {"count": 31})
     audit = fake_audit(
         LEAK,
