@@ -131,11 +131,25 @@ def test_a_manifest_of_whole_weights_is_refused_for_an_adapter(target, sft, spli
         audit(target)
 
 
+@pytest.fixture
+def findings(evaluate, options, tmp_path):
+    """Severities of what the preconditions of an audit found, by code; the data are those of a manifest."""
+    left_out = ("mia_members", "mia_nonmembers", "mia_prompts", "mia_block_size")
+    given = {key: value for key, value in options.items() if key not in left_out}
+    given["mia_cache_dir"] = str(tmp_path / "store")
+
+    def found(place, **more):
+        result = evaluate(["loss_mia_custom"], given | more, model_args=place)
+        told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+        return {each["code"]: each["severity"] for each in told["preconditions"]}
+
+    return found
+
+
 def test_an_adapters_manifest_beside_whole_weights_is_a_warning_unless_it_is_named(
     target,
     chat_base,  # noqa: F811
-    evaluate,
-    options,
+    findings,
     tmp_path,
 ):
     from peft import AutoPeftModelForCausalLM
@@ -144,42 +158,25 @@ def test_an_adapters_manifest_beside_whole_weights_is_a_warning_unless_it_is_nam
     shutil.copytree(chat_base, merged)
     AutoPeftModelForCausalLM.from_pretrained(target).merge_and_unload().save_pretrained(merged)
     shutil.copy(target / "mia_manifest.json", merged)
-    left_out = ("mia_members", "mia_nonmembers", "mia_prompts", "mia_block_size")
-    given = {key: value for key, value in options.items() if key not in left_out}
-    given["mia_cache_dir"] = str(tmp_path / "store")
-
-    def findings(**more):
-        result = evaluate(["loss_mia_custom"], given | more, model_args={"pretrained": str(merged), "peft": None})
-        told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
-        return {each["code"]: each["severity"] for each in told["preconditions"]}
-
-    assert findings()["manifest_of_other_weights"] == "warning"
-    assert "manifest_of_other_weights" not in findings(mia_manifest=str(merged / "mia_manifest.json"))
+    place = {"pretrained": str(merged), "peft": None}
+    assert findings(place)["manifest_of_other_weights"] == "warning"
+    assert "manifest_of_other_weights" not in findings(place, mia_manifest=str(merged / "mia_manifest.json"))
 
 
 def test_a_manifest_of_the_model_below_the_adapter_is_a_warning_unless_it_is_named(
     target,
     chat_base,  # noqa: F811
-    evaluate,
-    options,
+    findings,
     tmp_path,
 ):
     """`pretrained=M,peft=A` with a manifest beside M alone: it says nothing of the training that made A."""
     below = tmp_path / "below"
     shutil.copytree(chat_base, below)
     shutil.move(target / "mia_manifest.json", below)
-    left_out = ("mia_members", "mia_nonmembers", "mia_prompts", "mia_block_size")
-    given = {key: value for key, value in options.items() if key not in left_out}
-    given |= {"mia_cache_dir": str(tmp_path / "store"), "mia_base_model": str(below)}
-
-    def findings(**more):
-        place = {"pretrained": str(below), "peft": str(target)}
-        result = evaluate(["loss_mia_custom"], given | more, model_args=place)
-        told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
-        return {each["code"]: each["severity"] for each in told["preconditions"]}
-
-    assert findings()["manifest_of_other_weights"] == "warning"
-    assert "manifest_of_other_weights" not in findings(mia_manifest=str(below / "mia_manifest.json"))
+    place, moved = {"pretrained": str(below), "peft": str(target)}, {"mia_base_model": str(below)}
+    assert findings(place, **moved)["manifest_of_other_weights"] == "warning"
+    named = {"mia_manifest": str(below / "mia_manifest.json"), **moved}
+    assert "manifest_of_other_weights" not in findings(place, **named)
 
 
 def test_prompts_of_audited_units_alone_are_refused_with_the_manifest_named(sft, tmp_path, audit):  # noqa: F811
