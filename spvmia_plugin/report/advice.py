@@ -92,8 +92,8 @@ def _too_few(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
     if not math.isnan(leader.high) and leader.high <= _SHARP:
         return
     enough = needed(AUROC, _SHARP, AUROC.guess, found.n_attacks)
-    if enough is None:
-        return
+    if enough is None or enough <= min(_documents(audit)):
+        return  # so many were audited: it is the estimate that keeps it from being ruled out
     _, _, high = leading(audit, AUROC.key, "share")
     count = Number(enough, "count", "computed/power/auroc/needed")
     called = clusters_called(have_units=audit.mia_audit.unit is not None)
@@ -104,6 +104,13 @@ def _too_few(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
         "Raise mia_max_samples where there are more; else keep more back before the next training.",
         _again("mia_max_samples", enough),
     )
+
+
+def _documents(audit: Audit) -> tuple[int, int]:
+    """How many documents, or units, of each class were audited, as the samples say."""
+    clusters, labels = audit.clusters(), audit.labels().tolist()
+    by_class = [{each for each, label in zip(clusters, labels, strict=True) if label is side} for side in (True, False)]
+    return len(by_class[0]), len(by_class[1])
 
 
 def _again(option: str, value: int) -> str:

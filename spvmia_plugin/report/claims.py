@@ -40,6 +40,7 @@ _SURE: Mapping[Outcome, str] = {
     "not_evaluable": "This audit says nothing of it.",
 }
 
+_ROUND_OFF = 1e-9
 _IN_PART = "What was not tested can't be said to hold, so neither can the bound as a whole."
 
 
@@ -216,7 +217,12 @@ def _by_itself(base: Audit | None) -> Iterator[Text]:
 
 def _hundred(value: float, low: float, high: float) -> list[str]:
     """Of 100 training records, how sure it is of each that it can be picked out."""
-    ends = {"sure": round(100 * low), "likely": round(100 * value), "maybe": round(100 * high)}
+    # Outwards: "at least 4" of a lower end of 3.5 would promise too much. Not by what a float adds to 7 %.
+    ends = {
+        "sure": math.floor(100 * low + _ROUND_OFF),
+        "likely": round(100 * value),
+        "maybe": math.ceil(100 * high - _ROUND_OFF),
+    }
     return [next((kind for kind, end in ends.items() if place < end), "rest") for place in range(100)]
 
 

@@ -56,6 +56,10 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         tokens: for each audit, records to show token by token.
         priors: shares of members to tell the precision for.
     """
+    parts = [
+        _part(audit, run.base_of(audit), tokens[number] if tokens else (), number, priors)
+        for number, audit in enumerate(run.audits)
+    ]
     environment = web.templates("spvmia_plugin.report")
     environment.filters |= {"number": number_html, "sentence": sentence_html, "shown": shown}
     return web.render(
@@ -68,13 +72,11 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         model=shown(run.model),
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         versions={shown(key): shown(value) for key, value in run.versions.items()},
-        parts=[
-            _part(audit, run.base_of(audit), tokens[number] if tokens else (), number, priors)
-            for number, audit in enumerate(run.audits)
-        ],
+        parts=parts,
         results_file=shown(run.path.name),
         capabilities=_capabilities(run),
         has_base=bool(run.of_base),
+        has_texts=any(part["table"]["texts"] for part in parts),
         most_scores=MOST_SCORES,
         command="\n".join(shown(line) for line in typed(command(run)).split("\n")),
         first_rows=FIRST_ROWS,

@@ -76,8 +76,9 @@ def _what_references_say(audit: Audit) -> list[str]:
             break  # of the strongest attack that they make a difference to
     for attack, share in small_p_values(audit).items():
         lines.append(
-            f"{title(attack)} gives p-values: {percent(share)} of the non-members have one of at most {SMALL_P}; more "
-            f"than {percent(SMALL_P)} says that the target differs from its references by more than they allow for"
+            f"{title(attack)} gives p-values: {percent(share)} of the non-members have one of at most {SMALL_P}; many "
+            f"more than {percent(SMALL_P)} would say that the target differs from its references by more than they "
+            "allow for"
         )
     return lines
 
@@ -128,7 +129,15 @@ def _blind(audit: Audit) -> Text:
         if found.low > BLIND.guess
         else "The words of the records alone do not give membership away, as far as this test sees."
     )
-    return ("A classifier that sees no model reaches an AUROC of ", auroc, " (", low, " to ", high, f"). {meaning}")
+    return (
+        "A classifier of words, style and length that sees no model reaches an AUROC of ",
+        auroc,
+        " (",
+        low,
+        " to ",
+        high,
+        f"). {meaning}",
+    )
 
 
 def _stages(task: TaskResult) -> list[tuple[str, Sequence[Number]]]:

@@ -40,7 +40,7 @@ def attacks(audit: Audit) -> dict[str, Any]:
     ends = [row["auroc"][1].value for row in everyone if _known(row["auroc"][1])]
     start = start_of(min(ends, default=AUROC.guess))
     for row in everyone:
-        row["bar"], row["wide"] = _bar(start, row["auroc"]), _bar(start, row.pop("simultaneous", None))
+        row["bar"], row["wide"] = _bar(start, row["auroc"]), _bar(start, row.get("simultaneous"))
     families: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         families.setdefault(row.pop("family"), []).append(row)
@@ -84,7 +84,7 @@ def _blind_row(audit: Audit) -> dict[str, Any]:
     """The baseline that sees no model: its own task, else what every attack recorded of it."""
     task, first = blind_task(audit), audit.tasks[0]
     if task is not None:
-        return {**_row(audit, task), "is_strongest": False}
+        return {**_row(audit, task), "is_strongest": False, "simultaneous": None}
     nothing = Number(None, "share", "")
     auroc = tuple(audited(first, "blind", end, style="share") for end in ("auroc", "low", "high"))
     return {
@@ -92,6 +92,7 @@ def _blind_row(audit: Audit) -> dict[str, Any]:
         "task": BLIND.key,
         "is_strongest": False,
         "auroc": auroc,
+        "simultaneous": None,
         "tprs": [(nothing,) * 3 for _ in TPRS],
         "asr": (nothing,) * 3,
         "scored": nothing,

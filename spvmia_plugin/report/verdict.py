@@ -33,6 +33,11 @@ CANNOT_SHOW = (
 )
 
 
+_SPLIT = (
+    "This audit cannot tell whether the model gives its training records away: members and others differ without it."
+)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the audit says.
@@ -72,7 +77,7 @@ def judge(audit: Audit) -> Verdict:
         level="evidence" if few == "evidence" else whole,
         as_a_whole=whole,
         most_exposed=few,
-        headline=_headline(found, whole, few, doubts > 0),
+        headline=_SPLIT if _by_the_split_alone(audit) else _headline(found, whole, few, doubts > 0),
         sentences=tuple(sentences),
         provisional=doubts,
         membership=known,
@@ -92,6 +97,13 @@ def _level(leader: Leader | None, metric: Metric) -> Level:
     if leader is None or math.isnan(leader.low):
         return "unresolved"
     return "evidence" if leader.low > metric.guess else "reversed" if leader.high < metric.guess else "none_found"
+
+
+def _by_the_split_alone(audit: Audit) -> bool:
+    """Whether a baseline that sees no model does as well as the attacks, as far as the intervals tell."""
+    found, blind = audit.strongest, audit.mia_audit.blind
+    broken = any(finding.code == "blind_above_chance" for finding in failed(audit))
+    return broken and found is not None and found.auroc.low <= blind.high
 
 
 def _headline(found: Strongest | None, whole: Level, few: Level, provisional: bool) -> str:
@@ -141,8 +153,8 @@ def ranges(audit: Audit) -> str:
         return ""
     chosen = f" and for all {found.n_attacks} attacks" if found.n_attacks > 1 else ""
     return (
-        f"The ranges are those that the true values lie in with {100 * found.confidence:g} % confidence, for both "
-        f"sentences{chosen} at once: choosing the strongest is allowed for."
+        f"The true values lie in the ranges with {100 * found.confidence:g} % confidence, for both questions{chosen} "
+        "at once: they already allow for having chosen the strongest."
     )
 
 

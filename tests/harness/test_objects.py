@@ -111,12 +111,12 @@ def test_a_quantised_copy_of_the_manifests_base_is_that_base_and_said(base, eval
     """Told by what the files hold: see tests/models/test_copies.py."""
     from types import SimpleNamespace
 
-    from spvmia_plugin.harness import task
+    from spvmia_plugin.harness import given
 
     def shown(name, original, revision):
         return "4 bits (bitsandbytes)" if (name, original, revision) == ("copy-4bit", str(base), "v2") else None
 
-    monkeypatch.setattr(task, "quantised_copy", shown)
+    monkeypatch.setattr(given, "quantised_copy", shown)
     data, settings = SimpleNamespace(base_model=str(base)), SimpleNamespace(base_model=None)
     (told,) = check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter", "revision": "v2"})
     assert told == (

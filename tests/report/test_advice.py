@@ -65,6 +65,14 @@ def test_nothing_found_with_few_records_asks_for_more(tmp_path):
     assert enough == []
 
 
+def test_nobody_is_asked_for_fewer_records_than_there_are(tmp_path):
+    """An estimate near the limit keeps it from being ruled out, however many records a null target would take."""
+    *_, audit, found = advised(tmp_path, {"loss": -0.05, "spv_wbc": -0.05}, n=150)
+    assert judge(audit).as_a_whole == "none_found"
+    assert audit.strongest.auroc.high > 0.6
+    assert found == []
+
+
 def test_a_broken_split_comes_first_and_alone(tmp_path):
     findings = [
         Finding("blind_above_chance", "warning", "the blind baseline sees the classes"),

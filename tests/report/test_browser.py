@@ -108,7 +108,7 @@ def test_filtering(plain):
     assert plain.status() == "1 to 1 of 1 (150 in all), page 1 of 1"
     page.get_by_label("Find in ids").fill("no such record")
     assert plain.first_column() == []
-    assert plain.status().startswith("None of them")
+    assert plain.status().startswith("No record matches")
     page.get_by_label("Find in ids").fill("")
     page.get_by_label("only those that no other record matches").check()
     shares = page.locator(".records tbody td:nth-child(2)").all_inner_texts()
@@ -332,7 +332,7 @@ def test_ten_thousand_records_open_and_sort_in_a_second(browser, hostile_file):
 
 def test_saved_tables_start_no_formula(hostile, tmp_path):
     with hostile.page.expect_download() as download:
-        hostile.page.get_by_role("button", name="Save as CSV").click()
+        hostile.page.get_by_role("button", name="Save these as CSV").click()
     path = tmp_path / "exposure.csv"
     download.value.save_as(path)
     with path.open(encoding="utf-8", newline="") as file:

@@ -97,7 +97,7 @@ def test_the_strongest_is_named_with_the_interval_that_allows_for_choosing(tmp_p
     sentence = plain(judge(audit).sentences[0])
     assert "strongest of 2 attacks (SPV-MIA)" in sentence
     assert f"({100 * low:.0f} to {100 * high:.0f})" in sentence
-    assert "for both sentences and for all 2 attacks at once" in ranges(audit)
+    assert "for both questions and for all 2 attacks at once" in ranges(audit)
 
 
 def test_how_many_can_be_picked_out(tmp_path):

@@ -155,7 +155,7 @@
       });
       this.buttons.previous.disabled = this.page === 0;
       this.buttons.next.disabled = this.page >= pages - 1;
-      const range = shown.length ? `${from + 1} to ${from + shown.length} of ${this.rows.length}` : "None of them";
+      const range = shown.length ? `${from + 1} to ${from + shown.length} of ${this.rows.length}` : "No record matches";
       this.status.textContent = `${range}${this.rows.length < ids.length ? ` (${ids.length} in all)` : ""}, page ${this.page + 1} of ${pages}`;
     }
 
