@@ -111,7 +111,7 @@ def test_a_quantised_copy_of_the_manifests_base_is_that_base_and_said(base, eval
     """Told by what the files hold: see tests/models/test_copies.py."""
     from types import SimpleNamespace
 
-    from spvmia_plugin.harness import given
+    from spvmia_plugin.harness import given, task
 
     def shown(name, original, revision):
         return "4 bits (bitsandbytes)" if (name, original, revision) == ("copy-4bit", str(base), "v2") else None
@@ -125,7 +125,7 @@ def test_a_quantised_copy_of_the_manifests_base_is_that_base_and_said(base, eval
     )
     with pytest.raises(SpvmiaError, match="mia_manifest: the manifest belongs to base model"):
         check_base(data, settings, {"pretrained": "copy-4bit", "peft": "adapter"})
-    monkeypatch.setattr(task, "_check_base", lambda *_: [told])
+    monkeypatch.setattr(task, "check_base", lambda *_: [told])
     result = evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path / "store")})
     assert told in result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["notes"]
 
