@@ -105,6 +105,10 @@ def in_words(found: Compared, name: str) -> str:
     if apart.why_not is not None:
         return f"not compared with {first}: {shown(apart.why_not)}"
     told = []
+    lines = [line for metric in (AUROC, found.low_end) for line in lines_of(found, name, metric)]
+    if lines and all(line.note for line in lines):  # without an interval nothing is told apart, and nothing is alike
+        reasons = "; ".join(dict.fromkeys(line.note for line in lines))
+        return f"no attack can say whether it differs from {first}: {reasons}"
     for metric in (AUROC, found.low_end):
         for sign, word in ((1, "higher"), (-1, "lower")):
             if attacks := [line.attack for line in lines_of(found, name, metric) if line.apart == sign]:

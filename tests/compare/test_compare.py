@@ -132,6 +132,16 @@ def test_runs_that_share_a_name_are_seeds(tmp_path):
     assert "By means over training seeds" in to_html([found])
 
 
+def test_one_seed_beside_several_is_not_called_alike(tmp_path):
+    plain = [variant(tmp_path / f"p{seed}", {"loss": 1.0}, seed=seed) for seed in range(2)]
+    alone = variant(tmp_path / "alone", {"loss": 0.1}, seed=10)
+    (found,) = compare([*(Source(folder, "plain") for folder in plain), Source(alone, "dp")])
+    said = "no attack can say whether it differs from plain: one seed says nothing of others"
+    assert in_words(found, "dp") == said
+    assert f"dp: {said}." in to_html([found])
+    assert "No attack tells" not in to_html([found])
+
+
 def test_welchs_interval_is_that_of_scipy():
     ours, theirs = [0.7, 0.75, 0.72], [0.6, 0.66, 0.61, 0.7]
     expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
