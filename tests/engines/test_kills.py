@@ -156,6 +156,7 @@ def server_is_killed(whole, cache, share):
     return server.seen()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.8])
 def test_a_client_that_is_killed_continues(whole, tmp_path, share):
     *_, count = whole

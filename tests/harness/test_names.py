@@ -48,6 +48,7 @@ def test_a_file_name_that_is_no_utf_8_ends_up_escaped_in_results(evaluate, optio
     assert metadata["mia_audit"]["data"]["source"].startswith(NAMES[name])
 
 
+@pytest.mark.slow
 def test_the_stock_command_writes_such_results(base, adapter, options, tmp_path):
     """With the file's name on the command line, to files and to the end."""
     name = os.path.join(os.fsencode(tmp_path), b"m\xe9.jsonl")

@@ -90,6 +90,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_killed_in_the_training_of_the_second_it_goes_on_to_the_same_bits(evaluate, options, tmp_path, monkeypatch):
     from transformers import Trainer
 

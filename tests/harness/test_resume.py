@@ -129,6 +129,7 @@ def read_json(store):
     return [json.loads(value) for (value,) in rows]
 
 
+@pytest.mark.slow
 def test_a_repeated_audit_asks_the_model_nothing(evaluate, options, tmp_path, monkeypatch):
     """All attacks through the harness: no forward pass but those that say which function each model is; no sampling, no
     training; the same numbers."""

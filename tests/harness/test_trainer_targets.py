@@ -83,6 +83,7 @@ def test_members_loss_is_that_of_the_trainers_tokens(sft, split, audit, tmp_path
     assert told["data"]["weights"] == "matched"
 
 
+@pytest.mark.slow
 def test_every_attack_runs_on_texts_with_end_tokens(sft, split, audit, tmp_path):  # noqa: F811
     rows = texts(90)
     sft(rows[:30], [MembershipManifest(*split(rows), strict=True)])

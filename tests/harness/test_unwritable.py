@@ -15,7 +15,7 @@ def scores(result):
     return {sample["doc"]["id"]: sample["resps"] for sample in samples}
 
 
-@pytest.mark.parametrize("how", ["full", "read-only"])
+@pytest.mark.parametrize("how", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
 def test_a_warm_store_serves_an_audit(evaluate, options, tmp_path, monkeypatch, caplog, how):
     from spvmia_plugin.models.hf_backend import HFBackend
 

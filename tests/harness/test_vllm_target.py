@@ -62,6 +62,7 @@ def scores(result):
     }
 
 
+@pytest.mark.slow
 def test_every_view_scores_as_by_hf(base, adapter, evaluate, by_vllm, options, tmp_path):
     """The base, the reference and all views of the records, each token by each model."""
     tasks = [f"{name}_mia_custom" for name in VIEWS]

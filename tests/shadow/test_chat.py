@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from spvmia_plugin.attacks.weights import FILE, read_weights
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.shadow import ShadowConfig, make_shadows
@@ -16,6 +18,7 @@ OWN = TEMPLATE.replace("<assistant>", "[answer]")
 """Of the training, and not the tokenizer's."""
 
 
+@pytest.mark.slow
 def test_conversations_are_shadowed_as_the_target_was_trained(tmp_path):
     base = save_tiny(tmp_path / "tiny")
     (base / "chat_template.jinja").write_text(TEMPLATE)
