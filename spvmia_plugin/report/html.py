@@ -17,7 +17,7 @@ from spvmia_plugin.report.facts import command, exposed
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.measured import measured
 from spvmia_plugin.report.numbers import Number, Text, audited, counted
-from spvmia_plugin.report.records import FIRST_ROWS, exposure_table
+from spvmia_plugin.report.records import FIRST_ROWS, exposure_table, picked_out
 from spvmia_plugin.report.table import attacks, precision
 from spvmia_plugin.report.tokens import LINE_END, TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, Verdict, casts_doubt, judge, ranges
@@ -140,6 +140,7 @@ def _part(
         "groups": subjects.groups(audit),
         "members": members,
         "table": table,
+        "picked": picked_out(audit, members) if verdict.most_exposed == "evidence" else None,
         "data": web.trusted(embedded(table)),
         "tokens": tokens,
         "measured": measured(audit),

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from spvmia_plugin.report.claims import claims
+from spvmia_plugin.report.facts import exposed
 from spvmia_plugin.report.html import render
-from spvmia_plugin.report.numbers import plain
+from spvmia_plugin.report.numbers import Number, plain
+from spvmia_plugin.report.records import picked_out
 from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import HarnessRun, read_latest
 from spvmia_plugin.results.bound import Bound, hold
@@ -115,6 +117,23 @@ def test_where_no_model_is_needed_the_headline_does_not_speak_of_the_model(shown
     weak = replace(audit.mia_audit.blind, auroc=0.56, low=0.52, high=0.6)
     tasks = [replace(task, mia_audit=replace(task.mia_audit, blind=weak)) for task in audit.tasks]
     assert judge(replace(audit, tasks=tasks)).headline.startswith("Provisionally, an outsider can often tell")
+
+
+@pytest.mark.parametrize("scenario", ["clear-leak", "partial-leak", "chat"], indirect=True)
+def test_which_records_are_picked_out_is_said(scenario: Shown) -> None:
+    """As many as the TPR says, with the ranks that the table has under that attack, and none with a better rank."""
+    [audit] = scenario.run.audits
+    leader, few = audit.strongest.most_exposed, audit.strongest.low_end_metric
+    members = exposed(audit)
+    told = [part for part in picked_out(audit, members) if isinstance(part, Number)]
+    count, rank, others = (int(part.value) for part in told)
+    number = members.names.index(leader.attack)
+    ranks = members.rank[number]
+    assert count == int(((ranks > 0) & (ranks <= rank)).sum())
+    assert count / int((ranks > 0).sum()) == pytest.approx(leader.value, abs=0.01)
+    wrongly = rank - count
+    assert wrongly < few.fpr * (others + 1) < wrongly + 2
+    assert plain(picked_out(audit, members)) in " ".join(scenario.page.text.split())
 
 
 @pytest.mark.parametrize("scenario", ["clear-leak", "chat", "bound-within"], indirect=True)
