@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,11 @@ def report_facts(
     }
     clean: dict[str, Any] = finite(without_secrets(facts))
     for audit, told in zip(run.audits, clean["audits"], strict=True):
-        members = (finite(member.to_json()) for member in exposed(audit))
-        told["exposure"] = members if one_by_one else list(members)
+        members = exposed(audit)
+        found = picked_out(audit, members)
+        told["picked_out"] = None if found is None else as_json(found)
+        each = (finite(member.to_json()) for member in members)
+        told["exposure"] = each if one_by_one else list(each)
     return clean
 
 
@@ -157,6 +161,47 @@ def exposed(audit: Audit) -> Exposures:
     under_best = found.rank[found.names.index(best.attack)].astype(np.float64)
     under_best[under_best == 0] = np.inf
     return found.chosen(np.lexsort((under_best, found.lowest_shares())))
+
+
+@dataclass(frozen=True)
+class PickedOut:
+    """The members that the attack on the most exposed few picks out.
+
+    Attributes:
+        attack: its name.
+        records: how many members.
+        rank: the lowest rank among them, under that attack, of all records that it scored.
+        others: non-members that it scored.
+        wrongly: how many of these may score as high.
+    """
+
+    attack: str
+    records: int
+    rank: int
+    others: int
+    wrongly: int
+
+
+def picked_out(audit: Audit, members: Exposures) -> PickedOut | None:
+    """Which of the members those are; None where there are none, or no attack speaks for the most exposed few.
+
+    Args:
+        audit: the audit.
+        members: all of them.
+    """
+    found = audit.strongest
+    attack = found.most_exposed.attack if found else None
+    if found is None or attack is None or attack not in members.names:
+        return None
+    number = members.names.index(attack)
+    # Above the other at rank f (n + 1), as the TPR is read: see `metrics.tpr`.
+    wrongly = math.floor(found.low_end_metric.fpr * (members.others[number] + 1)) - 1
+    counts = members.at_least[number]
+    picked = (counts >= 0) & (counts <= wrongly)
+    if not picked.any():
+        return None
+    rank = int(members.rank[number][picked].max())
+    return PickedOut(attack, int(picked.sum()), rank, members.others[number], wrongly)
 
 
 def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mapping[str, float]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report import subjects
 from spvmia_plugin.report.advice import advice
 from spvmia_plugin.report.claims import claims
-from spvmia_plugin.report.facts import command, exposed
+from spvmia_plugin.report.facts import command, exposed, picked_out
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.measured import measured
 from spvmia_plugin.report.numbers import Number, Text, audited, counted
-from spvmia_plugin.report.records import FIRST_ROWS, exposure_table, picked_out
+from spvmia_plugin.report.records import FIRST_ROWS, exposure_table, picked_in_words
 from spvmia_plugin.report.table import attacks, precision
 from spvmia_plugin.report.tokens import LINE_END, TokenView
 from spvmia_plugin.report.verdict import CANNOT_SHOW, Verdict, casts_doubt, judge, ranges
@@ -120,7 +120,7 @@ def _part(
         ]
 
     members, figures, verdict = exposed(audit), pictures(audit), judge(audit)
-    table = exposure_table(audit, members)
+    table, picked = exposure_table(audit, members), picked_out(audit, members)
     # Those that the verdict depends on before those that touch other numbers.
     warnings = sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
     return {
@@ -140,7 +140,7 @@ def _part(
         "groups": subjects.groups(audit),
         "members": members,
         "table": table,
-        "picked": picked_out(audit, members) if verdict.most_exposed == "evidence" else None,
+        "picked": picked_in_words(picked) if picked and verdict.most_exposed == "evidence" else None,
         "data": web.trusted(embedded(table)),
         "tokens": tokens,
         "measured": measured(audit),

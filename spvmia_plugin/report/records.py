@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from spvmia_plugin.metrics.exposure import Exposures
+from spvmia_plugin.report.facts import PickedOut
 from spvmia_plugin.report.numbers import Number, Text, counted, ranked, title
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.util.console import shown, shown_lines
@@ -53,36 +54,16 @@ def exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
     }
 
 
-def picked_out(audit: Audit, members: Exposures) -> Text | None:
-    """Which of the members are those that the attack on the most exposed few picks out; None where it picks out none.
-
-    Args:
-        audit: the audit.
-        members: all of them.
-    """
-    found = audit.strongest
-    attack = found.most_exposed.attack if found else None
-    if found is None or attack is None or attack not in members.names:
-        return None
-    number = members.names.index(attack)
-    # Above the other at rank f (n + 1), as the TPR is read: see `metrics.tpr`.
-    accused = math.floor(found.low_end_metric.fpr * (members.others[number] + 1)) - 1
-    counts = members.at_least[number]
-    picked = (counts >= 0) & (counts <= accused)
-    if not picked.any():
-        return None
-    count, rank, others = (
-        Number(float(value), "count", f"computed/picked_out/{attack}/{name}")
-        for name, value in (
-            ("count", picked.sum()),
-            ("rank", members.rank[number][picked].max()),
-            ("others", members.others[number]),
-        )
+def picked_in_words(found: PickedOut) -> Text:
+    """Which of the table's records the verdict calls picked out."""
+    records, rank, others = (
+        Number(float(value), "count", f"computed/picked_out/{name}")
+        for name, value in (("records", found.records), ("rank", found.rank), ("others", found.others))
     )
-    wrongly = f"at most {accused:,}" if accused else "none"
+    wrongly = f"at most {found.wrongly:,}" if found.wrongly else "none"
     return (
-        *("Those that the verdict calls picked out: ", *counted(count, "record"), " with a rank of at most ", rank),
-        *(f" under {title(attack)}. Choose that attack below, and sort by rank. Of the ", others),
+        *("Those that the verdict calls picked out: ", *counted(records, "record"), " with a rank of at most ", rank),
+        *(f" under {title(found.attack)}. Choose that attack below, and sort by rank. Of the ", others),
         f" others {wrongly} score as high.",
     )
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from spvmia_plugin.report.claims import claims
-from spvmia_plugin.report.facts import exposed
+from spvmia_plugin.report.facts import exposed, picked_out
 from spvmia_plugin.report.html import render
-from spvmia_plugin.report.numbers import Number, plain
-from spvmia_plugin.report.records import picked_out
+from spvmia_plugin.report.numbers import plain
+from spvmia_plugin.report.records import picked_in_words
 from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import HarnessRun, read_latest
 from spvmia_plugin.results.bound import Bound, hold
@@ -125,15 +125,15 @@ def test_which_records_are_picked_out_is_said(scenario: Shown) -> None:
     [audit] = scenario.run.audits
     leader, few = audit.strongest.most_exposed, audit.strongest.low_end_metric
     members = exposed(audit)
-    told = [part for part in picked_out(audit, members) if isinstance(part, Number)]
-    count, rank, others = (int(part.value) for part in told)
+    found = picked_out(audit, members)
+    count, rank, others, wrongly = found.records, found.rank, found.others, found.wrongly
     number = members.names.index(leader.attack)
     ranks = members.rank[number]
     assert count == int(((ranks > 0) & (ranks <= rank)).sum())
     assert count / int((ranks > 0).sum()) == pytest.approx(leader.value, abs=0.01)
-    wrongly = rank - count
+    assert wrongly == rank - count
     assert wrongly < few.fpr * (others + 1) < wrongly + 2
-    assert plain(picked_out(audit, members)) in " ".join(scenario.page.text.split())
+    assert plain(picked_in_words(found)) in " ".join(scenario.page.text.split())
 
 
 @pytest.mark.parametrize("scenario", ["clear-leak", "chat", "bound-within"], indirect=True)
