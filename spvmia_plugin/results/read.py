@@ -89,16 +89,15 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
     audited: tuple[float, Path] | None = None
     refused: list[tuple[Path, SpvmiaError]] = []
     bare: list[str] = []
-    scored: list[HarnessRun] = []
+    runs: list[HarnessRun] = []
     paths = _results_files(place, option)
     for path in paths:
         try:
             raw = _load(path)
-            if len(paths) > 1:
-                scored.append(_harness_run(path, raw, ()))
-            if _is_audited(raw):
-                if len(paths) > 1:  # one alone is read below
-                    _run(path, raw, with_samples=False)
+            is_audited = any(_has_audit(config) for config in raw["configs"].values())
+            if len(paths) > 1:  # one alone is read below
+                runs.append(_run(path, raw, with_samples=False) if is_audited else _harness_run(path, raw, ()))
+            if is_audited:
                 date = float(raw.get("date") or 0.0)
                 audited = (date, path) if audited is None or date >= audited[0] else audited
             elif reason := _why_no_audit(raw):
@@ -119,7 +118,7 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
         if _saved(path) > _saved(audited[1]):
             raise SpvmiaError(f"{why}; or name an older results file, such as {audited[1]}") from why
     run = _run(audited[1], _load(audited[1]), with_samples=True)
-    return _with_base(replace(run, left_out=[str(error) for _, error in refused]), scored)
+    return _with_base(replace(run, left_out=[str(error) for _, error in refused]), runs)
 
 
 def _with_base(run: HarnessRun, others: Sequence[HarnessRun]) -> HarnessRun:
@@ -129,13 +128,7 @@ def _with_base(run: HarnessRun, others: Sequence[HarnessRun]) -> HarnessRun:
         return run
     oldest_first = sorted((each for each in others if _plain_model(each) == base), key=lambda each: each.date)
     scores = {capability.key: capability for each in oldest_first for capability in each.capabilities}
-    found = ((each.path, _load(each.path)) for each in oldest_first)
-    audited = [_run(path, raw, with_samples=False) for path, raw in found if _is_audited(raw)]
-    return replace(run, of_base=scores, audits_of_base=[audit for each in audited for audit in each.audits])
-
-
-def _is_audited(raw: Mapping[str, Any]) -> bool:
-    return any(_has_audit(config) for config in raw["configs"].values())
+    return replace(run, of_base=scores, audits_of_base=[audit for each in oldest_first for audit in each.audits])
 
 
 def _base_name(run: HarnessRun) -> str | None:

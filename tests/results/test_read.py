@@ -169,3 +169,18 @@ def _file(place: Path, content: str) -> Path:
 def test_labels_are_booleans(tmp_path, audit):
     write_run(tmp_path, [audit])
     assert read_latest(tmp_path).audits[0].labels().dtype == np.bool_
+
+
+def test_a_base_whose_audit_cannot_be_read_stops_nobody_elses_report(tmp_path, audit):
+    """It is an older run as any: left out, and told."""
+    base = write_run(tmp_path, [fake_audit()], model="./base", model_args={"pretrained": "./base"},
+                     date=datetime(2026, 11, 1, tzinfo=timezone.utc))  # fmt: skip
+    raw = json.loads(base.read_text(encoding="utf-8"))
+    next(iter(raw["configs"].values()))["metadata"]["mia_audit"]["n"] = "many"
+    write_run(tmp_path, [audit])
+    assert len(read_latest(tmp_path).audits_of_base) == 1
+    base.write_text(json.dumps(raw), encoding="utf-8")
+    run = read_latest(tmp_path)
+    assert len(run.audits) == 1
+    assert run.audits_of_base == []
+    assert len(run.left_out) == 1
