@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,11 @@ def canonical(cell: Cell) -> Cell:
     settings = [
         replace(cell, ablation=name, setting=setting) for name, its in ABLATIONS.items() for setting in its.settings
     ]
-    return next((other for other in (*mains, *settings) if _done(other) == _done(cell)), cell)
+    done = _done(cell)
+    return next((other for other in (*mains, *settings) if _done(other) == done), cell)
 
 
+@cache  # every setting of an ablation is compared with all others
 def _done(cell: Cell) -> tuple[object, ...]:
     """All that a cell does, as far as it can change a number."""
     change = cell.change

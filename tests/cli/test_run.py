@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from logging.handlers import BufferingHandler
@@ -149,7 +150,11 @@ def test_tasks_says_which_name_was_meant(tmp_path: Path, names: tuple[str, str],
     assert message in result.stderr
 
 
-def test_a_misspelt_task_is_told_in_one_line() -> None:
+def test_a_misspelt_task_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.tasks import TaskManager
+
+    ours_alone = functools.partialmethod(TaskManager.__init__, include_defaults=False)  # not the harness's 10,000
+    monkeypatch.setattr(TaskManager, "__init__", ours_alone)
     arguments = ["run", "--model", "dummy", "--tasks", "spv_mia_costum,no_such_thing"]
     result = CliRunner().invoke(make_app(), arguments)
     assert result.exit_code == 1

@@ -80,7 +80,7 @@ def scores(result, task):
     return {row["doc"]["id"]: json.loads(row["resps"][0][0]) for row in result["samples"][task]}
 
 
-@pytest.mark.parametrize("base_served", [False, True])
+@pytest.mark.parametrize("base_served", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_same_audit_by_hf_and_by_a_server(serve, reference, evaluate, options, tmp_path, base_served):
     """All attacks that need no gradient, with one reference; the base in this process, and served."""
     server, _ = serve()

@@ -86,6 +86,7 @@ class Served:
         self.under_way, self.most_under_way = 0, 0
         self.last: tuple[Any, Any] = (None, None)  # what was computed last, of which model and ids
         self.decoder = tokenizer
+        self.decoded: dict[int, str] = {}
         if faults.other_tokenizer:
             from transformers import AutoTokenizer
 
@@ -175,7 +176,7 @@ class Served:
         faults, echoed = self.faults, body.get("echo") and self.faults.echo
         said = [*(self._row(body["model"], ids) if echoed else []), *of_new]
         every = [*(ids if echoed else []), *new]
-        name = (lambda i: f"token_id:{i}") if faults.names_ids == "tokens" else (lambda i: self.text([i]))
+        name = (lambda i: f"token_id:{i}") if faults.names_ids == "tokens" else self._token
         rows = self.logprobs(body["model"], [*ids, *new])
         first = 0 if echoed else len(ids)
         top: list[Any] = []
@@ -188,16 +189,23 @@ class Served:
             **({"top_logprobs": top} if faults.top_logprobs else {}),
         }
 
+    def _token(self, token: int) -> str:
+        if token not in self.decoded:
+            self.decoded[token] = self.text([token])
+        return self.decoded[token]
+
     def _of_prompt(self, name: str, ids: list[int], *, whole: bool) -> list[Any]:
+        import torch
+
         rows = self.logprobs(name, ids)
         found: list[Any] = [None]
         said = self._row(name, ids)
         for k in range(1, len(said)):
             row = rows[k - 1]
+            values, ranks = row.tolist(), (len(row) - torch.searchsorted(row.sort().values, row)).tolist()
             chosen = range(len(row)) if whole else {ids[k], int(row.argmax())}
             entries = {
-                str(i): {"logprob": float(row[i]), "rank": int((row >= row[i]).sum()), "decoded_token": self.text([i])}
-                for i in chosen
+                str(i): {"logprob": values[i], "rank": ranks[i], "decoded_token": self._token(i)} for i in chosen
             }
             if said[k] is None:
                 found.append(None)

@@ -108,8 +108,14 @@ def read_log(path: Any) -> list[Pass]:
 
 
 def _serve() -> None:
-    from spvmia_plugin.harness import task  # noqa: F401 - imported before the fork
+    from lm_eval.tasks import TaskManager
+    from transformers import LlamaForCausalLM  # noqa: F401 - imported before the fork, as the others
 
+    from spvmia_plugin.harness import task  # noqa: F401
+    from spvmia_plugin.models import hf_backend  # noqa: F401
+
+    # Nobody's run asks for one of the harness's own 10,000 tasks, and each would read them all.
+    TaskManager.__init__ = functools.partialmethod(TaskManager.__init__, include_defaults=False)  # type: ignore[method-assign]
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

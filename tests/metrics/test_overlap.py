@@ -174,6 +174,16 @@ def test_a_single_near_copy_is_found_and_named(change):
     assert "1 of 41 non-members (2.44 %) and 1 of 40 members are near copies" in finding.message
 
 
+def test_pairs_are_the_same_from_either_side():
+    rng = np.random.default_rng(4)
+    texts = draw(rng, 20)
+    copies = near_copies(audit(texts, [changed(rng, text, 12) for text in texts[:3]]))
+    ours, theirs = np.arange(20), np.arange(20, 23)
+    pairs = list(copies.pairs(ours, theirs))
+    assert sorted(pairs) == [(0, 20), (1, 21), (2, 22)]
+    assert list(copies.pairs(theirs, ours)) == [(right, left) for left, right in pairs]
+
+
 @pytest.mark.parametrize("kind", ["tickets", "chats", "logs", "en_US", "zh_CN", "ko_KR"])
 def test_near_copies_are_found_among_what_looks_alike(kind):
     """A tenth of the non-members with one word in 12 changed; without them, nothing."""

@@ -141,16 +141,18 @@ def test_names_are_keyed(store: Store, tmp_path) -> None:
     assert Store(store.root).text_hash("private") == store.text_hash("private")
 
 
-def test_ten_thousand_entries_are_fast(store: Store) -> None:
-    values = {store.key("signals", i=i): signals(i % 50, 128) for i in range(10_000)}
-    start = time.process_time()
-    store.signals.put(values)
-    put_seconds = time.process_time() - start
-    start = time.process_time()
-    assert len(store.signals.get(values)) == 10_000
-    get_seconds = time.process_time() - start
-    assert put_seconds < 3, put_seconds  # of this process: other work on the machine does not count
-    assert get_seconds < 2, get_seconds
+def test_an_entry_of_ten_thousand_takes_no_longer_than_one_of_a_thousand(store: Store) -> None:
+    def seconds(name: str, n: int) -> tuple[float, float]:
+        values = {store.key(name, i=i): signals(i % 50, 128) for i in range(n)}
+        start = time.process_time()  # of this process: other work on the machine does not count
+        store.signals.put(values)
+        put = time.process_time()
+        assert len(store.signals.get(values)) == n
+        return put - start, time.process_time() - put
+
+    few, many = seconds("few", 1_000), seconds("many", 10_000)
+    assert many[0] < 25 * few[0]
+    assert many[1] < 25 * few[1]
 
 
 def test_no_pickle_and_no_text_on_disk(store: Store) -> None:
