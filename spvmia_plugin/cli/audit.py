@@ -92,7 +92,11 @@ def finetune(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the coins and the training.")] = 0,
     dtype: Annotated[
-        str, typer.Option(help="Of the base: auto, float32, bfloat16 or float16.", autocompletion=_dtypes)
+        str,
+        typer.Option(
+            help="Of the base: auto (its own; float32 where this CPU is slow in that), float32, bfloat16 or float16.",
+            autocompletion=_dtypes,
+        ),
     ] = "auto",
     trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from spvmia_plugin import __version__
@@ -79,12 +80,19 @@ def finetune_command(layout: Layout, kind: Kind, size: Size) -> list[str]:
     return ["spvmia", "finetune", *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
 
 
-def lm_eval_command(layout: Layout, kind: Kind, size: Size) -> list[str]:
-    """The command of the harness that audits the target: nothing in it belongs to the demo but the paths."""
+def lm_eval_command(layout: Layout, kind: Kind, size: Size, *, float32: bool = False) -> list[str]:
+    """The command of the harness that audits the target: nothing in it belongs to the demo but the paths.
+
+    Args:
+        layout: where everything lies.
+        kind: on what.
+        size: how much to do.
+        float32: whether this CPU is slow in the model's own precision, bfloat16.
+    """
     metadata = {**kind.audit, "mia_self_prompts": size.self_prompts, "mia_cache_dir": str(layout.cache)}
     return [
         *("lm_eval", "run", "--model", "hf"),
-        *("--model_args", f"pretrained={layout.model},peft={layout.target}"),
+        *("--model_args", f"pretrained={layout.model},peft={layout.target}" + (",dtype=float32" if float32 else "")),
         *("--tasks", ",".join([*kind.tasks, TASK])),
         *("--include_path", str(layout.tasks)),
         *("--metadata", json.dumps(metadata)),
@@ -203,8 +211,23 @@ class Demo:
         self._command(finetune_command(self.layout, self.kind, self.size))
 
     def _evaluate(self) -> None:
-        printed = self._command(lm_eval_command(self.layout, self.kind, self.size))
+        if self._slow:
+            self.say(f"note: {self._slow}")
+        printed = self._command(self._audit)
         write_private(self.layout.table, printed.encode())
+
+    @cached_property
+    def _slow(self) -> str | None:
+        """That this machine is slow in the model's own precision."""
+        import torch
+
+        from spvmia_plugin.models.precision import too_slow
+
+        return None if torch.accelerator.is_available() else too_slow(torch.bfloat16, "the audit is in float32")
+
+    @property
+    def _audit(self) -> list[str]:
+        return lm_eval_command(self.layout, self.kind, self.size, float32=self._slow is not None)
 
     def _report(self) -> None:
         self._command(["spvmia", "report", str(self.layout.results), "--output", str(self.layout.report)])
@@ -274,7 +297,7 @@ class Demo:
         for path, what in places.values():
             self.say(f"  {path}  {what}")
         self.say("\nThe same audit again, from the cache:")
-        self.say(typed(lm_eval_command(layout, self.kind, self.size)))
+        self.say(typed(self._audit))
         self.say(f"\nOpen the report in a browser: {layout.report.resolve().as_uri()}")
         return {name: path for name, (path, _) in places.items()}
 

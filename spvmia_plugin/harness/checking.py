@@ -207,7 +207,10 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         first = {"id": chosen[0].id, "reason": "its text is sent, and no token scored"}
         first = _read(chosen[0], inputs, decode) if has_tokens else first
         counts, notes = _counts(task, chosen, inputs, scored=has_tokens), list(backend.notes)
-        rate = backend.estimated_rate(command.device) if isinstance(backend, UnloadedTarget) else None
+        rate = None
+        if isinstance(backend, UnloadedTarget):
+            slow = backend.of_precision(command.device)
+            rate, notes = backend.estimated_rate(command.device), [*notes, *([slow] if slow else [])]
     documents = {side: len({r.cluster for r in chosen if r.is_member is side}) for side in (True, False)}
     on_model = sum(not isinstance(attack, BlindAttack) for attack in attacks.values())
     return Checked(

@@ -6,18 +6,22 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.harness.shared import load_tokenizer
 from spvmia_plugin.models.intact import header_of
+from spvmia_plugin.models.precision import dtype_named, too_slow
 from spvmia_plugin.models.tokens import Reader, TokenisedBackend, Tokens, unavailable
 from spvmia_plugin.protocols import BackendFeatures
 from spvmia_plugin.signals import Role
 from spvmia_plugin.training.lora import ALL_LINEAR, default_targets
 from spvmia_plugin.util.files import as_path
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
 
 _TRIED_ROWS, _TRIED_SECONDS = 512, 0.3
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -99,6 +103,14 @@ class UnloadedTarget(TokenisedBackend):
             self._model_config(option, path)
             self._tokens.check_same(option, path, self._trusted)
 
+    def of_precision(self, device: str) -> str | None:
+        """That the harness would read the target in a precision that this CPU is slow in."""
+        import torch
+
+        if device.startswith("mps") or (device.startswith("cuda") and torch.cuda.is_available()):
+            return None
+        return too_slow(self.dtype, "pass dtype=float32 in --model_args")
+
     def estimated_rate(self, device: str) -> float | None:
         """About how many tokens a second this machine scores; None where its device cannot be told.
 
@@ -110,7 +122,7 @@ class UnloadedTarget(TokenisedBackend):
         try:
             place = torch.device(device if not device.startswith("cuda") or torch.cuda.is_available() else "cpu")
             width = int(getattr(self._target.get_text_config(), "hidden_size", 1024))
-            dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+            dtype = self.dtype if place.type == "cpu" else torch.bfloat16
             left, right = (torch.ones(rows, width, device=place, dtype=dtype) for rows in (_TRIED_ROWS, width))
             done, started = 0, time.perf_counter()
             while time.perf_counter() - started < _TRIED_SECONDS:
@@ -120,6 +132,12 @@ class UnloadedTarget(TokenisedBackend):
         except RuntimeError:  # no such device, or one without matrix products
             return None
         return speed / (2 * self.parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the harness would read the target."""
+        own = getattr(self._target, "dtype", None)
+        return dtype_named(self._arguments.get("dtype"), own)
 
     def _model_config(self, option: str, name: str) -> Any:
         """The configuration of a model whose weights are there."""

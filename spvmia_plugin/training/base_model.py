@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.models.intact import check_intact
+from spvmia_plugin.models.precision import dtype_named, too_slow
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.files import as_path
@@ -29,12 +30,16 @@ class BaseModel:
         tokenizer: its tokenizer.
         context: tokens it can read at once, None if it does not say.
         quantised: whether its weights are packed.
+        dtype: of its weights when they are loaded.
+        slow: that this CPU is slow in the model's own precision, None if it isn't.
     """
 
     name: str
     tokenizer: Any
     context: int | None
     quantised: bool
+    dtype: str = "auto"
+    slow: str | None = None
 
     @classmethod
     def find(cls, config: FinetuneConfig) -> BaseModel:
@@ -67,7 +72,7 @@ class BaseModel:
             raise SpvmiaError(
                 f"--method: full expects a base with plain weights, got the quantised {config.model!r}; use lora"
             )
-        return cls(name, tokenizer, context, quantised)
+        return cls(name, tokenizer, context, quantised, *_precision(config, model_config, quantised))
 
     def sequences(self, records: Sequence[Record]) -> list[list[int]]:
         """Training tokens of each record, no longer than the context.
@@ -87,6 +92,20 @@ class BaseModel:
         return sequences
 
 
+def _precision(config: FinetuneConfig, model_config: Any, quantised: bool) -> tuple[str, str | None]:
+    """In which precision the base is loaded; and why, or what else to pass, where this CPU is slow in what was asked.
+
+    `auto` is the model's own, and float32 for `full`, and on a CPU that takes many times as long in the model's own.
+    """
+    if config.dtype == "auto" and config.method == "full":
+        return "float32", None
+    if quantised or training_device().type != "cpu":
+        return config.dtype, None
+    dtype, auto = dtype_named(config.dtype, getattr(model_config, "dtype", None)), config.dtype == "auto"
+    told = too_slow(dtype, "the base is loaded in float32" if auto else "pass --dtype float32")
+    return ("float32" if auto and told else config.dtype), told
+
+
 def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
     """The base on the accelerator if there is one; with a fresh adapter for LoRA.
 
@@ -97,9 +116,10 @@ def load_model(config: FinetuneConfig, base: BaseModel) -> Any:
     from transformers import AutoModelForCausalLM
 
     check_intact("--model", base.name)
-    dtype = "float32" if config.dtype == "auto" and config.method == "full" else config.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(base.name, dtype=dtype, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            base.name, dtype=base.dtype, trust_remote_code=config.trust_remote_code
+        )
     except Exception as error:  # files, formats, a pickle that is refused: each library has its own
         _refuse_code(config, error)
         raise SpvmiaError(

@@ -86,7 +86,8 @@ class FinetuneConfig:
         text_column: the column with the text; a named data set has its own.
         unit_column: the column that says whom a record belongs to: whole units are dealt out. None to deal documents.
         seed: of the split, the coins and the training.
-        dtype: of the base's weights; `auto` is the model's own, and float32 for `full`.
+        dtype: of the base's weights; `auto` is the model's own, and float32 for `full`, and on a CPU that takes many
+            times as long in the model's own.
         quiet: print nothing.
         trust_remote_code: run the code that the base brings.
     """
@@ -307,6 +308,8 @@ def _finetune(
     from spvmia_plugin.training.trainer import TrainSettings, writing
 
     settings = TrainSettings(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=config.seed)
+    if base.slow is not None:
+        tell(base.slow)
     tell(_plan(config, manifest, sequences, settings, counts))
     training = _train_and_save(config, base, sequences, masks, settings, output, tell)
     with writing(output):

@@ -57,6 +57,16 @@ def told(result):
     return f"{result.stdout}{result.stderr}"
 
 
+@pytest.mark.parametrize(("dtype", "said"), [("bfloat16", 1), ("float32", 0), (None, 0)])
+def test_a_precision_that_this_cpu_is_slow_in_is_told(check, monkeypatch, dtype, said):
+    from spvmia_plugin.models import precision
+
+    monkeypatch.setattr(precision, "is_slow_in", lambda dtype: dtype.itemsize == 2)
+    result = check(model={"dtype": dtype})
+    assert result.exit_code == 0, told(result)
+    assert " ".join(told(result).split()).count("no instructions for bfloat16") == said
+
+
 def test_a_command_as_it_is(check, base, files):
     from transformers import AutoTokenizer
 
