@@ -43,7 +43,7 @@ def audit(model, tmp_path_factory):
     finetune(
         FinetuneConfig(
             model=str(model), data=other, output=folder / "target", members=40, nonmembers=20, prompts=20,
-            block_size=0, epochs=1, lr=2e-4, batch_size=8, quiet=True,
+            block_size=0, epochs=1, lr=2e-4, batch_size=8, dtype="float32", quiet=True,
         )
     )  # fmt: skip
     metadata = {
@@ -58,7 +58,7 @@ def audit(model, tmp_path_factory):
         "mia_cache_dir": str(folder / "cache"),
     }
     (folder / "target" / "mia_manifest.json").unlink()  # the audited records are not the manifest's
-    args = {"pretrained": str(model), "peft": str(folder / "target")}
+    args = {"pretrained": str(model), "peft": str(folder / "target"), "dtype": "float32"}  # as fast on any CPU
     manager = TaskManager(metadata={**args, **metadata}, include_path=[str(TASKS)], include_defaults=False)
     with quiet_libraries():
         return lm_eval.simple_evaluate(
