@@ -52,6 +52,7 @@ def attacks(audit: Audit) -> dict[str, Any]:
         "columns": [(place, TPRS[place]) for place in resolved],
         "scale": Bar(start, 1.0, start, 1.0, guess=AUROC.guess),
         "unscored": _unscored(audit),
+        "remarks": _remarks(audit),
     }
 
 
@@ -115,6 +116,24 @@ def _unscored(audit: Audit) -> list[Text]:
     return [
         (f"{listed(names)}: ", *counted(count, "record"), f", {shown(worded(reason))}")
         for (reason, _), (count, names) in found.items()
+    ]
+
+
+def _remarks(audit: Audit) -> list[str]:
+    """What limits the numbers of single attacks: a line for each limit, with the attacks that have it.
+
+    Why a number is not resolved is left out: the table has none there.
+    """
+    tasks, found = [*ranked(audit), *filter(None, [blind_task(audit)])], dict[str, list[str]]()
+    for task in tasks:
+        numbers = task.mia_audit.metrics
+        unresolved = {numbers.reason, *(tpr.reason for tpr in numbers.tprs.values())}
+        for told in numbers.warnings:
+            if told not in unresolved:
+                found.setdefault(told, []).append(title(task.attack))
+    return [
+        f"{'All attacks' if len(names) == len(tasks) > 1 else listed(names)}: {shown(told)}"
+        for told, names in found.items()
     ]
 
 

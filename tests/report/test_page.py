@@ -170,6 +170,13 @@ def test_a_run_in_which_nothing_was_scored_says_so(tmp_path, undrawn):
     assert "no attack has scores of both classes" in page.text
 
 
+def test_what_limits_single_numbers_is_told_once_for_all_that_have_it(tmp_path, undrawn):
+    html = reported(tmp_path / "one", fake_audit({"spv": 2.0, "loss": -2.0, "zlib": -2.0})).page
+    assert Page(html).text.count("which points at how the classes were chosen") == 1
+    assert re.search(r"<li class=\"note\">Loss, Loss per zlib byte: the AUROC lies below 0.5: ", html)
+    assert "What limits single numbers" not in reported(tmp_path / "none", fake_audit({"spv": 2.0})).page
+
+
 def test_a_canary_audit_tells_its_bound(tmp_path, undrawn):
     audit = fake_audit({"spv": 2.0}, canary=True, findings=(), records=fake_records(100, 100))
     found = reported(tmp_path, audit)
