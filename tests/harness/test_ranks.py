@@ -40,7 +40,7 @@ def assert_same(one, two, tolerance):
         assert set(alone) == set(shared), task
         for key, expected in alone.items():
             for name, value in expected.items():
-                close = pytest.approx(value, abs=tolerance) if isinstance(value, float) else value
+                close = pytest.approx(value, abs=tolerance, rel=tolerance) if isinstance(value, float) else value
                 assert shared[key][name] == close, (task, key, name)
         for name, value in one["results"][task].items():
             if isinstance(value, float):
