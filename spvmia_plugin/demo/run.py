@@ -222,8 +222,9 @@ class Demo:
         import torch
 
         from spvmia_plugin.models.precision import too_slow
+        from spvmia_plugin.training.base_model import training_device
 
-        return None if torch.accelerator.is_available() else too_slow(torch.bfloat16, "the audit is in float32")
+        return too_slow(torch.bfloat16, "the audit is in float32") if training_device().type == "cpu" else None
 
     @property
     def _audit(self) -> list[str]:

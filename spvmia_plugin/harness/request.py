@@ -23,7 +23,7 @@ from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.shared import SharedData
-from spvmia_plugin.models.precision import computes_in, too_slow
+from spvmia_plugin.models.precision import TO_FLOAT32, computes_in, too_slow
 from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
@@ -231,7 +231,7 @@ def _of_precision(lm: Any) -> str | None:
     lm = unwrapped(lm)
     model = getattr(lm, "model", None)
     dtype = computes_in(model, getattr(lm, "mixed_precision_dtype", None)) if hasattr(model, "parameters") else None
-    return None if dtype is None else too_slow(dtype, "pass dtype=float32 in --model_args")
+    return None if dtype is None else too_slow(dtype, TO_FLOAT32)
 
 
 def _distinct(records: Iterable[Record]) -> list[Record]:

@@ -12,7 +12,7 @@ from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.harness.shared import load_tokenizer
 from spvmia_plugin.models.intact import header_of
-from spvmia_plugin.models.precision import dtype_named, too_slow
+from spvmia_plugin.models.precision import TO_FLOAT32, dtype_named, too_slow
 from spvmia_plugin.models.tokens import Reader, TokenisedBackend, Tokens, unavailable
 from spvmia_plugin.protocols import BackendFeatures
 from spvmia_plugin.signals import Role
@@ -105,11 +105,9 @@ class UnloadedTarget(TokenisedBackend):
 
     def of_precision(self, device: str) -> str | None:
         """That the harness would read the target in a precision that this CPU is slow in."""
-        import torch
-
-        if device.startswith("mps") or (device.startswith("cuda") and torch.cuda.is_available()):
-            return None
-        return too_slow(self.dtype, "pass dtype=float32 in --model_args")
+        place = _place(device)
+        on_cpu = place is not None and place.type == "cpu"
+        return too_slow(self.dtype, TO_FLOAT32) if on_cpu else None
 
     def estimated_rate(self, device: str) -> float | None:
         """About how many tokens a second this machine scores; None where its device cannot be told.
@@ -119,8 +117,10 @@ class UnloadedTarget(TokenisedBackend):
         """
         import torch
 
+        place = _place(device)
+        if place is None:
+            return None
         try:
-            place = torch.device(device if not device.startswith("cuda") or torch.cuda.is_available() else "cpu")
             width = int(getattr(self._target.get_text_config(), "hidden_size", 1024))
             dtype = self.dtype if place.type == "cpu" else torch.bfloat16
             left, right = (torch.ones(rows, width, device=place, dtype=dtype) for rows in (_TRIED_ROWS, width))
@@ -129,7 +129,7 @@ class UnloadedTarget(TokenisedBackend):
                 float((left @ right)[0, 0])  # a device that works on its own has to finish
                 done += 1
             speed = done * 2 * _TRIED_ROWS * width * width / (time.perf_counter() - started)
-        except RuntimeError:  # no such device, or one without matrix products
+        except RuntimeError:  # one that is not there, or without matrix products
             return None
         return speed / (2 * self.parameters)
 
@@ -219,3 +219,13 @@ def _check_weights(option: str, folder: Path) -> None:
                 raise SpvmiaError(
                     f"{option}: {path}: expected a whole file of weights, got {reason_of(error)}; copy it again"
                 ) from None
+
+
+def _place(device: str) -> torch.device | None:
+    """The device that the harness would take for a name; None if there is none of that name."""
+    import torch
+
+    try:
+        return torch.device(device if not device.startswith("cuda") or torch.cuda.is_available() else "cpu")
+    except RuntimeError:
+        return None

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from spvmia_plugin.models.forward import inner_model
+from spvmia_plugin.models.precision import dtype_of
 from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import quiet_libraries
 
@@ -33,7 +34,7 @@ def model_identity(model: Any) -> dict[str, object]:
     method = getattr(quantised, "quant_method", None)
     # The settings it runs with: `model_args` may override those of its files.
     settings = inner.config.to_dict() if getattr(inner, "config", None) is not None else {}
-    dtype = next((str(p.dtype) for p in inner.parameters() if p.is_floating_point()), "none")
+    dtype = str(dtype_of(inner) or "none")
     return {
         "class": type(inner).__name__,
         "config": settings_digest(settings),

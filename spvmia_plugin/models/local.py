@@ -26,6 +26,7 @@ from spvmia_plugin.models.identity import (
     tensors_digest,
 )
 from spvmia_plugin.models.intact import check_intact
+from spvmia_plugin.models.precision import dtype_of
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -150,8 +151,7 @@ class LocalModels:
         """The precision in which the base was read, None while it is not in memory."""
         if self._host is None:
             return None
-        dtypes = (p.dtype for p in self._host.model.parameters() if p.is_floating_point())
-        return str(next(dtypes, torch.float32)).removeprefix("torch.")
+        return str(dtype_of(self._host.model) or torch.float32).removeprefix("torch.")
 
     def load_reference(self, role: Role, path: str) -> None:
         """See `Backend.load_reference`.

@@ -1,4 +1,4 @@
-"""What a precision costs on a CPU: one without instructions for bfloat16 takes 20 to 50 times as long as in float32."""
+"""In which precision a model computes, and which of them a CPU is no good at."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+TO_FLOAT32 = "pass dtype=float32 in --model_args"
+"""What a user of the harness can do."""
 _WITHOUT = ("DEFAULT", "NO AVX", "AVX2")
 """What torch calls an x86 CPU for which its libraries have no matrix products of 16 bits: oneDNN's need AVX-512.
 
-Measured on one with AVX2 (EPYC, torch 2.13): .7 to 1.2 GFLOP/s in bfloat16, 42 to 59 in float32."""
+Seen on one with AVX2 (EPYC, torch 2.13, beside other work): a linear layer of 576 x 1,536 over 8 x 128 tokens takes 8
+times as long in bfloat16 forward, 24 times forward and backward; a plain product of matrices about 60 times."""
 
 
 def is_slow_in(dtype: torch.dtype) -> bool:
@@ -37,7 +40,7 @@ def too_slow(dtype: torch.dtype, instead: str) -> str | None:
     if not is_slow_in(dtype):
         return None
     name = str(dtype).removeprefix("torch.")
-    return f"this CPU has no instructions for {name}, and takes 20 to 50 times as long in it as in float32; {instead}"
+    return f"this CPU has no instructions for {name}, and takes many times as long in it as in float32; {instead}"
 
 
 def computes_in(model: Any, autocast: torch.dtype | None = None) -> torch.dtype | None:
@@ -47,11 +50,21 @@ def computes_in(model: Any, autocast: torch.dtype | None = None) -> torch.dtype 
         model: a transformers or peft model.
         autocast: dtype of the harness's mixed precision, or None.
     """
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    weight = _first_weight(model)
     if weight is None or weight.device.type != "cpu":
         return None
     dtype: torch.dtype = autocast or weight.dtype
     return dtype
+
+
+def dtype_of(model: Any) -> torch.dtype | None:
+    """The precision of a model's weights; None for one without any that is a floating-point number."""
+    weight = _first_weight(model)
+    return None if weight is None else weight.dtype
+
+
+def _first_weight(model: Any) -> Any:
+    return next((p for p in model.parameters() if p.is_floating_point()), None)
 
 
 def dtype_named(name: object, own: object) -> torch.dtype:

@@ -30,6 +30,7 @@ from spvmia_plugin.models.adapters import (
 from spvmia_plugin.models.forward import inner_model
 from spvmia_plugin.models.identity import EQUAL, Weights, embedding_rows, same_model, tensors_digest
 from spvmia_plugin.models.local import BASE_OPTION, LocalModels
+from spvmia_plugin.models.precision import dtype_of
 from spvmia_plugin.models.tokens import Tokens
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -298,7 +299,7 @@ def _without_adapter_files(folder: Path) -> Iterator[Path]:
 
 
 def _dtype(model: Any) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return dtype_of(model) or torch.float32
 
 
 def _base_name(lm: Any, given: str | None, *, explicit: bool) -> str | None:

@@ -106,10 +106,15 @@ def _seconds(task: TaskResult) -> Number:
     return Number(value, "seconds", f"computed/{task.task}/seconds_of_what_it_rests_on")
 
 
+def _everyone(audit: Audit) -> list[TaskResult]:
+    """The attacks, and last the blind baseline where it is a task."""
+    return [*ranked(audit), *filter(None, [blind_task(audit)])]
+
+
 def _unscored(audit: Audit) -> list[Text]:
     """Why how many records have no score: a line for each reason, of all attacks that lack as many for it."""
     found: dict[tuple[str, float | None], tuple[Number, list[str]]] = {}
-    for task in (*ranked(audit), *filter(None, [blind_task(audit)])):
+    for task in _everyone(audit):
         for reason in task.mia_audit.unscored:
             count = audited(task, "unscored", reason, style="count")
             found.setdefault((reason, count.value), (count, []))[1].append(title(task.attack))
@@ -124,7 +129,7 @@ def _remarks(audit: Audit) -> list[str]:
 
     Why a number is not resolved is left out: the table has none there.
     """
-    tasks, found = [*ranked(audit), *filter(None, [blind_task(audit)])], dict[str, list[str]]()
+    tasks, found = _everyone(audit), dict[str, list[str]]()
     for task in tasks:
         numbers = task.mia_audit.metrics
         unresolved = {numbers.reason, *(tpr.reason for tpr in numbers.tprs.values())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import time
 from pathlib import Path
@@ -52,7 +51,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_line_only_where_it_is_much(cpu: Any, capability: str, machine: str, slow: bool) -> None:
     cpu(capability, machine)
-    said = "this CPU has no instructions for bfloat16, and takes 20 to 50 times as long in it as in float32; pass x"
+    said = "this CPU has no instructions for bfloat16, and takes many times as long in it as in float32; pass x"
     assert too_slow(torch.bfloat16, "pass x") == (said if slow else None)
     assert (too_slow(torch.float16, "pass x") is not None) is slow
     assert too_slow(torch.float32, "pass x") is None
@@ -123,20 +122,3 @@ def test_an_accelerator_is_not_asked(half: Path, tmp_path: Path, cpu: Any, monke
     cpu("AVX2")
     monkeypatch.setattr("spvmia_plugin.training.base_model.training_device", lambda: torch.device("cuda"))
     assert BaseModel.find(FinetuneConfig(model=str(half), data="d", output=tmp_path / "o")).slow is None
-
-
-@pytest.mark.parametrize(("dtype", "warns"), [("auto", True), ("float32", False)])
-def test_an_audit_says_so_before_it_begins(
-    half: Path, cpu: Any, capsys: pytest.CaptureFixture[str], dtype: str, warns: bool
-) -> None:
-    from lm_eval.models.huggingface import HFLM
-
-    from spvmia_plugin.harness.request import _of_precision
-
-    cpu("AVX2")
-    with contextlib.redirect_stderr(None):
-        lm = HFLM(pretrained=str(half), dtype=dtype, device="cpu")
-    said = _of_precision(lm)
-    assert (said is not None and said.endswith("pass dtype=float32 in --model_args")) is warns
-    assert (said is None) is not warns
-    assert _of_precision(object()) is None
