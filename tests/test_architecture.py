@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib.metadata
 import os
 import re
@@ -242,6 +243,16 @@ def test_the_tests_run_in_the_built_wheel() -> None:
     assert "site-packages" in PACKAGE.parts
     assert (PACKAGE / "tasks" / "spv_mia_custom.yaml").is_file()
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_what_is_left_out_of_the_untraced_tests_is_traced() -> None:
+    """A folder that one of the two commands of `tox -e py` has, and the other does not leave out, or the reverse."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(Path(__file__).parent.parent / "tox.ini", encoding="utf-8")
+    section = config["testenv:py"]
+    core = section["core"].split()
+    assert core == re.findall(r"--ignore (\S+)", section["commands"])
+    assert all((Path(__file__).parent.parent / folder).is_dir() for folder in core)
 
 
 def declared() -> set[str]:

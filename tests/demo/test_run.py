@@ -160,6 +160,17 @@ def test_chats_are_trained_on_and_audited_by_their_answers(commands, monkeypatch
     assert "--apply_chat_template" in audit
 
 
+@pytest.mark.parametrize("slow", [False, True])
+def test_where_the_cpu_is_slow_in_the_models_precision_the_audit_is_in_float32(commands, monkeypatch, slow):
+    _, _, layout = commands
+    monkeypatch.setattr("spvmia_plugin.models.precision.is_slow_in", lambda dtype: slow)
+    said = []
+    Demo(layout.root, CHATS, SIZE, said.append).run()
+    run, again = (line for line in said if line.startswith(("$ lm_eval", "lm_eval")))
+    assert (",dtype=float32 " in run, ",dtype=float32 " in again) == (slow, slow)
+    assert sum("has no instructions for bfloat16" in line for line in said) == slow
+
+
 def test_tasks_that_lm_eval_does_not_know_lie_beside_the_capability_task(commands, monkeypatch):
     """All that a group names, too: without one of them the harness finds none."""
     from lm_eval.tasks import TaskManager

@@ -233,6 +233,15 @@ def test_what_is_said_names_counts_and_the_next_command_but_no_text(options: dic
     assert not any(word in " ".join(said) for word in ("refund", "ticket", "Monday"))
 
 
+def test_a_slow_precision_is_told_before_the_plan(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spvmia_plugin.models.precision.is_slow_in", lambda dtype: True)
+    said: list[str] = []
+    finetune(FinetuneConfig(**options | {"quiet": False}), said.append)
+    assert said[0].startswith("this CPU has no instructions for ")
+    assert said[0].endswith("; the base is loaded in float32")
+    assert said[1].startswith("plan: ")
+
+
 def test_quiet_says_nothing(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     finetune(FinetuneConfig(**options))
     assert capsys.readouterr() == ("", "")
