@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,8 @@ import pytest
 REQUIRED = "SPVMIA_REQUIRE_BROWSER"
 WIDTHS = (1440, 390)
 """A desk and a telephone."""
-SCHEMES = ("light", "dark")
+LOOKS = tuple(zip(WIDTHS, ("light", "dark"), strict=True))
+"""Each width and each scheme once: colours do not depend on widths, and axe-core takes seconds a page."""
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -90,9 +97,50 @@ def unfold(page: Any) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
 
 
-def shifted(page: Any) -> float:
-    """The sum of the layout shifts since the page was opened: 0 where nothing moved under the reader's eyes."""
-    return float(page.evaluate(_SHIFTS))
+def shifted(browser: Any, path: Path, *, width: int) -> list[str]:
+    """What moves under the reader's eyes while the page comes in.
+
+    A file shows this on a slow machine alone, and there by chance: here the page is served in pieces, each of which is
+    painted before the next one comes.
+    """
+    pieces = _pieces(path.read_text(encoding="utf-8"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slowly, pieces)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        try:
+            page.goto(f"http://127.0.0.1:{server.server_port}/")
+            return list(page.evaluate(_SHIFTS))
+        finally:
+            page.context.close()
+            server.shutdown()
+
+
+def _pieces(html: str) -> list[bytes]:
+    """The head, then the first elements one by one, what follows in larger pieces, and the script.
+
+    A table or a list of terms comes whole: as in any page, its columns are as wide as all of its rows need.
+    """
+    starts = [found.start() for found in re.finditer(r"\n<(?!/?(?:t[rhd]|thead|tbody|d[td])\b)", html)]
+    starts = [start for start in starts if html.index("<body>") < start < html.rindex("<script>")]
+    cuts = [*starts[:40], *starts[40 :: max(1, len(starts) // 20)], html.rindex("<script>")]
+    return [html[start:end].encode() for start, end in pairwise([0, *sorted(set(cuts)), len(html)])]
+
+
+class _Slowly(BaseHTTPRequestHandler):
+    def __init__(self, pieces: list[bytes], *args: Any) -> None:
+        self.pieces = pieces
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        for piece in self.pieces:
+            self.wfile.write(piece)
+            time.sleep(0.04)  # some frames
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing on stderr."""
 
 
 _MEASURE = r"""() => {
@@ -139,7 +187,10 @@ _MEASURE = r"""() => {
 }"""
 
 _SHIFTS = """() => new Promise((told) => {
-  const sum = (list) => list.getEntries().reduce((total, shift) => total + shift.value, 0);
-  new PerformanceObserver((list) => told(sum(list))).observe({type: "layout-shift", buffered: true});
-  setTimeout(() => told(0), 100);  // nothing is reported where nothing moved
+  const where = (box) => `${box.x},${box.y} ${box.width} x ${box.height}`;
+  const way = (moved) => `${where(moved.previousRect)} to ${where(moved.currentRect)}`;
+  const source = (moved) => `${moved.node?.outerHTML?.slice(0, 80)}: ${way(moved)}`;
+  const line = (shift) => `${shift.value}: ${shift.sources.map(source).join("; ")}`;
+  new PerformanceObserver((list) => told(list.getEntries().map(line))).observe({type: "layout-shift", buffered: true});
+  setTimeout(() => told([]), 100);  // nothing is reported where nothing moved
 })"""

@@ -61,6 +61,9 @@ PAIRED = frozenset({"premia"})
 APART = WHITE_BOX | SAMPLED | PAIRED
 """Attacks that no group holds: they are named by themselves."""
 
+GROUPED = tuple(name for name in PLACES if name not in APART)
+"""The attacks of the group of each data set, `mia_<dataset>`, in the order of tables."""
+
 
 @cache
 def builtin_attacks() -> tuple[type[Attack], ...]:

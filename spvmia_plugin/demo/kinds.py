@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from spvmia_plugin.attacks import PLACES
+from spvmia_plugin.attacks import GROUPED
 from spvmia_plugin.demo.chats import DESKS, QUESTION, make_chats, write_chats
 from spvmia_plugin.demo.corpus import make_tickets, write_capability_task, write_corpus
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
@@ -172,8 +172,8 @@ CHATS = Kind(
     training=MappingProxyType({**TRAINING, "loss-on": "completion", "seed": SEED}),
     audit=MappingProxyType({**AUDIT, "mia_self_prompt": "reply"}),
     tasks=("mia_custom",),
-    yamls=("mia_custom", *(f"{attack}_mia_custom" for attack in PLACES)),
-    attacks=tuple(f"{attack}_mia" for attack in PLACES),
+    yamls=("mia_custom", *(f"{attack}_mia_custom" for attack in GROUPED)),
+    attacks=tuple(f"{attack}_mia" for attack in GROUPED),
     harness=("--apply_chat_template",),
     write=_write_chats,
     comparison=_compare_chats,

@@ -11,7 +11,7 @@ import pytest
 from spvmia_plugin.compare.variants import compare
 from spvmia_plugin.compare.view import text, to_html
 from spvmia_plugin.leaderboard.entrants import Source
-from tests.browser import opened, serious, shifted, spilled, unfold
+from tests.browser import LOOKS, WIDTHS, opened, serious, shifted, spilled, unfold
 from tests.leaderboard.models import DUPLICATES, TOO_FEW
 from tests.results.builders import fake_audit, fake_records, write_run
 
@@ -45,19 +45,21 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 @pytest.mark.parametrize("which", ["variants", "series"])
-def test_nothing_is_cut_moves_loads_or_bars_anybody(
-    browser: Any, request: Any, which: str, width: int, scheme: str
-) -> None:
+def test_nothing_is_cut_loads_or_bars_anybody(browser: Any, request: Any, which: str, width: int, scheme: str) -> None:
     path = request.getfixturevalue(which)
     found = opened(browser, path, width=width, scheme=scheme)
     assert (found.complaints, found.requests) == ([], [path.as_uri()])
-    assert shifted(found.page) == 0
     unfold(found.page)
     assert spilled(found.page) == []
     assert serious(found.page) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("which", ["variants", "series"])
+def test_nothing_moves_while_the_page_comes_in(browser: Any, request: Any, which: str, width: int) -> None:
+    assert shifted(browser, request.getfixturevalue(which), width=width) == []
 
 
 def test_a_warning_of_all_variants_is_told_once(variants: Path) -> None:

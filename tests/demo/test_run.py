@@ -26,6 +26,7 @@ from spvmia_plugin.demo.run import (
     run_process,
 )
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.training import finetune as training
 from spvmia_plugin.web.text import typed
 from tests.tiny import save_tiny
@@ -52,7 +53,8 @@ def commands(monkeypatch, tmp_path):
         elif name == "spvmia report":
             layout.report.touch()
         else:
-            scores = {f"{attack}_custom": {"auroc,none": 0.5 + i / 100} for i, attack in enumerate(CHATS.attacks)}
+            group = yaml.safe_load((tasks_folder() / "mia_custom.yaml").read_text(encoding="utf-8"))["task"]
+            scores = {task: {"auroc,none": 0.5 + i / 100} for i, task in enumerate(group)}
             layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))

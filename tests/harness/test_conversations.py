@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from spvmia_plugin.attacks import APART, PLACES
+from spvmia_plugin.attacks import GROUPED
 from tests.tiny import save_tiny, tiny_texts
 
 from .conftest import TEMPLATE
@@ -108,7 +108,7 @@ def test_every_attack_scores_the_tokens_that_carried_loss(evaluate, chatty, adap
     assert "(mia_loss_on)" in said
     unscored = {task: sum(s["score"] is None for s in scores(result, task).values()) for task in result["samples"]}
     assert set(unscored.values()) == {0}
-    assert len(result["samples"]) == len(PLACES) - len(APART)
+    assert len(result["samples"]) == len(GROUPED)
 
 
 def test_the_other_mask_is_what_an_audit_under_it_gives(evaluate, chatty, chats, cache):

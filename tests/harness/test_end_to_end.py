@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from spvmia_plugin.attacks import APART, PLACES
+from spvmia_plugin.attacks import GROUPED
 from tests.models.models import rolling
 
 from .conftest import TASKS, read_jsonl, write_jsonl
@@ -30,7 +30,7 @@ def test_all_attacks_in_one_run_give_metrics_samples_and_a_record(evaluate, opti
     said = capsys.readouterr().err
     assert "tokens scored" in said
     tasks = [name for name in result["results"] if name != ALL]
-    assert len(tasks) == len(PLACES) - len(APART)
+    assert len(tasks) == len(GROUPED)
     for task in tasks:
         row = result["results"][task]
         for metric in METRICS:
