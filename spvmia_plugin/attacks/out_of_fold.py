@@ -250,8 +250,7 @@ def out_of_fold_ranks(design: Design, labelings: Labelings) -> Iterator[NDArray[
             # Rounded so that equal features tie, whatever the order of the sums.
             scores = np.concatenate([np.round(_product(*design.matrix(block), mine), 9) for block in blocks])
             rows = np.concatenate([block.rows for block in blocks])
-            for k in range(labels.shape[1]):
-                ranks[rows, k] = (rankdata(scores[:, k]) - 0.5) / len(rows)
+            ranks[rows] = (rankdata(scores, axis=0) - 0.5) / len(rows)
         done += labels.shape[1]
         yield ranks
 
