@@ -140,7 +140,9 @@ def _owner(frames: list[FrameType]) -> str:
     for frame in frames:
         top = _top(frame)
         if top not in _CARRIERS:
-            names = packages_distributions().get(top) or _owners(top)
+            names = packages_distributions().get(top, [])
+            if not names and sys.version_info < (3, 11):
+                names = _owners(top)
             try:
                 return f"{names[0]} {version(names[0])}" if names else f"the code of {_safe(top)}"
             except PackageNotFoundError:
@@ -149,7 +151,7 @@ def _owner(frames: list[FrameType]) -> str:
 
 
 def _owners(top: str) -> list[str]:
-    """Distributions with a file in a module's folder, which Python 3.10 does not look for."""
+    """Distributions with a file in a module's folder, which Python 3.10's own search leaves out."""
     return [
         found.metadata["Name"]
         for found in distributions()
