@@ -135,6 +135,7 @@ def finetune(
 def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
     """What a program wants to know of a finished target; no record ids."""
     from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
+    from spvmia_plugin.training.base_model import BaseModel
     from spvmia_plugin.training.finetune import audit_command
 
     manifest = read_manifest(folder)
@@ -146,7 +147,7 @@ def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
         "records": {name: len(entries) for name, entries in manifest.records.items()},
         "training": dict(manifest.training),
         "versions": dict(manifest.versions),
-        "audit": audit_command(manifest.base_model, folder, config),
+        "audit": audit_command(BaseModel.find(config), folder, config),
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spvmia_plugin.data.tokenisation import Reading
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.models.intact import check_intact
-from spvmia_plugin.models.precision import dtype_named, too_slow
+from spvmia_plugin.models.precision import dtype_named, is_slow_in, too_slow
 from spvmia_plugin.records import Record
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.util.files import as_path
@@ -31,7 +31,9 @@ class BaseModel:
         context: tokens it can read at once, None if it does not say.
         quantised: whether its weights are packed.
         dtype: of its weights when they are loaded.
-        slow: that this CPU is slow in the model's own precision, None if it isn't.
+        slow: that this CPU is slow in the precision that was asked for, None if it isn't.
+        audited_in: precision to name where the harness would take the base's own and this CPU is slow in that; None
+            where nothing need be named.
     """
 
     name: str
@@ -40,6 +42,7 @@ class BaseModel:
     quantised: bool
     dtype: str = "auto"
     slow: str | None = None
+    audited_in: str | None = None
 
     @classmethod
     def find(cls, config: FinetuneConfig) -> BaseModel:
@@ -92,18 +95,20 @@ class BaseModel:
         return sequences
 
 
-def _precision(config: FinetuneConfig, model_config: Any, quantised: bool) -> tuple[str, str | None]:
-    """In which precision the base is loaded; and why, or what else to pass, where this CPU is slow in what was asked.
+def _precision(config: FinetuneConfig, model_config: Any, quantised: bool) -> tuple[str, str | None, str | None]:
+    """`dtype`, `slow` and `audited_in`.
 
     `auto` is the model's own, and float32 for `full`, and on a CPU that takes many times as long in the model's own.
     """
     if config.dtype == "auto" and config.method == "full":
-        return "float32", None
+        return "float32", None, None
     if quantised or training_device().type != "cpu":
-        return config.dtype, None
-    dtype, auto = dtype_named(config.dtype, getattr(model_config, "dtype", None)), config.dtype == "auto"
-    told = too_slow(dtype, "the base is loaded in float32" if auto else "pass --dtype float32")
-    return ("float32" if auto and told else config.dtype), told
+        return config.dtype, None, None
+    own, auto = getattr(model_config, "dtype", None), config.dtype == "auto"
+    told = too_slow(dtype_named(config.dtype, own), "the base is loaded in float32" if auto else "pass --dtype float32")
+    # Of `full` the harness reads what was trained and saved here.
+    audited = dtype_named("auto", config.dtype if config.method == "full" else own)
+    return "float32" if auto and told else config.dtype, told, "float32" if is_slow_in(audited) else None
 
 
 def load_model(config: FinetuneConfig, base: BaseModel) -> Any:

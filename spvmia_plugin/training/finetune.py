@@ -317,16 +317,18 @@ def _finetune(
         shutil.rmtree(output / WORK_FOLDER)  # not before: where the manifest found no room, the next start needs it
         (output / UNFINISHED_NAME).unlink()
     tell(f"target and {MANIFEST_NAME} (private: it names the training records) written to {output}; audit it with:")
-    tell(audit_command(base.name, output, config))
+    tell(audit_command(base, output, config))
     return output
 
 
-def audit_command(base: str, output: Path, config: FinetuneConfig) -> str:
+def audit_command(base: BaseModel, output: Path, config: FinetuneConfig) -> str:
     """The `lm_eval` command that audits a target; the manifest is found in its folder.
 
     The preset needs no second model from the hub, which the paper's paraphrases do.
     """
-    model = f"pretrained={base},peft={output}" if config.method == "lora" else f"pretrained={output}"
+    model = f"pretrained={base.name},peft={output}" if config.method == "lora" else f"pretrained={output}"
+    if base.audited_in is not None:
+        model += f",dtype={base.audited_in}"
     if config.trust_remote_code:
         model += ",trust_remote_code=True"
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"

@@ -18,6 +18,7 @@ from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.cli.output import line_printer, print_json
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.finetune import DTYPES, METHODS
+from tests.tiny import save_tiny
 
 
 def invoke(*arguments: str) -> Any:
@@ -75,13 +76,14 @@ def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch:
         return tmp_path
 
     monkeypatch.setattr("spvmia_plugin.training.finetune.finetune", trained)
-    options = ["--model", "b", "--data", "d.jsonl", "--output", str(tmp_path)]
+    base = save_tiny(tmp_path / "base")
+    options = ["--model", str(base), "--data", "d.jsonl", "--output", str(tmp_path)]
     result = invoke("finetune", *options, "--json")
     assert result.exit_code == 0, result.stderr
     outcome = json.loads(result.stdout)
     assert outcome["records"] == {"members": 1, "nonmembers": 1, "prompts": 1, "canaries": 1}
     assert outcome["training"] == {"losses": [1.0]}
-    assert outcome["audit"].startswith("lm_eval --model hf ")
+    assert outcome["audit"].startswith(f"lm_eval --model hf --model_args pretrained={base},peft={tmp_path} ")
     assert "secret.jsonl" not in result.stdout
     assert result.stderr == "plan: one record\n"
     assert invoke("finetune", *options, "--quiet").output == ""

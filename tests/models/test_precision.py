@@ -12,7 +12,7 @@ import torch
 
 from spvmia_plugin.models.precision import computes_in, dtype_named, is_slow_in, too_slow
 from spvmia_plugin.training.base_model import BaseModel, load_model
-from spvmia_plugin.training.finetune import FinetuneConfig
+from spvmia_plugin.training.finetune import FinetuneConfig, audit_command
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
 
@@ -97,22 +97,32 @@ def test_what_the_argument_names(own: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "options", "dtype", "said"),
+    ("capability", "options", "dtype", "said", "audited"),
     [
-        ("AVX2", {}, torch.float32, "; the base is loaded in float32"),
-        ("AVX2", {"dtype": "bfloat16"}, torch.bfloat16, "; pass --dtype float32"),
-        ("AVX2", {"dtype": "float32"}, torch.float32, None),
-        ("AVX2", {"method": "full"}, torch.float32, None),
-        ("AVX512", {}, torch.bfloat16, None),
+        ("AVX2", {}, torch.float32, "; the base is loaded in float32", "o,dtype=float32 "),
+        ("AVX2", {"dtype": "bfloat16"}, torch.bfloat16, "; pass --dtype float32", "o,dtype=float32 "),
+        ("AVX2", {"dtype": "float32"}, torch.float32, None, "o,dtype=float32 "),
+        ("AVX2", {"method": "full"}, torch.float32, None, "o "),
+        ("AVX2", {"method": "full", "dtype": "float32"}, torch.float32, None, "o "),
+        ("AVX2", {"method": "full", "dtype": "bfloat16"}, torch.bfloat16, "; pass --dtype float32", "o,dtype=float32 "),
+        ("AVX512", {}, torch.bfloat16, None, "o "),
     ],
 )
 def test_a_base_is_trained_in_what_the_cpu_is_made_for(
-    half: Path, tmp_path: Path, cpu: Any, capability: str, options: dict[str, Any], dtype: Any, said: str | None
+    half: Path,
+    tmp_path: Path,
+    cpu: Any,
+    capability: str,
+    options: dict[str, Any],
+    dtype: Any,
+    said: str | None,
+    audited: str,
 ) -> None:
     cpu(capability)
     config = FinetuneConfig(model=str(half), data="d", output=tmp_path / "o", **options)
     base = BaseModel.find(config)
     assert (base.slow is None) if said is None else base.slow.endswith(said)  # type: ignore[union-attr]
+    assert f"/{audited}" in audit_command(base, tmp_path / "o", config)
     with quiet_libraries():
         model = load_model(config, base)
     assert {p.dtype for name, p in model.named_parameters() if "lora_" not in name} == {dtype}
