@@ -73,6 +73,7 @@ class BagOfWords(BlindAttack):
 
     name = "bag_of_words"
     title = "Bag of words (sees no model)"
+    about = "a classifier of words, looks and length that sees no model: what the data give away by themselves"
 
     folds: int = 5
     words: int = 2000

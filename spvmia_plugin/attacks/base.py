@@ -28,12 +28,14 @@ class Attack:
     Class attributes:
         name: the attack's name; its tasks are `<name>_mia_<dataset>`.
         title: what people call it, in reports; the name if there is none.
+        about: what it looks at, a clause for people who read no formula.
         options: which user option sets which field, `{"share": "mia_min_k"}`. A plugin may name options of its own
             here (prefix `mia_`); they are then known to `--metadata`.
     """
 
     name: ClassVar[str]
     title: ClassVar[str] = ""
+    about: ClassVar[str] = ""
     options: ClassVar[Mapping[str, str]] = {}
 
     @property

@@ -43,6 +43,7 @@ class LiraBase(Calibrated):
 
     name = "lira_base"
     title = "LiRA, base reference"
+    about = "how much more probable the text is under the model than under its base"
 
     def score_record(self, signals: RecordSignals) -> float:
         """The difference of the means."""
@@ -63,6 +64,7 @@ class LiraCandidate(LiraBase):
 
     name = "lira_candidate"
     title = "LiRA, candidate reference"
+    about = "how much more probable the text is than under a model fine-tuned on held-out documents"
     reference = Role.CANDIDATE
 
 
@@ -79,6 +81,7 @@ class Ratio(Calibrated):
 
     name = "ratio"
     title = "Loss ratio, base reference"
+    about = "the loss under the base, divided by the loss under the model"
 
     def score_record(self, signals: RecordSignals) -> float:
         """The ratio of both NLLs."""
@@ -100,6 +103,7 @@ class Ez(Calibrated):
 
     name = "ez"
     title = "Error zone, base reference"
+    about = "at tokens that the model itself would not choose: how much of the change is a rise, against the base"
 
     def score_record(self, signals: RecordSignals) -> float:
         """The share of upward shifts among all shifts at wrong tokens."""
@@ -122,6 +126,10 @@ class SpvEz(Ez):
 
     name = "spv_ez"
     title = "Error zone, SPV reference"
+    about = (
+        "at tokens that the model itself would not choose: how much of the change is a rise, against a model "
+        "fine-tuned on what this one writes when prompted"
+    )
     reference = Role.REFERENCE
 
 
@@ -136,6 +144,10 @@ class CandidateEz(Ez):
 
     name = "candidate_ez"
     title = "Error zone, candidate reference"
+    about = (
+        "at tokens that the model itself would not choose: how much of the change is a rise, against a model "
+        "fine-tuned on held-out documents"
+    )
     reference = Role.CANDIDATE
 
 
@@ -158,6 +170,7 @@ class Wbc(Calibrated):
 
     name = "wbc"
     title = "Windows, base reference"
+    about = "in what share of short windows of tokens the text is more probable than under the base"
     options = {"windows": "mia_wbc_windows"}  # noqa: RUF012 - ClassVar in the base
 
     windows: tuple[int, ...] = WINDOWS
@@ -201,6 +214,10 @@ class SpvWbc(Wbc):
 
     name = "spv_wbc"
     title = "Windows, SPV reference"
+    about = (
+        "in what share of short windows of tokens the text is more probable than under a model fine-tuned on "
+        "what this one writes when prompted"
+    )
     reference = Role.REFERENCE
 
 
@@ -215,6 +232,10 @@ class CandidateWbc(Wbc):
 
     name = "candidate_wbc"
     title = "Windows, candidate reference"
+    about = (
+        "in what share of short windows of tokens the text is more probable than under a model fine-tuned on "
+        "held-out documents"
+    )
     reference = Role.CANDIDATE
 
 
@@ -231,6 +252,7 @@ class BothWbc(Wbc):
 
     name = "both_wbc"
     title = "Windows, both references"
+    about = "in what share of short windows of tokens the text is more probable than under two references on average"
     reference = Role.REFERENCE
 
     @property

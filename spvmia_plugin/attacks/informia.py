@@ -56,6 +56,7 @@ class InfoRmia(Attack):
 
     name = "info_rmia"
     title = "InfoRMIA, token by token"
+    about = "by how much each token is more probable than under the references, beyond what held-out tokens show"
 
     @property
     def needs(self) -> frozenset[Need]:

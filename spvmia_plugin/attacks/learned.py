@@ -46,6 +46,7 @@ class Learned(AuditAttack):
 
     name = "learned"
     title = "Learned"
+    about = "a weighted sum of many signals of the tokens, with weights learned on an audit of another model"
     options = {"shadow": "mia_shadow"}  # noqa: RUF012 - ClassVar in the base
 
     shadow: str | None = None

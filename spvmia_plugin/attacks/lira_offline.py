@@ -39,6 +39,7 @@ class LiraOffline(AuditAttack):
 
     name = "lira_offline"
     title = "LiRA, offline over the references"
+    about = "how far the text's probability lies above what several references spread over"
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -34,6 +34,7 @@ class Icp(Attack):
 
     name = "icp"
     title = "In-context probing"
+    about = "how little it helps the model to read a text much like this one first"
     options = {"probes": "mia_icp_probes"}  # noqa: RUF012 - ClassVar in the base
 
     probes: int = 1
@@ -74,6 +75,7 @@ class GradNorm(Attack):
 
     name = "grad_norm"
     title = "Gradient norm"
+    about = "how small the gradient of the text's loss is in the weights: near zero where it was fitted"
 
     @property
     def needs(self) -> frozenset[Need]:

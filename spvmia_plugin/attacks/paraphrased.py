@@ -25,6 +25,7 @@ class Neighbour(Attack):
 
     name = "neighbour"
     title = "Neighbours"
+    about = "how much more probable the text is than its paraphrases"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -50,6 +51,7 @@ class DetectGPT(Attack):
 
     name = "detectgpt"
     title = "DetectGPT"
+    about = "how much more probable the text is than its paraphrases, in their standard deviations"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -92,6 +94,10 @@ class Spv(Attack):
 
     name = "spv"
     title = "SPV-MIA"
+    about = (
+        "how much the probability falls from the text to its paraphrases, against a model fine-tuned on what "
+        "this one writes when prompted"
+    )
     options = {"variant": "mia_spv_variant"}  # noqa: RUF012 - ClassVar in the base
 
     variant: SpvVariant = "paper"

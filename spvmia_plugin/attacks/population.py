@@ -40,6 +40,7 @@ class Recall(Attack):
 
     name = "recall"
     title = "ReCaLL"
+    about = "how much the loss grows when texts that were not trained on stand before this one"
     options = {"shots": "mia_recall_shots"}  # noqa: RUF012 - ClassVar in the base
 
     shots: int = 7
@@ -80,6 +81,7 @@ class Rmia(Attack):
 
     name = "rmia"
     title = "RMIA, offline"
+    about = "for what share of other texts the model gained less over its base than for this one"
     options = {"a": "mia_rmia_a"}  # noqa: RUF012 - ClassVar in the base
 
     a: float = 0.3

@@ -27,6 +27,7 @@ class Premia(Attack):
 
     name = "premia"
     title = "PREMIA, both answers"
+    about = "how much the model prefers the chosen answer to the rejected one, beyond its base"
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -25,6 +25,7 @@ class Loss(Attack):
 
     name = "loss"
     title = "Loss"
+    about = "how probable the text is under the model"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -51,6 +52,7 @@ class Zlib(Attack):
 
     name = "zlib"
     title = "Loss per zlib byte"
+    about = "how probable the text is, against how well it compresses"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -77,6 +79,7 @@ class Lowercase(Attack):
 
     name = "lowercase"
     title = "Lowercase ratio"
+    about = "how much the loss grows when the text is written in small letters"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -102,6 +105,7 @@ class MinK(Attack):
 
     name = "min_k"
     title = "Min-K%"
+    about = "how probable the text's least probable tokens are"
     options = {"share": "mia_min_k"}  # noqa: RUF012 - ClassVar in the base
 
     share: float = 0.2
@@ -134,6 +138,7 @@ class MinKPlusPlus(Attack):
 
     name = "min_k_pp"
     title = "Min-K%++"
+    about = "how probable the least probable tokens are, against all others that could have stood there"
     options = {"share": "mia_min_k_pp"}  # noqa: RUF012 - ClassVar in the base
 
     share: float = 0.2

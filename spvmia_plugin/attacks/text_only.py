@@ -92,6 +92,7 @@ class Ngram(Continuing):
 
     name = "ngram"
     title = "N-gram coverage, text only"
+    about = "how many of the text's own words the model writes when given its first half"
     options = {"aggregate": "mia_aggregate", "length": "mia_ngram_length"}  # noqa: RUF012 - ClassVar in the base
 
     length: int = 3
@@ -132,6 +133,7 @@ class Semantic(Continuing):
 
     name = "semantic"
     title = "Semantic similarity, text only"
+    about = "how near in meaning what the model writes comes to the text, when given its first half"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -159,6 +161,7 @@ class Surrogate(Attack):
 
     name = "surrogate"
     title = "Surrogate, text only"
+    about = "how probable the text is under a model fine-tuned on what this one writes: it needs no probabilities"
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, TPRS
 from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report.claims import Bar, start_of
@@ -51,6 +52,7 @@ def attacks(audit: Audit) -> dict[str, Any]:
         "rows": rows,
         "columns": [(place, TPRS[place]) for place in resolved],
         "scale": Bar(start, 1.0, start, 1.0, guess=AUROC.guess),
+        "about": _about(audit),
         "unscored": _unscored(audit),
         "remarks": _remarks(audit),
     }
@@ -109,6 +111,12 @@ def _seconds(task: TaskResult) -> Number:
 def _everyone(audit: Audit) -> list[TaskResult]:
     """The attacks, and last the blind baseline where it is a task."""
     return [*ranked(audit), *filter(None, [blind_task(audit)])]
+
+
+def _about(audit: Audit) -> list[tuple[str, str]]:
+    """What each attack looks at, as the table orders them; nothing of one that a plugin brought."""
+    told = {attack.name: attack.about for attack in builtin_attacks()}
+    return [(title(task.attack), told[task.attack]) for task in _everyone(audit) if task.attack in told]
 
 
 def _unscored(audit: Audit) -> list[Text]:

@@ -30,8 +30,11 @@ def test_every_attack_that_is_defined_is_registered() -> None:
     assert missing == {}, "spvmia_plugin/attacks/__init__.py: PLACES; the rest is asked of what stands there"
 
 
-def test_every_attack_has_a_title() -> None:
+def test_every_attack_has_a_title_and_says_what_it_looks_at() -> None:
     assert [found.name for found in builtin_attacks() if not found.title] == [], "`title` of the attack's class"
+    clauses = [found.about for found in builtin_attacks()]
+    assert [words for words in clauses if not words or not words[0].islower() or words.endswith(".")] == []
+    assert len(set(clauses)) == len(clauses)
 
 
 def test_every_attack_has_a_row_in_the_documentation() -> None:

@@ -10,6 +10,7 @@ import re
 
 import pytest
 
+from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.checks import Finding, percent
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.html import embedded, render
@@ -168,6 +169,13 @@ def test_a_run_in_which_nothing_was_scored_says_so(tmp_path, undrawn):
     page = Page(reported(tmp_path, fake_audit({"lira_candidate": None}, findings=())).page)
     assert "cannot say" in page.headings[1][1]
     assert "no attack has scores of both classes" in page.text
+
+
+def test_what_each_attack_looks_at_is_told_of_those_in_the_table(plain_run):
+    told = dict(re.findall(r"<dt>([^<]*)</dt><dd>((?:how|in what|at|a|whether|for|by) [^<]*)</dd>", plain_run.page))
+    attacks = {attack.title: attack.about for attack in builtin_attacks()}
+    names = {task.attack for task in plain_run.run.audits[0].tasks}
+    assert told == {found.title: attacks[found.title] for found in builtin_attacks() if found.name in names}
 
 
 def test_what_limits_single_numbers_is_told_once_for_all_that_have_it(tmp_path, undrawn):
