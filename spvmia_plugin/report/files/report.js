@@ -163,7 +163,8 @@
       const { ids, lowest, best, attacks, p } = this.data;
       const chosen = attacks[this.attack.value];
       const open = this.opened.has(row);
-      const name = element("bdi", { dir: "ltr" }, ids[row]);
+      const parts = ids[row].split(/(?<=:)/); // a long id breaks after a file's name, not within a number
+      const name = element("bdi", { dir: "ltr" }, ...parts.flatMap((part, k) => (k ? [element("wbr"), part] : [part])));
       const button = element("button", { type: "button", class: "open", "data-row": row, "aria-expanded": open }, name);
       const cells = [element("td", { class: "id" }, button)];
       if (this.data.texts) cells.push(element("td", { class: "text", dir: "auto" }, this.text(row)));
