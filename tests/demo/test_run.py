@@ -290,7 +290,7 @@ def test_a_killed_demo_leaves_no_command_at_work(tmp_path):
     assert wait_for(lambda: not status.exists() or status.read_text().split()[2] == "Z")
 
 
-def wait_for(answer, seconds=30):
+def wait_for(answer, seconds=300):
     deadline = time.monotonic() + seconds
     while not (found := answer()) and time.monotonic() < deadline:
         time.sleep(0.05)

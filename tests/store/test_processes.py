@@ -43,9 +43,9 @@ def test_several_processes_write_one_store(tmp_path: Path) -> None:
     processes = [context.Process(target=write_and_build, args=each) for each in arguments]
     for process in processes:
         process.start()
-    reports = [results.get(timeout=60) for _ in processes]
+    reports = [results.get(timeout=300) for _ in processes]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sum(built for _, built, _, _ in reports) == 1  # the others waited and found it
     assert all(found for _, _, found, _ in reports)
