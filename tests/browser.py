@@ -22,6 +22,8 @@ WIDTHS = (1440, 390)
 """A desk and a telephone."""
 LOOKS = tuple(zip(WIDTHS, ("light", "dark"), strict=True))
 """Each width and each scheme once: colours do not depend on widths, and axe-core takes seconds a page."""
+PATIENCE = 300_000
+"""Milliseconds until something that has not come is given up."""
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -57,10 +59,16 @@ class Opened:
     requests: list[str] = field(default_factory=list)
 
 
+def window(browser: Any, **options: Any) -> Any:
+    """An empty page of its own, with patience for a slow machine."""
+    page = browser.new_context(**options).new_page()
+    page.context.set_default_timeout(PATIENCE)
+    return page
+
+
 def opened(browser: Any, path: Path, *, width: int = 1440, height: int = 900, scheme: str = "light") -> Opened:
     """Open a file in a window of its own, and listen."""
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    found = Opened(context.new_page())
+    found = Opened(window(browser, viewport={"width": width, "height": height}, color_scheme=scheme))
     found.page.on("console", lambda message: found.complaints.append(message.text))
     found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
     found.page.on("request", lambda request: found.requests.append(request.url))
@@ -106,7 +114,7 @@ def shifted(browser: Any, path: Path, *, width: int) -> list[str]:
     pieces = _pieces(path.read_text(encoding="utf-8"))
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slowly, pieces)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        page = window(browser, viewport={"width": width, "height": 900})
         try:
             page.goto(f"http://127.0.0.1:{server.server_port}/")
             return list(page.evaluate(_SHIFTS))

@@ -13,7 +13,7 @@ import pytest
 
 from spvmia_plugin.leaderboard import Options, build_board, write_board
 from spvmia_plugin.leaderboard.entrants import Source
-from tests.browser import WIDTHS, opened, serious, shifted, spilled, unfold
+from tests.browser import WIDTHS, opened, serious, shifted, spilled, unfold, window
 from tests.hostile import NASTY
 from tests.leaderboard.models import DUPLICATES, RECIPE, audit_of, audited, file_of, model, three_models
 
@@ -155,7 +155,7 @@ def test_filters_and_order_stand_in_the_address(browser: Any, page_file: Path) -
     assert page.locator("#counted").inner_text() == "4 of 5 rows"
     address = page.url
     assert address.endswith("#text=org%2F&ranked=1&sort=1.7.d")
-    again = browser.new_context().new_page()
+    again = window(browser)
     again.goto(address)
     assert again.locator(names).all_inner_texts() == visible
     assert again.get_by_label("ranked only").is_checked()
@@ -169,7 +169,7 @@ def test_filters_and_order_stand_in_the_address(browser: Any, page_file: Path) -
 
 
 def test_an_address_that_means_nothing_here_changes_nothing(browser: Any, page_file: Path) -> None:
-    page = browser.new_context().new_page()
+    page = window(browser)
     page.goto(f"{page_file.as_uri()}#method=none-such&sort=1.99.d&sort=x&sort=7.1.a")
     assert page.locator("#counted").inner_text() == "5 rows"
     assert column(page, 1) == ["1", "2", "3", "–"]
@@ -239,8 +239,7 @@ def test_the_picture_of_a_phone_is_legible(browser: Any, page_file: Path) -> Non
 
 
 def test_it_can_be_read_without_scripts(browser: Any, page_file: Path) -> None:
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
+    page = window(browser, java_script_enabled=False)
     page.goto(page_file.as_uri())
     assert page.locator("section:nth-of-type(1) tbody tr").count() == 4
     assert page.locator(".theme").is_hidden()

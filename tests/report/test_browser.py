@@ -14,6 +14,7 @@ from spvmia_plugin.report.records import MAX_ROWS
 from spvmia_plugin.report.tokens import Token, TokenView
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.util.console import shown
+from tests.browser import window
 from tests.hostile import ALERT, NAMES, NASTY, hostile_texts
 from tests.results.builders import WARNING, fake_audit, fake_records, write_run
 
@@ -49,8 +50,8 @@ class Opened:
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.errors: list[str] = []
         self.requests: list[str] = []
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
+        self.page = window(browser, **options)
+        self.context = self.page.context
         self.page.on("console", lambda message: self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))

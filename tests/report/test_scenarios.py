@@ -20,7 +20,7 @@ from spvmia_plugin.report.records import picked_in_words
 from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import HarnessRun, read_latest
 from spvmia_plugin.results.bound import Bound, hold
-from tests.browser import LOOKS, WIDTHS, opened, serious, shifted, spilled, unfold
+from tests.browser import LOOKS, WIDTHS, opened, serious, shifted, spilled, unfold, window
 from tests.report.pages import Page
 from tests.results.scenarios import OF_BASE, SCENARIOS
 
@@ -287,8 +287,7 @@ def test_conversations_have_their_lines(browser: Any, shown_pages: Mapping[str, 
 
 def test_commands_are_copied_by_a_button(browser: Any, shown_pages: Mapping[str, Shown]) -> None:
     path = shown_pages["clear-leak"].path
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
+    page = window(browser, permissions=["clipboard-read", "clipboard-write"])
     page.goto(path.as_uri())
     box = page.locator("section[aria-labelledby=provenance] .copied")
     box.get_by_role("button", name="Copy").click()
@@ -300,10 +299,9 @@ def test_commands_are_copied_by_a_button(browser: Any, shown_pages: Mapping[str,
     first = page.locator(".advice .copied").first
     first.get_by_role("button").click()
     first.get_by_role("button", name="Copied").wait_for()
-    context.close()
-    bare = browser.new_context(java_script_enabled=False)
-    page = bare.new_page()
+    page.context.close()
+    page = window(browser, java_script_enabled=False)
     page.goto(path.as_uri())
     assert page.locator("button.copy:visible").count() == 0
     assert page.locator(".copied code").first.is_visible()
-    bare.close()
+    page.context.close()
