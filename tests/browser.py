@@ -105,14 +105,14 @@ def unfold(page: Any) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
 
 
-def shifted(browser: Any, path: Path, *, width: int) -> list[str]:
+def shifted(browser: Any, path: Path, *, width: int, pause: float = 0.04) -> list[str]:
     """What moves under the reader's eyes while the page comes in.
 
-    A file shows this on a slow machine alone, and there by chance: here the page is served in pieces, each of which is
-    painted before the next one comes.
+    A file shows this on a slow machine alone, and there by chance: here the page is served in pieces, with some frames
+    between them (`pause`, in seconds) in which they are painted.
     """
     pieces = _pieces(path.read_text(encoding="utf-8"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slowly, pieces)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slowly, pieces, pause)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = window(browser, viewport={"width": width, "height": 900})
         try:
@@ -135,8 +135,8 @@ def _pieces(html: str) -> list[bytes]:
 
 
 class _Slowly(BaseHTTPRequestHandler):
-    def __init__(self, pieces: list[bytes], *args: Any) -> None:
-        self.pieces = pieces
+    def __init__(self, pieces: list[bytes], pause: float, *args: Any) -> None:
+        self.pieces, self.pause = pieces, pause
         super().__init__(*args)
 
     def do_GET(self) -> None:
@@ -145,7 +145,7 @@ class _Slowly(BaseHTTPRequestHandler):
         self.end_headers()
         for piece in self.pieces:
             self.wfile.write(piece)
-            time.sleep(0.04)  # some frames
+            time.sleep(self.pause)
 
     def log_message(self, *args: Any) -> None:
         """Nothing on stderr."""

@@ -48,6 +48,7 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
 
     from spvmia_plugin.models import forward as passes
     from spvmia_plugin.models.hf_backend import HFBackend
+    from spvmia_plugin.training import lora
 
     inside: list[tuple[str, str]] = []
 
@@ -65,6 +66,7 @@ def record(keep: Callable[[Pass], None], put: Callable[[Any, str, Any], None] = 
     for name, stage in _METHODS.items():
         put(HFBackend, name, staged(getattr(HFBackend, name), stage))
     put(passes, "_agrees", staged(passes._agrees, _TRIAL))
+    put(lora, "_refusal", staged(lora._refusal, _TRIAL))
     put(HFBackend, "_readable", staged(HFBackend._readable, _TRIAL))
     forward = LlamaForCausalLM.forward
 

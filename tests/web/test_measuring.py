@@ -41,11 +41,16 @@ def test_what_is_folded_is_measured_once_it_is_open(browser: Any, tmp_path: Path
 
 def test_what_moves_is_seen(browser: Any, tmp_path: Path) -> None:
     by_script = "<p>reads this\n<script>document.querySelector('p').before(document.createElement('h1'), 1)</script>"
-    (moved,) = shifted(browser, _page(tmp_path, by_script), width=390)
-    assert "reads this" in moved
+    assert "reads this" in _first(browser, _page(tmp_path, by_script))
     by_style = "<main>\n<p>reads this\n<p>and this\n<style>main { padding-top: 3rem }</style></main>\n<script></script>"
-    assert len(shifted(browser, _page(tmp_path, by_style), width=390)) == 1
+    assert "reads this" in _first(browser, _page(tmp_path, by_style))
     assert shifted(browser, _page(tmp_path, "<p>reads this\n<p>and this\n<script></script>"), width=390) == []
+
+
+def _first(browser: Any, page: Path) -> str:
+    """The first shift; a slow machine needs longer to paint what comes before it."""
+    found = (shifted(browser, page, width=390, pause=pause) for pause in (0.04, 1, 5, 20))
+    return next(filter(None, found))[0]
 
 
 def _page(folder: Path, body: str) -> Path:
