@@ -20,8 +20,7 @@ import pytest
 REQUIRED = "SPVMIA_REQUIRE_BROWSER"
 WIDTHS = (1440, 390)
 """A desk and a telephone."""
-LOOKS = tuple(zip(WIDTHS, ("light", "dark"), strict=True))
-"""Each width and each scheme once: colours do not depend on widths, and axe-core takes seconds a page."""
+SCHEMES = ("light", "dark")
 PATIENCE = 300_000
 """Milliseconds until something that has not come is given up."""
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

@@ -12,6 +12,7 @@ from spvmia_plugin.cli.output import Json, Quiet, TrustRemoteCode, line_printer,
 from spvmia_plugin.errors import SpvmiaError
 
 if TYPE_CHECKING:
+    from spvmia_plugin.training.base_model import BaseModel
     from spvmia_plugin.training.finetune import FinetuneConfig
 
 
@@ -123,19 +124,20 @@ def finetune(
     # Every option but --json is a field of the same name.
     options = {name: value for name, value in locals().items() if name != "as_json"}
 
+    from spvmia_plugin.training.base_model import BaseModel
     from spvmia_plugin.training.finetune import FinetuneConfig
     from spvmia_plugin.training.finetune import finetune as run
 
     config = FinetuneConfig(**options)
+    base = BaseModel.find(config) if as_json else None  # before the training: afterwards nothing may fail
     folder = run(config, line_printer(quiet=quiet, as_json=as_json))
-    if as_json:
-        print_json(_outcome(folder, config))
+    if base is not None:
+        print_json(_outcome(folder, config, base))
 
 
-def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
+def _outcome(folder: Path, config: FinetuneConfig, base: BaseModel) -> dict[str, Any]:
     """What a program wants to know of a finished target; no record ids."""
     from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
-    from spvmia_plugin.training.base_model import BaseModel
     from spvmia_plugin.training.finetune import audit_command
 
     manifest = read_manifest(folder)
@@ -147,7 +149,7 @@ def _outcome(folder: Path, config: FinetuneConfig) -> dict[str, Any]:
         "records": {name: len(entries) for name, entries in manifest.records.items()},
         "training": dict(manifest.training),
         "versions": dict(manifest.versions),
-        "audit": audit_command(BaseModel.find(config), folder, config),
+        "audit": audit_command(base, folder, config),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from spvmia_plugin.compare.variants import compare
 from spvmia_plugin.compare.view import text, to_html
 from spvmia_plugin.leaderboard.entrants import Source
-from tests.browser import LOOKS, WIDTHS, opened, serious, shifted, spilled, unfold
+from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold
 from tests.leaderboard.models import DUPLICATES, TOO_FEW
 from tests.results.builders import fake_audit, fake_records, write_run
 
@@ -45,7 +45,8 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
-@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("which", ["variants", "series"])
 def test_nothing_is_cut_loads_or_bars_anybody(browser: Any, request: Any, which: str, width: int, scheme: str) -> None:
     path = request.getfixturevalue(which)

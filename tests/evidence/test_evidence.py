@@ -14,7 +14,7 @@ from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.evidence.folder import _pairs
 from spvmia_plugin.evidence.sealing import LIST, seal, verify
 from spvmia_plugin.results import read_latest
-from tests.browser import LOOKS, WIDTHS, opened, serious, shifted, spilled, unfold
+from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold
 from tests.results.builders import fake_audit, fake_records, write_run
 
 STRENGTHS = {"loss": 0.3, "spv_wbc": 1.4, "bag_of_words": 0.0}
@@ -89,7 +89,8 @@ def test_the_page_says_it_and_loads_nothing(written):
     assert "http" not in page.replace("http-equiv", "")
 
 
-@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_in_a_browser(browser, written, width, scheme):
     path = written / "evidence.html"
     found = opened(browser, path, width=width, scheme=scheme)

@@ -13,7 +13,7 @@ import pytest
 
 from spvmia_plugin.leaderboard import Options, build_board, write_board
 from spvmia_plugin.leaderboard.entrants import Source
-from tests.browser import WIDTHS, opened, serious, shifted, spilled, unfold, window
+from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold, window
 from tests.hostile import NASTY
 from tests.leaderboard.models import DUPLICATES, RECIPE, audit_of, audited, file_of, model, three_models
 
@@ -208,10 +208,11 @@ def many_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MANY = [audited({"spv": 0.1 + 0.3 * k, "loss": 0.1}) for k in range(8)]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("which", ["page_file", "many_file"])
-def test_nothing_is_cut(browser: Any, request: Any, which: str, width: int) -> None:
-    page = opened(browser, request.getfixturevalue(which), width=width).page
+def test_nothing_is_cut(browser: Any, request: Any, which: str, width: int, scheme: str) -> None:
+    page = opened(browser, request.getfixturevalue(which), width=width, scheme=scheme).page
     unfold(page)
     assert spilled(page) == []
 

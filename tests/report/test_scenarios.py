@@ -20,7 +20,7 @@ from spvmia_plugin.report.records import picked_in_words
 from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import HarnessRun, read_latest
 from spvmia_plugin.results.bound import Bound, hold
-from tests.browser import LOOKS, WIDTHS, opened, serious, shifted, spilled, unfold, window
+from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold, window
 from tests.report.pages import Page
 from tests.results.scenarios import OF_BASE, SCENARIOS
 
@@ -52,21 +52,23 @@ def scenario(request: pytest.FixtureRequest, shown_pages: Mapping[str, Shown]) -
     return shown_pages[request.param]
 
 
-@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scenario", SCENARIOS, indirect=True)
-def test_all_of_it_can_be_read(browser: Any, scenario: Shown, width: int, scheme: str) -> None:
-    found = opened(browser, scenario.path, width=width, scheme=scheme)
+def test_all_of_it_can_be_read(browser: Any, scenario: Shown, width: int) -> None:
+    found = opened(browser, scenario.path, width=width)
     assert spilled(found.page) == []
     unfold(found.page)
     assert spilled(found.page) == []
-    assert serious(found.page) == []
+    for scheme in SCHEMES:
+        found.page.emulate_media(color_scheme=scheme)
+        assert serious(found.page) == []
     assert found.complaints == []
     assert [url for url in found.requests if not url.startswith("data:")] == [scenario.path.as_uri()]
     found.page.context.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scenario", ["units", "broken-split"], indirect=True)
+@pytest.mark.parametrize("scenario", SCENARIOS, indirect=True)
 def test_nothing_moves_while_the_page_comes_in(browser: Any, scenario: Shown, width: int) -> None:
     assert shifted(browser, scenario.path, width=width) == []
 
