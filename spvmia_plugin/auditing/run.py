@@ -43,7 +43,7 @@ from spvmia_plugin.records import AuditData, LossOn, Record
 from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
-from spvmia_plugin.util.console import following, show, shown
+from spvmia_plugin.util.console import bars_of, following, show, shown
 
 RECORDS_AT_A_TIME = 2000
 """Records whose sequences and signals are held at once; batches are planned over so many."""
@@ -282,18 +282,20 @@ class Run:
         """What the backend has to say about the models."""
         return [note for note in self.backend.notes if note not in self.outcome.notes]
 
-    def _parts(self) -> Iterator[Sequence[Record]]:
-        """The records of this process, some at a time: what is known of the others lies in the store."""
-        for start in range(0, len(self.audit.records), RECORDS_AT_A_TIME):
-            yield self.audit.records[start : start + RECORDS_AT_A_TIME]
+    def _parts(self) -> Iterator[tuple[Sequence[Record], str]]:
+        """The records of this process, some at a time, and which these are: what is known of the others is stored."""
+        starts = range(0, len(self.audit.records), RECORDS_AT_A_TIME)
+        for number, start in enumerate(starts, 1):
+            which = f"part {number} of {len(starts)}" if len(starts) > 1 else ""
+            yield self.audit.records[start : start + RECORDS_AT_A_TIME], which
 
     def _paraphrase(self, inputs: Inputs) -> None:
         """Make all paraphrases; they are kept in the store."""
         if self._perturbation is None:
             return
         tally = Tally(self._perturbation)
-        for part in self._parts():
-            with self._stage("paraphrases"):
+        for part, which in self._parts():
+            with self._stage("paraphrases"), bars_of(which):
                 tally.add(self._paraphrases_of(part, inputs).values())
             inputs.forget()
         self._forecast.finish(f"paraphrases ({self._perturbation.name})")
@@ -342,8 +344,9 @@ class Run:
         is_whole = self._several.count > 1 and len(audit.records) == len(audit.audited)
         stability = Stability(audit.attacks.values(), self._several) if is_whole else None
         long = 0
-        for part in self._parts():
-            scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
+        for part, which in self._parts():
+            with bars_of(which):
+                scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
             signals = self._several.united(scored_apart)
             if stability is not None:
                 stability.add(scored_apart, part)
@@ -545,7 +548,7 @@ class Run:
         ]
         tokens, of_parts = 0, list[Stage]()
         first: list[Request] = []
-        for number, part in enumerate(self._parts()):
+        for number, (part, _) in enumerate(self._parts()):
             lengths = {record.id: self._length(record, inputs) for record in part}
             tokens += sum(lengths.values())
             stored: dict[str, Neighbours] = {}

@@ -151,7 +151,9 @@ def accusations(audit: Audit, priors: Sequence[float]) -> list[Precision]:
 def exposed(audit: Audit) -> Exposures:
     """Exposure of each member over the attacks on the model, the most exposed first; empty without samples.
 
-    Members that no attack sets apart from each other by `lowest_share` stand by their rank under the strongest attack.
+    First those that the verdict calls picked out, by their rank under the attack that does so: of twenty attacks one
+    sets almost any record apart by chance. Then the others by `lowest_share`, and by their rank under the strongest
+    attack where that leaves them equal.
     """
     scores = {task.attack: audit.scores(task) for task in ranked(audit)}
     found = exposure(audit.ids(), audit.labels(), scores, audit.p_values())
@@ -160,7 +162,12 @@ def exposed(audit: Audit) -> Exposures:
         return found
     under_best = found.rank[found.names.index(best.attack)].astype(np.float64)
     under_best[under_best == 0] = np.inf
-    return found.chosen(np.lexsort((under_best, found.lowest_shares())))
+    order = np.lexsort((under_best, found.lowest_shares()))
+    if picked := picked_by_verdict(audit, found):
+        ranks = found.rank[found.names.index(picked.attack)][order].astype(np.float64)
+        ranks[(ranks == 0) | (ranks > picked.rank)] = np.inf
+        order = order[np.argsort(ranks, kind="stable")]
+    return found.chosen(order)
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,11 @@ def picked_out(audit: Audit, members: Exposures) -> PickedOut | None:
         return None
     rank = int(members.rank[number][picked].max())
     return PickedOut(attack, int(picked.sum()), rank, members.others[number], wrongly)
+
+
+def picked_by_verdict(audit: Audit, members: Exposures) -> PickedOut | None:
+    """The same where the verdict says that members can be picked out, else None."""
+    return picked_out(audit, members) if judge(audit).most_exposed == "evidence" else None
 
 
 def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mapping[str, float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report import subjects
 from spvmia_plugin.report.advice import advice
 from spvmia_plugin.report.claims import claims
-from spvmia_plugin.report.facts import command, exposed, picked_out
+from spvmia_plugin.report.facts import command, exposed, picked_by_verdict
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.measured import measured
 from spvmia_plugin.report.numbers import Number, Text, audited, counted
@@ -120,7 +120,8 @@ def _part(
         ]
 
     members, figures, verdict = exposed(audit), pictures(audit), judge(audit)
-    table, picked = exposure_table(audit, members), picked_out(audit, members)
+    picked = picked_by_verdict(audit, members)
+    table = exposure_table(audit, members, picked)
     # Those that the verdict depends on before those that touch other numbers.
     warnings = sorted(failed(audit), key=lambda found: not casts_doubt(found, audit))
     return {
@@ -140,7 +141,7 @@ def _part(
         "groups": subjects.groups(audit),
         "members": members,
         "table": table,
-        "picked": picked_in_words(picked) if picked and verdict.most_exposed == "evidence" else None,
+        "picked": picked_in_words(picked) if picked else None,
         "data": web.trusted(embedded(table)),
         "tokens": tokens,
         "measured": measured(audit),

@@ -25,12 +25,13 @@ _HEAD, _HEAD_LINES = 160, 3
 """Characters and lines of a text that its row shows; it opens to all of `MAX_TEXT`."""
 
 
-def exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
+def exposure_table(audit: Audit, members: Exposures, picked: PickedOut | None) -> dict[str, Any]:
     """The table of the most exposed members by column, with numbers as they are printed.
 
     Args:
         audit: the audit.
         members: all of them, the most exposed first.
+        picked: those of them that the verdict calls picked out. Ranks are shown under the attack that does so.
     """
     total, members = len(members), members[:MAX_ROWS]
     texts = audit.records.texts(members.ids) if audit.records else {}
@@ -50,6 +51,7 @@ def exposure_table(audit: Audit, members: Exposures) -> dict[str, Any]:
         "zero": [int(count == 0) for count in lowest],
         "best": best,
         "attacks": attacks,
+        "chosen": places.get(picked.attack, 0) if picked else 0,
         **_p_values(members),
     }
 
@@ -62,9 +64,12 @@ def picked_in_words(found: PickedOut) -> Text:
     )
     wrongly = f"at most {found.wrongly:,}" if found.wrongly else "none"
     return (
-        *("Those that the verdict calls picked out: ", *counted(records, "record"), " with a rank of at most ", rank),
-        *(f" under {title(found.attack)}. Choose that attack below, and sort by rank. Of the ", others),
-        f" others {wrongly} score as high.",
+        *(
+            "Those that the verdict calls picked out stand first: ",
+            *counted(records, "record"),
+            " with a rank of at most ",
+        ),
+        *(rank, f" under {title(found.attack)}. Of the ", others, f" others {wrongly} score as high."),
     )
 
 

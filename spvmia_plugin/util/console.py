@@ -20,6 +20,7 @@ class Follower(Protocol):
 # Bars open far from where the whole is known: that of a training, behind a hook and a backend.
 _FOLLOWER: ContextVar[Follower | None] = ContextVar("follower", default=None)
 _NAME: ContextVar[str | None] = ContextVar("name", default=None)
+_PART: ContextVar[str] = ContextVar("part", default="")
 
 
 @contextmanager
@@ -40,6 +41,16 @@ def bars_called(name: str) -> Iterator[None]:
         yield
     finally:
         _NAME.reset(token)
+
+
+@contextmanager
+def bars_of(part: str) -> Iterator[None]:
+    """Have bars say which part of the whole they count: there is one for each. Empty where one is all."""
+    token = _PART.set(part)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
 
 
 _BAR = "{desc} {percentage:3.0f} %, {remaining} left{postfix} |{bar}| {n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}"
@@ -64,7 +75,7 @@ class Bar:
         self._bar: Any = tqdm(
             total=total,
             initial=initial,
-            desc=self._name,
+            desc=", ".join(filter(None, (self._name, _PART.get()))),
             unit=f" {unit}",
             bar_format=_BAR,
             dynamic_ncols=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import sys
 import tracemalloc
 
 import pytest
@@ -13,6 +15,7 @@ from spvmia_plugin.auditing.outcome import RecordResult, Results
 from tests.auditing.fakes import FakeBackend, make_data
 from tests.auditing.test_plan import planned
 from tests.auditing.test_run import EVERY, run
+from tests.util.test_console import Terminal
 
 
 @pytest.mark.parametrize("perturbation", ["causal", "embedding"])
@@ -33,6 +36,16 @@ def test_parts_change_no_number(tmp_path, monkeypatch, capsys, perturbation):
     assert sum(cost.forward_tokens for cost in parts.stages.values()) == sum(
         cost.forward_tokens for cost in whole.stages.values()
     )
+
+
+def test_bars_say_which_part_they_count(tmp_path, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(run_module, "RECORDS_AT_A_TIME", 7)
+    monkeypatch.setattr(sys, "stderr", screen)
+    run(tmp_path, ["loss", "lowercase"], data=make_data(10), quiet=False)
+    assert re.findall(r"scoring: target(.*?) +0 %", screen.getvalue()) == [
+        f", part {number} of 3" for number in (1, 2, 3)
+    ]
 
 
 def test_a_text_in_two_parts_is_scored_once_and_long_records_are_counted_over_all(tmp_path, monkeypatch):

@@ -139,6 +139,13 @@ def test_which_records_are_picked_out_is_said(scenario: Shown) -> None:
     assert wrongly == rank - count
     assert wrongly < few.fpr * (others + 1) < wrongly + 2
     assert plain(picked_in_words(found)) in " ".join(scenario.page.text.split())
+    # They stand first, in the order of their ranks, which the table shows at once.
+    assert list(ranks[:count]) == sorted(ranks[ranks > 0])[:count]
+    [data] = scenario.page.data
+    assert data["attacks"][data["chosen"]]["name"] == leader.attack
+    assert data["attacks"][data["chosen"]]["rank"][:count] == [
+        int(rank) for rank in ranks[: min(count, len(data["ids"]))]
+    ]
 
 
 @pytest.mark.parametrize("scenario", ["clear-leak", "chat", "bound-within"], indirect=True)

@@ -12,7 +12,7 @@ import termios
 
 import pytest
 
-from spvmia_plugin.util.console import Bar, bars_called, columns, following, show
+from spvmia_plugin.util.console import Bar, bars_called, bars_of, columns, following, show
 from tests.auditing.fakes import make_data
 from tests.auditing.test_run import run
 
@@ -80,6 +80,22 @@ def test_who_follows_is_told_of_each_step_whether_it_is_seen_or_not(stderr, stre
     if stream.isatty():
         assert states(stream)[0].startswith("training the reference  25 %, ? left, about 3 min in all |")
         assert states(stream)[-1].startswith("reference  25 %")
+
+
+def test_a_bar_says_which_part_it_counts_and_who_follows_counts_the_stage(stderr):
+    stream, told = stderr(Terminal()), []
+
+    def follower(name, share, *, kept=False):
+        told.append(name)
+        return ""
+
+    for part in ("part 2 of 50", ""):
+        with following(follower), bars_of(part), Bar(total=4, desc="scoring: target", unit="texts") as bar:
+            bar.update(1)
+    seen = states(stream)
+    assert seen[0].startswith("scoring: target, part 2 of 50   0 %")
+    assert seen[-1].startswith("scoring: target   0 %")
+    assert set(told) == {"scoring: target"}
 
 
 def test_a_line_above_a_bar_leaves_the_bar_whole(stderr):
