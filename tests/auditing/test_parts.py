@@ -43,9 +43,8 @@ def test_bars_say_which_part_they_count(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "RECORDS_AT_A_TIME", 7)
     monkeypatch.setattr(sys, "stderr", screen)
     run(tmp_path, ["loss", "lowercase"], data=make_data(10), quiet=False)
-    assert re.findall(r"scoring: target(.*?) +0 %", screen.getvalue()) == [
-        f", part {number} of 3" for number in (1, 2, 3)
-    ]
+    said = dict.fromkeys(re.findall(r"scoring: target(, part \d of 3|)", screen.getvalue().partition("\r")[2]))
+    assert list(said) == [f", part {number} of 3" for number in (1, 2, 3)]
 
 
 def test_a_text_in_two_parts_is_scored_once_and_long_records_are_counted_over_all(tmp_path, monkeypatch):
