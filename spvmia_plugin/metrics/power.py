@@ -86,28 +86,44 @@ MOST_DOCUMENTS = 200_000
 """Of a class: what takes more to show is not told as a number."""
 
 
-def needed(metric: Metric, limit: float, value: float, attacks: int = 1, confidence: float = 0.95) -> int | None:
-    """How many documents of each class it takes for an interval to end below a limit, to two digits.
+CHANCE = 0.8
+"""That an audit of so many documents shows what they are needed for: estimates scatter around the truth."""
+
+
+def needed(
+    metric: Metric, limit: float, value: float | None = None, attacks: int = 1, confidence: float = 0.95
+) -> int | None:
+    """How many documents of each class it takes for all intervals to end below a limit in four of five audits.
 
     Args:
         metric: the AUROC, or a TPR.
-        limit: what the upper end must stay below.
-        value: where the interval lies: the estimate, or what guessing gets.
+        limit: what the upper ends must stay below.
+        value: what the strongest attack truly has. None for a target that gives nothing away: then each attack's
+            estimate scatters around guessing, and the largest of all counts, as if they were independent.
         attacks: how many are compared.
         confidence: that all intervals hold.
 
     Returns:
-        None where the value itself is not below the limit, or more than `MOST_DOCUMENTS` are needed.
+        To two digits. None where the value itself is not below the limit, or more than `MOST_DOCUMENTS` are needed.
     """
     pointwise = 1 - (1 - confidence) / max(attacks, 1)
-    value = max(value, metric.guess)
+    truth = metric.guess if value is None else max(value, metric.guess)
+    # Standard errors by which the largest estimate lies above the truth, at most, with that chance.
+    above_truth = float(ndtri(CHANCE ** (1 / max(attacks, 1) if value is None else 1)))
+
+    def ends(n: int, at: float) -> Interval:
+        if metric == AUROC:
+            return auroc_ends(n, n, at, pointwise)
+        return tpr_ends(n, n, at, metric.fpr, pointwise)
 
     def is_enough(n: int) -> bool:
-        if metric == AUROC:
-            return auroc_ends(n, n, value, pointwise)[1] < limit
-        return unresolved(n, n, metric.fpr) is None and tpr_ends(n, n, value, metric.fpr, pointwise)[1] < limit
+        if metric != AUROC and unresolved(n, n, metric.fpr) is not None:
+            return False
+        error = (ends(n, truth)[1] - truth) / float(ndtri((1 + pointwise) / 2))
+        estimate = truth + above_truth * error
+        return estimate < limit and ends(n, estimate)[1] < limit
 
-    if value >= limit:
+    if truth >= limit:
         return None
     above = 4
     while not is_enough(above):

@@ -185,7 +185,7 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
     if reach.low > limit:
         return replace(told, outcome="exceeded")
     if reach.reason is not None or not reach.high < limit:
-        value = metric.guess if math.isnan(reach.value) else reach.value
+        value = None if math.isnan(reach.value) else reach.value
         enough = needed(metric, limit, value, n_attacks, confidence)
         return replace(told, outcome="not_shown", needed=enough, reason=reach.reason)
     doubt = _mostly_unscored(audit) or _turned(metric, reach, limit) or _provisional(audit)

@@ -8,13 +8,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from typer.testing import CliRunner
 
 from spvmia_plugin.checks.preconditions import Finding
 from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
-from spvmia_plugin.metrics.power import auroc_ends, needed, tpr_ends
+from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.metrics.several import compare
+from spvmia_plugin.metrics.tpr import tpr_interval
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.results.bound import Bound, Held, hold
 from tests.results.builders import DECLARED, fake_audit, fake_records, write_run
@@ -227,25 +230,51 @@ def test_a_run_whose_scores_were_all_known_says_so(tmp_path):
 
 
 # How many it takes
-@pytest.mark.parametrize(("limit", "value"), [(0.6, 0.5), (0.65, 0.58)])
-def test_so_many_documents_are_enough_and_fewer_are_not(limit, value):
-    n = needed(AUROC, limit, value, attacks=5)
-    assert auroc_ends(n, n, value, 0.99)[1] < limit
-    fewer = int(0.9 * n)
-    assert auroc_ends(fewer, fewer, value, 0.99)[1] > limit
-    k = needed(TPR_1PCT, 0.025, 0.01)
-    assert tpr_ends(k, k, 0.01, 0.01, 0.95)[1] < 0.025
-    assert tpr_ends(k // 2, k // 2, 0.01, 0.01, 0.95)[1] > 0.025
+def shown_within(n, rng, metric, limit, truths, audits):
+    """In which share of drawn audits with n documents of each class all attacks' intervals end below the limit."""
+    pointwise = 1 - 0.05 / len(truths)
+    shown = 0
+    for _ in range(audits):
+        highs = []
+        for truth in truths:
+            labels = np.arange(2 * n) < n
+            scores = rng.standard_normal(2 * n)
+            if metric == AUROC:
+                scores += labels * math.sqrt(2) * ndtri(truth)
+                highs.append(estimate_auroc(scores, labels, np.arange(2 * n)).interval(pointwise)[1])
+            else:
+                scores[labels & (rng.random(2 * n) < (truth - metric.fpr) / (1 - metric.fpr))] = 9.0
+                highs.append(tpr_interval(scores, labels, np.arange(2 * n), metric.fpr, pointwise)[1])
+        shown += max(highs) < limit
+    return shown / audits
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "value", "attacks"),
+    [
+        (AUROC, 0.6, None, 8),
+        (AUROC, 0.6, None, 1),
+        (AUROC, 0.65, 0.58, 5),
+        (TPR_1PCT, 0.05, None, 1),
+        (TPR_1PCT, 0.1, 0.04, 2),
+    ],
+)
+def test_so_many_documents_are_enough_in_four_of_five_audits_and_fewer_are_not(metric, limit, value, attacks):
+    """Of a target that gives nothing away every attack guesses; else the strongest has the value, the others guess."""
+    n = needed(metric, limit, value, attacks=attacks)
+    truths = [metric.guess if value is None else value, *[metric.guess] * (attacks - 1)]
+    rng = np.random.default_rng(0)
+    assert 0.68 < shown_within(n, rng, metric, limit, truths, 120) < 0.96
+    assert shown_within(n // 2, rng, metric, limit, truths, 120) < 0.6
 
 
 def test_what_no_number_of_documents_shows():
     assert needed(AUROC, 0.6, 0.65) is None
-    assert needed(AUROC, 0.50001, 0.5) is None
+    assert needed(AUROC, 0.50001) is None
 
 
 def test_beyond_the_bound_within_is_rare():
     """Of audits whose target lies just beyond the bound at most 5 % say within, with several attacks in the set."""
-    from scipy.special import ndtri
 
     rng = np.random.default_rng(0)
     n, limit, wrong, shown = 150, 0.6, 0, 0
