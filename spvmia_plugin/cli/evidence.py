@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -71,34 +71,58 @@ def evidence(
         spvmia evidence --verify evidence --allowed-signers signers --identity a.auditor@acme.example
     """
     say = line_printer(quiet=quiet, as_json=as_json)
+    written = {
+        "RESULTS": results is not None,
+        "--output": output is not None,
+        "--sign": sign is not None,
+        "--minisign": minisign,
+        "--auditor": auditor is not None,
+        "--organisation": organisation is not None,
+        "--relation": relation is not None,
+        "--statement": statement is not None,
+        "--no-samples": not samples,
+    }
+    checked = {
+        "--allowed-signers": allowed_signers is not None,
+        "--identity": identity is not None,
+        "--public-key": public_key is not None,
+    }
     if verify is not None:
-        if results is not None or output is not None or sign is not None:
+        if any(written.values()):
             raise SpvmiaError(
-                "--verify: expected to be alone, got RESULTS, --output or --sign beside it; do one at a time"
+                f"--verify: expected only what checks a folder beside it ({', '.join(checked)}), got "
+                f"{', '.join(_given(written))}, which writes one; do one at a time"
             )
         _verify(verify, allowed_signers, identity, public_key, say, as_json=as_json)
         return
+    if any(checked.values()):
+        raise SpvmiaError(
+            f"{_given(checked)[0]}: expected --verify DIR beside it, got nothing to check; name the folder, or leave "
+            "it out"
+        )
+    if minisign and sign is None:
+        raise SpvmiaError(
+            "--minisign: expected --sign KEY beside it, a private key of minisign, got none: nothing would be signed; "
+            "name the key, or leave it out"
+        )
     if results is None or output is None:
         missing = "RESULTS" if results is None else "--output"
         raise SpvmiaError(
             f"{missing}: expected results and a folder to write, got none; or check one with --verify DIR"
         )
     from spvmia_plugin.evidence.folder import Signatory, write_evidence
-    from spvmia_plugin.evidence.sealing import Signed
-    from spvmia_plugin.evidence.sealing import sign as sign_list
     from spvmia_plugin.results import read_latest
 
-    if sign is not None and not sign.is_file():
-        raise SpvmiaError(f"--sign: expected a private key, got {sign}, which is no file; name one")
     signatory = Signatory(auditor, organisation, relation, statement)
-    signed: Signed | None = None if sign is None else "minisign" if minisign else "ssh"
-    files = write_evidence(read_latest(results), output, signatory, samples=samples, signed=signed)
-    if sign is not None:
-        files.append(sign_list(output, sign, minisign=minisign))
+    files = write_evidence(read_latest(results), output, signatory, samples=samples, key=sign, minisign=minisign)
     for path in files:
         say(shown(str(path)))
     if as_json:
         print_json({"folder": str(output), "files": [str(path.relative_to(output)) for path in files]})
+
+
+def _given(options: Mapping[str, bool]) -> list[str]:
+    return [option for option, given in options.items() if given]
 
 
 def _verify(
@@ -114,8 +138,6 @@ def _verify(
 
     from spvmia_plugin.evidence.sealing import verify as check
 
-    if allowed_signers is not None and identity is None:
-        raise SpvmiaError("--identity: expected who is said to have signed, got nothing; name it as the file does")
     found = check(folder, allowed_signers=allowed_signers, identity=identity, public_key=public_key)
     for line in found.lines():
         say(shown(line))

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,9 +17,9 @@ from spvmia_plugin import __version__
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.clauses import CLAUSES
-from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal
+from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal, sign
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
-from spvmia_plugin.report.facts import command
+from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge
@@ -57,22 +58,30 @@ class Signatory:
 
 
 def write_evidence(
-    run: HarnessRun, folder: Path, signatory: Signatory, *, samples: bool = True, signed: Signed | None = None
+    run: HarnessRun,
+    folder: Path,
+    signatory: Signatory,
+    *,
+    samples: bool = True,
+    key: Path | None = None,
+    minisign: bool = False,
 ) -> list[Path]:
-    """Write the folder and its list of hashes.
+    """Write the folder, its list of hashes and the signature: all of it, or nothing, so that it can be tried again.
 
     Args:
         run: the audit.
         folder: that is made; it holds nothing yet.
         signatory: who stands for it.
         samples: whether the scores of single records are part of it. They name training records.
-        signed: what the list will be signed with, so that a signature which was taken away is missed.
+        key: a private key to sign the list with. The facts say so, for a signature that was taken away to be missed.
+        minisign: whether the key is one of minisign, not of ssh.
 
     Returns:
-        The files, the list last.
+        The files, the list and its signature last.
 
     Raises:
-        SpvmiaError: samples of an attack are missing, the folder holds something already, or cannot be written.
+        SpvmiaError: samples of an attack are missing, the folder holds something already, or cannot be written, or the
+            key does not sign.
     """
     for audit in run.audits:
         if audit.without_samples:
@@ -82,23 +91,44 @@ def write_evidence(
             )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpvmiaError(f"--output: expected a new or empty folder, got {folder}, which is neither; name another")
+    signed: Signed | None = None if key is None else "minisign" if minisign else "ssh"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        results = folder / "results"
-        results.mkdir(mode=0o700)
-        copied = [run.path, *(_samples(run) if samples else [])]
-        for path in dict.fromkeys(copied):
-            shutil.copyfile(path, results / path.name)
-            os.chmod(results / path.name, 0o600)
-        facts = {**evidence_facts(run, signatory, samples=samples), SIGNED: signed}
-        write_private(folder / FACTS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode("utf-8"))
-        write_private(folder / EVIDENCE, _page(run, facts).encode("utf-8"))
-        if samples:  # it names records
-            write_page(run, folder / PAGE)
-        return [*sorted(path for path in folder.rglob("*") if path.is_file()), seal(folder)]
+        with _whole_or_not_at_all(folder):
+            results = folder / "results"
+            results.mkdir(mode=0o700)
+            copied = [run.path, *(_samples(run) if samples else [])]
+            for path in dict.fromkeys(copied):
+                shutil.copyfile(path, results / path.name)
+                os.chmod(results / path.name, 0o600)
+            facts = {**evidence_facts(run, signatory, samples=samples), SIGNED: signed}
+            write_private(folder / FACTS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode("utf-8"))
+            write_private(folder / EVIDENCE, _page(run, facts).encode("utf-8"))
+            if samples:  # it names records
+                write_page(run, folder / PAGE)
+            written = sorted(path for path in folder.rglob("*") if path.is_file())
+            seals = [seal(folder), *([] if key is None else [sign(folder, key, minisign=minisign)])]
     except OSError as error:
         raise SpvmiaError(f"--output: cannot write to {folder} ({error.strerror}); name another folder") from error
+    return [*written, *seals]
+
+
+@contextmanager
+def _whole_or_not_at_all(folder: Path) -> Iterator[None]:
+    """An empty folder for its owner alone, which is as it was before if what is done in it does not end well."""
+    was_there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    mode = folder.stat().st_mode
+    try:
+        folder.chmod(0o700)
+        yield
+    except BaseException:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if was_there:
+            folder.chmod(mode)
+        else:
+            folder.rmdir()
+        raise
 
 
 def _samples(run: HarnessRun) -> list[Path]:

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,11 +23,12 @@ FACTS = "evidence.json"
 SIGNED = "signed"
 """Its key that says what the list was signed with."""
 Signed = Literal["ssh", "minisign"]
-SSH_SIGNATURE, MINISIGN_SIGNATURE = f"{LIST}.sig", f"{LIST}.minisig"
+SIGNATURES: Mapping[Signed, str] = {"ssh": f"{LIST}.sig", "minisign": f"{LIST}.minisig"}
+"""The file of each kind of signature."""
 NAMESPACE = "spvmia-evidence"
 """Of ssh signatures: one that was made for another purpose signs no evidence."""
+_NEVER_SIGNED = "NOT SIGNED: whoever changed a file could have made the list anew"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_SEALS = (LIST, SSH_SIGNATURE, MINISIGN_SIGNATURE)
 
 
 def seal(folder: Path) -> Path:
@@ -36,16 +37,31 @@ def seal(folder: Path) -> Path:
     Raises:
         OSError: a file cannot be read, or the list not written.
     """
-    lines = [f"{file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    seals = {LIST, *SIGNATURES.values()}
+    files = ((name, path) for name, path in _entries(folder).items() if name not in seals and _is_file(path))
+    lines = [f"{file_digest(path)}  {name}\n" for name, path in files]
     write_private(folder / LIST, "".join(lines).encode("utf-8"))
     return folder / LIST
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder but the seals themselves, in the order of their names. Links are files by name alone."""
+def _entries(folder: Path) -> dict[str, Path]:
+    """All that lies below a folder, by name, in the order of names: links, pipes and sockets, too.
+
+    A folder is told by what it holds; one that holds nothing by its own name, with a slash.
+    """
+    found = {}
     for path in sorted(folder.rglob("*")):
-        if (path.is_file() or path.is_symlink()) and path.relative_to(folder).as_posix() not in _SEALS:
-            yield path
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_dir():
+            found[name] = path
+        elif not any(path.iterdir()):
+            found[f"{name}/"] = path
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    """Whether its content is its own, and can be read to an end: no link, and no pipe, which would never answer."""
+    return path.is_file() and not path.is_symlink()
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,8 @@ class Findings:
         changed: files whose content is another.
         missing: files of the list that are not there.
         added: files that are not in the list.
-        signature: what was found out about the signature, in words.
-        signed: whether a signature was checked and holds; None where there is none.
+        signature: what was found out about signatures, in words.
+        signed: whether all that were checked or asked for hold; None where there is none such.
     """
 
     changed: Sequence[str]
@@ -68,7 +84,7 @@ class Findings:
 
     @property
     def holds(self) -> bool:
-        """Whether every file is what it was, and the signature, if there is one, holds."""
+        """Whether every file is what it was, and no signature that was checked or asked for fails."""
         return not (self.changed or self.missing or self.added) and self.signed is not False
 
     def lines(self) -> Iterator[str]:
@@ -80,7 +96,10 @@ class Findings:
 def verify(
     folder: Path, *, allowed_signers: Path | None = None, identity: str | None = None, public_key: Path | None = None
 ) -> Findings:
-    """Compare a folder with its list, and the list with its signature.
+    """Compare a folder with its list, and the list with its signatures.
+
+    Whatever a verifier gives asks for a signature of its kind that holds for it. A signature that nobody checks
+    counts for nothing: it is told as added unless the folder itself says that it was signed so.
 
     Args:
         folder: that `seal` was called on.
@@ -89,36 +108,48 @@ def verify(
         public_key: of minisign.
 
     Raises:
-        SpvmiaError: no folder, or no list in it that can be read.
+        SpvmiaError: no folder, no list in it that can be read, a file in it that cannot be read; `allowed_signers`
+            without `identity` or the other way round; a file of keys that is none; a program that is not installed.
     """
+    if (allowed_signers is None) is not (identity is None):
+        given, missing = (
+            ("--allowed-signers", "--identity") if identity is None else ("--identity", "--allowed-signers")
+        )
+        wanted = {"--identity": "who is said to have signed", "--allowed-signers": "a file that says who may sign"}
+        raise SpvmiaError(f"{missing}: expected {wanted[missing]} beside {given}, got nothing; name both")
+    for option, path in (("--allowed-signers", allowed_signers), ("--public-key", public_key)):
+        if path is not None and not path.is_file():
+            raise SpvmiaError(f"{option}: expected a file with public keys, got {path}, which is no file; name one")
     if not folder.is_dir():
         raise SpvmiaError(f"--verify: expected a folder of evidence, got {folder}, which is none; check the path")
-    try:
-        text = (folder / LIST).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    if not _is_file(folder / LIST):
         raise SpvmiaError(
-            f"--verify: expected {LIST} in {folder}, got none that can be read ({type(error).__name__}); name the "
-            "folder that 'spvmia evidence --output' wrote"
+            f"--verify: expected {LIST} in {folder}, got none that is a file; name the folder that 'spvmia evidence "
+            "--output' wrote"
+        )
+    try:
+        content = (folder / LIST).read_bytes()
+        listed, entries = _listed(folder, content), _entries(folder)
+        changed = [
+            name
+            for name, digest in listed.items()
+            if name in entries and not (_is_file(entries[name]) and file_digest(entries[name]) == digest)
+        ]
+    except OSError as error:
+        raise SpvmiaError(
+            f"--verify: expected a folder that can be read, got {error.filename or folder}, which cannot "
+            f"({error.strerror}); ask its owner for it"
         ) from None
-    listed: dict[str, str] = {}
-    for line in text.splitlines():
-        found = _LINE.fullmatch(line)
-        if found is None:
-            raise SpvmiaError(f"--verify: {folder / LIST}: expected lines of sha256sum, got another; it was changed")
-        listed[found[2]] = found[1]
-    there = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    changed = [
-        name
-        for name, digest in listed.items()
-        if name in there and (there[name].is_symlink() or file_digest(there[name]) != digest)
-    ]
-    words, signed = _signature(folder, allowed_signers, identity, public_key)
+    said = _said_to_be_signed(folder)
+    told = _signatures(folder, content, said, allowed_signers, identity, public_key)
+    counted = {LIST, *(SIGNATURES[kind] for kind, each in told.items() if kind == said or each.holds)}
+    checked = [each.holds for each in told.values() if each.holds is not None]
     return Findings(
         changed=changed,
-        missing=[name for name in listed if name not in there],
-        added=[name for name in there if name not in listed],
-        signature=words,
-        signed=signed,
+        missing=[name for name in listed if name not in entries],
+        added=[name for name in entries if name not in listed and name not in counted],
+        signature="; ".join(each.words for each in told.values()) or _NEVER_SIGNED,
+        signed=all(checked) if checked else None,
     )
 
 
@@ -138,7 +169,7 @@ def sign(folder: Path, key: Path, *, minisign: bool = False) -> Path:
     """
     if not key.is_file():
         raise SpvmiaError(f"--sign: expected a private key, got {key}, which is no file; name one")
-    signature = folder / (MINISIGN_SIGNATURE if minisign else SSH_SIGNATURE)
+    signature = folder / SIGNATURES["minisign" if minisign else "ssh"]
     signature.unlink(missing_ok=True)
     words = (
         ["minisign", "-S", "-s", str(key), "-m", str(folder / LIST), "-x", str(signature)]
@@ -153,48 +184,92 @@ def sign(folder: Path, key: Path, *, minisign: bool = False) -> Path:
     return signature
 
 
-def _signature(
-    folder: Path, allowed_signers: Path | None, identity: str | None, public_key: Path | None
-) -> tuple[str, bool | None]:
-    """What a signature is worth, in words, and whether it holds; None without one."""
-    listed = folder / LIST
-    if (folder / MINISIGN_SIGNATURE).is_file():
-        if public_key is None:
-            return "signed with minisign, and not checked: --public-key FILE does", None
-        done = _run(
-            ["minisign", "-V", "-p", str(public_key), "-m", str(listed), "-x", str(folder / MINISIGN_SIGNATURE)]
-        )
-        return _judged(done, f"the minisign signature holds for {public_key}")
-    if not (folder / SSH_SIGNATURE).is_file():
-        if (said := _said_to_be_signed(folder)) is not None:
-            return f"NOT SIGNED: {FACTS} says that it was, with {said}: the signature was taken away", False
-        if allowed_signers is not None or public_key is not None:
-            return "NOT SIGNED, where a signature was asked for", False
-        return "NOT SIGNED: whoever changed a file could have made the list anew", None
-    signature = str(folder / SSH_SIGNATURE)
-    content = listed.read_bytes()
-    if allowed_signers is None:
-        done = _run(["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", signature], content=content)
-        return _judged(done, "the ssh signature holds; by whom, --allowed-signers FILE --identity NAME checks")
-    words = ["ssh-keygen", "-Y", "verify", "-f", str(allowed_signers), "-I", identity or "", "-n", NAMESPACE]
-    done = _run([*words, "-s", signature], content=content)
-    return _judged(done, f"the ssh signature holds, and is that of {identity}")
+@dataclass(frozen=True)
+class _Told:
+    """What came of one kind of signature.
+
+    Attributes:
+        words: about it.
+        holds: whether it does; None where nobody checked it.
+    """
+
+    words: str
+    holds: bool | None
 
 
-def _said_to_be_signed(folder: Path) -> str | None:
+def _listed(folder: Path, content: bytes) -> dict[str, str]:
+    """The digests of the list, by name."""
+    found: dict[str, str] = {}
+    for line in content.decode("utf-8", "backslashreplace").splitlines():
+        parts = _LINE.fullmatch(line)
+        if parts is None:
+            raise SpvmiaError(f"--verify: {folder / LIST}: expected lines of sha256sum, got another; it was changed")
+        found[parts[2]] = parts[1]
+    return found
+
+
+def _signatures(
+    folder: Path,
+    content: bytes,
+    said: Signed | None,
+    allowed_signers: Path | None,
+    identity: str | None,
+    public_key: Path | None,
+) -> dict[Signed, _Told]:
+    """What came of each kind of signature that is there, or should be: the folder says so, or a key asks for it."""
+    told: dict[Signed, _Told] = {}
+    asked = {"ssh": ("--allowed-signers", allowed_signers), "minisign": ("--public-key", public_key)}
+    for kind, name in SIGNATURES.items():
+        option, key = asked[kind]
+        if _is_file(folder / name):
+            told[kind] = (
+                _ssh(folder / name, content, allowed_signers, identity)
+                if kind == "ssh"
+                else _minisign(folder / name, folder / LIST, public_key)
+            )
+        elif kind == said:
+            told[kind] = _Told(
+                f"NOT SIGNED: {FACTS} says that it was, with {kind}: the signature was taken away", False
+            )
+        elif key is not None:
+            told[kind] = _Told(f"NOT SIGNED with {kind}, where {option} asks for such a signature", False)
+    return told
+
+
+def _ssh(signature: Path, content: bytes, allowed_signers: Path | None, identity: str | None) -> _Told:
+    words, good = (
+        ["check-novalidate"],
+        "the ssh signature holds; by whom, --allowed-signers FILE --identity NAME checks",
+    )
+    if allowed_signers is not None:
+        words = ["verify", "-f", str(allowed_signers), "-I", str(identity)]
+        good = f"the ssh signature holds, and is that of {identity}"
+    return _judged(_run(["ssh-keygen", "-Y", *words, "-n", NAMESPACE, "-s", str(signature)], content=content), good)
+
+
+def _minisign(signature: Path, listed: Path, public_key: Path | None) -> _Told:
+    if public_key is None:
+        return _Told("the minisign signature was NOT CHECKED and counts for nothing: --public-key FILE does", None)
+    words = ["minisign", "-V", "-p", str(public_key), "-m", str(listed), "-x", str(signature)]
+    return _judged(_run(words), f"the minisign signature holds for {public_key}")
+
+
+def _said_to_be_signed(folder: Path) -> Signed | None:
     """What the folder itself says that its list was signed with."""
+    if not _is_file(folder / FACTS):  # the list tells of a file that is missing or was changed
+        return None
     try:
-        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the list tells of a file that is missing or was changed
+        told = json.loads((folder / FACTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
     said = told.get(SIGNED) if isinstance(told, dict) else None
-    return str(said) if said else None
+    return next((kind for kind in SIGNATURES if kind == said), None)
 
 
-def _judged(done: subprocess.CompletedProcess[bytes], words: str) -> tuple[str, bool]:
+def _judged(done: subprocess.CompletedProcess[bytes], words: str) -> _Told:
     if not done.returncode:
-        return words, True
-    return f"the signature does not hold: {_said(done)}", False
+        return _Told(words, True)
+    return _Told(f"the signature does not hold: {_said(done)}", False)
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -12,7 +15,7 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.evidence.folder import _pairs
-from spvmia_plugin.evidence.sealing import LIST, seal, verify
+from spvmia_plugin.evidence.sealing import LIST, seal, sign, verify
 from spvmia_plugin.results import read_latest
 from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold
 from tests.results.builders import fake_audit, fake_records, write_run
@@ -234,7 +237,7 @@ def test_a_signature_that_was_taken_away(results, key, tmp_path):
 def test_a_signature_that_never_was_is_missed_where_one_is_asked_for(evidence, key):
     found = spvmia("--verify", evidence, "--public-key", key)
     assert found.exit_code == 1
-    assert "NOT SIGNED, where a signature was asked for" in found.stdout
+    assert "NOT SIGNED with minisign, where --public-key asks for such a signature" in found.stdout
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"signed": null}', "\xff"])
@@ -244,25 +247,155 @@ def test_a_folder_that_says_nothing_of_a_signature(tmp_path, content):
     assert verify(tmp_path).holds
 
 
-def test_minisign_is_asked_as_it_wants_to_be(results, tmp_path, monkeypatch):
-    """A program of that name that keeps what it is called with: minisign itself may not be installed."""
+def made_by(tmp_path, name):
+    """A private key of ssh, and the file that lets its owner sign as `a@acme.example`."""
+    path = tmp_path / name
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, stdin=subprocess.DEVNULL)
+    signers = tmp_path / f"{name}.signers"
+    signers.write_text(f"a@acme.example {path.with_suffix('.pub').read_text()}")
+    return path, signers
+
+
+@pytest.fixture
+def forged(results, key, tmp_path):
+    """A folder that was signed, changed, and given a list that fits; and who may sign."""
+    folder, signers = tmp_path / "forged", tmp_path / "signers"
+    assert spvmia(results, "--output", folder, "--sign", key).exit_code == 0
+    signers.write_text(f"a@acme.example {key.with_suffix('.pub').read_text()}")
+    page = folder / "report.html"
+    page.write_text(page.read_text() + "AUROC .5")
+    seal(folder)
+    return folder, ("--allowed-signers", signers, "--identity", "a@acme.example")
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["beside the old signature", "in its place"])
+def test_a_signature_that_nobody_checks_hides_no_forgery(forged, left):
+    folder, asked = forged
+    (folder / "SHA256SUMS.minisig").write_text("junk")
+    if not left:
+        (folder / "SHA256SUMS.sig").unlink()
+    found = spvmia("--verify", folder, *asked)
+    assert found.exit_code == 1
+    assert "added: SHA256SUMS.minisig" in found.stdout
+    assert ("does not hold" if left else "the signature was taken away") in found.stdout
+    assert spvmia("--verify", folder).exit_code == 1
+
+
+def test_nor_does_one_of_somebody_else_where_minisigns_key_is_given(forged, minisign, tmp_path):
+    """An ssh signature by anybody says nothing to who asks for one by minisign."""
+    folder, _ = forged
+    other, signers = made_by(tmp_path, "other")
+    sign(folder, other)
+    found = spvmia("--verify", folder, "--public-key", minisign("good"))
+    assert found.exit_code == 1
+    assert "NOT SIGNED with minisign, where --public-key asks for such a signature" in found.stdout
+    both = spvmia(
+        "--verify",
+        folder,
+        "--public-key",
+        minisign("good"),
+        "--allowed-signers",
+        signers,
+        "--identity",
+        "a@acme.example",
+    )
+    assert both.exit_code == 1  # one of the two holds
+
+
+def test_a_second_signature_counts_for_who_has_its_key(results, key, minisign, tmp_path):
+    folder = tmp_path / "signed"
+    spvmia(results, "--output", folder, "--sign", key)
+    sign(folder, minisign("good"), minisign=True)
+    assert "added: SHA256SUMS.minisig" in spvmia("--verify", folder).stdout
+    assert spvmia("--verify", folder, "--public-key", minisign("good")).exit_code == 0
+    wrong = spvmia("--verify", folder, "--public-key", minisign("wrong"))
+    assert wrong.exit_code == 1
+    assert "the signature does not hold" in wrong.stdout
+
+
+@pytest.fixture
+def minisign(tmp_path, monkeypatch):
+    """A program of that name which signs with the key itself: minisign may not be installed. Gives keys by name."""
     program = tmp_path / "bin" / "minisign"
     program.parent.mkdir()
     program.write_text(
         '#!/bin/sh\necho "$@" >> "$(dirname "$0")/asked"\n'
-        'while [ $# -gt 0 ]; do [ "$1" = -S ] && made=1; [ "$1" = -x ] && out="$2"; shift; done\n'
-        '[ -n "$made" ] && echo signature > "$out"\nexit 0\n'
+        "while [ $# -gt 0 ]; do\n"
+        'case "$1" in -S) made=1;; -x) out="$2";; -s|-p) key="$2";; -m) of="$2";; esac; shift; done\n'
+        'wanted="$(cat "$key" "$of" | sha256sum)"\n'
+        '[ -n "$made" ] && { echo "$wanted" > "$out"; exit 0; }\n'
+        '[ "$wanted" = "$(cat "$out")" ]\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    (tmp_path / "key").write_text("secret")
+
+    def named(name):
+        (tmp_path / name).write_text(name)
+        return tmp_path / name
+
+    return named
+
+
+def test_minisign_is_asked_as_it_wants_to_be(results, tmp_path, minisign):
     folder = tmp_path / "signed"
-    assert spvmia(results, "--output", folder, "--sign", tmp_path / "key", "--minisign").exit_code == 0
-    assert "and not checked" in spvmia("--verify", folder).stdout
-    assert spvmia("--verify", folder, "--public-key", tmp_path / "key").exit_code == 0
-    asked = (program.parent / "asked").read_text().splitlines()
+    assert spvmia(results, "--output", folder, "--sign", minisign("key"), "--minisign").exit_code == 0
+    unchecked = spvmia("--verify", folder)
+    assert (unchecked.exit_code, "was NOT CHECKED" in unchecked.stdout) == (0, True)
+    assert verify(folder).signed is None
+    assert spvmia("--verify", folder, "--public-key", minisign("key")).exit_code == 0
+    asked = (tmp_path / "bin" / "asked").read_text().splitlines()
     assert asked[0].startswith("-S -s ")
     assert asked[1].startswith("-V -p ")
+    (folder / "SHA256SUMS.minisig").unlink()
+    assert "evidence.json says that it was, with minisign" in spvmia("--verify", folder).stdout
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_key_that_does_not_sign_leaves_nothing_and_the_next_one_is_tried(results, key, tmp_path, was_there):
+    (tmp_path / "bad").write_text("no key")
+    folder = tmp_path / "signed"
+    if was_there:
+        folder.mkdir(mode=0o750)
+    assert spvmia(results, "--output", folder, "--sign", tmp_path / "bad").exit_code == 1
+    assert folder.exists() is was_there
+    assert not was_there or (list(folder.iterdir()), folder.stat().st_mode & 0o777) == ([], 0o750)
+    again = spvmia(results, "--output", folder, "--sign", key)
+    assert again.exit_code == 0, again.output
+
+
+def test_what_is_no_file_is_told_as_added(evidence, tmp_path):
+    os.mkfifo(evidence / "pipe")
+    (evidence / "a" / "empty").mkdir(parents=True)
+    (evidence / "link").symlink_to(tmp_path)
+    with socket.socket(socket.AF_UNIX) as bound, inside(evidence):
+        bound.bind("socket")
+    found = verify(evidence)
+    assert sorted(found.added) == ["a/empty/", "link", "pipe", "socket"]
+    assert not found.holds
+
+
+@contextlib.contextmanager
+def inside(folder):
+    """Inside a folder, whose whole name may be too long for a socket's."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("name", ["report.html", "evidence.json"])
+def test_a_pipe_in_the_place_of_a_file_is_a_change_and_is_not_waited_for(evidence, name):
+    (evidence / name).unlink()
+    os.mkfifo(evidence / name)
+    assert verify(evidence).changed == [name]
+
+
+def test_a_pipe_in_the_place_of_the_list_is_none(evidence):
+    (evidence / LIST).unlink()
+    os.mkfifo(evidence / LIST)
+    assert "--verify: expected SHA256SUMS in" in spvmia("--verify", evidence).stderr
 
 
 # What is left out, and bad input
@@ -285,8 +418,19 @@ def test_without_samples_nobody_is_named(results, tmp_path):
         (["{results}", "--output", "{tmp}/x", "--sign", "{tmp}/none"], "--sign: expected a private key, got"),
         (["--verify", "{tmp}/none"], "--verify: expected a folder of evidence, got"),
         (["--verify", "{results}"], "--verify: expected SHA256SUMS in"),
-        (["--verify", "{written}", "--output", "{tmp}/x"], "--verify: expected to be alone, got"),
-        (["--verify", "{written}", "--allowed-signers", "x"], "--identity: expected who is said to have signed, got"),
+        (["--verify", "{written}", "--output", "{tmp}/x"], "--verify: expected only what checks a folder beside it"),
+        (["--verify", "{written}", "--no-samples"], "--verify: expected only what checks a folder beside it"),
+        (["--verify", "{written}", "--minisign"], "--verify: expected only what checks a folder beside it"),
+        (["--verify", "{written}", "--allowed-signers", "x"], "--identity: expected who is said to have signed beside"),
+        (["--verify", "{written}", "--identity", "a"], "--allowed-signers: expected a file that says who may sign"),
+        (
+            ["--verify", "{written}", "--identity", "a", "--allowed-signers", "{tmp}/none"],
+            "--allowed-signers: expected a file with public keys, got",
+        ),
+        (["--verify", "{written}", "--public-key", "{tmp}"], "--public-key: expected a file with public keys, got"),
+        (["{results}", "--output", "{tmp}/x", "--minisign"], "--minisign: expected --sign KEY beside it"),
+        (["{results}", "--output", "{tmp}/x", "--identity", "a"], "--identity: expected --verify DIR beside it, got"),
+        (["{results}", "--output", "{tmp}/x", "--public-key", "k"], "--public-key: expected --verify DIR beside it"),
     ],
 )
 def test_bad_input(results, written, tmp_path, arguments, message):
