@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -310,7 +311,8 @@ def launch(arguments: Sequence[str]) -> None:
 def _execute(command_line: HarnessCLI, options: argparse.Namespace) -> None:
     """A misspelt task ends in one line, as our own tasks' errors do, and not in the harness's traceback."""
     try:
-        with known_tasks_only(), weights_kept(getattr(options, "model_args", None)):
+        # `ls` and `validate` load no model, and need not wait until peft is imported.
+        with known_tasks_only(), weights_kept() if options.command == "run" else nullcontext():
             command_line.execute(options)
     except ValueError as error:
         _, found, missing = str(error).partition(_NOT_FOUND)

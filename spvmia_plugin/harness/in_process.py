@@ -55,7 +55,7 @@ def audit(
     """
     import lm_eval.models  # noqa: F401  (fills the registry of models)
 
-    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
+    with quiet_libraries(), no_loading_bars(), weights_kept():
         lm = get_model("hf").create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
         lambda: _audit(lm, task, attacks),

@@ -57,7 +57,7 @@ def prepare(
             f"mia_reference: expected 'self_prompt' to prepare, got {task.settings.reference!r}, which needs no "
             "preparing; leave the option out"
         )
-    with quiet_libraries(), no_loading_bars(), weights_kept(arguments):
+    with quiet_libraries(), no_loading_bars(), weights_kept():
         lm = get_model(model).create_from_arg_obj({"device": device, **arguments}, {})
     return behind(
         lambda: _calibrate(lm, task, task_name),

@@ -10,6 +10,7 @@ random weights.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -84,22 +85,24 @@ def header_of(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def weights_kept(arguments: Mapping[str, Any] | str | None) -> Iterator[None]:
-    """Let the harness load a model, but not peft write over it.
+def weights_kept() -> Iterator[None]:
+    """Let the harness load models, but not peft write over them.
 
-    Args:
-        arguments: of the model, as a mapping or as `--model_args` has them.
+    Whatever the arguments are, and wherever they come from (the command line, a file of the harness's): peft asks for
+    this only of a model that was left on disk.
 
     Raises:
         SpvmiaError: peft was about to.
     """
-    given = str(arguments)
-    if "parallelize" not in given or "peft" not in given:
+    if importlib.util.find_spec("peft") is None:
         yield
         return
     from peft import PeftModel
 
-    original = PeftModel._update_offload
+    original = getattr(PeftModel, "_update_offload", None)
+    if original is None:  # a peft that leaves the files of a model alone
+        yield
+        return
 
     def update_offload(model: Any, offload_index: Mapping[str, Mapping[str, str]] | None, weights: Any) -> Any:
         if offload_index:

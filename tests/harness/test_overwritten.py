@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,13 +84,39 @@ def test_our_own_commands_do_not_let_it_happen(here, adapter, options):
     assert PeftModel._update_offload is original
 
 
+@pytest.mark.parametrize("form", ["mapping", "text"])
+def test_nor_where_the_arguments_stand_in_a_file(here, adapter, form):
+    """The harness reads it when the command line is long parsed; its arguments are a mapping or one text."""
+    before = digest(here / "victim")
+    arguments = {"pretrained": "victim", "peft": str(adapter), "parallelize": True}
+    text = ",".join(f"{name}={value}" for name, value in arguments.items())
+    settings = {
+        "model": "hf",
+        "model_args": arguments if form == "mapping" else text,
+        "tasks": ["loss_mia_custom"],
+        "device": "cpu",
+    }
+    (here / "settings.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    with pytest.raises(SpvmiaError, match=ABOUT_TO):
+        launch(["run", "--config", "settings.yaml"])
+    assert digest(here / "victim") == before
+
+
 def test_with_room_in_the_memory_it_loads(here, adapter):
     before = digest(here / "victim")
-    with weights_kept("parallelize=True,peft=x,max_cpu_memory=1GiB"):
+    with weights_kept():
         load("victim", adapter, parallelize=True, max_cpu_memory="1GiB")
     assert digest(here / "victim") == before
-    with weights_kept({"pretrained": "victim"}):
-        pass
+
+
+@pytest.mark.parametrize("peft", ["none", "one that writes over nothing"])
+def test_where_there_is_nothing_to_hold_back(monkeypatch, peft):
+    if peft == "none":
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    else:
+        monkeypatch.delattr(PeftModel, "_update_offload")
+    with weights_kept():
+        assert (peft == "none") is hasattr(PeftModel, "_update_offload")
 
 
 def test_what_is_none_of_pefts_to_write_over_is_left_to_who_loads_it(base, adapter, tmp_path):
