@@ -6,18 +6,23 @@ No advice stands without a number of the results behind it.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from spvmia_plugin.metrics.names import AUROC, EPSILON
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
+from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
 from spvmia_plugin.report.verdict import Verdict
-from spvmia_plugin.results import Audit
-from spvmia_plugin.results.bound import Bound, hold
+from spvmia_plugin.results import Audit, HarnessRun
+from spvmia_plugin.results.bound import OPTIONS, Bound, Held, hold
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
+from spvmia_plugin.web.text import worded
 
 _SHARP = 0.6
 """An AUROC that an audit without a finding should be able to rule out."""
@@ -42,15 +47,16 @@ class Advice:
     command: str | None = None
 
 
-def advice(audit: Audit, verdict: Verdict) -> list[Advice]:
-    """What to do about an audit, what comes first first."""
-    found = [*_broken_split(audit), *_bound(audit), *_too_few(audit, verdict)]
-    if not any(each.title == _SPLIT for each in found):  # numbers of a broken split advise nothing about the model
-        found += [*_exposed(audit, verdict), *_duplicates(audit), *_recipe(audit, verdict), *_canaries(audit)]
-    return found
-
-
-_SPLIT = "Draw members and non-members anew"
+def advice(run: HarnessRun, audit: Audit, verdict: Verdict) -> list[Advice]:
+    """What to do about an audit of a run, what comes first first."""
+    if found := list(_broken_split(audit)):
+        return found  # numbers of a broken split advise nothing about the model, and more of them nothing either
+    found += [*_bound(run, audit), *_too_few(run, audit, verdict)]
+    if audit.tasks[0].is_canary_audit:
+        return [*found, *_canaries(audit)]
+    is_told = any(each.title == _EXCEEDED for each in found)
+    found += [*_reversed(audit, verdict), *_exposed(audit, verdict), *_duplicates(audit)]
+    return [*found, *_recipe(audit, verdict, is_told=is_told)]
 
 
 def _broken_split(audit: Audit) -> Iterator[Advice]:
@@ -61,7 +67,7 @@ def _broken_split(audit: Audit) -> Iterator[Advice]:
     value, low = (audited(first, "blind", end, style="share") for end in ("auroc", "low"))
     differ = [finding.message.split(":")[0] for finding in failed(audit) if finding.code in _SHIFTS]
     yield Advice(
-        _SPLIT,
+        "Draw members and non-members anew",
         ("A baseline that sees no model tells the classes apart with AUROC ", value, " (at least ", low, ")."),
         "Keep non-members back from the one pool that members come from, before the training, at random."
         + (f" What differs now: {'; '.join(map(shown, differ))}." if differ else ""),
@@ -69,40 +75,104 @@ def _broken_split(audit: Audit) -> Iterator[Advice]:
     )
 
 
-def _bound(audit: Audit) -> Iterator[Advice]:
+def _bound(run: HarnessRun, audit: Audit) -> Iterator[Advice]:
+    """What each metric asks for whose bound is not shown to hold; those that are exceeded ask for one thing."""
     bound = Bound.of(audit)
-    for held in hold(audit, bound).held if bound is not None else ():
-        if held.outcome == "not_shown" and held.needed is not None:
-            number = Number(held.needed, "count", f"computed/bound/{held.metric}{'/unit' * held.by_unit}/needed")
-            unit = audit.mia_audit.unit
-            yield Advice(
-                f"Audit more {'units' if held.by_unit else 'records'}, to show the bound on the {held.label}",
-                ("About ", number, f" {held.counted} of each class would show it, if the estimate stays what it is."),
-                "Raise mia_max_samples, and keep more records back before the next training.",
-                _again("mia_max_samples", held.needed * (unit.median_records if held.by_unit and unit else 1)),
-            )
+    held = hold(audit, bound).held if bound is not None else ()
+    if exceeded := [each for each in held if each.outcome == "exceeded"]:
+        told = [
+            (f"{each.label[0].upper()}{each.label[1:]} is at least ", low, "; below ", limit, " was declared. ")
+            for each in exceeded
+            for _, low, limit in (_numbers(audit, each),)
+        ]
+        yield Advice(_EXCEEDED, tuple(part for text in told for part in text), f"{_TELL_LESS} {_SAME_BOUND}")
+    yield from (_of_held(run, audit, each) for each in held if each.outcome not in ("within", "exceeded"))
 
 
-def _too_few(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
-    """Where nothing was found, and little could have been."""
+def _of_held(run: HarnessRun, audit: Audit, held: Held) -> Advice:
+    value, _, limit = _numbers(audit, held)
+    called = "epsilon" if held.metric == EPSILON.key else f"the {held.label}"
+    if held.needed is not None:
+        unit, n = audit.mia_audit.unit, Number(held.needed, "count", f"{_place(held)}/needed")
+        if_so = "of a target that gives nothing away" if math.isnan(held.value) else "if the estimate is the truth"
+        return Advice(
+            f"Audit more {'units' if held.by_unit else 'records'}, to show the bound on {called}",
+            ("About ", n, f" {held.counted} of each class would show it in four of five audits, {if_so}."),
+            *_more(run, audit, held.needed * (unit.median_records if held.by_unit and unit else 1)),
+        )
+    if held.reason is None:
+        at = "is not below" if held.value >= held.limit else "is too near to"
+        return Advice(
+            f"Train it to tell less, to show the bound on {called}",
+            ("The estimate, ", value, f", {at} the ", limit, " that was declared: more records would hardly show it."),
+            f"{_TELL_LESS} {_SAME_BOUND}",
+        )
+    if held.metric == EPSILON.key and held.outcome == "not_shown":
+        return Advice(
+            "Show the bound on epsilon by the training",
+            ("The canaries say that epsilon is at least ", value, "; no audit shows that it is below ", limit, "."),
+            "DP-SGD (opacus, for one) bounds it from above.",
+        )
+    return Advice(
+        f"Make it possible to hold the bound on {called}",
+        ("Below ", limit, f" was declared, and not tested: {shown(worded(held.reason))}."),
+        _SAME_BOUND,
+    )
+
+
+def _place(held: Held) -> str:
+    return f"computed/bound/{held.metric}{'/unit' * held.by_unit}"
+
+
+def _numbers(audit: Audit, held: Held) -> tuple[Number, Number, Number]:
+    """The estimate, the largest lower end, and the limit."""
+    value, low = (Number(getattr(held, end), "share", f"{_place(held)}/{end}") for end in ("value", "low"))
+    return value, low, audited(audit.tasks[0], "bound", OPTIONS[held.metric], style="limit")
+
+
+_EXCEEDED = "Train it to tell less: the declared bound is exceeded"
+_SAME_BOUND = "Then audit again with the same bound."
+_TELL_LESS = "Take out what stands out, train fewer passes or with a lower rate, or with differential privacy."
+
+
+def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice]:
+    """Where nothing was found, and something may be there."""
     found = audit.strongest
     if found is None or verdict.as_a_whole not in ("none_found", "unresolved"):
         return
     leader = found.auroc
     if not math.isnan(leader.high) and leader.high <= _SHARP:
         return
-    enough = needed(AUROC, _SHARP, AUROC.guess, found.n_attacks)
-    if enough is None or enough <= min(_documents(audit)):
-        return  # so many were audited: it is the estimate that keeps it from being ruled out
-    _, _, high = leading(audit, AUROC.key, "share")
-    count = Number(enough, "count", "computed/power/auroc/needed")
+    value, _, high = leading(audit, AUROC.key, "share")
+    upper: Text = ("An AUROC up to ", high, " cannot be ruled out. ") if not math.isnan(leader.high) else ()
     called = clusters_called(have_units=audit.mia_audit.unit is not None)
-    upper: Text = ("An AUROC up to ", high, " cannot be ruled out.") if not math.isnan(leader.high) else ()
+    enough = needed(AUROC, _SHARP, attacks=found.n_attacks)
+    title = "Audit more records before you conclude anything"
+    if enough is not None and enough > min(_documents(audit)):
+        count = Number(enough, "count", "computed/power/auroc/needed")
+        takes: Text = (*upper, f"To rule out {_SHARP:g} takes about ", count, f" {called} of each class.")
+        yield Advice(title, takes, *_more(run, audit, enough))
+        return
+    # So many were audited: it is the estimate that keeps it from being ruled out.
     yield Advice(
-        "Audit more records before you conclude anything",
-        (*upper, f" To rule out {_SHARP:g} takes about ", count, f" {called} of each class."),
-        "Raise mia_max_samples where there are more; else keep more back before the next training.",
-        _again("mia_max_samples", enough),
+        title,
+        (*upper, "The estimate itself, ", value, ", lies above guessing: it may give some records away."),
+        *_more(run, audit, 2 * audit.mia_audit.n.records),
+    )
+
+
+def _more(run: HarnessRun, audit: Audit, records: int) -> tuple[str, str | None]:
+    """How to audit so many of each class, and the command for it where the data may hold them."""
+    n, most = audit.mia_audit.n, audit.mia_audit.settings.get("mia_max_samples")
+    if run.config.get("limit") is not None:
+        words = command(run)
+        del words[(at := words.index("--limit")) : at + 2]
+        return "This run was cut short by --limit: leave it out.", shlex.join(words)
+    if not isinstance(most, int) or min(n.members, n.nonmembers) < most:
+        return "All that there are were audited: keep more back before the next training.", None
+    more = {"mia_max_samples": max(records, most + 1)}
+    return "Raise mia_max_samples; what the data do not hold, keep back before the next training.", shlex.join(
+        command(run, **more)
     )
 
 
@@ -113,8 +183,15 @@ def _documents(audit: Audit) -> tuple[int, int]:
     return len(by_class[0]), len(by_class[1])
 
 
-def _again(option: str, value: int) -> str:
-    return f"lm_eval ... --metadata '{{\"{option}\": {value}, ...}}'"
+def _reversed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
+    if verdict.as_a_whole != "reversed":
+        return
+    value, low, high = leading(audit, AUROC.key, "share")
+    yield Advice(
+        "Check which records are members",
+        ("The strongest attack has AUROC ", value, " (", low, " to ", high, "), below guessing."),
+        "Swapped labels do that, and members of another kind than the others. Nothing here speaks for the model.",
+    )
 
 
 def _exposed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
@@ -128,11 +205,23 @@ def _exposed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
         "Look at the records that stand out, and take them out or reword them",
         (
             *("Of 100 training records about ", tpr, " (", low, " to ", high, ") are picked out while ", accused),
-            " in 100 others are wrongly accused; the table below has their ids, the most exposed first.",
+            f" in 100 others are wrongly accused, first of all {_listed(audit, str(found.most_exposed.attack))}; the "
+            "table below has the others.",
         ),
         "Drop, shorten or reword them, train again, and compare on the same records: others may stand out then.",
         "spvmia compare before=results after=results-after --output compare.html",
     )
+
+
+_FIRST = 3
+
+
+def _listed(audit: Audit, attack: str) -> str:
+    """The ids of the members that score highest under an attack."""
+    scores = next(audit.scores(task) for task in audit.model_attacks if task.attack == attack)
+    members = np.where(audit.labels() & np.isfinite(scores), scores, -np.inf)
+    first = [shown(audit.ids()[place]) for place in np.argsort(-members, kind="stable")[:_FIRST].tolist()]
+    return " and ".join(filter(None, (", ".join(first[:-1]), first[-1])))
 
 
 def _duplicates(audit: Audit) -> Iterator[Advice]:
@@ -150,19 +239,30 @@ def _duplicates(audit: Audit) -> Iterator[Advice]:
     )
 
 
-def _recipe(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
-    """Fewer passes, where the manifest says how many there were."""
+def _recipe(audit: Audit, verdict: Verdict, *, is_told: bool) -> Iterator[Advice]:
+    """Fewer passes, where the manifest says how many there were; else what makes a training tell less, once."""
+    if verdict.level != "evidence":
+        return
     told = audit.mia_audit.data.provenance.get("finetune")
     epochs = told.get("epochs") if isinstance(told, Mapping) else None
-    if verdict.level != "evidence" or not isinstance(epochs, (int, float)) or epochs <= 1:
-        return
     task = strongest_task(audit)
-    name = title(task.attack) if task else "the strongest attack"
+    name = title(task.attack) if task else "The strongest attack"
     value, low, high = leading(audit, AUROC.key, "share")
+    measured: Text = (f"{name} has AUROC ", value, " (", low, " to ", high, ").")
+    if not isinstance(epochs, (int, float)) or epochs <= 1:
+        if is_told:
+            return
+        yield Advice(
+            "Try a training that tells less",
+            measured,
+            "Fewer passes, a lower rate, differential privacy. Audit it on the same records, with its capabilities.",
+            "spvmia compare before=results after=results-after --output compare.html",
+        )
+        return
     passes = Number(float(epochs), "count", "mia_audit/data/finetune/epochs")
     yield Advice(
         "Try an earlier checkpoint",
-        ("The target read its records ", passes, f" times; {name} has AUROC ", value, " (", low, " to ", high, ")."),
+        ("The target read its records ", passes, " times; ", *measured),
         "Exposure grows with every pass, usefulness often does not. Audit the checkpoints, with the capability scores.",
         "spvmia compare results/checkpoint-100 results/checkpoint-200 results/checkpoint-300 --output compare.html",
     )

@@ -15,6 +15,7 @@ from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.metrics.exposure import Exposures, exposure
 from spvmia_plugin.metrics.precision import PRIORS, Precision, precisions
 from spvmia_plugin.report.advice import advice, bound_sentence
+from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import (
     attack_classes,
     blind_task,
@@ -40,14 +41,6 @@ _SHARED = ("membership", "n", "preconditions", "notes", "cost", "stages", "model
 """Entries of `mia_audit` that all attacks of an audit share, told once."""
 _SOMETIMES = ("scored", "self_prompts", "groups")
 """Likewise, of audits that have them."""
-_DEFAULT_SEEDS = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
-_OPTIONS = {
-    "batch_size": "--batch_size",
-    "max_batch_size": "--max_batch_size",
-    "device": "--device",
-    "limit": "--limit",
-}
-"""Entries of the harness's config that are options of its command."""
 
 
 def report_facts(
@@ -73,7 +66,10 @@ def report_facts(
         "results_file": run.path.name,
         "left_out": list(run.left_out),
         "audits": [
-            {**audit_facts(audit, priors), "tokens": [found.to_json() for found in (tokens[number] if tokens else ())]}
+            {
+                **audit_facts(run, audit, priors),
+                "tokens": [found.to_json() for found in (tokens[number] if tokens else ())],
+            }
             for number, audit in enumerate(run.audits)
         ],
         "capabilities": [
@@ -101,8 +97,8 @@ def report_facts(
     return clean
 
 
-def audit_facts(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any]:
-    """All that the report tells about one audit."""
+def audit_facts(run: HarnessRun, audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any]:
+    """All that the report tells about one audit of a run."""
     told, verdict, classes = audit.told, judge(audit), attack_classes()
     blind = blind_task(audit)
     return {
@@ -122,7 +118,7 @@ def audit_facts(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any
         "bound": bound_sentence(audit),
         "advice": [
             {"title": each.title, "evidence": plain(each.evidence), "how": each.how, "command": each.command}
-            for each in advice(audit, verdict)
+            for each in advice(run, audit, verdict)
         ],
         "strongest": as_json(audit.strongest) if audit.strongest else None,
         "precision": [as_json(found) for found in accusations(audit, priors)],
@@ -213,7 +209,8 @@ def picked_out(audit: Audit, members: Exposures) -> PickedOut | None:
 
 def picked_by_verdict(audit: Audit, members: Exposures) -> PickedOut | None:
     """The same where the verdict says that members can be picked out, else None."""
-    return picked_out(audit, members) if judge(audit).most_exposed == "evidence" else None
+    verdict = judge(audit)
+    return picked_out(audit, members) if verdict.most_exposed == "evidence" and not verdict.by_split else None
 
 
 def _attack(task: TaskResult, classes: Mapping[str, type[Attack]], small: Mapping[str, float]) -> dict[str, Any]:
@@ -258,43 +255,3 @@ def streamed(value: Any, indent: int = 2, level: int = 0) -> Iterator[str]:
         yield from streamed(inner, indent, level + 1)
         separator = ","
     yield f"{opened}{closed}" if separator == opened else f"\n{' ' * indent * level}{closed}"
-
-
-def command(run: HarnessRun) -> list[str]:
-    """The words of the `lm_eval` command that repeats the audits of a run; its ordinary tasks are left out."""
-    config = without_secrets(dict(run.config))
-    words = ["lm_eval", "run", "--model", str(config.get("model") or "hf")]
-    if config.get("model_args"):
-        words += ["--model_args", _model_args(config["model_args"])]
-    words += ["--tasks", ",".join(task.task for audit in run.audits for task in audit.tasks)]
-    options = without_secrets({key: value for audit in run.audits for key, value in audit.tasks[0].options.items()})
-    if options:
-        words += ["--metadata", json.dumps(options)]
-    for key, option in _OPTIONS.items():
-        if config.get(key) not in (None, ""):
-            value = config[key]  # a limit of 50.0 records is 50
-            whole = isinstance(value, float) and value.is_integer() and value > 1
-            words += [option, str(int(value) if whole else value)]
-    seeds = [config.get(key, default) for key, default in _DEFAULT_SEEDS.items()]
-    if seeds != list(_DEFAULT_SEEDS.values()):
-        words += ["--seed", ",".join(str(seed) for seed in seeds)]
-    return [*words, "--output_path", "results", "--log_samples"]
-
-
-def _model_args(arguments: Any) -> str:
-    """`key=value,...`, or JSON where a value would not survive that.
-
-    A model that was handed over in memory describes itself over several lines: no command names it.
-    """
-    if not isinstance(arguments, Mapping):
-        return str(arguments)
-    arguments = {
-        key: "IN_MEMORY" if isinstance(value, str) and "\n" in value else value for key, value in arguments.items()
-    }
-    simple = all(
-        isinstance(value, (int, float)) or (isinstance(value, str) and not set(value) & set(",={}[]\"'\n"))
-        for value in arguments.values()
-    )
-    if simple:
-        return ",".join(f"{key}={value}" for key, value in arguments.items())
-    return json.dumps(dict(arguments))

@@ -13,7 +13,8 @@ from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report import subjects
 from spvmia_plugin.report.advice import advice
 from spvmia_plugin.report.claims import claims
-from spvmia_plugin.report.facts import command, exposed, picked_by_verdict
+from spvmia_plugin.report.command import command
+from spvmia_plugin.report.facts import exposed, picked_by_verdict
 from spvmia_plugin.report.figures import Picture, pictures
 from spvmia_plugin.report.measured import measured
 from spvmia_plugin.report.numbers import Number, Text, audited, counted
@@ -57,7 +58,7 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         priors: shares of members to tell the precision for.
     """
     parts = [
-        _part(audit, run.base_of(audit), tokens[number] if tokens else (), number, priors)
+        _part(run, audit, run.base_of(audit), tokens[number] if tokens else (), number, priors)
         for number, audit in enumerate(run.audits)
     ]
     environment = web.templates("spvmia_plugin.report")
@@ -103,7 +104,7 @@ def _capabilities(run: HarnessRun) -> list[dict[str, Any]]:
 
 
 def _part(
-    audit: Audit, base: Audit | None, tokens: Sequence[TokenView], number: int, priors: Sequence[float]
+    run: HarnessRun, audit: Audit, base: Audit | None, tokens: Sequence[TokenView], number: int, priors: Sequence[float]
 ) -> dict[str, Any]:
     """What the page shows of one audit, in the order of the page. The template only lays it out."""
 
@@ -132,7 +133,7 @@ def _part(
         "verdict": verdict,
         "claims": claims(audit, verdict, base),
         "sizes": _sizes(audit),
-        "advice": advice(audit, verdict),
+        "advice": advice(run, audit, verdict),
         "limits": [*_limits(audit, verdict), (verdict.membership,), (ranges(audit),), (CANNOT_SHOW,)],
         "precision": precision(audit, priors),
         "attacks": attacks(audit),

@@ -51,6 +51,7 @@ class Verdict:
         sentences: one for the records as a whole, one for the most exposed few, each with its uncertainty.
         provisional: failed preconditions that the verdict depends on.
         membership: how it is known.
+        by_split: whether what tells the classes apart without the model explains all that was found.
     """
 
     level: Level
@@ -60,6 +61,7 @@ class Verdict:
     sentences: tuple[Text, ...]
     provisional: int
     membership: str
+    by_split: bool
 
 
 def judge(audit: Audit) -> Verdict:
@@ -69,6 +71,7 @@ def judge(audit: Audit) -> Verdict:
     whole = _level(found.auroc if found else None, AUROC)
     few = _level(found.most_exposed, found.low_end_metric) if found else "unresolved"
     few = "none_found" if few == "reversed" else few
+    by_split = _by_the_split_alone(audit)
     known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")
     sentences = [_of_pairs(audit, found, whole)]
     if found is not None and whole != "unresolved":
@@ -77,10 +80,11 @@ def judge(audit: Audit) -> Verdict:
         level="evidence" if few == "evidence" else whole,
         as_a_whole=whole,
         most_exposed=few,
-        headline=_SPLIT if _by_the_split_alone(audit) else _headline(found, whole, few, doubts > 0),
+        headline=_SPLIT if by_split else _headline(audit, whole, few, doubts > 0),
         sentences=tuple(sentences),
         provisional=doubts,
         membership=known,
+        by_split=by_split,
     )
 
 
@@ -106,25 +110,27 @@ def _by_the_split_alone(audit: Audit) -> bool:
     return broken and found is not None and found.auroc.low <= blind.high
 
 
-def _headline(found: Strongest | None, whole: Level, few: Level, provisional: bool) -> str:
+def _headline(audit: Audit, whole: Level, few: Level, provisional: bool) -> str:
     """The first sentence: whether records can be told apart as a whole, and whether some can be picked out."""
+    found, is_of_canaries = audit.strongest, audit.tasks[0].is_canary_audit
+    those, which = ("canaries in the training data", "canaries") if is_of_canaries else ("training records", "records")
     low = found.auroc.low if found else math.nan
     how_well = "often" if low >= MARKED else f"{'clearly' if low >= CLEAR else 'a little'} better than by chance"
     if few == "evidence" and whole == "evidence":
-        said = f"an outsider can tell training records from others, {how_well}, and pick some out."
+        said = f"an outsider can tell {those} from others, {how_well}, and pick some out."
         if how_well == "often":
-            said = "an outsider can often tell which records this model was trained on, and pick some out."
+            said = f"an outsider can often tell which {which} this model was trained on, and pick some out."
     elif few == "evidence":
-        said = "an outsider can pick out the most exposed of the training records, but not tell them apart as a whole."
+        said = f"an outsider can pick out the most exposed of the {those}, but not tell them apart as a whole."
     elif whole == "unresolved":
-        return "These data cannot say whether an outsider can tell training records from others."
+        return f"These data cannot say whether an outsider can tell {those} from others."
     elif whole == "reversed":
-        return "Training records score lower than others. That points at the data, or at swapped labels."
+        return f"{those.capitalize()} score lower than others. That points at the data, or at swapped labels."
     elif whole == "evidence":
-        said = f"as a whole, training records can be told from others, {how_well}; "
+        said = f"as a whole, {those} can be told from others, {how_well}; "
         said += f"that single ones can be picked out is not {'shown' if few == 'none_found' else 'tested'}."
     else:
-        said = "these attacks found no evidence that an outsider can tell training records from others."
+        said = f"these attacks found no evidence that an outsider can tell {those} from others."
     return f"Provisionally, {said}" if provisional else said[0].upper() + said[1:]
 
 

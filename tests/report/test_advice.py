@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 
 import pytest
 
 from spvmia_plugin.checks.preconditions import Finding
 from spvmia_plugin.report.advice import advice, bound_sentence
+from spvmia_plugin.report.command import command
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import Number, plain
 from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.results.bound import Bound, hold
+from tests.report.pages import Page
 from tests.results.builders import fake_audit, fake_records, write_run
 
 RECIPE = {"finetune": {"method": "lora", "epochs": 4.0}}
@@ -24,7 +28,7 @@ def advised(folder, strengths, *, n=150, findings=(), **options):
     write_run(folder, [fake_audit(strengths, records=records, findings=list(findings), **options)])
     run = read_latest(folder)
     audit = run.audits[0]
-    return run, audit, advice(audit, judge(audit))
+    return run, audit, advice(run, audit, judge(audit))
 
 
 def titles(found):
@@ -40,6 +44,8 @@ def test_a_leak_at_the_low_end(tmp_path, undrawn):
     assert "The target read its records 4 times; Windows, SPV reference has AUROC" in plain(found[1].evidence)
     page = render(run)
     assert "What to do now" in page
+    ids = Page(page).data[0]["ids"]
+    assert f"first of all {ids[0]}, {ids[1]} and {ids[2]}; the table" in plain(found[0].evidence)
     assert "Try an earlier checkpoint" in page
     told = report_facts(run)["audits"][0]["advice"]
     assert [each["title"] for each in told] == titles(found)
@@ -60,17 +66,27 @@ def test_nothing_found_with_few_records_asks_for_more(tmp_path):
     *_, found = advised(tmp_path, {"loss": 0.0, "spv_wbc": 0.0}, n=60)
     assert titles(found) == ["Audit more records before you conclude anything"]
     assert "An AUROC up to 0." in plain(found[0].evidence)
-    assert "mia_max_samples" in found[0].command
+    assert found[0].command is None  # all that there are were audited
+    assert "All that there are were audited" in found[0].how
+    run, _, cut = advised(tmp_path / "cut", {"loss": 0.0}, n=60, settings={"mia_max_samples": 60})
+    words = shlex.split(cut[0].command)
+    count = next(part for part in cut[0].evidence if isinstance(part, Number) and part.style == "count")
+    assert json.loads(words[words.index("--metadata") + 1])["mia_max_samples"] == count.value > 60
+    assert [word for word in words if "mia_max_samples" not in word] == [
+        word for word in command(run, mia_max_samples=1) if "mia_max_samples" not in word
+    ]
     *_, enough = advised(tmp_path / "many", {"loss": 0.0}, n=2000)
     assert enough == []
 
 
 def test_nobody_is_asked_for_fewer_records_than_there_are(tmp_path):
     """An estimate near the limit keeps it from being ruled out, however many records a null target would take."""
-    *_, audit, found = advised(tmp_path, {"loss": -0.05, "spv_wbc": -0.05}, n=150)
+    *_, audit, found = advised(tmp_path, {"loss": 0.2, "spv_wbc": 0.2}, n=230)
     assert judge(audit).as_a_whole == "none_found"
     assert audit.strongest.auroc.high > 0.6
-    assert found == []
+    [asked] = found
+    assert "takes about" not in plain(asked.evidence)
+    assert f"The estimate itself, {audit.strongest.auroc.value:.3f}, lies above guessing" in plain(asked.evidence)
 
 
 def test_a_broken_split_comes_first_and_alone(tmp_path):
@@ -119,3 +135,58 @@ def test_names_of_findings_are_text(tmp_path, undrawn):
 def test_advice_is_a_value(tmp_path):
     *_, found = advised(tmp_path, {"loss": 0.0}, n=60)
     assert dataclasses.replace(found[0]) == found[0]
+
+
+@pytest.mark.parametrize(
+    ("strengths", "n", "settings", "title", "evidence"),
+    [
+        ({"spv_wbc": 2.0}, 300, {"mia_max_auroc": 0.6}, "the declared bound is exceeded", "below 0.6 was declared"),
+        (
+            {"loss": 0.3},
+            150,
+            {"mia_max_auroc": 0.56},
+            "Train it to tell less, to show the bound",
+            "is not below the 0.56",
+        ),
+        (
+            {"loss": 0.0},
+            150,
+            {"mia_max_epsilon": 2},
+            "Make it possible to hold the bound on epsilon",
+            "no canary audit",
+        ),
+    ],
+)
+def test_every_bound_that_is_not_shown_to_hold_asks_for_something(
+    tmp_path, undrawn, strengths, n, settings, title, evidence
+):
+    run, audit, found = advised(tmp_path, strengths, n=n, settings=settings)
+    [held] = hold(audit, Bound.of(audit)).held
+    assert held.outcome != "within"
+    asked = next(each for each in found if title in each.title)
+    assert evidence in plain(asked.evidence)
+    assert "Nothing that these numbers ask for" not in render(run)
+
+
+def test_canaries_ask_for_no_change_of_records(tmp_path):
+    _, audit, found = advised(tmp_path, {"spv_wbc": 4.0}, n=200, canary=True, provenance=RECIPE)
+    assert titles(found) == ["Train with differential privacy"]
+    assert "which canaries this model was trained on" in judge(audit).headline
+
+
+def test_epsilon_below_its_bound_is_shown_by_no_audit(tmp_path):
+    *_, found = advised(tmp_path, {"spv_wbc": 1.0}, n=200, canary=True, settings={"mia_max_epsilon": 50})
+    assert "Show the bound on epsilon by the training" in titles(found)
+
+
+def test_a_leak_of_an_unknown_recipe_is_not_left_without_a_word(tmp_path):
+    """Found as a whole, of nobody in particular."""
+    *_, audit, found = advised(tmp_path, {"spv_wbc": 0.8}, n=60)
+    assert judge(audit).as_a_whole == "evidence"
+    assert "Try a training that tells less" in titles(found)
+
+
+def test_members_below_guessing_ask_for_a_look_at_the_labels(tmp_path):
+    *_, audit, found = advised(tmp_path, {"spv_wbc": -2.0, "loss": -2.0}, n=300)
+    assert judge(audit).as_a_whole == "reversed"
+    assert titles(found) == ["Check which records are members"]

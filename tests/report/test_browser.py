@@ -208,6 +208,11 @@ def test_choosing_an_attack_shows_its_pictures(plain):
     assert any("Scores of Loss" in text for text in shown.all_inner_texts())
     chosen = page.locator(".curve.chosen")
     assert {chosen.nth(i).get_attribute("data-attack") for i in range(chosen.count())} == {"2"}
+    # The line that says which curve it is looks like it.
+    lines = [page.locator(f"{place} path").first for place in (".tools .key", ".figures .curve.chosen")]
+    drawn = [each.evaluate("e => [getComputedStyle(e).stroke, getComputedStyle(e).strokeWidth]") for each in lines]
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] not in ("none", "rgb(0, 0, 0)")
     assert page.locator(".band.chosen").first.evaluate("e => getComputedStyle(e).visibility") == "visible"
     assert page.locator(".band:not(.chosen)").first.evaluate("e => getComputedStyle(e).visibility") == "hidden"
 

@@ -15,7 +15,8 @@ from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.auditing.continuations import COMPARING, STAGE
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.metrics.tpr import tpr_interval
-from spvmia_plugin.report.facts import command, report_facts
+from spvmia_plugin.report.command import command
+from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.figures import band_rates, curve
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import knowledge, stages

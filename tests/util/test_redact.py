@@ -12,7 +12,8 @@ from spvmia_plugin.export import FORMATS as EXPORTS
 from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import FORMATS, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
-from spvmia_plugin.report.facts import command, report_facts
+from spvmia_plugin.report.command import command
+from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.html import render
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in

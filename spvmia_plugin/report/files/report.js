@@ -16,12 +16,19 @@
   function chooser(section) {
     const select = section.querySelector("select.attack");
     if (!select) return;
+    const key = section.querySelector(".tools .key"); // a line like the curve of the one that was chosen
     const choose = () => {
-      for (const group of section.querySelectorAll(".curve, .band")) {
+      let drawn = null;
+      for (const group of section.querySelectorAll("[data-attack]")) {
         const chosen = group.dataset.attack === select.value;
         group.classList.toggle("chosen", chosen);
-        if (chosen && group.classList.contains("curve")) group.parentNode.append(group);
+        if (chosen && group.classList.contains("curve")) {
+          group.parentNode.append(group);
+          drawn = group.querySelector("path").getAttribute("class");
+        }
       }
+      key.hidden = drawn === null;
+      if (drawn !== null) key.querySelector("path").setAttribute("class", drawn);
       for (const figure of section.querySelectorAll("figure[data-attacks]")) {
         figure.hidden = !figure.dataset.attacks.split(" ").includes(select.value);
       }
