@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NOT_OURS = 2
 """Exit status for a command with no task of ours."""
+SHOW_TEXT, JSON = "--show-text", "--json"
+"""Its own options, which may stand among lm_eval's."""
 MARKED_TOKENS = 200
 """Tokens of the first record that are shown."""
 
@@ -24,34 +26,37 @@ MARKED_TOKENS = 200
 def check(
     context: typer.Context,
     show_text: Annotated[
-        bool, typer.Option("--show-text", help="Show the first record's text; on a terminal only.")
+        bool, typer.Option(SHOW_TEXT, help="Show the first record's text; on a terminal only.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check an lm_eval command before it reads any weights: put `spvmia check` for `lm_eval`.
+    """Check an lm_eval command before it reads any weights: put `spvmia check` before it, or for `lm_eval`.
 
     Files, configuration, template, manifest and tokenizer are read as the run would read them. It tells how many
     records there are and why others are not, the first record as the model will see it with the scored tokens marked,
-    what so many records can resolve, and the plan. Exit status 1 for what the run would fail by, 2 without a task of
-    ours.
+    what so many records can resolve, whether a bound that was declared can be shown by them, and the plan. Exit status
+    1 for what the run would fail by, 2 without a task of ours.
 
         spvmia check --model hf --model_args pretrained=BASE,peft=adapter \\
                      --tasks spv_mia_custom,arc_easy \\
                      --metadata '{"mia_members": "trained_on.jsonl", "mia_nonmembers": "held_out.jsonl"}'
 
-    Options of its own stand first:
+    The command may be launched in any way:
 
-        spvmia check --json --model hf --model_args pretrained=BASE,peft=adapter --tasks mia_custom
+        spvmia check accelerate launch -m lm_eval --model hf --model_args pretrained=BASE --tasks mia_custom --json
     """
     from spvmia_plugin.errors import SpvmiaError
-    from spvmia_plugin.harness.checking import Command
     from spvmia_plugin.harness.checking import check as check_command
+    from spvmia_plugin.harness.command_line import Command
 
+    # Before lm_eval's options the command line's parser finds its own; lm_eval has none of these names.
+    show_text, as_json = show_text or SHOW_TEXT in context.args, as_json or JSON in context.args
+    words = [word for word in context.args if word not in (SHOW_TEXT, JSON)]
     if show_text and not sys.stdout.isatty():
         raise SpvmiaError(
             "--show-text: expected a terminal to show a record's text on, got a file or a pipe; leave the option out"
         )
-    found, others = check_command(Command.parse(context.args), show_text=show_text)
+    found, others = check_command(Command.parse(words), show_text=show_text)
     say = line_printer(quiet=False, as_json=as_json)
     if others:
         say(f"not checked, the harness's own or somebody else's: {', '.join(map(shown, others))}")

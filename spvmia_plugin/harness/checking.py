@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.attacks.base import BlindAttack
@@ -21,10 +18,10 @@ from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warn
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.lora_requests import misread, peft_config
 from spvmia_plugin.engines.remote import RemoteTarget
-from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.command_line import Command, check_output, our_tasks
 from spvmia_plugin.harness.request import open_backend, open_store
-from spvmia_plugin.harness.task import DEVICE, AuditTask
+from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.harness.unloaded import UnloadedTarget
 from spvmia_plugin.metrics.power import Resolution, resolution
 from spvmia_plugin.protocols import Backend, BackendFeatures
@@ -38,57 +35,6 @@ LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
 VLLM = "vllm"
 SERVED = ("local-completions", "openai-completions", "local-chat-completions", "openai-chat-completions")
 """Names of models that lie behind an address, which is asked."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """The parts of an lm_eval command that say what is audited.
-
-    Attributes:
-        model: `--model`.
-        arguments: `--model_args`.
-        metadata: `--metadata`.
-        tasks: names in `--tasks`.
-        limit: `--limit`.
-        include: folders of `--include_path`.
-        device: `--device`, or the one that the harness takes where there is none.
-    """
-
-    model: str
-    arguments: Mapping[str, Any]
-    metadata: Mapping[str, Any]
-    tasks: Sequence[str]
-    limit: float | None
-    include: Sequence[str]
-    device: str
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> Command:
-        """Read the words after `lm_eval`, `run` among them or not. The harness's own complaints end the process."""
-        from lm_eval.__main__ import HarnessCLI
-        from lm_eval.config.evaluate_config import EvaluatorConfig
-
-        words = list(words)
-        if words[:1] in (["lm_eval"], ["lm-eval"]):
-            words = words[1:]
-        if words[:1] != ["run"]:
-            words = ["run", *words]
-        own_argv = sys.argv
-        sys.argv = ["lm_eval", *words]
-        try:
-            options: argparse.Namespace = HarnessCLI().parse_args()
-            read = EvaluatorConfig.from_cli(options)
-        except (ValueError, TypeError, OSError) as error:
-            raise SpvmiaError(f"lm_eval: {' '.join(str(error).split())}") from None
-        finally:
-            sys.argv = own_argv
-        tasks = read.tasks.split(",") if isinstance(read.tasks, str) else list(read.tasks)
-        arguments = dict(read.model_args)
-        # The harness has put the model's arguments among the metadata.
-        metadata = {key: value for key, value in dict(read.metadata).items() if key not in arguments}
-        include = [] if read.include_path is None else [read.include_path]
-        device = str(read.device or DEVICE)
-        return cls(read.model, arguments, metadata, tasks, read.limit, [str(path) for path in include], device)
 
 
 @dataclass(frozen=True)
@@ -143,7 +89,8 @@ def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], 
     if command.model in (*LOCAL_MODELS, VLLM):
         # First: what a task says of a model that is not there is less to the point.
         UnloadedTarget(_as_of_hf(command), AuditConfig(), None)
-    ours, others = _tasks(command)
+    check_output(command)
+    ours, others = our_tasks(command)
     audits: dict[tuple[int, str], list[AuditTask]] = {}
     for task in ours:
         key = (id(task._shared), json.dumps(task.settings.to_json(), sort_keys=True))
@@ -160,34 +107,32 @@ def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], 
     return found, others
 
 
-def _tasks(command: Command) -> tuple[list[AuditTask], list[str]]:
-    """Our tasks of a command, read and checked as a run would, and the names of the others.
+def _chosen(command: Command, tasks: Sequence[AuditTask]) -> list[Record]:
+    """The records that a run would score: those of each task, as `--limit` and `--samples` leave them, together.
 
     Raises:
-        SpvmiaError: a name that looks like ours is none, or what a task refuses.
+        SpvmiaError: there are not as many documents as `--samples` names.
     """
-    from lm_eval.tasks import TaskManager
+    from lm_eval.evaluator_utils import get_sample_size
 
-    folder = tasks_folder()
-    folders = [str(folder), *(path for path in command.include if Path(path).resolve() != folder.resolve())]
-    manager = TaskManager(
-        metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
-    )
-    ours = [name for name in command.tasks if name in manager.all_tasks]
-    others = [name for name in command.tasks if name not in manager.all_tasks]
-    for name in others:
-        if "mia" in name and (hint := did_you_mean(name, manager.all_tasks)):
-            raise SpvmiaError(f"--tasks: expected names that 'spvmia run ls tasks' lists, got {name!r}{hint}")
-    loaded = manager.load(ours)["tasks"] if ours else {}
-    return [task for task in loaded.values() if isinstance(task, AuditTask)], others
+    found: dict[str, Record] = {}
+    for task in tasks:
+        called, number = str(task.config.task), len(task.eval_docs)
+        places = None if command.samples is None else command.samples.get(called)
+        if places and max(places) >= number:
+            raise SpvmiaError(
+                f"--samples: expected places below {number:,}, the documents of {called}, got {max(places):,}; "
+                "correct it"
+            )
+        limit = get_sample_size(task, command.limit)
+        for _, doc in task.doc_iterator(rank=0, limit=limit, world_size=1, samples=places):
+            found.setdefault(str(doc["id"]), task._shared.record(str(doc["id"])))
+    return list(found.values())
 
 
 def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -> Checked:
-    from lm_eval.evaluator_utils import get_sample_size
-
     task, data = tasks[0], tasks[0].data
-    limit = get_sample_size(task, command.limit)
-    chosen = [task._shared.record(str(doc["id"])) for _, doc in task.doc_iterator(rank=0, limit=limit, world_size=1)]
+    chosen = _chosen(command, tasks)
     attacks = {str(each.config.task): each.attack for each in tasks}
     job = Job(data, task.settings, attacks, chosen, chosen)
     findings = list(task._shared.findings([record.id for record in chosen]))

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
-from spvmia_plugin.harness.checking import Command, marked
+from spvmia_plugin.harness.checking import marked
 from spvmia_plugin.harness.enable import tasks_folder
 from tests.harness.conftest import TEMPLATE, read_jsonl
 
@@ -241,21 +241,122 @@ def test_with_no_task_of_ours_it_says_so(check):
     assert "no task of spvmia-plugin among them" in told(result)
 
 
+def found_in(result):
+    assert result.exit_code == 0, told(result)
+    return json.loads(result.stdout)
+
+
+def test_tasks_mean_what_they_mean_to_the_harness(check, tmp_path):
+    """Patterns, files, patterns of files and a folder; each also what is not ours."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.yaml").write_text(f"include: {tasks_folder()}/min_k_mia_custom.yaml\ntask: mine\n")
+    (own / "theirs.yaml").write_text("task: theirs\ndataset_path: nowhere\n")
+    for tasks, attacks, others in (
+        ("l*s_mia_custom", {"loss"}, []),
+        ("min_k_*custom,arc_easy", {"min_k", "min_k_pp"}, ["arc_easy"]),
+        (str(own / "mine.yaml"), {"min_k"}, []),
+        (f"loss_mia_custom,{own}/*.yaml", {"loss", "min_k"}, ["theirs"]),
+        (str(own), {"min_k"}, ["theirs"]),
+    ):
+        found = found_in(check("--json", tasks=tasks))
+        assert [set(audit["attacks"]) for audit in found["audits"]] == [attacks], tasks
+        assert found["not_checked"] == others, tasks
+    assert check(tasks=str(own / "theirs.yaml")).exit_code == 2
+
+
+def test_a_group_with_tasks_of_the_harness(check, tmp_path):
+    """They are named, and not built: that would fetch their data."""
+    (tmp_path / "release.yaml").write_text(
+        "group: release\ntask:\n  - loss_mia_custom\n  - arc_easy\n  - task: theirs\n    num_fewshot: 2\n"
+    )
+    (tmp_path / "theirs.yaml").write_text("task: theirs\ndataset_path: nowhere\n")
+    for tasks in ("release", "release,hellaswag"):
+        found = found_in(check("--json", tasks=tasks, more=["--include_path", str(tmp_path)]))
+        assert [audit["attacks"] for audit in found["audits"]] == [["loss"]]
+        assert found["not_checked"] == ["arc_easy", "theirs", *tasks.split(",")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("mia_custom,loss_mia_custom", "--tasks: .*Duplicate task 'loss_mia_custom'.*; name each task once"),
+        ("*_mia_custom,mia_custom", "--tasks: .*Duplicate task '.*'.*; name each task once"),
+        ("nowhere.yaml", "--tasks: expected .*, got 'nowhere.yaml', where no YAML file lies"),
+        ("{tasks}/mia_custom.yaml", r"--tasks: .*a group, .*name it 'mia_custom', with --include_path {tasks}$"),
+        ("{broken}", r"--tasks: expected a task file that lm_eval can read, got .*broken.yaml"),
+        (",", "--tasks: expected names .*, got none"),
+    ],
+)
+def test_tasks_that_the_harness_would_stop_at(check, tmp_path, tasks, message):
+    import re
+
+    (tmp_path / "broken.yaml").write_text("task: [")
+    places = {"tasks": tasks_folder(), "broken": tmp_path / "broken.yaml"}
+    result = check(tasks=tasks.format(**places))
+    assert result.exit_code == 1, told(result)
+    assert re.search(message.format(**places), result.stderr.strip().splitlines()[-1])
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_samples_are_those_of_the_run(check):
+    """By task; of one that is not named all are taken, as by the harness."""
+
+    def counts(samples, tasks="loss_mia_custom"):
+        told = found_in(check("--json", tasks=tasks, more=["--samples", json.dumps(samples)]))["audits"][0]
+        plan = next(stage["count"] for stage in told["plan"] if stage["name"] == "scoring: target")
+        return told["counts"]["members"]["records"] + told["counts"]["nonmembers"]["records"], plan
+
+    places = [0, 1, 2, 40, 41]
+    assert counts({"loss_mia_custom": places}) == (5, 5)
+    assert counts({"loss_mia_custom": places, "min_k_mia_custom": [2, 50]}, "loss_mia_custom,min_k_mia_custom") == (
+        6,
+        6,
+    )
+    assert counts({"arc_easy": [0]}) == (80, 80)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ({"loss_mia_custom": [0, 80]}, "--samples: expected places below 80, .* got 80"),
+        ({"loss_mia_custom": ["0"]}, "--samples: expected places of documents, .* for 'loss_mia_custom'"),
+        ([1, 2], "--samples: expected JSON such as"),
+        ("nowhere.json", "--samples: expected JSON such as .* got 'nowhere.json'"),
+    ],
+)
+def test_samples_that_the_harness_would_stop_at(check, samples, message):
+    import re
+
+    given = samples if isinstance(samples, str) else json.dumps(samples)
+    result = check(tasks="loss_mia_custom", more=["--samples", given])
+    assert result.exit_code == 1, told(result)
+    assert re.search(message, result.stderr.strip().splitlines()[-1])
+
+
+def test_an_output_that_cannot_be_written_is_named(check, files, tmp_path):
+    """lm_eval finds it out when everything is computed."""
+    for name in (f"{files['mia_members']}/results", f"{files['mia_members']}/results.json", "/proc/nowhere/results"):
+        result = check(tasks="loss_mia_custom", more=["--output_path", name])
+        assert result.exit_code == 1, told(result)
+        assert f"--output_path: expected a folder that results can be written to, got {name} (" in result.stderr
+    before = sorted(tmp_path.rglob("*"))
+    for name in (tmp_path / "new" / "results", tmp_path / "results.json"):
+        assert check(tasks="loss_mia_custom", more=["--output_path", str(name)]).exit_code == 0
+    assert [path for path in sorted(tmp_path.rglob("*")) if "store" not in path.parts] == before
+
+
+def test_its_own_options_may_stand_among_lm_evals(check):
+    assert found_in(check(tasks="loss_mia_custom", more=["--json"]))["audits"]
+    refused = check(tasks="loss_mia_custom", more=["--show-text"])
+    assert refused.exit_code == 1
+    assert "--show-text: expected a terminal" in refused.stderr
+
+
 def test_our_own_folder_may_be_included_as_lm_eval_needs_it(check, caplog):
     result = check(more=["--include_path", str(tasks_folder())])
     assert result.exit_code == 0, told(result)
     assert "overrides" not in caplog.text  # one line a task
-
-
-def test_the_words_of_lm_eval_are_read_as_it_reads_them(base):
-    words = ["--model", "hf", "--model_args", f"pretrained={base}", "--tasks", "a,b", "--metadata", '{"mia_seed": 3}']
-    for before in ([], ["run"], ["lm_eval"], ["lm_eval", "run"]):
-        found = Command.parse([*before, *words])
-        assert (found.tasks, found.arguments, found.metadata) == (
-            ["a", "b"],
-            {"pretrained": str(base)},
-            {"mia_seed": 3},
-        )
 
 
 def test_marks_stand_around_runs_of_scored_tokens():
