@@ -140,16 +140,27 @@ class Parsers:
             if name not in command.commands:
                 return f"spvmia has no command {name!r}"
             command = command.commands[name]
-            if name in ("run", "check"):
-                while name == "check" and rest and rest[0] in ("--json", "--show-text"):
-                    rest.pop(0)
+            if name == "run":
                 return self.check_harness(rest)
+            if name == "check":
+                return self.check_launched(rest)
         context = command.context_class(command, info_name=command.name)
         try:
             command.make_parser(context).parse_args(rest)
         except Exception as error:  # typer brings its own copy of click
             return str(getattr(error, "message", error))
         return None
+
+    def check_launched(self, arguments: Sequence[str]) -> str | None:
+        """Check what stands behind `spvmia check`: an `lm_eval` command line, whatever launches it."""
+        from spvmia_plugin.cli.check import OWN
+        from spvmia_plugin.errors import SpvmiaError
+        from spvmia_plugin.harness.command_line import options_of_run
+
+        try:
+            return self.check_harness(options_of_run([word for word in arguments if word not in OWN]))
+        except SpvmiaError as error:
+            return str(error)
 
     def check_harness(self, arguments: Sequence[str]) -> str | None:
         """Check an `lm_eval` command line: its options, the names of our tasks, and the `mia_*` options."""

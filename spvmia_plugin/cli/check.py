@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NOT_OURS = 2
 """Exit status for a command with no task of ours."""
-SHOW_TEXT, JSON = "--show-text", "--json"
+OWN = SHOW_TEXT, JSON = "--show-text", "--json"
 """Its own options, which may stand among lm_eval's."""
 MARKED_TOKENS = 200
 """Tokens of the first record that are shown."""
@@ -51,7 +51,7 @@ def check(
 
     # Before lm_eval's options the command line's parser finds its own; lm_eval has none of these names.
     show_text, as_json = show_text or SHOW_TEXT in context.args, as_json or JSON in context.args
-    words = [word for word in context.args if word not in (SHOW_TEXT, JSON)]
+    words = [word for word in context.args if word not in OWN]
     if show_text and not sys.stdout.isatty():
         raise SpvmiaError(
             "--show-text: expected a terminal to show a record's text on, got a file or a pipe; leave the option out"

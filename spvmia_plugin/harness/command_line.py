@@ -73,7 +73,7 @@ class Command:
         from lm_eval.config.evaluate_config import EvaluatorConfig
 
         own_argv = sys.argv
-        sys.argv = ["lm_eval", "run", *_options(words)]
+        sys.argv = ["lm_eval", "run", *options_of_run(words)]
         try:
             options: argparse.Namespace = HarnessCLI().parse_args()
             read = EvaluatorConfig.from_cli(options)
@@ -101,7 +101,7 @@ class Command:
         )
 
 
-def _options(words: Sequence[str]) -> Sequence[str]:
+def options_of_run(words: Sequence[str]) -> Sequence[str]:
     """The options of lm_eval's `run`, without what stands before them.
 
     Raises:
