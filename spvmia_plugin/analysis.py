@@ -47,8 +47,9 @@ _STAMP = "1970-01-01T00-00-00"
 """Any time: the files that `load` writes for itself are read at once and never seen."""
 
 
-Rows: TypeAlias = "str | Path | Iterable[str | Mapping[str, Any]]"
-"""A file, an `hf:` name, or rows in memory: texts, or mappings as the lines of a JSON Lines file."""
+Rows: TypeAlias = "str | Path | Iterable[str | Mapping[str, Any]] | pandas.DataFrame"
+"""A file, an `hf:` name, or rows in memory: texts, mappings as the lines of a JSON Lines file, or a table of pandas,
+pyarrow or polars."""
 
 
 def audit(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.config import PREFIX
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.errors import SpvmiaError, known_columns
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 
@@ -28,7 +29,8 @@ def audit_in_memory(
         model: a causal language model of transformers, wrapped by peft or not. Afterwards it is what it was.
         tokenizer: its tokenizer.
         data: `members`, `nonmembers` and, where there are any, `prompts` and `candidate`: a file, an `hf:` name, or
-            rows (texts, or mappings as a JSON Lines file has them); None for what is not given.
+            rows (texts, mappings as a JSON Lines file has them, or a table of pandas, pyarrow or polars); None for what
+            is not given.
         attacks: names of attacks; None for all that `mia_custom` has.
         options: of the audit, without `mia_`.
         harness: further arguments of `simple_evaluate`.
@@ -76,17 +78,61 @@ def _named(name: str, rows: Any, folder: Path) -> str:
     """What names the rows of an option: rows in memory are written to a file in `folder`.
 
     Raises:
-        SpvmiaError: they are neither texts nor mappings.
+        SpvmiaError: they are neither texts nor mappings, or hold what JSON has no place for.
     """
     if isinstance(rows, (str, Path)):
         return str(rows)
     path = folder / f"{name}.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        for number, row in enumerate(rows):
-            if not isinstance(row, (str, Mapping)):
-                raise SpvmiaError(
-                    f"{name}: row {number}: expected a text, or a mapping as a line of a JSON Lines file has, got "
-                    f"{type(row).__name__}"
-                )
-            file.write(json.dumps({"text": row} if isinstance(row, str) else dict(row)) + "\n")
+        file.writelines(_line(name, number, row) + "\n" for number, row in enumerate(_each(name, rows)))
     return str(path)
+
+
+def _each(name: str, rows: Any) -> Iterable[Any]:
+    """One row after the other: to iterate over a table may give the names of its columns, which would be texts."""
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(rows, pandas.DataFrame):
+        of_frame: Iterable[Any] = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        return of_frame
+    for of_table in ("to_pylist", "to_dicts"):  # of pyarrow, of polars
+        if hasattr(rows, of_table):
+            found: Iterable[Any] = getattr(rows, of_table)()
+            return found
+    if isinstance(rows, Mapping):
+        names = known_columns(map(str, rows))
+        of_what = f" of {names[0]!r}" if names else ""
+        raise SpvmiaError(
+            f"{name}: expected rows, got {type(rows).__name__}{of_what}; pass a list of "
+            "mappings, a DataFrame, or one split of a DatasetDict"
+        )
+    if not isinstance(rows, Iterable):
+        raise SpvmiaError(
+            f"{name}: expected a file, an hf: name, or rows (texts or mappings), got {type(rows).__name__}; pass a list"
+        )
+    return rows
+
+
+def _line(name: str, number: int, row: Any) -> str:
+    """A row as a line of a JSON Lines file."""
+    if not isinstance(row, (str, Mapping)):
+        raise SpvmiaError(
+            f"{name}: row {number}: expected a text, or a mapping as a line of a JSON Lines file has, got "
+            f"{type(row).__name__}"
+        )
+    values = {"text": row} if isinstance(row, str) else dict(row)
+    try:
+        return json.dumps(values, default=_plain)
+    except (TypeError, ValueError) as error:  # their words name types, and quote no value
+        raise SpvmiaError(
+            f"{name}: row {number}: expected columns with texts, numbers, dates, lists and mappings, got one with "
+            f"something else ({error}); convert it, or leave the column out"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know, as it stands in files: dates in ISO 8601, NumPy's arrays and numbers."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(type(value).__name__)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+from datetime import date, datetime
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from spvmia_plugin import audit
 from spvmia_plugin.analysis import load
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.in_memory import _each, _line
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.harness.conftest import read_jsonl
 
@@ -63,11 +67,65 @@ def test_rows_can_be_files_mappings_and_other_columns(target, files, tmp_path):
     assert len(found.records) == 20
 
 
+def tables(texts):
+    """The same rows in whatever holds rows in a notebook, each with a date and a missing value."""
+    import datasets
+    import pandas
+    import pyarrow
+
+    seen = datetime(2026, 1, 2)
+    columns = {"text": texts, "seen": [seen] * len(texts), "n": [None, *range(1, len(texts))]}
+    frame = pandas.DataFrame(columns)
+    table = pyarrow.table(columns)
+    return {
+        "list": frame.to_dict("records"),
+        "pandas": frame,
+        "pandas, a column": frame["text"],
+        "pyarrow": table,
+        "pyarrow, a column": table["text"],
+        "datasets": datasets.Dataset(table),
+        "numpy": np.array(texts),
+        "dates": [{"text": text, "seen": date(2026, 1, 2), "n": np.int64(3)} for text in texts],
+    }
+
+
+@pytest.mark.parametrize("kind", tables(["a"]))
+def test_rows_of_tables_are_their_records(target, files, tmp_path, kind):
+    model, tokenizer = target
+    texts = read_jsonl(files["mia_members"])
+    given = {"nonmembers": files["mia_nonmembers"], "attacks": "loss", "block_size": 0, "log_text": True}
+    found = audit(model, tokenizer, members=tables(texts)[kind], **given, cache_dir=str(tmp_path))
+    members = found.audit.tasks[0].records
+    ids = [record.id for record in members if record.is_member]
+    assert sorted(members.texts(ids).values()) == sorted(texts)
+
+
+def test_values_of_rows_are_those_of_files():
+    """What pandas makes of lists in a Parquet file, and of a value that is not there."""
+    import pandas
+
+    turns = np.array([{"role": "user", "content": "hi"}], dtype=object)
+    frame = pandas.DataFrame(
+        {"messages": [turns, None], "n": [np.float32(0.5), None], "at": [pandas.Timestamp(0), None]}
+    )
+    lines = [json.loads(_line("members", 0, row)) for row in _each("members", frame)]
+    assert lines == [
+        {"messages": list(turns), "n": 0.5, "at": "1970-01-01T00:00:00"},
+        {"messages": None, "n": None, "at": None},
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"attacks": ["los"]}, "attacks: expected names of attacks .*, got 'los'"),
         ({"members": [1, 2]}, "members: row 0: expected a text, or a mapping .*, got int"),
+        ({"members": 5}, r"members: expected a file, an hf: name, or rows .*, got int; pass a list"),
+        ({"prompts": 0.5}, r"prompts: expected a file, an hf: name, or rows .*, got float; pass a list"),
+        ({"members": {"text": ["a", "b"]}}, "members: expected rows, got dict of 'text'; .*one split of a DatasetDict"),
+        ({"members": {"a text of somebody": 1}}, "members: expected rows, got dict; pass"),
+        ({"members": [{"text": "a", "of": Decimal(1)}]}, r"members: row 0: expected columns .*\(Decimal\)"),
+        ({"nonmembers": [{"text": "a"}, {("a", 1): "b"}]}, r"nonmembers: row 1: expected columns .*not tuple"),
         ({"self_promts": 3}, "mia_self_promts.*mia_self_prompts"),
         ({"members": "nowhere.jsonl"}, "mia_members"),
     ],
