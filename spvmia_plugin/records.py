@@ -135,7 +135,8 @@ class Document:
         row: its number in the whole source, from the second of several files on; 0 where it is the one in `id`.
         conversation: what the row holds where it is no plain text.
         rendered: that as a model reads it, once it is known how.
-        unit: keyed hash of whom it belongs to; None where nobody said.
+        unit: keyed hash of whom it belongs to (`trainers` has it in clear until the key is known, so that it never
+            shows in `repr`); None where nobody said.
         group: what it is one of; None likewise.
     """
 
@@ -144,7 +145,7 @@ class Document:
     row: int = 0
     conversation: Conversation | None = None
     rendered: Rendered | None = None
-    unit: str | None = None
+    unit: str | None = field(default=None, repr=False)
     group: str | None = None
 
 

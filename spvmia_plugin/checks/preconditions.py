@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from spvmia_plugin.checks import Finding, listed, percent
+from spvmia_plugin.checks import Finding, Severity, listed, percent
 from spvmia_plugin.checks.copies import NearCopies, near_copies
 from spvmia_plugin.checks.looks import look_shift
 from spvmia_plugin.checks.overlap import (
@@ -26,7 +26,7 @@ from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
 from spvmia_plugin.protocols import Frame
-from spvmia_plugin.records import AuditData, Record, clusters_called
+from spvmia_plugin.records import ASSISTANT, AuditData, Conversation, Record, clusters_called
 
 __all__ = ["Finding", "check_preconditions", "check_tokenisation", "warnings_first"]
 
@@ -64,6 +64,8 @@ def check_preconditions(data: AuditData, copies: NearCopies | None = None) -> li
         *source_shift(data.records),
         *_sizes(members, nonmembers),
         *_documents(data.records),
+        *_empty_answers(data.records),
+        *_units(data),
         *families(data.records, copies),
         *_membership(data),
         *_training(data),
@@ -135,6 +137,37 @@ def _other_lengths(block_size: int, records: Sequence[Record], encode: Encode) -
     return [Finding("token_lengths_changed", "warning", message, {**details, **numbers})]
 
 
+def _empty_answers(records: Sequence[Record]) -> list[Finding]:
+    """Conversations whose answers hold no word, as TRL trains on them: a template's end of turn is all that counts."""
+    empty = [record for record in records if record.conversation is not None and _answers_nothing(record.conversation)]
+    if not empty:
+        return []
+    members = sum(record.is_member for record in empty)
+    message = (
+        f"{len(empty)} of {len(records)} conversations ({members} members, {len(empty) - members} non-members) have an "
+        "empty answer: what is scored of that turn are tokens of the template, which tell nothing of the record; leave "
+        "them out, or correct them"
+    )
+    share = len(empty) / len(records)
+    details = listed([record.id for record in empty], share)
+    numbers: dict[str, object] = {"members": members, "nonmembers": len(empty) - members}
+    severity: Severity = "warning" if share >= _MANY_EMPTY else "note"
+    return [Finding("empty_answers", severity, message, {**details, **numbers})]
+
+
+_MANY_EMPTY = 0.1
+
+
+def _answers_nothing(conversation: Conversation) -> bool:
+    """Whether one of the answers has neither a text nor whatever else a turn of the assistant may be."""
+    answers = [conversation.messages[place] for place in conversation.answers()] + list(conversation.rejected or ())
+    return any(
+        message["role"] == ASSISTANT
+        and not any(value for key, value in message.items() if key != "role" and (key != "content" or value.strip()))
+        for message in answers
+    )
+
+
 def _sizes(members: Sequence[Record], nonmembers: Sequence[Record]) -> list[Finding]:
     """Empty classes, and non-members too few for a false-positive rate."""
     counts: dict[str, object] = {"members": len(members), "nonmembers": len(nonmembers)}
@@ -178,6 +211,18 @@ def _documents(records: Sequence[Record]) -> list[Finding]:
     if few:
         findings.append(Finding("few_documents", "warning", few, details))
     return findings
+
+
+def _units(data: AuditData) -> list[Finding]:
+    """Records of nobody where everybody else's are somebody's: manifests of earlier versions have them."""
+    nobodys = [record.id for record in data.records if record.unit is None]
+    if data.unit_column is None or not nobodys:
+        return []
+    message = (
+        f"{len(nobodys)} of {len(data.records)} records belong to no unit, the others to units of column "
+        f"{data.unit_column!r}: no number by unit can be computed (fill the column in, and write the manifest anew)"
+    )
+    return [Finding("units_incomplete", "warning", message, listed(nobodys, len(nobodys) / len(data.records)))]
 
 
 def _membership(data: AuditData) -> list[Finding]:

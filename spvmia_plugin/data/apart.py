@@ -46,18 +46,25 @@ def prompts_of_others(prompts: Sequence[Owned], audited: set[str], parts: Parts,
     return kept
 
 
-def candidate_of_others(candidate: Sequence[Document], used: set[str], parts: Parts) -> Sequence[Document]:
-    """The same for candidate data, which become records of no unit: nobody asks whose they are from here on."""
+def candidate_of_others(
+    candidate: Sequence[Owned], used: set[str], parts: Parts, option: str = "mia_candidate"
+) -> Sequence[Owned]:
+    """The same for candidate data, which become records of no unit: nobody asks whose they are from here on.
+
+    Raises:
+        SpvmiaError: there were some, and none is left.
+    """
     if not candidate or not used:
         return candidate
     kept = without_units(candidate, used)
     parts.count("candidate_of_used_units", len(candidate) - len(kept))
     if not kept:
         raise SpvmiaError(
-            f"mia_candidate: expected rows of units that are used for nothing else, got {len(candidate):,}, all of "
-            "units that have rows among the members, non-members or prompts; give rows of others, or leave it out"
+            f"{option}: expected candidate rows of units that are used for nothing else, got {len(candidate):,}, all "
+            "of units that have rows among the members, non-members or prompts; give rows of others, or none "
+            "(mia_candidate=none)"
         )
-    return [dataclasses.replace(document, unit=None) for document in kept]
+    return [dataclasses.replace(item, unit=None) for item in kept]
 
 
 def pack_candidate(documents: Sequence[Document], packer: Packer, config: AuditConfig) -> Sequence[Document]:

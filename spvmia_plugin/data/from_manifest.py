@@ -21,7 +21,7 @@ from spvmia_plugin.data.units import Belonging, check_apart, units_of
 from spvmia_plugin.data.weights import BELOW, check_weights
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import DatasetSource
-from spvmia_plugin.records import AuditData, Conversation
+from spvmia_plugin.records import AuditData, Conversation, Record
 from spvmia_plugin.util.files import label, path_problem
 
 CUSTOM = "custom"
@@ -129,16 +129,19 @@ def of_manifest(
     parts.members, parts.nonmembers = records["members"], records["nonmembers"]
     parts.prompts = as_documents(records["prompts"])
     audited = [(f"the {name}", of_class) for name, of_class in documents.items()]
-    of_candidate = None if manifest.sources else column  # whose rows are stands in the manifest there, hashed
+    # Older manifests of trainers know whose rows are, hashed, and not what the column is called.
+    of_candidate = manifest.named_unit_column if manifest.sources else column
     belonging = dataclasses.replace(belonging, unit=of_candidate, group=None)
     candidate = read_candidate(config, audited, manifest.data.format, belonging)
+    own: Sequence[Record] = records.get(CANDIDATE, ()) if config.candidate is None else ()
     if column is not None:
-        units = units_of(record for of_class in records.values() for record in of_class)
-        candidate = candidate_of_others(candidate, units, parts)
+        used = units_of(record for name, of_class in records.items() if name != CANDIDATE for record in of_class)
+        candidate = candidate_of_others(candidate, used, parts)
+        own = candidate_of_others(own, used, parts, f"mia_manifest: {manifest.path}")
     if candidate:
         parts.candidate = pack_candidate(candidate, packer_of(config, manifest.data.block_size, tokenizer), config)
-    elif config.candidate is None:
-        parts.candidate = as_documents(records.get(CANDIDATE, ()))
+    else:
+        parts.candidate = as_documents(own)
     if manifest.data.end_token:
         parts.candidate = [
             each if each.conversation else dataclasses.replace(each, conversation=Conversation.of_text(each.text))

@@ -99,7 +99,7 @@ class RowMark:
 
     Attributes:
         hash: keyed hash of what the record holds, see `content_hash`.
-        unit: keyed hash of whom it belongs to; None where nobody said.
+        unit: keyed hash of whom it belongs to, see `units.unit_hash`; None where nobody said.
     """
 
     hash: str
@@ -157,10 +157,16 @@ class Manifest:
         return "manifest" if seen or self.written_by == "finetune" else "declared"
 
     @property
+    def named_unit_column(self) -> str | None:
+        """What the data call the column of the units; None without units, and in older manifests of trainers."""
+        column = self.settings.get("unit_column") or self.trainer.get("unit_column")
+        return column if isinstance(column, str) else None
+
+    @property
     def unit_column(self) -> str | None:
         """The column of the units that the manifest knows; each record's cluster is then its unit."""
-        column = self.settings.get("unit_column")
-        if isinstance(column, str):
+        column = self.named_unit_column
+        if column is not None:
             return column
         return "unit" if any(mark.unit is not None for marks in self.marks.values() for mark in marks) else None
 
@@ -209,13 +215,6 @@ def content_hash(key: str, record: Record | Document) -> str:
         told = [list(held.messages), held.prompt, held.plain, held.tools, held.options]
         content = f"conversation\0{json.dumps(told, sort_keys=True)}"
     return hmac.digest(bytes.fromhex(key), content.encode("utf-8", "surrogatepass"), "sha256").hex()
-
-
-def unit_hash(key: str, unit: object) -> str | None:
-    """HMAC-SHA256 of whom a record belongs to, in hexadecimal; None for nobody."""
-    if unit is None:
-        return None
-    return hmac.digest(bytes.fromhex(key), f"unit\0{unit}".encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def _format(manifest: Manifest) -> int:

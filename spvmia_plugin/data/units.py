@@ -44,16 +44,18 @@ class Belonging:
 
     def option(self, column: str) -> str:
         """What names a column, for errors."""
-        return "mia_unit_column, or --unit-column of finetune" if column == self.unit else "mia_group_column"
+        of_unit = (
+            "mia_unit_column, or --unit-column of finetune and manifest, or unit_column= of the trainer's callback"
+        )
+        return of_unit if column == self.unit else "mia_group_column"
 
     def unit_of(self, value: Any) -> str:
-        """The name of a unit in results: `u` and the first digits of HMAC-SHA256 of what the column says.
+        """The name of a unit in results: `u` and the first digits of `unit_hash` of what the column says.
 
         Raises:
             RowError: it says nothing.
         """
-        told = f"unit\0{_text(value, self.unit)}"
-        return unit_name(hmac.digest(self.key, told.encode("utf-8", "surrogatepass"), "sha256").hex())
+        return unit_name(unit_hash(self.key, _text(value, self.unit)))
 
     def group_of(self, value: Any) -> str:
         """The name of a group, as the column has it.
@@ -71,6 +73,28 @@ class Belonging:
                 f"expected the name of a group in column {self.group!r}, got {len(name)} characters", _NO_GROUP
             )
         return name
+
+
+class BelongingInClear(Belonging):
+    """For who hashes units later, under a key that is known when all rows are read."""
+
+    def unit_of(self, value: Any) -> str:
+        """What the column says, in the one way in which it is hashed: see `unit_hash`.
+
+        Raises:
+            RowError: it says nothing.
+        """
+        return _text(value, self.unit)
+
+
+def unit_hash(key: bytes, unit: str) -> str:
+    """HMAC-SHA256 of whom a record belongs to, in hexadecimal.
+
+    Args:
+        key: of the hashes.
+        unit: as `BelongingInClear` gives it.
+    """
+    return hmac.digest(key, f"unit\0{unit}".encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def unit_name(digest: str) -> str:

@@ -28,6 +28,8 @@ OPTIONS: Mapping[str, str] = {AUROC.key: "max_auroc", TPR_1PCT.key: "max_tpr_at_
 """The options that declare a bound, by the metric that they bound."""
 NO_EVIDENCE = ("empty_class", "blind_above_chance", "membership_assumed", "document_in_both_classes")
 """Preconditions without which an audit shows nothing about its target, whatever its numbers."""
+UNITS_INCOMPLETE = "units_incomplete"
+"""The condition that some records belong to no unit, so that nothing is known by unit."""
 _HARMLESS = {metric.too_few for metric in TPRS}
 """Conditions that leave a metric without a number, which is told as that."""
 MOST_UNSCORED = 0.05
@@ -160,7 +162,7 @@ def _held(audit: Audit, bound: Bound) -> Iterator[Held]:
             yield _epsilon(audit, limit)
             continue
         yield _attacks(audit, METRICS[key], limit, by_unit=False)
-        if audit.mia_audit.unit is not None:
+        if audit.mia_audit.unit is not None or _units_incomplete(audit) is not None:
             yield _attacks(audit, METRICS[key], limit, by_unit=True)
 
 
@@ -201,12 +203,19 @@ def _by_record(audit: Audit, metric: Metric) -> _Reached | str:
 
 def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
     """The same with units as observations, as the run recorded it."""
+    if (incomplete := _units_incomplete(audit)) is not None:
+        return incomplete
     unit = audit.mia_audit.unit
     together = None if unit is None else unit.together
     reach = next((each for each in together.extremes if each.metric == metric.key), None) if together else None
     if together is None or reach is None:
         return "the run did not record how all attacks compare by unit (it was cut off, or is older); run it again"
     return reach, together.strongest.n_attacks, together.strongest.confidence
+
+
+def _units_incomplete(audit: Audit) -> str | None:
+    """Why nothing is known by unit although units were named."""
+    return next((finding.message for finding in failed(audit) if finding.code == UNITS_INCOMPLETE), None)
 
 
 def _or_least(number: float) -> float:

@@ -17,11 +17,11 @@ from spvmia_plugin.data.manifest import (
     RowMark,
     content_hash,
     manifest_fingerprint,
-    unit_hash,
 )
 from spvmia_plugin.data.packing import document_row, fast_tokenize, whole_documents
 from spvmia_plugin.data.split import Packer
 from spvmia_plugin.data.tokenisation import Reading, probe_digest
+from spvmia_plugin.data.units import unit_hash
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document, LossOn, Piece, Record
 from spvmia_plugin.trainers.declared import Declared, Side
@@ -90,9 +90,9 @@ def build_manifest(
     for name, side in declared.sides.items():
         found = cut(side)
         records[name] = tuple(replace(record, is_member=name == "members") for record in found)
+        units = {document_row(document): document.unit for document in side.documents}
         marks[name] = tuple(
-            RowMark(content_hash(key, record), unit_hash(key, side.units.get(record.pieces[0].row)))
-            for record in records[name]
+            RowMark(content_hash(key, record), _hashed(key, units[record.pieces[0].row])) for record in records[name]
         )
     reading = None if tokenizer is None else Reading(tokenizer)
     rendered = not is_text or rendering.end_token
@@ -127,16 +127,25 @@ def build_manifest(
     )
 
 
+def _hashed(key: str, unit: str | None) -> str | None:
+    return None if unit is None else unit_hash(bytes.fromhex(key), unit)
+
+
+def _unnamed(documents: Iterable[Document]) -> list[Document]:
+    """Documents whose records say nothing of whose they are: it is known in clear here."""
+    return [replace(document, unit=None) for document in documents]
+
+
 def _whole(side: Side) -> Sequence[Record]:
-    return whole_documents(side.documents).records
+    return whole_documents(_unnamed(side.documents)).records
 
 
 def _by_unit(side: Side) -> Iterable[Sequence[Document]]:
     """The documents of each unit, so that no block holds texts of two; all of them where nobody said whose they are."""
-    of_units: dict[object, list[Document]] = {}
+    of_units: dict[str | None, list[Document]] = {}
     for document in side.documents:
-        of_units.setdefault(side.units.get(document_row(document)), []).append(document)
-    return of_units.values()
+        of_units.setdefault(document.unit, []).append(document)
+    return map(_unnamed, of_units.values())
 
 
 def _cutting(rendering: Rendering, tokenizer: Any) -> Callable[[Side], Sequence[Record]]:

@@ -55,7 +55,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         allow_hub: write the manifest beside the weights although the trainer uploads that folder.
 
     Raises:
-        SpvmiaError: no members or non-members, the same text on both sides, a stream, a file that cannot be read.
+        SpvmiaError: no members or non-members, the same text or unit on both sides, a row without a unit where its
+            column is named, a stream, a file that cannot be read.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         rows_folder = private(data_dir) / "rows"
         reading = Reading(text_column, format, unit_column, text_column != "text", rows_folder, self._key)
         given = {"members": members, "nonmembers": nonmembers, "prompts": prompts, "candidate": candidate}
+        self._of_units = reading.told_of_units
         self._declared: Declared = read_declared(given, reading, seed=0)
         self._manifest: Manifest | None = None
 
@@ -126,6 +128,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             "data": sighting.data,
             "notes": [*facts.caveats, *sighting.notes, *notes],
             "template": digest_of(rendering.template),
+            **self._of_units,
         }
         written = Written("trainer", facts.base_model, facts.method, facts.settings, versions(), trainer, args.seed)
         self._keep_rows()

@@ -7,20 +7,20 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.config import FORMATS, Format
 from spvmia_plugin.data.documents import Loaded, Taken
-from spvmia_plugin.data.files import SourceFile, absolute_spec, find_shards, shard_names
+from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.layout import Layout
 from spvmia_plugin.data.manifest import ClassSource
 from spvmia_plugin.data.packing import document_row
-from spvmia_plugin.data.rows import rows_of
 from spvmia_plugin.data.sources import PREFIX as HUB
-from spvmia_plugin.data.sources import load_spec, load_split, parse_hub_spec, read_documents
+from spvmia_plugin.data.sources import load_spec, read_documents
 from spvmia_plugin.data.split import MIN_RECORDS, in_units, text_key, without_prompts
+from spvmia_plugin.data.units import BelongingInClear, check_apart
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
 from spvmia_plugin.util.files import private_folder, write_private
@@ -40,16 +40,14 @@ class Side:
     """The records of one class.
 
     Attributes:
-        documents: each text once, in order.
+        documents: each text once, in order, with whose it is IN CLEAR where the user named a column.
         source: where they will be read again.
-        units: whom each belongs to, by row; empty where nobody said.
         duplicates: rows whose text stood before.
         lines: rows that lie nowhere on disk yet, as JSON; None where the source is there.
     """
 
     documents: list[Document]
     source: ClassSource
-    units: Mapping[int, object] = field(default_factory=dict)
     duplicates: int = 0
     lines: Sequence[str] | None = None
 
@@ -108,8 +106,18 @@ class Reading:
     option: str = "{}="
 
     def named(self, name: str) -> str:
-        """What the user calls a class."""
-        return self.option.format(name)
+        """What the user calls a class, or another option."""
+        return self.option.format(name.replace("_", "-") if self.option.startswith("--") else name)
+
+    @property
+    def belonging(self) -> BelongingInClear:
+        """What says whom a row belongs to."""
+        return BelongingInClear(self.unit_column)
+
+    @property
+    def told_of_units(self) -> dict[str, str]:
+        """What a manifest says of it beside the hashes: what the column is called, where there is one."""
+        return {} if self.unit_column is None else {"unit_column": self.unit_column}
 
 
 def read_declared(given: Mapping[str, Any], reading: Reading, seed: int) -> Declared:
@@ -123,7 +131,8 @@ def read_declared(given: Mapping[str, Any], reading: Reading, seed: int) -> Decl
         seed: of that share.
 
     Raises:
-        SpvmiaError: no members or non-members, too few, of several kinds, in two classes; or as the readers.
+        SpvmiaError: no members or non-members, too few, of several kinds, in two classes; a row that does not say whom
+            it belongs to, a unit in both classes; or as the readers.
     """
     for name in ("members", "nonmembers"):
         if given.get(name) is None:
@@ -170,10 +179,10 @@ def _side(name: str, given: Any, reading: Reading, member: bool | None) -> tuple
             member=member,
             format=reading.format,
             text_given=reading.text_given,
+            belonging=reading.belonging,
         )
         source = ClassSource(spec if spec.startswith(HUB) else absolute_spec(spec), reading.column)
-        units = {} if reading.unit_column is None else _units(spec, reading.unit_column, option)
-        return loaded.format, _unique(loaded, source, units)
+        return loaded.format, _unique(loaded, source)
     if hasattr(given, "column_names") and hasattr(given, "iter") and hasattr(given, "__len__"):
         return _of_dataset(name, given, reading)
     if hasattr(given, "__iter__") and not hasattr(given, "__len__"):
@@ -188,11 +197,11 @@ def _side(name: str, given: Any, reading: Reading, member: bool | None) -> tuple
     )
 
 
-def _unique(loaded: Loaded, source: ClassSource, units: Mapping[int, object], lines: Any = None) -> Side:
+def _unique(loaded: Loaded, source: ClassSource, lines: Sequence[str] | None = None) -> Side:
     found: dict[str, Document] = {}
     for document in loaded.documents:
         found.setdefault(text_key(document.text), document)
-    return Side(list(found.values()), source, units, len(loaded.documents) - len(found), lines)
+    return Side(list(found.values()), source, len(loaded.documents) - len(found), lines)
 
 
 @dataclass(frozen=True)
@@ -209,33 +218,26 @@ class _InMemory:
 
 def _of_dataset(name: str, given: Any, reading: Reading) -> tuple[Format, Side]:
     """Rows of a `datasets.Dataset`: from its Arrow file where that lies on disk for good, else from a copy of ours."""
-    option = reading.named(name)
-    taken = Taken(Layout(reading.column, reading.format, reading.text_given), None)
-    columns = taken.layout.columns(_InMemory(option), given.column_names)
-    lines, units = [], {}
-    if reading.unit_column is not None and reading.unit_column not in given.column_names:
-        raise _no_unit(option, reading.unit_column)
+    place = _InMemory(reading.named(name))
+    taken = Taken(Layout(reading.column, reading.format, reading.text_given, belonging=reading.belonging), None)
+    columns = taken.layout.columns(place, given.column_names)
+    kept = Layout(reading.column, reading.format, reading.text_given).columns(place, given.column_names)
+    lines = []
     for row, values in enumerate(_rows(given), start=1):
-        read = {column: values[column] for column in columns}
-        taken.add(_InMemory(option), row, read, f"{name}:{row}")
-        lines.append(json.dumps(read, default=str))
-        if reading.unit_column is not None:
-            units[row] = values[reading.unit_column]
-    loaded = taken.loaded(_InMemory(option), "give a data set with texts")
+        taken.add(place, row, {column: values[column] for column in columns}, f"{name}:{row}")
+        lines.append(json.dumps({column: values[column] for column in kept}, default=str))  # not whose it is
+    loaded = taken.loaded(place, "give a data set with texts")
     on_disk = _arrow(given, loaded, reading)
     if on_disk is not None:
         spec, moved = on_disk
         placed = [replace(each, id=f"{Path(spec).name}:{moved[document_row(each)]}") for each in loaded.documents]
-        where = {moved[row]: unit for row, unit in units.items()}
-        return loaded.format, _unique(
-            replace(loaded, documents=tuple(placed)), ClassSource(spec, reading.column), where
-        )
+        return loaded.format, _unique(replace(loaded, documents=tuple(placed)), ClassSource(spec, reading.column))
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
     stem = f"{name}-{hmac.digest(reading.key, content, 'sha256').hex()[:16]}"
     path = reading.rows_folder / f"{stem}.jsonl"
     placed = [replace(each, id=f"{path.name}:{document_row(each)}") for each in loaded.documents]
     source = ClassSource(str(path), reading.column)
-    return loaded.format, _unique(replace(loaded, documents=tuple(placed)), source, units, lines)
+    return loaded.format, _unique(replace(loaded, documents=tuple(placed)), source, lines)
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
@@ -277,36 +279,8 @@ def _is_temporary(path: Path) -> bool:
     return Path(tempfile.gettempdir()).resolve() in path.resolve().parents
 
 
-def _units(spec: str, column: str, option: str) -> dict[int, object]:
-    """Whom each row of a source belongs to, by the row's number in all of it."""
-    if spec.startswith(HUB):
-        split = load_split(parse_hub_spec(spec, option=option), option, option)
-        if column not in split.column_names:
-            raise _no_unit(option, column)
-        return dict(enumerate(split[column], start=1))
-    shards = find_shards(spec, option)
-    shard_names(shards)
-    units: dict[int, object] = {}
-    before = 0
-    for shard in shards:
-        row = 0
-        try:
-            for row, values in rows_of(SourceFile(shard.path, option), Layout(column, "text", text_given=True)):
-                units[before + row] = None if values is None else values[column]
-        except SpvmiaError as error:
-            raise _no_unit(option, column) from error
-        before += row
-    return units
-
-
-def _no_unit(option: str, column: str) -> SpvmiaError:
-    return SpvmiaError(
-        f"unit_column: expected a column of {option} that says whom a record belongs to, got {column!r}, which is not "
-        "there in every row; name another, or leave it out"
-    )
-
-
 def _check_apart(declared: Declared, reading: Reading) -> None:
+    """Refuse a text in two classes, and a unit among both members and non-members."""
     known: dict[str, tuple[str, str]] = {}
     for name in CLASSES:
         for document in declared.sides[name].documents if name in declared.sides else ():
@@ -316,6 +290,9 @@ def _check_apart(declared: Declared, reading: Reading) -> None:
                     f"{reading.named(name)}: {document.id} is the same text as {first[1]} of the {first[0]}, expected "
                     "each text in one class: an audit of records that are both says too little; remove one of them"
                 )
+    if reading.unit_column is not None:
+        members, nonmembers = (declared.sides[name].documents for name in ("members", "nonmembers"))
+        check_apart(reading.named("unit_column").removesuffix("="), members, nonmembers, reading.unit_column)
 
 
 def _tell_apart(sides: Mapping[str, Side]) -> None:
@@ -333,18 +310,9 @@ def _numbered(document: Document, id_: str) -> Document:
 def _take_prompts(sides: dict[str, Side], seed: int) -> None:
     """As `split_declared`: a quarter of the non-members, of whole units where these are known."""
     nonmembers = sides["nonmembers"]
-    documents = nonmembers.documents
-    if nonmembers.units:
-        documents = [replace(each, unit=_unit(nonmembers, document_row(each))) for each in documents]
-    held, prompts = without_prompts(in_units(documents, seed, "nonmembers"))
-    sides["prompts"] = replace(nonmembers, documents=[replace(each, unit=None) for each in prompts], duplicates=0)
-    sides["nonmembers"] = replace(nonmembers, documents=[replace(each, unit=None) for each in held])
-
-
-def _unit(side: Side, row: int) -> str:
-    """Whom a row belongs to, told apart as `unit_hash` does; a row of nobody stands for itself."""
-    unit = side.units.get(row)
-    return f"row\0{row}" if unit is None else f"unit\0{unit}"
+    held, prompts = without_prompts(in_units(nonmembers.documents, seed, "nonmembers"))
+    sides["prompts"] = replace(nonmembers, documents=prompts, duplicates=0)
+    sides["nonmembers"] = replace(nonmembers, documents=held)
 
 
 def check_format(value: str, option: str) -> None:

@@ -101,7 +101,12 @@ def write_for(config: ManifestConfig, say: Callable[[str], None]) -> Path:
         method="full" if adapter is None else str(adapter.get("peft_type", "adapter")).lower(),
         settings={},
         versions=versions(),
-        trainer={"packing": packing, "notes": notes, "template": digest_of(rendering.template)},
+        trainer={
+            "packing": packing,
+            "notes": notes,
+            "template": digest_of(rendering.template),
+            **reading.told_of_units,
+        },
         seed=config.seed,
     )
     manifest = build_manifest(declared, rendering, written, _tokenizer(config, folder, base), key)

@@ -4,31 +4,36 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import json
 from pathlib import Path
 
 import pytest
 
+from spvmia_plugin.checks.preconditions import check_preconditions
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.data.load import load_audit_data
 from spvmia_plugin.data.manifest import (
     MANIFEST_NAME,
     ClassSource,
     content_hash,
     read_manifest,
     rebuild,
-    unit_hash,
     write_manifest,
 )
+from spvmia_plugin.data.units import Belonging, BelongingInClear, unit_hash, unit_name
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Conversation, Record
-from spvmia_plugin.trainers.building import Rendering, Written, build_manifest
+from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_manifest
 from spvmia_plugin.trainers.declared import Reading, read_declared
+from tests.data.builders import NoTokenizer
 from tests.tiny import tiny_texts
 
 KEY = b"k" * 32
 
 
 def rows(n, seed=1):
-    return [{"text": text, "who": i // 2} for i, text in enumerate(tiny_texts(n, seed=seed))]
+    return [{"text": text, "who": 1000 * seed + i // 2} for i, text in enumerate(tiny_texts(n, seed=seed))]
 
 
 def saved(path, held):
@@ -146,6 +151,128 @@ def test_hashes_depend_on_all_that_a_trainer_gets_and_on_the_key():
     assert len(set(found)) == len(found)
     turned = ({"content": "a", "role": "user"}, {"content": "b", "role": "assistant"})
     assert content_hash(key, held(messages=turned)) == found[0]
-    assert unit_hash(key, None) is None
-    assert unit_hash(key, 3) == unit_hash(key, 3) != unit_hash(key, 4)
     assert Path(__file__).name not in found[0]
+
+
+# Whose the records are
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+def declared_of(tmp_path, **who):
+    """What is read of 40 members, 60 non-members and candidate rows, each with whose it is."""
+    given = {}
+    for seed, (name, n) in enumerate({"members": 40, "nonmembers": 60, "candidate": 9}.items(), 1):
+        found = zip(rows(n, seed=seed), who.get(name, [f"{name} {i // 2}" for i in range(n)]), strict=True)
+        given[name] = saved(tmp_path / "data" / f"{name}.jsonl", [{**row, "who": unit} for row, unit in found])
+    return read_declared(given, Reading("text", "auto", "who", False, tmp_path, KEY), seed=0)
+
+
+def written_of(tmp_path, **who):
+    trainer = {"data": "matched", "unit_column": "who"}
+    written = Written("trainer", "org/base", "lora", {"epochs": 1.0}, {}, trainer, 0)
+    return build_manifest(declared_of(tmp_path, **who), Rendering("all", NO_CUT), written, None, KEY)
+
+
+@pytest.mark.parametrize("value", ["p1", " p1\t", 7, 7.0, "7"])
+def test_a_unit_has_one_name_wherever_it_is_read(tmp_path, value):
+    manifest = written_of(tmp_path, members=[value] * 40)
+    key = bytes.fromhex(manifest.fingerprint_key)
+    (unit,) = {mark.unit for mark in manifest.marks["members"]}
+    assert unit_name(unit) == Belonging("who", key=key).unit_of(value)
+    # What manifests of earlier versions hold of a unit that was written cleanly.
+    assert unit == hmac.digest(key, f"unit\0{str(value).strip().removesuffix('.0')}".encode(), "sha256").hex()
+    assert unit == unit_hash(key, BelongingInClear("who").unit_of(value))
+
+
+@pytest.mark.parametrize("name", ["members", "candidate"])
+@pytest.mark.parametrize(
+    ("unit", "got"), [(None, "nothing"), ("", "nothing"), (" ", "white space"), (["a"], "a list"), ({"a": 1}, "a dict")]
+)
+def test_a_row_without_a_unit_is_refused_with_its_number(tmp_path, name, unit, got):
+    n = {"members": 40, "candidate": 9}[name]
+    units = [f"{name} {i}" for i in range(n)]
+    with pytest.raises(
+        SpvmiaError,
+        match=rf"^{name}=: .*{name}\.jsonl, row 3: expected a text or a whole number in .*'who', got {got};",
+    ):
+        declared_of(tmp_path, **{name: [*units[:2], unit, *units[3:]]})
+
+
+@pytest.mark.parametrize("others", ["p1", "p1 "])
+def test_a_unit_in_both_classes_is_refused_before_anything_is_trained(tmp_path, others):
+    with pytest.raises(
+        SpvmiaError,
+        match=r"^unit_column: expected each unit of column 'who' in one class, got 1 that stand in both, with 40 rows "
+        "of the members and 60 of",
+    ) as caught:
+        declared_of(tmp_path, members=["p1"] * 40, nonmembers=[others] * 60)
+    assert "p1" not in str(caught.value)
+
+
+def test_whole_numbers_are_one_unit_however_a_table_wrote_them(tmp_path):
+    with pytest.raises(SpvmiaError, match="got 3 that stand in both"):
+        declared_of(tmp_path, members=[i % 3 for i in range(40)], nonmembers=[float(i % 3) for i in range(60)])
+
+
+def test_no_unit_shows_in_what_is_declared(tmp_path):
+    declared = declared_of(tmp_path)
+    assert declared.sides["members"].documents[0].unit == "members 0"
+    assert "members 0" not in repr(declared)
+
+
+# What an audit makes of them
+def audited(manifest, folder, **options):
+    write_manifest(manifest, folder / MANIFEST_NAME)
+    config = AuditConfig.from_metadata({f"mia_{name}": value for name, value in options.items()})
+    return load_audit_data(config, "custom", registry=None, tokenizer=NoTokenizer(), target_dirs=[folder])
+
+
+def test_candidate_rows_of_units_that_are_used_are_left_out_and_counted(tmp_path):
+    """A candidate reference that has learnt a person calibrates that person away."""
+    manifest = written_of(tmp_path, candidate=["members 3"] * 4 + ["nonmembers 5 "] * 2 + ["other"] * 3)
+    data = audited(manifest, tmp_path)
+    assert len(data.candidate) == 3
+    assert data.provenance["counts"]["candidate_of_used_units"] == 6
+    assert data.unit_column == "who"
+    untouched = audited(written_of(tmp_path), tmp_path)
+    assert len(untouched.candidate) == 9
+    assert untouched.provenance["counts"]["candidate_of_used_units"] == 0
+    assert audited(manifest, tmp_path, candidate="none").candidate == ()
+
+
+def test_candidate_rows_of_such_units_alone_are_refused(tmp_path):
+    with pytest.raises(
+        SpvmiaError, match=r"^mia_manifest: .*: expected candidate rows of units that are used for nothing else, got 9"
+    ):
+        audited(written_of(tmp_path, candidate=["members 3"] * 9), tmp_path)
+
+
+def test_another_candidate_file_is_held_against_the_units_of_the_manifest(tmp_path):
+    manifest = written_of(tmp_path)
+    path = saved(
+        tmp_path / "data" / "other.jsonl", [{**row, "who": f"members {i}"} for i, row in enumerate(rows(30, 9))]
+    )
+    data = audited(manifest, tmp_path, candidate=path)
+    assert data.provenance["counts"]["candidate_of_used_units"] == 20
+    assert len(data.candidate) == 10
+
+
+def test_an_older_manifest_with_rows_of_nobody_loads_and_is_known_by_that(tmp_path):
+    """It has no name of the column, and some of its rows no unit: the audit says so in place of a number by unit."""
+    manifest = written_of(tmp_path)
+    marks = {name: tuple(marks) for name, marks in manifest.marks.items()}
+    first, *others = marks["members"]
+    older = dataclasses.replace(
+        manifest,
+        trainer={"data": "matched"},
+        marks={**marks, "members": (dataclasses.replace(first, unit=None), *others)},
+    )
+    data = audited(older, tmp_path)
+    assert (data.unit_column, [record.unit for record in data.members].count(None)) == ("unit", 1)
+    (finding,) = (each for each in check_preconditions(data) if each.code == "units_incomplete")
+    assert finding.details["count"] == 1
+    # Whose the rows of another file are cannot be told without the column's name.
+    other = saved(tmp_path / "data" / "other.jsonl", [{"text": row["text"]} for row in rows(30, 9)])
+    assert len(audited(older, tmp_path, candidate=other).candidate) == 30

@@ -174,7 +174,9 @@ def test_candidate_data_of_used_units_are_left_out_and_counted(files: dict[str, 
     assert data.provenance["counts"]["candidate_of_used_units"] == 10  # type: ignore[index]
     assert len(data.candidate) == 40
     files["candidate"] = write_rows(tmp_path / "c.jsonl", [{"text": "some new words", "customer": "C-0"}])
-    with pytest.raises(SpvmiaError, match=r"^mia_candidate: expected rows of units that are used for nothing else"):
+    with pytest.raises(
+        SpvmiaError, match=r"^mia_candidate: expected candidate rows of units that are used for nothing else"
+    ):
         load(files)
 
 

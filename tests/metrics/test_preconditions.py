@@ -14,7 +14,7 @@ from spvmia_plugin.checks.preconditions import check_preconditions, check_tokeni
 from spvmia_plugin.data.tokenisation import probe_digest
 from spvmia_plugin.data.weights import BELOW, MERGED, UNMERGED
 from spvmia_plugin.protocols import Frame
-from spvmia_plugin.records import AuditData, Document, Record
+from spvmia_plugin.records import AuditData, Conversation, Document, Record
 from spvmia_plugin.util.schema import as_json
 
 
@@ -63,6 +63,18 @@ def test_sound_data_have_only_the_measured_overlap():
     assert set(findings) == {"ngram_overlap"}
     assert findings["ngram_overlap"].severity == "note"
     assert findings["ngram_overlap"].details["share"] == 0
+
+
+@pytest.mark.parametrize("without", [1, 3])
+def test_records_of_nobody_beside_those_of_somebody(without):
+    owned = [replace(record, unit=f"u{i // 2}") for i, record in enumerate([*MEMBERS, *NONMEMBERS])]
+    rows = [replace(record, unit=None) if i < without else record for i, record in enumerate(owned)]
+    data = replace(audit(rows[:1000], rows[1000:]), unit_column="who")
+    finding = found(data)["units_incomplete"]
+    assert (finding.severity, finding.details["count"]) == ("warning", without)
+    assert finding.message.startswith(f"{without} of 2000 records belong to no unit")
+    assert "units_incomplete" not in found(replace(data, unit_column=None))
+    assert "units_incomplete" not in found(replace(data, records=tuple(owned)))
 
 
 def test_one_duplicated_record_is_named():
@@ -319,3 +331,52 @@ def test_another_context_than_that_of_the_training_is_told():
     assert finding.details == {"scored": {"before": [], "after": [2]}, "manifest": frame}
     assert "tokens [] before and [2] after each, trained with [1] and []" in finding.message
     assert check_tokenisation(replace(data, provenance={"frame": None}), MEMBERS, by_words, Frame()) == []
+
+
+ASKED = {"role": "user", "content": "word0001 word0002"}
+CALL = [{"type": "function", "function": {"name": "refund", "arguments": {}}}]
+
+
+def answered(rows, answers):
+    """Records that are conversations with these answers, and with one of words after these."""
+    return [
+        replace(row, conversation=Conversation((ASKED, {"role": "assistant", **answer})))
+        for row, answer in zip(rows, answers, strict=False)
+    ] + [
+        replace(row, conversation=Conversation((ASKED, {"role": "assistant", "content": "word0003"})))
+        for row in rows[len(answers) :]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "severity"),
+    [([{"content": ""}] * 2, "note"), ([{"content": " \n"}, {}] * 10, "warning")],
+)
+def test_conversations_with_an_empty_answer_are_counted(answers, severity):
+    of_members = answered(MEMBERS[:60], answers)
+    finding = found(audit(of_members, answered(NONMEMBERS[:60], [{"content": ""}])))["empty_answers"]
+    assert finding.severity == severity
+    assert (finding.details["count"], finding.details["members"]) == (len(answers) + 1, len(answers))
+    assert finding.details["examples"][0] == MEMBERS[0].id
+    assert f"({len(answers)} members, 1 non-members) have an empty answer" in finding.message
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        Conversation((ASKED, {"role": "assistant", "content": "", "tool_calls": CALL})),
+        Conversation(({**ASKED, "content": ""}, {"role": "assistant", "content": "word0003"})),
+        Conversation((ASKED, {"role": "assistant", "content": "word0003"}, {**ASKED, "content": ""}), prompt=1),
+    ],
+)
+def test_a_call_is_an_answer_and_an_empty_question_is_none(conversation):
+    rows = [replace(row, conversation=conversation) for row in MEMBERS[:30]]
+    assert "empty_answers" not in found(audit(rows, answered(NONMEMBERS[:30], [])))
+
+
+def test_an_empty_rejected_answer_counts():
+    both = Conversation(
+        (ASKED, {"role": "assistant", "content": "word0003"}), 1, rejected=({"role": "assistant", "content": ""},)
+    )
+    rows = [replace(row, conversation=both) for row in MEMBERS[:30]]
+    assert found(audit(rows, answered(NONMEMBERS[:30], [])))["empty_answers"].details["count"] == 30

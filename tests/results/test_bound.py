@@ -113,6 +113,22 @@ def test_a_run_that_did_not_compare_units_shows_nothing_of_them(tmp_path):
     assert "run it again" in by_unit.reason
 
 
+@pytest.mark.parametrize("strengths", [NULL, {"loss": 2.0}])
+def test_one_record_of_nobody_does_not_let_a_bound_hold_by_unit(tmp_path, strengths):
+    """Units were named, and a record has none: by unit nothing is known, which is said, and never `within`."""
+    owned = [dataclasses.replace(record, unit=f"u{record.id}") for record in fake_records(600, 600)]
+    records = [*owned[:5], dataclasses.replace(owned[5], unit=None), *owned[6:]]
+    write_run(tmp_path, [fake_audit(strengths, records=records)])
+    audit = read_latest(tmp_path).audits[0]
+    assert audit.mia_audit.unit is None
+    verdict = hold(audit, Bound({"auroc": 0.7}, DECLARED))
+    by_record, by_unit = verdict.held
+    assert (by_unit.by_unit, by_unit.outcome) == (True, "not_evaluable")
+    assert "1 of 1200 records belong to no unit" in by_unit.in_words()
+    assert by_record.outcome == ("exceeded" if strengths.get("loss") else "not_shown")
+    assert verdict.outcome == ("exceeded" if by_record.outcome == "exceeded" else "not_evaluable")
+
+
 def test_without_an_attacks_samples_nothing_is_within(tmp_path):
     """The strongest attack's file is gone: of the others alone it would be within."""
     audit = audit_of(tmp_path, {"loss": 0.0, "zlib": 0.0, "spv_wbc": 1.5}, 1000)

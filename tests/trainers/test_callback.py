@@ -456,5 +456,6 @@ def test_units_are_kept_as_keyed_hashes(sft, tmp_path):
     prompts, held = ({row["unit"] for row in told[name]} for name in ("prompts", "nonmembers"))
     assert (len(prompts), len(held), prompts & held) == (5, 15, set())
     assert "customer 0" not in (tmp_path / "out" / MANIFEST_NAME).read_text()
-    with pytest.raises(SpvmiaError, match=r"^unit_column: expected a column of members="):
+    assert told["trainer"]["unit_column"] == "customer"
+    with pytest.raises(SpvmiaError, match=r"^members=: .* expected a column 'costumer', .*did you mean 'customer'"):
         MembershipManifest(members, nonmembers, unit_column="costumer")

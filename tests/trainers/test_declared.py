@@ -162,3 +162,39 @@ def test_one_key_for_one_user(split):
     one, other = MembershipManifest(members, nonmembers), MembershipManifest(members, nonmembers)
     assert one._key == other._key
     assert stat.S_IMODE((places.cache_folder() / "fingerprint.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {4: float("nan")},
+            "members=: the data set, row 5: expected a text or a whole number in column 'who', got nothing",
+        ),
+        ({9: None}, "members=: the data set, row 10: expected a text or a whole number in column 'who', got nothing"),
+        (
+            {9: 100.0},
+            "unit_column: expected each unit of column 'who' in one class, got 1 that stand in both, with 1 row",
+        ),
+    ],
+)
+def test_units_of_data_sets_in_memory(change, expected):
+    from datasets import Dataset
+
+    rows = texts(90)
+    who = [change.get(i, float(i // 3)) for i in range(30)]
+    members = Dataset.from_dict({"text": [row["text"] for row in rows[:30]], "who": who})
+    nonmembers = Dataset.from_list([{**row, "who": 100 + i // 3} for i, row in enumerate(rows[30:])])
+    with pytest.raises(SpvmiaError) as caught:
+        MembershipManifest(members, nonmembers, unit_column="who")
+    assert str(caught.value).startswith(expected)
+
+
+def test_rows_that_are_kept_do_not_say_whose_they_are(tmp_path):
+    from datasets import Dataset
+
+    rows = [{**row, "who": f"SECRET-{i // 3}"} for i, row in enumerate(texts(90))]
+    callback = MembershipManifest(Dataset.from_list(rows[:30]), Dataset.from_list(rows[30:]), unit_column="who")
+    kept = callback._declared.keep_rows()
+    assert len(kept) >= 2
+    assert not any("SECRET" in path.read_text() for path in kept)

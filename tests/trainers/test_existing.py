@@ -53,16 +53,16 @@ def test_conversations(adapter, chat_base, split, tmp_path):
 
 @pytest.mark.parametrize("block_size", [0, 16])
 def test_the_prompts_are_of_whole_units(adapter, split, block_size):
-    # Of every size, their rows apart; some rows are of nobody.
-    rows = [{**row, "who": None if i % 10 == 0 else i * i % 23} for i, row in enumerate(texts(300))]
+    # Of every size, their rows apart.
+    rows = [{**row, "who": i * i % 23} for i, row in enumerate(texts(300))]
     members, nonmembers = split([{**row, "who": 100 + i} for i, row in enumerate(rows[:100])] + rows[100:], 100)
     config = ManifestConfig(adapter, members, nonmembers, block_size=block_size, unit_column="who")
     told = json.loads(write_for(config, print).read_text())
-    prompts, held = ({row["unit"] for row in told[name]} - {None} for name in ("prompts", "nonmembers"))
+    prompts, held = ({row["unit"] for row in told[name]} for name in ("prompts", "nonmembers"))
     assert len(prompts) >= 1
     assert len(held) >= 6
     assert not prompts & held
-    assert any(row["unit"] is None for row in told["nonmembers"])
+    assert None not in prompts | held
     # No record holds texts of two: nobody could say whose its loss is.
     manifest = read_manifest(adapter)
     files = {"members": rows_of(members), "nonmembers": rows_of(nonmembers), "prompts": rows_of(nonmembers)}
@@ -108,15 +108,22 @@ def test_texts_in_blocks_and_whole(adapter, split):
         ({"end_token": True, "block_size": 64}, "--end-token: expected whole texts, got --block-size 64"),
         ({"members": "nowhere.jsonl"}, "--members: "),
         ({"chat_template": "nowhere.jinja"}, "--chat-template: expected a file with a Jinja template"),
-        ({"unit_column": "who"}, "unit_column: expected a column of --members"),
+        ({"unit_column": "who"}, "--members: {0}, row 1: expected a column 'who', got 'messages'"),
+        ({"unit_column": "none"}, "--members: {0}, row 7: expected a text or a whole number in column 'none', got"),
+        ({"unit_column": "both"}, "--unit-column: expected each unit of column 'both' in one class, got 3 that stand"),
     ],
 )
 def test_bad_input(adapter, split, changes, expected):
-    members, nonmembers = split(chats(90))
+    units = {"none": lambda i: None if i == 6 else i, "both": lambda i: i % 3}
+    column = changes.get("unit_column")
+    rows = chats(90)
+    if column in units:
+        rows = [{**row, column: units[column](i)} for i, row in enumerate(rows)]
+    members, nonmembers = split(rows)
     given = {"model": adapter, "members": members, "nonmembers": nonmembers, **changes}
     with pytest.raises(SpvmiaError) as caught:
         write_for(ManifestConfig(**given), print)
-    assert str(caught.value).startswith(expected)
+    assert str(caught.value).startswith(expected.format(members))
     assert not (adapter / "mia_manifest.json").exists()
 
 
