@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
-from spvmia_plugin.report.verdict import Level, Verdict
+from spvmia_plugin.report.verdict import Level, Verdict, level_of
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.bound import OPTIONS, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
@@ -107,7 +107,8 @@ def start_of(lowest: float) -> float:
 
 def claims(audit: Audit, verdict: Verdict, base: Audit | None = None) -> list[Claim]:
     """What stands at the top of the page of an audit; with that of its base on the same records, if there is one."""
-    found = [_whole(audit, verdict.as_a_whole, base), _few(audit, verdict), *_bound(audit), *_canaries(audit)]
+    found = [_whole(audit, verdict.as_a_whole, base), _few(audit, verdict), *_units(audit)]
+    found += [*_bound(audit), *_canaries(audit)]
     return [_provisional(claim) for claim in found] if verdict.provisional else found
 
 
@@ -186,6 +187,43 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
         [_in_terms(audit, few.key, few.label)],
         hundred=_hundred(leader.value, leader.low, leader.high),
         alt=f"Of 100 training records about {tpr} can be picked out, at least {low}, at most {high}.",
+    )
+
+
+def _units(audit: Audit) -> Iterator[Claim]:
+    """Of those whom records belong to: who has several of a person's records tells that person apart better."""
+    unit, task = audit.mia_audit.unit, audit.tasks[0]
+    if unit is None or unit.together is None:
+        return
+    found, about = unit.together.strongest, f"All records of one {shown(unit.column)}"
+    level = level_of(found.auroc, AUROC)
+    if level == "unresolved":
+        reason = shown(worded(found.auroc.reason or "too few of them"))
+        sentence: Text = (f"Nothing can be concluded: {reason}.",)
+        yield Claim(about, _TONES[level], ("unknown",), "", sentence, ("Everything remains possible.",))
+        return
+    path = ("unit", "together", "strongest")
+
+    def numbers(key: str, style: str) -> list[Number]:
+        return [audited(task, *path, key, end, style=style) for end in ("value", "low", "high")]
+
+    few = found.low_end_metric
+    auroc, low, high = numbers(AUROC.key, "per_hundred")
+    named = title(str(found.auroc.attack))
+    terms = [(AUROC, numbers(AUROC.key, "share")), (few, numbers(few.key, "share"))]
+    bar = Bar(start_of(found.auroc.low), 1.0, found.auroc.low, found.auroc.high, found.auroc.value, AUROC.guess)
+    yield Claim(
+        about,
+        _TONES[level],
+        (auroc,),
+        "of 100 pairs",
+        (
+            f"Shown all audited records of one {shown(unit.column)} in the training data and all of another, the "
+            f"strongest attack ({named}) names the right one that often.",
+        ),
+        _how_sure(low, high, "50", level),
+        [(f"{each.label} ", value, " (", at, " to ", end, ")") for each, (value, at, end) in terms],
+        [("", bar, f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}.")],
     )
 
 

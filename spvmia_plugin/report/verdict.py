@@ -68,8 +68,8 @@ def judge(audit: Audit) -> Verdict:
     """Put an audit's result into words."""
     doubts = sum(casts_doubt(finding, audit) for finding in failed(audit))
     found = audit.strongest
-    whole = _level(found.auroc if found else None, AUROC)
-    few = _level(found.most_exposed, found.low_end_metric) if found else "unresolved"
+    whole = level_of(found.auroc if found else None, AUROC)
+    few = level_of(found.most_exposed, found.low_end_metric) if found else "unresolved"
     few = "none_found" if few == "reversed" else few
     by_split = _by_the_split_alone(audit)
     known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")
@@ -97,7 +97,8 @@ def casts_doubt(finding: Finding, audit: Audit) -> bool:
     return any(touches(finding, leader.attack, metric) for metric, leader in rests_on)
 
 
-def _level(leader: Leader | None, metric: Metric) -> Level:
+def level_of(leader: Leader | None, metric: Metric) -> Level:
+    """What the interval of the strongest attack's number says."""
     if leader is None or math.isnan(leader.low):
         return "unresolved"
     return "evidence" if leader.low > metric.guess else "reversed" if leader.high < metric.guess else "none_found"

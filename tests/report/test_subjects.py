@@ -9,7 +9,10 @@ from dataclasses import replace
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.report.claims import claims
 from spvmia_plugin.report.facts import report_facts
+from spvmia_plugin.report.numbers import plain
+from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import read_latest
 from tests.report.conftest import reported
 from tests.report.pages import Page
@@ -59,6 +62,30 @@ def test_results_hold_units_and_groups_and_readers_read_them(run):
     # What all tasks share is one object: the first one's record has it too.
     assert told(run)["unit"]["together"] == told(run, "loss_mia_custom")["unit"]["together"]
     assert told(run)["unit"]["metrics"] != told(run, "loss_mia_custom")["unit"]["metrics"]
+
+
+def test_the_top_of_the_page_says_what_several_records_of_one_tell(run):
+    [audit] = run.run.audits
+    whole, _, of_one = claims(audit, judge(audit))
+    strongest = audit.mia_audit.unit.together.strongest
+    assert of_one.about == "All records of one customer"
+    assert of_one.tone == whole.tone
+    assert float(plain(of_one.big)) == round(100 * strongest.auroc.value) > float(plain(whole.big))
+    assert plain(of_one.terms[0]) == (
+        f"AUROC {strongest.auroc.value:.3f} ({strongest.auroc.low:.3f} to {strongest.auroc.high:.3f})"
+    )
+    assert plain(of_one.terms[1]).startswith(f"TPR at 5 % FPR {strongest.most_exposed.value:.3f}")
+    assert plain(of_one.sentence) in " ".join(Page(run.page).text.split())
+    none = replace(audit, tasks=[replace(t, mia_audit=replace(t.mia_audit, unit=None)) for t in audit.tasks])
+    assert len(claims(none, judge(none))) == 2
+
+
+def test_too_few_units_are_said_to_be_unknown(tmp_path):
+    few = reported(tmp_path, fake_audit({"loss": 1.0}, records=records_of(n=1, each=30)))
+    [audit] = few.run.audits
+    of_one = claims(audit, judge(audit))[2]
+    assert (of_one.tone, plain(of_one.big)) == ("doubt", "unknown")
+    assert plain(of_one.sentence).startswith("Nothing can be concluded: ")
 
 
 def _points(run):
