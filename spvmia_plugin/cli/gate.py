@@ -46,29 +46,26 @@ def gate(
     """Hold the newest audit of a folder against a bound.
 
     The bound is the one that was declared with the run (`mia_max_auroc`, `mia_max_tpr_at_1pct`, `mia_max_epsilon`).
-    One that is given here was declared after the numbers were known, and the outcome says so.
+    One that is given here was declared after the numbers were known, and the outcome says so; it is held besides the
+    declared one, and replaces nothing.
 
     Exit status 0: within (the upper limits of all attacks are below it, and hold at once); 1: exceeded; 3: not shown
-    (too few records, told how many it would take), or not evaluable (a broken split, no samples); 2: no outcome at all
-    (a wrong command line, results that cannot be read, no bound).
+    (too few records, told how many it would take), or not evaluable (a broken split, no samples, an audit without a
+    bound beside one with); 2: no outcome at all (a wrong command line, results that cannot be read, no bound).
 
         spvmia gate results
         spvmia gate results --max-auroc 0.65 --junit gate.xml --sarif gate.sarif
     """
     from spvmia_plugin.export import ci
     from spvmia_plugin.results import read_latest
-    from spvmia_plugin.results.bound import OPTIONS, WORST_FIRST, Bound, hold
+    from spvmia_plugin.results.bound import OPTIONS, WORST_FIRST, hold_every
 
     given = {"max_auroc": max_auroc, "max_tpr_at_1pct": max_tpr_at_1pct, "max_epsilon": max_epsilon}
     limits = {key: float(limit) for key, name in OPTIONS.items() if (limit := given[name]) is not None}
     _check(given)
     run = read_latest(results)
-    verdicts = []
-    for audit in run.audits:
-        bound = Bound(limits) if limits else Bound.of(audit)
-        if bound is not None:
-            verdicts.append(hold(audit, bound))
-    if not verdicts:
+    verdicts = [verdict for audit in run.audits for verdict in hold_every(audit, limits)]
+    if not any(verdict.held for verdict in verdicts):
         raise SpvmiaError(
             f"RESULTS: expected a bound declared with the run (mia_max_auroc, ... in --metadata), got none in "
             f"{results}; give one here with --max-auroc, --max-tpr-at-1pct or --max-epsilon, which counts as given "

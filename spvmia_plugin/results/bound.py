@@ -127,10 +127,11 @@ class BoundVerdict:
 
     Attributes:
         dataset: whose audit.
-        outcome: the worst of the metrics'.
-        held: each metric.
+        outcome: the worst of the metrics'; `not_evaluable` without a bound.
+        held: each metric; empty where there is no bound.
         declared: as in `Bound`.
         known_before: whether every score of the run came from the store: they were known when the bound was declared.
+        laxer: of a bound that was given after the run: the metrics for which a smaller limit was declared.
     """
 
     dataset: str
@@ -138,11 +139,15 @@ class BoundVerdict:
     held: tuple[Held, ...]
     declared: str | None
     known_before: bool
+    laxer: tuple[str, ...] = ()
 
     def when(self) -> str:
         """When the bound was declared, in words."""
+        if not self.held:
+            return "no bound was declared with the run, and none was given"
         if self.declared is None:
-            return "the bound was given after the run"
+            lax = f", and is laxer than the declared one ({', '.join(self.laxer)}), which still counts"
+            return f"the bound was given after the run{lax if self.laxer else ''}"
         late = ", when all scores were known already: they came from an earlier run" if self.known_before else ""
         return f"the bound was declared at {self.declared}{late}"
 
@@ -154,6 +159,29 @@ def hold(audit: Audit, bound: Bound) -> BoundVerdict:
     outcome = next((each for each in WORST_FIRST if each in outcomes), WORST_FIRST[1])
     computed = sum(spent.get("forward_tokens", 0) for spent in audit.mia_audit.cost.values())
     return BoundVerdict(audit.dataset, outcome, held, bound.declared, not computed)
+
+
+def hold_every(audit: Audit, given: Mapping[str, float]) -> list[BoundVerdict]:
+    """Hold an audit against what was declared with the run and against what is given after it, each by itself.
+
+    What is given replaces nothing: the declared limits count whatever it is. An audit with neither has no bound, and so
+    is `not_evaluable`.
+
+    Args:
+        audit: the audit.
+        given: limits by key of the metric.
+    """
+    declared = Bound.of(audit)
+    verdicts = [] if declared is None else [hold(audit, declared)]
+    if given or declared is None:
+        limits = {} if declared is None else declared.limits
+        laxer = tuple(
+            f"{METRICS[key].label}: {limit:g}, declared {limits[key]:g}"
+            for key, limit in given.items()
+            if key in limits and limit > limits[key]
+        )
+        verdicts.append(replace(hold(audit, Bound(given)), laxer=laxer))
+    return verdicts
 
 
 def _held(audit: Audit, bound: Bound) -> Iterator[Held]:

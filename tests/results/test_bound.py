@@ -333,6 +333,68 @@ def test_exit_status(tmp_path, strengths, n, limit, status, word):
     assert "the bound was given after the run" in after.stdout
 
 
+@pytest.mark.parametrize(
+    ("given", "laxer"),
+    [
+        (("--max-tpr-at-1pct", 0.99), None),
+        (("--max-auroc", 0.999), "is laxer than the declared one (AUROC: 0.999, declared 0.6), which still counts"),
+        (("--max-auroc", 0.55), None),
+    ],
+)
+def test_a_bound_that_is_given_replaces_none_that_was_declared(tmp_path, given, laxer):
+    audit_of(tmp_path, {"loss": 2.0}, 600, settings={"mia_max_auroc": 0.6})
+    found = gate(tmp_path, *given)
+    assert found.exit_code == 1
+    first, *_ = lines = found.stdout.splitlines()
+    assert first == f"custom: exceeded (the bound was declared at {DECLARED})"
+    (after,) = (line for line in lines if "given after the run" in line)
+    assert ("laxer" in after) is (laxer is not None)
+    assert laxer is None or laxer in after
+
+
+def test_a_stricter_one_than_was_declared_counts_too(tmp_path):
+    audit_of(tmp_path, NULL, 600, settings={"mia_max_auroc": 0.65})
+    assert gate(tmp_path).exit_code == 0
+    assert gate(tmp_path, "--max-auroc", 0.5001).exit_code == 3
+
+
+def test_both_bounds_are_told_to_machines(tmp_path):
+    from xml.etree import ElementTree
+
+    audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})
+    found = gate(
+        tmp_path, "--max-auroc", 0.65, "--junit", tmp_path / "x.xml", "--sarif", tmp_path / "x.sarif", "--json"
+    )
+    assert found.exit_code == 0
+    assert [verdict["declared"] for verdict in json.loads(found.stdout)["audits"]] == [DECLARED, None]
+    cases = ElementTree.parse(tmp_path / "x.xml").getroot().findall("testsuite/testcase")
+    assert len({(case.get("classname"), case.get("name")) for case in cases}) == 2
+    results = json.loads((tmp_path / "x.sarif").read_text())["runs"][0]["results"]
+    assert ["given after the run" in result["message"]["text"] for result in results] == [False, True]
+
+
+@pytest.mark.parametrize(("strengths", "status"), [(NULL, 3), ({"loss": 3.0}, 3)])
+def test_an_audit_without_a_bound_beside_one_with_is_no_pass(tmp_path, strengths, status):
+    from xml.etree import ElementTree
+
+    records = fake_records(1000, 1000)
+    held = fake_audit(NULL, records=records, findings=[], settings={"mia_max_auroc": 0.65})
+    unheld = fake_audit(strengths, records=records, findings=[], dataset="wikitext")
+    write_run(tmp_path, [held, unheld])
+    found = gate(tmp_path, "--junit", tmp_path / "x.xml", "--sarif", tmp_path / "x.sarif")
+    assert found.exit_code == status
+    assert "wikitext: not evaluable (no bound was declared with the run, and none was given)" in found.stdout
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(tmp_path / "x.xml").getroot()}
+    assert (suites["wikitext"].get("tests"), suites["wikitext"].get("errors")) == ("1", "1")
+    run = json.loads((tmp_path / "x.sarif").read_text())["runs"][0]
+    result = run["results"][1]
+    assert (result["ruleId"], result["kind"], result["level"]) == ("spvmia/bound", "fail", "warning")
+    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == "spvmia/bound"
+    after = gate(tmp_path, "--max-auroc", 0.65)
+    assert after.exit_code == (0 if strengths == NULL else 1)
+    assert after.stdout.count("given after the run") == 2
+
+
 def test_files_for_machines(tmp_path):
     from xml.etree import ElementTree
 
