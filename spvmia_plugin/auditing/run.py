@@ -591,14 +591,31 @@ class Run:
         n = len(audit.attacks)
         attacks = "1 attack" if n == 1 else f"{n} attacks"
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {attacks}"
-        notes = [*self._backend_notes(), *self._to_pay(stages)]
+        notes = [*self._backend_notes(), *self.beyond_context(inputs), *self._to_pay(stages)]
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
+
+    def beyond_context(self, inputs: Inputs) -> list[str]:
+        """What is known of records that the model can't read at once before any is scored."""
+        most = self.backend.max_length
+        if not self._is_scored():
+            return []
+        long = sum(self._length(record, inputs) > most for record in self.audit.records)
+        inputs.forget()
+        if not long:
+            return []
+        cut = "mia_block_size" if self.audit.data.renderer is None else "mia_record_tokens"
+        return [
+            f"{long} of {len(self.audit.records)} records exceed the model's context of {most} tokens: their scores "
+            f"will be less comparable than those of records cut there ({cut}={most})"
+        ]
+
+    def _is_scored(self) -> bool:
+        """Whether any model's log-probabilities are asked for."""
+        return any(not player.views.keys().isdisjoint(SCORED) for player in self.players.values())
 
     def _length(self, record: Record, inputs: Inputs) -> int:
         """Tokens of a record; about, where no model reads it in this process and the tokenizer may not be known."""
-        is_read = self._perturbation is not None or any(
-            not player.views.keys().isdisjoint(SCORED) for player in self.players.values()
-        )
+        is_read = self._perturbation is not None or self._is_scored()
         return len(inputs.tokens_of(record)) if is_read or record.rendered else self.backend.count(record.text)
 
     def _to_pay(self, stages: Sequence[Stage]) -> list[str]:

@@ -182,3 +182,21 @@ def test_probes_are_planned_with_what_stands_before_them(tmp_path, capsys):
     stages, _, backend = table(tmp_path, capsys, ["icp"])
     sequences = [item for _, item, _ in backend.scored]
     assert stages["scoring: target"][::2] == (24, sum(len(s.token_ids) + len(s.context_ids) for s in sequences))
+
+
+def test_records_beyond_the_context_are_told_with_the_plan(tmp_path, capsys):
+    first, *others = DATA.records
+    data = dataclasses.replace(DATA, records=(dataclasses.replace(first, text=first.text * 2), *others))
+    most = max(len(record.text) for record in others)
+    run(tmp_path, ["loss"], data=data, quiet=False, backend=FakeBackend(max_length=most))
+    told = f"  note: 1 of {len(data.records)} records exceed the model's context of {most} tokens: "
+    said = capsys.readouterr().err
+    assert told in said
+    assert f"(mia_block_size={most})" in said.partition(told)[2]
+    run(tmp_path, ["loss"], data=DATA, quiet=False, backend=FakeBackend(max_length=most))
+    assert "exceed the model's context" not in capsys.readouterr().err
+
+
+def test_where_no_token_is_scored_no_context_is_too_short(tmp_path, capsys):
+    run(tmp_path, ["bag_of_words"], data=DATA, quiet=False, backend=FakeBackend(max_length=2))
+    assert "exceed the model's context" not in capsys.readouterr().err
