@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.metrics.names import BOUNDED_BY
 
 OURS = "spvmia-plugin "
 """What the names of our own implementations of a hook begin with."""
@@ -36,7 +37,7 @@ _NEVER = {
     "dtype",  # likewise in which precision it is read
     "references",  # how many there are: each is made by a seed of its own, as if it were the only one
     *("unit_column", "group_column"),  # which records go together; keys hold the texts that are left
-    *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
+    *BOUNDED_BY.values(),  # what numbers are held against
 }
 
 _DATA = {"members", "nonmembers", "prompts", "candidate", "text_column", "manifest", "dataset_path", "split"}

@@ -16,7 +16,7 @@ from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.arrays import Interval
 from spvmia_plugin.metrics.groups import GroupsTold
-from spvmia_plugin.metrics.names import TPRS
+from spvmia_plugin.metrics.names import BOUNDED_BY, TPRS
 from spvmia_plugin.metrics.one_run import CanaryAudit
 from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
@@ -268,7 +268,7 @@ def mia_audit(
 
 
 def _bound(config: AuditConfig, declared: str) -> BoundTold | None:
-    limits = {name: getattr(config, name) for name in ("max_auroc", "max_tpr_at_1pct", "max_epsilon")}
+    limits = {name: getattr(config, name) for name in BOUNDED_BY.values()}
     given_limits = {name: limit for name, limit in limits.items() if limit is not None}
     return BoundTold(**given_limits, declared=declared) if given_limits else None
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spvmia_plugin.cli.output import Json, line_printer, print_json
-from spvmia_plugin.metrics.names import METRICS_WITH_INTERVAL
+from spvmia_plugin.config import PREFIX
+from spvmia_plugin.metrics.names import BOUNDED_BY, EPSILON, METRICS_WITH_INTERVAL
 from spvmia_plugin.util.console import shown
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ NOT_OURS = 2
 """Exit status for a command with no task of ours."""
 OWN = SHOW_TEXT, JSON = "--show-text", "--json"
 """Its own options, which may stand among lm_eval's."""
+EPSILON_OPTION = f"{PREFIX}{BOUNDED_BY[EPSILON.key]}"
+READ = "documents"
+"""Of the counts of what was read, the one that counts nothing that was left out."""
 MARKED_TOKENS = 200
 """Tokens of the first record that are shown."""
 
@@ -80,6 +84,7 @@ def _tell(found: Checked, say: Callable[[str], None]) -> None:
         say(f"  note: {note}")
     _tell_first(found, say)
     _tell_resolution(found, say)
+    _tell_bounds(found, say)
     stages = [Stage(**stage) for stage in found.plan]  # type: ignore[arg-type]
     say(render("  plan, as if the store were empty; the times are rough", stages, found.rate, measured=False))
 
@@ -91,13 +96,13 @@ def _tell_counts(counts: Mapping[str, Any], say: Callable[[str], None]) -> None:
         say(
             f"  {called}: {of_class['records']:,}{fewer} records of {of_class['documents']:,} {counts['documents_are']}"
         )
-    taken = "" if counts["prompts_from"] is None else f" (taken from {counts['prompts_from']}: no mia_prompts)"
+    taken = "" if counts["prompts_from"] is None else f" (taken from {counts['prompts_from']}: no prompts were named)"
     say(f"  held out: {counts['prompts']:,} prompts{taken}, {counts['candidate']:,} for a candidate reference")
     for reason, count in counts["unscored"].items():
         say(f"  not scored: {count:,} ({reason})")
     for name, value in counts["told"].items():
-        if value:
-            say(f"  {name.replace('_', ' ')}: {value}")
+        if value and name != READ:
+            say(f"  left out: {value:,} ({name.replace('_', ' ')})")
 
 
 def _tell_first(found: Checked, say: Callable[[str], None]) -> None:
@@ -123,3 +128,18 @@ def _tell_resolution(found: Checked, say: Callable[[str], None]) -> None:
         reason = told.reasons.get(key)
         least = f"told apart from guessing from {value:.3f} on" if reason is None else f"nothing ({reason})"
         say(f"    {metric.label}: {least}")
+
+
+def _tell_bounds(found: Checked, say: Callable[[str], None]) -> None:
+    from spvmia_plugin.metrics.power import MOST_DOCUMENTS
+
+    called, fewest = found.counts["documents_are"], min(found.resolution.n_members, found.resolution.n_nonmembers)
+    for bound in found.bounds:
+        if bound.option == EPSILON_OPTION:
+            told = "canaries bound epsilon from below, so it can be exceeded, and is never shown"
+        elif bound.needed is None:
+            told = f"not shown: that takes more than {MOST_DOCUMENTS:,} {called} of each class"
+        else:
+            told = "can be shown" if bound.shown else f"not shown by {fewest:,} {called} of a class, but by luck"
+            told += f": about {bound.needed:,} {called} of each class show it of a target that gives nothing away"
+        say(f"  {bound.option} {bound.limit:g}: {told}")

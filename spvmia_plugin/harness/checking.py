@@ -15,7 +15,7 @@ from spvmia_plugin.auditing.masks import IN_WORDS
 from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
-from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.engines.lora_requests import misread, peft_config
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.errors import SpvmiaError
@@ -23,7 +23,8 @@ from spvmia_plugin.harness.command_line import Command, check_output, our_tasks
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.harness.unloaded import UnloadedTarget
-from spvmia_plugin.metrics.power import Resolution, resolution
+from spvmia_plugin.metrics.names import BOUNDED_BY, EPSILON, METRICS
+from spvmia_plugin.metrics.power import Resolution, needed, resolution
 from spvmia_plugin.protocols import Backend, BackendFeatures
 from spvmia_plugin.records import Record, clusters_called
 from spvmia_plugin.signals import Role, View
@@ -35,6 +36,23 @@ LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
 VLLM = "vllm"
 SERVED = ("local-completions", "openai-completions", "local-chat-completions", "openai-chat-completions")
 """Names of models that lie behind an address, which is asked."""
+
+
+@dataclass(frozen=True)
+class Showable:
+    """A bound that was declared beforehand, and whether so many documents can show that it holds.
+
+    Attributes:
+        option: that declared it.
+        limit: what was declared.
+        shown: whether the audit of a target that gives nothing away would end below it, in most cases.
+        needed: about how many documents or units of each class that takes; None where no number is told.
+    """
+
+    option: str
+    limit: float
+    shown: bool
+    needed: int | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,7 @@ class Checked:
             by number and in words where they may be shown.
         findings: what limits the numbers.
         resolution: what so many documents can tell.
+        bounds: whether they can show what was declared beforehand.
         plan: the stages of the audit, as if nothing were in the store.
         rate: scored tokens a second, by the model's size and what this machine multiplies; None if not known.
         notes: further sentences.
@@ -64,6 +83,7 @@ class Checked:
     first: Mapping[str, Any]
     findings: Sequence[Finding]
     resolution: Resolution
+    bounds: Sequence[Showable]
     plan: Sequence[Mapping[str, object]]
     rate: float | None
     notes: Sequence[str]
@@ -167,10 +187,23 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         first=first,
         findings=findings,
         resolution=resolution(documents[True], documents[False], max(on_model, 1)),
+        bounds=_bounds(task, min(documents.values()), max(on_model, 1)),
         plan=plan,
         rate=rate,
         notes=notes,
     )
+
+
+def _bounds(task: AuditTask, documents: int, attacks: int) -> list[Showable]:
+    """What of the declared bounds so many documents of each class can show."""
+    found = []
+    for key, name in BOUNDED_BY.items():
+        limit: float | None = getattr(task.settings, name)
+        if limit is not None:
+            # An audit bounds epsilon from below: no number of documents shows that it is small.
+            enough = None if key == EPSILON.key else needed(METRICS[key], limit, attacks=attacks)
+            found.append(Showable(f"{PREFIX}{name}", limit, enough is not None and documents >= enough, enough))
+    return found
 
 
 @contextmanager
@@ -242,19 +275,28 @@ def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs, *, scored
     found["documents_are"] = clusters_called(have_units=any(record.unit is not None for record in chosen))
     found["prompts"] = len(data.prompts)
     found["candidate"] = len(data.of_candidate)
-    found["prompts_from"] = (
-        "mia_nonmembers"
-        if data.prompts
-        and "manifest" not in data.provenance
-        and data.membership == "declared"
-        and not task.settings.prompts
-        else None
-    )
+    found["prompts_from"] = _taken_from(task)
     found["unscored"] = dict(unscored)
-    found["told"] = {
-        name: value for name, value in data.provenance.items() if isinstance(value, int) and not isinstance(value, bool)
-    }
+    found["told"] = data.provenance.get("counts", {})
     return found
+
+
+OF_OPTION, OF_MANIFEST = "mia_nonmembers", "the manifest's non-members"
+
+
+def _taken_from(task: AuditTask) -> str | None:
+    """Whose records became the prompts because nobody named any; None where somebody did."""
+    data = task.data
+    if "manifest" not in data.provenance:
+        return OF_OPTION if data.prompts and data.membership == "declared" and not task.settings.prompts else None
+    # `spvmia finetune` deals prompts out of one pool; a trainer's callback takes them out of the non-members' rows.
+    is_declared = "trainer" in data.provenance
+    shared = {_file_of(each.id) for each in data.prompts} & {_file_of(each.id) for each in data.nonmembers}
+    return OF_MANIFEST if is_declared and shared else None
+
+
+def _file_of(record_id: str) -> str:
+    return record_id.rpartition(":")[0]
 
 
 def _read(record: Record, inputs: Inputs, decode: Callable[[Sequence[int]], str] | None) -> dict[str, Any]:

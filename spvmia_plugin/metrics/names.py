@@ -65,6 +65,13 @@ METRICS: Mapping[str, Metric] = {
 }
 """Those that the harness prints, by key, in its order."""
 
+BOUNDED_BY: Mapping[str, str] = {
+    AUROC.key: "max_auroc",
+    TPR_1PCT.key: "max_tpr_at_1pct",
+    EPSILON.key: "max_epsilon",
+}
+"""The options that declare a bound beforehand, by the metric that they bound."""
+
 UNIT_AUROC = Metric("unit_auroc", "AUROC by unit", guess=0.5, has_error=True)
 UNIT_TPR_1PCT = Metric("unit_tpr_at_1pct_fpr", "TPR at 1 % FPR by unit", guess=0.01, has_error=True, fpr=0.01)
 UNIT_METRICS = (UNIT_AUROC, UNIT_TPR_1PCT)

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from spvmia_plugin.auditing.mia_audit import MiaAudit
+from spvmia_plugin.metrics.names import BOUNDED_BY
 from spvmia_plugin.results.model import Audit, TaskResult
 
 Compare = Literal["models", "recipes"]
@@ -31,7 +32,7 @@ _FREE_SETTINGS = frozenset(
         *("format", "loss_on", "chat_template", "record_tokens", "self_prompt"),
         *("unit_column", "group_column"),  # by whom numbers are told as well; the fingerprint knows the records
         "allow_degenerate",  # a permission, not a way
-        *("max_auroc", "max_tpr_at_1pct", "max_epsilon"),  # what numbers are held against
+        *BOUNDED_BY.values(),  # what numbers are held against
     )
 )
 _NOT_RECIPE = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.harness.checking import marked
 from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.metrics.names import BOUNDED_BY, EPSILON, METRICS
+from spvmia_plugin.metrics.power import needed
+from spvmia_plugin.results.bound import OPTIONS
 from tests.harness.conftest import TEMPLATE, read_jsonl
 
 
@@ -158,7 +162,84 @@ def test_conversations_have_their_answers_marked(base, tmp_path, check):
 def test_prompts_that_come_out_of_the_nonmembers_are_told(check):
     shown = told(check(metadata={"mia_prompts": None}, tasks="loss_mia_custom"))
     assert "non-members: 30 records of 30 documents" in shown
-    assert "held out: 10 prompts (taken from mia_nonmembers: no mia_prompts)" in shown
+    assert "held out: 10 prompts (taken from mia_nonmembers: no prompts were named)" in shown
+
+
+@pytest.fixture
+def with_manifest(base, adapter, files, tmp_path):
+    """A copy of the adapter with a manifest of `spvmia manifest`, of whose options `more` are."""
+
+    def write(*more):
+        folder = tmp_path / "with manifest"
+        shutil.copytree(adapter, folder)
+        given = ["--members", files["mia_members"], "--nonmembers", files["mia_nonmembers"], "--block-size", "0"]
+        result = CliRunner().invoke(make_app("manifest"), ["manifest", "--model", str(folder), *given, *more])
+        assert result.exit_code == 0, told(result)
+        return {"model": {"peft": str(folder)}, "metadata": dict.fromkeys(files)}
+
+    return write
+
+
+def test_prompts_that_a_manifest_took_out_of_the_nonmembers_are_told(check, with_manifest):
+    command = with_manifest()
+    shown = told(check(**command, tasks="loss_mia_custom"))
+    assert "non-members: 30 records of 30 documents" in shown
+    assert "held out: 10 prompts (taken from the manifest's non-members: no prompts were named)" in shown
+
+
+def test_prompts_that_a_manifest_names_are_no_nonmembers(check, with_manifest, files):
+    command = with_manifest("--prompts", files["mia_prompts"])
+    shown = told(check(**command, tasks="loss_mia_custom"))
+    assert "non-members: 40 records of 40 documents" in shown
+    assert "held out: 30 prompts, " in shown
+
+
+def test_what_was_left_out_is_told_and_nothing_else_among_the_counts(check, files, tmp_path):
+    """A seed counts nothing."""
+    again = tmp_path / "again.jsonl"
+    lines = Path(files["mia_members"]).read_text().splitlines(keepends=True)
+    again.write_text("".join([*lines, *lines[:1] * 3]))
+    shown = told(check(tasks="loss_mia_custom", metadata={"mia_members": str(again), "mia_seed": 42}))
+    assert "members: 40 records of 40 documents" in shown
+    assert "left out: 3 (duplicate documents)" in shown
+    assert "42" not in shown
+    assert "left out" not in told(check(tasks="loss_mia_custom"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "attacks", "said"),
+    [
+        ({"mia_max_auroc": 0.9}, 1, "mia_max_auroc 0.9: can be shown: about {} documents of each class show it"),
+        ({"mia_max_auroc": 0.6}, 1, "mia_max_auroc 0.6: not shown by 40 documents of a class, but by luck: about {} "),
+        ({"mia_max_auroc": 0.6}, 2, "mia_max_auroc 0.6: not shown by 40 documents of a class, but by luck: about {} "),
+        ({"mia_max_tpr_at_1pct": 0.2}, 1, "mia_max_tpr_at_1pct 0.2: not shown by 40 documents of a class, but by luck"),
+        ({"mia_max_auroc": 0.50001}, 1, "mia_max_auroc 0.50001: not shown: that takes more than 200,000 documents"),
+        ({"mia_max_epsilon": 8}, 1, "mia_max_epsilon 8: canaries bound epsilon from below"),
+        ({}, 1, None),
+    ],
+)
+def test_whether_so_many_documents_can_show_a_declared_bound(check, bound, attacks, said):
+    """By the numbers of the verdict's own power table, which know how many attacks there are."""
+    tasks = ",".join(["loss_mia_custom", "min_k_mia_custom", "bag_of_words_mia_custom"][:attacks])
+    shown = told(check(tasks=tasks, metadata=bound))
+    if said is None:
+        assert "of each class" not in shown
+        return
+    ((option, limit),) = bound.items()
+    metric = next(METRICS[key] for key, name in OPTIONS.items() if f"mia_{name}" == option)
+    enough = None if metric is EPSILON else needed(metric, limit, attacks=attacks)
+    assert said.format(enough) in shown
+    (told_bound,) = found_in(check("--json", tasks=tasks, metadata=bound))["audits"][0]["bounds"]
+    assert told_bound == {
+        "option": option,
+        "limit": limit,
+        "shown": enough is not None and enough <= 40,
+        "needed": enough,
+    }
+
+
+def test_a_bound_is_declared_by_the_same_options_as_it_is_held_by():
+    assert OPTIONS == BOUNDED_BY
 
 
 def cut(path, folder):
