@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 from spvmia_plugin.errors import MAX_REASON, SpvmiaError
-from spvmia_plugin.util.redact import HIDDEN, without_secrets_in
+from spvmia_plugin.util.redact import HIDDEN, looks_like_token, without_secrets_in
 
 PATIENCE = 600.0
 """Seconds that a request waits in all for a server that limits the rate."""
 LONGEST_PAUSE = 10.0
 """Seconds between two tries, where the server says nothing of it."""
+_ASKS_TO_WAIT = (429, 503)
+"""What a server answers that may say in `Retry-After` when it should be asked again."""
 COMPLETIONS = "/completions"
 
 T = TypeVar("T")
@@ -52,7 +57,7 @@ class Connection:
     Args:
         url: of its completions, as the user gave it.
         headers: of each request; they may hold keys.
-        timeout: seconds until an answer is given up.
+        timeout: seconds until an answer that is not all there is given up.
         attempts: how often a request is sent before the run ends.
         concurrent: how many are under way at once.
         verify: whether its certificate is checked, or the file of the authority that signed it.
@@ -131,11 +136,11 @@ class Connection:
             try:
                 return self._send(path or self.url, body, read)
             except _Busy as busy:
-                delay = pause if busy.delay is None else busy.delay
+                delay = max(pause, busy.delay or 0.0)
                 if waited + delay > PATIENCE:
                     raise self._problem(
                         f"an answer within {PATIENCE:.0f} s of waiting",
-                        f"a server that limits the rate (HTTP 429) and asks to wait {delay:.0f} s more",
+                        f"a server that {busy.what} (HTTP {busy.status}) and is to be asked again in {delay:.0f} s",
                         "lower num_concurrent in --model_args, or run the same command again later, which continues",
                     ) from None
                 self._open_at = max(self._open_at, time.monotonic() + delay)
@@ -166,8 +171,8 @@ class Connection:
             self._send(path, body, lambda answer: None)
         except Halved:  # no JSON
             return
-        except _Busy:
-            raise Refused(f"base_url: expected an answer of {self.shown}, got HTTP 429", 429, "") from None
+        except _Busy as busy:
+            raise self._refused(busy.status, "", f": it {busy.what}") from None
         except _Lost as lost:
             raise self._problem(lost.expected, lost.got, lost.remedy) from None
 
@@ -176,8 +181,9 @@ class Connection:
         import requests
 
         try:
-            found = self._opened().get(path, headers=self._headers, timeout=self._timeouts, verify=self._verify)
-            return found.json() if found.ok else None
+            with self._opened() as session:
+                found = session.get(path, **self._options)
+                return found.json() if found.ok and not found.is_redirect else None
         except (requests.RequestException, ValueError):
             return None
 
@@ -188,29 +194,38 @@ class Connection:
                 self._session.close()
             self._session = None
 
-    def _opened(self) -> Any:
-        """What keeps connections open, as many as requests are under way."""
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """What keeps connections open, as many as requests are under way, for one request of this thread.
+
+        Raises:
+            requests.exceptions.ReadTimeout: the answer was not all there in time. The timeout that requests is given
+                is that between two bytes.
+        """
+        from spvmia_plugin.engines.watched import session, within
+
         with self._lock:
             if self._session is None:
-                import requests
-                from requests.adapters import HTTPAdapter
-
-                self._session = requests.Session()
-                for scheme in ("http://", "https://"):
-                    self._session.mount(scheme, HTTPAdapter(pool_maxsize=self.concurrent))
-            return self._session
+                self._session = session(self.concurrent)
+        with within(self._timeout):
+            yield self._session
 
     @property
-    def _timeouts(self) -> tuple[float, float]:
-        return min(10.0, self._timeout), self._timeout
+    def _options(self) -> dict[str, Any]:
+        """Of each request. Who follows a redirect sends its headers, and keys with them, to wherever it leads."""
+        return {
+            "headers": self._headers,
+            "timeout": (min(10.0, self._timeout), self._timeout),
+            "verify": self._verify,
+            "allow_redirects": False,
+        }
 
     def _send(self, url: str, body: Mapping[str, Any], read: Callable[[Any], R]) -> R:
         import requests
 
         try:
-            found = self._opened().post(
-                url, json=body, headers=self._headers, timeout=self._timeouts, verify=self._verify
-            )
+            with self._opened() as session:
+                found = session.post(url, json=body, **self._options)
         except requests.exceptions.SSLError as error:
             raise _Lost(
                 "a server with a certificate that can be checked",
@@ -234,11 +249,20 @@ class Connection:
                 f"none that answers ({_innermost(error)})",
                 "start it, or correct base_url=... in --model_args; the same command then continues",
             ) from None
-        if found.status_code == 429:
-            raise _Busy(_seconds(found.headers.get("Retry-After")))
+        status, delay = found.status_code, _seconds(found.headers.get("Retry-After"))
+        if status == 429 or (status in _ASKS_TO_WAIT and delay is not None):
+            raise _Busy(status, delay)
+        if 300 <= status < 400:
+            there = shown_url(urljoin(url, found.headers.get("Location", "")))
+            raise Refused(
+                f"base_url: expected an answer of {self.shown}, got HTTP {status}, which leads to {there}; if that is "
+                "the server, give its address as base_url=... in --model_args: no key is sent where nobody named it",
+                status,
+                "",
+            )
         if not found.ok:
             words = self._clean(_message(found.text))
-            raise self._refused(found.status_code, words, f" ({words})" if words else "")
+            raise self._refused(status, words, f" ({words})" if words else "")
         try:
             answer = json.loads(found.content)
         except ValueError:
@@ -267,11 +291,12 @@ class Connection:
 
 
 class _Busy(Exception):
-    """HTTP 429. `delay` is how many seconds the server asks to wait, None if it does not say."""
+    """The server asks to wait: `delay` is for how many seconds, None if it does not say."""
 
-    def __init__(self, delay: float | None) -> None:
+    def __init__(self, status: int, delay: float | None) -> None:
         super().__init__()
-        self.delay = delay
+        self.status, self.delay = status, delay
+        self.what = "limits the rate" if status == 429 else "is not there for a moment"
 
 
 class _Lost(Exception):
@@ -282,32 +307,44 @@ class _Lost(Exception):
         self.expected, self.got, self.remedy, self.final = expected, got, remedy, final
 
 
-def shown_url(url: str) -> str:
-    """An address without what may be a credential: no user, no query."""
+def bare_url(url: str) -> str:
+    """An address without user and query: the place alone, which may still hold a token in its path."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:  # no number
         port = ""
-    return without_secrets_in(f"{parts.scheme}://{host}{port}{parts.path}")
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def shown_url(url: str) -> str:
+    """An address without what may be a credential: no user, no query, no token in its path."""
+    return without_secrets_in(bare_url(url))
 
 
 def _secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
     """What of an address and of headers may be a credential, the longest first."""
     parts = urlsplit(url)
-    words = [parts.username, parts.password, *(value for _, value in parse_qsl(parts.query))]
+    words = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
+    words += [part for part in parts.path.split("/") if looks_like_token(unquote(part))]
     for value in headers.values():
         words += [str(value), *str(value).split()[1:]]
-    return sorted({word for word in words if word and len(word) >= 4}, key=len, reverse=True)
+    given = {form for word in words if word for form in (word, unquote(word))}
+    return sorted((word for word in given if len(word) >= 4), key=len, reverse=True)
 
 
 def is_about_length(words: str) -> bool:
-    """Whether a server refuses a prompt for its length."""
+    """Whether a server refuses a prompt for its length. Each has its own words for that."""
     said = words.lower()
-    return "context" in said and any(word in said for word in ("length", "exceed", "maximum", "window", "too long"))
+    return bool(_LENGTH.search(said) and _TOO_MUCH.search(said) and not _QUOTA.search(said))
 
 
+_LENGTH = re.compile(r"context|prompt|inputs?\b|sequence|tokens?\b|model.?len")
+_TOO_MUCH = re.compile(
+    r"too (?:long|large|many)|longer than|exceed|max\w*len|max\w*.{0,40}\blen(?:gth)?\b|context (?:length|window)|<="
+)
+_QUOTA = re.compile(r"quota|rate.?limit|per (?:minute|day)|api.?key")
 _TOO_LONG = "pass the server's context as max_length=... in --model_args, or lower mia_max_length"
 
 
@@ -346,14 +383,14 @@ def _innermost(error: BaseException) -> str:
 
 
 def _seconds(said: str | None) -> float | None:
-    """`Retry-After`: seconds, or a date."""
+    """`Retry-After`, seconds or a date, as seconds from now; None where it says nothing that can be waited for."""
     if said is None:
         return None
     try:
-        return max(0.0, float(said))
+        delay = float(said)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
+        try:
+            delay = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return None if math.isnan(delay) or delay <= 0 else delay

@@ -1,12 +1,15 @@
 """Credentials out of what is handed on. The rule, for all that is read of a results file or written of a run:
 
 1. *By name.* What stands under the name of a credential (`token`, `api_key`, `password`, `authorization`, ...) is
-   hidden whole: as an entry of a mapping, as `name=value`, `name: value`, `--name value` or `?name=value` inside a
-   text. The last words of the name decide, however they are joined (`hf_token`, `apiKey`, `X-Api-Key`); names of
-   tokens of a text (`pad_token`) are none.
+   hidden whole: as an entry of a mapping, as `name=value`, `name: value` or `--name value` inside a text. The
+   last words of the name decide, however they are joined (`hf_token`, `apiKey`, `X-Api-Key`); names of tokens of a text
+   (`pad_token`) are none.
 2. *By form.* What looks like a credential is hidden wherever it stands: keys with a known beginning (`AKIA...`,
    `ghp_...`, `sk-...`, `hf_...`), JSON web tokens, private keys, `Bearer ...`, and `user:password@` before a host.
-3. *Behind an encoding.* A text that shows a credential once it is URL-decoded is replaced by the decoded text without
+3. *In an address.* What follows the `?` of a URL is hidden whole, whatever it is called: signed addresses and gateways
+   have names of their own for keys. So is a part of its path that looks like a token: 16 letters and digits
+   without a break, of both kinds, or a UUID. A commit after `resolve`, `blob`, `tree`, `raw` or `commit` is none.
+4. *Behind an encoding.* A text that shows a credential once it is URL-decoded is replaced by the decoded text without
    it.
 """
 
@@ -69,7 +72,15 @@ _FORMS = re.compile(
     r"|(?<![\w.+-])(?!mailto:)[\w.+-]{1,64}:[^\s@/:,;]{1,128}@(?=[\w-])",
     re.DOTALL,
 )
+_ADDRESS = re.compile(r"\b(?:https?|wss?)://[^\s,;?\"'<>()\[\]{}\\]+(?:\?(?:[^\s,;\"'<>\\]|;(?=\S))*)?", re.IGNORECASE)
+"""Inside a text: marks end it, as in `--model_args`."""
+_NOTHING_ELSE = re.compile(r"(?:https?|wss?)://\S+", re.IGNORECASE)
+"""A text that is an address: it may have any mark in it."""
+_OF_A_COMMIT = frozenset({"resolve", "blob", "tree", "raw", "commit"})
+"""What stands before a commit in the path of an address."""
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _UNBROKEN = re.compile(r"[A-Za-z0-9]{16}")
+_LONG_RUN = re.compile(r"[A-Za-z0-9]{16,}")
 _NAME = re.compile(
     r"(?<![\w.-])(?P<option>--?)?(?P<name>[A-Za-z_][\w.-]{0,80})(?P<close>[\\\"']*)(?P<between>\s*(?:=>|[=:])\s*|\s+)"
 )
@@ -114,16 +125,41 @@ def _name_without_secrets(key: str) -> str:
 
 def without_secrets_in(text: str) -> str:
     """A text with whatever is named or looks like a credential in it replaced by `***`."""
-    clean = _by_name(_FORMS.sub(_hidden, text))
-    decoded = text
+    clean = _clean(text)
+    decoded = clean
     for _ in range(3):
         if "%" not in decoded or (further := unquote(decoded)) == decoded:
             break
         decoded = further
-        found = _by_name(_FORMS.sub(_hidden, decoded))
+        found = _clean(decoded)
         if found != decoded and HIDDEN in found:
             return without_secrets_in(found) if "%" in found else found
     return clean
+
+
+def looks_like_token(part: str) -> bool:
+    """Whether a part of an address's path is one: a long run of letters and digits, or a UUID."""
+    if _UUID.search(part):
+        return True
+    runs = (run[0] for run in _LONG_RUN.finditer(part))
+    return any(not run.isdigit() and not run.isalpha() for run in runs)
+
+
+def _clean(text: str) -> str:
+    """By form, by address and by name; nothing is decoded."""
+    shown = _FORMS.sub(_hidden, text)
+    pattern = _NOTHING_ELSE if _NOTHING_ELSE.fullmatch(shown) else _ADDRESS
+    return _by_name(pattern.sub(_shown_address, shown))
+
+
+def _shown_address(found: re.Match[str]) -> str:
+    """An address without its query, and without what looks like a token in its path."""
+    place, query, _ = found[0].partition("?")
+    parts = place.split("/")
+    for i in range(3, len(parts)):  # after the scheme, nothing, and the host
+        if parts[i - 1].lower() not in _OF_A_COMMIT and looks_like_token(unquote(parts[i])):
+            parts[i] = HIDDEN
+    return "/".join(parts) + (query and f"?{HIDDEN}")
 
 
 def _hidden(found: re.Match[str]) -> str:

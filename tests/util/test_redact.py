@@ -53,6 +53,24 @@ NAMED = [
     "http://host/?u=http%253A%252F%252Fq%252F%253Ftoken%253D{}",
     "AccountKey={};EndpointSuffix=x",
 ]
+IN_ADDRESSES = [
+    "http://host/v1/completions?code={}&tenant=t",
+    "http://host/v1/completions?t=t&k={}",
+    "http://host/v1?{}",
+    "https://host/v1?k=a,{}",
+    "https://host/v1?k=(a)[b]{{c}}'{}'",
+    "https://host:8000/gw/{}7/v1/completions",
+    "https://host/accounts/023e105f4ecef8ad9ca31a8372d0c353{}9/ai",
+    "model=m,base_url=https://host/v1?tenant={},tokenizer=org/model",
+    "see https://host/{}1/v1/models; then go on",
+    '{{"base_url": "https://user:pa,ss@host/v1?code={}", "model": "m"}}',
+    "wss://host/stream?k={};v=1",
+    "HTTPS://host/?c={}",
+    "base_url%3Dhttps%3A%2F%2Fhost%2Fv1%3Fcode%3D{}",
+    "https://host/v1?code=a%20{}%20b",
+    "https://host/gw%2F{}5%2Fx/v1",
+]
+"""Under names that nobody knows for those of credentials."""
 ORDINARY = [
     "meta-llama/Llama-3.1-8B-Instruct",
     "hf-internal-testing/tiny-random-gpt2",
@@ -69,6 +87,12 @@ ORDINARY = [
     "7ef9" * 16,
     "2026-11-23T19:43:12",
     "100% of them",
+    "http://127.0.0.1:8000/v1/completions",
+    "https://host/openai/deployments/gpt-35-turbo-instruct-0914/completions",
+    "https://host/models/Llama-3.1-8B-Instruct-AWQ/chatcompletions",
+    "https://huggingface.co/datasets/org/name/resolve/023e105f4ecef8ad9ca31a8372d0c353b7a51c2e/train.jsonl",
+    "https://arxiv.org/abs/2508.09603",
+    "is that so? see https://host/docs, then: what?",
 ]
 
 
@@ -88,6 +112,21 @@ def test_what_is_named_as_one_is_hidden(text: str) -> None:
     assert without_secrets_in(told) == told
 
 
+@pytest.mark.parametrize("text", IN_ADDRESSES)
+def test_an_address_is_shown_without_what_may_open_it(text: str) -> None:
+    told = without_secrets_in(text.format(SECRET))
+    assert SECRET not in told
+    assert "***" in told
+    assert without_secrets_in(told) == told
+    assert all(part in told for part in ("host", "tokenizer=org/model", "then go on", '"model": "m"') if part in text)
+
+
+def test_a_uuid_in_a_path_is_a_token_too() -> None:
+    assert (
+        without_secrets_in("https://host/hooks/0b9d1c1e-7a35-4bb4-8a55-1f2e3d4c5b6a/v1") == "https://host/hooks/***/v1"
+    )
+
+
 @pytest.mark.parametrize("text", ORDINARY)
 def test_what_is_none_stays(text: str) -> None:
     assert without_secrets_in(text) == text
@@ -101,7 +140,24 @@ def test_entries_are_judged_by_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["a", "a.", "a:", "a=", "sk-", "eyJ", "token=", "%25", "a b ", '"', "token='", "key: "]
+    "part",
+    [
+        "a",
+        "a.",
+        "a:",
+        "a=",
+        "sk-",
+        "eyJ",
+        "token=",
+        "%25",
+        "a b ",
+        '"',
+        "token='",
+        "key: ",
+        "http://a",
+        "http://a?",
+        "?/",
+    ],
 )
 def test_long_texts_take_no_longer_than_their_length(part: str) -> None:
     def seconds(length: int) -> float:
