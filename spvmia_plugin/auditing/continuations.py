@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from spvmia_plugin.attacks.text_only import halves
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Backend
@@ -74,6 +75,9 @@ class Continuations:
         store: keeps them.
         quiet: show no progress.
         on_done: told the share of what was missing that was just written.
+
+    Attributes:
+        asked: how many texts all records took so far, of at most how many tokens, and how much of it was not stored.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Continuations:
         self._quiet = quiet
         self._on_done = on_done
         self._known: dict[int, str] | None = None
+        self.asked = Amount()
 
     def of(self, records: Sequence[Record], inputs: Inputs) -> dict[str, Continued | str]:
         """What the target wrote for each record, by id; a string is the reason why there is nothing."""
@@ -146,6 +151,9 @@ class Continuations:
         """Texts by number, of all continuations of these passages."""
         numbers = {number: passage for passage in passages for number in self._numbers(passage)}
         known = self._load()
+        lengths = {number: passage.max_tokens for number, passage in numbers.items()}
+        new = sum(length for number, length in lengths.items() if number not in known)
+        self.asked += Amount(len(lengths), sum(lengths.values()), new)
         if all(number in known for number in numbers):
             return known
         order = list(numbers)

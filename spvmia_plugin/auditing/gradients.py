@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.sequences import Counted
 from spvmia_plugin.auditing.stored import Decimals, Stock, as_json
 from spvmia_plugin.protocols import Backend
@@ -33,6 +34,7 @@ class StoredGradients:
         self._quiet = quiet
         self._on_done = on_done
         self._decimals = Decimals()
+        self._new: set[str] = set()  # keys of those that were computed, and not read from the store
 
     def check(self, model: Role) -> None:
         """Make sure that the model has gradients; asked of each model once.
@@ -68,6 +70,7 @@ class StoredGradients:
                     made = {names[i]: norm for i, norm in batch.items()}
                     self._store.json.put(made)
                     found.update(made)
+                    self._new.update(names[i] for i in batch if i not in done)
                     new = [asked[i].item for i in batch if i not in done]
                     self._on_done(role, sum(len(item.token_ids) for item in new))
                     bar.update(len(new))
@@ -76,6 +79,14 @@ class StoredGradients:
                     model, [each.item for each in asked], [each.mask for each in asked], on_done=keep, done=done
                 )
         return [found[key] for key in keys]
+
+    def asked(self, model: Role, sequences: Sequence[Counted]) -> Amount:
+        """How much was asked of a model by `of`, and how much of it was computed for it."""
+        distinct = {
+            key: len(each.item.token_ids) for key, each in zip(self._keys(model, sequences), sequences, strict=True)
+        }
+        new = sum(tokens for key, tokens in distinct.items() if key in self._new)
+        return Amount(len(distinct), sum(distinct.values()), new)
 
     def stock(self, model: Role, sequences: Sequence[Counted]) -> Stock:
         """What the plan counts."""

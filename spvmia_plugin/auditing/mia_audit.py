@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.auditing.asked import Amount, known_share, of_target
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
 from spvmia_plugin.auditing.roles import given, seen_of_target
 from spvmia_plugin.auditing.subjects import UnitTold
@@ -53,10 +54,15 @@ class AttackerTold:
         given: besides what it saw of the target: keys of `roles.GIVEN`.
         api_view: what it saw of the target: `full`, `top_k:K`, `rounded:D` or `noised:S` of its log-probabilities (see
             `mia_api_view`), its `text`, or `nothing`.
+        asked: of the target, by kind (a `View`, or `asked.SELF_PROMPTS`): how many `texts` it read or wrote, and of how
+            many `tokens`; None in results of before it was recorded.
+        known: the share of its scores that the store told when the run began; NaN where that is not known.
     """
 
     given: tuple[str, ...]
     api_view: str = "full"
+    asked: Mapping[str, Mapping[str, int]] | None = field(default=None, metadata=LEFT_OUT)
+    known: MaybeNumber = field(default=math.nan, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +229,8 @@ def mia_audit(
         attacker=AttackerTold(
             given(attack, config, outcome.way, candidate=Role.CANDIDATE.value in outcome.models),
             seen_of_target(attack, config.api_view),
+            of_target(attack, outcome.asked, _self_prompted(self_prompts, references)),
+            known_share(attack, outcome.asked),
         ),
         membership=data.membership,
         metrics=summary,
@@ -265,6 +273,15 @@ def mia_audit(
     if comparison is not None and data.group_column is not None:
         written["groups"] = comparison.groups
     return written
+
+
+def _self_prompted(self_prompts: object, references: object) -> Amount:
+    """What the target wrote to train references on, of which each has texts of its own."""
+    if not isinstance(self_prompts, Mapping):
+        return Amount()
+    count = references["count"] if isinstance(references, Mapping) else 1
+    texts = count * self_prompts["texts"]
+    return Amount(texts, round(texts * self_prompts["tokens"]))
 
 
 def _bound(config: AuditConfig, declared: str) -> BoundTold | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.roles import reference_role
 from spvmia_plugin.auditing.subjects import Together, groups_together, units_together
 from spvmia_plugin.auditing.tables import FeatureTable
@@ -212,6 +213,7 @@ class Outcome:
         notes: plain sentences about the run (long texts, capped shots), for people.
         details: JSON-ready records of the stages: self-prompts, reference, paraphrases.
         models: identity of the model behind each role.
+        asked: how much was asked of the models behind each kind of role, by view.
         way: how the target was prompted for the reference; None where it was not.
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
         features: by attack key, what attacks that score all records at once saw of those of all processes.
@@ -224,6 +226,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     details: dict[str, object] = field(default_factory=dict)
     models: dict[str, object] = field(default_factory=dict)
+    asked: dict[tuple[Role, View], Amount] = field(default_factory=dict)
     way: SelfPrompt | None = None
     findings: list[Finding] = field(default_factory=list)
     features: dict[str, FeatureTable] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.auditing.api_view import ApiView
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.continuations import COMPARING, STAGE, Continuations
 from spvmia_plugin.auditing.forecast import Forecast
@@ -412,6 +413,8 @@ class Run:
                 continue
             if not player.views.keys().isdisjoint(WRITTEN):
                 self._continue(player, sheets, inputs)
+                for view in WRITTEN & player.views.keys():
+                    self.outcome.asked[role.kind, view] = self._continuations.asked
             if last:
                 self._forecast.finish(STAGE)
             if player.views.keys().isdisjoint(SCORED):
@@ -424,6 +427,7 @@ class Run:
             population = [each.item for each in of_population]
             with self._stage(f"scoring: {role.value}"):
                 found = self._signals.of(requests(player, model, scored, population, kth=self._kth(role)))
+            self._count_asked(player, model, scored, population)
             if role is Role.TARGET:
                 found = {item: self._view.seen(item, of_item) for item, of_item in found.items()}
             if last:
@@ -438,6 +442,19 @@ class Run:
                 self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
                 self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
         return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
+
+    def _count_asked(
+        self, player: Player, model: Role, sheets: Sequence[Sheet], population: Sequence[ScoreInput]
+    ) -> None:
+        """Count what of the part of the records that was just scored each view is, for `mia_audit`."""
+        for view in player.views.keys() & SCORED:
+            items = population if view is View.POPULATION else [each for s in sheets for each in s.sequences([view])]
+            request = Request(player.role, model, list(dict.fromkeys(items)), False, kth=self._kth(player.role))
+            self._ask(player, view, self._signals.asked(request))
+
+    def _ask(self, player: Player, view: View, asked: Amount) -> None:
+        key = player.role.kind, view
+        self.outcome.asked[key] = self.outcome.asked.get(key, Amount()) + asked
 
     def _continue(self, player: Player, sheets: Sequence[Sheet], inputs: Inputs) -> None:
         """Have the target write where the records go on, and compare that where it is asked."""
@@ -464,6 +481,7 @@ class Run:
         able = [(sheet, sequence) for sheet in sheets if (sequence := sheet.differentiated()) is not None]
         with self._stage(f"gradients: {role.value}"):
             norms = self._gradients.of(role, model, [sequence for _, sequence in able])
+        self._ask(self.players[role], View.GRADIENT, self._gradients.asked(model, [sequence for _, sequence in able]))
         for (sheet, _), norm in zip(able, norms, strict=True):
             sheet.take_gradient(role, norm)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.sequences import Request, as_perturbed
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
@@ -54,6 +55,7 @@ class StoredSignals:
         self._is_new = store.signals.is_empty()  # then nothing has to be looked for before the work
         self._known: dict[str, TokenSignals] = {}  # by key: read from the store once
         self._names: dict[str, dict[ScoreInput, str]] = {}  # by model, of each sequence
+        self._new: set[str] = set()  # keys of those that were computed, and not read from the store
         self._decimals = Decimals()
 
     def of(self, requests: Sequence[Request]) -> dict[ScoreInput, TokenSignals]:
@@ -78,6 +80,13 @@ class StoredSignals:
         """Let go of what was read and computed; the store has it."""
         self._known.clear()
         self._names.clear()
+        self._new.clear()
+
+    def asked(self, request: Request) -> Amount:
+        """How much a request is that was answered since the last `forget`, and how much of it was computed for it."""
+        tokens, keys = read(request.inputs), self._keys(request)
+        new = sum(count for count, key in zip(tokens, keys, strict=True) if key in self._new)
+        return Amount(len(keys), sum(tokens), new)
 
     def stock(self, request: Request) -> Stock:
         """What the plan counts. Nothing is kept of a model that is not there yet."""
@@ -115,6 +124,7 @@ class StoredSignals:
             made = {keys[i]: signals for i, signals in batch.items()}
             self._store.signals.put(made)
             self._known.update(made)
+            self._new.update(keys[i] for i in batch if i not in done)
             if bar is not None:
                 if self._on_scored is not None:
                     self._on_scored(request.role, sum(tokens[i] for i in batch if i not in done))

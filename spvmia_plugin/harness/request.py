@@ -18,6 +18,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.auditing.asked import Amount
+from spvmia_plugin.auditing.asked import together as all_asked
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results, unscored_by_reason
 from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
@@ -28,7 +30,7 @@ from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
 from spvmia_plugin.records import Record
-from spvmia_plugin.signals import Role
+from spvmia_plugin.signals import Role, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import show
@@ -323,12 +325,21 @@ def meet(processes: Processes, outcomes: Sequence[Outcome]) -> list[Outcome]:
     if processes.count == 1:
         return list(outcomes)
     shares = processes.say(
-        [(each.stages, each.notes, each.details, each.results if processes.whole else {}) for each in outcomes]
+        [
+            (each.stages, each.notes, each.details, each.asked, each.results if processes.whole else {})
+            for each in outcomes
+        ]
     )
     return [_merged(outcome, [share[k] for share in shares]) for k, outcome in enumerate(outcomes)]
 
 
-Share = tuple[dict[str, Cost], list[str], dict[str, Any], dict[str, Mapping[str, RecordResult]]]
+Share = tuple[
+    dict[str, Cost],
+    list[str],
+    dict[str, Any],
+    dict[tuple[Role, View], Amount],
+    dict[str, Mapping[str, RecordResult]],
+]
 
 
 def _merged(outcome: Outcome, shares: Sequence[Share]) -> Outcome:
@@ -338,14 +349,17 @@ def _merged(outcome: Outcome, shares: Sequence[Share]) -> Outcome:
             stages[name] = _together(stages[name], cost) if name in stages else cost
     told = [*outcome.notes, *(note for _, notes, *_ in shares for note in notes)]
     details: dict[str, object] = {
-        name: _of_all(name, [details[name] for _, _, details, _ in shares if name in details])
+        name: _of_all(name, [details[name] for _, _, details, *_ in shares if name in details])
         for name in outcome.details
     }
     results: dict[str, Mapping[str, RecordResult]] = {
         task: _in_turn([found[task] for *_, found in shares if found]) or mine for task, mine in outcome.results.items()
     }
+    asked: dict[tuple[Role, View], Amount] = {}
+    for *_, of_share, _ in shares:
+        asked = all_asked(asked, of_share)
     return dataclasses.replace(
-        outcome, stages=stages, notes=list(dict.fromkeys(told)), details=details, results=results
+        outcome, stages=stages, notes=list(dict.fromkeys(told)), details=details, results=results, asked=asked
     )
 
 

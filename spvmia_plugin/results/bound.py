@@ -18,7 +18,7 @@ from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.metrics.several import Extremes
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.results.estimate import NO_SAMPLES
-from spvmia_plugin.results.model import Audit, failed
+from spvmia_plugin.results.model import Audit, TaskResult, failed
 from spvmia_plugin.util.schema import MaybeNumber
 
 Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
@@ -130,7 +130,8 @@ class BoundVerdict:
         outcome: the worst of the metrics'; `not_evaluable` without a bound.
         held: each metric; empty where there is no bound.
         declared: as in `Bound`.
-        known_before: whether every score of the run came from the store: they were known when the bound was declared.
+        known_before: the attacks all of whose scores came from the store: they were known when the bound was declared.
+        known_in_part: those of which some scores did.
         laxer: of a bound that was given after the run: the metrics for which a smaller limit was declared.
     """
 
@@ -138,7 +139,8 @@ class BoundVerdict:
     outcome: Outcome
     held: tuple[Held, ...]
     declared: str | None
-    known_before: bool
+    known_before: tuple[str, ...] = ()
+    known_in_part: tuple[str, ...] = ()
     laxer: tuple[str, ...] = ()
 
     def when(self) -> str:
@@ -148,7 +150,12 @@ class BoundVerdict:
         if self.declared is None:
             lax = f", and is laxer than the declared one ({', '.join(self.laxer)}), which still counts"
             return f"the bound was given after the run{lax if self.laxer else ''}"
-        late = ", when all scores were known already: they came from an earlier run" if self.known_before else ""
+        known = [
+            f"{how} scores of {', '.join(attacks)}"
+            for how, attacks in (("all", self.known_before), ("some", self.known_in_part))
+            if attacks
+        ]
+        late = f", when {' and '.join(known)} were known already: they came from an earlier run" if known else ""
         return f"the bound was declared at {self.declared}{late}"
 
 
@@ -157,8 +164,23 @@ def hold(audit: Audit, bound: Bound) -> BoundVerdict:
     held = tuple(_held(audit, bound))
     outcomes = {each.outcome for each in held}
     outcome = next((each for each in WORST_FIRST if each in outcomes), WORST_FIRST[1])
-    computed = sum(spent.get("forward_tokens", 0) for spent in audit.mia_audit.cost.values())
-    return BoundVerdict(audit.dataset, outcome, held, bound.declared, not computed)
+    known = [(task.attack, _known(audit, task)) for task in audit.model_attacks]
+    return BoundVerdict(
+        audit.dataset,
+        outcome,
+        held,
+        bound.declared,
+        known_before=tuple(attack for attack, share in known if share == 1),
+        known_in_part=tuple(attack for attack, share in known if 0 < share < 1),
+    )
+
+
+def _known(audit: Audit, task: TaskResult) -> float:
+    """The share of an attack's scores that were known when the run began."""
+    attacker = task.mia_audit.attacker
+    if attacker is not None and attacker.asked is not None:
+        return attacker.known
+    return float(audit.from_store)  # results of before it was recorded attack by attack tell of the whole run alone
 
 
 def hold_every(audit: Audit, given: Mapping[str, float]) -> list[BoundVerdict]:

@@ -6,7 +6,7 @@ write_run(tmp_path, [fake_audit({"spv": 2.0, "loss": 0.3})], capabilities={"arc_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.mia_audit import mia_audit
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult
 from spvmia_plugin.auditing.subjects import UnitTold, unit_told
@@ -97,7 +99,7 @@ def fake_audit(
     canary: bool = False,
     unscored_every: int = 0,
     details: Mapping[str, object] | None = None,
-    stored: bool = False,
+    stored: bool | Collection[str] = False,
     seed: int = 0,
 ) -> list[FakeTask]:
     """The tasks of one audit of the same records.
@@ -116,7 +118,7 @@ def fake_audit(
         canary: write `canary_audit_<dataset>` in place of attack tasks (one attack).
         unscored_every: leave every so-manieth record without a score, 0 for none.
         details: more of what a run says of its stages.
-        stored: everything was in the store already, nothing was computed.
+        stored: everything was in the store already, nothing was computed; or the attacks of which that is so.
         seed: of the scores.
     """
     records = tuple(records) if records is not None else fake_records(150, 150)
@@ -150,7 +152,7 @@ def fake_audit(
         summary, canaries = _numbers(records, of_task, canary, seed)
         audit = mia_audit(
             attack=attacks[task], data=data, config=config, summary=summary, results=of_task,
-            outcome=_outcome(details or {}, stored), findings=found, blind=blind, canaries=canaries,
+            outcome=_outcome(details or {}, stored, attacks[task]), findings=found, blind=blind, canaries=canaries,
             comparison=comparison, declared=DECLARED, unit=_unit(data, records, of_task, seed),
         )  # fmt: skip
         row = _row(task, len(records), summary, blind, canaries)
@@ -283,7 +285,10 @@ def _numbers(
     return summary, canary_audit(scores, [record.is_member for record in records], seed=seed)
 
 
-def _outcome(details: Mapping[str, object], stored: bool) -> Outcome:
+def _outcome(details: Mapping[str, object], stored: bool | Collection[str], attack: Attack) -> Outcome:
+    is_stored = stored if isinstance(stored, bool) else attack.name in stored
+    texts, tokens = 300, 9600
+    asked = {(need.role, need.view): Amount(texts, tokens, 0 if is_stored else tokens) for need in attack.needs}
     stages = {
         "self-prompts": Cost(0, 16000, 0, 31.5, 8),
         "reference": Cost(0, 0, 48000, 200.25, 96),
@@ -292,7 +297,8 @@ def _outcome(details: Mapping[str, object], stored: bool) -> Outcome:
         "scoring: reference": Cost(140800, 0, 0, 261.5192360630008, 69),
     }
     return Outcome(
-        stages={name: Cost(0, 0, 0, 0.25, 0) for name in stages} if stored else stages,
+        stages={name: Cost(0, 0, 0, 0.25, 0) for name in stages} if stored is True else stages,
+        asked=asked,
         notes=["3 records are longer than the model's context and were scored in windows"],
         details={
             "reference": {"kind": "self_prompt", "self_prompts": 250},
@@ -354,6 +360,7 @@ def _samples(
     samples: list[dict[str, object]] = []
     for number, record in enumerate(records):
         doc: dict[str, object] = {"id": record.id, "is_member": record.is_member}
+        doc |= {} if record.group is None else {"group": record.group}
         answer = results[record.id].to_json()
         samples.append(
             {

@@ -234,15 +234,48 @@ def test_the_bound_stands_in_the_results(tmp_path):
 
 
 def test_a_run_whose_scores_were_all_known_says_so(tmp_path):
+    settings = {"mia_max_auroc": 0.65}
+    audit = audit_of(tmp_path / "new", NULL, 1000, settings=settings)
+    assert hold(audit, Bound.of(audit)).when() == f"the bound was declared at {DECLARED}"
+    known = audit_of(tmp_path / "known", NULL, 1000, settings=settings, stored=True)
+    late = ", when all scores of loss, zlib, spv_wbc were known already: they came from an earlier run"
+    assert hold(known, Bound.of(known)).when() == f"the bound was declared at {DECLARED}{late}"
+    assert "known already" not in hold(known, Bound({"auroc": 0.65})).when()
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [(("loss",), ", when all scores of loss were known already"), (("zlib",), ", when all scores of zlib were known")],
+)
+def test_scores_that_were_known_are_told_attack_by_attack(tmp_path, stored, told):
+    """`loss` came from the store, and a bound was declared as another attack was added: its number was known."""
+    audit = audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65}, stored=stored)
+    verdict = hold(audit, Bound.of(audit))
+    assert verdict.known_before == stored
+    assert told in verdict.when()
+
+
+@pytest.mark.parametrize("known", [0.5, 0.01])
+def test_scores_that_were_known_in_part(tmp_path, known):
     audit = audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})
-    told = audit.mia_audit
-    free = {stage: {**spent, "forward_tokens": 0} for stage, spent in told.cost.items()}
-    known = dataclasses.replace(
-        audit,
-        tasks=[dataclasses.replace(t, mia_audit=dataclasses.replace(t.mia_audit, cost=free)) for t in audit.tasks],
-    )
-    assert "all scores were known already" not in hold(audit, Bound.of(audit)).when()
-    assert "all scores were known already" in hold(known, Bound.of(known)).when()
+    first, *others = audit.tasks
+    attacker = dataclasses.replace(first.mia_audit.attacker, known=known)
+    first = dataclasses.replace(first, mia_audit=dataclasses.replace(first.mia_audit, attacker=attacker))
+    verdict = hold(dataclasses.replace(audit, tasks=[first, *others]), Bound.of(audit))
+    assert (verdict.known_before, verdict.known_in_part) == ((), (first.attack,))
+    assert f"when some scores of {first.attack} were known already" in verdict.when()
+
+
+@pytest.mark.parametrize("computed", [0, 7])
+def test_older_results_tell_of_the_whole_run_alone(tmp_path, computed):
+    audit = audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})
+    spent = {"scoring: target": {"forward_tokens": computed, "generated_tokens": 0, "training_tokens": 0}}
+    older = [
+        dataclasses.replace(task, mia_audit=dataclasses.replace(task.mia_audit, cost=spent, attacker=None))
+        for task in audit.tasks
+    ]
+    verdict = hold(dataclasses.replace(audit, tasks=older), Bound.of(audit))
+    assert verdict.known_before == (() if computed else tuple(NULL))
 
 
 # How many it takes
