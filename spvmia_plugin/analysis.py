@@ -159,15 +159,21 @@ class Results:
 
     @cached_property
     def records(self) -> pandas.DataFrame:
-        """A row a record: `id`, `unit` (the document it comes from), `member`, and a column an attack.
+        """A row a record: `id`, `unit`, `group`, `member`, and a column an attack.
 
-        A score is higher for what looks more like a member, and NaN where there is none. Empty of rows where the run
-        kept no samples (`--log_samples`).
+        `unit` is whom a record belongs to (`mia_unit_column`), else the document it comes from; `group` what
+        `mia_group_column` says of it, None without. A score is higher for what looks more like a member, and NaN where
+        there is none. Empty of rows where the run kept no samples (`--log_samples`).
         """
         import pandas as pd
 
         audit = self.audit
-        who = {"id": list(audit.ids()), "unit": list(audit.clusters()), "member": audit.labels()}
+        who = {
+            "id": list(audit.ids()),
+            "unit": list(audit.clusters()),
+            "group": pd.Series(audit.groups(), dtype=object),
+        }
+        who |= {"member": audit.labels()}
         return pd.DataFrame({**who, **{task.attack: audit.scores(task) for task in audit.tasks}})
 
     @cached_property

@@ -146,6 +146,10 @@ class Audit:
         """(n,) document of each of `records`."""
         return () if self.records is None else self.records.roster.clusters
 
+    def groups(self) -> Sequence[str | None]:
+        """(n,) group of each of `records`, None for one of none."""
+        return () if self.records is None else self.records.roster.groups
+
     def scores(self, task: TaskResult) -> NDArray[np.float64]:
         """(n,) scores of one task in the order of `records`, NaN where there is none."""
         return np.full(len(self.ids()), math.nan) if task.records is None else self._in_order(task.records, "score")

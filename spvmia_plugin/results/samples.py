@@ -57,11 +57,13 @@ class Roster:
         ids: (n,) record ids.
         is_member: (n,) labels.
         clusters: (n,) ids of their documents.
+        groups: (n,) what each is one of, None for one of none.
     """
 
     ids: Sequence[str]
     is_member: NDArray[np.bool_]
     clusters: Sequence[str]
+    groups: Sequence[str | None]
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -170,6 +172,8 @@ class _Columns:
         self.reasons: dict[str, int] = {}
         self.text_at = array("q")
         self.labels = bytearray()
+        self.groups: list[str | None] = []
+        self._names: dict[str, str] = {}
         self.any_text = False
 
     def add(self, place: int, doc: Mapping[str, Any], result: Mapping[str, Any]) -> None:
@@ -179,13 +183,15 @@ class _Columns:
             column.append(_number(result[name]))
         self.n_tokens.append(_count(result["n_tokens"]))
         self.p_value.append(_share(result.get("p_value")))
-        reason, text = result["reason"], doc.get("text")
+        reason, text, group = result["reason"], doc.get("text"), doc.get("group")
         if not isinstance(doc["is_member"], bool) or not isinstance(text, (str, type(None))):
             raise TypeError
         if reason is None:
             self.reason.append(-1)
         else:
             self.reason.append(self.reasons.setdefault(encodable(reason), len(self.reasons)))
+        # One string for all records of a group.
+        self.groups.append(None if group is None else self._names.setdefault(name := encodable(group), name))
         self.labels.append(doc["is_member"])
         self.any_text = self.any_text or text is not None
         self.text_at.append(-1 if text is None else place)
@@ -223,12 +229,13 @@ def read_samples(path: Path, clusters: Mapping[str, str], before: Iterable[Recor
             # One string for all attacks: ids of 200,000 records take 20 MB.
             ids.append(like[number - 1] if number <= len(like) and like[number - 1] == record_id else record_id)
     labels = np.frombuffer(bytes(columns.labels), dtype=np.uint8).astype(bool)
-    roster = Roster(ids, labels, _documents(ids, clusters))
+    roster = Roster(ids, labels, _documents(ids, clusters), columns.groups)
     for other in before:
         if (
             other.roster.ids == ids
             and (other.roster.is_member == labels).all()
             and other.roster.clusters == roster.clusters
+            and other.roster.groups == roster.groups
         ):
             roster = other.roster
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ def run(tmp_path):
 def test_records_are_those_of_the_samples_files(run):
     folder, returned = run
     records = load(folder).records
-    assert list(records.columns[:3]) == ["id", "unit", "member"]
-    assert set(records.columns[3:]) == set(STRENGTHS)
+    assert list(records.columns[:4]) == ["id", "unit", "group", "member"]
+    assert set(records.columns[4:]) == set(STRENGTHS)
+    assert records["group"].isna().all()  # nobody named a column
     by_id = records.set_index("id")
     for task, samples in returned["samples"].items():
         attack = task.removesuffix("_mia_custom")
@@ -42,6 +44,19 @@ def test_records_are_those_of_the_samples_files(run):
             assert row["unit"] == sample["doc"]["id"].partition("#")[0]
             assert row[attack] == told["score"] or (told["score"] is None and math.isnan(row[attack]))
     assert records["loss"].isna().sum() == 30
+
+
+def test_groups_and_units_stand_beside_the_records(tmp_path):
+    owned = {
+        each.id: replace(each, unit=f"u{k // 2}", cluster=f"u{k // 2}", group=("de", "en", None)[k % 3])
+        for k, each in enumerate(sorted(fake_records(60, 60), key=lambda each: each.is_member))
+    }
+    write_run(tmp_path / "run", [fake_audit({"loss": 0.3}, records=list(owned.values()))])
+    records = load(tmp_path / "run").records
+    for _, row in records.iterrows():
+        told = owned[row["id"]]
+        assert (row["unit"], row["group"], row["member"]) == (told.unit, told.group, told.is_member)
+    assert records.groupby("group")["loss"].count().to_dict() == {"de": 40, "en": 40}
 
 
 def test_attacks_are_the_rows_of_the_results_file(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from datetime import datetime, timezone
@@ -142,6 +143,32 @@ def test_a_foreign_samples_file_is_named_without_its_text(tmp_path, audit):
     with pytest.raises(SpvmiaError, match=rf"{samples.name}, line 1: expected a sample") as caught:
         read_latest(tmp_path)
     assert "secret" not in str(caught.value)
+
+
+def test_groups_are_those_of_the_samples(tmp_path):
+    """One string for each; a record of none has none, and so has every record of a run without groups."""
+    names = ("Nord & Ost", "süd", None)
+    records = [dataclasses.replace(each, group=names[k % 3]) for k, each in enumerate(fake_records(60, 60))]
+    write_run(tmp_path / "run", [fake_audit({"loss": 1.0, "spv": 0.5}, records=records)])
+    (audit,) = read_latest(tmp_path / "run").audits
+    assert dict(zip(audit.ids(), audit.groups(), strict=True)) == {each.id: each.group for each in records}
+    assert len({id(name) for name in audit.groups()}) == 3
+    write_run(tmp_path / "other", [fake_audit({"loss": 1.0}, records=fake_records(30, 30))])
+    assert set(read_latest(tmp_path / "other").audits[0].groups()) == {None}
+    write_run(tmp_path / "bare", [fake_audit({"loss": 1.0}, records=records)], with_samples=False)
+    assert read_latest(tmp_path / "bare").audits[0].groups() == ()
+
+
+@pytest.mark.parametrize("wrong", [7, True, ["north"], {"name": "north"}])
+def test_a_group_is_a_name(tmp_path, audit, wrong):
+    path = write_run(tmp_path, [audit])
+    samples = next(path.parent.glob("samples_spv_mia_custom*"))
+    first, *rest = samples.read_text().splitlines()
+    sample = json.loads(first)
+    sample["doc"]["group"] = wrong
+    samples.write_text("\n".join([json.dumps(sample), *rest]) + "\n")
+    with pytest.raises(SpvmiaError, match="line 1: expected a sample of a privacy task"):
+        read_latest(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.5, "a", True, [0.5]])
