@@ -59,6 +59,27 @@ class Conversation:
         chosen = contents if which is None else [contents[i] for i in which]
         return "\n".join(content for content in chosen if content)
 
+    def transcript(self, loss_on: LossOn, words: str | None = None) -> str:
+        """The turns for people to read: who speaks, which of them carry loss where not all do, and what is said.
+
+        A turn without words names what it calls.
+
+        Args:
+            loss_on: which turns carry loss.
+            words: of the record; turns that say something else stand in most records, and are left out.
+        """
+        counted = set(self.counted(loss_on))
+        turns = [
+            (message, " (scored)" if place in counted and len(counted) < len(self.messages) else "")
+            for place, message in enumerate(self.messages)
+        ]
+        turns += [(message, " (rejected)") for message in self.rejected or ()]
+        return "\n".join(
+            f"{message['role']}{mark}: {_said(message)}"
+            for message, mark in turns
+            if words is None or str(message.get("content") or "") in words
+        )
+
     def with_contents(self, new: Mapping[int, str]) -> Conversation:
         """The same conversation with other texts in some messages."""
         messages = [{**m, "content": new[i]} if i in new else m for i, m in enumerate(self.messages)]
@@ -104,6 +125,13 @@ class Conversation:
             given["options"],
             None if rejected is None else tuple(rejected),
         )
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """What a turn says, and what it calls."""
+    calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+    named = f"[calls {', '.join(str(call.get('name')) for call in calls)}]" if calls else ""
+    return " ".join(filter(None, (str(message.get("content") or ""), named)))
 
 
 @dataclass(frozen=True, slots=True)

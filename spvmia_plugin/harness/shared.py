@@ -65,10 +65,21 @@ class SharedData:
         """What the harness logs of each record: one object for all tasks of a run."""
         if self._docs is None:
             self._docs = [
-                {"id": record.id, "is_member": record.is_member, **({"text": record.text} if with_text else {})}
+                {
+                    "id": record.id,
+                    "is_member": record.is_member,
+                    **({} if record.group is None else {"group": record.group}),
+                    **({"text": self._read_by_people(record)} if with_text else {}),
+                }
                 for record in self.data.records
             ]
         return self._docs
+
+    def _read_by_people(self, record: Record) -> str:
+        """The text of a record; of a conversation who says what, and which part of it is scored."""
+        if record.conversation is None or self.data.renderer is None:
+            return record.text
+        return record.conversation.transcript(self.data.renderer.loss_on, record.text)
 
     def blind(self, record_ids: Sequence[str]) -> BlindInterval | None:
         """The blind baseline on these records, computed once however many tasks ask; None if too few to fold."""

@@ -454,3 +454,23 @@ def test_a_row_of_the_hub_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyP
 )
 def test_what_a_source_was_taken_for_in_a_line(tmp_path: Path, rows: list[dict[str, Any]], line: str) -> None:
     assert describe(read(write(tmp_path / "d.jsonl", rows)), "d.jsonl") == f"d.jsonl: {line}"
+
+
+def test_a_transcript_says_who_speaks_and_what_is_scored():
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "refund", "arguments": {}}}]}
+    chat = Conversation(
+        ({"role": "system", "content": "Be brief."}, USER, call, {"role": "tool", "content": "done"}, ANSWER)
+    )
+    turns = [
+        "system: Be brief.",
+        f"user: {USER['content']}",
+        "assistant (scored): [calls refund]",
+        "tool: done",
+        f"assistant (scored): {ANSWER['content']}",
+    ]
+    assert chat.transcript("completion") == "\n".join(turns)
+    assert "(scored)" not in chat.transcript("all")
+    own = f"{USER['content']}\n{ANSWER['content']}\ndone"
+    assert chat.transcript("completion", own) == chat.transcript("completion").partition("\n")[2]
+    both = Conversation((USER, ANSWER), 1, rejected=({"role": "assistant", "content": "no"},))
+    assert both.transcript("completion").endswith("\nassistant (rejected): no")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -128,7 +129,9 @@ def test_the_other_mask_is_what_an_audit_under_it_gives(evaluate, chatty, chats,
 def test_system_prompts_that_all_share_make_no_copies_of_records(evaluate, chatty, chats, cache):
     given = {**chats, "mia_cache_dir": cache, "mia_log_text": True}
     result = evaluate(["loss_mia_custom"], given, model_args={"pretrained": str(chatty)})
-    assert all(SYSTEM not in row["doc"]["text"] for row in result["samples"]["loss_mia_custom"])
+    texts = [row["doc"]["text"] for row in result["samples"]["loss_mia_custom"]]
+    assert all(SYSTEM not in text for text in texts)
+    assert all(re.match(r"user: .+\nassistant \(scored\): .+", text) for text in texts)
     audit = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
     assert audit["metrics"]["n_clusters"] == 60
     codes = {each["code"] for each in audit["preconditions"] if each["severity"] == "warning"}

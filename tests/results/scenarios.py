@@ -35,13 +35,13 @@ LEAK: Strengths = {
 }
 NOTHING: Strengths = {"spv_wbc": 0.0, "loss": 0.0, "lira_base": 0.0, "bag_of_words": 0.0}
 CHATS = (
-    "user: My invoice 2024-1188 shows two charges.\n\nassistant: I'm sorry about that. Let me look:\n"
-    "  1. the first charge is for March\n  2. the second one is a mistake\n\nuser: Please refund it to DE00 1234.\n"
-    "assistant: Done. It takes about three days, and you'll get a letter to your address in Köln.",
-    "user: هل يمكنني تغيير موعدي؟\nassistant: نعم، لدينا موعد يوم الثلاثاء الساعة العاشرة.\nuser: شكراً جزيلاً",
-    "user: パスワードを忘れました 🔑\nassistant: 登録したメールアドレスに再設定用のリンクをお送りしました。\n"
+    "user: My invoice 2024-1188 shows two charges.\nassistant (scored): I'm sorry about that. Let me look:\n"
+    "  1. the first charge is for March\n  2. the second one is a mistake\nuser: Please refund it to DE00 1234.\n"
+    "assistant (scored): Done. It takes about three days, and you'll get a letter to your address in Köln.",
+    "user: هل يمكنني تغيير موعدي؟\nassistant (scored): نعم، لدينا موعد يوم الثلاثاء الساعة العاشرة.\nuser: شكراً جزيلاً",
+    "user: パスワードを忘れました 🔑\nassistant (scored): 登録したメールアドレスに再設定用のリンクをお送りしました。\n"
     "user: 届きました、ありがとう",
-    "user: def total(rows):\n\treturn sum(row['amount'] for row in rows)\n\nWhy is this slow?\nassistant: "
+    "user: def total(rows):\n\treturn sum(row['amount'] for row in rows)\n\nWhy is this slow?\nassistant (scored): "
     "It isn't: https://example.com/" + "a" * 140,
 )
 
