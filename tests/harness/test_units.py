@@ -75,6 +75,12 @@ def test_units_have_metrics_of_their_own(evaluate, options, owned, cache, capsys
     groups = {group["name"]: group for group in told["groups"]["groups"]}
     assert groups.keys() == {"nord\u200bost", "south"}
     assert groups["south"]["reason"].startswith("its records are of 12 members'")
+    regions = {row["doc"]["id"]: row["doc"]["group"] for row in result["samples"]["ratio_mia_custom"]}
+    of_rows = {}
+    for name in ("members", "nonmembers"):
+        with open(owned[f"mia_{name}"]) as file:
+            of_rows |= {f"{name}.jsonl:{row}": json.loads(line)["region"] for row, line in enumerate(file, 1)}
+    assert regions == {record_id: of_rows[record_id] for record_id in regions}
     # Nobody's name stands anywhere: not in results, not in samples, not in what is printed.
     printed = capsys.readouterr()
     assert "spvmia: custom, each unit an observation: the strongest of 2 attacks: AUROC" in printed.err
