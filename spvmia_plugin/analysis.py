@@ -139,10 +139,15 @@ def _write(results: Mapping[str, Any], folder: Path) -> None:
     """What `simple_evaluate` returned, as lm_eval's command would have written it."""
     rest = {name: value for name, value in results.items() if name != "samples"}
     stamped = folder / f"results_{_STAMP}.json"
-    stamped.write_text(json.dumps(rest, default=str), encoding="utf-8")
+    stamped.write_text(json.dumps(rest, default=_named), encoding="utf-8")
     for task, samples in (results.get("samples") or {}).items():
         lines = (json.dumps({"doc": s["doc"], "resps": s["resps"]}, default=str) + "\n" for s in samples)
         (folder / f"samples_{task}_{_STAMP}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _named(value: Any) -> str:
+    """An object as it stands in results: a model or a tokenizer that was handed over, by its name."""
+    return str(getattr(value, "name_or_path", None) or value)
 
 
 @dataclass(frozen=True, eq=False)

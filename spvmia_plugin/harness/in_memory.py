@@ -71,7 +71,14 @@ def audit_in_memory(
                 device=str(model.device),
                 **{**seeds, "batch_size": 8, **harness},
             )
-    return found
+    return {**found, "model_name": _called(model)}
+
+
+def _called(model: Any) -> str:
+    """What a model in memory is called: by where it was loaded from, and the adapters that are on it."""
+    name = str(getattr(model, "name_or_path", None) or type(model).__name__)
+    adapters = ", ".join(getattr(model, "active_adapters", ())) if hasattr(model, "peft_config") else ""
+    return f"{name} with adapter {adapters}" if adapters else name
 
 
 def _named(name: str, rows: Any, folder: Path) -> str:

@@ -251,7 +251,7 @@ def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool, once: Once |
 def _harness_run(path: Path, raw: Mapping[str, Any], audits: Sequence[Audit]) -> HarnessRun:
     return HarnessRun(
         path=path,
-        model=without_secrets_in(str(raw.get("model_name") or raw.get("model_source") or path.parent.name)),
+        model=without_secrets_in(_model_of(raw) or path.parent.name),
         date=float(raw.get("date") or 0.0),
         config=without_secrets(raw.get("config") or {}),
         versions={
@@ -263,6 +263,18 @@ def _harness_run(path: Path, raw: Mapping[str, Any], audits: Sequence[Audit]) ->
         capabilities=list(_capabilities(raw)),
         max_length=length if isinstance(length := raw.get("max_length"), int) else None,
     )
+
+
+_NAMING = ("peft", "delta", "pretrained", "model", "path", "engine")
+"""What names the model among its arguments, as lm_eval looks for it."""
+
+
+def _model_of(raw: Mapping[str, Any]) -> str:
+    """What lm_eval calls the model; what `simple_evaluate` returns has it among the arguments alone."""
+    arguments = (raw.get("config") or {}).get("model_args")
+    given = arguments if isinstance(arguments, Mapping) else {}
+    named = (raw.get("model_name"), *(given.get(name) for name in _NAMING), raw.get("model_source"))
+    return next((str(name) for name in named if name), "")
 
 
 def _has_audit(config: object) -> bool:

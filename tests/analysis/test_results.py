@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,26 @@ def test_in_a_notebook_it_shows_the_verdict_and_the_attacks(run):
     assert "<script" not in shown
     assert repr(found).startswith("<Results of ")
     assert f"AUROC {found.strongest().value:.3f} by spv_wbc" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"pretrained": "org/base", "peft": "./tuned"}, "./tuned"),
+        ({"pretrained": SimpleNamespace(name_or_path="org/base")}, "org/base"),
+        ({"model": "served", "base_url": "http://x"}, "served"),
+        ("pretrained=org/base", "hf"),
+        (None, "hf"),
+    ],
+)
+def test_what_simple_evaluate_returned_is_called_by_its_model(run, arguments, name):
+    """It has no `model_name`, and the folder it is read through is nobody's name."""
+    _, returned = run
+    of_python = {key: value for key, value in returned.items() if not key.startswith("model_")}
+    of_python["config"] = {**returned["config"], "model_args": arguments}
+    found = load({**of_python, "model_source": "hf"})
+    assert repr(found).startswith(f"<Results of {name} on custom: ")
+    assert f"{name}, custom</h4>" in found._repr_html_()
 
 
 def test_names_of_other_people_are_no_markup(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from spvmia_plugin import audit
 from spvmia_plugin.analysis import load
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.in_memory import _each, _line
+from spvmia_plugin.harness.in_memory import _called, _each, _line
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.harness.conftest import read_jsonl
 
@@ -32,7 +32,7 @@ def target(base, adapter):
     return model, AutoTokenizer.from_pretrained(base)
 
 
-def test_the_numbers_are_those_of_the_command(target, evaluate, options, tmp_path):
+def test_the_numbers_are_those_of_the_command(target, adapter, evaluate, options, tmp_path):
     model, tokenizer = target
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
@@ -52,8 +52,23 @@ def test_the_numbers_are_those_of_the_command(target, evaluate, options, tmp_pat
     ours, theirs = (each.records[columns].sort_values("id", ignore_index=True) for each in (found, of_command))
     assert ours.equals(theirs)
     assert ours[ATTACKS].notna().all(axis=None)
+    assert repr(found).startswith(f"<Results of {model.name_or_path} with adapter default on custom: ")
+    assert repr(of_command).startswith(f"<Results of {adapter} on custom: ")
     metrics = ["auroc", "auroc_low", "auroc_high"]
     assert found.attacks[metrics].equals(of_command.attacks.loc[found.attacks.index, metrics])
+
+
+def test_a_model_in_memory_is_called_by_its_name(base, adapter, target):
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    assert _called(plain) == str(base)
+    assert _called(AutoModelForCausalLM.from_config(plain.config)) in (str(base), "LlamaForCausalLM")
+    model, _ = target
+    assert _called(model) == f"{base} with adapter default"
+    model.load_adapter(adapter, "second")
+    model.set_adapter("second")
+    assert _called(model) == f"{base} with adapter second"
 
 
 def test_rows_can_be_files_mappings_and_other_columns(target, files, tmp_path):
