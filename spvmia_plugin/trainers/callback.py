@@ -17,6 +17,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from spvmia_plugin.config import Format
+from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
 from spvmia_plugin.data.weights import HEAD_BYTES, MOST, spread, tensor_digest, weights_of
 from spvmia_plugin.errors import SpvmiaError, reason_of
@@ -215,6 +216,11 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         elif kind != "text":
             loss_on = _mask_of(facts.settings, kind)
             notes.append(f"which tokens carried loss is not seen in the rows: {loss_on}, by the trainer's arguments")
+        if "beta" in facts.settings and kind != PREFERENCE:
+            notes.append(
+                "the declared rows have no rejected side, so premia, which compares both, will score none; declare the "
+                "rows as they are trained on (prompt, chosen, rejected)"
+            )
         max_tokens = facts.max_length
         if max_tokens is None or (kind == "text" and tokenizer is None):
             max_tokens = longest or (NO_CUT if kind == "text" else _context(tokenizer, model))
@@ -363,12 +369,14 @@ def _is_sharded(parameter: Any) -> bool:
 def audit_command(manifest: Manifest, folder: Path) -> str:
     """The `lm_eval` command for weights in a folder; the manifest is found there.
 
-    The preset, as in the command that `spvmia finetune` prints, needs no second model from the hub; it comes last.
+    Preferences have an attack of their own, which is in no group. The preset, as in the command that `spvmia finetune`
+    prints, needs no second model from the hub; it comes last.
     """
     place = shlex.quote(os.path.abspath(folder))
     base = shlex.quote(manifest.base_model or "BASE")
     model = f"pretrained={place}" if manifest.method == "full" else f"pretrained={base},peft={place}"
-    options = "--tasks mia_custom --output_path results --log_samples --metadata mia_preset=standard"
+    tasks = "mia_custom,premia_mia_custom" if manifest.data.format == PREFERENCE else "mia_custom"
+    options = f"--tasks {tasks} --output_path results --log_samples --metadata mia_preset=standard"
     return f"lm_eval --model hf --model_args {model} {options}"
 
 

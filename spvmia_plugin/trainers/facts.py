@@ -133,7 +133,7 @@ def _caveats(args: Any, packing: str | None) -> list[str]:
     if str(getattr(args, "loss_type", "nll")) == "dft":
         found.append("trained with the loss 'dft', scored by the plain log-probability")
     if hasattr(args, "beta") and hasattr(args, "loss_type") and "DPO" in type(args).__name__:
-        found.append("trained on preferences: the chosen side is scored, given its prompt")
+        found.append("trained on preferences: every attack but premia scores the chosen side, given its prompt")
     return found
 
 

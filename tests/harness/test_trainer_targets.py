@@ -11,7 +11,17 @@ import pytest
 from spvmia_plugin import MembershipManifest
 from spvmia_plugin.errors import SpvmiaError
 from tests.harness.test_conversations import scores
-from tests.trainers.conftest import chat_base, chats, own_folders, pairs, sft, split, texts  # noqa: F401
+from tests.trainers.conftest import (  # noqa: F401
+    chat_base,
+    chats,
+    dpo,
+    own_folders,
+    pairs,
+    preferences,
+    sft,
+    split,
+    texts,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -90,6 +100,20 @@ def test_every_attack_runs_on_texts_with_end_tokens(sft, split, audit, tmp_path)
     result = audit(tmp_path / "out", ["mia_custom"])
     values = {name: each["auroc,none"] for name, each in result["results"].items() if name != "mia_custom"}
     assert [name for name, value in values.items() if not np.isfinite(value)] == []
+
+
+def test_a_target_of_dpo_is_audited_with_premia(dpo, split, audit, tmp_path):  # noqa: F811
+    rows = preferences(90)
+    dpo(rows[:30], [MembershipManifest(*split(rows), strict=True)])
+    result = audit(tmp_path / "out", ["premia_mia_custom", "loss_mia_custom"])
+    for task in ("premia_mia_custom", "loss_mia_custom"):
+        found = scores(result, task)
+        assert len(found) == 30 + 45
+        assert all(np.isfinite(each["score"]) for each in found.values())
+        told = result["configs"][task]["metadata"]["mia_audit"]
+        assert (told["membership"], told["scored"]["format"]) == ("manifest", "preference")
+    # A DPO moves its members' margin up: in a tiny model, and after an epoch, that much can be told.
+    assert result["results"]["premia_mia_custom"]["auroc,none"] > 0.6
 
 
 @pytest.fixture

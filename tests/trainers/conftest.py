@@ -49,6 +49,15 @@ def pairs(n, seed=3):
     return [{"prompt": one + " ", "completion": other} for one, other in zip(made[::2], made[1::2], strict=True)]
 
 
+def preferences(n, seed=3):
+    """Prompts with the answer that is chosen and the one that is not."""
+    others = pairs(n, seed + 8)
+    return [
+        {"prompt": row["prompt"], "chosen": row["completion"], "rejected": other["completion"]}
+        for row, other in zip(pairs(n, seed), others, strict=True)
+    ]
+
+
 def written(path: Path, rows) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -108,6 +117,31 @@ def sft(chat_base, tmp_path):
             trainer.train()
             trainer.save_model()
         return trainer
+
+    return run
+
+
+@pytest.fixture
+def dpo(chat_base, tmp_path):
+    """`dpo(rows, callbacks)` trains an adapter on preferences by TRL and saves it."""
+    pytest.importorskip("trl", reason="it comes with the extra 'trl'")
+
+    def run(rows, callbacks):
+        from datasets import Dataset
+        from peft import LoraConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from trl import DPOConfig, DPOTrainer
+
+        trainer = DPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(chat_base),
+            args=DPOConfig(**arguments(tmp_path / "out", max_length=96)),
+            processing_class=AutoTokenizer.from_pretrained(chat_base),
+            train_dataset=Dataset.from_list(rows),
+            peft_config=LoraConfig(r=4, target_modules="all-linear"),
+            callbacks=callbacks,
+        )
+        trainer.train()
+        trainer.save_model()
 
     return run
 

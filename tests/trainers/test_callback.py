@@ -13,7 +13,7 @@ from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
 from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError
 
-from .conftest import arguments, chats, pairs, texts, written
+from .conftest import arguments, chats, pairs, preferences, texts, written
 
 # What trainers and peft still call transformers by, and what they say of CPUs and of packing without kernels.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -415,34 +415,32 @@ def test_items_that_are_no_table_and_a_trainer_without_a_tokenizer(chat_base, sp
     assert found.tokenizer is None
 
 
-def test_dpo_is_audited_on_its_chosen_side(chat_base, split, tmp_path):
-    pytest.importorskip("trl", reason="it comes with the extra 'trl'")
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
-
-    rows = pairs(90)
-    wrong = pairs(30, seed=11)
-    trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(chat_base),
-        args=DPOConfig(**arguments(tmp_path / "out", max_length=96)),
-        processing_class=AutoTokenizer.from_pretrained(chat_base),
-        train_dataset=Dataset.from_list(
-            [
-                {"prompt": row["prompt"], "chosen": row["completion"], "rejected": other["completion"]}
-                for row, other in zip(rows[:30], wrong, strict=True)
-            ]
-        ),
-        peft_config=LoraConfig(r=4, target_modules="all-linear"),
-        callbacks=[MembershipManifest(*split(rows), strict=True)],
-    )
-    trainer.train()
-    trainer.save_model()
+def test_rows_of_a_dpo_without_their_rejected_side_are_audited_on_the_chosen_one(dpo, split, tmp_path, capsys):
+    rows = preferences(90)
+    chosen = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    dpo(rows[:30], [MembershipManifest(*split(chosen), strict=True)])
     manifest = read_manifest(tmp_path / "out")
     assert manifest.trainer["data"] == "matched"
     assert (manifest.data.format, manifest.data.loss_on) == ("prompt_completion", "completion")
-    assert any("preferences" in note for note in manifest.trainer["notes"])
+    (first, second) = manifest.trainer["notes"]
+    assert first == "trained on preferences: every attack but premia scores the chosen side, given its prompt"
+    assert second.startswith("the declared rows have no rejected side, so premia, which compares both, will score none")
+    assert "--tasks mia_custom --output_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_rows_of_a_dpo_as_they_are(dpo, split, tmp_path, capsys, in_memory):
+    from datasets import Dataset
+
+    rows = preferences(90)
+    files = split(rows)
+    given = [Dataset.from_list(rows[:30]), Dataset.from_list(rows[30:])] if in_memory else files
+    dpo(rows[:30], [MembershipManifest(*given, strict=True)])
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.trainer["data"] == "matched"
+    assert (manifest.data.format, manifest.data.loss_on) == ("preference", "completion")
+    assert len(manifest.trainer["notes"]) == 1
+    assert "--tasks mia_custom,premia_mia_custom --output_path" in capsys.readouterr().err
 
 
 def test_units_are_kept_as_keyed_hashes(sft, tmp_path):

@@ -92,7 +92,9 @@ def test_what_the_score_leaves_out_is_said(given, packing, said):
 
 def test_preferences_are_said():
     facts = facts_of(DPOArguments(beta=0.1, loss_type=["sigmoid"]), SimpleNamespace(config=None))
-    assert facts.caveats == ("trained on preferences: the chosen side is scored, given its prompt",)
+    assert facts.caveats == (
+        "trained on preferences: every attack but premia scores the chosen side, given its prompt",
+    )
 
 
 @pytest.mark.parametrize(
