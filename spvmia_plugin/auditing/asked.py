@@ -31,6 +31,21 @@ class Amount:
         return Amount(self.texts + other.texts, self.tokens + other.tokens, self.new + other.new)
 
 
+@dataclass(frozen=True, slots=True)
+class AskedTold:
+    """What an attack asked of the target, of one kind, as it stands in `mia_audit`.
+
+    Attributes:
+        kind: a `View`, or `SELF_PROMPTS`.
+        texts: as in `Amount`.
+        tokens: likewise.
+    """
+
+    kind: str
+    texts: int
+    tokens: int
+
+
 Counts = Mapping[tuple[Role, View], Amount]
 """By the role that attacks name (of several references: the one kind) and the view."""
 
@@ -45,8 +60,8 @@ def together(one: Counts, other: Counts) -> dict[tuple[Role, View], Amount]:
     return found
 
 
-def of_target(attack: Attack, counts: Counts, self_prompts: Amount) -> dict[str, dict[str, int]]:
-    """What an attack asked of the target, by view; of each how many `texts` and `tokens`.
+def of_target(attack: Attack, counts: Counts, self_prompts: Amount) -> tuple[AskedTold, ...]:
+    """What an attack asked of the target, each kind by itself.
 
     Args:
         attack: whose.
@@ -61,7 +76,7 @@ def of_target(attack: Attack, counts: Counts, self_prompts: Amount) -> dict[str,
     told = {view.value: asked[view] for view in View if view in asked}
     if self_prompts.texts and any(need.role.kind is Role.REFERENCE for need in attack.needs):
         told[SELF_PROMPTS] = self_prompts
-    return {name: {"texts": each.texts, "tokens": each.tokens} for name, each in told.items()}
+    return tuple(AskedTold(kind, each.texts, each.tokens) for kind, each in told.items())
 
 
 def known_share(attack: Attack, counts: Counts) -> float:

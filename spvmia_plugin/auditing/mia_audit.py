@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spvmia_plugin.attacks.base import Attack
-from spvmia_plugin.auditing.asked import Amount, known_share, of_target
+from spvmia_plugin.auditing.asked import Amount, AskedTold, known_share, of_target
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, unscored_by_reason
 from spvmia_plugin.auditing.roles import given, seen_of_target
 from spvmia_plugin.auditing.subjects import UnitTold
@@ -54,14 +54,13 @@ class AttackerTold:
         given: besides what it saw of the target: keys of `roles.GIVEN`.
         api_view: what it saw of the target: `full`, `top_k:K`, `rounded:D` or `noised:S` of its log-probabilities (see
             `mia_api_view`), its `text`, or `nothing`.
-        asked: of the target, by kind (a `View`, or `asked.SELF_PROMPTS`): how many `texts` it read or wrote, and of how
-            many `tokens`; None in results of before it was recorded.
+        asked: of the target, each kind by itself; None in results of before it was recorded.
         known: the share of its scores that the store told when the run began; NaN where that is not known.
     """
 
     given: tuple[str, ...]
     api_view: str = "full"
-    asked: Mapping[str, Mapping[str, int]] | None = field(default=None, metadata=LEFT_OUT)
+    asked: tuple[AskedTold, ...] | None = field(default=None, metadata=LEFT_OUT)
     known: MaybeNumber = field(default=math.nan, metadata=LEFT_OUT)
 
 

@@ -16,16 +16,18 @@ from typing import Any
 from spvmia_plugin import __version__
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.evidence.attackers import asked_in_words, attacker_facts
 from spvmia_plugin.evidence.clauses import CLAUSES
 from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal, sign
+from spvmia_plugin.evidence.subjects import by_unit_facts, group_facts, unit_facts
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
 from spvmia_plugin.report.command import command
-from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
+from spvmia_plugin.report.numbers import plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.bound import Bound, BoundVerdict, hold
-from spvmia_plugin.results.estimate import of_attack, of_blind
+from spvmia_plugin.results.estimate import of_blind
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import write_private
@@ -175,14 +177,16 @@ def _audit_facts(audit: Audit) -> dict[str, Any]:
             "members": told.n.members,
             "nonmembers": told.n.nonmembers,
             "prompts": told.n.prompts,
-            "unit": "document" if told.data.block_size else "row",
+            "privacy_unit": unit_facts(audit),
             "documents": len(set(audit.clusters())),
             "block_size": told.data.block_size,
             "membership": told.membership,
             "drawn": dict(told.data.provenance),
         },
         "models": {role: dict(identity) for role, identity in told.models.items()},
-        "attackers": [_attacker(task) for task in [*ranked(audit), *_blind_tasks(audit)]],
+        "by_unit": by_unit_facts(audit),
+        "groups": group_facts(audit),
+        "attackers": [attacker_facts(task) for task in [*ranked(audit), *_blind_tasks(audit)]],
         "blind": asdict(of_blind(audit)),
         "conditions": [asdict(finding) for finding in told.preconditions],
         "notes": list(told.notes),
@@ -195,34 +199,6 @@ def _audit_facts(audit: Audit) -> dict[str, Any]:
 
 def _blind_tasks(audit: Audit) -> list[TaskResult]:
     return [task for task in audit.tasks if task not in audit.model_attacks]
-
-
-def _attacker(task: TaskResult) -> dict[str, Any]:
-    """What one attack was given, how it was set, what it asked of the target, its thresholds, what it found."""
-    told = task.mia_audit
-    tprs = {
-        metric.key: {
-            "threshold": None if math.isnan(tpr.threshold) else tpr.threshold,
-            "realised_fpr": tpr.realised_fpr,
-            **{end: getattr(of_attack(task, metric.key), end) for end in ("value", "low", "high", "reason")},
-        }
-        for metric, tpr in told.metrics.tprs.items()
-    }
-    sees_nothing = told.attacker is not None and told.attacker.api_view == "nothing"
-    spent = {} if sees_nothing else told.cost.get("scoring: target", {})
-    return {
-        "attack": task.attack,
-        "title": title(task.attack),
-        "given": knowledge(task),
-        "sees": "nothing" if sees_nothing else "log-probabilities of each token" if spent else "the text alone",
-        "tokens_asked_of_target": spent.get("forward_tokens"),
-        "parameters": dict(told.attack.parameters),
-        "scored": told.n.scored,
-        "records": told.n.records,
-        "unscored": dict(told.unscored),
-        AUROC.key: {end: getattr(of_attack(task, AUROC.key), end) for end in ("value", "low", "high", "reason")},
-        **tprs,
-    }
 
 
 def residual_risk(audit: Audit) -> Iterator[str]:
@@ -248,10 +224,13 @@ def residual_risk(audit: Audit) -> Iterator[str]:
                 f"Up to {100 * upper:.0f} in 100 training records may be picked out by one of them while "
                 f"{100 * low.fpr:g} in 100 others are wrongly accused."
             )
+    unresolved: dict[str, list[str]] = {}
     for metric in TPRS:
         reasons = {task.mia_audit.metrics.tprs[metric].reason for task in audit.model_attacks}
         if reasons and None not in reasons:
-            yield f"{metric.label} is not resolved: {shown(str(sorted(map(str, reasons))[0]))}."
+            unresolved.setdefault(sorted(map(str, reasons))[0], []).append(metric.label)
+    for reason, labels in unresolved.items():
+        yield f"{', '.join(labels)} {'is' if len(labels) == 1 else 'are'} not resolved: {shown(reason)}."
     for finding in failed(audit):
         yield _did_not_hold(finding)
     yield CANNOT_SHOW
@@ -296,6 +275,9 @@ def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
             {
                 **each,
                 "title": shown(each["title"]),
+                "given": shown(each["given"]),
+                "sees": shown(each["sees"]),
+                "asked": [shown(words) for words in asked_in_words(each["asked_of_target"])],
                 "numbers": [_cell(each[metric.key], each[metric.key].get("threshold")) for metric in (AUROC, *TPRS)],
                 "parameters": listed(f"{shown(str(k))} {shown(str(v))}" for k, v in each["parameters"].items()),
             }
@@ -303,6 +285,8 @@ def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "metrics": [metric.label for metric in (AUROC, *TPRS)],
         "not_resolved": _not_resolved(told["attackers"]),
+        "by_unit": None if told["by_unit"] is None else _by_unit_view(told["by_unit"]),
+        "groups": None if told["groups"] is None else _groups_view(told["groups"]),
         "conditions": [(finding["severity"], shown(worded(finding["message"]))) for finding in told["conditions"]],
         "residual_risk": [worded(sentence) for sentence in told["residual_risk"] if sentence not in conditions],
         "conditions_failed": sum(finding["severity"] == "warning" for finding in told["conditions"]),
@@ -334,13 +318,63 @@ def _not_resolved(attackers: Sequence[Mapping[str, Any]]) -> list[str]:
     for each in attackers:
         for metric in (AUROC, *TPRS):
             if each[metric.key]["value"] is None:
-                reason = shown(worded(str(each[metric.key]["reason"] or "no reason was recorded")))
+                # Without any score each metric has its own words for that.
+                told = each[metric.key if each["scored"] else AUROC.key]
+                reason = shown(worded(str(told["reason"] or "no reason was recorded")))
                 whose.setdefault((metric.label, reason), []).append(shown(each["title"]))
+    labels: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (label, reason), names in whose.items():
+        labels.setdefault((reason, tuple(names)), []).append(label)
     every = len(attackers)
     return [
-        f"{label} of {'all attacks' if len(names) == every else listed(names)}: {reason}"
-        for (label, reason), names in whose.items()
+        f"{', '.join(of)} of {'all attacks' if len(names) == every else listed(names)}: {reason}"
+        for (reason, names), of in labels.items()
     ]
+
+
+def _by_unit_view(told: Mapping[str, Any]) -> dict[str, Any]:
+    alone, attackers = told["records_of_a_unit_alone"], told["attackers"]
+    strongest = told["strongest"] and told["strongest"][AUROC.key]
+    return {
+        "aggregate": told["aggregate"],
+        "rows": [(shown(each["title"]), [_cell(each[m.key], None) for m in (AUROC, *TPRS)]) for each in attackers],
+        "strongest": None if not strongest or strongest["value"] is None else _of_leader(strongest),
+        "given": [(point["records"], _given_number(point)) for point in told["given_records"]],
+        "alone": _number(alone[AUROC.key], alone["low"], alone["high"]),
+        "not_resolved": _not_resolved(attackers),
+    }
+
+
+def _groups_view(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "worst": told["worst"] and shown(told["worst"]),
+        "rows": [
+            {
+                "name": shown(each["group"]),
+                "sizes": (each["members"], each["nonmembers"]),
+                "auroc": _of_leader(each[AUROC.key]),
+                "most_exposed": f"{each['low_end']}: {_of_leader(each['most_exposed'])}",
+                "reason": each["reason"] and shown(each["reason"]),
+            }
+            for each in told["groups"]
+        ],
+    }
+
+
+def _given_number(point: Mapping[str, Any]) -> str:
+    number = _number(point[AUROC.key], *point["interval"])
+    return f"{number} ({shown(worded(point['reason']))})" if point["reason"] else number
+
+
+def _number(value: float | None, low: float | None, high: float | None) -> str:
+    ends = interval(low, high)
+    return f"{printed(value)} ({ends})" if ends else printed(value)
+
+
+def _of_leader(told: Mapping[str, Any]) -> str:
+    """The number of whichever attack has most of a metric, with that attack's name."""
+    number = _number(told["value"], told["low"], told["high"])
+    return f"{number} by {shown(title(told['attack']))}" if told["attack"] else number
 
 
 def _pairs(told: Mapping[str, Any]) -> list[tuple[str, str]]:

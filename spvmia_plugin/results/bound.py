@@ -212,7 +212,7 @@ def _held(audit: Audit, bound: Bound) -> Iterator[Held]:
             yield _epsilon(audit, limit)
             continue
         yield _attacks(audit, METRICS[key], limit, by_unit=False)
-        if audit.mia_audit.unit is not None or _units_incomplete(audit) is not None:
+        if audit.mia_audit.unit is not None or units_incomplete(audit) is not None:
             yield _attacks(audit, METRICS[key], limit, by_unit=True)
 
 
@@ -253,7 +253,7 @@ def _by_record(audit: Audit, metric: Metric) -> _Reached | str:
 
 def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
     """The same with units as observations, as the run recorded it."""
-    if (incomplete := _units_incomplete(audit)) is not None:
+    if (incomplete := units_incomplete(audit)) is not None:
         return incomplete
     unit = audit.mia_audit.unit
     together = None if unit is None else unit.together
@@ -263,7 +263,7 @@ def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
     return reach, together.strongest.n_attacks, together.strongest.confidence
 
 
-def _units_incomplete(audit: Audit) -> str | None:
+def units_incomplete(audit: Audit) -> str | None:
     """Why nothing is known by unit although units were named."""
     return next((finding.message for finding in failed(audit) if finding.code == UNITS_INCOMPLETE), None)
 

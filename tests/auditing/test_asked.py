@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from spvmia_plugin.auditing.asked import Amount, known_share, of_target, together
+from spvmia_plugin.auditing.asked import Amount, AskedTold, known_share, of_target, together
 from spvmia_plugin.auditing.mia_audit import _self_prompted
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.signals import Role, View
@@ -30,16 +30,14 @@ def test_each_attack_is_told_what_it_asks_itself():
         (BASE, View.TEXT): Amount(10, 400, 400),
     }
     own = Amount(5, 70)
-    assert of_target(attack("loss"), counts, own) == {"text": {"texts": 10, "tokens": 400}}
-    assert of_target(attack("lowercase"), counts, own) == {
-        "text": {"texts": 10, "tokens": 400},
-        "lowercase": {"texts": 9, "tokens": 300},
-    }
-    assert list(of_target(attack("grad_norm"), counts, own)) == ["text", "gradient"]
-    assert of_target(attack("ngram"), counts, own) == {"continued": {"texts": 30, "tokens": 600}}
-    assert of_target(attack("bag_of_words"), counts, own) == {}
-    assert of_target(attack("surrogate"), counts, own) == {"self_prompts": {"texts": 5, "tokens": 70}}
-    assert of_target(attack("surrogate"), counts, Amount()) == {}  # a reference that somebody names
+    text = AskedTold("text", 10, 400)
+    assert of_target(attack("loss"), counts, own) == (text,)
+    assert of_target(attack("lowercase"), counts, own) == (text, AskedTold("lowercase", 9, 300))
+    assert of_target(attack("grad_norm"), counts, own) == (text, AskedTold("gradient", 8, 200))
+    assert of_target(attack("ngram"), counts, own) == (AskedTold("continued", 30, 600),)
+    assert of_target(attack("bag_of_words"), counts, own) == ()
+    assert of_target(attack("surrogate"), counts, own) == (AskedTold("self_prompts", 5, 70),)
+    assert of_target(attack("surrogate"), counts, Amount()) == ()  # a reference that somebody names
 
 
 @pytest.mark.parametrize(
@@ -113,11 +111,12 @@ def test_generated_texts_and_gradients_are_counted(tmp_path):
     data = make_data(24)
     names = ["grad_norm", "ngram"]
     first, _ = run(tmp_path, names, data=data, mia_continuations=3)
-    asked = of_target(attack("ngram"), first.asked, Amount())["continued"]
-    assert asked["texts"] % 3 == 0
-    assert 2.5 < asked["texts"] / len(data.records) <= 3  # two records may begin alike
-    assert of_target(attack("grad_norm"), first.asked, Amount())["gradient"]["texts"] == len(data.records)
+    (asked,) = of_target(attack("ngram"), first.asked, Amount())
+    assert asked.texts % 3 == 0
+    assert 2.5 < asked.texts / len(data.records) <= 3  # two records may begin alike
+    _, gradients = of_target(attack("grad_norm"), first.asked, Amount())
+    assert gradients.texts == len(data.records)
     assert known(first, *names) == [0.0, 0.0]
     again, _ = run(tmp_path, names, data=data, mia_continuations=3)
     assert known(again, *names) == [1.0, 1.0]
-    assert of_target(attack("ngram"), again.asked, Amount())["continued"] == asked
+    assert of_target(attack("ngram"), again.asked, Amount()) == (asked,)

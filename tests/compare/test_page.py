@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_nothing_is_cut_loads_or_bars_anybody(browser: Any, request: Any, which:
 @pytest.mark.parametrize("which", ["variants", "series"])
 def test_nothing_moves_while_the_page_comes_in(browser: Any, request: Any, which: str, width: int) -> None:
     assert shifted(browser, request.getfixturevalue(which), width=width) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_boxes_of_warnings_stand_apart(browser: Any, variants: Path, width: int) -> None:
+    page = opened(browser, variants, width=width).page
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll('.differs')]
+            .map(box => box.getBoundingClientRect()).map(box => [box.top, box.bottom])"""
+    )
+    assert len(boxes) >= 2
+    assert all(after[0] - before[1] >= 8 for before, after in pairwise(boxes))
 
 
 def test_a_warning_of_all_variants_is_told_once(variants: Path) -> None:

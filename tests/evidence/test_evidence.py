@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -92,15 +93,34 @@ def test_the_page_says_it_and_loads_nothing(written):
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize("folder", ["written", "owned"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_in_a_browser(browser, written, width, scheme):
-    path = written / "evidence.html"
+def test_the_page_in_a_browser(browser, request, folder, width, scheme):
+    path = request.getfixturevalue(folder) / "evidence.html"
     found = opened(browser, path, width=width, scheme=scheme)
     assert (found.complaints, found.requests) == ([], [path.as_uri()])
     unfold(found.page)
     assert spilled(found.page) == []
     assert serious(found.page) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_button_lies_over_a_command(browser, written, width):
+    page = opened(browser, written / "evidence.html", width=width).page
+    found = page.evaluate(
+        """() => [...document.querySelectorAll('.copied')].map(box => {
+          const words = document.createRange(), pre = box.querySelector('pre');
+          words.selectNodeContents(pre.querySelector('code'));
+          const button = box.querySelector('.copy').getBoundingClientRect();
+          const over = one => one.right > button.left && one.left < button.right
+            && one.bottom > button.top && one.top < button.bottom;
+          return {shown: button.width > 0, scrolls: pre.scrollWidth > pre.clientWidth,
+            over: [...words.getClientRects()].some(over)};
+        })"""
+    )
+    assert found
+    assert all(each == {"shown": True, "scrolls": False, "over": False} for each in found)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -120,11 +140,162 @@ def test_numbers_of_the_page_are_those_of_the_facts(written):
     assert page.count("150 non-members cannot resolve an FPR of 0.1 %: at least 1000 are needed</li>") == 1
 
 
-def test_what_sees_no_model_sees_nothing(written):
-    (audit,) = json.loads((written / "evidence.json").read_text())["audits"]
-    sees = {each["attack"]: (each["sees"], each["tokens_asked_of_target"]) for each in audit["attackers"]}
-    assert sees["bag_of_words"] == ("nothing", None)
-    assert sees["loss"][0] == "log-probabilities of each token"
+def facts_of(tmp_path, *audits):
+    """What `evidence.json` says of the only audit, and the page."""
+    write_run(tmp_path / "results", list(audits))
+    found = spvmia(tmp_path / "results", "--output", tmp_path / "evidence")
+    assert found.exit_code == 0, found.output
+    (audit,) = json.loads((tmp_path / "evidence" / "evidence.json").read_text())["audits"]
+    return audit, (tmp_path / "evidence" / "evidence.html").read_text()
+
+
+def test_each_attacker_sees_what_it_asks_for_itself(tmp_path):
+    """All four in one run: what the run asked of the target is not what each of them did."""
+    strengths = dict.fromkeys(("loss", "lowercase", "grad_norm", "ngram", "surrogate", "bag_of_words"), 0.5)
+    audit, page = facts_of(tmp_path, fake_audit(strengths))
+    told = {each["attack"]: each for each in audit["attackers"]}
+    assert {name: each["sees"] for name, each in told.items()} == {
+        "loss": "all log-probabilities",
+        "lowercase": "all log-probabilities",
+        "grad_norm": "all log-probabilities, gradients of the loss",
+        "ngram": "texts that it writes",
+        "surrogate": "nothing",  # these results say nothing of self-prompts
+        "bag_of_words": "nothing",
+    }
+    amount = {"texts": 300, "tokens": 9600}
+    record, gradients = {"what": "the record", **amount}, {"what": "gradients for the record", **amount}
+    written = {"what": "texts written where the record goes on", **amount}
+    assert told["loss"]["asked_of_target"] == [record]
+    assert told["lowercase"]["asked_of_target"] == [record, {"what": "the record in lower case", **amount}]
+    assert told["grad_norm"]["asked_of_target"] == [record, gradients]
+    assert told["ngram"]["asked_of_target"] == [written]
+    assert told["bag_of_words"]["asked_of_target"] == []
+    assert told["grad_norm"]["given"] == "the target's weights"
+    assert told["loss"]["given"] == "nothing else"
+    assert page.count("texts written where the record goes on: 300 texts, 9,600 tokens") == 1
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [("top_k:5", "the 5 most probable tokens' log-probabilities"), ("rounded:2", "log-probabilities of 2 decimals")],
+)
+def test_less_than_all_log_probabilities_is_told_as_that(tmp_path, view, words):
+    audit, page = facts_of(tmp_path, fake_audit({"loss": 0.5}, settings={"mia_api_view": view}))
+    assert audit["attackers"][0]["sees"] == words
+    assert words.replace("'", "&#39;") in page
+
+
+def test_texts_that_the_target_writes_for_a_reference_are_counted(tmp_path):
+    told = {"texts": 40, "tokens": 12.0, "distinct": 1.0, "ended_at_once": 0.0}
+    audit, _ = facts_of(tmp_path, fake_audit({"surrogate": 0.5, "loss": 0.5}, details={"self_prompts": told}))
+    by_name = {each["attack"]: each for each in audit["attackers"]}
+    assert by_name["surrogate"]["sees"] == "texts that it writes"
+    written = {"what": "texts written to train a reference on", "texts": 40, "tokens": 480}
+    assert by_name["surrogate"]["asked_of_target"] == [written]
+    assert written not in by_name["loss"]["asked_of_target"]
+
+
+@pytest.mark.parametrize(
+    ("attacker", "sees"),
+    [
+        ({"given": [], "api_view": "full"}, "all log-probabilities"),
+        ({"given": ["weights"], "api_view": "full"}, "all log-probabilities, gradients of the loss"),
+        ({"given": ["sampling"], "api_view": "text"}, "texts that it writes"),
+        ({"given": ["labels"], "api_view": "nothing"}, "nothing"),
+        (None, "not recorded"),
+    ],
+)
+def test_older_results_say_what_they_know_and_count_nothing(tmp_path, attacker, sees):
+    tasks = fake_audit({"loss": 0.5})
+    told = tasks[0].config["metadata"]["mia_audit"]
+    del told["attacker"]
+    told |= {} if attacker is None else {"attacker": attacker}
+    audit, page = facts_of(tmp_path, tasks)
+    (one,) = audit["attackers"]
+    assert (one["sees"], one["asked_of_target"]) == (sees, None)
+    assert "how much was not recorded" in page
+
+
+def test_an_attack_without_a_score_was_not_made_and_says_why_once(tmp_path):
+    audit, page = facts_of(tmp_path, fake_audit({"loss": 0.5, "lira_candidate": None}))
+    (made,) = (each for each in audit["attackers"] if each["attack"] == "lira_candidate")
+    assert made["given"].startswith("not made: lira_candidate: expected other data of the same domain")
+    assert made["given"] in page.replace("&#39;", "'")
+    items = re.findall(r"<li>([^<]*)</li>", page.partition("A dash stands for")[2].partition("</ul>")[0])
+    assert len([words for words in items if "LiRA" in words]) == 1
+    assert [words for words in items if words.startswith("AUROC, TPR at 5 % FPR, TPR at 1 % FPR, TPR at 0.1 % FPR of")]
+
+
+def test_one_reason_for_several_numbers_is_one_sentence(tmp_path):
+    audit, _ = facts_of(tmp_path, fake_audit({"loss": 0.5}, records=fake_records(15, 15)))
+    unresolved = [words for words in audit["residual_risk"] if "not resolved" in words]
+    reasons = [words.partition(": ")[2] for words in unresolved]
+    assert len(set(reasons)) == len(reasons)
+
+
+# Whom the records belong to
+def owned_audit(n=60, each=3, groups=("north", "south")):
+    records = [
+        replace(
+            record, unit=f"u{record.cluster}", cluster=f"u{record.cluster}", group=groups[i % 2] if groups else None
+        )
+        for i, record in enumerate(fake_records(n * each, n * each, blocks=each))
+    ]
+    return fake_audit(STRENGTHS, records=records, settings={"mia_max_auroc": 0.65})
+
+
+@pytest.fixture(scope="module")
+def owned(tmp_path_factory):
+    """A folder of evidence of records that belong to somebody, in two groups."""
+    place = tmp_path_factory.mktemp("owned")
+    write_run(place / "results", [owned_audit()])
+    assert spvmia(place / "results", "--output", place / "evidence").exit_code == 0
+    return place / "evidence"
+
+
+@pytest.mark.parametrize(("n", "each"), [(60, 3), (40, 5)])
+def test_the_unit_is_stated_with_its_numbers(tmp_path, n, each):
+    audit, page = facts_of(tmp_path, owned_audit(n, each))
+    told = audit["data"]["privacy_unit"]
+    assert told == {
+        "unit": "unit of column 'customer'",
+        "column": "customer",
+        "members": n,
+        "nonmembers": n,
+        "median_records": each,
+        "most_records": each,
+    }
+    run = read_latest(tmp_path / "results")
+    by_name = {each["attack"]: each for each in audit["by_unit"]["attackers"]}
+    for task in run.audits[0].model_attacks:
+        assert by_name[task.attack]["auroc"]["value"] == task.mia_audit.unit.metrics.auroc
+    strongest = run.audits[0].mia_audit.unit.together.strongest.auroc
+    assert audit["by_unit"]["strongest"]["auroc"]["high"] == strongest.high
+    assert f"{strongest.value:.3f}" in page
+    assert f"{n} units of members and {n} of others" in page
+    assert f"with a median of {each} records" in page
+    assert {group["group"] for group in audit["groups"]["groups"]} == {"north", "south"}
+    for group in run.audits[0].mia_audit.groups.groups:
+        assert f"{group.auroc.value:.3f}" in page
+
+
+@pytest.mark.parametrize(("block_size", "unit"), [(0, "row"), (128, "document")])
+def test_without_a_column_the_unit_is_the_document(tmp_path, block_size, unit):
+    tasks = fake_audit(STRENGTHS, records=fake_records(150, 150, blocks=3))
+    for task in tasks:
+        task.config["metadata"]["mia_audit"]["data"]["block_size"] = block_size
+    audit, page = facts_of(tmp_path, tasks)
+    told = audit["data"]["privacy_unit"]
+    assert (told["unit"], told["column"], told["members"], told["most_records"]) == (unit, None, 50, 3)
+    assert (audit["by_unit"], audit["groups"]) == (None, None)
+    assert "By unit" not in page
+    assert "<h3>Groups</h3>" not in page
+
+
+def test_units_that_some_records_lack_are_told_as_that(tmp_path):
+    first, *records = (replace(record, unit=f"u{record.id}") for record in fake_records(150, 150))
+    audit, _ = facts_of(tmp_path, fake_audit(STRENGTHS, records=[*records, replace(first, unit=None)]))
+    assert "1 of 300 records belong to no unit" in audit["data"]["privacy_unit"]["why_no_other"]
 
 
 def test_records_of_records_are_told_line_by_line():
