@@ -50,6 +50,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         text_column: the column with plain text.
         format: what rows are; `auto` goes by their keys.
         unit_column: the column that says whom a record belongs to; it is kept as a keyed hash.
+        group_column: the column with the group of an audited record, as `mia_group_column` will name it: rows that lie
+            nowhere on disk are kept with it, or the audit would not find it.
         loss_on: which tokens of conversations carry loss; `auto` reads it from the trainer's rows.
         data_dir: folder for rows that lie nowhere on disk, and for manifests that must stay out of an upload.
         strict: stop before the training where its data are not the declared members.
@@ -70,6 +72,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         text_column: str = "text",
         format: Format = "auto",  # noqa: A002 - as the option is called
         unit_column: str | None = None,
+        group_column: str | None = None,
         loss_on: str = "auto",
         data_dir: str | Path | None = None,
         strict: bool = False,
@@ -84,7 +87,15 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         self._loss_on = loss_on
         self._key = own_key(data_dir)
         rows_folder = private(data_dir) / "rows"
-        reading = Reading(text_column, format, unit_column, text_column != "text", rows_folder, self._key)
+        reading = Reading(
+            text_column,
+            format,
+            unit_column,
+            text_column != "text",
+            rows_folder,
+            self._key,
+            group_column=group_column,
+        )
         given = {"members": members, "nonmembers": nonmembers, "prompts": prompts, "candidate": candidate}
         self._of_units = reading.told_of_units
         self._declared: Declared = read_declared(given, reading, seed=0)

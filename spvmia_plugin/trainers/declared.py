@@ -26,6 +26,7 @@ from spvmia_plugin.records import Document
 from spvmia_plugin.util.files import private_folder, write_private
 
 CLASSES = ("members", "nonmembers", "prompts", "candidate")
+AUDITED = CLASSES[:2]
 MEANING = {
     "members": "records that are trained on",
     "nonmembers": "records like them that are not",
@@ -95,6 +96,8 @@ class Reading:
         rows_folder: where rows go that lie nowhere on disk.
         key: names those files by what they hold.
         option: of a class, as the user calls it.
+        group_column: the column that says which group an audited row is of. It is read again at the audit, and nothing
+            but kept here.
     """
 
     column: str
@@ -104,15 +107,15 @@ class Reading:
     rows_folder: Path
     key: bytes
     option: str = "{}="
+    group_column: str | None = None
 
     def named(self, name: str) -> str:
         """What the user calls a class, or another option."""
         return self.option.format(name.replace("_", "-") if self.option.startswith("--") else name)
 
-    @property
-    def belonging(self) -> BelongingInClear:
-        """What says whom a row belongs to."""
-        return BelongingInClear(self.unit_column)
+    def belonging(self, name: str) -> BelongingInClear:
+        """What says whom a row of a class belongs to, and of which group one is that is audited."""
+        return BelongingInClear(self.unit_column, self.group_column if name in AUDITED else None)
 
     @property
     def told_of_units(self) -> dict[str, str]:
@@ -179,7 +182,7 @@ def _side(name: str, given: Any, reading: Reading, member: bool | None) -> tuple
             member=member,
             format=reading.format,
             text_given=reading.text_given,
-            belonging=reading.belonging,
+            belonging=reading.belonging(name),
         )
         source = ClassSource(spec if spec.startswith(HUB) else absolute_spec(spec), reading.column)
         return loaded.format, _unique(loaded, source)
@@ -219,9 +222,13 @@ class _InMemory:
 def _of_dataset(name: str, given: Any, reading: Reading) -> tuple[Format, Side]:
     """Rows of a `datasets.Dataset`: from its Arrow file where that lies on disk for good, else from a copy of ours."""
     place = _InMemory(reading.named(name))
-    taken = Taken(Layout(reading.column, reading.format, reading.text_given, belonging=reading.belonging), None)
+    belonging = reading.belonging(name)
+    taken = Taken(Layout(reading.column, reading.format, reading.text_given, belonging=belonging), None)
     columns = taken.layout.columns(place, given.column_names)
-    kept = Layout(reading.column, reading.format, reading.text_given).columns(place, given.column_names)
+    of_copy = replace(belonging, unit=None)
+    kept = Layout(reading.column, reading.format, reading.text_given, belonging=of_copy).columns(
+        place, given.column_names
+    )
     lines = []
     for row, values in enumerate(_rows(given), start=1):
         taken.add(place, row, {column: values[column] for column in columns}, f"{name}:{row}")

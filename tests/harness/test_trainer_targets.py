@@ -21,6 +21,7 @@ from tests.trainers.conftest import (  # noqa: F401
     sft,
     split,
     texts,
+    written,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -217,6 +218,26 @@ def test_prompts_of_audited_units_alone_are_refused_with_the_manifest_named(sft,
         SpvmiaError, match=r"^mia_manifest: .*out/mia_manifest.json: expected prompts of units that are"
     ):
         audit(tmp_path / "out")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_groups_of_declared_rows_are_told(sft, audit, tmp_path, in_memory):  # noqa: F811
+    """Of a data set in memory the copy that is kept has them."""
+    from datasets import Dataset
+
+    rows = [{**row, "lang": ("de", "en")[i % 2]} for i, row in enumerate(texts(90))]
+    sides = rows[:30], rows[30:]
+    names = ("members", "nonmembers")
+    files = [written(tmp_path / f"{name}.jsonl", side) for name, side in zip(names, sides, strict=True)]
+    given = [Dataset.from_list(side) for side in sides] if in_memory else files
+    sft([{"text": row["text"]} for row in rows[:30]], [MembershipManifest(*given, group_column="lang", strict=True)])
+    result = audit(tmp_path / "out", mia_group_column="lang")
+    told = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]["groups"]["groups"]
+    assert {group["name"] for group in told} == {"de", "en"}
+    by_text = {sample["doc"]["id"]: sample["doc"]["group"] for sample in result["samples"]["loss_mia_custom"]}
+    members = {id_: group for id_, group in by_text.items() if id_.startswith("members")}
+    assert len(members) == 30
+    assert all(group == ("de", "en")[(int(id_.rpartition(":")[2]) - 1) % 2] for id_, group in members.items())
 
 
 def test_a_row_that_has_changed_is_named(target, audit, tmp_path):

@@ -198,3 +198,24 @@ def test_rows_that_are_kept_do_not_say_whose_they_are(tmp_path):
     kept = callback._declared.keep_rows()
     assert len(kept) >= 2
     assert not any("SECRET" in path.read_text() for path in kept)
+
+
+@pytest.mark.parametrize("unit_column", [None, "who", "text"])
+def test_rows_that_are_kept_have_their_group(tmp_path, unit_column):
+    """Of those that are audited; whom they belong to is kept as a hash alone, unless it is the text itself."""
+    from datasets import Dataset
+
+    rows = [{**row, "who": f"SECRET-{i // 3}", "lang": "de" if i % 6 < 3 else "en"} for i, row in enumerate(texts(120))]
+    held_out = [{"text": row["text"], "who": row["who"]} for row in rows[90:]]
+    sides = [Dataset.from_list(each) for each in (rows[:30], rows[30:90], held_out)]
+    callback = MembershipManifest(*sides, unit_column=unit_column, group_column="lang")
+    for path in callback._declared.keep_rows():
+        kept = [json.loads(line) for line in path.read_text().splitlines()]
+        expected = {"text"} if path.name.startswith("prompts") else {"text", "lang"}
+        assert {frozenset(row) for row in kept} == {frozenset(expected)}
+    if unit_column == "who":
+        with pytest.raises(SpvmiaError, match="members=: the data set: expected a column 'region'"):
+            MembershipManifest(*sides, group_column="region")
+        nobody = Dataset.from_list([{**row, "lang": None if i == 3 else "de"} for i, row in enumerate(rows[:30])])
+        with pytest.raises(SpvmiaError, match=r"members=: the data set, row 4: .*'lang'"):
+            MembershipManifest(nobody, *sides[1:], group_column="lang")
