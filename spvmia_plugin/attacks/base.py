@@ -236,6 +236,7 @@ def lowest_share(values: FloatArray, share: float) -> FloatArray:
 
 
 DIFFERENT_TOKENS = "the two models tokenise the text differently"
+NO_MOMENTS = "no moments over the vocabulary: mia_api_view hides them, or the backend gives none"
 
 
 def check_same_tokens(left: TokenSignals, right: TokenSignals) -> None:

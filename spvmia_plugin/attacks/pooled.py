@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.attacks.base import DIFFERENT_TOKENS, NLL_FLOOR
+from spvmia_plugin.attacks.base import DIFFERENT_TOKENS, NLL_FLOOR, NO_MOMENTS
 from spvmia_plugin.attacks.calibrated import WINDOWS
 from spvmia_plugin.signals import MissingSignal, RecordSignals, Role, TokenSignals, Unscored
 
@@ -72,7 +72,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 FEATURE_NAMES: tuple[str, ...] = tuple(name for names in NAMES.values() for name in names)
 COLUMN: Mapping[str, int] = {name: column for column, name in enumerate(FEATURE_NAMES)}
 
-NO_MOMENTS = "the backend gives no moments"
 NOT_FINITE = "a log-probability is not finite"
 
 TOKENS_AT_A_TIME = 2**15

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvmia_plugin.attacks.base import Attack, check_share, lowest_share, mean_logprob, nll
+from spvmia_plugin.attacks.base import NO_MOMENTS, Attack, check_share, lowest_share, mean_logprob, nll
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, View
 
 
@@ -155,7 +155,7 @@ class MinKPlusPlus(Attack):
         """Mean over the lowest standardised log-probabilities."""
         tokens = signals.of(Role.TARGET)
         if tokens.mean is None or tokens.std is None:
-            raise MissingSignal("the backend gives no moments")
+            raise MissingSignal(NO_MOMENTS)
         varies = tokens.std > 0
         if not varies.any():
             raise MissingSignal("all sigma are 0")

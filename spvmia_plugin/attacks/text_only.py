@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,26 @@ AGGREGATES: Mapping[str, Callable[[Sequence[float]], Any]] = {"max": np.max, "me
 """How the values of a record's continuations become one."""
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
-"""A run of letters and digits, a mark of punctuation, or a character of a script that puts no blanks between words."""
+_JOINERS = "\u200c\u200d"
+"""Between letters of Indic scripts and of Persian, without a blank."""
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """A run of letters and digits, a mark of punctuation, or a character of a script that puts no blanks between words.
+
+    Each with the marks that stand on it: vowels of Indic scripts, points of Hebrew and Arabic, accents that are
+    characters of their own. To `re` these are neither letters nor blanks.
+    """
+    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c).startswith("M"))
+    on = f"[{marks}{_JOINERS}]"
+    letter = rf"[^\W{_UNSPACED}]"
+    return re.compile(rf"[{_UNSPACED}]{on}*|{letter}+(?:{on}+{letter}*)*|[^\w\s]{on}*")
 
 
 def words(text: str) -> list[str]:
-    """The words and marks of a text, in order, as they are written."""
-    return _WORD.findall(text)
+    """The words and marks of a text, in order, as they are written, however accents are encoded."""
+    return _word().findall(unicodedata.normalize("NFC", text))
 
 
 def halves(text: str) -> tuple[str, str] | None:
@@ -31,7 +47,7 @@ def halves(text: str) -> tuple[str, str] | None:
 
     White space between the two belongs to neither: a prompt that ends in a blank is read as other tokens.
     """
-    found = list(_WORD.finditer(text))
+    found = list(_word().finditer(text))
     if len(found) < 2:
         return None
     start = found[len(found) // 2].start()
@@ -82,9 +98,10 @@ class Ngram(Continuing):
     they settle on (`mia_aggregate=mean` for the mean). Their code also reports the share of the continuation's words
     that the truth covers, sums over L (the creativity index) and longest common substrings, and picks by a validation
     set; it splits words by NLTK's tweet tokenizer after taking accents off, cuts at sentences by default, and
-    samples with top_p .95. Here words are runs of letters, single marks and single characters of scripts without
-    blanks, as they are written; sampling is by `mia_temperature`, `mia_top_k`, `mia_top_p`. Of a conversation the
-    longest reply that carried loss is written anew after what stands before it, as theirs on TULU.
+    samples with top_p .95. Here words are runs of letters, single marks of punctuation and single characters of scripts
+    without blanks, each with what stands on it, as they are written, in Unicode's normal form C; sampling is by
+    `mia_temperature`, `mia_top_k`, `mia_top_p`. Of a conversation the longest reply that carried loss is written anew
+    after what stands before it, as theirs on TULU.
 
     Attributes:
         length: L, in words.

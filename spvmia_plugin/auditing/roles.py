@@ -171,12 +171,19 @@ def check_features(
     unable = sorted(attacks.keys() - set(able))
     if unable:
         rest = f"; these can run: {', '.join(able)}" if able else ""
+        lacks = {name for found in lacking.values() for _, name in found}
+        # What the target gives by itself was looked at before; of a view, this one alone asks it for more.
+        if view is not None and view.startswith("top_k:") and "logprobs" in lacks:
+            raise SpvmiaError(
+                f"mia_api_view: expected a view of what backend {backend.name!r} gives, got {view}, which needs the "
+                "log-probability of the K-th most probable token at each place: it has none, so these attacks can't "
+                f"run: {', '.join(unable)}{rest}; set mia_api_view=rounded:D, noised:S or full, or use '--model hf'"
+            )
         if view is not None:
             raise SpvmiaError(
                 f"mia_api_view: expected attacks that {view} shows enough for, got {', '.join(unable)}, which need "
                 f"more of the target{rest}; leave these attacks out, or set mia_api_view=full"
             )
-        lacks = {name for found in lacking.values() for _, name in found}
         whys = [
             why
             for role in sorted({role for found in lacking.values() for role, _ in found})

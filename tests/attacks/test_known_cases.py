@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks.base import SCORED_TOGETHER, Attack
+from spvmia_plugin.attacks.base import NO_MOMENTS, SCORED_TOGETHER, Attack
 from spvmia_plugin.attacks.calibrated import (
     BothWbc,
     CandidateEz,
@@ -209,11 +210,39 @@ def test_overlapping_runs_count_a_word_once() -> None:
     assert coverage(list("aaaa"), list("aaa"), 3) == 1.0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "हिन्दी भाषा सुंदर है",
+        "தமிழ் மொழி எளிது",
+        "שָׁלוֹם עוֹלָם",
+        "مُحَمَّدٌ كَاتِبٌ",
+        "می‌خواهم بروم",
+        unicodedata.normalize("NFD", "un café déjà vu"),
+        "ক্ষমা কর",
+    ],
+)
+def test_marks_stand_on_their_letters(text: str) -> None:
+    """Words of scripts whose vowels and points are characters of their own are not cut at them."""
+    assert words(text) == [unicodedata.normalize("NFC", word) for word in text.split()]
+    first, second = halves(text) or ("", "")
+    assert f"{first} {second}" == text  # as it is written, not as it is compared
+
+
+def test_an_encoding_of_accents_makes_no_other_words() -> None:
+    text = "un café déjà vu à Nîmes"
+    for one, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        forms = [words(unicodedata.normalize(form, text)) for form in (one, other)]
+        assert coverage(*forms, 3) == 1.0
+    spoken, other = "हिन्दी भाषा बहुत सुंदर है और लोग इसे बोलते हैं", "आज हिन्दी में कुछ नहीं लिखा गया है"
+    assert coverage(words(spoken), words(other), 3) == 0.0  # single words in common, and no three in a row
+
+
 def test_words_of_scripts_with_and_without_blanks() -> None:
     assert words("Don't stop — 3.5 %!") == ["Don", "'", "t", "stop", "—", "3", ".", "5", "%", "!"]
     assert words("naïve café") == ["naïve", "café"]
     assert words("我爱你, ok") == ["我", "爱", "你", ",", "ok"]
-    assert words("รัก") == list("รัก")
+    assert words("รัก") == ["รั", "ก"]
     assert words(" \n") == []
 
 
@@ -321,8 +350,8 @@ def test_rmia_computes_a_population_once(monkeypatch: pytest.MonkeyPatch) -> Non
         (Ratio(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Rmia(), record(PLAIN, base=UNIFORM), "the two models tokenise the text differently"),
         (Rmia(), record(PLAIN, base=FLAT), "no population signals of the target model"),
-        (MinKPlusPlus(), record(PLAIN), "the backend gives no moments"),
-        (MinKPlusPlus(), record(signals([-1.0], mean=[-2.0])), "the backend gives no moments"),
+        (MinKPlusPlus(), record(PLAIN), NO_MOMENTS),
+        (MinKPlusPlus(), record(signals([-1.0], mean=[-2.0])), NO_MOMENTS),
         (MinKPlusPlus(), record(signals([-1.0], mean=[-2.0], std=[0.0])), "all sigma are 0"),
         (Neighbour(), record(PLAIN), "no paraphrase"),
         (Neighbour(), ring(PLAIN, FLAT, signals([])), "a paraphrase has no scored tokens"),

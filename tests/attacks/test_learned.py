@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spvmia_plugin.attacks.base import SCORED_TOGETHER, AuditAttack
+from spvmia_plugin.attacks.base import NO_MOMENTS, SCORED_TOGETHER, AuditAttack
 from spvmia_plugin.attacks.calibrated import SpvWbc
 from spvmia_plugin.attacks.learned import LEAST_RECORDS, TOO_FEW, Learned, standardised
-from spvmia_plugin.attacks.pooled import FEATURE_NAMES, NAMES, NO_MOMENTS, NOT_FINITE, features_of
+from spvmia_plugin.attacks.pooled import FEATURE_NAMES, NAMES, NOT_FINITE, features_of
 from spvmia_plugin.attacks.reference_free import Loss
 from spvmia_plugin.attacks.weights import FILE, VARIANTS, Card, Variant, Weights, names_of, shipped, write_weights
 from spvmia_plugin.errors import SpvmiaError

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from spvmia_plugin.attacks.base import NO_MOMENTS
 from spvmia_plugin.auditing.api_view import ApiView, shown_as
 from spvmia_plugin.auditing.roles import seen_of_target
 from spvmia_plugin.config import AuditConfig
@@ -159,14 +160,14 @@ def test_only_the_target_is_behind_the_interface(tmp_path) -> None:
 
 def test_what_needs_moments_says_so(tmp_path) -> None:
     outcome, _ = run(tmp_path, ["min_k_pp", "loss"], data=DATA, mia_api_view="rounded:3")
-    assert {each.reason for each in outcome.results["min_k_pp_mia_custom"].values()} == {"the backend gives no moments"}
+    assert {each.reason for each in outcome.results["min_k_pp_mia_custom"].values()} == {NO_MOMENTS}
+    assert "mia_api_view" in NO_MOMENTS
 
 
 @pytest.mark.parametrize(
     ("view", "names", "options", "refused"),
     [
         ("rounded:3", ["grad_norm", "loss"], {}, "grad_norm_mia_custom"),
-        ("top_k:5", ["neighbour", "loss"], {}, "loss_mia_custom, neighbour_mia_custom"),  # no K-th to be had
         ("noised:1", ["neighbour", "loss"], {}, "neighbour_mia_custom"),  # noise on the embeddings
         ("text", ["loss", "surrogate", "bag_of_words"], {}, "loss_mia_custom"),
         ("text", ["spv"], {"mia_perturbation": "causal"}, "spv_mia_custom"),
@@ -180,6 +181,24 @@ def test_what_an_interface_does_not_take_is_refused_by_name(tmp_path, view, name
     )
     assert str(caught.value).endswith("leave these attacks out, or set mia_api_view=full")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "refused", "rest"),
+    [
+        (["loss", "neighbour"], "loss_mia_custom, neighbour_mia_custom", ""),
+        (["lira_base", "ngram"], "lira_base_mia_custom", "; these can run: ngram_mia_custom"),
+    ],
+)
+def test_a_target_of_which_no_k_th_token_is_known(tmp_path, names, refused, rest) -> None:
+    """It is the backend that lacks something there, not the interface."""
+    with pytest.raises(SpvmiaError) as caught:
+        run(tmp_path, names, data=DATA, mia_api_view="top_k:5", mia_perturbation="causal")
+    assert str(caught.value) == (
+        "mia_api_view: expected a view of what backend 'fake' gives, got top_k:5, which needs the log-probability of "
+        f"the K-th most probable token at each place: it has none, so these attacks can't run: {refused}{rest}; set "
+        "mia_api_view=rounded:D, noised:S or full, or use '--model hf'"
+    )
 
 
 def test_no_paraphrase_is_drawn_from_the_targets_distribution(tmp_path) -> None:
