@@ -25,7 +25,8 @@ from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.schema import MaybeNumber
 
 CONFIDENCE = 0.95
-_CHECKPOINT = re.compile(r"(?:checkpoint|step)[-_]?(\d+)", re.IGNORECASE)
+_CHECKPOINT = re.compile(r"(?<![a-z])(?:checkpoint|step)[-_]?(\d+)/?$", re.IGNORECASE)
+"""What ends in a step: `step-100-merged` is no checkpoint of a series, but what was made of one."""
 
 
 @dataclass(frozen=True)

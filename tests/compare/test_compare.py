@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
-from spvmia_plugin.compare.variants import _welch, compare, over_seeds
+from spvmia_plugin.compare.variants import _step, _welch, compare, over_seeds
 from spvmia_plugin.compare.view import in_words, lines_of, text, to_html, to_json
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.entrants import Source
@@ -94,6 +95,36 @@ def test_the_words_name_what_is_told_apart(pair, tmp_path):
     assert [line.apart for line in lines] == [-1, 0]
     same = compare([pair[0], Source(shutil.copytree(pair[0].place, tmp_path / "copy"), "copy")])
     assert in_words(same[0], "copy") == "no attack tells it from plain"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "step"),
+    [
+        ("checkpoint-100", "m", 100),
+        ("Checkpoint_7", "m", 7),
+        ("global_step300", "m", 300),
+        ("a", "out/checkpoint-25/", 25),
+        ("step-100-merged", "m", None),
+        ("step-100-merged", "out/step-100-merged", None),
+        ("checkpoint-100-int8", "out/checkpoint-100", 100),
+        ("run-of-step-2", "m", 2),
+        ("misstep-3", "m", None),
+        ("checkpoint-100/adapter", "m", None),
+    ],
+)
+def test_a_step_is_what_a_name_or_a_path_ends_in(name, model, step):
+    run = SimpleNamespace(config={"model_args": {"pretrained": "base", "peft": model}})
+    assert _step(name, run) == step
+
+
+def test_what_was_made_of_checkpoints_is_no_series(tmp_path):
+    """In the order in which they were given, whatever steps their names begin with."""
+    names = ["step-300-merged", "step-100-merged", "step-200-merged"]
+    places = [variant(tmp_path / name, {"loss": 0.5}, model=f"out/{name}") for name in names]
+    (found,) = compare([Source(place) for place in places])
+    assert [each.step for each in found.variants] == [None] * 3
+    assert [each.name for each in found.variants] == names
+    assert not found.is_series
 
 
 def test_checkpoints_are_a_series_in_the_order_of_their_steps(tmp_path):
