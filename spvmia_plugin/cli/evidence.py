@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -71,40 +71,24 @@ def evidence(
         spvmia evidence --verify evidence --allowed-signers signers --identity a.auditor@acme.example
     """
     say = line_printer(quiet=quiet, as_json=as_json)
-    written = {
-        "RESULTS": results is not None,
-        "--output": output is not None,
-        "--sign": sign is not None,
-        "--minisign": minisign,
-        "--auditor": auditor is not None,
-        "--organisation": organisation is not None,
-        "--relation": relation is not None,
-        "--statement": statement is not None,
-        "--no-samples": not samples,
+    named = {
+        "RESULTS": results,
+        "--output": output,
+        "--sign": sign,
+        "--minisign": minisign or None,
+        "--auditor": auditor,
+        "--organisation": organisation,
+        "--relation": relation,
+        "--statement": statement,
+        "--no-samples": None if samples else True,
+        "--allowed-signers": allowed_signers,
+        "--identity": identity,
+        "--public-key": public_key,
     }
-    checked = {
-        "--allowed-signers": allowed_signers is not None,
-        "--identity": identity is not None,
-        "--public-key": public_key is not None,
-    }
+    _check_together(verify, [option for option, value in named.items() if value is not None])
     if verify is not None:
-        if any(written.values()):
-            raise SpvmiaError(
-                f"--verify: expected only what checks a folder beside it ({', '.join(checked)}), got "
-                f"{', '.join(_given(written))}, which writes one; do one at a time"
-            )
         _verify(verify, allowed_signers, identity, public_key, say, as_json=as_json)
         return
-    if any(checked.values()):
-        raise SpvmiaError(
-            f"{_given(checked)[0]}: expected --verify DIR beside it, got nothing to check; name the folder, or leave "
-            "it out"
-        )
-    if minisign and sign is None:
-        raise SpvmiaError(
-            "--minisign: expected --sign KEY beside it, a private key of minisign, got none: nothing would be signed; "
-            "name the key, or leave it out"
-        )
     if results is None or output is None:
         missing = "RESULTS" if results is None else "--output"
         raise SpvmiaError(
@@ -121,8 +105,28 @@ def evidence(
         print_json({"folder": str(output), "files": [str(path.relative_to(output)) for path in files]})
 
 
-def _given(options: Mapping[str, bool]) -> list[str]:
-    return [option for option, given in options.items() if given]
+_OF_CHECKS = ("--allowed-signers", "--identity", "--public-key")
+"""Options of `--verify`."""
+
+
+def _check_together(verify: Path | None, given: Sequence[str]) -> None:
+    """Refuse options that would be passed over: who gives them believes that they do something."""
+    checks = [option for option in given if option in _OF_CHECKS]
+    writes = [option for option in given if option not in _OF_CHECKS]
+    if verify is not None and writes:
+        raise SpvmiaError(
+            f"--verify: expected only what checks a folder beside it ({', '.join(_OF_CHECKS)}), got "
+            f"{', '.join(writes)}, which writes one; do one at a time"
+        )
+    if verify is None and checks:
+        raise SpvmiaError(
+            f"{checks[0]}: expected --verify DIR beside it, got nothing to check; name the folder, or leave it out"
+        )
+    if "--minisign" in writes and "--sign" not in writes:
+        raise SpvmiaError(
+            "--minisign: expected --sign KEY beside it, a private key of minisign, got none: nothing would be signed; "
+            "name the key, or leave it out"
+        )
 
 
 def _verify(
