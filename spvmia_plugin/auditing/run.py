@@ -46,6 +46,11 @@ from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import Quotes, is_foreign
 from spvmia_plugin.util.console import bars_of, following, show, shown
 
+_LEFT_OUT = (
+    ("left_out", "text", "with tokens that the base does not have"),
+    ("without_loss", "conversation", "in which no token carries loss"),
+)
+"""What a reference was not trained on, as its training counts it."""
 RECORDS_AT_A_TIME = 2000
 """Records whose sequences and signals are held at once; batches are planned over so many."""
 
@@ -238,14 +243,10 @@ class Run:
             self._forecast.finish(*prompted, f"training the {name}")
             if player.trained and self.backend.is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
-            if left_out := made.get("left_out"):
-                self.outcome.notes.append(
-                    f"the {name} was trained without {left_out} texts that use tokens which the base does not have"
-                )
-            if without_loss := made.get("without_loss"):
-                self.outcome.notes.append(
-                    f"the {name} was trained without {without_loss} conversations in which no token carries loss"
-                )
+            for key, one, why in _LEFT_OUT:
+                if count := made.get(key):
+                    many = f"{count} {one}{'s' * (count != 1)}"
+                    self.outcome.notes.append(f"the {name} was trained without {many} {why}")
             planned = self._planned.get(f"training the {name}", 0)
             if short := shortfall(name, planned, made, self._calibration.processes):
                 self.outcome.notes.append(short)

@@ -304,7 +304,7 @@ def _limit(estimate: Estimate, metric: str) -> Cell:
     most = limit(estimate, metric)
     if math.isnan(most):
         return Cell(MISSING)
-    note = "" if most == estimate.high else f"1 - {printed(estimate.low)}"
+    note = "" if most == estimate.high else f"mirrored: 1 \N{MINUS SIGN} {printed(estimate.low)}"
     return Cell(printed(most), note, repr(most))
 
 
@@ -316,8 +316,8 @@ def _number(estimate: Estimate, *, told: bool = False) -> Cell:
     if not math.isnan(estimate.low):
         notes.append(interval(estimate.low, estimate.high))
     if told and estimate.attack is not None:
-        chosen = f" of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
-        notes.append(f"{shown(estimate.attack)}{chosen}")
+        chosen = f", strongest of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
+        notes.append(f"by {shown(estimate.attack)}{chosen}")
     return Cell(printed(estimate.value), ", ".join(notes), repr(estimate.value))
 
 

@@ -205,8 +205,7 @@ def _exposed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
         "Look at the records that stand out, and take them out or reword them",
         (
             *("Of 100 training records about ", tpr, " (", low, " to ", high, ") are picked out while ", accused),
-            f" in 100 others are wrongly accused, first of all {_listed(audit, str(found.most_exposed.attack))}; the "
-            "table below has the others.",
+            f" in 100 others are wrongly accused, {_listed(audit, str(found.most_exposed.attack))}.",
         ),
         "Drop, shorten or reword them, train again, and compare on the same records: others may stand out then.",
         "spvmia compare before=results after=results-after --output compare.html",
@@ -217,11 +216,15 @@ _FIRST = 3
 
 
 def _listed(audit: Audit, attack: str) -> str:
-    """The ids of the members that score highest under an attack."""
+    """Which members score highest under an attack."""
+    if audit.records is None:
+        return "by a run without --log_samples, so that nobody can say which"
     scores = next(audit.scores(task) for task in audit.model_attacks if task.attack == attack)
     members = np.where(audit.labels() & np.isfinite(scores), scores, -np.inf)
     first = [shown(audit.ids()[place]) for place in np.argsort(-members, kind="stable")[:_FIRST].tolist()]
-    return " and ".join(filter(None, (", ".join(first[:-1]), first[-1])))
+    return (
+        f"first of all {' and '.join(filter(None, (', '.join(first[:-1]), first[-1])))}; the table below has the others"
+    )
 
 
 def _duplicates(audit: Audit) -> Iterator[Advice]:

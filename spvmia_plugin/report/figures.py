@@ -40,6 +40,8 @@ MAX_STEPS = 400
 """Corners of a curve that are drawn, spread over both axes as they are seen: more fall on the same pixels."""
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _DASHED = (0, (4, 3))
+_WORD = 8.5
+"""Points of the word at the line of guessing."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _draw_ranking(rows: Sequence[tuple[str, float, float, float]], strongest: tu
     figure, axes = drawing.axes(0.9 + 0.27 * max(len(rows), 2))
     places = np.arange(len(rows))[::-1]
     axes.axvline(0.5, color=PALETTE["soft"], linestyle=_DASHED, linewidth=1)
+    axes.text(0.5, len(rows) - 0.45, " guessing", color=PALETTE["soft"], ha="left", va="center", fontsize=_WORD)
     for place, (name, auroc, low, high) in zip(places, rows, strict=True):
         chosen = strongest is not None and name == strongest[0]
         if strongest and chosen and np.isfinite(strongest[1:]).all():
@@ -239,6 +242,8 @@ def _draw_roc(labels: Sequence[str], curves: Sequence[Curve | None], log: bool, 
     floor = 0.5 / max(max(found.n_members, found.n_nonmembers) for found in known)
     grid = np.geomspace(floor, 1, 200) if log else np.linspace(0, 1, 200)
     axes.plot(grid, grid, color=PALETTE["soft"], linestyle=_DASHED, linewidth=1)
+    at = grid[len(grid) // 2]
+    axes.text(at, at, "  guessing", color=PALETTE["soft"], ha="left", va="top", fontsize=_WORD)
     for number, found in reversed(list(enumerate(curves))):
         if found is None:
             continue
@@ -403,7 +408,7 @@ def _cost(tasks: Sequence[TaskResult]) -> list[Picture]:
         attacks=(),
         alt="AUROC of each attack against the seconds of the stages it rests on. The tables hold the same numbers.",
         caption="AUROC against the seconds of all stages an attack rests on. Attacks share stages, so together they "
-        "cost far less than the sum; what came from the cache cost nothing in this run.",
+        "cost far less than the sum; what came from the store cost nothing in this run.",
         draw=lambda _: _draw_cost(rows),
     )
     return [picture] if rows else []
@@ -417,6 +422,8 @@ def _draw_cost(rows: Sequence[tuple[str, float, float, float, float]]) -> Any:
     """
     figure, axes = drawing.axes(3.7)
     axes.axhline(0.5, color=PALETTE["soft"], linestyle=_DASHED, linewidth=1)
+    right = axes.get_yaxis_transform()
+    axes.text(1, 0.5, "guessing", color=PALETTE["soft"], ha="right", va="bottom", fontsize=_WORD, transform=right)
     for number, (name, seconds, auroc, low, high) in enumerate(rows):
         colour = PALETTE[TOP[number]] if number < len(TOP) else PALETTE["grey"]
         axes.plot([seconds] * 2, [low, high], color=colour, linewidth=1.2)

@@ -104,6 +104,8 @@ def _blind_row(audit: Audit) -> dict[str, Any]:
 
 
 def _seconds(task: TaskResult) -> Number:
+    if not task.mia_audit.n.scored:  # whatever ran was for the others
+        return Number(None, "seconds", "")
     value = stage_seconds(task, stages(task, attack_classes()))
     return Number(value, "seconds", f"computed/{task.task}/seconds_of_what_it_rests_on")
 

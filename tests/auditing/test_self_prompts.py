@@ -414,7 +414,7 @@ def test_an_audit_says_what_became_of_the_plan(tmp_path, capsys):
     outcome, _ = run(tmp_path / "2", ["spv_ez"], data=PLAIN, backend=Chatty("x" * 99), quiet=False, **options)
     assert not [each for each in outcome.notes if "the plan counted" in each]
     outcome, _ = run(tmp_path / "3", ["spv_ez"], data=CHAT, backend=Without(), mia_block_size=None)
-    assert "the reference was trained without 1 conversations in which no token carries loss" in outcome.notes
+    assert "the reference was trained without 1 conversation in which no token carries loss" in outcome.notes
     capsys.readouterr()
 
 

@@ -45,7 +45,7 @@ def test_a_leak_at_the_low_end(tmp_path, undrawn):
     page = render(run)
     assert "What to do now" in page
     ids = Page(page).data[0]["ids"]
-    assert f"first of all {ids[0]}, {ids[1]} and {ids[2]}; the table" in plain(found[0].evidence)
+    assert f"first of all {ids[0]}, {ids[1]} and {ids[2]}; the table below has the others." in plain(found[0].evidence)
     assert "Try an earlier checkpoint" in page
     told = report_facts(run)["audits"][0]["advice"]
     assert [each["title"] for each in told] == titles(found)

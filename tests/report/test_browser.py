@@ -206,10 +206,10 @@ def test_choosing_an_attack_shows_its_pictures(plain):
     page.get_by_label("Attack to look at").select_option(label="Loss")
     assert all("SPV-MIA" not in text for text in shown.all_inner_texts())
     assert any("Scores of Loss" in text for text in shown.all_inner_texts())
-    chosen = page.locator(".curve.chosen")
+    chosen = page.locator(".figures .curve.chosen")
     assert {chosen.nth(i).get_attribute("data-attack") for i in range(chosen.count())} == {"2"}
     # The line that says which curve it is looks like it.
-    lines = [page.locator(f"{place} path").first for place in (".tools .key", ".figures .curve.chosen")]
+    lines = [page.locator(f"{place} path").first for place in (".tools .drawn-as", ".figures .curve.chosen")]
     drawn = [each.evaluate("e => [getComputedStyle(e).stroke, getComputedStyle(e).strokeWidth]") for each in lines]
     assert drawn[0] == drawn[1]
     assert drawn[0][0] not in ("none", "rgb(0, 0, 0)")

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import math
+import json
 import re
 
 import pytest
@@ -80,7 +81,8 @@ def test_pictures_say_what_they_show(page):
     every = re.findall(r"<svg [^>]*>", page.html)
     pictures = [picture for picture in every if 'aria-hidden="true"' not in picture]
     beside = [picture for picture in every if picture not in pictures]
-    assert all('class="row"' in picture for picture in beside)  # bars in a row of numbers that say the same
+    # Bars in a row of numbers that say the same, and the line beside the name of the attack whose curve it is.
+    assert all('class="row"' in picture or 'viewBox="0 0 28 10"' in picture for picture in beside)
     assert len(pictures) >= 7
     assert all('role="img"' in picture and re.search(r'aria-label="[^"]{20,}"', picture) for picture in pictures)
 
@@ -162,6 +164,7 @@ def test_a_run_without_samples_still_has_a_verdict(tmp_path, undrawn):
     assert "An outsider can" in page.headings[1][1]
     assert page.data == []
     assert "Most exposed records" not in page.text
+    assert "without --log_samples, so that nobody can say which" in page.text
     assert "--log_samples" in page.text
 
 
@@ -222,7 +225,11 @@ def test_what_was_scored_and_what_the_self_prompts_are_like_is_told(tmp_path, un
     assert told["scored"] == scored
     assert told["self_prompts"] == prompts
     strange = {"scored": {"tokens": "x"}, "self_prompts": dict.fromkeys(prompts, "many")}
-    page = reported(tmp_path / "strange", fake_audit({"spv": 1.0}, details=strange)).page
+    path = found.run.path
+    raw = json.loads(path.read_text())
+    raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"] |= strange
+    path.write_text(json.dumps(raw))
+    page = render(read_latest(path.parent))
     assert "read as context" not in page
     assert "of them differ" not in page
 

@@ -16,7 +16,7 @@
   function chooser(section) {
     const select = section.querySelector("select.attack");
     if (!select) return;
-    const key = section.querySelector(".tools .key"); // a line like the curve of the one that was chosen
+    const key = section.querySelector(".tools .drawn-as"); // a line like the curve of the one that was chosen
     const choose = () => {
       let drawn = null;
       for (const group of section.querySelectorAll("[data-attack]")) {
@@ -66,6 +66,8 @@
       });
     });
   }
+
+  const of = (count, all) => `${count.toLocaleString("en")} of ${all.toLocaleString("en")}`;
 
   /* NaN goes last in either direction. */
   function ordered(a, b, sign) {
@@ -176,9 +178,9 @@
       const cells = [element("td", { class: "id" }, button)];
       if (this.data.texts) cells.push(element("td", { class: "text", dir: "auto" }, this.text(row)));
       cells.push(
-        element("td", { class: "n" }, lowest[row] === null ? "–" : `${lowest[row]} of ${attacks[best[row]].others}`),
+        element("td", { class: "n" }, lowest[row] === null ? "–" : of(lowest[row], attacks[best[row]].others)),
         element("td", {}, best[row] === null ? "–" : attacks[best[row]].title),
-        element("td", { class: "n" }, chosen.rank[row] === null ? "–" : `${chosen.rank[row]} of ${chosen.scored}`),
+        element("td", { class: "n" }, chosen.rank[row] === null ? "–" : of(chosen.rank[row], chosen.scored)),
         element("td", { class: "n" }, chosen.score[row] === null ? "–" : chosen.score[row]),
         ...(p ? [element("td", { class: "n" }, p.values[row] ?? "–")] : []),
       );
@@ -200,8 +202,8 @@
         return element("tr", {},
           element("th", { scope: "row" }, attack.title),
           element("td", { class: "n" }, known ? attack.score[row] : "–"),
-          element("td", { class: "n" }, known ? `${attack.rank[row]} of ${attack.scored}` : "–"),
-          element("td", { class: "n" }, known ? `${attack.higher[row]} of ${attack.others}` : "–"));
+          element("td", { class: "n" }, known ? of(attack.rank[row], attack.scored) : "–"),
+          element("td", { class: "n" }, known ? of(attack.higher[row], attack.others) : "–"));
       });
       const head = ["Attack", "Score", "Rank among all", "Others as high"].map((word, i) =>
         element("th", { scope: "col", class: i ? "n" : null }, word));
