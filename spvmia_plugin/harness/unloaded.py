@@ -62,8 +62,15 @@ class UnloadedTarget(TokenisedBackend):
         reader = Reader(self.tokenizer, longest, prefix_id, self.tokenizer.encode, lambda: None)
         self._tokens = Tokens(reader, config.max_length, config.prefix)
         self.max_length = self._tokens.max_length
+        self._encoded: dict[str, list[int]] = {}
         self.parameters = self._size()
         """Weights of the target, adapters left out."""
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text alone, remembered: several checks ask for those of each record."""
+        if text not in self._encoded:
+            self._encoded[text] = super().encode(text)
+        return self._encoded[text]
 
     def identity(self, role: Role) -> dict[str, object]:
         """Names nothing that a store has: what it holds shows once the models are read."""

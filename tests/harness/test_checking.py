@@ -455,3 +455,17 @@ def test_a_config_file_of_the_harness(check, tmp_path):
     result = check(more=["--config", str(broken)])
     assert result.exit_code == 1
     assert result.stderr.strip().startswith("lm_eval: ")
+
+
+def test_a_text_is_tokenised_once(check, monkeypatch):
+    """Several checks ask for the tokens of each record; of long ones the tokenizer is most of what a check takes."""
+    from collections import Counter
+
+    from spvmia_plugin.models.tokens import Tokens
+
+    asked = Counter()
+    encode = Tokens.encode
+    monkeypatch.setattr(Tokens, "encode", lambda tokens, text: asked.update([text]) or encode(tokens, text))
+    found_in(check("--json", tasks="loss_mia_custom,lowercase_mia_custom,recall_mia_custom"))
+    assert len(asked) > 80
+    assert set(asked.values()) == {1}
