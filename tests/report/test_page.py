@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import math
 import json
+import math
 import re
 
 import pytest
