@@ -20,6 +20,12 @@ from spvmia_plugin.engines.http import Halved
 LOWEST = -9000.0
 """Below it a log-probability stands for minus infinity: vLLM writes -9999 for that."""
 
+NEUTRAL: Mapping[str, float] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Settings of sampling that leave a distribution as it is, beside `top_p`, which every server knows.
+
+Where a request leaves one out, vLLM takes that of the served model's generation_config.json. OpenAI's own API has none
+of them, and refuses requests that name one.
+"""
 Ids = Sequence[int]
 
 
@@ -91,10 +97,16 @@ class PromptLogprobs(Way):
                 raise Fault("gives prompt_logprobs of other tokens than were sent")
             value = finite(own.get("logprob"), place, ids)
             logprob.append(value)
+            beside = [_number(entry.get("logprob")) if isinstance(entry, Mapping) else None for entry in row.values()]
+            known = [each for each in beside if each is not None]
+            if len(known) < len(beside):
+                raise Fault(
+                    f"names tokens without a number as their log-probability beside token {place + 1} of {len(ids)}"
+                )
             # Not by its rank: of two tokens that are equally likely, as bfloat16 makes often, both have rank 2.
-            top1.append(value >= max(entry["logprob"] for entry in row.values()))
+            top1.append(value >= max(known))
             if moments:
-                of_all.append(_moments([entry["logprob"] for entry in row.values()]))
+                of_all.append(_moments(known))
         mean, std = np.array(of_all, np.float32).reshape(-1, 2).T if moments else (None, None)
         return Read(np.array(logprob, np.float32), np.array(top1, bool), mean, std)
 
@@ -127,7 +139,10 @@ class Echo(Way):
         for place in range(1, len(ids)):
             value = finite(given[place], place, ids)
             logprob.append(value)
-            top1.append(value >= max(_values(best[place]), default=math.inf))
+            beside = _values(best[place])
+            if not beside:
+                raise Fault(f"does not name the likeliest token beside token {place + 1} of {len(ids)}")
+            top1.append(value >= max(beside))
         return Read(np.array(logprob, np.float32), np.array(top1, bool))
 
     def text(self, answer: Any, ids: Ids) -> str:
@@ -157,19 +172,26 @@ def finite(value: object, place: int, ids: Ids) -> float:
     where = f"of token {place + 1} of {len(ids)}"
     if value is None:
         raise Fault(f"has a gap in its log-probabilities: null as that {where}")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    number = _number(value)
+    if number is None:
         raise Fault(f"gives no number as the log-probability {where}")
-    if value <= LOWEST:
+    if number <= LOWEST:
         raise Fault(f"says that what was sent can't be: minus infinity as the log-probability {where}")
-    if value > 1e-3:
-        raise Fault(f"gives {value:.3g} as the log-probability {where}")
-    return min(float(value), 0.0)
+    if number > 1e-3:
+        raise Fault(f"gives {number:.3g} as the log-probability {where}")
+    return min(number, 0.0)
+
+
+def _number(value: object) -> float | None:
+    """A number of JSON, which may be infinite; None where it is none."""
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return float(value) if is_one else None  # type: ignore[arg-type]
 
 
 def _values(entry: object) -> list[float]:
     """The log-probabilities of one position's `top_logprobs`."""
-    values = entry.values() if isinstance(entry, Mapping) else ()
-    return [float(value) for value in values if isinstance(value, (int, float))]
+    values = map(_number, entry.values() if isinstance(entry, Mapping) else ())
+    return [value for value in values if value is not None]
 
 
 def _moments(logprobs: Sequence[float]) -> tuple[float, float]:
@@ -178,7 +200,7 @@ def _moments(logprobs: Sequence[float]) -> tuple[float, float]:
     Raises:
         Fault: it is not whole.
     """
-    values = np.array(logprobs, np.float64)
+    values = np.maximum(np.array(logprobs, np.float64), LOWEST)  # times its probability, minus infinity is no number
     p = np.exp(values)
     if abs(p.sum() - 1) > 1e-3:
         raise Fault(f"gives prompt_logprobs that sum up to {p.sum():.3g}")
@@ -209,7 +231,7 @@ def written(answer: Any) -> Written:
     """Read what a server wrote.
 
     Raises:
-        Halved: the text is missing.
+        Halved: the text is missing, or what is said of its tokens makes no sense.
     """
     choice = only_choice(answer)
     text = choice.get("text")
@@ -230,8 +252,31 @@ def written(answer: Any) -> Written:
     is_text = isinstance(tokens, list) and not any(str(token).startswith("token_id:") for token in tokens)
     return Written(
         text,
-        tuple(logprobs) if isinstance(logprobs, list) else None,
-        tuple(map(int, ids)) if isinstance(ids, list) else None,
+        tuple(_said(each) for each in logprobs) if isinstance(logprobs, list) else None,
+        tuple(_token_id(each) for each in ids) if isinstance(ids, list) else None,
         tuple(map(str, tokens)) if isinstance(tokens, list) and is_text else None,
         choice.get("finish_reason") == "stop",
     )
+
+
+def _said(value: object) -> float | None:
+    """The log-probability of a token that a server wrote; null stands for one of which it says nothing.
+
+    Raises:
+        Halved: it is something else.
+    """
+    number = _number(value)
+    if value is not None and (number is None or math.isinf(number)):
+        raise Halved("log-probabilities of what it wrote that are no numbers")
+    return number
+
+
+def _token_id(value: object) -> int:
+    """A token that a server names by its id.
+
+    Raises:
+        Halved: it is no whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Halved("token_ids of what it wrote that are no whole numbers")
+    return value

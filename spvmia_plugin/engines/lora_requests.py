@@ -23,7 +23,7 @@ def misread(path: str, config: Any, *, patterns: bool) -> str | None:
     Args:
         path: its folder or hub id.
         config: its peft config; None where there is none.
-        patterns: whether this vLLM knows of ranks and alphas that differ from module to module.
+        patterns: whether vLLM is known to read ranks and alphas that differ from module to module.
     """
     if config is None:
         return "no adapter of peft's"
@@ -39,7 +39,7 @@ def misread(path: str, config: Any, *, patterns: bool) -> str | None:
     if config.use_dora or config.lora_bias or not is_inert(config) or not holds_lora_only(path, None):
         return "one that is more than LoRA matrices in safetensors (DoRA, biases, PiSSA, saved embeddings)"
     if not patterns and (config.rank_pattern or config.alpha_pattern):
-        return "one whose ranks or alphas differ from module to module, which this version of vLLM does not read"
+        return "one whose ranks or alphas differ from module to module, which not every version of vLLM reads"
     return None
 
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.completions import Fault, Ids, Read, Way, written
-from spvmia_plugin.engines.http import Connection, Refused, shown_url
+from spvmia_plugin.engines.completions import NEUTRAL, Fault, Ids, Read, Way, Written, written
+from spvmia_plugin.engines.http import Connection, Refused, bare_url, shown_url
+from spvmia_plugin.engines.lora_requests import misread, peft_config
 from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
 from spvmia_plugin.engines.self_check import NAMES_IDS, Checked, SelfCheck, served_models
 from spvmia_plugin.engines.served import ServedModels
@@ -36,6 +39,20 @@ OTHER_SERVER = 3 * ALIKE
 """Mean difference, in nats a token, from which a served base and that of this process are two models."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """An adapter that this run had the server load.
+
+    Attributes:
+        path: of its folder.
+        called: what results and the store have as its name: that of its content. On the server it has one of this run's
+            own, so that no other audit takes it away.
+    """
+
+    path: str
+    called: str
 
 
 class ServerBackend(RemoteTarget):
@@ -71,8 +88,11 @@ class ServerBackend(RemoteTarget):
         self._weights = ServedModels(self.connection, self._tokens)
         self._checks: dict[str, Checked] = {}
         self._identities: dict[Role, dict[str, object]] = {}
-        self._adapters: list[str] = []  # that we had the server load
+        self._adapters: dict[str, _Adapter] = {}  # by their names on the server
+        self._run = secrets.token_hex(4)
+        self._loading = threading.Lock()
         self._asked = False  # for the server's own context
+        self._is_told_all = not is_openai(lm)  # what it samples by
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
@@ -116,16 +136,20 @@ class ServerBackend(RemoteTarget):
             self._checks[model] = SelfCheck(self.connection, model, self._tokens, option).run()
         return self._checks[model]
 
-    def _way(self, model: str) -> Way:
+    def _way(self, role: Role) -> Way:
         """How log-probabilities are had.
 
         Raises:
             SpvmiaError: they can't be.
         """
-        found = self.checked(model)
+        found = self.checked(self._models[role])
         if found.way is None:
-            raise SpvmiaError(str(self.lacks(Role.TARGET)))
+            raise SpvmiaError(str(self.lacks(role)))
         return found.way
+
+    def _called(self, model: str) -> str:
+        """A model's name for all that outlives the run."""
+        return self._adapters[model].called if model in self._adapters else model
 
     @property
     def told(self) -> Mapping[str, object]:
@@ -136,7 +160,7 @@ class ServerBackend(RemoteTarget):
                 continue
             known = self._weights.seen(model)
             models[role.value] = {
-                "model": model,
+                "model": self._called(model),
                 "logprobs_by": found.way.name if found.way is not None else None,
                 "self_check": {"largest_difference": found.largest, "fault": found.fault},
                 "weights": None if known is None else {"spread": known.spread, "tolerance": known.tolerance},
@@ -171,14 +195,15 @@ class ServerBackend(RemoteTarget):
         if role not in self._identities:
             model = self._models[role]
             way = self.checked(model).way
+            called = self._called(model)
             told = (
-                {"function": self._weights.name(model, way)}
+                {"function": self._reaching(model, lambda: self._weights.name(model, way, called))}
                 if way is not None
-                else {"address": hashlib.sha256(self.connection.shown.encode()).hexdigest()[:16]}
+                else {"address": hashlib.sha256(bare_url(self.connection.url).encode()).hexdigest()[:16]}
             )
             self._identities[role] = {
                 "backend": self.name,
-                "served": model,
+                "served": called,
                 **told,
                 "tokenizer": self.tokenizer_digest,
             }
@@ -201,7 +226,7 @@ class ServerBackend(RemoteTarget):
         done: Collection[int] = (),
     ) -> list[TokenSignals | None]:
         model = self._models[role]
-        way, cost = self._way(model), self._spent[role]
+        way, cost = self._way(role), self._spent[role]
         found: list[TokenSignals | None] = [None] * len(inputs)
 
         def work(i: int) -> TokenSignals:
@@ -249,7 +274,9 @@ class ServerBackend(RemoteTarget):
     def _ask(self, model: str, way: Way, ids: Ids, moments: bool) -> Read:
         body = {"model": model, **way.body(ids, moments=moments)}
         try:
-            return self.connection.post(body, lambda answer: way.read(answer, ids, moments=moments))
+            return self._reaching(
+                model, lambda: self.connection.post(body, lambda answer: way.read(answer, ids, moments=moments))
+            )
         except Fault as fault:
             raise SpvmiaError(
                 f"base_url: expected a finite log-probability of each of {len(ids)} tokens, got a server "
@@ -300,28 +327,47 @@ class ServerBackend(RemoteTarget):
             "prompt": list(ids),
             "max_tokens": room,
             "temperature": config.temperature,
+            "top_p": config.top_p,
             "seed": seed % 2**31,
         }
-        if config.top_p < 1:
-            body["top_p"] = config.top_p
         if config.top_k:
             body["top_k"] = config.top_k
         if self.checked(model).names_ids:
             body |= {**NAMES_IDS, "stop_token_ids": list(stops)}
         elif len(stops) > 1:  # its own end token it knows; of conversations there are others
             body["stop"] = [self._tokens.tokenizer.convert_ids_to_tokens(end) for end in stops][:4]
+        answer = self._written(body)
+        new = list(answer.ids) if answer.ids is not None else self._tokens.encode(answer.text)
+        end = next((k for k, token_id in enumerate(new) if token_id in stops), len(new))
+        return new[: min(end, room)]
+
+    def _written(self, body: Mapping[str, Any]) -> Written:
+        """What the server writes, by no settings of sampling but ours.
+
+        Raises:
+            Refused: the server has said no.
+            SpvmiaError: it does not know `top_k`, or does not answer.
+        """
+        if self._is_told_all:
+            try:
+                return self.connection.post({**NEUTRAL, **body}, written)
+            except Refused as refused:
+                if refused.status not in UNKNOWN_FIELD:
+                    raise
+                status = refused.status
         try:
             answer = self.connection.post(body, written)
         except Refused as refused:
-            if config.top_k and refused.status in (400, 422):
+            if "top_k" in body and refused.status in UNKNOWN_FIELD:
                 raise SpvmiaError(
                     f"mia_top_k: expected a server that knows 'top_k', got HTTP {refused.status} from "
                     f"{self.connection.shown}; leave the option out if it does not, as OpenAI's"
                 ) from None
             raise
-        new = list(answer.ids) if answer.ids is not None else self._tokens.encode(answer.text)
-        end = next((k for k, token_id in enumerate(new) if token_id in stops), len(new))
-        return new[: min(end, room)]
+        if self._is_told_all:
+            self._is_told_all = False
+            self.note_once(untold("the server", [name for name in NEUTRAL if name not in body], status))
+        return answer
 
     def _in_parts(
         self,
@@ -335,7 +381,7 @@ class ServerBackend(RemoteTarget):
         """Results, some at a time, of `each` tokens at least: as computed by the weights that the audit began with."""
         model = self._models[role]
         if way is not None:
-            self._weights.known(model, way)
+            self._reaching(model, lambda: self._weights.known(model, way))
         while todo:
             started = time.perf_counter()
             count, total = 0, 0
@@ -351,7 +397,7 @@ class ServerBackend(RemoteTarget):
             except SpvmiaError as error:
                 failure = error
             if way is not None and answered:
-                self._weights.check(model, way)
+                self._reaching(model, lambda: self._weights.check(model, way))
                 self._spent[role].forward_tokens += self._weights.probe_tokens
             self._spent[role].seconds += time.perf_counter() - started
             yield answered
@@ -390,26 +436,60 @@ class ServerBackend(RemoteTarget):
             return
         self._probed.pop(role, None)
         self._models[role] = served
-        self._checks[served] = self._checks[self._models[Role.BASE]]
+        self._checks[served] = self.checked(self._models[Role.BASE])
         self.local.rest()
 
     def _serve(self, role: Role, path: str) -> str | None:
         """Have the server load an adapter; None where it can't, with a note that says why."""
         why = not_for_a_server(path)
-        name = f"spvmia-{_digest_of(path)[:16]}" if why is None else ""
+        called = f"spvmia-{_digest_of(path)[:16]}" if why is None else ""
+        name = f"{called}-{self._run}"
         if why is None and name not in self._adapters:
-            body = {"lora_name": name, "lora_path": str(Path(path).absolute())}
             try:
-                self._command("load_lora_adapter", body)
-                self._adapters.append(name)
+                self._load(name, path)
+                self._adapters[name] = _Adapter(path, called)
             except Refused as refused:
-                # What an earlier run left there is this very adapter: its name is that of its content.
-                if name not in served_models(self.connection):
-                    why = f"the server loads no adapter at run time (HTTP {refused.status})"
+                why = f"the server loads no adapter at run time (HTTP {refused.status})"
         if why is not None:
             self.note_once(f"{role.value}: read in this process beside a copy of the base, not by the server: {why}")
             return None
         return name
+
+    def _load(self, name: str, path: str) -> None:
+        """Have the server load an adapter.
+
+        Raises:
+            Refused: it does not.
+        """
+        self._command("load_lora_adapter", {"lora_name": name, "lora_path": str(Path(path).absolute())})
+
+    def _reaching(self, model: str, ask: Callable[[], T]) -> T:
+        """What a model answers; an adapter of ours that the server has lost, as after a restart, is loaded once more.
+
+        Raises:
+            Refused: the server has said no.
+            SpvmiaError: it does not load the adapter again; and whatever else `ask` raises.
+        """
+        try:
+            return ask()
+        except Refused as refused:
+            if refused.status != 404 or model not in self._adapters:
+                raise
+        with self._loading:  # of requests side by side one does it for all
+            if model not in served_models(self.connection):
+                adapter = self._adapters[model]
+                try:
+                    self._load(model, adapter.path)
+                except Refused as refused:
+                    raise SpvmiaError(
+                        f"base_url: expected the server at {self.connection.shown} to have the adapter "
+                        f"{model!r} that it loaded for this audit, got HTTP 404, and HTTP {refused.status} when it was "
+                        "to load it again: it may have been started anew without adapters at run time "
+                        "(VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora); start it as before, and run the same "
+                        "command again, which continues"
+                    ) from None
+                self.note_once(f"{adapter.called!r} was loaded again: the server had lost it while the audit ran")
+        return ask()
 
     def _command(self, what: str, body: Mapping[str, Any]) -> None:
         """One of vLLM's commands: the answer is no JSON."""
@@ -418,7 +498,7 @@ class ServerBackend(RemoteTarget):
         self.connection.command(f"{self.connection.root}/{what}", body)
 
     def close(self) -> None:
-        """Take the adapters from the server that it loaded for us."""
+        """Take the adapters from the server that it loaded for this run."""
         for name in self._adapters:
             with contextlib.suppress(SpvmiaError):  # it may be gone
                 self._command("unload_lora_adapter", {"lora_name": name})
@@ -434,6 +514,8 @@ OTHERWISE = (
     "'--model hf'"
 )
 """What can be done where a server is no use for log-probabilities."""
+UNKNOWN_FIELD = (400, 422)
+"""What servers answer to a field of a request that they do not know."""
 _OTHERS = frozenset({"LocalChatCompletion", "SGLANGGENERATEAPI", "AnthropicChat"})
 """Classes of the harness that derive from its completions and speak another protocol."""
 
@@ -442,6 +524,20 @@ def is_completions(lm: Any) -> bool:
     """Whether an LM of the harness speaks to a completions server."""
     names = {base.__name__ for base in type(unwrapped(lm)).__mro__}
     return "LocalCompletionsAPI" in names and not names & _OTHERS
+
+
+def is_openai(lm: Any) -> bool:
+    """Whether an LM of the harness speaks to OpenAI itself, whose defaults of sampling are neutral."""
+    return any(base.__name__.startswith("OpenAI") for base in type(unwrapped(lm)).__mro__)
+
+
+def untold(who: str, names: Sequence[str], status: int) -> str:
+    """A note on who writes by some settings of sampling that are not ours."""
+    return (
+        f"{who} refuses to be told {', '.join(names)} (HTTP {status}): what the target writes is sampled by its own "
+        "defaults of these (a served model's generation_config.json may cut its distribution; vLLM: serve with "
+        "--generation-config vllm)"
+    )
 
 
 def why_not_tokens(lm: Any) -> str | None:
@@ -495,17 +591,11 @@ def connect(lm: Any) -> Connection:
 
 
 def not_for_a_server(path: str) -> str | None:
-    """Why an adapter can't be given to a server, None if it can: a folder of plain LoRA that leaves `lm_head` alone."""
-    try:
-        told = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Why an adapter can't be given to a server, None if it can: a folder that any vLLM reads as peft does."""
+    if not (Path(path) / "adapter_config.json").is_file():
         return "it is no folder with an adapter"
-    if told.get("peft_type") != "LORA" or told.get("use_dora") or told.get("modules_to_save"):
-        return "it is more than plain LoRA"
-    targets = told.get("target_modules")
-    if any(str(target).endswith(("lm_head", "embed_out")) for target in (targets if isinstance(targets, list) else ())):
-        return "it changes lm_head, which vLLM leaves out of a prompt's log-probabilities in silence"
-    return None
+    reason = misread(path, peft_config(path), patterns=False)  # which version it is, nobody knows
+    return None if reason is None else f"vLLM does not take this adapter ({reason})"
 
 
 def _digest_of(path: str) -> str:

@@ -10,14 +10,16 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines.completions import NEUTRAL
 from spvmia_plugin.engines.remote import RemoteTarget
-from spvmia_plugin.engines.server import is_completions, why_not_tokens
+from spvmia_plugin.engines.server import UNKNOWN_FIELD, is_completions, is_openai, untold, why_not_tokens
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import tensors_digest
 from spvmia_plugin.models.tokens import unavailable, unwrapped
@@ -93,6 +95,12 @@ class TextTarget(RemoteTarget):
         # Other LMs of the harness hand what they don't know on to a library that refuses it.
         self._takes_seed = "LocalCompletionsAPI" in classes and not any("Anthropic" in name for name in classes)
         self._takes_nucleus = self._takes_seed or "HFLM" in classes or "VLLM" in classes
+        # What samples by the defaults of its model where a request leaves something out.
+        self._neutral: dict[str, float] = {}
+        if self._takes_seed:
+            self._neutral = {"top_p": 1.0} if is_openai(lm) else {"top_p": 1.0, **NEUTRAL}
+        elif "HFLM" in classes:
+            self._neutral = {"top_p": 1.0, **NEUTRAL, "top_k": 0}
         self._base_name = config.base_model or base_model
         self._empty = self._asked = 0
         said = getattr(lm, "max_length", None)
@@ -210,10 +218,7 @@ class TextTarget(RemoteTarget):
         limits = [math.ceil(new / ROUNDED_TO) * ROUNDED_TO for new in max_tokens]
         order = sorted((i for i in range(len(prompts)) if i not in done), key=lambda i: (draws[i], limits[i], i))
         for rows in _chunks(order, max(CHUNK, 4 * int(getattr(self._lm, "_concurrent", 1)))):
-            asked = [
-                TextRequest((self._context(prompts[i], renderer), self._settings(draws[i], seeds[0], limits[i])))
-                for i in rows
-            ]
+            asked = partial(self._requests, rows, prompts, draws, seeds[0], limits, renderer)
             made = dict(zip(rows, self._ask(asked, seed=seeds[rows[0]]), strict=True))
             for i, text in made.items():
                 prompt = prompts[i]
@@ -224,6 +229,19 @@ class TextTarget(RemoteTarget):
             if on_done is not None:
                 on_done(made)
         return texts
+
+    def _requests(
+        self,
+        rows: Sequence[int],
+        prompts: Sequence[str | Conversation],
+        draws: Sequence[int],
+        first: int,
+        limits: Sequence[int],
+        renderer: Any,
+    ) -> list[TextRequest]:
+        return [
+            TextRequest((self._context(prompts[i], renderer), self._settings(draws[i], first, limits[i]))) for i in rows
+        ]
 
     @staticmethod
     def _draws(prompts: Sequence[str | Conversation]) -> list[int]:
@@ -239,6 +257,7 @@ class TextTarget(RemoteTarget):
     def _settings(self, draw: int, first: int, max_tokens: int) -> dict[str, Any]:
         config = self._config
         settings: dict[str, Any] = {
+            **self._neutral,
             "until": [END],
             "max_gen_toks": max_tokens,
             "temperature": config.temperature,
@@ -270,17 +289,24 @@ class TextTarget(RemoteTarget):
         apart = prompt[-1:].isspace() or text[:1].isspace() or not text[:1].isalnum()
         return text if apart or not self.is_chat or not prompt[-1:].strip() else f" {text}"
 
-    def _ask(self, asked: Sequence[TextRequest], *, seed: int) -> list[str]:
-        """The LM's answers.
+    def _ask(self, make: Callable[[], list[TextRequest]], *, seed: int) -> list[str]:
+        """The LM's answers to requests, which are made again where it refuses what they say of sampling.
 
         Raises:
             SpvmiaError: it gave none, or not as many as were asked for.
         """
         started = time.perf_counter()
+        asked = make()
         try:
             with isolated_rng(seed):  # LMs in this process draw from the global state
-                found = list(self._lm.generate_until(list(asked)))
+                found = list(self._lm.generate_until(asked))
         except Exception as error:  # whatever its libraries raise
+            if self._neutral and (status := _status_of(error)) in UNKNOWN_FIELD:
+                refused, self._neutral = self._neutral, {}
+                texts = self._ask(make, seed=seed)  # of another fault it says so
+                told = make()[0].args[1]
+                self.note_once(untold(self.name, [name for name in refused if name not in told], status))
+                return texts
             raise SpvmiaError(
                 f"--model: expected text from {self.name}, got {_reason(error)}; what was written so far is kept: "
                 "see to the model, and run the same command again"
@@ -312,10 +338,21 @@ def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield rows[start : start + size]
 
 
-def _reason(error: BaseException) -> str:
-    """An error without what may be private in it: its class, and the status of an answer."""
-    last = getattr(error, "last_attempt", None)  # tenacity wraps what it gave up on
+def _cause_of(error: BaseException) -> BaseException:
+    """The error itself: tenacity wraps what it gave up on."""
+    last = getattr(error, "last_attempt", None)
     inner = last.exception() if last is not None and hasattr(last, "exception") else None
-    error = inner if isinstance(inner, BaseException) else error
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
-    return f"HTTP status {status}" if isinstance(status, int) else type(error).__name__
+    return inner if isinstance(inner, BaseException) else error
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The status of an answer that was an error, if it was one."""
+    cause = _cause_of(error)
+    status = getattr(getattr(cause, "response", None), "status_code", None) or getattr(cause, "status", None)
+    return status if isinstance(status, int) else None
+
+
+def _reason(error: BaseException) -> str:
+    """An error without what may be private in it: its class, or the status of an answer."""
+    status = _status_of(error)
+    return type(_cause_of(error)).__name__ if status is None else f"HTTP status {status}"

@@ -72,7 +72,7 @@ class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
-class _Adapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):  # type: ignore[misc]
     """Of connections that are watched, through a proxy too."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:

@@ -34,7 +34,7 @@ from spvmia_plugin.signals import Role, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import show
-from spvmia_plugin.util.processes import Processes, processes_of
+from spvmia_plugin.util.processes import Processes, launch, processes_of
 
 REQUEST_TYPE = "spvmia_audit"
 """Name of the request type, of the LM's method, and the tasks' OUTPUT_TYPE (padding over ranks is keyed on it)."""
@@ -157,6 +157,16 @@ def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) 
     if processes.rank == 0:
         for told in known:
             show(f"spvmia: note: {told}")
+    launched = launch()
+    if launched.count > processes.count:
+        apart = (
+            f"{launched.count} processes were started, and each audits {type(unwrapped(lm)).__name__} by itself and "
+            "whole: they share no work; start one (num_concurrent in --model_args sends a server several requests at "
+            "once)"
+        )
+        known.append(apart)
+        if launched.rank == 0:
+            show(f"spvmia: warning: {apart}")
     # Tasks on the same data under the same settings make one audit: their signals are computed once.
     audits: dict[tuple[int, str], list[Asked]] = {}
     for each in asked:

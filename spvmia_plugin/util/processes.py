@@ -127,8 +127,15 @@ def _is_one_of_many_on_cpu(lm: Any) -> bool:
 
     What the other processes do with a model that comes as an object, nobody knows.
     """
-    launched = os.environ.get("TORCHELASTIC_RUN_ID") is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return launched and isinstance(getattr(lm, "pretrained", None), str) and lm.model.device.type == "cpu"
+    is_one = launch().count > 1
+    return is_one and isinstance(getattr(lm, "pretrained", None), str) and lm.model.device.type == "cpu"
+
+
+def launch() -> Processes:
+    """What `torchrun` says of the processes that it started, whether or not they audit together."""
+    if os.environ.get("TORCHELASTIC_RUN_ID") is None:
+        return Processes()
+    return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def is_first(processes: int) -> bool:

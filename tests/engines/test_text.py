@@ -385,6 +385,8 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.asked.append((body, self.headers["Authorization"], self.path))
             fault = server.faults.pop(0) if server.faults else None
+            refusal, unknown = server.unknown
+            fault = refusal if set(unknown) & set(body) else fault
         if fault is not None:
             self.send_response(fault)
             self.end_headers()
@@ -408,6 +410,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.faults, server.lock = [], [], threading.Lock()
+    server.unknown = (400, ())  # what a request with one of these settings ends in
     server.known = {halves(text)[0]: text for text in members()}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -433,6 +436,10 @@ def test_the_harness_chat_class_over_http(tmp_path, server, monkeypatch, concurr
     bodies = [body for body, _, _ in server.asked]
     assert {key for body in bodies for key in body} == {
         *("messages", "model", "max_tokens", "temperature", "stop", "seed", "top_p"),
+        *("top_k", "min_p", "repetition_penalty"),
+    }
+    assert {(body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) for body in bodies} == {
+        (0.9, -1, 0.0, 1.0)
     }
     assert {body["temperature"] for body in bodies} == {1.0}
     seeds = {json.dumps(body["messages"]): set() for body in bodies}
@@ -444,6 +451,46 @@ def test_the_harness_chat_class_over_http(tmp_path, server, monkeypatch, concurr
         assert not path.is_file() or b"sk-very-secret" not in path.read_bytes()
     assert "sk-very-secret" not in json.dumps(outcome.models)
     assert str(server.server_port) not in json.dumps(outcome.models)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_chat_server_that_does_not_know_settings_of_sampling_is_told_less(tmp_path, server, status):
+    server.unknown = (status, ("min_p", "top_k", "repetition_penalty"))
+    outcome = audited(tmp_path, chat_lm(server))
+    told = [body for body, _, _ in server.asked if "min_p" not in body]
+    assert len(told) == 96
+    assert not any({"top_p", "top_k", "repetition_penalty"} & set(body) for body in told)
+    (note,) = [note for note in outcome.notes if "refuses to be told" in note]
+    wanted = "LocalChatCompletion refuses to be told top_p, top_k, min_p, repetition_penalty"
+    assert note.startswith(f"{wanted} (HTTP {status})")
+
+
+def test_a_chat_server_that_refuses_everything_is_not_taken_for_one_that_knows_less(tmp_path, server):
+    server.unknown = (400, ("messages",))
+    with pytest.raises(SpvmiaError, match=r"^--model: expected text from LocalChatCompletion, got HTTP status 400;"):
+        audited(tmp_path, chat_lm(server))
+
+
+@pytest.mark.parametrize(
+    ("names", "neutral"),
+    [
+        (("LocalCompletionsAPI", "LocalChatCompletion", "OpenAIChatCompletion"), {"top_p": 1.0}),
+        (("HFLM",), {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}),
+        (("VLLM",), {}),
+        (("LocalCompletionsAPI", "AnthropicChat"), {}),
+        (("Anything",), {}),
+    ],
+)
+def test_each_kind_of_model_is_told_what_it_knows(names, neutral):
+    """The class `generate` of transformers takes 50 as top_k where nothing is said."""
+    made = object
+    for name in names:
+        made = type(name, (made,), {"generate_until": lambda self, requests: []})
+    target = TextTarget(made(), AuditConfig())
+    settings = target._settings(0, 1, 8)
+    assert {name: settings[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty") if name in settings} == (
+        neutral
+    )
 
 
 def test_a_server_that_refuses_ends_the_run_with_its_status_and_the_next_goes_on(tmp_path, server, monkeypatch):

@@ -22,7 +22,7 @@ from spvmia_plugin.protocols import Backend, BackendFeatures, ScoreInput
 from spvmia_plugin.signals import Role
 from tests.engines import fake_vllm
 from tests.engines.fake_vllm import VLLM, FlatLogprobs
-from tests.models.models import harness_lm, inputs, naive, save_adapter
+from tests.models.models import harness_lm, inputs, naive, save_adapter, save_lora
 from tests.tiny import save_tiny, tiny_texts
 
 TEXTS = tiny_texts(6, words=(4, 30))
@@ -197,23 +197,6 @@ def test_references_that_the_engine_would_misread_are_read_by_torch(models, hf_l
     (note,) = [note for note in backend.notes if "does not take this adapter" in note]
     assert re.search(why, note)
     assert backend.identity(REFERENCE) == hf.identity(REFERENCE)
-
-
-def save_lora(models, name, **options):
-    """A LoRA adapter of its own shape."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
-
-    settings = {"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **options}
-    with isolated_rng(3), quiet_libraries():
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(models / "base"), LoraConfig(**settings))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.1 * torch.randn_like(parameter)
-        model.save_pretrained(models / name, save_embedding_layers=False)
-    return models / name
 
 
 @pytest.mark.parametrize(

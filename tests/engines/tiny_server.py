@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 @dataclass
 class Faults:
@@ -47,6 +49,9 @@ class Faults:
         other_tokenizer: folder of another tokenizer, which makes the texts.
         loads_adapters: at run time.
         noise: added to every log-probability, growing with each request.
+        knows: of the settings of sampling; a request that names another one ends in HTTP 400.
+        samples_by: where a request says nothing, as by a generation_config.json.
+        replicas: names of models that answer for the first one, each in its turn.
     """
 
     shift: int = 0
@@ -73,6 +78,9 @@ class Faults:
     other_tokenizer: str = ""
     loads_adapters: bool = True
     noise: float = 0.0
+    knows: tuple[str, ...] = SAMPLING
+    samples_by: dict[str, Any] = field(default_factory=dict)
+    replicas: tuple[str, ...] = ()
 
 
 class Served:
@@ -118,11 +126,15 @@ class Served:
         said: list[float] = []
         ends = {self.tokenizer.eos_token_id, *body.get("stop_token_ids", [])}
         for _ in range(body.get("max_tokens", 16)):
-            row = self.logprobs(body["model"], [*ids, *new])[-1]
-            temperature = body.get("temperature", 1.0)
+            row = self.logprobs(body["model"], [*ids, *new])[-1].clone()
+            by = {**self.faults.samples_by, **body}
+            penalty = by.get("repetition_penalty", 1.0)
+            if penalty != 1:
+                row[list({*ids, *new})] *= penalty  # log-probabilities are below 0
+            temperature = by.get("temperature", 1.0)
             if temperature:
                 scaled = row / temperature
-                if top_k := body.get("top_k"):
+                if (top_k := by.get("top_k", 0)) > 0:
                     scaled[scaled < scaled.topk(top_k).values[-1]] = float("-inf")
                 token = int(torch.multinomial(scaled.softmax(-1), 1, generator=generator))
             else:
@@ -135,6 +147,10 @@ class Served:
 
     def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         faults, prompt = self.faults, body["prompt"]
+        if unknown := [name for name in SAMPLING if name in body and name not in faults.knows]:
+            return 400, {"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}
+        if faults.replicas and body["model"] == next(iter(self.models)):
+            body = {**body, "model": faults.replicas[len(self.requests) % len(faults.replicas)]}
         if body["model"] not in self.models:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
         if faults.text_only and not isinstance(prompt, str):

@@ -52,6 +52,21 @@ def save_adapter(folder: Path, base: Path, kind: str) -> Path:
     return folder / kind
 
 
+def save_lora(models: Path, name: str, **options: Any) -> Path:
+    """A LoRA adapter of its own shape, on the base in a folder and beside it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = {"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **options}
+    with isolated_rng(3), quiet_libraries():
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(models / "base"), LoraConfig(**settings))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        model.save_pretrained(models / name, save_embedding_layers=False)
+    return models / name
+
+
 def harness_lm(folder: Path, kind: str, **options: Any) -> HFLM:
     """An HFLM as the stock command makes it: a target of the given kind in float32 on the CPU."""
     base = folder / "base"
