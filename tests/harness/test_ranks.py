@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 
+from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.outcome import Outcome, RecordResult, Results
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.request import meet
 from spvmia_plugin.protocols import Cost
+from spvmia_plugin.signals import Role, View
 from spvmia_plugin.util import processes
 from spvmia_plugin.util.processes import Processes
 from tests.launch import two_processes
@@ -176,6 +178,10 @@ def share(rank, tokens, trained, note, rate):
         stages={"scoring: target": Cost(forward_tokens=tokens, seconds=rank + 1.0)},
         notes=["noted by all", note],
         details={"reference": {"trained": trained}, "paraphrases": paraphrases},
+        asked={
+            (Role.TARGET, View.TEXT): Amount(1, tokens, tokens),
+            (Role.TARGET, View.POPULATION): Amount(5, 50, 0),
+        },
     )
 
 
@@ -186,9 +192,13 @@ def told_by_others(monkeypatch, *others):
 
 def test_all_know_what_all_did(monkeypatch):
     outcomes = [share(0, 10, False, "rank 0", 0.1), share(1, 20, True, "rank 1", 0.2)]
-    told_by_others(monkeypatch, [(o.stages, o.notes, o.details, {}) for o in outcomes[1:]])
+    told_by_others(monkeypatch, [(o.stages, o.notes, o.details, o.asked, {}) for o in outcomes[1:]])
     (merged,) = meet(Processes(0, 2), outcomes[:1])
     assert merged.stages == {"scoring: target": Cost(forward_tokens=30, seconds=2.0)}
+    assert merged.asked == {
+        (Role.TARGET, View.TEXT): Amount(2, 30, 30),
+        (Role.TARGET, View.POPULATION): Amount(5, 50, 0),  # one for all
+    }
     assert merged.notes == ["noted by all", "rank 0", "rank 1"]
     assert merged.details["reference"] == {"trained": True}
     assert merged.details["paraphrases"]["records"] == 4
@@ -211,7 +221,7 @@ def results(**scores):
 def test_results_are_brought_together_in_the_order_of_the_records_where_the_harness_does_not(monkeypatch, rank):
     shares = [{"loss": results(a=1.0, c=3.0, e=5.0)}, {"loss": results(b=2.0, d=4.0)}]
     monkeypatch.setattr(
-        processes, "all_say", lambda mine, count: [mine if k == rank else [({}, [], {}, shares[k])] for k in (0, 1)]
+        processes, "all_say", lambda mine, count: [mine if k == rank else [({}, [], {}, {}, shares[k])] for k in (0, 1)]
     )
     (merged,) = meet(Processes(rank, 2, whole=True), [Outcome(results=dict(shares[rank]))])
     assert {key: result.score for key, result in merged.results["loss"].items()} == {
@@ -222,7 +232,7 @@ def test_results_are_brought_together_in_the_order_of_the_records_where_the_harn
         "e": 5,
     }
     assert list(merged.results["loss"]) == list("abcde")
-    monkeypatch.setattr(processes, "all_say", lambda mine, count: [mine, [({}, [], {}, {})]])
+    monkeypatch.setattr(processes, "all_say", lambda mine, count: [mine, [({}, [], {}, {}, {})]])
     (own,) = meet(Processes(rank, 2), [Outcome(results=dict(shares[rank]))])
     assert own.results["loss"] is shares[rank]["loss"]
 
