@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spvmia_plugin.metrics.names import AUROC, EPSILON, METRICS, TPR_1PCT, TPRS, Metric
+from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS, TPRS, Metric
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.metrics.several import Extremes
 from spvmia_plugin.records import clusters_called
@@ -24,7 +24,7 @@ from spvmia_plugin.util.schema import MaybeNumber
 Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
 WORST_FIRST: tuple[Outcome, ...] = ("exceeded", "not_evaluable", "not_shown", "within")
 
-OPTIONS: Mapping[str, str] = {AUROC.key: "max_auroc", TPR_1PCT.key: "max_tpr_at_1pct", EPSILON.key: "max_epsilon"}
+OPTIONS = BOUNDED_BY
 """The options that declare a bound, by the metric that they bound."""
 NO_EVIDENCE = ("empty_class", "blind_above_chance", "membership_assumed", "document_in_both_classes")
 """Preconditions without which an audit shows nothing about its target, whatever its numbers."""
