@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.several import Compared, Leader
-from spvmia_plugin.util.console import columns, shown
+from spvmia_plugin.util.console import columns, show, shown
 
-_FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
+FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
+_FOUND, _NOTHING = "ruled out", "not ruled out"
 
 
-def closing(compared: Compared) -> str:
-    """A line for each attack; the intervals hold for all of them at once.
+def show_closing(compared: Compared) -> None:
+    """A line for each attack, in colour where it is a terminal that reads; the intervals hold for all of them at once.
 
     Args:
         compared: with the attacks' own names.
     """
+    heads, *rows = _rows(compared)
+    if not sys.stderr.isatty():
+        show("\n".join(columns([heads, *rows], "<<<<")))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    from tqdm import tqdm
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=True)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for place, row in enumerate(rows):
+        cells = [Text(cell, style="bold red" if cell == _FOUND else "dim" if cell == _NOTHING else "") for cell in row]
+        table.add_row(*cells, style="bold" if place == 0 and row[-1] == _FOUND else None)
+    with tqdm.external_write_mode(file=sys.stderr):  # above a bar that is there
+        Console(stderr=True).print(table)
+
+
+def _rows(compared: Compared) -> list[tuple[str, str, str, str]]:
+    """The heads, and a row for each attack."""
     low_end = METRICS_WITH_INTERVAL[compared.low_end]
     aurocs, tprs = (compared.leaders[metric.key] for metric in (AUROC, low_end))
     names = [leader.attack for leader in aurocs.values()]  # one may be run twice, with other settings
@@ -24,8 +48,8 @@ def closing(compared: Compared) -> str:
     for task, auroc in sorted(aurocs.items(), key=lambda item: -item[1].value):
         name = str(auroc.attack) if names.count(auroc.attack) == 1 else task
         ruled_out = auroc.excludes(AUROC.guess) or tprs[task].excludes(low_end.guess)
-        rows.append((shown(name), _number(auroc), _number(tprs[task]), "ruled out" if ruled_out else "not ruled out"))
-    return "\n".join((*columns(rows, "<<<<"), _FOR_A_PAGE))
+        rows.append((shown(name), _number(auroc), _number(tprs[task]), _FOUND if ruled_out else _NOTHING))
+    return rows
 
 
 def _number(leader: Leader) -> str:

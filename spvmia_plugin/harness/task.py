@@ -17,7 +17,7 @@ from typing import Any
 from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 
-from spvmia_plugin.auditing.closing import closing
+from spvmia_plugin.auditing.closing import FOR_A_PAGE, show_closing
 from spvmia_plugin.auditing.mia_audit import mia_audit
 from spvmia_plugin.auditing.outcome import Comparison, Outcome, RecordResult, Results
 from spvmia_plugin.auditing.subjects import UnitTold, unit_told
@@ -351,7 +351,8 @@ class AuditTask(Task):  # type: ignore[misc]
                     if of_units is not None:
                         show(f"spvmia: {dataset}, each unit an observation: {in_one_line(of_units.strongest)}")
                     if self.comparison.compared is not None and found.n_attacks > 1:
-                        show(closing(self.comparison.compared))
+                        show_closing(self.comparison.compared)
+                    show(FOR_A_PAGE)
         return self._summary
 
     def _audit(self, summary: Summary) -> dict[str, object]:

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from spvmia_plugin.attacks import GROUPED
+from spvmia_plugin.auditing.closing import FOR_A_PAGE
 from tests.models.models import rolling
 
 from .conftest import TASKS, read_jsonl, write_jsonl
@@ -71,8 +72,9 @@ def test_samples_hold_ids_and_no_text(evaluate, options, cache, files):
             assert not any(" ".join(words[i : i + 8]) in logged for i in range(len(words) - 7))
 
 
-def test_log_text_is_an_explicit_choice(evaluate, options, cache):
+def test_log_text_is_an_explicit_choice(evaluate, options, cache, capsys):
     result = evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(cache), "mia_log_text": True})
+    assert capsys.readouterr().err.rstrip().endswith(FOR_A_PAGE)  # of one attack, too
     assert all(row["doc"]["text"] for row in result["samples"]["loss_mia_custom"])
 
 
