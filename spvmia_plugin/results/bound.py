@@ -156,7 +156,8 @@ class BoundVerdict:
             if attacks
         ]
         late = f", when {' and '.join(known)} were known already: they came from an earlier run" if known else ""
-        return f"the bound was declared at {self.declared}{late}"
+        at = self.declared.replace("T", " ", 1).replace("+00:00", " UTC")
+        return f"the bound was declared at {at}{late}"
 
 
 def hold(audit: Audit, bound: Bound) -> BoundVerdict:

@@ -22,6 +22,7 @@ from spvmia_plugin.results import read_latest
 from spvmia_plugin.results.bound import Bound, Held, hold
 from tests.results.builders import DECLARED, fake_audit, fake_records, write_run
 
+DAY_AND_TIME = DECLARED.replace("T", " ").replace("+00:00", " UTC")
 NULL = {"loss": 0.0, "zlib": 0.0, "spv_wbc": 0.0}
 
 
@@ -40,7 +41,7 @@ def test_null_records_are_within_and_a_leak_exceeds(tmp_path):
     assert null.outcome == "within"
     assert only(null).high < 0.65
     assert "of every attack it is at most" in only(null).in_words()
-    assert null.when() == f"the bound was declared at {DECLARED}"
+    assert null.when() == f"the bound was declared at {DAY_AND_TIME}"
     leak = hold(audit_of(tmp_path / "leak", {"loss": 0.0, "spv_wbc": 1.5}, 1000), Bound({"auroc": 0.65}))
     assert leak.outcome == "exceeded"
     assert only(leak).attack == "spv_wbc"
@@ -236,10 +237,10 @@ def test_the_bound_stands_in_the_results(tmp_path):
 def test_a_run_whose_scores_were_all_known_says_so(tmp_path):
     settings = {"mia_max_auroc": 0.65}
     audit = audit_of(tmp_path / "new", NULL, 1000, settings=settings)
-    assert hold(audit, Bound.of(audit)).when() == f"the bound was declared at {DECLARED}"
+    assert hold(audit, Bound.of(audit)).when() == f"the bound was declared at {DAY_AND_TIME}"
     known = audit_of(tmp_path / "known", NULL, 1000, settings=settings, stored=True)
     late = ", when all scores of loss, zlib, spv_wbc were known already: they came from an earlier run"
-    assert hold(known, Bound.of(known)).when() == f"the bound was declared at {DECLARED}{late}"
+    assert hold(known, Bound.of(known)).when() == f"the bound was declared at {DAY_AND_TIME}{late}"
     assert "known already" not in hold(known, Bound({"auroc": 0.65})).when()
 
 
@@ -360,7 +361,7 @@ def test_exit_status(tmp_path, strengths, n, limit, status, word):
     audit_of(tmp_path, strengths, n, settings={"mia_max_auroc": limit})
     found = gate(tmp_path)
     assert found.exit_code == status, found.output
-    assert found.stdout.startswith(f"custom: {word} (the bound was declared at {DECLARED})")
+    assert found.stdout.startswith(f"custom: {word} (the bound was declared at {DAY_AND_TIME})")
     after = gate(tmp_path, "--max-auroc", limit)
     assert after.exit_code == status
     assert "the bound was given after the run" in after.stdout
@@ -379,7 +380,7 @@ def test_a_bound_that_is_given_replaces_none_that_was_declared(tmp_path, given, 
     found = gate(tmp_path, *given)
     assert found.exit_code == 1
     first, *_ = lines = found.stdout.splitlines()
-    assert first == f"custom: exceeded (the bound was declared at {DECLARED})"
+    assert first == f"custom: exceeded (the bound was declared at {DAY_AND_TIME})"
     (after,) = (line for line in lines if "given after the run" in line)
     assert ("laxer" in after) is (laxer is not None)
     assert laxer is None or laxer in after
