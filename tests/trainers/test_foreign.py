@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
+import spvmia_plugin
 from spvmia_plugin.data.manifest import read_manifest, rebuild
 from spvmia_plugin.data.weights import check_weights
 from tests.launch import two_processes
@@ -69,6 +72,14 @@ def test_the_package_itself_stays_light():
     assert done.stdout == "[]\n"
 
 
+def lay_down(site: Path) -> None:
+    """Put the package that is tested, an installed wheel or the checkout, where `pip install --no-deps` would."""
+    package = Path(spvmia_plugin.__file__).parent
+    shutil.copytree(package, site / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    found = distribution("spvmia-plugin").locate_file(f"spvmia_plugin-{spvmia_plugin.__version__}.dist-info")
+    shutil.copytree(str(found), site / Path(str(found)).name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["==4.56.2", ""])
 def test_it_runs_beside_other_versions_installed_without_dependencies(version, tmp_path):
@@ -82,8 +93,7 @@ def test_it_runs_beside_other_versions_installed_without_dependencies(version, t
             [python, "-m", "pip", "install", "-q", "torch==2.13.0", f"transformers[torch]{version}", "jinja2"],
             check=True,
         )
-        root = Path(__file__).parents[2]
-        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", str(root)], check=True)
+        lay_down(Path(*sorted((place / "lib").glob("python*/site-packages"))))
     kinds = ["plain"]
     if subprocess.run([python, "-c", "import trl"], capture_output=True, check=False).returncode == 0:
         kinds.append("trl")
