@@ -168,6 +168,57 @@ def test_nothing_secret_is_written_anywhere(serve, evaluate, options, tmp_path, 
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize("form", ["?code={0}&tenant={0}-tenant", "?{0}", "/gw/{0}/v1/completions"])
+def test_no_part_of_an_address_that_may_open_it_is_written(serve, evaluate, options, tmp_path, capfd, form):
+    """Whatever a gateway calls its keys, and where it has them in the path."""
+    token, (server, _) = "s3cr3tPathToken99", serve()
+    address = (server.url if form.startswith("?") else server.root.removesuffix("/v1")) + form.format(token)
+    result = evaluate(
+        "local-completions", ["loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path)}, base_url=address
+    )
+    said = capfd.readouterr()
+    ours = json.dumps(result["configs"]["loss_mia_custom"], default=str)
+    assert server.root.removesuffix("/v1") in ours
+    for place in (ours, said.out, said.err):
+        assert token not in place
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_share_no_work_are_told_of(serve, evaluate, options, tmp_path, monkeypatch, capfd, rank):
+    """The harness gives a server's model no rank: each process of a launch audits all of it. One of them says so."""
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "3"), ("RANK", rank)):
+        monkeypatch.setenv(name, value)
+    server, _ = serve()
+    metadata = {**options, "mia_cache_dir": str(tmp_path)}
+    result = evaluate("local-completions", ["loss_mia_custom"], metadata, base_url=server.url)
+    told = "3 processes were started, and each audits LocalCompletionsAPI by itself and whole"
+    assert capfd.readouterr().err.count(told) == (rank == "0")
+    audit = result["configs"]["loss_mia_custom"]["metadata"]["mia_audit"]
+    assert [told in note for note in audit["notes"]].count(True) == 1
+
+
+def test_a_reference_by_its_path_on_a_served_base_and_no_attack_on_the_base(
+    serve, reference, evaluate, options, tmp_path
+):
+    server, _ = serve()
+    metadata = {**options, "mia_cache_dir": str(tmp_path), "mia_reference": str(reference), "mia_base_served": "base"}
+    result = evaluate("local-completions", ["spv_wbc_mia_custom"], metadata, base_url=server.url)
+    audit = result["configs"]["spv_wbc_mia_custom"]["metadata"]["mia_audit"]
+    assert audit["n"]["scored"] == 40
+    assert audit["models"]["reference"]["backend"] == "server"
+    assert set(server.served.models) == {"target", "base"}
+
+
+@pytest.mark.parametrize("view", ["top_k:3", "top_k:1"])
+def test_a_view_that_a_server_cannot_give(serve, evaluate, options, tmp_path, view):
+    server, _ = serve()
+    metadata = {**options, "mia_cache_dir": str(tmp_path), "mia_api_view": view}
+    with pytest.raises(SpvmiaError, match=rf"expected a view of what backend 'server' gives, got {view}, which needs"):
+        evaluate("local-completions", ["loss_mia_custom"], metadata, base_url=server.url)
+
+
 def test_attacks_that_a_server_cannot_serve_are_named_with_why(serve, evaluate, options, tmp_path):
     metadata = {**options, "mia_cache_dir": str(tmp_path)}
     server, _ = serve(prompt_logprobs="ignored")

@@ -11,7 +11,7 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util import processes
-from spvmia_plugin.util.processes import Processes, processes_of
+from spvmia_plugin.util.processes import Processes, launch, processes_of
 from tests.launch import two_processes
 
 
@@ -56,6 +56,13 @@ def test_what_torchrun_says_counts_on_a_cpu_for_models_that_the_harness_loads(gr
     assert processes_of(lm(pretrained=object())).count == 1
     assert processes_of(lm(model=SimpleNamespace(device=torch.device("meta")))).count == 1
     assert processes_of(SimpleNamespace(world_size=1)).count == 1  # an API
+
+
+def test_what_torchrun_started(monkeypatch: pytest.MonkeyPatch, torchrun: None) -> None:
+    monkeypatch.setenv("RANK", "2")
+    assert launch() == Processes(2, 3)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert launch() == Processes()  # of another launcher nothing is known
 
 
 def test_processes_that_are_not_joined(monkeypatch: pytest.MonkeyPatch, torchrun: None) -> None:
