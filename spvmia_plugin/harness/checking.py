@@ -171,7 +171,8 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         decode = backend.decode if show_text or task.settings.log_text else None
         first = {"id": chosen[0].id, "reason": "its text is sent, and no token scored"}
         first = _read(chosen[0], inputs, decode) if has_tokens else first
-        counts, notes = _counts(task, chosen, inputs, scored=has_tokens), list(backend.notes)
+        counts = _counts(task, chosen, inputs, scored=has_tokens)
+        notes = [*backend.notes, *(run.beyond_context(inputs) if has_tokens else ())]
         rate = None
         if isinstance(backend, UnloadedTarget):
             slow = backend.of_precision(command.device)

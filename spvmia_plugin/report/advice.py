@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,7 +56,9 @@ def advice(run: HarnessRun, audit: Audit, verdict: Verdict) -> list[Advice]:
         return [*found, *_canaries(audit)]
     is_told = any(each.title == _EXCEEDED for each in found)
     found += [*_reversed(audit, verdict), *_exposed(audit, verdict), *_duplicates(audit)]
-    return [*found, *_recipe(audit, verdict, is_told=is_told)]
+    found += _recipe(audit, verdict, is_told=is_told)
+    told = [each.command for each in found]
+    return [replace(each, command=None) if each.command in told[:place] else each for place, each in enumerate(found)]
 
 
 def _broken_split(audit: Audit) -> Iterator[Advice]:

@@ -71,6 +71,13 @@ def test_a_precision_that_this_cpu_is_slow_in_is_told(check, monkeypatch, dtype,
     assert " ".join(told(result).split()).count("no instructions for bfloat16") == said
 
 
+@pytest.mark.parametrize(("most", "said"), [(8, True), (None, False)])
+def test_records_beyond_the_context_are_told(check, most, said):
+    result = check(metadata={"mia_max_length": most})
+    assert result.exit_code == 0, told(result)
+    assert ("exceed the model's context of 8 tokens" in " ".join(told(result).split())) == said
+
+
 def test_a_command_as_it_is(check, base, files):
     from transformers import AutoTokenizer
 

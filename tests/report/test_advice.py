@@ -186,6 +186,13 @@ def test_a_leak_of_an_unknown_recipe_is_not_left_without_a_word(tmp_path):
     assert "Try a training that tells less" in titles(found)
 
 
+def test_a_command_stands_once(tmp_path):
+    *_, found = advised(tmp_path, {"spv_wbc": 2.0}, n=600)
+    assert [each.title[:4] for each in found] == ["Look", "Try "]
+    assert found[0].command
+    assert found[1].command is None
+
+
 def test_members_below_guessing_ask_for_a_look_at_the_labels(tmp_path):
     *_, audit, found = advised(tmp_path, {"spv_wbc": -2.0, "loss": -2.0}, n=300)
     assert judge(audit).as_a_whole == "reversed"
