@@ -15,8 +15,6 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 _thread = threading.local()
 """`watch`: of the request that this thread has under way."""
@@ -56,36 +54,29 @@ class _Watched:
             raise TimeoutError
 
 
-class _Connection(_Watched, HTTPConnection):
-    pass
-
-
-class _SecureConnection(_Watched, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
 class _Adapter(HTTPAdapter):  # type: ignore[misc]
     """Of connections that are watched, through a proxy too."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        _watch(self.poolmanager)
 
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
         manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = _POOLS
+        _watch(manager)
         return manager
 
 
-_POOLS = {"http": _Pool, "https": _SecurePool}
+def _watch(manager: Any) -> None:
+    """Have a manager of connections make those that are watched, of whatever classes it has."""
+
+    def watched(pool: Any) -> Any:
+        if issubclass(pool.ConnectionCls, _Watched):  # a proxy's manager is asked for again
+            return pool
+        connection = type(pool.ConnectionCls.__name__, (_Watched, pool.ConnectionCls), {})
+        return type(pool.__name__, (pool,), {"ConnectionCls": connection})
+
+    manager.pool_classes_by_scheme = {scheme: watched(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
 
 def session(concurrent: int) -> requests.Session:

@@ -44,7 +44,7 @@ def test_a_candidate_is_loaded_so_too(serve, models):
     assert backend.told["models"]["candidate"]["logprobs_by"] == "echo"
 
 
-@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed", "ignore:Adapter .* LoRA tensor")
 @pytest.mark.parametrize(
     ("name", "options", "why"),
     [
