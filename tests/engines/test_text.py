@@ -544,7 +544,9 @@ def test_the_harness_runs_it_as_any_task(tmp_path, server, capsys):
     found = evaluated(server, tmp_path, ["ngram_mia_custom", "bag_of_words_mia_custom"])
     told = found["configs"]["ngram_mia_custom"]["metadata"]["mia_audit"]
     assert found["results"]["ngram_mia_custom"]["auroc,none"] > 0.9
-    assert told["attacker"] == {"given": ["sampling"], "api_view": "text"}
+    attacker = told["attacker"]
+    assert (attacker["given"], attacker["api_view"], attacker["known"]) == (["sampling"], "text", 0)
+    assert {each["kind"] for each in attacker["asked"]} == {"continued"}
     assert told["models"]["target"]["class"] == "LocalChatCompletion"
     blind = found["configs"]["bag_of_words_mia_custom"]["metadata"]["mia_audit"]
     assert blind["attacker"]["api_view"] == "nothing"
