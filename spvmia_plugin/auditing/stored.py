@@ -83,10 +83,13 @@ class StoredSignals:
         self._new.clear()
 
     def asked(self, request: Request) -> Amount:
-        """How much a request is that was answered since the last `forget`, and how much of it was computed for it."""
-        tokens, keys = read(request.inputs), self._keys(request)
-        new = sum(count for count, key in zip(tokens, keys, strict=True) if key in self._new)
-        return Amount(len(keys), sum(tokens), new)
+        """How much a request is that was answered since the last `forget`, and how much of it was computed for it.
+
+        A sequence without a token to score is asked of no model, and so never stored.
+        """
+        each = zip(request.inputs, read(request.inputs), self._keys(request), strict=True)
+        counts = [(tokens, key in self._new) for item, tokens, key in each if item.scored]
+        return Amount(len(counts), sum(tokens for tokens, _ in counts), sum(tokens for tokens, new in counts if new))
 
     def stock(self, request: Request) -> Stock:
         """What the plan counts. Nothing is kept of a model that is not there yet."""

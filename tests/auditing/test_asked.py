@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from spvmia_plugin.auditing.mia_audit import _self_prompted
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.signals import Role, View
 
-from .fakes import make_data
+from .fakes import FakeBackend, make_data
 from .test_run import REGISTRY, run
 
 TARGET, BASE, REFERENCE = Role.TARGET, Role.BASE, Role.REFERENCE
@@ -99,6 +100,26 @@ def test_scores_of_some_records_are_known_in_part(tmp_path):
     run(tmp_path, ["loss"], data=data, records=data.records[:12])
     (share,) = known(run(tmp_path, ["loss"], data=data)[0], "loss")
     assert 0 < share < 1
+
+
+class NothingToSay(FakeBackend):
+    """As torch's: a sequence without a token to score is none that a batch holds."""
+
+    def score(self, role, inputs, *, moments, on_done=None, done=()):
+        def without(batch):
+            on_done({i: signals for i, signals in batch.items() if inputs[i].scored})
+
+        return super().score(role, inputs, moments=moments, on_done=without, done=done)
+
+
+def test_a_record_of_one_token_is_asked_of_nobody_and_known_by_nobody(tmp_path):
+    data = make_data(12)
+    data = dataclasses.replace(data, records=(dataclasses.replace(data.records[0], text="x"), *data.records[1:]))
+    first, _ = run(tmp_path, ["loss"], data=data, backend=NothingToSay())
+    (asked,) = of_target(attack("loss"), first.asked, Amount())
+    assert asked.texts == len(data.records) - 1
+    assert known(first, "loss") == [0.0]
+    assert known(run(tmp_path, ["loss"], data=data, backend=NothingToSay())[0], "loss") == [1.0]
 
 
 def test_what_the_first_batch_computes_to_measure_the_speed_is_new(tmp_path):
