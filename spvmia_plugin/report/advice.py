@@ -17,7 +17,7 @@ from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
-from spvmia_plugin.report.verdict import Verdict
+from spvmia_plugin.report.verdict import Verdict, level_of
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.results.bound import OPTIONS, Bound, Held, hold
 from spvmia_plugin.results.model import failed
@@ -51,11 +51,13 @@ def advice(run: HarnessRun, audit: Audit, verdict: Verdict) -> list[Advice]:
     """What to do about an audit of a run, what comes first first."""
     if found := list(_broken_split(audit)):
         return found  # numbers of a broken split advise nothing about the model, and more of them nothing either
-    found += [*_bound(run, audit), *_too_few(run, audit, verdict)]
+    found += _bound(run, audit, verdict)
+    if not any(each.title.startswith(_LESS) for each in found):  # of which more records would tell no more
+        found += _too_few(run, audit, verdict)
     if audit.tasks[0].is_canary_audit:
         return [*found, *_canaries(audit)]
     is_told = any(each.title == _EXCEEDED for each in found)
-    found += [*_reversed(audit, verdict), *_exposed(audit, verdict), *_duplicates(audit)]
+    found += [*_reversed(audit, verdict), *_exposed(audit, verdict), *_owners(audit), *_duplicates(audit)]
     found += _recipe(audit, verdict, is_told=is_told)
     told = [each.command for each in found]
     return [replace(each, command=None) if each.command in told[:place] else each for place, each in enumerate(found)]
@@ -77,9 +79,9 @@ def _broken_split(audit: Audit) -> Iterator[Advice]:
     )
 
 
-def _bound(run: HarnessRun, audit: Audit) -> Iterator[Advice]:
+def _bound(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice]:
     """What each metric asks for whose bound is not shown to hold; those that are exceeded ask for one thing."""
-    bound = Bound.of(audit)
+    bound, how = Bound.of(audit), f"{_tell_less(verdict)} {_SAME_BOUND}"
     held = hold(audit, bound).held if bound is not None else ()
     if exceeded := [each for each in held if each.outcome == "exceeded"]:
         told = [
@@ -87,11 +89,11 @@ def _bound(run: HarnessRun, audit: Audit) -> Iterator[Advice]:
             for each in exceeded
             for _, low, limit in (_numbers(audit, each),)
         ]
-        yield Advice(_EXCEEDED, tuple(part for text in told for part in text), f"{_TELL_LESS} {_SAME_BOUND}")
-    yield from (_of_held(run, audit, each) for each in held if each.outcome not in ("within", "exceeded"))
+        yield Advice(_EXCEEDED, tuple(part for text in told for part in text), how)
+    yield from (_of_held(run, audit, each, how) for each in held if each.outcome not in ("within", "exceeded"))
 
 
-def _of_held(run: HarnessRun, audit: Audit, held: Held) -> Advice:
+def _of_held(run: HarnessRun, audit: Audit, held: Held, tell_less: str) -> Advice:
     value, _, limit = _numbers(audit, held)
     called = "epsilon" if held.metric == EPSILON.key else f"the {held.label}"
     if held.needed is not None:
@@ -105,9 +107,9 @@ def _of_held(run: HarnessRun, audit: Audit, held: Held) -> Advice:
     if held.reason is None:
         at = "is not below" if held.value >= held.limit else "is too near to"
         return Advice(
-            f"Train it to tell less, to show the bound on {called}",
+            f"{_LESS}, to show the bound on {called}",
             ("The estimate, ", value, f", {at} the ", limit, " that was declared: more records would hardly show it."),
-            f"{_TELL_LESS} {_SAME_BOUND}",
+            tell_less,
         )
     if held.metric == EPSILON.key and held.outcome == "not_shown":
         return Advice(
@@ -132,9 +134,14 @@ def _numbers(audit: Audit, held: Held) -> tuple[Number, Number, Number]:
     return value, low, audited(audit.tasks[0], "bound", OPTIONS[held.metric], style="limit")
 
 
-_EXCEEDED = "Train it to tell less: the declared bound is exceeded"
+_LESS = "Train it to tell less"
+_EXCEEDED = f"{_LESS}: the declared bound is exceeded"
 _SAME_BOUND = "Then audit again with the same bound."
-_TELL_LESS = "Take out what stands out, train fewer passes or with a lower rate, or with differential privacy."
+
+
+def _tell_less(verdict: Verdict) -> str:
+    take_out = "Take out what stands out, train" if verdict.most_exposed == "evidence" else "Train"
+    return f"{take_out} fewer passes or with a lower rate, or with differential privacy."
 
 
 def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice]:
@@ -152,7 +159,8 @@ def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice
     title = "Audit more records before you conclude anything"
     if enough is not None and enough > min(_documents(audit)):
         count = Number(enough, "count", "computed/power/auroc/needed")
-        takes: Text = (*upper, f"To rule out {_SHARP:g} takes about ", count, f" {called} of each class.")
+        of_null = f" {called} of each class, if the target gives nothing away."
+        takes: Text = (*upper, f"To rule out {_SHARP:g} takes about ", count, of_null)
         yield Advice(title, takes, *_more(run, audit, enough))
         return
     # So many were audited: it is the estimate that keeps it from being ruled out.
@@ -226,6 +234,22 @@ def _listed(audit: Audit, attack: str) -> str:
     first = [shown(audit.ids()[place]) for place in np.argsort(-members, kind="stable")[:_FIRST].tolist()]
     return (
         f"first of all {' and '.join(filter(None, (', '.join(first[:-1]), first[-1])))}; the table below has the others"
+    )
+
+
+def _owners(audit: Audit) -> Iterator[Advice]:
+    """Whose records give them away together, more than one by one."""
+    unit = audit.mia_audit.unit
+    together = None if unit is None else unit.together
+    if unit is None or together is None or level_of(together.strongest.auroc, AUROC) != "evidence":
+        return
+    of_one, by_record = shown(unit.column), leading(audit, AUROC.key, "share")[0]
+    path = ("unit", "together", "strongest", AUROC.key)
+    value, low, high = (audited(audit.tasks[0], *path, end, style="share") for end in ("value", "low", "high"))
+    yield Advice(
+        f"Look at all records of one {of_one}, not at single ones alone",
+        (f"By {of_one} the AUROC is ", value, " (", low, " to ", high, "), by record ", by_record, "."),
+        "Limit how many records of one are trained on, or leave out whom 'Most exposed units' lists, and train again.",
     )
 
 

@@ -10,7 +10,7 @@ from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
 from spvmia_plugin.report.verdict import Level, Verdict, level_of
 from spvmia_plugin.results import Audit
-from spvmia_plugin.results.bound import OPTIONS, Bound, Held, Outcome, hold
+from spvmia_plugin.results.bound import OPTIONS, WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import worded
 
@@ -269,14 +269,17 @@ def _bound(audit: Audit) -> Iterator[Claim]:
     if bound is None:
         return
     told = hold(audit, bound)
-    in_part = told.outcome == "not_evaluable" and any(held.outcome != "not_evaluable" for held in told.held)
+    # What was tested and not shown is no smaller matter than what was not tested.
+    tested = {held.outcome for held in told.held if held.outcome != "not_evaluable"}
+    outcome = next((each for each in WORST_FIRST if each in tested), told.outcome)
+    in_part = told.outcome == "not_evaluable" and bool(tested)
     yield Claim(
         "The declared bound",
         _TONES[told.outcome],
-        ("in part not tested" if in_part else _OUTCOMES[told.outcome],),
+        ("in part not tested" if in_part and outcome == "within" else _OUTCOMES[outcome],),
         "",
         _joined([_of_held(audit, held) for held in told.held]),
-        (_IN_PART if in_part else _SURE[told.outcome],),
+        (_SURE[outcome] if outcome != "within" or not in_part else "", f" {_IN_PART}" if in_part else ""),
         [(f"{told.when()[0].upper()}{shown(told.when()[1:])}.",)],
         bars=[(held.label, bar, held.in_words()) for held in told.held if (bar := _bar_of(held)) is not None],
     )

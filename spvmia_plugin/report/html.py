@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ def _part(
         "claims": claims(audit, verdict, base),
         "sizes": _sizes(audit),
         "advice": advice(run, audit, verdict),
-        "limits": [*_limits(audit, verdict), (verdict.membership,), (ranges(audit),), (CANNOT_SHOW,)],
+        "limits": [*_limits(audit, verdict, base), (verdict.membership,), (ranges(audit),), (CANNOT_SHOW,)],
         "precision": precision(audit, priors),
         "attacks": attacks(audit),
         **{name: inlined(getattr(figures, name)) for name in ("roc", "scores", "scatter", "cost")},
@@ -169,8 +169,26 @@ def _sizes(audit: Audit) -> Text:
     return (*counted(members, "member"), " and ", *counted(others, "other"), " audited; membership: ", known)
 
 
-def _limits(audit: Audit, verdict: Verdict) -> list[Text]:
-    """What the few were read at, where that is not the usual."""
+def _limits(audit: Audit, verdict: Verdict, base: Audit | None) -> list[Text]:
+    """What the few were read at, where that is not the usual, and what nobody looked at."""
+    return [*_read_at(audit, verdict), *([(_NO_BASE,)] if base is None and _is_fine_tuned(audit) else [])]
+
+
+_NO_BASE = (
+    "What the base gives away by itself, on the same records, is not known: audit it with the same options, and let "
+    "the results lie in the same folder."
+)
+
+
+def _is_fine_tuned(audit: Audit) -> bool:
+    """Whether the audit knows a base, and that the target is another model."""
+    target, before = (audit.mia_audit.models.get(role) for role in ("target", "base"))
+    return (
+        isinstance(target, Mapping) and isinstance(before, Mapping) and target.get("weights") != before.get("weights")
+    )
+
+
+def _read_at(audit: Audit, verdict: Verdict) -> list[Text]:
     found = audit.strongest
     if found is None or verdict.most_exposed == "unresolved" or found.low_end_metric == TPR_1PCT:
         return []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spvmia_plugin.attacks import builtin_attacks
-from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, TPRS
+from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, TPRS, Metric
 from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report.claims import Bar, start_of
 from spvmia_plugin.report.facts import accusations
@@ -68,10 +68,19 @@ def _row(audit: Audit, task: TaskResult) -> dict[str, Any]:
         "auroc": auroc,
         "simultaneous": leading(audit, AUROC.key, "share") if is_strongest else None,
         "tprs": [with_interval(task, metric.key, "share") for metric in TPRS],
+        "together": [_together(audit, task, metric) for metric in TPRS],
         "asr": with_interval(task, ASR.key, "share"),
         "scored": audited(task, "n", "scored", style="count"),
         "seconds": _seconds(task),
     }
+
+
+def _together(audit: Audit, task: TaskResult, metric: Metric) -> tuple[Number, Number, Number] | None:
+    """The wider interval of the number that the verdict on the most exposed few rests on; None of any other."""
+    found = audit.strongest
+    if found is None or metric != found.low_end_metric or task.attack != found.most_exposed.attack:
+        return None
+    return leading(audit, metric.key, "share")
 
 
 def _family(given: str | None, auroc: Number) -> str:
@@ -87,7 +96,7 @@ def _blind_row(audit: Audit) -> dict[str, Any]:
     """The baseline that sees no model: its own task, else what every attack recorded of it."""
     task, first = blind_task(audit), audit.tasks[0]
     if task is not None:
-        return {**_row(audit, task), "is_strongest": False, "simultaneous": None}
+        return {**_row(audit, task), "is_strongest": False, "simultaneous": None, "together": [None for _ in TPRS]}
     nothing = Number(None, "share", "")
     auroc = tuple(audited(first, "blind", end, style="share") for end in ("auroc", "low", "high"))
     return {
@@ -97,6 +106,7 @@ def _blind_row(audit: Audit) -> dict[str, Any]:
         "auroc": auroc,
         "simultaneous": None,
         "tprs": [(nothing,) * 3 for _ in TPRS],
+        "together": [None for _ in TPRS],
         "asr": (nothing,) * 3,
         "scored": nothing,
         "seconds": nothing,

@@ -197,3 +197,10 @@ def test_members_below_guessing_ask_for_a_look_at_the_labels(tmp_path):
     *_, audit, found = advised(tmp_path, {"spv_wbc": -2.0, "loss": -2.0}, n=300)
     assert judge(audit).as_a_whole == "reversed"
     assert titles(found) == ["Check which records are members"]
+
+
+def test_a_bound_above_which_the_estimate_lies_asks_for_no_more_records(tmp_path):
+    *_, found = advised(tmp_path, {"loss": 0.3}, n=150, settings={"mia_max_auroc": 0.56})
+    assert titles(found)[0] == "Train it to tell less, to show the bound on the AUROC"
+    assert not any(title.startswith("Audit more") for title in titles(found))
+    assert found[0].how.startswith("Train fewer passes")  # nothing stands out that could be taken out

@@ -234,6 +234,22 @@ def test_what_was_scored_and_what_the_self_prompts_are_like_is_told(tmp_path, un
     assert "of them differ" not in page
 
 
+@pytest.mark.parametrize(("weights", "told"), [("other", True), ("target's", False), (None, False)])
+def test_a_base_that_nobody_audited_is_told(tmp_path, undrawn, weights, told):
+    """Not of an audit of the base itself, nor where no attack asked it."""
+    path = reported(tmp_path, fake_audit({"spv": 1.0})).run.path
+    raw = json.loads(path.read_text())
+    models = raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["models"]
+    of_target = models["target"]["weights"]
+    if weights is not None:
+        models["base"] = {
+            "weights": of_target if weights == "target's" else [{"files": {"model.safetensors": "b" * 64}}]
+        }
+    path.write_text(json.dumps(raw))
+    said = "What the base gives away by itself, on the same records, is not known"
+    assert (said in render(read_latest(path.parent))) == told
+
+
 def test_what_several_references_say_is_told(tmp_path, undrawn):
     agreement = {"spv_wbc": {"share": 0.05, "single": 0.5, "halves": 0.75}}
     strengths = {"spv_wbc": 1.5, "loss": 0.3, "lira_offline": 1.0}

@@ -173,7 +173,7 @@ def test_bars_stand_where_their_numbers_are(shown_pages: Mapping[str, Shown]) ->
 BOUNDS = {
     "bound-within": ("quiet", "holds"),
     "bound-exceeded": ("found", "exceeded"),
-    "bound-not-shown": ("doubt", "in part not tested"),
+    "bound-not-shown": ("doubt", "not shown"),
 }
 
 
@@ -192,6 +192,15 @@ def test_a_declared_bound_is_the_third_claim(request: Any, scenario: Shown) -> N
         _, _, metric, end = source.split("/")
         assert float(value) == getattr(told[metric], end)
     assert all(held.limit == bar.limit for held, (_, bar, _) in zip(told.values(), claim.bars, strict=False))
+
+
+def test_the_numbers_that_the_verdict_rests_on_have_the_ranges_of_the_cards(shown_pages: Mapping[str, Shown]) -> None:
+    """In the table, too: an attack's own range is narrower than that which allows for having chosen it."""
+    [audit] = shown_pages["clear-leak"].run.audits
+    for leader in (audit.strongest.auroc, audit.strongest.most_exposed):
+        assert f"for all attacks:{leader.low:.3f} to {leader.high:.3f}" in re.sub(
+            r"\s*\n\s*", "", shown_pages["clear-leak"].page.text
+        )
 
 
 def test_records_without_a_score_are_told_once_for_all_attacks(shown_pages: Mapping[str, Shown]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.report.advice import advice
 from spvmia_plugin.report.claims import claims
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.numbers import plain
@@ -80,6 +81,16 @@ def test_the_top_of_the_page_says_what_several_records_of_one_tell(run):
     assert len(claims(none, judge(none))) == 2
 
 
+def test_whose_records_tell_more_together_is_advised(run):
+    [audit] = run.run.audits
+    found = {each.title: plain(each.evidence) for each in advice(run.run, audit, judge(audit))}
+    strongest = audit.mia_audit.unit.together.strongest.auroc
+    assert found["Look at all records of one customer, not at single ones alone"] == (
+        f"By customer the AUROC is {strongest.value:.3f} ({strongest.low:.3f} to {strongest.high:.3f}), by record "
+        f"{audit.strongest.auroc.value:.3f}."
+    )
+
+
 def test_too_few_units_are_said_to_be_unknown(tmp_path):
     few = reported(tmp_path, fake_audit({"loss": 1.0}, records=records_of(n=1, each=30)))
     [audit] = few.run.audits
@@ -99,7 +110,9 @@ def test_the_page_shows_them_and_every_number_leads_back(run):
     headings = [text for _, text in page.headings]
     assert {"Whom records belong to", "Most exposed units", "Groups"} <= set(headings)
     assert 'The column "customer" says whom a record belongs to: 60 units of members' in page.text
-    assert "No group is told apart from all others." in page.text
+    assert (
+        "No group is shown to be exposed more than all others; how exposed they all are, the table says." in page.text
+    )
     assert "<b>süd</b>\\u202e" in page.text
     assert told(run)["unit"]["together"]["exposed"][0]["unit"] in page.text
     assert ", ".join(_points(run)) == "1, 2, 3, 5, all"
