@@ -121,6 +121,7 @@ class Run:
         )
         self._perturbation: Perturbation | None = None
         self._built: set[Role] = set()
+        self._beyond = 0  # records longer than the model's context, counted with the plan
         self._sheets: dict[str, Sheet] = {}  # by record id, of the part of the records that was looked at last
         self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
         self._under_other: dict[Role, Sequence[TokenSignals]] = {}  # the same under the other mask
@@ -565,11 +566,12 @@ class Run:
             for player in self.players.values()
             if player.model is not None and (not self._is_there(player) or self._refusal(player) is None)
         ]
-        tokens, of_parts = 0, list[Stage]()
+        tokens, of_parts, self._beyond = 0, list[Stage](), 0
         first: list[Request] = []
         for number, (part, _) in enumerate(self._parts()):
             lengths = {record.id: self._length(record, inputs) for record in part}
             tokens += sum(lengths.values())
+            self._beyond += sum(length > self.backend.max_length for length in lengths.values())
             stored: dict[str, Neighbours] = {}
             if perturbation is not None:
                 keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config)
@@ -610,17 +612,13 @@ class Run:
         n = len(audit.attacks)
         attacks = "1 attack" if n == 1 else f"{n} attacks"
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {attacks}"
-        notes = [*self._backend_notes(), *self.beyond_context(inputs), *self._to_pay(stages)]
+        notes = [*self._backend_notes(), *self.beyond_context(), *self._to_pay(stages)]
         show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
 
-    def beyond_context(self, inputs: Inputs) -> list[str]:
-        """What is known of records that the model can't read at once before any is scored."""
-        most = self.backend.max_length
-        if not self._is_scored():
-            return []
-        long = sum(self._length(record, inputs) > most for record in self.audit.records)
-        inputs.forget()
-        if not long:
+    def beyond_context(self) -> list[str]:
+        """What the plan knows of records that the model can't read at once, before any is scored."""
+        long, most = self._beyond, self.backend.max_length
+        if not long or not self._is_scored():
             return []
         cut = "mia_block_size" if self.audit.data.renderer is None else "mia_record_tokens"
         return [

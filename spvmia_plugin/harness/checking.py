@@ -172,7 +172,7 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         first = {"id": chosen[0].id, "reason": "its text is sent, and no token scored"}
         first = _read(chosen[0], inputs, decode) if has_tokens else first
         counts = _counts(task, chosen, inputs, scored=has_tokens)
-        notes = [*backend.notes, *(run.beyond_context(inputs) if has_tokens else ())]
+        notes = [*backend.notes, *(run.beyond_context() if has_tokens else ())]
         rate = None
         if isinstance(backend, UnloadedTarget):
             slow = backend.of_precision(command.device)
