@@ -7,7 +7,7 @@ import sys
 
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.several import Compared, Leader
-from spvmia_plugin.util.console import columns, show, shown
+from spvmia_plugin.util.console import above_bars, columns, show, shown
 
 FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
 _FOUND, _NOTHING = "ruled out", "not ruled out"
@@ -27,7 +27,6 @@ def show_closing(compared: Compared) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-    from tqdm import tqdm
 
     table = Table(box=SIMPLE_HEAD, pad_edge=True)
     for head in heads:
@@ -35,7 +34,7 @@ def show_closing(compared: Compared) -> None:
     for place, row in enumerate(rows):
         cells = [Text(cell, style="bold red" if cell == _FOUND else "dim" if cell == _NOTHING else "") for cell in row]
         table.add_row(*cells, style="bold" if place == 0 and row[-1] == _FOUND else None)
-    with tqdm.external_write_mode(file=sys.stderr):  # above a bar that is there
+    with above_bars():
         Console(stderr=True).print(table)
 
 

@@ -57,11 +57,12 @@ def gate(
         spvmia gate results --max-auroc 0.65 --junit gate.xml --sarif gate.sarif
     """
     from spvmia_plugin.export import ci
+    from spvmia_plugin.metrics.names import BOUNDED_BY
     from spvmia_plugin.results import read_latest
-    from spvmia_plugin.results.bound import OPTIONS, WORST_FIRST, hold_every
+    from spvmia_plugin.results.bound import WORST_FIRST, hold_every
 
     given = {"max_auroc": max_auroc, "max_tpr_at_1pct": max_tpr_at_1pct, "max_epsilon": max_epsilon}
-    limits = {key: float(limit) for key, name in OPTIONS.items() if (limit := given[name]) is not None}
+    limits = {key: float(limit) for key, name in BOUNDED_BY.items() if (limit := given[name]) is not None}
     _check(given)
     run = read_latest(results)
     verdicts = [verdict for audit in run.audits for verdict in hold_every(audit, limits)]

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spvmia_plugin.metrics.names import AUROC, EPSILON
+from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
 from spvmia_plugin.report.verdict import Verdict, level_of
 from spvmia_plugin.results import Audit, HarnessRun
-from spvmia_plugin.results.bound import OPTIONS, Bound, Held, hold
+from spvmia_plugin.results.bound import Bound, Held, hold
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import worded
@@ -131,7 +131,7 @@ def _place(held: Held) -> str:
 def _numbers(audit: Audit, held: Held) -> tuple[Number, Number, Number]:
     """The estimate, the largest lower end, and the limit."""
     value, low = (Number(getattr(held, end), "share", f"{_place(held)}/{end}") for end in ("value", "low"))
-    return value, low, audited(audit.tasks[0], "bound", OPTIONS[held.metric], style="limit")
+    return value, low, audited(audit.tasks[0], "bound", BOUNDED_BY[held.metric], style="limit")
 
 
 _LESS = "Train it to tell less"

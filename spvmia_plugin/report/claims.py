@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT
+from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
 from spvmia_plugin.report.verdict import Level, Verdict, level_of
 from spvmia_plugin.results import Audit
-from spvmia_plugin.results.bound import OPTIONS, WORST_FIRST, Bound, Held, Outcome, hold
+from spvmia_plugin.results.bound import WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import worded
 
@@ -293,7 +293,7 @@ def _of_held(audit: Audit, held: Held) -> Text:
     """One short sentence on a metric and its limit."""
     place = f"computed/bound/{held.metric}{'/unit' * held.by_unit}"
     low, high = (Number(getattr(held, end), "share", f"{place}/{end}") for end in ("low", "high"))
-    limit = audited(audit.tasks[0], "bound", OPTIONS[held.metric], style="limit")
+    limit = audited(audit.tasks[0], "bound", BOUNDED_BY[held.metric], style="limit")
     of_limit: Text = ("below ", limit, " was declared")
     label = held.label[0].upper() + held.label[1:]
     if held.outcome == "within":

@@ -24,8 +24,6 @@ from spvmia_plugin.util.schema import MaybeNumber
 Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
 WORST_FIRST: tuple[Outcome, ...] = ("exceeded", "not_evaluable", "not_shown", "within")
 
-OPTIONS = BOUNDED_BY
-"""The options that declare a bound, by the metric that they bound."""
 NO_EVIDENCE = ("empty_class", "blind_above_chance", "membership_assumed", "document_in_both_classes")
 """Preconditions without which an audit shows nothing about its target, whatever its numbers."""
 UNITS_INCOMPLETE = "units_incomplete"
@@ -56,7 +54,7 @@ class Bound:
         told = audit.mia_audit.bound
         if told is None:
             return None
-        limits = {key: float(getattr(told, name)) for key, name in OPTIONS.items()}
+        limits = {key: float(getattr(told, name)) for key, name in BOUNDED_BY.items()}
         return cls({key: limit for key, limit in limits.items() if not math.isnan(limit)}, told.declared)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 
 class Follower(Protocol):
@@ -23,34 +23,31 @@ _NAME: ContextVar[str | None] = ContextVar("name", default=None)
 _PART: ContextVar[str] = ContextVar("part", default="")
 
 
+T = TypeVar("T")
+
+
 @contextmanager
-def following(follower: Follower) -> Iterator[None]:
+def _having(variable: ContextVar[T], value: T) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def following(follower: Follower) -> AbstractContextManager[None]:
     """Have bars tell how far they are. They go when they are done: whoever follows says what stays to be read."""
-    token = _FOLLOWER.set(follower)
-    try:
-        yield
-    finally:
-        _FOLLOWER.reset(token)
+    return _having(_FOLLOWER, follower)
 
 
-@contextmanager
-def bars_called(name: str) -> Iterator[None]:
+def bars_called(name: str) -> AbstractContextManager[None]:
     """Give the bars that open a name: who opens them does not know what for."""
-    token = _NAME.set(name)
-    try:
-        yield
-    finally:
-        _NAME.reset(token)
+    return _having(_NAME, name)
 
 
-@contextmanager
-def bars_of(part: str) -> Iterator[None]:
+def bars_of(part: str) -> AbstractContextManager[None]:
     """Have bars say which part of the whole they count: there is one for each. Empty where one is all."""
-    token = _PART.set(part)
-    try:
-        yield
-    finally:
-        _PART.reset(token)
+    return _having(_PART, part)
 
 
 _BAR = "{desc} {percentage:3.0f} %, {remaining} left{postfix} |{bar}| {n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}"
@@ -103,11 +100,17 @@ class Bar:
         return "" if self._follower is None else self._follower(self._name, count / self._total, kept=kept)
 
 
-def show(text: str) -> None:
-    """Print to stderr, where progress goes: stdout stays the harness's. File names in it drive no terminal."""
+def above_bars() -> AbstractContextManager[None]:
+    """Whoever writes to stderr meanwhile writes above a bar that is there."""
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(file=sys.stderr):  # above a bar that is there
+    found: AbstractContextManager[None] = tqdm.external_write_mode(file=sys.stderr)
+    return found
+
+
+def show(text: str) -> None:
+    """Print to stderr, where progress goes: stdout stays the harness's. File names in it drive no terminal."""
+    with above_bars():
         print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
 
 
