@@ -321,6 +321,7 @@ def read_mia_audit(given: Mapping[str, Any], once: Once | None = None) -> MiaAud
     if found.strongest is not None:
         _check_strongest(found.strongest)
     _check_subjects(found)
+    _check_confidences(found)
     for stage, spent in found.cost.items():
         read(Mapping, spent, f"cost of {stage}")
         read(float, spent.get("seconds"), f"cost of {stage}.seconds")
@@ -335,6 +336,7 @@ def read_mia_audit(given: Mapping[str, Any], once: Once | None = None) -> MiaAud
     if not math.isnan(found.blind.auroc):
         for end in ("low", "high", "confidence"):
             read(float, given["blind"].get(end), f"blind.{end}")
+        _check_shares("blind", found.blind, ("auroc", "low", "high"))
     parts = [value for key, value in given.items() if key != "data" and isinstance(value, (dict, list, float))]
     parts.append({**given["data"], "clusters": None} if given["data"].get("clusters") else given["data"])
     infinite = (once.made(not_finite, part, not_finite) for part in parts)
@@ -377,10 +379,29 @@ def _check_strongest(found: Strongest, where: str = "strongest") -> None:
 
 def _check_leaders(leaders: Iterable[tuple[str, Leader]]) -> None:
     for where, leader in leaders:
-        for end in ("value", "low", "high"):
-            number = getattr(leader, end)
-            if not math.isnan(number) and not 0 <= number <= 1:
-                raise Misfit(f"expected a number from 0 to 1 as {where}.{end}")
+        _check_shares(where, leader, ("value", "low", "high"))
+
+
+def _check_shares(where: str, told: Leader | Blind, names: Sequence[str]) -> None:
+    for name in names:
+        number = getattr(told, name)
+        if not math.isnan(number) and not 0 <= number <= 1:
+            raise Misfit(f"expected a number from 0 to 1 as {where}.{name}")
+
+
+def _check_confidences(found: MiaAudit) -> None:
+    """Limits are moved to other confidences by the quantile of their own, which no other number has."""
+    together = found.unit.together if found.unit is not None else None
+    told = {
+        "metrics": found.metrics.confidence,
+        "blind": found.blind.confidence,
+        "strongest": found.strongest.confidence if found.strongest is not None else math.nan,
+        "groups": found.groups.confidence if found.groups is not None else math.nan,
+        "unit.together.strongest": together.strongest.confidence if together is not None else math.nan,
+    }
+    for where, confidence in told.items():
+        if not math.isnan(confidence) and not 0 < confidence < 1:
+            raise Misfit(f"expected a number between 0 and 1 as {where}.confidence")
 
 
 @dataclass(frozen=True, slots=True)

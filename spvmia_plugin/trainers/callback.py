@@ -26,7 +26,8 @@ from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_ma
 from spvmia_plugin.trainers.declared import Declared, Reading, check_format, read_declared
 from spvmia_plugin.trainers.facts import Facts, facts_of, versions
 from spvmia_plugin.trainers.places import own_key, private
-from spvmia_plugin.trainers.seen import Lookout, Sighting, as_before, candidates, look, read_rows
+from spvmia_plugin.trainers.rows import as_before, read_rows
+from spvmia_plugin.trainers.seen import Lookout, Sighting, candidates, look
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import private_folder, write_private
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,29 @@ def test_samples_that_are_not_those_of_the_results(tmp_path: Path, read: Any, ch
     with pytest.raises(SpvmiaError, match=rf"^RESULTS: .*samples_loss_.*\.jsonl: .*{message}.*") as error:
         read(broken_run(tmp_path, change))
     assert "\n" not in str(error.value)
+
+
+CONFIDENCES = ("metrics", "blind", "strongest", "groups", "unit.together.strongest")
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1, 2.5, 95])
+@pytest.mark.parametrize("part", CONFIDENCES)
+def test_confidences_that_no_interval_has(tmp_path: Path, part: str, value: float) -> None:
+    records = tuple(
+        replace(record, unit=f"{record.is_member}{i % 25}", group="north" if i % 3 else "south")
+        for i, record in enumerate(fake_records(150, 150))
+    )
+    path = write_run(tmp_path, [fake_audit({"spv": 1.6, "loss": 0.8}, records=records)])
+    content = json.loads(path.read_text())
+    for config in content["configs"].values():
+        told = config["metadata"]["mia_audit"]
+        for name in part.split("."):
+            told = told[name]
+        assert 0 < told["confidence"] < 1
+        told["confidence"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(SpvmiaError, match=rf"expected a number between 0 and 1 as {part}\.confidence; run lm_eval"):
+        read_latest(tmp_path)
 
 
 @pytest.mark.parametrize("value", [2.5, -1, 1e308, -1e-9])

@@ -1,4 +1,4 @@
-"""The plugin against axolotl 0.19's interface, whose two lines that matter are repeated here: it is not run."""
+"""The plugin against axolotl 0.19's interface, whose two lines that matter are repeated here: it is not installed."""
 
 from __future__ import annotations
 

@@ -393,6 +393,53 @@ def test_a_mask_made_in_the_collator_is_read_there(chat_base, split, tmp_path):
     assert read_manifest(tmp_path / "out").data.loss_on == "completion"
 
 
+def masked_by(kind, ids, answers, end):
+    """Labels as trainers make them that mask neither all but the answers nor nothing."""
+    starts = [i for i, each in enumerate(answers) if each and not answers[i - 1]]
+    kept = {
+        # axolotl: what ends a turn carries loss, what the template writes after it does not
+        "without the last token of a turn": [
+            each and after for each, after in zip(answers, [*answers[1:], 0], strict=True)
+        ],
+        # LLaMA-Factory's mask_history
+        "the last answer alone": [each and i >= starts[-1] for i, each in enumerate(answers)],
+        "all but the system turn": [i > ids.index(end) for i in range(len(ids))],
+    }[kind]
+    return [token if keep else -100 for token, keep in zip(ids, kept, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "nearest"),
+    [
+        ("without the last token of a turn", "completion"),
+        ("the last answer alone", "completion"),
+        ("all but the system turn", "all"),
+    ],
+)
+def test_of_another_mask_the_nearest_is_taken_and_the_distance_said(chat_base, split, tmp_path, capsys, kind, nearest):
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq
+
+    tok = AutoTokenizer.from_pretrained(chat_base)
+    pad = DataCollatorForSeq2Seq(tok)
+    rows = chats(90)
+    items, apart, tokens = [], 0, 0
+    for row in rows[:30]:
+        made = tok.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
+        ids, answers = made["input_ids"], [bool(each) for each in made["assistant_masks"]]
+        labels = masked_by(kind, ids, answers, tok.eos_token_id)
+        items.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+        taken = [True] * len(ids) if nearest == "all" else answers
+        apart += sum((label != -100) != each for label, each in zip(labels[1:], taken[1:], strict=True))
+        tokens += len(ids) - 1
+    assert 0 < apart < tokens / 2
+    plain(chat_base, tmp_path / "out", items, MembershipManifest(*split(rows), strict=True), collator=pad)
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.trainer["data"], manifest.data.loss_on) == ("matched", nearest)
+    told = f"{nearest} is the nearest, and takes {apart} of {tokens} tokens otherwise"
+    assert [told in note for note in manifest.trainer["notes"]] == [True]
+    assert told in capsys.readouterr().err
+
+
 def test_items_that_are_no_table_and_a_trainer_without_a_tokenizer(chat_base, split, tmp_path):
     import torch
     from transformers import AutoTokenizer
