@@ -95,6 +95,7 @@ def spilled(page: Any) -> list[str]:
     - "cut": it hides what does not fit, which no scrolling shows
     - "over": its text is wider than its box, and runs into what stands beside it
     - "off": a text of a drawing that the drawing's edge cuts
+    - "small": text below 13 pixels, and its size
     """
     return [f"{found['kind']}: {found['at']} ({found['by']:.0f} px)" for found in page.evaluate(_MEASURE)]
 
@@ -152,6 +153,7 @@ class _Slowly(BaseHTTPRequestHandler):
 
 _MEASURE = r"""() => {
   const TOLERATED = 1.5;  // px: rounding of fractions
+  const SMALLEST = 12.99;  // px: docs/design.md
   const window_width = document.documentElement.clientWidth;
   const scrolls = (style) => ["auto", "scroll"].includes(style.overflowX);
   const hides = (overflow) => ["hidden", "clip"].includes(overflow);
@@ -180,6 +182,8 @@ _MEASURE = r"""() => {
       }
       return;
     }
+    const size = parseFloat(style.fontSize);
+    if (own_text(element) && size < SMALLEST) found.push({kind: "small", at: named(element), by: size});
     if (style.display !== "inline" && element !== document.documentElement) {
       const across = element.scrollWidth - element.clientWidth, down = element.scrollHeight - element.clientHeight;
       if (hides(style.overflowX)) note("cut", element, across);

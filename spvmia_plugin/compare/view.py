@@ -224,7 +224,7 @@ def to_html(comparisons: Sequence[Compared]) -> str:
         web.templates("spvmia_plugin.compare"),
         "spvmia_plugin.compare",
         "compare",
-        web.theme(COLOURS, screen_only=True),
+        web.theme(COLOURS),
         script=False,
         ran=ran(
             (run.date for run in runs),

@@ -255,7 +255,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
         web.templates("spvmia_plugin.evidence"),
         "spvmia_plugin.evidence",
         "evidence",
-        web.theme(COLOURS, screen_only=True),
+        web.theme(COLOURS),
         script=False,
         facts=facts,
         date=day(run.date),

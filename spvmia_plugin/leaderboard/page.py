@@ -29,7 +29,7 @@ def to_html(board: Board) -> str:
         environment,
         "spvmia_plugin.leaderboard",
         "board",
-        web.theme(COLOURS, screen_only=True),
+        web.theme(COLOURS),
         models=models(board),
         lead=lead(board),
         ran=runs(board),

@@ -67,8 +67,8 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         environment,
         "spvmia_plugin.report",
         "report",
-        web.theme(COLOURS, screen_only=True),
-        base=False,
+        web.theme(COLOURS),
+        of_tables=False,
         run=run,
         model=shown(run.model),
         date=datetime.fromtimestamp(run.date, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -204,7 +204,7 @@ def number_html(number: Number) -> Markup:
 
     printed = str(number)
     if printed == MISSING:
-        return Markup('<span aria-hidden="true">{}</span><span class="sr">{}</span>').format(MISSING, NOT_RESOLVED)
+        return Markup('<span aria-hidden="true">{}</span><span class="hidden">{}</span>').format(MISSING, NOT_RESOLVED)
     return Markup('<data value="{}" data-source="{}">{}</data>').format(
         repr(number.value), shown(number.source), printed
     )

@@ -38,12 +38,13 @@ COLOURS: Mapping[str, tuple[str, str]] = {
 """Colours of the pages by role, in the light theme and in the dark one; figures have those of `drawing.PALETTE`."""
 
 
-def theme(lines: Sequence[str], *, screen_only: bool = False) -> str:
+def theme(lines: Sequence[str]) -> str:
     """The rules that set the colours: those of the system's theme, or of the one that the page's button chose.
+
+    Print has the light theme whatever the screen has.
 
     Args:
         lines: roles of `COLOURS` that the page has, some in each line.
-        screen_only: print has the light theme whatever the screen has.
     """
 
     def rule(selector: str, scheme: str) -> str:
@@ -56,10 +57,9 @@ def theme(lines: Sequence[str], *, screen_only: bool = False) -> str:
         return f"@media {query} {{\n{indent(rules, '  ')}}}\n"
 
     of_system, chosen = rule(':root:not([data-theme="light"])', "dark"), rule(':root[data-theme="dark"]', "dark")
-    asked = "(prefers-color-scheme: dark)"
-    if screen_only:
-        return rule(":root", "light") + where(f"screen and {asked}", of_system) + where("screen", chosen)
-    return rule(":root", "light") + where(asked, of_system) + chosen
+    return (
+        rule(":root", "light") + where("screen and (prefers-color-scheme: dark)", of_system) + where("screen", chosen)
+    )
 
 
 def templates(package: str) -> Environment:
@@ -84,7 +84,7 @@ def render(
     name: str,
     colours: str,
     *,
-    base: bool = True,
+    of_tables: bool = True,
     script: bool = True,
     **values: object,
 ) -> str:
@@ -95,11 +95,12 @@ def render(
         package: whose page it is.
         name: of its files.
         colours: of `theme`.
-        base: whether the rules that pages of tables share come before its own.
+        of_tables: whether it is a page of tables, whose rules come before its own.
         script: whether it has a script of its own, besides the one of the theme's button.
         values: what the template shows.
     """
-    shared = _resource("spvmia_plugin.web", "base.css") if base else ""
+    sheets = ["base.css", "tables.css"] if of_tables else ["base.css"]
+    shared = "".join(_resource("spvmia_plugin.web", each) for each in sheets)
     style = colours + shared + _resource(package, f"{name}.css")
     ours = "".join(_resource("spvmia_plugin.web", each) for each in ("copy.js", "theme.js"))
     code = (_resource(package, f"{name}.js") if script else "") + ours

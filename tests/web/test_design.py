@@ -16,6 +16,12 @@ from spvmia_plugin.web.text import MISSING, interval, printed
 
 NOTE = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
 STYLE = (files("spvmia_plugin.web") / "files" / "base.css").read_text(encoding="utf-8")
+SHEETS = {
+    path.name: path.read_text(encoding="utf-8")
+    for package in ("web", "report", "leaderboard", "compare", "evidence")
+    for path in (files("spvmia_plugin") / package / "files").iterdir()
+    if path.name.endswith(".css")
+}
 THEMES = {"light": 0, "dark": 1}
 BACKGROUNDS = ("paper", "card", "wash")
 TEXT = ("ink", "soft", "accent", "warn", "first", "second", "third", "chosen", "member", "other")
@@ -109,9 +115,24 @@ def test_the_note_has_the_sizes_of_the_style() -> None:
     for variable in ("--measure", "--radius"):
         (value,) = re.findall(rf"{variable}: ([^;]+);", STYLE)
         assert f"`{value}`" in NOTE
-    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", STYLE))
-    assert used <= {f"--{role}" for role in COLOURS} | set(re.findall(r"(--[a-z0-9-]+): ", STYLE))
-    assert not re.search(r"#[0-9a-f]{3,8}\b", STYLE)  # colours by role alone
+
+
+def test_there_is_a_sheet_for_each_kind_of_page() -> None:
+    assert {"base.css", "tables.css", "report.css", "board.css", "compare.css", "evidence.css"} <= set(SHEETS)
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_every_sheet_has_the_colours_and_sizes_of_the_note(name: str) -> None:
+    sheet, own = SHEETS[name], set(re.findall(r"(--[a-z0-9-]+): ", STYLE + SHEETS[name]))
+    assert set(re.findall(r"var\((--[a-z0-9-]+)\)", sheet)) <= {f"--{role}" for role in COLOURS} | own
+    assert not re.search(r"#[0-9a-f]{3,8}\b", sheet)  # colours by role alone
+    shown = sheet.partition("@media print")[0]
+    sizes = re.findall(r"font-size: ([^;]+);", re.sub(r"svg[^{]*\{[^}]*\}", "", shown))
+    assert [
+        size for size in sizes if not re.fullmatch(r"(max\([\d.]+em, )?var\(--text-[a-z0-9]+\)\)?|1rem|[\d.]+em", size)
+    ] == []
+    radii = re.findall(r"border-radius: (\d+px);", shown)
+    assert [radius for radius in radii if int(radius.removesuffix("px")) > 6] == []  # a card has --radius
 
 
 def test_the_note_prints_numbers_as_the_code_does() -> None:

@@ -23,6 +23,7 @@ PAGE = '<!doctype html><meta name="viewport" content="width=device-width"><title
         ('<svg width="60" height="20"><text x="40" y="15">beyond the edge</text></svg>', {"off"}),
         ('<svg width="200" height="20"><text x="9" y="15">inside</text></svg>', set()),
         ('<p style="position: absolute; width: 1px; overflow: hidden; clip-path: inset(50%)">heard alone</p>', set()),
+        ('<p style="font-size: 13px">legible, <code style="font-size: .88em">and not</code></p>', {"small"}),
         ("<p>all that there is</p>", set()),
     ],
 )  # fmt: skip

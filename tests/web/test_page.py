@@ -15,12 +15,12 @@ def colours(rule: str) -> dict[str, str]:
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", rule))
 
 
-@pytest.mark.parametrize(("lines", "screen_only"), [(REPORT, True), (BOARD, False)])
-def test_the_button_chooses_what_the_system_would(lines: tuple[str, ...], screen_only: bool) -> None:
-    style = theme(lines, screen_only=screen_only)
+@pytest.mark.parametrize("lines", [REPORT, BOARD])
+def test_the_button_chooses_what_the_system_would_and_paper_is_light(lines: tuple[str, ...]) -> None:
+    style = theme(lines)
     light, of_system, chosen = style.split("  color-scheme: ")[1:]
     roles = " ".join(lines).split()
     assert colours(light) == {role: COLOURS[role][0] for role in roles}
     assert colours(of_system) == colours(chosen) == {role: COLOURS[role][1] for role in roles}
     assert style.count("{") == style.count("}")
-    assert ("screen" in style) == screen_only
+    assert style.count("@media screen") == style.count("@media") == 2
