@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from spvmia_plugin.attacks import GROUPED
 from spvmia_plugin.demo.chats import DESKS, QUESTION, make_chats, write_chats
 from spvmia_plugin.demo.corpus import make_tickets, write_capability_task, write_corpus
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
@@ -30,7 +29,7 @@ AUDIT: Mapping[str, object] = {"mia_preset": "quick", "mia_reference_lr": 5e-4}
 
 @dataclass(frozen=True)
 class Size:
-    """How much one demo does, and about how long each step takes on two cores without a GPU.
+    """How much one demo does, and about how long each step takes on two cores without a GPU or bfloat16.
 
     Attributes:
         members: records the target is trained on; as many others are the non-members.
@@ -65,9 +64,7 @@ class Kind:
         sizes: by name.
         training: options of `spvmia finetune` that every size shares.
         audit: options of the audit that every size shares.
-        tasks: of the audit, as the harness is asked for them.
-        yamls: names of the files that define these.
-        attacks: those that give numbers.
+        attacks: of the audit.
         harness: further arguments of lm_eval.
         write: draws the records of a size and the questions about others, writes the corpus (a file) and the
             capability task (in a folder), and returns one record for people to see.
@@ -80,12 +77,15 @@ class Kind:
     sizes: Mapping[str, Size]
     training: Mapping[str, object]
     audit: Mapping[str, object]
-    tasks: Sequence[str]
-    yamls: Sequence[str]
     attacks: Sequence[str]
     harness: Sequence[str]
     write: Callable[[Size, Path, Path], str]
     comparison: Callable[[Mapping[str, float]], Sequence[str]]
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Of the audit."""
+        return [f"{attack}_custom" for attack in self.attacks]
 
     def size_named(self, name: str) -> Size:
         """Return the size with this name.
@@ -133,8 +133,9 @@ def _compare_chats(auroc: Mapping[str, float]) -> list[str]:
     ]
 
 
-_FEW = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia", "learned_mia")
-_FEW_TASKS = tuple(f"{attack}_custom" for attack in _FEW)
+_OF_TICKETS = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia", "learned_mia")
+# None that needs paraphrases or a second reference: each would take a third of the time.
+_OF_CHATS = ("loss_mia", "lira_base_mia", "ez_mia", "wbc_mia", "spv_ez_mia", "spv_wbc_mia")
 
 TICKETS = Kind(
     folder=Path("spvmia-demo"),
@@ -142,16 +143,14 @@ TICKETS = Kind(
     asked="tickets",
     sizes=MappingProxyType(
         {
-            "small": Size(members=100, prompts=120, questions=40, epochs=3, self_prompts=120, minutes=(1, 2, 5)),
-            "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 4, 13)),
-            "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 9, 31)),
+            "small": Size(members=50, prompts=60, questions=40, epochs=3, self_prompts=60, minutes=(1, 2, 8)),
+            "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 9, 37)),
+            "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 20, 90)),
         }
     ),
     training=MappingProxyType({**TRAINING, "block-size": 0, "seed": SEED}),
     audit=MappingProxyType(AUDIT),
-    tasks=_FEW_TASKS,
-    yamls=_FEW_TASKS,
-    attacks=_FEW,
+    attacks=_OF_TICKETS,
     harness=(),
     write=_write_tickets,
     comparison=_compare_tickets,
@@ -164,16 +163,14 @@ CHATS = Kind(
     asked="customers",
     sizes=MappingProxyType(
         {
-            "small": Size(members=70, prompts=70, questions=40, epochs=3, self_prompts=70, minutes=(1, 3, 10)),
-            "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 9, 32)),
-            "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 22, 85)),
+            "small": Size(members=60, prompts=40, questions=40, epochs=3, self_prompts=40, minutes=(1, 3, 6)),
+            "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 10, 35)),
+            "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 25, 88)),
         }
     ),
     training=MappingProxyType({**TRAINING, "loss-on": "completion", "seed": SEED}),
     audit=MappingProxyType({**AUDIT, "mia_self_prompt": "reply"}),
-    tasks=("mia_custom",),
-    yamls=("mia_custom", *(f"{attack}_mia_custom" for attack in GROUPED)),
-    attacks=tuple(f"{attack}_mia" for attack in GROUPED),
+    attacks=_OF_CHATS,
     harness=("--apply_chat_template",),
     write=_write_chats,
     comparison=_compare_chats,

@@ -188,7 +188,10 @@ class Demo:
         if not left:
             self.say(f"This demo is finished already; remove {self.layout.root} to run it anew.")
             return
-        self.say(f"About {sum(step.minutes for step in left):.0f} minutes on 2 CPU cores, in {self.layout.root}:")
+        self.say(
+            f"About {sum(step.minutes for step in left):.0f} minutes on 2 CPU cores (a third of that where they have "
+            f"instructions for bfloat16), in {self.layout.root}:"
+        )
         for number, step in enumerate(steps, 1):
             note = "done" if step.name in done else f"{step.minutes:g} min" if step.minutes else "seconds"
             self.say(f"  {number}. {step.title}: {note}")
@@ -201,7 +204,7 @@ class Demo:
         folder = private_folder(self.layout.tasks)
         shown = self.kind.write(self.size, self.layout.corpus, folder)
         if enabled() != "current":  # beside the capability task: `--include_path` takes one folder
-            for name in ("_common_yaml", *(f"{task}.yaml" for task in self.kind.yamls)):
+            for name in ("_common_yaml", *(f"{task}.yaml" for task in self.kind.tasks)):
                 shutil.copyfile(tasks_folder() / name, folder / name)
         self.say(f"one of them: {shown}")
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
@@ -26,7 +25,6 @@ from spvmia_plugin.demo.run import (
     run_process,
 )
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.training import finetune as training
 from spvmia_plugin.web.text import typed
 from tests.tiny import save_tiny
@@ -53,8 +51,8 @@ def commands(monkeypatch, tmp_path):
         elif name == "spvmia report":
             layout.report.touch()
         else:
-            group = yaml.safe_load((tasks_folder() / "mia_custom.yaml").read_text(encoding="utf-8"))["task"]
-            scores = {task: {"auroc,none": 0.5 + i / 100} for i, task in enumerate(group)}
+            tasks = [*TICKETS.tasks, *CHATS.tasks]
+            scores = {task: {"auroc,none": 0.5 + i / 100} for i, task in enumerate(tasks)}
             layout.results.mkdir(exist_ok=True)
             results = layout.results / "results_2026-01-01.json"
             results.write_text(json.dumps({"results": {**scores, TASK: {"acc,none": 0.75}}}))
@@ -158,7 +156,7 @@ def test_chats_are_trained_on_and_audited_by_their_answers(commands, monkeypatch
     options = json.loads(audit[audit.index("--metadata") + 1])
     read = AuditConfig.from_metadata(options)
     assert (read.self_prompt, read.preset, read.self_prompts) == ("reply", "quick", SIZE.self_prompts)
-    assert audit[audit.index("--tasks") + 1] == f"mia_custom,{TASK}"
+    assert audit[audit.index("--tasks") + 1] == ",".join([*(f"{attack}_custom" for attack in CHATS.attacks), TASK])
     assert "--apply_chat_template" in audit
 
 
@@ -174,16 +172,13 @@ def test_where_the_cpu_is_slow_in_the_models_precision_the_audit_is_in_float32(c
 
 
 def test_tasks_that_lm_eval_does_not_know_lie_beside_the_capability_task(commands, monkeypatch):
-    """All that a group names, too: without one of them the harness finds none."""
     from lm_eval.tasks import TaskManager
 
     _, _, layout = commands
     monkeypatch.setattr(demo_run, "enabled", lambda: None)
     Demo(layout.root, CHATS, SIZE, print).run()
     manager = TaskManager(include_path=str(layout.tasks), include_defaults=False)
-    assert {"mia_custom", TASK, *(f"{attack}_custom" for attack in CHATS.attacks)} <= set(manager.all_tasks)
-    for task in yaml.safe_load((layout.tasks / "mia_custom.yaml").read_text())["task"]:
-        assert (layout.tasks / f"{task}.yaml").is_file()
+    assert {TASK, *(f"{attack}_custom" for attack in CHATS.attacks)} <= set(manager.all_tasks)
 
 
 def test_one_conversation_is_shown_turn_by_turn(commands):
