@@ -143,9 +143,9 @@ TICKETS = Kind(
     asked="tickets",
     sizes=MappingProxyType(
         {
-            "small": Size(members=50, prompts=60, questions=40, epochs=3, self_prompts=60, minutes=(1, 2, 8)),
-            "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 9, 37)),
-            "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 20, 90)),
+            "small": Size(members=50, prompts=60, questions=40, epochs=3, self_prompts=60, minutes=(1, 2, 11)),
+            "medium": Size(members=250, prompts=250, questions=200, epochs=3, self_prompts=250, minutes=(1, 10, 50)),
+            "large": Size(members=600, prompts=600, questions=400, epochs=3, self_prompts=600, minutes=(1, 25, 120)),
         }
     ),
     training=MappingProxyType({**TRAINING, "block-size": 0, "seed": SEED}),
@@ -163,9 +163,9 @@ CHATS = Kind(
     asked="customers",
     sizes=MappingProxyType(
         {
-            "small": Size(members=60, prompts=40, questions=40, epochs=3, self_prompts=40, minutes=(1, 3, 6)),
-            "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 10, 35)),
-            "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 25, 88)),
+            "small": Size(members=70, prompts=70, questions=40, epochs=3, self_prompts=70, minutes=(1, 6, 12)),
+            "medium": Size(members=200, prompts=200, questions=200, epochs=3, self_prompts=200, minutes=(1, 17, 34)),
+            "large": Size(members=500, prompts=500, questions=400, epochs=3, self_prompts=500, minutes=(1, 43, 85)),
         }
     ),
     training=MappingProxyType({**TRAINING, "loss-on": "completion", "seed": SEED}),

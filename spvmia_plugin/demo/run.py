@@ -189,7 +189,7 @@ class Demo:
             self.say(f"This demo is finished already; remove {self.layout.root} to run it anew.")
             return
         self.say(
-            f"About {sum(step.minutes for step in left):.0f} minutes on 2 CPU cores (a third of that where they have "
+            f"About {sum(step.minutes for step in left):.0f} minutes on 2 CPU cores (less where they have "
             f"instructions for bfloat16), in {self.layout.root}:"
         )
         for number, step in enumerate(steps, 1):
