@@ -176,7 +176,7 @@ def look(
     ways = Counter(candidate.way for hits in found.values() for candidate, _ in hits)
     way = max(ways, key=lambda each: ways[each]) if ways else None
     pairs = [(candidate, row) for hits in found.values() for candidate, row in hits if candidate.way == way]
-    loss_on, notes = _mask_of(pairs[:LOOKED_FOR], lookout)
+    loss_on, notes = _nearest_mask(pairs[:LOOKED_FOR], lookout)
     if not packed and rows.complete and rows.number > len(members) and found:
         notes.append(
             f"the trainer has {rows.number - len(members)} rows beside the declared members: they are neither members "
@@ -208,7 +208,7 @@ def look(
     return replace(sighting, data=f"differs: {problem}")
 
 
-def _mask_of(pairs: Sequence[tuple[Candidate, Row]], lookout: Lookout) -> tuple[LossOn | None, list[str]]:
+def _nearest_mask(pairs: Sequence[tuple[Candidate, Row]], lookout: Lookout) -> tuple[LossOn | None, list[str]]:
     """The mask that is the trainer's, else the nearest one and how far it is from that; None where nobody says."""
     told = [(row.length, found) for candidate, row in pairs if (found := lookout.differing(candidate, row)) is not None]
     if not told:
