@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -43,7 +44,7 @@ def audited(
 
 
 def file_of(name: str) -> dict[str, object]:
-    return {"files": {"model.safetensors": name.encode().hex().ljust(64, "0")}}
+    return {"files": {"model.safetensors": hashlib.sha256(name.encode()).hexdigest()}}
 
 
 def audit_of(task: FakeTask) -> dict[str, Any]:
