@@ -134,7 +134,7 @@ def _compare_chats(auroc: Mapping[str, float]) -> list[str]:
 
 
 _OF_TICKETS = ("spv_mia", "loss_mia", "min_k_mia", "neighbour_mia", "lira_base_mia", "learned_mia")
-# None that needs paraphrases or a second reference: each would take a third of the time.
+# None that needs paraphrases or a second reference: each takes minutes.
 _OF_CHATS = ("loss_mia", "lira_base_mia", "ez_mia", "wbc_mia", "spv_ez_mia", "spv_wbc_mia")
 
 TICKETS = Kind(

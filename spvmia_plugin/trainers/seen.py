@@ -209,7 +209,10 @@ def look(
 
 
 def _nearest_mask(pairs: Sequence[tuple[Candidate, Row]], lookout: Lookout) -> tuple[LossOn | None, list[str]]:
-    """The mask that is the trainer's, else the nearest one and how far it is from that; None where nobody says."""
+    """The mask that is the trainer's, else the nearest one and how far it is from that.
+
+    None where nobody says, and where it is not all tokens and there is nothing to compare it with.
+    """
     told = [(row.length, found) for candidate, row in pairs if (found := lookout.differing(candidate, row)) is not None]
     if not told:
         return None, []
@@ -220,6 +223,11 @@ def _nearest_mask(pairs: Sequence[tuple[Candidate, Row]], lookout: Lookout) -> t
     nearest = min(sums, key=lambda each: sums[each])
     if not sums[nearest]:
         return nearest, []
+    if "completion" not in known:
+        return None, [
+            "the trainer's loss mask is not all tokens, and which are the answers is not known: name the nearer one "
+            "with loss_on="
+        ]
     tokens = sum(length - 1 for length, _ in told)
     return nearest, [
         f"the trainer's loss mask is neither all tokens nor the answers: {nearest} is the nearest, and takes "

@@ -177,11 +177,19 @@ def test_samples_that_are_not_those_of_the_results(tmp_path: Path, read: Any, ch
     assert "\n" not in str(error.value)
 
 
-CONFIDENCES = ("metrics", "blind", "strongest", "groups", "unit.together.strongest")
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+@pytest.mark.parametrize("end", ["auroc", "low", "high"])
+def test_a_blind_baseline_that_cannot_be(tmp_path: Path, end: str, value: float) -> None:
+    path = write_run(tmp_path, [fake_audit({"spv": 1.6})])
+    content = json.loads(path.read_text())
+    content["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["blind"][end] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(SpvmiaError, match=rf"expected a number from 0 to 1 as blind\.{end}; run lm_eval"):
+        read_latest(tmp_path)
 
 
 @pytest.mark.parametrize("value", [-1, 0, 1, 2.5, 95])
-@pytest.mark.parametrize("part", CONFIDENCES)
+@pytest.mark.parametrize("part", ["metrics", "blind", "strongest", "groups", "unit.together.strongest"])
 def test_confidences_that_no_interval_has(tmp_path: Path, part: str, value: float) -> None:
     records = tuple(
         replace(record, unit=f"{record.is_member}{i % 25}", group="north" if i % 3 else "south")

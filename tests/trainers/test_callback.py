@@ -440,6 +440,22 @@ def test_of_another_mask_the_nearest_is_taken_and_the_distance_said(chat_base, s
     assert told in capsys.readouterr().err
 
 
+def test_a_mask_that_nothing_is_known_of_is_not_taken_for_all_tokens(chat_base, split, tmp_path):
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq
+
+    tok = AutoTokenizer.from_pretrained(chat_base)
+    rows = texts(90)
+    items = []
+    for row in rows[:30]:
+        ids = tok(row["text"]).input_ids
+        items.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [-100] * 3 + ids[3:]})
+    plain(chat_base, tmp_path / "out", items, MembershipManifest(*split(rows)), collator=DataCollatorForSeq2Seq(tok))
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.trainer["data"] == "matched"
+    (note,) = manifest.trainer["notes"]
+    assert note.startswith("the trainer's loss mask is not all tokens, and which are the answers is not known")
+
+
 def test_items_that_are_no_table_and_a_trainer_without_a_tokenizer(chat_base, split, tmp_path):
     import torch
     from transformers import AutoTokenizer
