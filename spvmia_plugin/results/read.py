@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def _run(path: Path, raw: Mapping[str, Any], *, with_samples: bool, once: Once |
     for name, row in raw["results"].items():
         if _has_audit(configs.get(name)):
             tasks.append(_task(path, name, row, configs[name]["metadata"], tasks, once, with_samples=with_samples))
-    return _harness_run(path, raw, _grouped(tasks))
+    return _harness_run(path, raw, _grouped(tasks, once))
 
 
 def _harness_run(path: Path, raw: Mapping[str, Any], audits: Sequence[Audit]) -> HarnessRun:
@@ -327,7 +328,7 @@ def _task(
         mia_audit=audit,
         told=told,
         records=records,
-        options=once.made("options", once.same(given), without_secrets),
+        options=once.of_equal("options", given, without_secrets),
     )
 
 
@@ -385,7 +386,7 @@ def _told(
         given = {**given, "data": {**data, "clusters": None}}
     told: dict[str, Any] = {}
     for key, part in given.items():
-        told |= once.made("told", once.same({key: part}), without_secrets)
+        told |= once.of_equal(("told", key), part, partial(_told_part, key))
     if clusters:
         told["data"] = {**told["data"], "clusters": clusters}
     try:
@@ -394,6 +395,10 @@ def _told(
         raise SpvmiaError(
             f"RESULTS: {path}: {task}: mia_audit: {problem}; run lm_eval again, or leave the file out"
         ) from None
+
+
+def _told_part(key: str, part: Any) -> Any:
+    return without_secrets({key: part})  # the name tells whether it is one
 
 
 def _samples_file(path: Path, task: str) -> Path | None:
@@ -407,15 +412,19 @@ def _samples_file(path: Path, task: str) -> Path | None:
         return None
 
 
-def _grouped(tasks: list[TaskResult]) -> list[Audit]:
+def _grouped(tasks: list[TaskResult], once: Once) -> list[Audit]:
     """Tasks that audited the same records with the same settings, in the order of the file."""
     groups: dict[tuple[str, ...], list[TaskResult]] = {}
     for task in tasks:
         audit = task.mia_audit
-        shared = json.dumps([audit.settings, audit.n.records], sort_keys=True)
-        key = (task.dataset, str(task.is_canary_audit), audit.data.fingerprint, shared)
+        settings = once.made("settings by name", audit.settings, _by_name)
+        key = (task.dataset, str(task.is_canary_audit), audit.data.fingerprint, settings, str(audit.n.records))
         groups.setdefault(key, []).append(task)
     return [Audit(tuple(group)) for group in groups.values()]
+
+
+def _by_name(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 def _capabilities(raw: Mapping[str, Any]) -> Iterator[Capability]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from marshal import dumps
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class Once:
@@ -16,21 +14,29 @@ class Once:
     """
 
     def __init__(self) -> None:
-        self._same: dict[bytes, Any] = {}
+        self._of_equal: dict[tuple[Hashable, bytes], Any] = {}
         self._made: dict[tuple[Hashable, int], tuple[Any, Any]] = {}
 
-    def same(self, value: T) -> T:
-        """The first JSON value that was equal to this one, down to its types: 1, 1.0 and true are three values."""
+    def of_equal(self, name: Hashable, value: Any, make: Callable[[Any], Any]) -> Any:
+        """`make(value)`, remembered by its name and by what the value is, down to its types: 1, 1.0 and true are three.
+
+        Args:
+            name: of what is made.
+            value: a JSON value.
+            make: makes it; what it raises is not remembered.
+        """
         # marshal writes equal values as equal bytes up to version 2; later ones refer back to what is one object.
-        known: T = self._same.setdefault(dumps(value, 2), value)  # type: ignore[arg-type]
-        return known
+        place = name, dumps(value, 2)
+        if place not in self._of_equal:
+            self._of_equal[place] = make(value)
+        return self._of_equal[place]
 
     def made(self, name: Hashable, value: Any, make: Callable[[Any], Any]) -> Any:
         """`make(value)`, remembered by its name and by which object the value is.
 
         Args:
             name: of what is made.
-            value: best one that `same` or `made` gave out: another is made anew, equal or not.
+            value: best one that `of_equal` or `made` gave out: another is made anew, equal or not.
             make: makes it; what it raises is not remembered.
         """
         place = name, id(value)
