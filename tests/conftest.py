@@ -25,6 +25,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than there are processors, since tests wait for servers, browsers and processes of their own;
+    four at most, each with a model and its libraries in memory."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(autouse=True)
 def harness_logging():
     """What the harness's command sets up for its process (once) is taken back: its handler would write to a stderr

