@@ -322,6 +322,13 @@ def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, 
     return trainer
 
 
+@pytest.mark.parametrize(("dtype", "named"), [("float32", ",dtype=float32"), ("bfloat16", "")])
+def test_the_command_audits_in_float32_what_a_cpu_trained_so(sft, split, chat_base, tmp_path, capsys, dtype, named):
+    rows = chats(90)
+    sft(rows[:30], [MembershipManifest(*split(rows))], model_init_kwargs={"dtype": dtype})
+    assert f"pretrained={chat_base},peft={tmp_path / 'out'}{named} --tasks mia_custom " in capsys.readouterr().err
+
+
 def test_a_plain_trainer_on_texts(chat_base, split, tmp_path):
     from transformers import AutoTokenizer
 
