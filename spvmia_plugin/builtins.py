@@ -42,11 +42,12 @@ def spvmia_register_datasets() -> Iterable[DatasetSource]:
 
 @hookimpl
 def spvmia_register_backends() -> Iterable[Lazy[Backend]]:
-    """The harness's Hugging Face models, models behind a completions server, and vLLM's engine."""
+    """The harness's Hugging Face models, models behind a completions server, and the engines of vLLM and SGLang."""
     return [
         Lazy("hf", "spvmia_plugin.models.hf_backend:HFBackend"),
         Lazy("server", "spvmia_plugin.engines.server:ServerBackend"),
         Lazy("vllm", "spvmia_plugin.engines.vllm:VLLMBackend"),
+        Lazy("sglang", "spvmia_plugin.engines.sglang:SGLangBackend"),
     ]
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,32 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget
 from spvmia_plugin.engines.lora_requests import misread, peft_config, rank_of
-from spvmia_plugin.engines.passes import Answer, Passes
-from spvmia_plugin.engines.prompt_logprobs import read_answer
-from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
+from spvmia_plugin.engines.passes import Answer, Pass
+from spvmia_plugin.engines.prompt_logprobs import read_flat
+from spvmia_plugin.engines.remote import ALIKE
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models.batching import plan_batches
-from spvmia_plugin.models.identity import TEXT, Weights, same_model, settings_digest
+from spvmia_plugin.models.identity import same_model, settings_digest
 from spvmia_plugin.models.tokens import unwrapped
-from spvmia_plugin.protocols import BackendFeatures, OnDone, ScoreInput, TokenIds
+from spvmia_plugin.protocols import BackendFeatures, TokenIds
 from spvmia_plugin.records import Rendered
-from spvmia_plugin.signals import Role, TokenSignals
+from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import refusal
 
-TOKENS_PER_CALL = {"cpu": 2**11}
-"""Tokens that the engine gets at once, to make its own batches of. What is done is then kept in the store."""
-TOKENS_PER_CALL_DEVICE = 2**17
 LOGPROBS_PER_CALL = 2**22
 """Log-probabilities asked for at once where all of the vocabulary are: 600 MB of Python numbers."""
-WRITTEN = 6
-"""How many tokens the engine writes, to be asked what it reads in them."""
-AT_MOST, AT_MOST_FLOAT32 = 0.5, 5e-3
-"""How far apart, in nats, may be what it says of a token it writes and reads: in bfloat16 a batch rounds otherwise than
-a step."""
 
 
-class VLLMBackend(RemoteTarget):
+class VLLMBackend(EngineTarget):
     """A model that the harness's class VLLM has loaded.
 
     Only attributes of `lm` are used, nothing of lm_eval is imported: `model` (a `vllm.LLM`), `model_args`,
@@ -59,7 +50,7 @@ class VLLMBackend(RemoteTarget):
         SpvmiaError: the engine gives no log-probabilities of this target that mean what they say.
     """
 
-    name = "vllm"
+    name, engine = "vllm", "vLLM"
 
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         import vllm
@@ -88,17 +79,15 @@ class VLLMBackend(RemoteTarget):
             revision=self._args.get("revision") if carried else None,
         )
         self._here: set[Role] = set()  # references that torch reads
-        self._weights = Weights()
         self._ids = itertools.count(1000)  # the harness's own request has 1
         model_config = self._settings.model_config
-        self._vocab = int(model_config.get_vocab_size())
-        self._has_moments = model_config.max_logprobs == -1 or model_config.max_logprobs >= self._vocab
-        self._is_on_cpu = self._settings.device_config.device_type == "cpu"
+        self.vocab = int(model_config.get_vocab_size())
+        self._has_moments = model_config.max_logprobs == -1 or model_config.max_logprobs >= self.vocab
+        self._is_on_cpu = self.device_type == "cpu"
         # On a CPU an engine ignores that it should sleep, and hangs.
         self._sleeps = bool(getattr(model_config, "enable_sleep_mode", False)) and not self._is_on_cpu
         self._check_engine()
-        self._is_checked = False
-        self.note_once(f"the target is read by vLLM {vllm.__version__}, in {self._precision}")
+        self.note_once(f"the target is read by vLLM {vllm.__version__}, in {self.precision}")
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
@@ -131,30 +120,16 @@ class VLLMBackend(RemoteTarget):
                 f"max_lora_rank={rank_of(config)} in --model_args"
             )
 
-    def _check_answers(self) -> None:
-        """Before any work: does the engine say the same of tokens when it reads them as when it writes them?
-
-        Raises:
-            SpvmiaError: it does not, so its log-probabilities of records would mean nothing.
-        """
+    def written(self, prompt: TokenIds) -> tuple[list[int], NDArray[np.float32]]:
         from vllm import SamplingParams
 
-        beginning = self._tokens.natural(TEXT)[: max(1, min(24, self.max_length - WRITTEN))]
         params = SamplingParams(
             temperature=1, seed=0, logprobs=0, flat_logprobs=True, max_tokens=WRITTEN, ignore_eos=True, detokenize=False
         )
-        (answer,) = self._ask(Role.TARGET, [beginning], [params])
+        (answer,) = self._ask(Role.TARGET, [prompt], [params])
         (output,) = answer.outputs
-        new = tuple(int(token) for token in output.token_ids)
-        said = np.array([output.logprobs.logprobs[start] for start in output.logprobs.start_indices], np.float32)
-        (read,) = self.remote_score(Role.TARGET, [ScoreInput(new, tuple(beginning))], moments=False)
-        apart = np.inf if read is None or len(read) != len(said) else float(np.abs(read.logprob - said).max())
-        if not apart <= (AT_MOST_FLOAT32 if self._precision == "float32" else AT_MOST):
-            raise SpvmiaError(
-                "--model: expected vLLM to say the same of tokens when it reads them as when it writes them, got "
-                f"log-probabilities that differ by up to {apart:.2g}; use another version of vLLM, or '--model hf'"
-            )
-        self._is_checked = True
+        said = [output.logprobs.logprobs[start] for start in output.logprobs.start_indices]
+        return [int(token) for token in output.token_ids], np.array(said, np.float32)
 
     @cached_property
     def _knows_patterns(self) -> bool:
@@ -163,8 +138,12 @@ class VLLMBackend(RemoteTarget):
         return hasattr(PEFTHelper, "get_rank_and_scaling")
 
     @property
-    def _precision(self) -> str:
+    def precision(self) -> str:
         return str(self._settings.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def device_type(self) -> str:
+        return str(self._settings.device_config.device_type)
 
     @property
     def _largest_rank(self) -> int:
@@ -184,48 +163,30 @@ class VLLMBackend(RemoteTarget):
             return self.remote_features(role)
         return super().features_of(role)
 
-    def unknown_ids(self, role: Role) -> frozenset[int]:
-        if not self.is_remote(role):
-            return super().unknown_ids(role)
-        return frozenset(i for i in self._tokens.tokenizer.get_vocab().values() if i >= self._vocab)
-
     def remote_identity(self, role: Role) -> dict[str, object]:
         """By the files of base and adapter, and the engine's precision; the engine's weights cannot be looked at."""
-        if not self._is_checked:
-            self._check_answers()
+        self.check_answers()
         model, request = str(self._args["model"]), self._requests[role]
-        found = [self._weights.of(model, self._args.get("revision"))]
-        found += [] if request is None else [self._weights.of(request.lora_path)]
-        if None in found:
-            raise SpvmiaError(
-                "--model: expected weights in a local folder or in the hub's cache, by which scores are kept, got "
-                "others; load them from there"
-            )
+        adapters = [] if request is None else [request.lora_path]
+        found = self.found_weights(model, self._args.get("revision"), *adapters)
         config = self._settings.model_config
         return {
             "backend": self.name,
             "config": settings_digest(config.hf_config.to_dict()),
-            "dtype": self._precision,
+            "dtype": self.precision,
             "quantisation": config.quantization,
             "cache": str(self._settings.cache_config.cache_dtype),
             "weights": found,
             "tokenizer": self.tokenizer_digest,
         }
 
-    def remote_score(
-        self,
-        role: Role,
-        inputs: Sequence[ScoreInput],
-        *,
-        moments: bool,
-        on_done: OnDone | None = None,
-        done: Collection[int] = (),
-    ) -> list[TokenSignals | None]:
+    def read_budget(self, *, moments: bool) -> int:
+        return LOGPROBS_PER_CALL // (self.vocab + 1) if moments else self.budget
+
+    def read_batch(self, role: Role, asked: Sequence[Pass], *, moments: bool) -> list[Answer]:
         from vllm import SamplingParams
 
-        started = time.perf_counter()
-        passes = Passes(inputs, self.max_length, moments=moments, on_done=on_done)
-        vocab = self._vocab if moments else None
+        vocab = self.vocab if moments else None
         params = SamplingParams(
             temperature=0,
             prompt_logprobs=1 if vocab is None else -1,
@@ -233,71 +194,35 @@ class VLLMBackend(RemoteTarget):
             max_tokens=1,
             detokenize=False,
         )
-        budget = self._budget if vocab is None else LOGPROBS_PER_CALL // (vocab + 1)
-        cost = self._spent[role]
-        for batch in plan_batches([len(each.token_ids) for each in passes.all], budget):
-            if not passes.is_needed(batch.rows, done):
-                continue
-            asked = [passes.all[row] for row in batch.rows]
-            answers = self._ask(role, [each.token_ids for each in asked], [params] * len(asked))
-            read: dict[int, Answer] = {}
-            for row, each, answer in zip(batch.rows, asked, answers, strict=True):
-                read[row] = read_answer(answer.prompt_logprobs, each.token_ids, each.scored, vocab)
-            passes.add(read)
-            cost.batches += 1
-            cost.forward_tokens += sum(len(each.token_ids) for each in asked)
-        cost.seconds += time.perf_counter() - started
-        return passes.in_order
+        answers = self._ask(role, [each.token_ids for each in asked], [params] * len(asked))
+        return [
+            read_flat(answer.prompt_logprobs, each.token_ids, each.scored, vocab)
+            for each, answer in zip(asked, answers, strict=True)
+        ]
 
-    def generate(
-        self,
-        prompts: Sequence[TokenIds],
-        lengths: Sequence[int],
-        seeds: Sequence[int],
-        *,
-        on_done: OnDone | None = None,
-        done: Collection[int] = (),
-        ends: Collection[int] | None = None,
-        complete: bool = False,
-    ) -> list[list[int] | None]:
-        """As `Backend.generate`. Each request has its own random generator; the engine rounds as its batches fall."""
+    def write_batch(
+        self, prompts: Sequence[TokenIds], more: Sequence[int], seeds: Sequence[int], stops: Sequence[int]
+    ) -> list[list[int]]:
+        """Each request has its own random generator."""
         from vllm import SamplingParams
 
-        started, cost = time.perf_counter(), self._spent[Role.TARGET]
-        lead = [] if complete else self._tokens.lead
-        stops = sorted({*self._tokens.end_ids(None), *(ends or ())})
-        texts: list[list[int] | None] = [None] * len(prompts)
-        for batch in plan_batches([max(n, len(p)) for p, n in zip(prompts, lengths, strict=True)], self._budget):
-            if all(i in done for i in batch.rows):
-                continue
-            new: dict[int, list[int]] = {i: [] for i in batch.rows}
-            wanted = [i for i in batch.rows if lengths[i] > len(prompts[i])]
-            params = [
-                SamplingParams(
-                    temperature=self._config.temperature,
-                    top_k=self._config.top_k,
-                    top_p=self._config.top_p,
-                    seed=int(seeds[i]),
-                    stop_token_ids=stops,
-                    max_tokens=lengths[i] - len(prompts[i]),
-                    detokenize=False,
-                )
-                for i in wanted
-            ]
-            answers = self._ask(Role.TARGET, [[*lead, *prompts[i]] for i in wanted], params) if wanted else []
-            for i, answer in zip(wanted, answers, strict=True):
-                (output,) = answer.outputs
-                ended = output.finish_reason == "stop"  # its last token is the one that ended it
-                new[i] = [int(token) for token in output.token_ids][: -1 if ended else None]
-            finished = {i: [*prompts[i], *tokens] for i, tokens in new.items()}
-            for i, text in finished.items():
-                texts[i] = text
-            cost.batches += 1
-            cost.forward_tokens += sum(len(lead) + len(prompts[i]) + len(new[i]) for i in wanted)
-            cost.generated_tokens += sum(map(len, new.values()))
-            if on_done is not None:
-                on_done(finished)
-        cost.seconds += time.perf_counter() - started
+        params = [
+            SamplingParams(
+                temperature=self._config.temperature,
+                top_k=self._config.top_k,
+                top_p=self._config.top_p,
+                seed=seed,
+                stop_token_ids=list(stops),
+                max_tokens=most,
+                detokenize=False,
+            )
+            for most, seed in zip(more, seeds, strict=True)
+        ]
+        texts = []
+        for answer in self._ask(Role.TARGET, prompts, params):
+            (output,) = answer.outputs
+            ended = output.finish_reason == "stop"  # its last token is the one that ended it
+            texts.append([int(token) for token in output.token_ids][: -1 if ended else None])
         return texts
 
     def _ask(self, role: Role, prompts: Sequence[TokenIds], params: Sequence[Any]) -> list[Any]:
@@ -320,16 +245,8 @@ class VLLMBackend(RemoteTarget):
                     use_tqdm=False,
                 )
         except Exception as error:  # an engine that died, a request that it refuses: each has its own
-            raise SpvmiaError(
-                f"--model: expected answers from the vLLM engine for the {role.value}, got {type(error).__name__} "
-                f"({refusal(error)}); its own messages are above, and a run that is started again goes on from what is "
-                "stored"
-            ) from None
+            raise self.did_not_answer(role, type(error).__name__, refusal(error)) from None
         return answers
-
-    @property
-    def _budget(self) -> int:
-        return TOKENS_PER_CALL.get(self._settings.device_config.device_type, TOKENS_PER_CALL_DEVICE)
 
     def load_reference(self, role: Role, path: str) -> None:
         """As a further request of the engine, where it has the base and reads this adapter as peft does."""

@@ -18,6 +18,7 @@ from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warn
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.engines.lora_requests import misread, peft_config
 from spvmia_plugin.engines.remote import RemoteTarget
+from spvmia_plugin.engines.sglang import check_arguments
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.command_line import Command, check_output, our_tasks
 from spvmia_plugin.harness.request import open_backend, open_store
@@ -33,7 +34,8 @@ from spvmia_plugin.util.libraries import quiet_libraries
 
 LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
 """Names of the harness's in-process model, of which everything but the weights lies in files."""
-VLLM = "vllm"
+VLLM, SGLANG = ENGINES = ("vllm", "sglang")
+"""Names of models in an engine of this machine, of which as much lies in files."""
 SERVED = ("local-completions", "openai-completions", "local-chat-completions", "openai-chat-completions")
 """Names of models that lie behind an address, which is asked."""
 
@@ -106,7 +108,9 @@ def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], 
     Raises:
         SpvmiaError: what the command would fail by.
     """
-    if command.model in (*LOCAL_MODELS, VLLM):
+    if command.model == SGLANG:
+        check_arguments(command.arguments)
+    if command.model in (*LOCAL_MODELS, *ENGINES):
         # First: what a task says of a model that is not there is less to the point.
         UnloadedTarget(_as_of_hf(command), AuditConfig(), None)
     check_output(command)
@@ -214,14 +218,14 @@ def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
     Raises:
         SpvmiaError: a server that cannot be reached, or is no use; a model that cannot be checked so.
     """
-    if command.model in (*LOCAL_MODELS, VLLM):
+    if command.model in (*LOCAL_MODELS, *ENGINES):
         target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model)
-        if command.model == VLLM:
+        if command.model in ENGINES:
             _check_engine(command, target)
         yield target
         return
     if command.model not in SERVED:
-        known = ", ".join((*LOCAL_MODELS, VLLM, *SERVED))
+        known = ", ".join((*LOCAL_MODELS, *ENGINES, *SERVED))
         raise SpvmiaError(
             f"--model: expected one of {known}, which can be checked before they are loaded, got {command.model!r}; "
             "run the command with --limit 4"
@@ -241,18 +245,23 @@ def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
 
 def _as_of_hf(command: Command) -> dict[str, Any]:
     """The model's arguments by the names that `--model hf` has for them."""
-    renamed = {"lora_local_path": "peft", "max_model_len": "max_length"}
+    renamed = {
+        "lora_local_path": "peft",
+        "max_model_len": "max_length",
+        "context_length": "max_length",
+        "tokenizer_path": "tokenizer",
+    }
     return {renamed.get(name, name): value for name, value in command.arguments.items()}
 
 
 def _check_engine(command: Command, target: UnloadedTarget) -> None:
-    """What vLLM gives less of than torch, and which adapters it would read otherwise.
+    """What an engine gives less of than torch, and which adapters vLLM would read otherwise.
 
     Raises:
         SpvmiaError: the adapter is one of them.
     """
-    target.name = VLLM
-    whole = command.arguments.get("max_logprobs") == -1
+    target.name = str(command.model)
+    whole = command.model == VLLM and command.arguments.get("max_logprobs") == -1
     target.features = BackendFeatures(moments=whole, embeddings=False)
     path = command.arguments.get("lora_local_path")
     if path and (why := misread(str(path), peft_config(str(path)), patterns=True)):

@@ -121,15 +121,15 @@ def adapter_of(metadata: Mapping[str, Any]) -> Any:
 
 
 def load_tokenizer(metadata: Mapping[str, Any]) -> Any:
-    """Load the tokenizer the model's arguments name (`tokenizer`, else `pretrained`, `peft`), else the base's, else a
-    server's `model`.
+    """Load the tokenizer the model's arguments name (`tokenizer`, `tokenizer_path` of sglang, else `pretrained`,
+    `peft`), else the base's, else a server's `model`.
 
     Raises:
         SpvmiaError: none is named, or it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
-    named = ("tokenizer", "pretrained", *ADAPTER_ARGUMENTS, "mia_base_model", "model")
+    named = ("tokenizer", "tokenizer_path", "pretrained", *ADAPTER_ARGUMENTS, "mia_base_model", "model")
     name = next((metadata[key] for key in named if metadata.get(key)), None)
     if hasattr(name, "get_vocab"):
         return name  # from Python it may be handed over itself

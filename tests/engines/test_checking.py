@@ -1,4 +1,4 @@
-"""`spvmia check` of a model that is served, or that vLLM would load: the address is asked, and no weights are read."""
+"""`spvmia check` of a model that is served, or that an engine would load: the address is asked, no weights are read."""
 
 from __future__ import annotations
 
@@ -101,6 +101,23 @@ def test_vllm_is_checked_by_its_files(check, models):
     assert "vllm" in moments.stderr
     whole = check("vllm", {**arguments, "max_logprobs": -1}, tasks="min_k_pp_mia_custom")
     assert whole.exit_code == 0, whole.output
+
+
+def test_sglang_is_checked_by_its_files(check, models):
+    arguments = {"pretrained": models / "base", "context_length": 64}
+    result = check("sglang", arguments, mia_base_model=str(models / "base"))
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["audits"][0]["first"]["scored"]) > 10
+    moments = check("sglang", {**arguments, "max_logprobs": -1}, tasks="min_k_pp_mia_custom")
+    assert moments.exit_code == 1
+    assert "'sglang' lacks" in moments.stderr
+    for option in ("peft", "lora_local_path", "lora_paths"):
+        refused = check("sglang", {**arguments, option: models / "lora"})
+        assert refused.exit_code == 1
+        assert f"{option}: expected none, got an adapter" in refused.stderr
+    several = check("sglang", {**arguments, "dp_size": 2})
+    assert several.exit_code == 1
+    assert "dp_size: expected 1, got 2" in several.stderr
 
 
 def test_a_model_that_cannot_be_checked(check):

@@ -11,9 +11,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines import in_process
 from spvmia_plugin.engines import vllm as engine
 from spvmia_plugin.engines.lora_requests import outside_of_layers
-from spvmia_plugin.engines.prompt_logprobs import read_answer
+from spvmia_plugin.engines.prompt_logprobs import read_flat
 from spvmia_plugin.engines.vllm import VLLMBackend
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models import local
@@ -274,7 +275,7 @@ def test_the_context_leaves_room_for_the_token_that_is_written(models, hf_lm):
 
 
 def test_batches_are_those_of_a_run_that_was_never_interrupted(models, monkeypatch):
-    monkeypatch.setitem(engine.TOKENS_PER_CALL, "cpu", 100)
+    monkeypatch.setitem(in_process.TOKENS_PER_CALL, "cpu", 100)
     lm = VLLM(str(models / "base"))
     backend = made(lm, str(models / "base"))
     items = inputs(backend, tiny_texts(9, words=(4, 30)))
@@ -448,17 +449,17 @@ ROWS = [[(1, -1.0, 2), (0, -0.5, 1)], [(2, -0.5, 2), (0, -0.5, 2)]]
 
 
 def test_equal_logprobs_are_both_the_best():
-    found = read_answer(flat(ROWS), IDS, 2, None)
+    found = read_flat(flat(ROWS), IDS, 2, None)
     assert found.logprob.tolist() == [-1.0, -0.5]
     assert found.top1.tolist() == [False, True]  # rank 2 of two equals
     assert found.mean is None
-    assert read_answer(flat(ROWS), IDS, 1, None).logprob.tolist() == [-0.5]
+    assert read_flat(flat(ROWS), IDS, 1, None).logprob.tolist() == [-0.5]
 
 
 def test_moments_by_hand():
     half = [(1, math.log(0.5), 1), (1, math.log(0.5), 1), (0, math.log(0.25), 2), (2, math.log(0.25), 3)]
     sure = [(2, 0.0, 1), (2, 0.0, 1), (0, -math.inf, 2), (1, -math.inf, 3)]
-    found = read_answer(flat([half, sure]), IDS, 2, 3)
+    found = read_flat(flat([half, sure]), IDS, 2, 3)
     mean = 0.5 * math.log(0.5) + 0.5 * math.log(0.25)
     np.testing.assert_allclose(found.mean, [mean, 0], atol=1e-6)
     np.testing.assert_allclose(found.std, [math.log(2) / 2, 0], atol=1e-6)
@@ -475,7 +476,7 @@ def test_moments_by_hand():
 )
 def test_answers_that_mean_something_else_are_refused(rows, ids, vocab, got):
     with pytest.raises(SpvmiaError, match=rf"^--model: expected vLLM to give a log-probability .*got {got}"):
-        read_answer(flat(rows), ids, 2, vocab)
+        read_flat(flat(rows), ids, 2, vocab)
 
 
 def test_modules_outside_of_the_layers():
