@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,19 @@ WRITTEN = 6
 AT_MOST, AT_MOST_FLOAT32 = 0.5, 5e-3
 """How far apart, in nats, may be what it says of a token it writes and reads: in bfloat16 a batch rounds otherwise than
 a step."""
+
+
+def check_load_format(arguments: Mapping[str, Any]) -> None:
+    """Refuse weights that are made up, where scores are kept by those in the files.
+
+    Args:
+        arguments: of the harness's model.
+
+    Raises:
+        SpvmiaError: they are.
+    """
+    if str(arguments.get("load_format")) == "dummy":
+        raise SpvmiaError("load_format: expected the model's weights, got dummy, which are random; leave it out")
 
 
 class EngineTarget(RemoteTarget):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget
+from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget, check_load_format
 from spvmia_plugin.engines.passes import Answer, Pass
 from spvmia_plugin.engines.prompt_logprobs import read_meta_info
 from spvmia_plugin.errors import SpvmiaError
@@ -238,8 +238,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for option in ADAPTERS:
         if arguments.get(option):
             raise SpvmiaError(f"{option}: expected none, got an adapter: {NO_ADAPTER}")
-    if str(arguments.get("load_format")) == "dummy":
-        raise SpvmiaError("load_format: expected the model's weights, got dummy, which are random; leave it out")
+    check_load_format(arguments)
     if str(arguments.get("dp_size") or 1) != "1":
         raise SpvmiaError(
             f"dp_size: expected 1, got {arguments['dp_size']}: several engines round as texts fall to them, and SGLang "

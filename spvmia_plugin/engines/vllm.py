@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget
+from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget, check_load_format
 from spvmia_plugin.engines.lora_requests import misread, peft_config, rank_of
 from spvmia_plugin.engines.passes import Answer, Pass
 from spvmia_plugin.engines.prompt_logprobs import read_flat
@@ -33,6 +33,9 @@ from spvmia_plugin.util.libraries import refusal
 
 LOGPROBS_PER_CALL = 2**22
 """Log-probabilities asked for at once where all of the vocabulary are: 600 MB of Python numbers."""
+
+_ENDS = ("stop", "length")
+"""`finish_reason` of a request that was answered."""
 
 
 class VLLMBackend(EngineTarget):
@@ -99,6 +102,7 @@ class VLLMBackend(EngineTarget):
         """What can be refused before the engine is asked anything."""
         from vllm import SamplingParams
 
+        check_load_format(self._args)
         mode = str(getattr(self._settings.model_config, "logprobs_mode", "raw_logprobs"))
         if mode != "raw_logprobs":
             raise SpvmiaError(f"logprobs_mode: expected raw_logprobs, got {mode}; leave it out of --model_args")
@@ -246,6 +250,11 @@ class VLLMBackend(EngineTarget):
                 )
         except Exception as error:  # an engine that died, a request that it refuses: each has its own
             raise self.did_not_answer(role, type(error).__name__, refusal(error)) from None
+        for answer in answers:
+            # Given up, or ended by an error of its own: what is there would be taken for all that the target says.
+            wrong = [output.finish_reason for output in answer.outputs if output.finish_reason not in _ENDS]
+            if wrong:
+                raise self.did_not_answer(role, str(wrong[0]), "in place of an answer")
         return answers
 
     def load_reference(self, role: Role, path: str) -> None:

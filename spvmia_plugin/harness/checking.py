@@ -16,6 +16,7 @@ from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
+from spvmia_plugin.engines.in_process import check_load_format
 from spvmia_plugin.engines.lora_requests import misread, peft_config
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.engines.sglang import check_arguments
@@ -36,6 +37,8 @@ LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
 """Names of the harness's in-process model, of which everything but the weights lies in files."""
 VLLM, SGLANG = ENGINES = ("vllm", "sglang")
 """Names of models in an engine of this machine, of which as much lies in files."""
+KEPT = {VLLM: 2, SGLANG: 8}
+"""Tokens of its context that an engine reads no record in: the last one of a prompt, and room for what it writes."""
 SERVED = ("local-completions", "openai-completions", "local-chat-completions", "openai-chat-completions")
 """Names of models that lie behind an address, which is asked."""
 
@@ -110,6 +113,8 @@ def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], 
     """
     if command.model == SGLANG:
         check_arguments(command.arguments)
+    if command.model == VLLM:
+        check_load_format(command.arguments)
     if command.model in (*LOCAL_MODELS, *ENGINES):
         # First: what a task says of a model that is not there is less to the point.
         UnloadedTarget(_as_of_hf(command), AuditConfig(), None)
@@ -219,7 +224,8 @@ def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
         SpvmiaError: a server that cannot be reached, or is no use; a model that cannot be checked so.
     """
     if command.model in (*LOCAL_MODELS, *ENGINES):
-        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model)
+        kept = KEPT.get(str(command.model), 0)
+        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model, kept=kept)
         if command.model in ENGINES:
             _check_engine(command, target)
         yield target

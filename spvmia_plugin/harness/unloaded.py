@@ -34,6 +34,7 @@ class UnloadedTarget(TokenisedBackend):
         arguments: of the harness's model `hf`.
         config: settings of the audit.
         base_model: the model before fine-tuning, where somebody named it.
+        kept: tokens of its context that an engine keeps for itself.
 
     Raises:
         SpvmiaError: a file is missing or does not fit the others.
@@ -42,7 +43,9 @@ class UnloadedTarget(TokenisedBackend):
     name = "hf"
     features = BackendFeatures(gradients=True, kth=True)
 
-    def __init__(self, arguments: Mapping[str, Any], config: AuditConfig, base_model: str | None) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], config: AuditConfig, base_model: str | None, *, kept: int = 0
+    ) -> None:
         from lm_eval.models.utils import resolve_max_length
 
         self._config = config
@@ -55,7 +58,7 @@ class UnloadedTarget(TokenisedBackend):
         self._adapter = _adapter_config("peft", str(adapter)) if adapter else None
         named = config.base_model or (pretrained if adapter else base_model)
         self._base_name = str(named) if named is not None else None
-        longest = int(arguments.get("max_length") or resolve_max_length(self._target, self.tokenizer))
+        longest = int(arguments.get("max_length") or resolve_max_length(self._target, self.tokenizer)) - kept
         prefix_id = arguments.get("prefix_token_id")
         ends = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         prefix_id = next((each for each in ends if each is not None), None) if prefix_id is None else int(prefix_id)

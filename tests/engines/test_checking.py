@@ -103,6 +103,21 @@ def test_vllm_is_checked_by_its_files(check, models):
     assert whole.exit_code == 0, whole.output
 
 
+@pytest.mark.parametrize(
+    ("model", "arguments", "kept"), [("vllm", {"max_model_len": 64}, 2), ("sglang", {"context_length": 64}, 8)]
+)
+def test_what_an_engine_keeps_of_its_context_is_no_room_for_records(check, models, model, arguments, kept):
+    arguments = {"pretrained": models / "base", **arguments}
+    fits = check(model, arguments, mia_base_model=str(models / "base"), mia_max_length=64 - kept)
+    assert fits.exit_code == 0, fits.output
+    longer = check(model, arguments, mia_base_model=str(models / "base"), mia_max_length=65 - kept)
+    assert longer.exit_code == 1
+    assert f"mia_max_length: expected at most the model's own context of {64 - kept}" in longer.stderr
+    dummy = check(model, {**arguments, "load_format": "dummy"}, mia_base_model=str(models / "base"))
+    assert dummy.exit_code == 1
+    assert "load_format: expected the model's weights, got dummy" in dummy.stderr
+
+
 def test_sglang_is_checked_by_its_files(check, models):
     arguments = {"pretrained": models / "base", "context_length": 64}
     result = check("sglang", arguments, mia_base_model=str(models / "base"))

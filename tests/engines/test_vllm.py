@@ -233,6 +233,7 @@ def test_ranks_by_module_need_a_vllm_that_knows_of_them(models, monkeypatch):
     [
         ({"data_parallel_size": 2}, r"^data_parallel_size: expected 1, got 2: .*tensor_parallel_size"),
         ({"logprobs_mode": "processed_logits"}, "^logprobs_mode: expected raw_logprobs, got processed_logits"),
+        ({"load_format": "dummy"}, "^load_format: expected the model's weights, got dummy"),
         ({"max_lora_rank": 2}, r"^lora_local_path: expected an adapter of rank 2 at most, got 4; pass max_lora_rank=4"),
     ],
 )
@@ -433,6 +434,20 @@ def test_an_engine_that_died_ends_in_one_line(models):
         lambda: backend.generate([[1, 2]], [5], [0]),
     ):
         with pytest.raises(SpvmiaError, match=r"^--model: expected answers from the vLLM engine for the target, got "):
+            ask()
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", None])
+def test_a_request_that_was_given_up_is_no_answer(models, monkeypatch, reason):
+    lm = lora(models)
+    backend = made(lm)
+    answer = lm.model._continue
+    monkeypatch.setattr(lm.model, "_continue", lambda *asked: (answer(*asked)[0], reason, answer(*asked)[2]))
+    for ask in (
+        lambda: backend.score(TARGET, inputs(backend, TEXTS), moments=False),
+        lambda: backend.generate([[1, 2]], [5], [0]),
+    ):
+        with pytest.raises(SpvmiaError, match=f"^--model: expected answers from the vLLM engine .*, got {reason} "):
             ask()
 
 
