@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     where = urlsplit(given.url)
     recorder = Recorder(f"{where.scheme}://{where.netloc}")
     server, root = _serve(recorder.answer)
-    lm = completions_lm(root + where.path, given.tokenizer, model=given.model)
+    lm = completions_lm(root + where.path, given.tokenizer, model=given.model, timeout=600)
     if given.ids_as_text:
         recorder._decode = lm.tokenizer.decode
     backend = ServerBackend(lm, AuditConfig(), given.tokenizer)
