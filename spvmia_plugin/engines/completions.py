@@ -26,6 +26,16 @@ NEUTRAL: Mapping[str, float] = {"top_k": -1, "min_p": 0.0, "repetition_penalty":
 Where a request leaves one out, vLLM takes that of the served model's generation_config.json. OpenAI's own API has none
 of them, and refuses requests that name one.
 """
+WORDINGS: Sequence[Mapping[str, float]] = (
+    {**NEUTRAL, "repeat_penalty": 1.0},
+    {**NEUTRAL, "repeat_penalty": 1.0, "top_k": 0},
+    NEUTRAL,
+)
+"""The same in the words of several servers, in the order in which they are tried.
+
+`repeat_penalty` is llama.cpp's name: llama-cpp-python's server takes 1.1 where nothing is said, ignores vLLM's name for
+it, and answers HTTP 500 to a `top_k` below 0. One that knows vLLM's names alone may refuse another.
+"""
 Ids = Sequence[int]
 
 

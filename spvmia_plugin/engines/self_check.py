@@ -52,6 +52,7 @@ class Checked:
         names_ids: whether the server names what it writes by token ids, if it is told to.
         moments: whether it gives whole distributions.
         no_moments: why it does not, in words.
+        takes_ids: whether prompts may be token ids; else it can't write for us either.
     """
 
     way: Way | None
@@ -60,6 +61,11 @@ class Checked:
     names_ids: bool = False
     moments: bool = False
     no_moments: str | None = None
+    takes_ids: bool = True
+
+
+class _TextAlone(Fault):
+    """It takes no token ids."""
 
 
 class SelfCheck:
@@ -88,7 +94,7 @@ class SelfCheck:
         try:
             ids, new = self._write()
         except Fault as fault:
-            return Checked(None, str(fault), names_ids=self._names_ids)
+            return Checked(None, str(fault), names_ids=self._names_ids, takes_ids=not isinstance(fault, _TextAlone))
         faults: list[str] = []
         for way in (PromptLogprobs(), Echo()):
             try:
@@ -164,15 +170,21 @@ class SelfCheck:
                     f"{has}"
                 )
         if refused.status in (400, 422, 500, 501):
-            try:
-                self._post({**body, "prompt": TEXT}, written)
-            except SpvmiaError:
-                return refused
-            return Fault(
-                f"takes prompts as text alone (tokenized_requests=False in --model_args), and answers token ids by "
-                f"HTTP {refused.status}"
-            )
+            # Without log-probabilities: llama-cpp-python refuses them too, unless it was started for them.
+            plain = {name: value for name, value in body.items() if name != "logprobs"}
+            if self._takes(plain, self._tokens.natural(TEXT)[:24]):
+                return Fault(f"gives no log-probabilities: it answers a request for them by HTTP {refused.status}")
+            if self._takes(plain, TEXT):
+                return _TextAlone(f"takes prompts as text alone, and answers token ids by HTTP {refused.status}")
         return refused
+
+    def _takes(self, body: dict[str, Any], prompt: Ids | str) -> bool:
+        """Whether the server writes after a prompt."""
+        try:
+            self._post({**body, "prompt": prompt}, written)
+        except SpvmiaError:
+            return False
+        return True
 
     def _ids_of(self, found: Written) -> list[int]:
         """The tokens that were written.

@@ -105,9 +105,11 @@ class ServerBackend(RemoteTarget):
         return role in self._models
 
     def remote_features(self, role: Role) -> BackendFeatures:
-        """What the self-check found: without right log-probabilities, the server can still write."""
+        """What the self-check found: without right log-probabilities, a server that takes token ids can still write."""
         found = self.checked(self._models[role])
-        return BackendFeatures(logprobs=found.way is not None, moments=found.moments, embeddings=False)
+        return BackendFeatures(
+            generate=found.takes_ids, logprobs=found.way is not None, moments=found.moments, embeddings=False
+        )
 
     def lacks(self, role: Role) -> str | None:
         if not self.is_remote(role):
@@ -116,7 +118,7 @@ class ServerBackend(RemoteTarget):
         if found.fault is not None:
             return (
                 f"base_url: expected a server that says of tokens which it reads what it said when it wrote them, got "
-                f"one ({place}) that {found.fault}; {OTHERWISE}"
+                f"one ({place}) that {found.fault}; {'' if found.takes_ids else BY_TEXT}{OTHERWISE}"
             )
         return f"the server at {place} gives no distributions: {found.no_moments}; use '--model vllm' or '--model hf'"
 
@@ -514,6 +516,8 @@ OTHERWISE = (
     "'--model hf'"
 )
 """What can be done where a server is no use for log-probabilities."""
+BY_TEXT = "with tokenized_requests=False in --model_args "
+"""What has to be said besides where it takes no token ids."""
 UNKNOWN_FIELD = (400, 422)
 """What servers answer to a field of a request that they do not know."""
 _OTHERS = frozenset({"LocalChatCompletion", "SGLANGGENERATEAPI", "AnthropicChat"})

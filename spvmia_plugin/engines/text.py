@@ -6,18 +6,21 @@ anybody would. The base, where an attack needs it, lies in this process, and its
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.completions import NEUTRAL
+from spvmia_plugin.engines.completions import NEUTRAL, WORDINGS
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.engines.server import UNKNOWN_FIELD, is_completions, is_openai, untold, why_not_tokens
 from spvmia_plugin.errors import SpvmiaError
@@ -54,6 +57,14 @@ class TextRequest:
     def args(self) -> tuple[Any, dict[str, Any]]:
         """Context, and how to write."""
         return self.arguments
+
+
+class _Unanswered(Exception):
+    """An LM raised something: the status of an answer, if it was one, and what may be told of it."""
+
+    def __init__(self, status: int | None, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
 
 
 class _NoTokenizer:
@@ -97,8 +108,11 @@ class TextTarget(RemoteTarget):
         self._takes_nucleus = self._takes_seed or "HFLM" in classes or "VLLM" in classes
         # What samples by the defaults of its model where a request leaves something out.
         self._neutral: dict[str, float] = {}
-        if self._takes_seed:
-            self._neutral = {"top_p": 1.0} if is_openai(lm) else {"top_p": 1.0, **NEUTRAL}
+        self._wordings: list[dict[str, float]] = []  # to be tried where `_neutral` is refused
+        if self._takes_seed and not is_openai(lm):
+            self._neutral, *self._wordings = ({"top_p": 1.0, **wording} for wording in WORDINGS)
+        elif self._takes_seed:
+            self._neutral = {"top_p": 1.0}
         elif "HFLM" in classes:
             self._neutral = {"top_p": 1.0, **NEUTRAL, "top_k": 0}
         self._base_name = config.base_model or base_model
@@ -289,6 +303,19 @@ class TextTarget(RemoteTarget):
         apart = prompt[-1:].isspace() or text[:1].isspace() or not text[:1].isalnum()
         return text if apart or not self.is_chat or not prompt[-1:].strip() else f" {text}"
 
+    def _answers(self, asked: list[TextRequest], seed: int) -> list[Any]:
+        """What the LM answers.
+
+        Raises:
+            _Unanswered: it raised something.
+        """
+        try:
+            with isolated_rng(seed):  # LMs in this process draw from the global state
+                return list(self._lm.generate_until(asked))
+        except Exception as error:  # whatever its libraries raise
+            # Not its words: they may hold an address with a key, or a text.
+            raise _Unanswered(_status_of(error), _reason(error)) from None
+
     def _ask(self, make: Callable[[], list[TextRequest]], *, seed: int) -> list[str]:
         """The LM's answers to requests, which are made again where it refuses what they say of sampling.
 
@@ -297,20 +324,29 @@ class TextTarget(RemoteTarget):
         """
         started = time.perf_counter()
         asked = make()
-        try:
-            with isolated_rng(seed):  # LMs in this process draw from the global state
-                found = list(self._lm.generate_until(asked))
-        except Exception as error:  # whatever its libraries raise
-            if self._neutral and (status := _status_of(error)) in UNKNOWN_FIELD:
-                refused, self._neutral = self._neutral, {}
-                texts = self._ask(make, seed=seed)  # of another fault it says so
+        found: list[Any] = []
+        status, reason = None, ""  # of what went wrong
+        with _silent_tasks():
+            try:
+                found = self._answers(asked, seed)
+            except _Unanswered as failed:
+                status, reason = failed.status, failed.reason
+            if reason:
+                gc.collect()  # the error is gone, and with it the requests beside the one that failed
+        if self._neutral and (status in UNKNOWN_FIELD or (status == 500 and self._wordings)):
+            refused, self._neutral = self._neutral, self._wordings.pop(0) if self._wordings else {}
+            is_told_nothing = not self._neutral
+            texts = self._ask(make, seed=seed)  # of another fault it says so
+            if is_told_nothing and status is not None:
                 told = make()[0].args[1]
                 self.note_once(untold(self.name, [name for name in refused if name not in told], status))
-                return texts
+            return texts
+        if reason:
             raise SpvmiaError(
-                f"--model: expected text from {self.name}, got {_reason(error)}; what was written so far is kept: "
+                f"--model: expected text from {self.name}, got {reason}; what was written so far is kept: "
                 "see to the model, and run the same command again"
-            ) from None  # what libraries say may hold an address with a key, or a text
+            ) from None
+        self._wordings = []  # this one is taken: what is refused from now on is something else
         if len(found) != len(asked):
             raise SpvmiaError(
                 f"--model: expected {len(asked)} texts from {self.name}, got {len(found)}; what was written so far is "
@@ -331,6 +367,18 @@ class TextTarget(RemoteTarget):
 
 def _words(prompt: str | Conversation) -> str:
     return prompt if isinstance(prompt, str) else prompt.words()
+
+
+@contextmanager
+def _silent_tasks() -> Iterator[None]:
+    """Where one of several requests fails, asyncio prints a traceback of each other one that fails: whenever Python
+    happens to throw it away, which may be after the line that says what went wrong."""
+    logger = logging.getLogger("asyncio")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:

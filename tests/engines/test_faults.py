@@ -34,11 +34,11 @@ def backend_of(lm, models, **options):
     return ServerBackend(lm, AuditConfig(**options), str(models / "base"))
 
 
-def fault_of(lm, models):
+def fault_of(lm, models, *, writes=True):
     """What the self-check says, in the words of the error; no sequence of the audit was sent."""
     backend = backend_of(lm, models)
     assert not backend.features_of(Role.TARGET).logprobs
-    assert backend.features_of(Role.TARGET).generate
+    assert backend.features_of(Role.TARGET).generate == writes
     with pytest.raises(SpvmiaError) as error:
         backend.score(Role.TARGET, [ScoreInput((5, 6, 7, 8))], moments=False)
     assert str(error.value) == backend.lacks(Role.TARGET)
@@ -65,15 +65,18 @@ ECHO = {"prompt_logprobs": "ignored"}
         ({**ECHO, "shift": 5}, "says of tokens that it reads something else than when it wrote them: .* differ by"),
         ({**ECHO, "missing": 2}, r"echoes \d+ log-probabilities for \d+ tokens and one that it writes"),
         ({**ECHO, "top_logprobs": False}, "without 'top_logprobs', so nobody knows which token was likeliest"),
-        ({**ECHO, "text_only": 500}, "as text alone .*tokenized_requests=False.*, and answers token ids by HTTP 500"),
-        ({"text_only": 422}, "takes prompts as text alone .*, and answers token ids by HTTP 422"),
+        ({**ECHO, "text_only": 500}, "takes prompts as text alone, and answers token ids by HTTP 500; with "
+         "tokenized_requests=False in --model_args audit it by what it writes alone"),
+        ({"text_only": 500, "no_logprobs": 500}, "takes prompts as text alone, and answers token ids by HTTP 500"),
+        ({"no_logprobs": 500}, "gives no log-probabilities: it answers a request for them by HTTP 500"),
+        ({"text_only": 422}, "takes prompts as text alone, and answers token ids by HTTP 422"),
         ({**ECHO, "names_ids": "no", "shift": -1}, "shifts log-probabilities by 1 token"),
         ({"shift": -1, "echo": False}, "scores only what it writes"),
     ],
 )  # fmt: skip
 def test_a_server_that_is_wrong_is_refused_before_any_work(serve, models, faults, words):
     server, lm = serve(**faults)
-    assert re.search(words, fault_of(lm, models))
+    assert re.search(words, fault_of(lm, models, writes="text_only" not in faults))
     assert all(prompt[:3] != (5, 6, 7) for prompt in server.served.scored)
 
 

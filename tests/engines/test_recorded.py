@@ -1,88 +1,104 @@
-"""Servers that were tried and are wrong, played by the form of their answers.
+"""Servers that were tried and are wrong, played back from what they answered (`recorded/`, made by `record.py`).
 
-The forms are those that llama-cpp-python 0.3.36 and llama.cpp's own server (xllamacpp) gave in the prototypes: the
-first takes no token ids (HTTP 500), echoes texts, and has each token's log-probability at the place before it where no
-BOS is added; the second ignores `echo`, and has log-probabilities as chat completions have them.
+llama.cpp's own server ignores `echo` in silence, and has log-probabilities as chat completions have them.
+llama-cpp-python's takes no token ids: HTTP 500. It echoes texts, and `llama_cpp_python_by_text` has what it said when
+it was handed the self-check's token ids as the text that they are: of each token the log-probability of reading it once
+more, after itself, which is no number of another token; each answer is real, and nothing here is made by form.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from spvmia_plugin.auditing.roles import cast, check_features
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.engines.completions import Echo
 from spvmia_plugin.engines.server import ServerBackend
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
+from tests.auditing.fakes import make_data
+from tests.auditing.test_run import REGISTRY
+from tests.engines.record import Playback
+from tests.engines.servers import completions_lm
+
+RECORDED = Path(__file__).parent / "recorded"
+NO_ECHO = "that scores only what it writes, and ignores 'echo' in silence; audit it by what it writes alone"
+NO_IDS = (
+    "that takes prompts as text alone, and answers token ids by HTTP 500; with tokenized_requests=False in "
+    "--model_args audit it by what it writes alone (ngram_mia, surrogate_mia)"
+)
+OTHERS = "that says of tokens that it reads something else than when it wrote them: log-probabilities differ by up to "
 
 
-def llama_cpp_python(served, *, takes_ids):
-    def complete(body):
-        prompt = body["prompt"]
-        if not isinstance(prompt, str) and not takes_ids:
-            error = {"message": "argument of type 'int' is not iterable", "type": "internal_server_error", "code": None}
-            return 500, {"error": error}
-        ids = list(prompt) if not isinstance(prompt, str) else served.tokenizer(prompt)["input_ids"]
-        new, said, _ = served.write(body, ids)
-        every = [*ids, *new]
-        rows = served.logprobs(body["model"], every)
-        # Row k - 1 is of token k; here stands row k of it, which is what is said of the token after it.
-        echoed = [
-            None,
-            *(float(rows[k].max() if k + 1 == len(every) else rows[k, every[k + 1]]) for k in range(1, len(ids))),
-        ]
-        shown = every if body.get("echo") else new
-        texts = [served.text([token_id]) for token_id in shown]
-        values = [*(echoed if body.get("echo") else []), *said]
-        logprobs = {
-            "text_offset": [sum(map(len, texts[:k])) for k in range(len(texts))],
-            "token_logprobs": values,
-            "tokens": texts,
-            "top_logprobs": [None if value is None else {"x": max(value, -0.5)} for value in values],
-        }
-        choice = {"text": served.text(shown), "index": 0, "logprobs": logprobs, "finish_reason": "length"}
-        usage = {"prompt_tokens": len(ids), "completion_tokens": len(new), "total_tokens": len(every)}
-        return 200, {"id": "cmpl-7", "object": "text_completion", "created": 1, "choices": [choice], "usage": usage}
-
-    return complete
+def recording(name):
+    return json.loads((RECORDED / f"{name}.json").read_text())
 
 
-def llama_cpp(served):
-    def complete(body):
-        ids = list(body["prompt"])
-        new, said, _ = served.write(body, ids)
-        content = [
-            {
-                "id": token_id,
-                "token": served.text([token_id]),
-                "bytes": list(served.text([token_id]).encode()),
-                "logprob": value,
-                "top_logprobs": [{"id": token_id, "token": served.text([token_id]), "bytes": [], "logprob": value}],
-            }
-            for token_id, value in zip(new, said, strict=True)
-        ]
-        logprobs = {"content": content} if body.get("logprobs") else None
-        choice = {"text": served.text(new), "index": 0, "logprobs": logprobs, "finish_reason": "length"}
-        timings = {"prompt_n": len(ids), "predicted_n": len(new)}
-        return 200, {"choices": [choice], "object": "text_completion", "model": body["model"], "timings": timings}
+@pytest.fixture
+def played(tmp_path):
+    """Play a recording back, and give what plays it and the harness's LM for it."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return complete
+    playing = []
+
+    def play(name):
+        found = recording(name)
+        tokenizer = Tokenizer.from_str(json.dumps(found["tokenizer"]))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **found["special_tokens"]).save_pretrained(tmp_path)
+        playback = Playback(found)
+        playing.append(playback)
+        playback.__enter__()
+        return playback, completions_lm(f"{playback.root}/v1/completions", tmp_path, model=found["model"])
+
+    yield play
+    for playback in playing:
+        playback.__exit__()
 
 
 @pytest.mark.parametrize(
-    ("play", "fault"),
+    ("name", "fault", "writes"),
     [
-        (lambda served: llama_cpp_python(served, takes_ids=False), "takes prompts as text alone .* by HTTP 500"),
-        (lambda served: llama_cpp_python(served, takes_ids=True), "shifts log-probabilities by 1 token: .* after it"),
-        (llama_cpp, "scores only what it writes, and ignores 'echo' in silence"),
+        ("llama_cpp", NO_ECHO, True),
+        ("llama_cpp_python", NO_IDS, False),
+        ("llama_cpp_python_by_text", OTHERS, True),
     ],
-    ids=["llama-cpp-python", "llama-cpp-python, were it to take ids", "llama.cpp"],
-)  # fmt: skip
-def test_they_are_refused_by_the_self_check(serve, models, play, fault):
-    server, lm = serve(says_context=False)
-    server.served.complete = play(server.served)
-    backend = ServerBackend(lm, AuditConfig(), str(models / "base"))
-    assert not backend.features_of(Role.TARGET).logprobs
-    with pytest.raises(SpvmiaError, match=fault):
+)
+def test_they_are_refused_by_the_self_check(played, name, fault, writes):
+    playback, lm = played(name)
+    backend = ServerBackend(lm, AuditConfig())
+    features = backend.features_of(Role.TARGET)
+    assert (features.logprobs, features.generate) == (False, writes)
+    asked = backend.lacks(Role.TARGET)
+    assert fault in asked
+    with pytest.raises(SpvmiaError) as error:
         backend.score(Role.TARGET, [ScoreInput((5, 6, 7))], moments=False)
-    assert (5, 6, 7) not in server.served.scored
+    assert str(error.value) == asked
+    assert playback.unknown == []  # the self-check asks what it asked then, and nothing of the audit was sent
+
+
+@pytest.mark.parametrize("attack", ["loss", "ngram"])
+def test_a_server_that_takes_text_alone_is_no_use_by_token_ids(played, attack):
+    """Not even for what it writes: who follows the advice is not sent into the same HTTP 500 once more."""
+    _, lm = played("llama_cpp_python")
+    attacks = {attack: REGISTRY.attacks[attack]()}
+    players = cast(attacks.values(), AuditConfig(), make_data(2))
+    with pytest.raises(SpvmiaError, match=rf"can't run: {attack}; .*; with tokenized_requests=False in --model_args"):
+        check_features(attacks, players, "causal", ServerBackend(lm, AuditConfig()))
+
+
+def test_what_llama_cpp_python_echoes_is_no_shift(played):
+    """Its numbers are not those of the token beside: no shift would give them back."""
+    answers = [each for each in recording("llama_cpp_python_by_text")["exchanges"] if each["method"] == "POST"]
+    wrote = [each["answer"] for each in answers if each["request"]["max_tokens"] > 1]
+    echo = next(each for each in answers if each["request"].get("echo"))  # asked once more where it took too long
+    read = Echo().read(echo["answer"], echo["request"]["prompt"]).logprob
+    said = max((np.array(each["choices"][0]["logprobs"]["token_logprobs"]) for each in wrote), key=np.ptp)
+    for shift in (-2, -1, 0, 1, 2):
+        beside = read[len(read) - len(said) + min(shift, 0) : len(read) + min(shift, 0)]
+        assert np.abs(beside[max(shift, 0) :] - said[: len(said) - max(shift, 0)]).max() > 2

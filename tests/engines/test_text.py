@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -387,6 +388,7 @@ class Handler(BaseHTTPRequestHandler):
             fault = server.faults.pop(0) if server.faults else None
             refusal, unknown = server.unknown
             fault = refusal if set(unknown) & set(body) else fault
+            fault = 500 if server.counts_from_0 and body.get("top_k", 0) < 0 else fault
         if fault is not None:
             self.send_response(fault)
             self.end_headers()
@@ -411,6 +413,7 @@ def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.faults, server.lock = [], [], threading.Lock()
     server.unknown = (400, ())  # what a request with one of these settings ends in
+    server.counts_from_0 = False  # and answers HTTP 500 to a `top_k` below
     server.known = {halves(text)[0]: text for text in members()}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -436,11 +439,12 @@ def test_the_harness_chat_class_over_http(tmp_path, server, monkeypatch, concurr
     bodies = [body for body, _, _ in server.asked]
     assert {key for body in bodies for key in body} == {
         *("messages", "model", "max_tokens", "temperature", "stop", "seed", "top_p"),
-        *("top_k", "min_p", "repetition_penalty"),
+        *("top_k", "min_p", "repetition_penalty", "repeat_penalty"),
     }
     assert {(body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) for body in bodies} == {
         (0.9, -1, 0.0, 1.0)
     }
+    assert {body["repeat_penalty"] for body in bodies} == {1.0}
     assert {body["temperature"] for body in bodies} == {1.0}
     seeds = {json.dumps(body["messages"]): set() for body in bodies}
     for body in bodies:
@@ -463,6 +467,36 @@ def test_a_chat_server_that_does_not_know_settings_of_sampling_is_told_less(tmp_
     (note,) = [note for note in outcome.notes if "refuses to be told" in note]
     wanted = "LocalChatCompletion refuses to be told top_p, top_k, min_p, repetition_penalty"
     assert note.startswith(f"{wanted} (HTTP {status})")
+
+
+def test_a_server_that_counts_top_k_from_0_is_told_the_same_in_its_own_words(tmp_path, server):
+    """llama-cpp-python's: it answers HTTP 500 to -1, and without these cuts to 40 tokens and punishes repetition."""
+    server.counts_from_0 = True
+    outcome = audited(tmp_path, chat_lm(server))
+    answered = [body for body, _, _ in server.asked if body["top_k"] >= 0]
+    assert len(answered) == 96
+    assert {(body["top_k"], body["min_p"], body["repeat_penalty"]) for body in answered} == {(0, 0.0, 1.0)}
+    assert not [note for note in outcome.notes if "refuses to be told" in note]
+    assert auroc_of(outcome) > 0.9
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_knows_the_names_of_vllm_alone_is_told_by_these(tmp_path, server, status):
+    server.unknown = (status, ("repeat_penalty",))
+    outcome = audited(tmp_path, chat_lm(server))
+    answered = [body for body, _, _ in server.asked if "repeat_penalty" not in body]
+    assert len(answered) == 96
+    assert {(body["top_k"], body["min_p"], body["repetition_penalty"]) for body in answered} == {(-1, 0.0, 1.0)}
+    assert not [note for note in outcome.notes if "refuses to be told" in note]
+
+
+def test_requests_beside_one_that_failed_print_no_traceback(tmp_path, server, caplog):
+    server.faults += [500] * 999
+    with pytest.raises(SpvmiaError, match="got HTTP status 500;") as error:
+        audited(tmp_path, chat_lm(server, num_concurrent=8))
+    del error
+    gc.collect()
+    assert [each.getMessage() for each in caplog.records if each.name == "asyncio"] == []
 
 
 def test_a_chat_server_that_refuses_everything_is_not_taken_for_one_that_knows_less(tmp_path, server):

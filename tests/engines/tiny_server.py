@@ -35,6 +35,7 @@ class Faults:
         value_at: at which token of a prompt of more than 96, -1 for none.
         value_after: only after so many requests.
         missing: echoed log-probabilities that are left out at the end.
+        no_logprobs: requests for log-probabilities end in this HTTP status; 0 for none.
         text_only: prompts of token ids end in this HTTP status; 0 for none.
         context: tokens that are read and written at most.
         says_context: in the list of models.
@@ -64,6 +65,7 @@ class Faults:
     value_at: int = -1
     value_after: int = 0
     missing: int = 0
+    no_logprobs: int = 0
     text_only: int = 0
     context: int = 256
     says_context: bool = True
@@ -155,6 +157,8 @@ class Served:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
         if faults.text_only and not isinstance(prompt, str):
             return faults.text_only, {"error": {"message": "prompt: input should be a valid string"}}
+        if faults.no_logprobs and "logprobs" in body:
+            return faults.no_logprobs, {"error": {"message": "logprobs is not supported"}}
         if faults.names_ids == "refused" and "return_token_ids" in body:
             return 400, {"error": {"message": "Unrecognized request argument supplied: return_token_ids"}}
         wants = body.get("prompt_logprobs")
