@@ -10,7 +10,7 @@ from spvmia_plugin.metrics.several import Compared, Leader
 from spvmia_plugin.util.console import above_bars, columns, show, shown
 
 FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
-_FOUND, _NOTHING = "ruled out", "not ruled out"
+_FOUND, _NOTHING, _TURNED = "ruled out", "not ruled out", "ruled out, but members score lower"
 
 
 def show_closing(compared: Compared) -> None:
@@ -32,7 +32,8 @@ def show_closing(compared: Compared) -> None:
     for head in heads:
         table.add_column(head, overflow="fold")
     for place, row in enumerate(rows):
-        cells = [Text(cell, style="bold red" if cell == _FOUND else "dim" if cell == _NOTHING else "") for cell in row]
+        styles = {_FOUND: "bold red", _TURNED: "bold red", _NOTHING: "dim"}
+        cells = [Text(cell, style=styles.get(cell, "")) for cell in row]
         table.add_row(*cells, style="bold" if place == 0 and row[-1] == _FOUND else None)
     with above_bars():
         Console(stderr=True).print(table)
@@ -47,7 +48,8 @@ def _rows(compared: Compared) -> list[tuple[str, str, str, str]]:
     for task, auroc in sorted(aurocs.items(), key=lambda item: -item[1].value):
         name = str(auroc.attack) if names.count(auroc.attack) == 1 else task
         ruled_out = auroc.excludes(AUROC.guess) or tprs[task].excludes(low_end.guess)
-        rows.append((shown(name), _number(auroc), _number(tprs[task]), _FOUND if ruled_out else _NOTHING))
+        told = _FOUND if ruled_out else _TURNED if auroc.is_turned_round() else _NOTHING
+        rows.append((shown(name), _number(auroc), _number(tprs[task]), told))
     return rows
 
 

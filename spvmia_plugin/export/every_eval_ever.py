@@ -28,7 +28,7 @@ from spvmia_plugin.export.common import (
     source_name,
     warnings,
 )
-from spvmia_plugin.metrics.names import AUROC, EPSILON, Metric
+from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT, TPR_5PCT, Metric
 from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import ScoredRecord
@@ -227,19 +227,29 @@ def _score_details(task: TaskResult, metric: Metric, estimate: Estimate) -> dict
 
 
 def _lines(audit: Audit, evaluation_id: str, model: str) -> Iterator[str]:
-    """A line for each scored record of each attack: ids, labels and scores, nothing that was or describes a text."""
+    """A line for each scored record of each attack: ids, labels and scores, nothing that was or describes a text.
+
+    Members are guessed at 1 % FPR, at 5 % where the non-members resolve no less, and not at all where not even that.
+    """
     for task in audit.tasks:
         if math.isnan(task.metrics.get(AUROC.key, math.nan)):
             continue
-        threshold = task.mia_audit.metrics.tpr_at_1pct_fpr.threshold
+        told = task.mia_audit.metrics
+        points = ((TPR_1PCT, told.tpr_at_1pct_fpr), (TPR_5PCT, told.tpr_at_5pct_fpr))
+        resolved = next(((metric, point) for metric, point in points if not math.isnan(point.realised_fpr)), None)
+        if resolved is None:
+            continue
+        metric, point = resolved
+        # No threshold that 1 in 100 others stay below: nobody is taken for a member.
+        threshold = math.inf if math.isnan(point.threshold) else point.threshold
         name = evaluation_name(audit, task)
         for record in task.records or ():
             if record.score is not None:
-                row = _instance(name, record, threshold) | {"evaluation_id": evaluation_id, "model_id": model}
+                row = _instance(name, record, threshold, metric) | {"evaluation_id": evaluation_id, "model_id": model}
                 yield json.dumps(row, allow_nan=False) + "\n"
 
 
-def _instance(name: str, record: ScoredRecord, threshold: float) -> dict[str, Any]:
+def _instance(name: str, record: ScoredRecord, threshold: float, metric: Metric) -> dict[str, Any]:
     label = "member" if record.is_member else "nonmember"
     guessed = record.score is not None and record.score >= threshold
     return {
@@ -255,7 +265,7 @@ def _instance(name: str, record: ScoredRecord, threshold: float) -> dict[str, An
                 "turn_idx": 0,
                 "source": "output.raw",
                 "extracted_value": "member" if guessed else "nonmember",
-                "extraction_method": "score at or above the threshold of 1 % FPR",
+                "extraction_method": f"score at or above the threshold of {100 * metric.fpr:g} % FPR",
                 "is_terminal": True,
             }
         ],

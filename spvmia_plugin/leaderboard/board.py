@@ -11,7 +11,7 @@ from spvmia_plugin.leaderboard.bases import base_names, with_bases
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, entrants, read_sources
 from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
-from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, Metric, low_end
+from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
@@ -194,9 +194,17 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
     return Board(options, tables, not_audited, left_out)
 
 
+def _few(audit: Audit) -> Metric:
+    """The TPR by which an audit speaks of its most exposed few."""
+    found = audit.strongest
+    return found.low_end_metric if found is not None else low_end(audit.mia_audit.n.nonmembers)
+
+
 def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options, tables: int) -> Table:
-    others = min(audit.mia_audit.n.nonmembers for _, audit in members)
-    also = [metric for metric in (AUROC, low_end(others)) if metric.key != options.metric]
+    # One column for all: at 1 % where each audit speaks of its most exposed few there.
+    few = {_few(audit) for _, audit in members}
+    low = few.pop() if len(few) == 1 else TPR_5PCT
+    also = [metric for metric in (AUROC, low) if metric.key != options.metric]
     if options.attack != STRONGEST:
         also.append(PRIVACY)  # a number of one attack
     made = [
@@ -326,6 +334,20 @@ def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, in
     return [(1 + int(below[:, i].sum()), len(losses) - int(below[i].sum())) for i in range(len(losses))]
 
 
+_TURNED_ROUND = "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
+
+
+def _turned_round(audit: Audit) -> tuple[str | None, Bounds] | None:
+    """The attack under which members score lower and its AUROC, where no other tells them apart the right way round."""
+    found = audit.strongest
+    if found is None or found.turned_round.attack is None:
+        return None
+    if any(found.by_metric[metric.key].excludes(metric.guess) for metric in (AUROC, found.low_end_metric)):
+        return None
+    turned = found.turned_round
+    return turned.attack, Bounds(turned.value, turned.low, turned.high, found.confidence)
+
+
 def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int = 1) -> list[str]:
     """Why the audit is not ranked by this number; empty if it is.
 
@@ -346,9 +368,9 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int =
     if metric == AUROC.key and surely_less(
         Bounds(number.value, number.low, number.high, number.confidence), AUROC.guess, among
     ):
-        found.append(
-            "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
-        )
+        found.append(_TURNED_ROUND)
+    elif (turned := _turned_round(audit)) is not None and surely_less(turned[1], AUROC.guess, among):
+        found.append(f"under {turned[0]} {_TURNED_ROUND}")
     task = task_of(audit, number.attack) if number.attack else None
     if task is not None:
         total, scored = task.mia_audit.n.records, task.mia_audit.n.scored

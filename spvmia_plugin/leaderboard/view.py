@@ -263,7 +263,7 @@ def reading(board: Board) -> list[str]:
         "Below a rank stands the range that the errors leave open. All pairs are looked at together: where all models "
         f"are equal, at most {CHANCE:.0%} of boards call one surely ahead of another, here or in the picture.",
         "TPR at 1 % FPR is the share of training records an outsider picks out while wrongly accusing 1 in 100 others; "
-        f"with fewer than {LOW_END_NONMEMBERS} others it is read at 5 %.",
+        f"where fewer than {LOW_END_NONMEMBERS} others stand behind it, it is read at 5 % as a rule.",
         "The blind baseline sees words and length but no model: it should not be above 0.5.",
         "A model is not ranked where a precondition of the audit failed: its numbers are shown, and not to be used.",
         f"Numbers have three decimals; {MISSING} stands for what the data cannot resolve.",

@@ -121,7 +121,7 @@ def by_group(
             left_out.append(_told(name, of_class, Leader(reason=reason), Leader(reason=reason), reason=reason))
             continue
         scored = {attack: scores[attack] for attack in estimates}
-        low = low_end(int(np.sum(~of_class)))
+        low = low_end(min(int(np.sum(~of_class & np.isfinite(values))) for values in scored.values()))
         resolved = any(_tpr(values, of_class, low).reason is None for values in scored.values())
         errors = joint_errors(list(scored.values()), influences, of_class, own, [low] if resolved else [], seed)
         parts.append(_Part(name, of_class, own, scored, estimates, low, errors))

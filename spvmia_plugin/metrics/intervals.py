@@ -11,6 +11,13 @@ from scipy.special import betaincinv, expit, logit, stdtrit
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval, effective_number
 from spvmia_plugin.metrics.roc import placements
 
+_UNSEEN = 3.69
+"""Of n none was otherwise: up to so many in n may be (97.5 %, Clopper and Pearson)."""
+_REACH = 1.96
+"""Standard errors to the end of an interval of 95 %."""
+_NEARLY_ALL = 0.9
+"""Share of the records from which on they count as all alike."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AurocEstimate:
@@ -60,8 +67,7 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
 
     DeLong, DeLong and Clarke-Pearson (1988) in the O(n log n) form of Sun and Xu (2014); for several records per
     document Obuchowski (1997), where a document may hold one class or both. Where the components do not vary (perfect
-    separation, a constant score) the error is not 0: it is floored at sqrt(1/32) / n_effective, so that perfect
-    separation of n documents a class gives a lower limit near 1 - 1/n.
+    separation, a constant score) the error is not 0: it has the floor of `estimate_means`.
 
     Args:
         scores: (n,) finite.
@@ -79,6 +85,11 @@ def estimate_means(
     value: float, of_members: Floats, of_others: Floats, is_member: Bools, codes: Codes, grain: float = 1.0
 ) -> AurocEstimate:
     """A number whose error is that of a mean over members and of one over non-members, as the AUROC's is.
+
+    The error is at least sqrt(1/32) / n_effective, so that perfect separation of n documents a class gives a lower
+    limit near 1 - 1/n. Where nearly all records of both classes are alike (one score for all), up to _UNSEEN in n
+    documents may be otherwise without the sample showing it, and each may move the number by what is left to 0 or 1:
+    from a half the limits then lie at least _UNSEEN / 2 in n away.
 
     Args:
         value: the number, between 0 and 1.
@@ -98,8 +109,15 @@ def estimate_means(
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
     floor = 1 / (32 * n_effective**2)
+    if min(map(_alike, (of_members, of_others))) >= _NEARLY_ALL:
+        floor += (2 * value * (1 - value) * _UNSEEN / _REACH / n_effective) ** 2
     df = _satterthwaite(float(np.sum(sums_m**2)), df_m, float(np.sum(sums_n**2)), df_n)
     return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_effective, influence)
+
+
+def _alike(deviations: Floats) -> float:
+    """The share of the records that have the most common value."""
+    return float(np.unique(deviations, return_counts=True)[1].max() / len(deviations))
 
 
 def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> tuple[Floats, float]:

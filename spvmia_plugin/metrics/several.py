@@ -33,7 +33,7 @@ from spvmia_plugin.metrics.names import (
     low_end,
 )
 from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval
-from spvmia_plugin.util.schema import MaybeNumber
+from spvmia_plugin.util.schema import LEFT_OUT, MaybeNumber
 
 NO_SCORES = "no attack has scores of both classes"
 _DRAWS = 20_000
@@ -67,6 +67,14 @@ class Leader:
         """Whether guessing lies below the whole interval."""
         return self.low > guess
 
+    def is_turned_round(self) -> bool:
+        """Whether the whole interval of an AUROC lies below guessing: members are told, the wrong way round."""
+        return self.high < AUROC.guess
+
+
+NOBODY = Leader()
+"""In the place of an attack that there is none of."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strongest:
@@ -77,16 +85,20 @@ class Strongest:
         tpr_at_5pct_fpr: the one that picks out most at an FPR of 5 %.
         tpr_at_1pct_fpr: the same at 1 %.
         tpr_at_0_1pct_fpr: the same at 0.1 %.
-        low_end: key of the TPR that speaks for the most exposed few: as low an FPR as the non-members bear.
+        turned_round: the attack with the smallest AUROC whose interval lies below guessing: members score lower, as
+            with swapped labels. No attack where there is none.
+        low_end: key of the TPR that speaks for the most exposed few: as low an FPR as the non-members bear, or the
+            one that rules a guess out where only one of the two does.
         critical: standard errors the intervals reach to either side; about 1.96 for one attack and metric.
         n_attacks: attacks compared.
         confidence: that all the intervals hold.
     """
 
     auroc: Leader
-    tpr_at_5pct_fpr: Leader = Leader()
-    tpr_at_1pct_fpr: Leader = Leader()
-    tpr_at_0_1pct_fpr: Leader = field(default=Leader(), metadata={"key": TPR_01PCT.key})
+    tpr_at_5pct_fpr: Leader = NOBODY
+    tpr_at_1pct_fpr: Leader = NOBODY
+    tpr_at_0_1pct_fpr: Leader = field(default=NOBODY, metadata={"key": TPR_01PCT.key})
+    turned_round: Leader = field(default=NOBODY, metadata=LEFT_OUT)
     low_end: str = TPR_5PCT.key
     critical: MaybeNumber = math.nan
     n_attacks: int
@@ -163,7 +175,9 @@ class Compared:
     def strongest(self) -> Strongest:
         """The attack with most of each metric."""
         found = {key: best(key, of_attacks.values()) for key, of_attacks in self.leaders.items()}
+        turned_round = [leader for leader in self.leaders[AUROC.key].values() if leader.is_turned_round()]
         return Strongest(
+            turned_round=min(turned_round, key=lambda leader: leader.value, default=NOBODY),
             auroc=found[AUROC.key],
             tpr_at_5pct_fpr=found[TPR_5PCT.key],
             tpr_at_1pct_fpr=found[TPR_1PCT.key],
@@ -238,8 +252,25 @@ def compare(
             if not (reason := point.reason or unresolved):
                 ends = tpr_interval(scores[name][rows], labels[rows], codes[rows], metric.fpr, pointwise)
             leaders[metric.key][name] = Leader(name, point.tpr, *ends, reason)
-    others = max((int(np.sum(~labels & rows)) for rows in scored.values()), default=0)
-    return Compared(leaders, low_end(others).key, critical, len(estimates), confidence)
+    others = {name: int(np.sum(~labels & rows)) for name, rows in scored.items()}
+    return Compared(leaders, _spoken_of(leaders, others).key, critical, len(estimates), confidence)
+
+
+def _spoken_of(leaders: Mapping[str, Mapping[str, Leader]], others: Mapping[str, int]) -> Metric:
+    """The TPR that speaks for the most exposed few.
+
+    By the non-members that stand behind the attack which leads at 1 %. Where that TPR shows nothing and the other one
+    does, the other: the intervals hold for both at once, so that the choice is free.
+
+    Args:
+        leaders: as in `Compared`, an attack's key being its name.
+        others: non-members with a score, by attack.
+    """
+    first = {metric: best(metric.key, leaders[metric.key].values()) for metric in (TPR_1PCT, TPR_5PCT)}
+    usual = low_end(others.get(str(first[TPR_1PCT].attack), 0))
+    other = TPR_5PCT if usual is TPR_1PCT else TPR_1PCT
+    shows = {metric: leader.excludes(metric.guess) for metric, leader in first.items()}
+    return other if shows[other] and not shows[usual] else usual
 
 
 def strongest(
@@ -326,6 +357,9 @@ def in_one_line(found: Strongest) -> str:
         ruled_out = leader.excludes(metric.guess)
         told = "a guess is ruled out" if ruled_out else f"no evidence against a guess, {metric.guess:g}"
         parts.append(f"{metric.label} {leader.value:.3f}{interval} by {leader.attack}, {told}")
+    if (turned := found.turned_round).attack is not None:
+        reach = f"{turned.value:.3f} ({turned.low:.3f} to {turned.high:.3f})"
+        parts.append(f"{AUROC.label} {reach} by {turned.attack}: members score lower, as with swapped labels")
     which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
     return f"{which}: {'; '.join(parts)}"
 

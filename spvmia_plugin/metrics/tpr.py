@@ -142,15 +142,26 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
     below = others[surely_below[0]] if len(surely_below) else -math.inf
     fewest, most = float(np.mean(members > above)), float(np.mean(members >= below))
     if not len(surely_above):
+        # Who shares a score up there may do so with more others than the FPR allows: then none of them is picked out.
+        shared, counts = np.unique(members[members > above], return_counts=True)
+        fewest = float(np.mean(members > max(shared[counts > 1], default=above)))
         fewest *= fpr / float(betaincinv(ranks[0], n_effective - ranks[0] + 1, 1 - tail))
     lower = tpr - math.hypot(tpr - min(low_share, tpr), tpr - min(fewest, tpr))
     upper = tpr + math.hypot(max(high_share, tpr) - tpr, max(most, tpr) - tpr)
-    # Where many share one score the threshold jumps over all of them at once, and no longer rarely.
-    if np.sum(others == above) > 1:
+    # Where many share one score the threshold jumps over all of them at once, and no longer rarely: from where it is
+    # estimated up to a limit, or the other way.
+    at = others[max(_rank(len(others), fpr)[0] - 1, 0)]
+    if _are_tied(others, near, above):
         lower = min(lower, clopper_pearson(fewest * trials, trials, confidence)[0])
-    if np.sum(others == below) > 1:
+    if _are_tied(others, below, at):
         upper = max(upper, clopper_pearson(most * trials, trials, confidence)[1])
     return max(lower, 0.0), min(upper, 1.0)
+
+
+def _are_tied(scores: Floats, low: float, high: float) -> bool:
+    """Whether any scores from `low` to `high` are equal."""
+    inside = scores[(scores >= low) & (scores <= high)]
+    return len(np.unique(inside)) < len(inside)
 
 
 def tpr_stderrs(scores: Floats, is_member: Bools, codes: Codes, fprs: Sequence[float], drawn: Floats) -> list[float]:

@@ -17,7 +17,7 @@ from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
-from spvmia_plugin.report.verdict import Verdict, level_of
+from spvmia_plugin.report.verdict import Verdict, level_of, spoken_of
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.results.bound import Bound, Held, hold
 from spvmia_plugin.results.model import failed
@@ -194,12 +194,13 @@ def _documents(audit: Audit) -> tuple[int, int]:
 
 
 def _reversed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
-    if verdict.as_a_whole != "reversed":
+    if verdict.as_a_whole != "reversed" or audit.strongest is None:
         return
-    value, low, high = leading(audit, AUROC.key, "share")
+    key, leader = spoken_of(audit.strongest, "reversed")
+    value, low, high = leading(audit, key, "share")
     yield Advice(
         "Check which records are members",
-        ("The strongest attack has AUROC ", value, " (", low, " to ", high, "), below guessing."),
+        (f"{title(str(leader.attack))} has AUROC ", value, " (", low, " to ", high, "), below guessing."),
         "Swapped labels do that, and members of another kind than the others. Nothing here speaks for the model.",
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
-from spvmia_plugin.report.verdict import Level, Verdict, level_of
+from spvmia_plugin.report.verdict import Level, Verdict, level_of, spoken_of
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.bound import WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
@@ -131,13 +131,15 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
             ("Everything from guessing to certain remains possible.",),
             bars=[("", bar, "A scale from guessing to certain, all of which remains possible.")],
         )
-    auroc, low, high = leading(audit, AUROC.key, "per_hundred")
-    which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    key, leader = spoken_of(found, level)
+    furthest = "furthest below guessing" if level == "reversed" else "strongest"
+    which = f"the {furthest} of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    auroc, low, high = leading(audit, key, "per_hundred")
     sentence = (
-        f"Shown a training record and another one, {which} ({title(str(found.auroc.attack))}) names the training "
+        f"Shown a training record and another one, {which} ({title(str(leader.attack))}) names the training "
         "record that often."
     )
-    bar = Bar(start_of(found.auroc.low), 1.0, found.auroc.low, found.auroc.high, found.auroc.value, AUROC.guess)
+    bar = Bar(start_of(leader.low), 1.0, leader.low, leader.high, leader.value, AUROC.guess)
     alt = f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}."
     return Claim(
         about,
@@ -146,7 +148,7 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
         "of 100 pairs",
         (sentence,),
         _how_sure(low, high, "50", level),
-        [_in_terms(audit, AUROC.key, AUROC.label), *_by_itself(base)],
+        [_in_terms(audit, key, AUROC.label), *_by_itself(base)],
         [("", bar, alt)],
     )
 

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.checks import Finding
-from spvmia_plugin.metrics.names import LOW_END_NONMEMBERS, TPR_1PCT
 from spvmia_plugin.metrics.precision import PRIORS
 from spvmia_plugin.report import subjects
 from spvmia_plugin.report.advice import advice
@@ -21,7 +20,7 @@ from spvmia_plugin.report.numbers import Number, Text, audited, counted
 from spvmia_plugin.report.records import FIRST_ROWS, exposure_table, picked_in_words
 from spvmia_plugin.report.table import attacks, precision
 from spvmia_plugin.report.tokens import LINE_END, TokenView
-from spvmia_plugin.report.verdict import CANNOT_SHOW, Verdict, casts_doubt, judge, ranges
+from spvmia_plugin.report.verdict import CANNOT_SHOW, Verdict, casts_doubt, judge, ranges, why_read_at
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
@@ -190,12 +189,9 @@ def _is_fine_tuned(audit: Audit) -> bool:
 
 def _read_at(audit: Audit, verdict: Verdict) -> list[Text]:
     found = audit.strongest
-    if found is None or verdict.most_exposed == "unresolved" or found.low_end_metric == TPR_1PCT:
+    if found is None or verdict.most_exposed == "unresolved" or not (why := why_read_at(audit, found)):
         return []
-    others = audited(audit.tasks[0], "n", "nonmembers", style="count")
-    accused = f"{100 * found.low_end_metric.fpr:g}"
-    few = ("The most exposed few are read at ", f"{accused} false accusations in 100 because only ")
-    return [(*few, others, f" others were audited: 1 in 100 takes {LOW_END_NONMEMBERS}.")]
+    return [("The most exposed few are read", *why, ".")]
 
 
 def number_html(number: Number) -> Markup:

@@ -10,7 +10,7 @@ from typing import Literal
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, TPR_1PCT, Metric
 from spvmia_plugin.metrics.several import Leader, Strongest
-from spvmia_plugin.report.numbers import Text, audited, leading, title
+from spvmia_plugin.report.numbers import TURNED_ROUND, Text, audited, leading, title
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.model import failed, touches
 from spvmia_plugin.util.console import shown
@@ -43,8 +43,8 @@ class Verdict:
     """What the audit says.
 
     Attributes:
-        level: "evidence" that members can be told apart, as a whole or some of them; "none_found"; "reversed" (members
-            score lower); or "unresolved".
+        level: "evidence" that members can be told apart, as a whole or some of them; "none_found"; "reversed" (under
+            some attack members score lower, and nothing else was found); or "unresolved".
         as_a_whole: the same of all records, by the AUROC.
         most_exposed: the same of the most exposed few, by the TPR at a low FPR; never "reversed".
         headline: one sentence.
@@ -71,6 +71,8 @@ def judge(audit: Audit) -> Verdict:
     whole = level_of(found.auroc if found else None, AUROC)
     few = level_of(found.most_exposed, found.low_end_metric) if found else "unresolved"
     few = "none_found" if few == "reversed" else few
+    if whole == "none_found" and few != "evidence" and found is not None and found.turned_round.attack is not None:
+        whole = "reversed"  # by another attack than the one with the largest AUROC
     by_split = _by_the_split_alone(audit)
     known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")
     sentences = [_of_pairs(audit, found, whole)]
@@ -126,7 +128,8 @@ def _headline(audit: Audit, whole: Level, few: Level, provisional: bool) -> str:
     elif whole == "unresolved":
         return f"These data cannot say whether an outsider can tell {those} from others."
     elif whole == "reversed":
-        return f"{those.capitalize()} score lower than others. That points at the data, or at swapped labels."
+        by = f" under {title(str(spoken_of(found, whole)[1].attack))}" if found and found.n_attacks > 1 else ""
+        return f"{those.capitalize()} score lower than others{by}. That points at the data, or at swapped labels."
     elif whole == "evidence":
         said = f"as a whole, {those} can be told from others, {how_well}; "
         said += f"that single ones can be picked out is not {'shown' if few == 'none_found' else 'tested'}."
@@ -135,16 +138,33 @@ def _headline(audit: Audit, whole: Level, few: Level, provisional: bool) -> str:
     return f"Provisionally, {said}" if provisional else said[0].upper() + said[1:]
 
 
+def spoken_of(found: Strongest, whole: Level) -> tuple[str, Leader]:
+    """The AUROC that a verdict on all records speaks of, and what `leading` calls it by.
+
+    That of the strongest attack, but where members score lower that of the one that tells them so (in older results
+    the strongest, too).
+    """
+    is_other = whole == "reversed" and found.turned_round.attack is not None
+    return (TURNED_ROUND, found.turned_round) if is_other else (AUROC.key, found.auroc)
+
+
 def _of_pairs(audit: Audit, found: Strongest | None, level: Level) -> Text:
     """The AUROC as what it is: how often the record of a pair is named that was trained on."""
     if found is None or level == "unresolved":
         reason = found.auroc.reason if found and found.auroc.reason else "the run kept no scores of records"
         return (f"Nothing can be concluded: {shown(reason)}.",)
-    auroc, low, high = leading(audit, AUROC.key, "per_hundred")
+    key, leader = spoken_of(found, level)
+    auroc, low, high = leading(audit, key, "per_hundred")
+    name = title(str(leader.attack))
+    if level == "reversed":
+        return (
+            f"Shown one training record and one other, {name} names the training record about ",
+            *(auroc, " times in 100 (", low, " to ", high, "). Guessing gets 50: who turns its answers round tells "),
+            "them apart.",
+        )
     which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
     text: Text = (
-        f"Shown one training record and one other, {which} ({title(str(found.auroc.attack))}) names the training "
-        "record about ",
+        f"Shown one training record and one other, {which} ({name}) names the training record about ",
         *(auroc, " times in 100 (", low, " to ", high, "). Guessing gets 50"),
     )
     if level == "none_found":
@@ -173,15 +193,30 @@ def _picked_out(audit: Audit, found: Strongest, level: Level) -> Text:
         reason = leader.reason or "no reason was recorded"
         return (f"How many could be picked out at {accused} false accusations in 100 cannot be told: {shown(reason)}.",)
     tpr, low, high = leading(audit, found.low_end, "per_hundred")
-    task = next((task for task in audit.model_attacks if task.attack == leader.attack), audit.tasks[0])
-    others = audited(task, "metrics", "n_nonmembers", style="count")
     supposed = "supposed training records" if audit.mia_audit.membership == "assumed" else "training records"
     name = title(str(leader.attack))
     who = f"the attack that picks out most ({name}) finds" if found.n_attacks > 1 else f"the attack ({name}) finds"
     guess = f") while wrongly accusing {accused} in 100 others. Guessing finds {accused}"
     within = (", which lies within that range",) if leader.low <= metric.guess <= leader.high else ()
     text: Text = (f"Of 100 {supposed}, {who} about ", tpr, " (", low, " to ", high, guess, *within, ".")
+    why = why_read_at(audit, found)
+    return (*text, " It is read", *why, ".") if why else text
+
+
+def why_read_at(audit: Audit, found: Strongest) -> Text:
+    """At which FPR the most exposed few are read, and why, in words that follow "are read"; empty at the usual 1 %.
+
+    As a rule at 1 % where enough others stand behind it, else at 5 %; at the other one where that alone rules a guess
+    out.
+    """
+    metric, leader = found.low_end_metric, found.most_exposed
+    task = next((task for task in audit.model_attacks if task.attack == leader.attack), audit.tasks[0])
+    others = audited(task, "metrics", "n_nonmembers", style="count")
+    is_enough = task.mia_audit.metrics.n_nonmembers >= LOW_END_NONMEMBERS
+    at = f" at {100 * metric.fpr:g} false accusations in 100"
     if metric == TPR_1PCT:
-        return text
-    why = f" others were audited: 1 in 100 takes {LOW_END_NONMEMBERS}."
-    return (*text, f" It is read at {accused} in 100 because only ", others, why)
+        rule = f" others were audited: as a rule that takes {LOW_END_NONMEMBERS}"
+        return () if is_enough else (f"{at}, where a guess is ruled out, although only ", others, rule)
+    if is_enough:
+        return (f"{at}, where a guess is ruled out; at 1 in 100 it is not",)
+    return (f"{at} because only ", others, f" others were audited: 1 in 100 takes {LOW_END_NONMEMBERS}")

@@ -43,9 +43,18 @@ def test_the_strongest_comes_first_and_each_says_whether_it_may_be_a_guess(capsy
     assert second.endswith("  not ruled out")
 
 
+def test_an_attack_the_wrong_way_round_is_no_guess(capsys):
+    _, first, second = said(
+        named(compare({"loss": attack(0.0, 0), "spv": attack(-1.5, 1)}, LABELS)), capsys
+    ).splitlines()
+    assert first.endswith("  not ruled out")
+    assert second.startswith("  spv  ")
+    assert second.endswith("  ruled out, but members score lower")
+
+
 def test_a_dash_is_no_number(capsys):
     few = np.array([True] * 3 + [False] * 3)
-    row = said(named(compare({"loss": np.arange(6.0)}, few)), capsys).splitlines()[1]
+    row = said(named(compare({"loss": np.array([0.0, 3.0, 5.0, 1.0, 2.0, 4.0])}, few)), capsys).splitlines()[1]
     assert row.split()[-4:] == ["-", "not", "ruled", "out"]
 
 

@@ -260,6 +260,23 @@ def test_instances_hold_ids_and_no_text(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("others", "fpr"), [(100, "1 %"), (60, "5 %"), (12, None)])
+def test_members_are_guessed_at_an_fpr_that_the_others_resolve(tmp_path: Path, others: int, fpr: str | None) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.6}, records=fake_records(300, others)))
+    found = [path for path in exported(tmp_path, results, instances=True) if path.suffix == ".jsonl"]
+    rows = [strict(line) for path in found for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == (300 + others if fpr else 0)
+    told = [row["answer_attribution"][0] for row in rows]
+    assert {each["extraction_method"] for each in told} == (
+        {f"score at or above the threshold of {fpr} FPR"} if fpr else set()
+    )
+    hits = [each["extracted_value"] == "member" for each in told]
+    assert [row["evaluation"]["is_correct"] for row in rows] == [
+        hit == (row["input"]["reference"] == ["member"]) for hit, row in zip(hits, rows, strict=True)
+    ]
+    assert fpr is None or 20 < sum(hits) < 250
+
+
 def test_hostile_ids_survive_as_text(tmp_path: Path) -> None:
     files = [name.replace(":", "").replace("#", "") for name in NASTY[:6]]
     records = fake_records(60, 100, files=files)

@@ -103,6 +103,29 @@ def test_members_that_score_lower_are_no_privacy(tmp_path: Path) -> None:
     assert "swapped labels" in row.why_not_ranked[0]
 
 
+def test_an_attack_that_finds_nothing_does_not_hide_swapped_labels(tmp_path: Path) -> None:
+    model(tmp_path, "org/swapped", audited({"wbc": -2.0, "loss": 0.0}))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.rank is None
+    assert row.why_not_ranked[0].startswith("under wbc members score lower than non-members")
+
+
+def test_one_the_wrong_way_round_beside_one_that_finds_members_is_ranked(tmp_path: Path) -> None:
+    model(tmp_path, "org/leaks", audited({"wbc": -2.0, "spv": 2.0}))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.rank == 1
+
+
+def test_the_most_exposed_are_read_as_the_audits_read_them(tmp_path: Path) -> None:
+    """Two of 500 others have no score, so that each audit is read at 5 %, and the board as well."""
+    model(tmp_path, "org/one", audited({"spv": 1.6}, records=fake_records(500, 500), unscored_every=333))
+    board = board_of(tmp_path)
+    (row,) = board.tables[0].rows
+    assert row.audit.strongest is not None
+    assert row.audit.strongest.low_end == "tpr_at_5pct_fpr"
+    assert [each.title for each in row.further] == ["TPR at 5 % FPR"]
+
+
 def test_without_samples_a_recorded_strongest_attack_is_enough(tmp_path: Path) -> None:
     model(tmp_path, "org/one", audited(), with_samples=False)
     (row,) = board_of(tmp_path).tables[0].rows

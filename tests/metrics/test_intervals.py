@@ -215,6 +215,33 @@ def test_ties_at_the_threshold_are_covered(step):
     assert held >= 0.93 * 300
 
 
+@pytest.mark.parametrize(("members", "others", "fpr"), [(500, 500, 0.01), (50, 1000, 0.01), (300, 30, 0.05)])
+@pytest.mark.parametrize("share", [0.8, 0.95, 1.05])
+def test_a_score_that_the_top_shares_is_covered(members, others, fpr, share):
+    """One score at the top (ez = 1) that a little more or less of the others than the FPR have: 78 to 87 % before."""
+    rng, held = np.random.default_rng(int(100 * share)), 0
+    labels, at_top = np.arange(members + others) < members, share * fpr
+    truth = 0.3 + 0.7 * (fpr - at_top) / (1 - at_top) if share <= 1 else 0.0
+    for _ in range(200):
+        scores = rng.random(members + others)
+        scores[rng.random(len(scores)) < np.where(labels, 0.3, at_top)] = 2.0
+        low, high = tpr_interval(scores, labels, np.arange(len(labels)), fpr, 0.95)
+        held += low <= truth <= high
+    assert held >= 0.93 * 200
+
+
+@pytest.mark.parametrize(("n", "share"), [(300, 0.004), (300, 0.008), (100, 0.02)])
+def test_scores_that_are_nearly_all_one_are_covered(n, share):
+    """A few members differ, and no other record: 70 to 90 % before, and an audit in which none does had no width."""
+    rng, held = np.random.default_rng(0), 0
+    labels = np.arange(2 * n) < n
+    for _ in range(400):
+        scores = (labels & (rng.random(2 * n) < share)).astype(float)
+        low, high = estimate_auroc(scores, labels, np.arange(2 * n)).interval(0.95)
+        held += low <= 0.5 + share / 2 <= high
+    assert held >= 0.93 * 400
+
+
 def errors(scores, labels, codes, fprs, seed):
     drawn = Bootstrap(labels, codes, seed).tprs([scores], fprs)[0]
     return tpr_stderrs(scores, labels, codes, fprs, drawn)

@@ -127,6 +127,61 @@ def test_in_one_line():
     assert "has no number: no attack has scores" in in_one_line(strongest({}, LABELS))
 
 
+def few_exposed(others, seed=0, members=400, exposed=16):
+    """4 % of the members far above everybody, which an FPR of 1 % shows and one of 5 % hardly does."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(members + others) < members
+    scores = rng.standard_normal(members + others)
+    scores[:exposed] += 5
+    return scores, labels
+
+
+def test_the_most_exposed_are_read_where_enough_others_stand_behind_the_attack():
+    scores, labels = few_exposed(600)
+    assert strongest({"spv": scores, "loss": scores - 9.0 * (labels == 0)}, labels).low_end == "tpr_at_1pct_fpr"
+    nothing = np.random.default_rng(1).standard_normal(1000)
+    for others, key in ((500, "tpr_at_1pct_fpr"), (499, "tpr_at_5pct_fpr")):
+        few = np.where(np.cumsum(~labels) > others, math.nan, nothing)
+        assert strongest({"loss": few}, labels).low_end == key
+    # By those behind the leader, however many another attack has scored.
+    few = np.where(np.cumsum(~labels) > 120, math.nan, nothing + labels)
+    assert strongest({"spv": few, "loss": nothing}, labels).low_end == "tpr_at_5pct_fpr"
+
+
+def test_what_one_percent_alone_shows_is_not_denied():
+    scores, labels = few_exposed(400)
+    attacks = {"spv": scores, **{f"a{k}": np.random.default_rng(k).standard_normal(800) for k in range(1, 5)}}
+    found = strongest(attacks, labels)
+    assert not found.tpr_at_5pct_fpr.excludes(0.05)
+    assert found.tpr_at_1pct_fpr.excludes(0.01)
+    assert (found.low_end, found.most_exposed.attack) == ("tpr_at_1pct_fpr", "spv")
+
+
+def test_what_five_percent_alone_shows_is_not_denied_either():
+    """A tenth of the members a little above the others' best twentieth, and none above their best hundredth."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(1200) < 600
+    scores = rng.random(1200)
+    scores[:120] = rng.uniform(0.955, 0.985, 120)
+    found = strongest({"loss": scores}, labels)
+    assert not found.tpr_at_1pct_fpr.excludes(0.01)
+    assert found.tpr_at_5pct_fpr.excludes(0.05)
+    assert found.low_end == "tpr_at_5pct_fpr"
+
+
+def test_an_attack_that_is_the_wrong_way_round_is_told_whatever_another_one_finds():
+    found = strongest({"spv": attack(-1.6, 1), "wbc": attack(-2.0, 2), "loss": attack(0.0, 3)}, LABELS)
+    assert found.auroc.attack == "loss"
+    assert (found.turned_round.attack, found.turned_round.is_turned_round()) == ("wbc", True)
+    assert found.turned_round.value < 0.1
+    assert "by wbc: members score lower, as with swapped labels" in in_one_line(found)
+    assert as_json(found)["turned_round"]["attack"] == "wbc"
+    without = strongest({"spv": attack(1.6, 1), "loss": attack(0.0, 3)}, LABELS)
+    assert without.turned_round.attack is None
+    assert "turned_round" not in as_json(without)
+    assert "swapped" not in in_one_line(without)
+
+
 def test_the_seed_decides_the_draws():
     scores = {"a": attack(1.0, 0), "b": attack(0.5, 1)}
     assert strongest(scores, LABELS, seed=1) == strongest(scores, LABELS, seed=1)

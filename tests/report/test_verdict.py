@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from spvmia_plugin.metrics.several import Leader
+from spvmia_plugin.report.claims import claims
 from spvmia_plugin.report.numbers import plain
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, read_latest
@@ -37,9 +38,36 @@ def test_levels(tmp_path, strength, level, words):
     assert words in verdict.headline
 
 
-def with_strongest(folder, **changed):
-    """An audit of 500 others whose record of the strongest attacks is changed."""
-    write_run(folder, [fake_audit({"spv": 1.2, "loss": 0.3}, findings=(), records=fake_records(500, 500))])
+@pytest.mark.parametrize(
+    "strengths", [{"spv": -1.6, "wbc": -2.0, "loss": 0.0, "lira_base": -1.0}, {"wbc": -1.5, "loss": 0.0}]
+)
+def test_an_attack_that_finds_nothing_does_not_hide_that_another_is_the_wrong_way_round(tmp_path, strengths):
+    write_run(tmp_path, [fake_audit(strengths, findings=(), records=fake_records(300, 300))])
+    [audit] = read_latest(tmp_path).audits
+    verdict = judge(audit)
+    assert (verdict.level, verdict.as_a_whole) == ("reversed", "reversed")
+    assert verdict.headline == (
+        "Training records score lower than others under Windows, base reference. That points at the data, or at swapped "
+        "labels."
+    )
+    said = plain(verdict.sentences[0])
+    turned = audit.strongest.turned_round
+    assert said.startswith("Shown one training record and one other, Windows, base reference names the training record")
+    assert "who turns its answers round tells them apart" in said
+    whole, _ = claims(audit, verdict)
+    assert whole.tone == "doubt"
+    assert "the furthest below guessing of" in plain(whole.sentence)
+    assert "all of that is below the 50 of guessing" in plain(whole.certainty)
+    assert float(plain(whole.big)) == pytest.approx(100 * turned.value, abs=0.5)
+
+
+def test_an_attack_the_wrong_way_round_beside_one_that_finds_members_changes_nothing(tmp_path):
+    assert judged(tmp_path, {"spv": 1.5, "wbc": -2.0}, records=fake_records(300, 300)).level == "evidence"
+
+
+def with_strongest(folder, others=500, **changed):
+    """An audit whose record of the strongest attacks is changed."""
+    write_run(folder, [fake_audit({"spv": 1.2, "loss": 0.3}, findings=(), records=fake_records(500, others))])
     [audit] = read_latest(folder).audits
     strongest = replace(audit.mia_audit.strongest, **changed)
     return Audit([replace(task, mia_audit=replace(task.mia_audit, strongest=strongest)) for task in audit.tasks])
@@ -114,7 +142,25 @@ def test_few_others_are_read_at_five_in_a_hundred_and_it_is_said(tmp_path):
     verdict = judged(tmp_path, {"spv": 2.0}, records=fake_records(150, 150))
     text = plain(verdict.sentences[1])
     assert "while wrongly accusing 5 in 100 others. Guessing finds 5." in text
-    assert text.endswith("It is read at 5 in 100 because only 150 others were audited: 1 in 100 takes 500.")
+    assert text.endswith(
+        "It is read at 5 false accusations in 100 because only 150 others were audited: 1 in 100 takes 500."
+    )
+
+
+def test_one_in_a_hundred_with_few_others_is_said(tmp_path):
+    leader = Leader("spv", 0.08, 0.05, 0.11, task="spv_mia_custom")
+    audit = with_strongest(tmp_path, others=150, low_end="tpr_at_1pct_fpr", tpr_at_1pct_fpr=leader)
+    text = plain(judge(audit).sentences[1])
+    assert text.endswith(
+        "It is read at 1 false accusations in 100, where a guess is ruled out, although only 150 others were audited: "
+        "as a rule that takes 500."
+    )
+
+
+def test_five_in_a_hundred_with_many_others_is_said(tmp_path):
+    audit = with_strongest(tmp_path, low_end="tpr_at_5pct_fpr")
+    text = plain(judge(audit).sentences[1])
+    assert text.endswith("It is read at 5 false accusations in 100, where a guess is ruled out; at 1 in 100 it is not.")
 
 
 def test_guessing_within_the_range_is_said(tmp_path):
