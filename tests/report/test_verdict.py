@@ -47,8 +47,8 @@ def test_an_attack_that_finds_nothing_does_not_hide_that_another_is_the_wrong_wa
     verdict = judge(audit)
     assert (verdict.level, verdict.as_a_whole) == ("reversed", "reversed")
     assert verdict.headline == (
-        "Training records score lower than others under Windows, base reference. That points at the data, or at swapped "
-        "labels."
+        "Training records score lower than others under Windows, base reference. That points at the data, or at "
+        "swapped labels."
     )
     said = plain(verdict.sentences[0])
     turned = audit.strongest.turned_round
