@@ -57,9 +57,14 @@ _SECRET_KEYS = frozenset(
     }
 )
 """What precedes `key` where it opens something."""
+_PASSES = 4
+"""Over a text in which something was hidden; the second finds nothing new in nearly all."""
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _FORMS = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    # First what may have another of these as its beginning: `key:secret@` goes as a whole.
+    r"(?<=://)[^/@\s]+@"
+    r"|(?<![\w.+-])(?!mailto:)[\w.+-]{1,64}:[^\s@/:,;]{1,128}@(?=[\w-])"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\b(?:Bearer|Basic)\s+[^\s,;\"']+"
     r"|\b(?:AKIA|ASIA|AGPA|AIDA|AROA)[0-9A-Z]{12,}"
     r"|\b(?:gh[opusr]_|npm_|dckr_pat_|glpat-|gldt-|xox[a-z]-|pypi-|nvapi-|gsk_|r8_|ya29\.|SG\.)[A-Za-z0-9_-]{16,}"
@@ -67,9 +72,7 @@ _FORMS = re.compile(
     r"|\bAIza[A-Za-z0-9_-]{30,}"
     r"|\bhf_[A-Za-z0-9]{16,}"
     r"|\b(?P<sk>[sr]k[-_][\w-]{16,})"
-    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"
-    r"|(?<=://)[^/@\s]+@"
-    r"|(?<![\w.+-])(?!mailto:)[\w.+-]{1,64}:[^\s@/:,;]{1,128}@(?=[\w-])",
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?",
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"\b(?:https?|wss?)://[^\s,;?\"'<>()\[\]{}\\]+(?:\?(?:[^\s,;\"'<>\\]|;(?=\S))*)?", re.IGNORECASE)
@@ -118,14 +121,29 @@ def without_secrets(value: Any) -> Any:
     return without_secrets_in(value) if isinstance(value, str) else value
 
 
+def count_hidden(before: Any, after: Any) -> int:
+    """How many values and names of a JSON value are others after `without_secrets`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = {key: _name_without_secrets(key) if isinstance(key, str) else key for key in before}
+        return sum((names[key] != key) + count_hidden(inner, after.get(names[key])) for key, inner in before.items())
+    if isinstance(before, list) and isinstance(after, list):
+        return sum(map(count_hidden, before, after))
+    return int(before is not after and before != after)
+
+
 @lru_cache(maxsize=4096)
 def _name_without_secrets(key: str) -> str:
     return without_secrets_in(key)
 
 
 def without_secrets_in(text: str) -> str:
-    """A text with whatever is named or looks like a credential in it replaced by `***`."""
+    """A text with whatever is named or looks like a credential in it replaced by `***`. Once more changes nothing."""
     clean = _clean(text)
+    for _ in range(_PASSES):
+        if clean == text:
+            break
+        # What is hidden may lay bare another: what stood behind it, or a name that now has a value.
+        text, clean = clean, _clean(clean)
     decoded = clean
     for _ in range(3):
         if "%" not in decoded or (further := unquote(decoded)) == decoded:

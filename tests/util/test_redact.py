@@ -71,6 +71,18 @@ IN_ADDRESSES = [
     "https://host/gw%2F{}5%2Fx/v1",
 ]
 """Under names that nobody knows for those of credentials."""
+SEVERAL = [
+    "s3://AKIAIOSFODNN7EXAMPLE:{}@bucket/t5",
+    "AKIAIOSFODNN7EXAMPLE:{}@bucket",
+    "https://ghp_16C7e42F292c6912E7710c838347Ae178B4a:{}@github.com/org/x",
+    "hf_abcdefghijklmnopqrstuvw:{}@host/x",
+    "Bearer sk-abcdefghijklmnopqrstuvwx:{}@host",
+    "https://u:Bearer {}@host/x?token={}",
+    "token=hf_abcdefghijklmnopqrstuvw password={}",
+    "api_key=https://AKIAIOSFODNN7EXAMPLE:{}@h/x?y",
+    "http://h/?u=https%3A%2F%2FAKIAIOSFODNN7EXAMPLE%3A{}%40h",
+]
+"""More than one form in one place."""
 ORDINARY = [
     "meta-llama/Llama-3.1-8B-Instruct",
     "hf-internal-testing/tiny-random-gpt2",
@@ -94,6 +106,22 @@ ORDINARY = [
     "https://arxiv.org/abs/2508.09603",
     "is that so? see https://host/docs, then: what?",
 ]
+
+
+@pytest.mark.parametrize("text", SEVERAL)
+def test_one_pass_is_enough(text: str) -> None:
+    told = without_secrets_in(text.format(*[SECRET] * 2))
+    assert SECRET not in told
+    assert without_secrets_in(told) == told
+
+
+@pytest.mark.parametrize("text", [each.format(*[SECRET] * 2) for each in (*NAMED, *IN_ADDRESSES)] + SHAPED)
+@pytest.mark.parametrize(
+    "place", ["{}", "https://{}:{}@host/x", "a {} b={}", "token={},key={}", "[{}]?{}", "https://h/{}?{}"]
+)
+def test_again_changes_nothing(text: str, place: str) -> None:
+    once = without_secrets({"a": [place.format(text, text)]})
+    assert without_secrets(once) == once
 
 
 @pytest.mark.parametrize("text", SHAPED)
