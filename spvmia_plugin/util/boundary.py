@@ -17,26 +17,21 @@ from importlib.metadata import PackageNotFoundError, distributions, packages_dis
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.quotes import Quotes
 
 T = TypeVar("T")
 
 Texts = Callable[[], Iterable[tuple[str, str]]]
 """Gives (id, text) of what is private; asked only when something goes wrong."""
 
-LEFT_OUT = "a reason that quotes a record and is left out"
-
 _OURS = "spvmia_plugin"
 _CARRIERS = {_OURS, "pluggy", "lm_eval", "__main__", *sys.stdlib_module_names}
 """Top-level modules that call the code that is looked for, but are not it."""
 
-_QUOTED_CHARACTERS = 20
-_SHORT_TEXT = 6
-_LONGEST = 300
 _NO_FILE = "<no file>"
-_DISTINCT = 100
 
 
 def behind(call: Callable[[], T], *, doing: str, texts: Texts = tuple, log_text: bool | None = None) -> T:
@@ -65,43 +60,6 @@ def behind(call: Callable[[], T], *, doing: str, texts: Texts = tuple, log_text:
     except BaseException as error:  # a panic of a library in Rust is no `Exception`, and says the text that it met
         failure = _told(error, doing, texts, log_text=log_text)
     raise failure  # not in the handler: what it was made from is no context of it
-
-
-class Quotes:
-    """Tells whether a line quotes private texts: 20 characters in a row, or all of a short text.
-
-    Args:
-        texts: the private ones, read when the first line is asked about.
-    """
-
-    def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
-        self._source = texts
-        self._texts: list[str] | None = None
-        self._known: dict[str, bool] = {}
-
-    def in_line(self, line: str) -> bool:
-        """Whether the line quotes a text. Of more than 100 different lines all the rest are taken to."""
-        if self._texts is None:
-            self._texts = list(dict.fromkeys(_plain(text) for text in self._source()))
-        if line not in self._known:
-            self._known[line] = len(self._known) >= _DISTINCT or any(
-                _quotes(_plain(line), text) for text in self._texts
-            )
-        return self._known[line]
-
-    def without(self, reason: str | None) -> str | None:
-        """The reason, or words that say that it is left out; at most 300 characters."""
-        if reason is None:
-            return None
-        return LEFT_OUT if self.in_line(str(reason)) else str(reason)[:_LONGEST]
-
-    def without_any(self, value: Any) -> Any:
-        """A JSON-ready value without the strings that quote a text."""
-        if isinstance(value, str):
-            return self.without(value)
-        if isinstance(value, dict):
-            return {self.without_any(key): self.without_any(item) for key, item in value.items()}
-        return [self.without_any(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_foreign(thing: object) -> bool:
@@ -221,31 +179,6 @@ def _source(filename: str) -> str:
     """A file's name, unless there is none: whoever compiles a text says what its file is called."""
     known = os.path.isfile(filename) or re.fullmatch(r"<(?:frozen [\w.]+|string|stdin|template)>", filename)
     return filename if known else _NO_FILE
-
-
-def _quotes(line: str, text: str) -> bool:
-    """Whether a line holds 20 letters and digits of a text in a row, or all of a short one. Both are `_plain`."""
-    if len(text) < _QUOTED_CHARACTERS:
-        return len(text) >= _SHORT_TEXT and text in line
-    half = _QUOTED_CHARACTERS // 2
-    # 20 characters of the line hold a whole piece of 10 that begins at a multiple of 10: few to look for.
-    if not any(line[start : start + half] in text for start in range(0, len(line) - half + 1, half)):
-        return False
-    starts = range(len(line) - _QUOTED_CHARACTERS + 1)
-    return any(line[start : start + _QUOTED_CHARACTERS] in text for start in starts)
-
-
-def _plain(text: str) -> str:
-    """Without what `repr`, JSON, a line break or joined words make of it: escapes resolved, letters and digits alone.
-
-    Of a text that has none, what it has.
-    """
-    resolved = re.sub(
-        r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|[nrt])",
-        lambda match: chr(int(match[1] or match[2], 16)) if match[1] or match[2] else " ",
-        text,
-    )
-    return "".join(filter(str.isalnum, resolved)).casefold() or "".join(resolved.split())
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import pytest
 import spvmia_plugin.attacks.base
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
-from spvmia_plugin.util.boundary import LEFT_OUT, Quotes, behind
+from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.quotes import LEFT_OUT, Quotes
 
 TEXT = "Jane Roe of 12 Elm Street owes Dr. Müller\n\tnine thousand euros since May"
 OTHER = "the second record is about something else entirely, and as private"
