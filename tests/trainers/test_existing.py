@@ -209,6 +209,7 @@ class Panic(BaseException):
     pass
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", [ValueError, Panic])
 @pytest.mark.parametrize("changes", [{"block_size": 16}, {"block_size": 0, "record_tokens": 8}])
 def test_a_tokenizer_that_fails_says_no_record(adapter, split, monkeypatch, kind, changes):
@@ -229,6 +230,7 @@ def test_a_tokenizer_that_fails_says_no_record(adapter, split, monkeypatch, kind
     assert not (adapter / "mia_manifest.json").exists()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", [ValueError, Panic])
 def test_in_a_training_neither(chat_base, split, tmp_path, kind):
     """As the trainer calls it: the callback looks for declared rows, which it tokenises."""
