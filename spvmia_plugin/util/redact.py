@@ -113,7 +113,7 @@ _NAME = re.compile(
     r"(?<![\w.-])(?P<option>--?)?(?P<name>[A-Za-z_][\w.-]{0,80})(?P<close>[\\\"']*)(?P<between>\s*(?:=>|[=:])\s*|\s+)"
 )
 _QUOTED = re.compile(r"(?P<quote>\\*[\"']).*?(?:(?<!\\)(?P=quote)|\Z)", re.DOTALL)
-_BRACKETED = re.compile(r"[\[{][^\]}]*[\]}]?")
+_BRACKETED = re.compile(r"[\[{(][^\]})]*[\]})]?")
 _TO_SEPARATOR = re.compile(r"[^,;&\n\"'}\])]+")
 _ONE_WORD = re.compile(r"[^\s,;&\"'}\])]+")
 _TO_END = re.compile(r"[^\n\"'}\])]+")

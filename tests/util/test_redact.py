@@ -67,6 +67,7 @@ NAMED = [
     "Authorization: ApiKey {}",
     "Authorization: {} {}",
     "auth: u {}",
+    "auth=('u', '{}'),m=1",
     "Proxy-Authorization: Custom a {}",
     "Cookie: a=b; c={}",
     "connection_string=Server=h;Pwd={}",
