@@ -43,8 +43,9 @@ from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Neighbours, 
 from spvmia_plugin.records import AuditData, LossOn, Record
 from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.store.store import Store
-from spvmia_plugin.util.boundary import Quotes, is_foreign
+from spvmia_plugin.util.boundary import is_foreign
 from spvmia_plugin.util.console import bars_of, following, show, shown
+from spvmia_plugin.util.quotes import Quotes
 
 _LEFT_OUT = (
     ("left_out", "text", "with tokens that the base does not have"),

@@ -19,8 +19,9 @@ from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInpu
 from spvmia_plugin.records import LossOn, Record
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store.store import Store
-from spvmia_plugin.util.boundary import Quotes, is_foreign
+from spvmia_plugin.util.boundary import is_foreign
 from spvmia_plugin.util.console import Bar
+from spvmia_plugin.util.quotes import Quotes
 
 
 class Stock(NamedTuple):

@@ -15,7 +15,7 @@ from spvmia_plugin.data.chat_templates import (
 )
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import Conversation, LossOn
-from spvmia_plugin.util.boundary import Quotes
+from spvmia_plugin.util.quotes import Quotes
 
 T = TypeVar("T")
 Message = Mapping[str, Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.attackers import asked_in_words, attacker_facts
 from spvmia_plugin.evidence.clauses import CLAUSES
+from spvmia_plugin.evidence.copies import copy_results, copy_samples
 from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal, sign
 from spvmia_plugin.evidence.subjects import by_unit_facts, group_facts, unit_facts
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
@@ -70,6 +70,8 @@ def write_evidence(
 ) -> list[Path]:
     """Write the folder, its list of hashes and the signature: all of it, or nothing, so that it can be tried again.
 
+    Credentials in the run's files are hidden in their copies; `hidden` of the facts counts them by file.
+
     Args:
         run: the audit.
         folder: that is made; it holds nothing yet.
@@ -98,11 +100,10 @@ def write_evidence(
         with _whole_or_not_at_all(folder):
             results = folder / "results"
             results.mkdir(mode=0o700)
-            copied = [run.path, *(_samples(run) if samples else [])]
-            for path in dict.fromkeys(copied):
-                shutil.copyfile(path, results / path.name)
-                os.chmod(results / path.name, 0o600)
-            facts = {**evidence_facts(run, signatory, samples=samples), SIGNED: signed}
+            hidden = {run.path.name: copy_results(run.path, results / run.path.name)}
+            for path in dict.fromkeys(_samples(run) if samples else []):
+                hidden[path.name] = copy_samples(path, results / path.name)
+            facts = {**evidence_facts(run, signatory, samples=samples), "hidden": hidden, SIGNED: signed}
             write_private(folder / FACTS, (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode("utf-8"))
             write_private(folder / EVIDENCE, _page(run, facts).encode("utf-8"))
             if samples:  # it names records
@@ -259,6 +260,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
         script=False,
         facts=facts,
         date=day(run.date),
+        hidden=[(shown(name), number) for name, number in facts["hidden"].items() if number],
         written=facts["written"].partition("+")[0].replace("T", " ") + " UTC",
         model=shown(run.model),
         command="\n".join(shown(line) for line in typed(facts["run"]["command"]).split("\n")),

@@ -19,15 +19,16 @@ from transformers import TrainerCallback
 from spvmia_plugin.config import Format
 from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
-from spvmia_plugin.data.weights import HEAD_BYTES, MOST, spread, tensor_digest, weights_of
+from spvmia_plugin.data.weights import weights_of
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import LossOn
 from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_manifest, digest_of
 from spvmia_plugin.trainers.declared import Declared, Reading, check_format, read_declared
-from spvmia_plugin.trainers.facts import Facts, facts_of, versions
+from spvmia_plugin.trainers.facts import Facts, facts_of, versions, weights_in
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.trainers.rows import as_before, read_rows
 from spvmia_plugin.trainers.seen import Lookout, Sighting, candidates, look
+from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import private_folder, write_private
 
@@ -99,7 +100,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         )
         given = {"members": members, "nonmembers": nonmembers, "prompts": prompts, "candidate": candidate}
         self._of_units = reading.told_of_units
-        self._declared: Declared = read_declared(given, reading, seed=0)
+        self._declared: Declared = behind(lambda: read_declared(given, reading, seed=0), doing="members=")
         self._manifest: Manifest | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -118,12 +119,20 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         """Read the trainer's settings, and hold its rows against the declared ones.
 
         Raises:
-            SpvmiaError: two of these callbacks; with `strict`, other data than declared.
+            SpvmiaError: two of these callbacks; with `strict`, other data than declared; the tokenizer or another
+                library fails on a record, without what it says of it.
         """
         self._claim(control)
         first = bool(state.is_world_process_zero)
-        if not first and not self.strict:
-            return
+        if first or self.strict:
+            behind(
+                lambda: self._begin(args, model, processing_class, train_dataloader, first=first),
+                doing="members=",
+                texts=self._declared.texts,
+            )
+
+    def _begin(self, args: Any, model: Any, processing_class: Any, train_dataloader: Any, *, first: bool) -> None:
+        """All of it that reads records; of processes but the first, what `strict` asks for."""
         facts = facts_of(args, model)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         view = _View(facts, tokenizer, train_dataloader)
@@ -356,26 +365,6 @@ def _context(tokenizer: Any, model: Any) -> int:
 def _progress(state: Any) -> dict[str, object]:
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     return {"steps": state.global_step, "epochs": state.epoch, "losses": losses[-_MOST_LOSSES:]}
-
-
-def weights_in(model: Any) -> dict[str, object] | None:
-    """What the weights of a model in memory are recognised by, as `weights_of` its folder; None where it is sharded."""
-    torch = sys.modules.get("torch")
-    if torch is None or model is None:
-        return None
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained or any(_is_sharded(parameter) for parameter in trained):
-        return None
-    digests = []
-    for parameter in spread(trained, MOST):
-        flat = parameter.detach().reshape(-1)
-        head = flat[: HEAD_BYTES // flat.element_size()].cpu().contiguous()
-        digests.append(tensor_digest(parameter.shape, head.view(torch.uint8).numpy().tobytes()))
-    return {"kind": "adapter" if hasattr(model, "peft_config") else "whole", "tensors": digests}
-
-
-def _is_sharded(parameter: Any) -> bool:
-    return parameter.numel() == 0 or hasattr(parameter, "ds_id") or type(parameter).__name__ == "DTensor"
 
 
 def audit_command(manifest: Manifest, folder: Path, model: Any) -> str:

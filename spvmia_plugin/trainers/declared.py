@@ -67,6 +67,10 @@ class Declared:
     kind: Format
     column: str
 
+    def texts(self) -> list[tuple[str, str]]:
+        """(id, text) of every record: what is private."""
+        return [(document.id, document.text) for side in self.sides.values() for document in side.documents]
+
     def keep_rows(self) -> list[Path]:
         """Write the rows that lie nowhere on disk, for their owner alone; returns the files.
 

@@ -18,6 +18,7 @@ from spvmia_plugin.trainers.building import Rendering, Written, build_manifest, 
 from spvmia_plugin.trainers.declared import CLASSES, Declared, Reading, check_format, read_declared
 from spvmia_plugin.trainers.facts import packed, versions
 from spvmia_plugin.trainers.places import own_key, private
+from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -73,8 +74,19 @@ def write_for(config: ManifestConfig, say: Callable[[str], None]) -> Path:
         say: called with a line for people.
 
     Raises:
-        SpvmiaError: no such weights, a manifest that the training itself wrote, or as `read_declared`.
+        SpvmiaError: no such weights, a manifest that the training itself wrote, or as `read_declared`; a tokenizer or
+            another library fails, without what it says of a record.
     """
+    kept: list[Declared] = []
+    return behind(
+        lambda: _write_for(config, say, kept),
+        doing="--members",
+        texts=lambda: [pair for declared in kept for pair in declared.texts()],
+    )
+
+
+def _write_for(config: ManifestConfig, say: Callable[[str], None], keep: list[Declared]) -> Path:
+    """As `write_for`; what is read goes into `keep` as well."""
     folder = as_path(config.model, "--model", utf8=True).absolute()
     path = folder / MANIFEST_NAME
     _check(config, folder, path)
@@ -92,6 +104,7 @@ def write_for(config: ManifestConfig, say: Callable[[str], None]) -> Path:
         option="--{}",
     )
     declared = read_declared({name: getattr(config, name) for name in CLASSES}, reading, config.seed)
+    keep.append(declared)
     rendering = _rendering(config, declared)
     packing = config.packing
     notes = [] if packing in (None, "none") else [packed(str(packing))]

@@ -1,13 +1,18 @@
-"""What a trainer and its model say of a training: settings under the names of `spvmia finetune`, the base, versions."""
+"""What a trainer and its model say of a training: settings under the names of `spvmia finetune`, the base,
+versions, and what its weights are recognised by.
+"""
 
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from spvmia_plugin.data.weights import HEAD_BYTES, MOST, spread, tensor_digest
 
 _DISTRIBUTIONS = (
     *("spvmia-plugin", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "tokenizers"),
@@ -161,3 +166,23 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def weights_in(model: Any) -> dict[str, object] | None:
+    """What the weights of a model in memory are recognised by, as `weights_of` its folder; None where it is sharded."""
+    torch = sys.modules.get("torch")
+    if torch is None or model is None:
+        return None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained or any(_is_sharded(parameter) for parameter in trained):
+        return None
+    digests = []
+    for parameter in spread(trained, MOST):
+        flat = parameter.detach().reshape(-1)
+        head = flat[: HEAD_BYTES // flat.element_size()].cpu().contiguous()
+        digests.append(tensor_digest(parameter.shape, head.view(torch.uint8).numpy().tobytes()))
+    return {"kind": "adapter" if hasattr(model, "peft_config") else "whole", "tensors": digests}
+
+
+def _is_sharded(parameter: Any) -> bool:
+    return parameter.numel() == 0 or hasattr(parameter, "ds_id") or type(parameter).__name__ == "DTensor"

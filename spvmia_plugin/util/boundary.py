@@ -17,33 +17,29 @@ from importlib.metadata import PackageNotFoundError, distributions, packages_dis
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.quotes import Quotes
 
 T = TypeVar("T")
 
 Texts = Callable[[], Iterable[tuple[str, str]]]
 """Gives (id, text) of what is private; asked only when something goes wrong."""
 
-LEFT_OUT = "a reason that quotes a record and is left out"
-
 _OURS = "spvmia_plugin"
 _CARRIERS = {_OURS, "pluggy", "lm_eval", "__main__", *sys.stdlib_module_names}
 """Top-level modules that call the code that is looked for, but are not it."""
 
-_QUOTED_CHARACTERS = 20
-_SHORT_TEXT = 6
-_LONGEST = 300
-_DISTINCT = 100
+_NO_FILE = "<no file>"
 
 
 def behind(call: Callable[[], T], *, doing: str, texts: Texts = tuple, log_text: bool | None = None) -> T:
     """Call what may run other people's code on records.
 
-    Our own errors come through as they are. Any other exception becomes one line with its type, the distribution and
-    place it comes from and the record's id; message, cause and context go. So does an error that a plugin made with our
-    class, if it quotes a text. Warnings keep their category and origin. An interrupt comes through.
+    Our own errors come through as they are. Any other exception, whatever its base, becomes one line with its type, the
+    distribution and place it comes from and the record's id; message, cause and context go. So does an error that a
+    plugin made with our class, if it quotes a text. Warnings keep their category and place. An interrupt comes through.
 
     Args:
         call: does it.
@@ -57,49 +53,13 @@ def behind(call: Callable[[], T], *, doing: str, texts: Texts = tuple, log_text:
     try:
         with _warnings_without_text(bool(log_text)):
             return call()
-    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
-        failure = _told(error, doing, texts, log_text=log_text)
-    except BaseException as error:
+    except (KeyboardInterrupt, GeneratorExit) as error:
         error.__cause__ = error.__context__ = None
+        error.args = ()
         raise
+    except BaseException as error:  # a panic of a library in Rust is no `Exception`, and says the text that it met
+        failure = _told(error, doing, texts, log_text=log_text)
     raise failure  # not in the handler: what it was made from is no context of it
-
-
-class Quotes:
-    """Tells whether a line quotes private texts: 20 characters in a row, or all of a short text.
-
-    Args:
-        texts: the private ones, read when the first line is asked about.
-    """
-
-    def __init__(self, texts: Callable[[], Iterable[str]]) -> None:
-        self._source = texts
-        self._texts: list[str] | None = None
-        self._known: dict[str, bool] = {}
-
-    def in_line(self, line: str) -> bool:
-        """Whether the line quotes a text. Of more than 100 different lines all the rest are taken to."""
-        if self._texts is None:
-            self._texts = list(dict.fromkeys(_plain(text) for text in self._source()))
-        if line not in self._known:
-            self._known[line] = len(self._known) >= _DISTINCT or any(
-                _quotes(_plain(line), text) for text in self._texts
-            )
-        return self._known[line]
-
-    def without(self, reason: str | None) -> str | None:
-        """The reason, or words that say that it is left out; at most 300 characters."""
-        if reason is None:
-            return None
-        return LEFT_OUT if self.in_line(str(reason)) else str(reason)[:_LONGEST]
-
-    def without_any(self, value: Any) -> Any:
-        """A JSON-ready value without the strings that quote a text."""
-        if isinstance(value, str):
-            return self.without(value)
-        if isinstance(value, dict):
-            return {self.without_any(key): self.without_any(item) for key, item in value.items()}
-        return [self.without_any(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_foreign(thing: object) -> bool:
@@ -112,15 +72,14 @@ def _told(error: BaseException, doing: str, texts: Texts, *, log_text: bool | No
     """What is raised instead of an exception."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     lines = [line for _, line in walk_tb(error.__traceback__)]
+    quotes = Quotes(lambda: [*(text for _, text in texts()), *_strings_in(frames)])
     if isinstance(error, SpvmiaError):
-        quotes = Quotes(lambda: [*(text for _, text in texts()), *_strings_in(frames)])
         if log_text:
             return error
         if _top(frames[-1]) == _OURS or not quotes.in_line(str(error)):
             error.__cause__ = error.__context__ = None
             return error
-    name = type(error).__name__
-    kind = name if re.fullmatch(r"\w{1,60}", name) else "an exception"
+    kind = _class_name(type(error), "an exception", quotes)
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         kind += f" ({os.strerror(error.errno)})"
     record = _record_in(frames, {text: record_id for record_id, text in texts()})
@@ -162,7 +121,7 @@ def _owners(top: str) -> list[str]:
 def _place(frames: list[FrameType], lines: list[int]) -> str:
     """Files and lines of the last calls, the innermost first."""
     places = [
-        f"{_safe('/'.join(Path(frame.f_code.co_filename).parts[-2:]))}:{line}"
+        f"{_safe('/'.join(Path(_source(frame.f_code.co_filename)).parts[-2:]))}:{line}"
         for frame, line in zip(frames, lines, strict=True)
     ]
     return ", called at ".join(reversed(places[-3:]))
@@ -204,38 +163,31 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w./<>-]", "_", name)[:100]
 
 
-def _quotes(line: str, text: str) -> bool:
-    """Whether a line holds 20 letters and digits of a text in a row, or all of a short one. Both are `_plain`."""
-    if len(text) < _QUOTED_CHARACTERS:
-        return len(text) >= _SHORT_TEXT and text in line
-    half = _QUOTED_CHARACTERS // 2
-    # 20 characters of the line hold a whole piece of 10 that begins at a multiple of 10: few to look for.
-    if not any(line[start : start + half] in text for start in range(0, len(line) - half + 1, half)):
-        return False
-    starts = range(len(line) - _QUOTED_CHARACTERS + 1)
-    return any(line[start : start + _QUOTED_CHARACTERS] in text for start in starts)
+def _class_name(kind: type[BaseException], otherwise: str, quotes: Quotes | None = None) -> str:
+    """The name of a class, unless it may hold a text: one that was made at run time is called as its maker likes.
 
-
-def _plain(text: str) -> str:
-    """Without what `repr`, JSON, a line break or joined words make of it: escapes resolved, letters and digits alone.
-
-    Of a text that has none, what it has.
+    What its module knows by that name stands in a source. Of others `quotes` is asked; without it they have no name.
     """
-    resolved = re.sub(
-        r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|[nrt])",
-        lambda match: chr(int(match[1] or match[2], 16)) if match[1] or match[2] else " ",
-        text,
-    )
-    return "".join(filter(str.isalnum, resolved)).casefold() or "".join(resolved.split())
+    name = kind.__name__
+    if getattr(sys.modules.get(kind.__module__), name, None) is kind:
+        return _safe(name)
+    plain = re.fullmatch(r"\w{1,60}", name) is not None
+    return name if plain and quotes is not None and not quotes.in_line(name) else otherwise
+
+
+def _source(filename: str) -> str:
+    """A file's name, unless there is none: whoever compiles a text says what its file is called."""
+    known = os.path.isfile(filename) or re.fullmatch(r"<(?:frozen [\w.]+|string|stdin|template)>", filename)
+    return filename if known else _NO_FILE
 
 
 @contextmanager
 def _warnings_without_text(log_text: bool) -> Iterator[None]:
-    """Show of other people's warnings the category and where they were raised, once each."""
+    """Show of warnings the category and where they were raised, once each."""
     if log_text:
         yield
         return
-    ours, seen = str(Path(__file__).parent.parent), set[tuple[str, str, int]]()
+    seen = set[tuple[str, str, int]]()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -243,12 +195,12 @@ def _warnings_without_text(log_text: bool) -> Iterator[None]:
             message: Warning | str, category: type[Warning], filename: str, lineno: int,
             file: TextIO | None = None, line: str | None = None,
         ) -> None:  # fmt: skip
-            if filename.startswith(ours):
-                show(message, category, filename, lineno, file, line)
-            elif (category.__name__, filename, lineno) not in seen:
-                seen.add((category.__name__, filename, lineno))
-                said = f"{_safe(category.__name__)}, whose message may quote a record and is left out"
-                show(UserWarning(said), UserWarning, filename, lineno, file, line)
+            # The file says nothing of who warned: `stacklevel` names a caller, ours for one. We warn of nothing.
+            name, place = _class_name(category, "a warning"), _source(filename)
+            if (name, place, lineno) not in seen:
+                seen.add((name, place, lineno))
+                said = f"{name}, whose message may quote a record and is left out"
+                show(UserWarning(said), UserWarning, place, lineno, file, None)
 
         warnings.showwarning = show_origin
         yield

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from spvmia_plugin.data.weights import HEAD_BYTES, MERGED, MOST, UNMERGED, check_weights, spread, tensors_in, weights_of
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.trainers.callback import weights_in
+from spvmia_plugin.trainers.facts import weights_in
 
 NAME = "adapter_model.safetensors"
 

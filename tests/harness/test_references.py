@@ -86,7 +86,7 @@ def test_three_of_each_kind(evaluate, options, cache, base, files, tmp_path):
     assert {each.id: each.p_value for each in read} == {key: each["p_value"] for key, each in of_lira.items()}
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     pass
 
 

@@ -21,7 +21,7 @@ from tests.models.models import harness_lm
 REGISTRY = load_registry(entry_points=False)
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     pass
 
 

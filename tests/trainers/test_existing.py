@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from spvmia_plugin import MembershipManifest
 from spvmia_plugin.data.manifest import read_manifest, rebuild, write_manifest
 from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.trainers import existing
 from spvmia_plugin.trainers.existing import ManifestConfig, write_for
 
-from .conftest import chats, texts, written
+from .conftest import arguments, chats, texts, written
 
 # What peft still calls transformers by.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -178,3 +183,85 @@ def test_one_file_that_says_itself_who_is_who(adapter, tmp_path):
     write_for(ManifestConfig(adapter, path, path, end_token=True), print)
     records, _ = rebuild(read_manifest(adapter), {})
     assert {each.text for each in records["members"]} == {row["text"] for row in rows if row["label"]}
+
+
+# Other people's code on records
+class Raising:
+    """A tokenizer of somebody else's, which says the text that it fails on."""
+
+    def __init__(self, tokenizer, private, kind):
+        self.__dict__ |= {"inner": tokenizer, "private": private, "kind": kind}
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __call__(self, text, *arguments, **named):
+        if isinstance(text, str) and any(each in text for each in self.private):
+            warnings.warn(f"odd: {text}", stacklevel=2)
+            raise self.kind(f"cannot tokenise {text}")
+        return self.inner(text, *arguments, **named)
+
+
+class Panic(BaseException):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", [ValueError, Panic])
+@pytest.mark.parametrize("changes", [{"block_size": 16}, {"block_size": 0, "record_tokens": 8}])
+def test_a_tokenizer_that_fails_says_no_record(adapter, split, monkeypatch, kind, changes):
+    rows = texts(300)
+    members, nonmembers = split(rows, 150)
+    private = [row["text"] for row in rows[4:9]]
+    real = existing._tokenizer
+    monkeypatch.setattr(existing, "_tokenizer", lambda *given: Raising(real(*given), private, kind))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(SpvmiaError) as caught:
+            write_for(ManifestConfig(adapter, members, nonmembers, **changes), print)
+    said = "".join(traceback.format_exception(caught.value)) + " ".join(str(each.message) for each in warned)
+    assert str(caught.value).startswith("--members: expected the code of tests to finish, got ")
+    named = "" if changes["block_size"] else " with members.jsonl:5"  # blocks are of several
+    assert f"got {kind.__name__}{named} at trainers/test_existing.py:" in str(caught.value)
+    assert not any(text in said for text in private)
+    assert not (adapter / "mia_manifest.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", [ValueError, Panic])
+def test_in_a_training_neither(chat_base, split, tmp_path, kind):
+    """As the trainer calls it: the callback looks for declared rows, which it tokenises."""
+    from transformers import AutoTokenizer, TrainerControl, TrainingArguments
+
+    rows = texts(90)
+    tokenizer = Raising(AutoTokenizer.from_pretrained(chat_base), [row["text"] for row in rows], kind)
+    callback = MembershipManifest(*split(rows))
+    seen = [{"input_ids": [3, 4, 5]}, {"input_ids": [6, 7]}]
+    with pytest.raises(SpvmiaError) as caught:
+        callback.on_train_begin(
+            TrainingArguments(**arguments(tmp_path / "out")),
+            SimpleNamespace(is_world_process_zero=True),
+            TrainerControl(),
+            processing_class=tokenizer,
+            train_dataloader=SimpleNamespace(dataset=seen),
+        )
+    assert str(caught.value).startswith("members=: expected ")
+    assert f"got {kind.__name__} with members.jsonl:" in str(caught.value)
+    said = "".join(traceback.format_exception(caught.value))
+    assert not any(row["text"] in said for row in rows)
+
+
+def test_a_data_set_that_fails_while_it_is_read_says_no_record(split):
+    from datasets import Dataset
+
+    class Failing(Dataset):
+        def with_format(self, *_, **__):
+            raise LookupError(rows[3]["text"])
+
+    rows = texts(90)
+    with pytest.raises(SpvmiaError, match=r"^members=: expected .* to finish, got LookupError") as caught:
+        MembershipManifest(Failing(Dataset.from_list(rows[:30]).data), split(rows)[1])
+    assert rows[3]["text"] not in "".join(traceback.format_exception(caught.value))

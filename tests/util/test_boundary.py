@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import re
+import sys
 import traceback
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+import spvmia_plugin.attacks.base
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
-from spvmia_plugin.util.boundary import LEFT_OUT, Quotes, behind
+from spvmia_plugin.util.boundary import behind
+from spvmia_plugin.util.quotes import LEFT_OUT, Quotes
 
 TEXT = "Jane Roe of 12 Elm Street owes Dr. Müller\n\tnine thousand euros since May"
 OTHER = "the second record is about something else entirely, and as private"
@@ -73,6 +79,30 @@ def out_of_memory(text: str) -> None:
     raise MemoryError(text)
 
 
+def panics(text: str) -> None:
+    """As pyo3 tells a panic of Rust: by a class whose module nobody can import, and which is no `Exception`."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+    raise panic(f"byte index 5 is not a char boundary; it is inside 'x' of `{text}`")
+
+
+def cancelled(text: str) -> None:
+    raise asyncio.CancelledError(text)
+
+
+def grouped(text: str) -> None:
+    if sys.version_info < (3, 11):
+        panics(text)
+    raise BaseExceptionGroup(text, [KeyboardInterrupt(text), ValueError(text)])  # noqa: F821 - checked above
+
+
+def as_name_of_a_class(text: str) -> None:
+    raise type(re.sub(r"\W", "_", text)[:50], (Exception,), {})
+
+
+def as_name_of_a_file(text: str) -> None:
+    exec(compile("raise ValueError", text, "exec"), {"__name__": __name__})
+
+
 def from_a_document(text: str) -> None:
     def read(document: Document) -> None:
         raise ValueError(document.text)
@@ -81,7 +111,7 @@ def from_a_document(text: str) -> None:
 
 
 WAYS = [chained, in_a_context, noted, as_type, unicode_error, system_exit, ours, ours_in_capitals, ours_joined]
-WAYS += [ours_as_words, out_of_memory]
+WAYS += [ours_as_words, out_of_memory, panics, cancelled, grouped, as_name_of_a_class, as_name_of_a_file]
 
 
 @pytest.mark.parametrize("way", [*WAYS, from_a_document])
@@ -96,7 +126,8 @@ def test_the_text_is_in_nothing_that_is_said(way) -> None:
     assert "ELM" not in said
     assert "Roe" not in said
     assert str(error).startswith("the audit: expected ")
-    assert " with private.jsonl:7 at util/test_boundary.py:" in str(error)
+    assert " with private.jsonl:7 at " in str(error)
+    assert "util/test_boundary.py:" in str(error)
     assert "mia_log_text" in str(error)
 
 
@@ -147,6 +178,21 @@ def test_the_distribution_is_named() -> None:
         behind(partial(np.mean, np.zeros(3), axis=7), doing="the audit", texts=texts)
 
 
+def test_the_class_of_a_panic_is_named() -> None:
+    with pytest.raises(SpvmiaError, match="got PanicException with private"):
+        behind(lambda: panics(TEXT), doing="the audit", texts=texts)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+def test_what_stops_a_program_is_not_told_as_a_failure(kind: type[BaseException]) -> None:
+    def stop(text: str) -> None:
+        raise kind(text)
+
+    with pytest.raises(kind) as caught:
+        behind(lambda: stop(TEXT), doing="the audit", texts=texts)
+    assert "Elm" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_an_interrupt_comes_through_without_what_was_being_handled() -> None:
     def interrupted(text: str) -> None:
         try:
@@ -179,6 +225,49 @@ def test_warnings_keep_category_and_place() -> None:
         warnings.simplefilter("always")
         behind(lambda: warn(TEXT), doing="the audit", texts=texts, log_text=True)
     assert "Elm" in str(seen[0].message)
+
+
+def caller_of_ours(text: str) -> None:
+    warnings.warn(f"odd text: {text}", stacklevel=2)
+
+
+def far_caller(text: str) -> None:
+    warnings.warn(f"odd text: {text}", stacklevel=9)
+
+
+def class_named_by_text(text: str) -> None:
+    warnings.warn("odd", type(re.sub(r"\W", "_", text), (UserWarning,), {}), stacklevel=1)
+
+
+def file_named_by_text(text: str) -> None:
+    warnings.warn_explicit("odd", UserWarning, text, 3)
+
+
+def line_of_text(text: str) -> None:
+    """Asks for the line to be printed below, as `warnings` reads it from what it takes to be the source."""
+    warnings.showwarning(UserWarning(text), UserWarning, __file__, 3, None, text)
+
+
+@pytest.mark.parametrize("warn", [caller_of_ours, far_caller, class_named_by_text, file_named_by_text, line_of_text])
+def test_whomever_a_warning_names_as_its_place(warn) -> None:
+    lines: list[str] = []
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        lines.append(warnings.formatwarning(message, category, filename, lineno, line))
+
+    ours = {"__name__": "spvmia_plugin.attacks.base", "warn": warn, "TEXT": TEXT}
+    place = str(Path(spvmia_plugin.attacks.base.__file__))
+    call = compile("def call():\n    warn(TEXT)", place, "exec")
+    exec(call, ours)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        behind(ours["call"], doing="the audit", texts=texts)
+    [said] = lines
+    assert "whose message may quote a record and is left out" in said
+    assert "Elm" not in said
+    if warn is caller_of_ours:
+        assert said.startswith(f"{place}:2: UserWarning: UserWarning, whose message")
 
 
 @pytest.mark.parametrize(
