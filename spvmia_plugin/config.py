@@ -111,6 +111,10 @@ def _one_of(*choices: str) -> Check:
     return Check("one of " + ", ".join(choices), lambda value: value in choices)
 
 
+_LONGEST_COUNT = 10
+"""Digits of 2**31, the largest K."""
+
+
 def _view() -> Check:
     def accepts(value: Any) -> bool:
         if not isinstance(value, str) or not value.isascii():
@@ -124,7 +128,9 @@ def _view() -> Check:
             except ValueError:
                 return False
             return 0 < spread < float("inf")
-        return number.isdigit() and {"top_k": 1 <= int(number) < 2**31, "rounded": int(number) <= 15}.get(kind, False)
+        if not number.isdigit() or len(number) > _LONGEST_COUNT:  # Python reads no whole number of any length
+            return False
+        return {"top_k": 1 <= int(number) < 2**31, "rounded": int(number) <= 15}.get(kind, False)
 
     return Check(
         "full, text, top_k:K (K log-probabilities, a whole number >= 1), rounded:D (D decimals, 0 to 15) or noised:S "

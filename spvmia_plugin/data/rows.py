@@ -11,6 +11,7 @@ from typing import Any
 
 from spvmia_plugin.data.files import EXPECTED, SourceFile, split_ending
 from spvmia_plugin.data.layout import Layout
+from spvmia_plugin.util.strict_json import parse_whole
 
 Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
 """A row's number, from 1, and the values of the columns that are read; None for a row with nothing in it."""
@@ -106,10 +107,6 @@ def _decoded(file: SourceFile, data: bytes, encoding: str) -> str:
         raise file.not_utf8(before.count("\n") + 1) from error
 
 
-_DIGITS = 4000
-"""Python reads no longer integers without a change of a global setting."""
-
-
 class _Repeated(dict[str, Any]):
     """An object in which a key stands twice."""
 
@@ -123,11 +120,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found if len(found) == len(pairs) else _Repeated(pairs)
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _DIGITS else float(digits)
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer).decode
+_decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=parse_whole).decode
 
 
 def json_rows(file: SourceFile, layout: Layout) -> Rows:

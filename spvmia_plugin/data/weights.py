@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.util.strict_json import any_loads
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_FILE, "adapter_model.bin")
@@ -73,7 +74,7 @@ def tensors_in(path: Path) -> Iterator[Tensor]:
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size + 1
         if length > min(size, _LONGEST_HEADER):
             raise ValueError("no header of safetensors")
-        header = json.loads(file.read(length))
+        header = any_loads(file.read(length))
     for name, told in header.items():
         if name != "__metadata__":
             start, end = told["data_offsets"]

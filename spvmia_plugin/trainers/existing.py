@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from spvmia_plugin.trainers.declared import CLASSES, Declared, Reading, check_fo
 from spvmia_plugin.trainers.facts import packed, versions
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.util.files import as_path
+from spvmia_plugin.util.strict_json import any_loads
 
 ADAPTER_CONFIG = "adapter_config.json"
 LOSSES = ("auto", "all", "completion")
@@ -154,7 +154,7 @@ def _adapter(folder: Path) -> dict[str, Any] | None:
     path = folder / ADAPTER_CONFIG
     if path.is_file():
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = any_loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SpvmiaError(
                 f"--model: expected an adapter's configuration in {path}, got {reason_of(error)}; save the adapter "
