@@ -353,19 +353,25 @@ def _of_batches(file: SourceFile, columns: Sequence[str], batches: Iterable[Any]
             yield (
                 row,
                 {
-                    column: _value(file, row, scalar, decode)
+                    column: _value(file, row, column, scalar, decode)
                     for column, scalar, decode in zip(columns, scalars, decoders, strict=True)
                 },
             )
 
 
-def _value(file: SourceFile, row: int, scalar: Any, decode: _Decoder | None) -> Any:
+def _value(file: SourceFile, row: int, column: str, scalar: Any, decode: _Decoder | None) -> Any:
     """A cell; bytes are text that the writer did not call so."""
     try:
         value = scalar.as_py()
         value = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
         raise file.not_utf8(row) from error
+    except (ValueError, OverflowError, LookupError) as error:  # a date after the year 9999, a time zone nobody knows
+        raise file.error(
+            f"expected values that Python can hold in column {column!r}, got a {scalar.type} that it cannot",
+            "write the column as text",
+            row,
+        ) from error
     if decode is None:
         return value
     try:

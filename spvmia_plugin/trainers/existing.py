@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from spvmia_plugin.util.files import as_path
 from spvmia_plugin.util.strict_json import any_loads
 
 ADAPTER_CONFIG = "adapter_config.json"
+_BASE = "base_model_name_or_path"
 LOSSES = ("auto", "all", "completion")
 DEFAULT_BLOCK, DEFAULT_TOKENS = 128, 1024
 
@@ -79,8 +80,7 @@ def write_for(config: ManifestConfig, say: Callable[[str], None]) -> Path:
     path = folder / MANIFEST_NAME
     _check(config, folder, path)
     adapter = _adapter(folder)
-    base = str(config.base_model or (adapter or {}).get("base_model_name_or_path") or "")
-    base = str(Path(base).absolute()) if base and Path(base).is_dir() else base
+    base = _base(config, adapter or {})
     key = own_key(None)
     reading = Reading(
         config.text_column,
@@ -160,13 +160,37 @@ def _adapter(folder: Path) -> dict[str, Any] | None:
                 f"--model: expected an adapter's configuration in {path}, got {reason_of(error)}; save the adapter "
                 "again"
             ) from error
-        return told if isinstance(told, dict) else {}
+        if not isinstance(told, dict):
+            raise SpvmiaError(
+                f"--model: expected an adapter's configuration in {path}, a JSON object, got {type(told).__name__}; "
+                "save the adapter again"
+            )
+        return told
     if not (folder / "config.json").is_file():
         raise SpvmiaError(
             f"--model: expected a folder with {ADAPTER_CONFIG} or config.json, got {folder} without; name the folder "
             "of the weights"
         )
     return None
+
+
+def _base(config: ManifestConfig, adapter: Mapping[str, Any]) -> str:
+    """The model before the training, a folder from the root; nothing where nobody names it.
+
+    Raises:
+        SpvmiaError: neither a folder nor anything on the hub can be called so.
+    """
+    option, base = "--base-model", config.base_model or None
+    if base is None:
+        option, base = f"--model: {_BASE} of {ADAPTER_CONFIG}", adapter.get(_BASE)
+    if base is not None and not isinstance(base, str):
+        raise SpvmiaError(
+            f"{option}: expected a folder or a hub id, got {type(base).__name__}; name the base with --base-model"
+        )
+    if not base:
+        return ""
+    place = as_path(base, option, utf8=True)
+    return str(place.absolute()) if place.is_dir() else base
 
 
 def _rendering(config: ManifestConfig, declared: Declared) -> Rendering:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from spvmia_plugin.data import files
 from spvmia_plugin.data.files import SourceFile
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.data.sources import read_documents
+from spvmia_plugin.data.units import Belonging
 from spvmia_plugin.errors import SpvmiaError
 from tests.data.kinds import COMPRESS, KINDS, delimited
 
@@ -119,6 +121,25 @@ def test_null_cells_of_parquet_are_empty_rows(tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": column}), tmp_path / "d.parquet")
         loaded = read_documents(tmp_path / "d.parquet", "text", option="mia_members")
         assert ([d.id for d in loaded.documents], loaded.empty_rows) == (["d.parquet:2"], 3)
+
+
+@pytest.mark.parametrize("type_", [pa.timestamp("ms"), pa.timestamp("us", tz="+99:99"), pa.date64(), pa.duration("s")])
+@pytest.mark.parametrize("column", ["text", "who", "label"])
+def test_what_python_cannot_hold_is_refused_by_column(tmp_path: Path, type_: pa.DataType, column: str) -> None:
+    """Dates after the year 9999, say; in columns that are not read they do not matter."""
+    far = pa.array([86_400_000 * 10**8], pa.int64()).view(type_)  # whole days
+    rest = {"text": pa.array(["SECRET"]), "who": pa.array([1]), "label": pa.array([1])}
+    owner = Belonging("who", key=b"key")
+    for name, write in (("d.parquet", pq.write_table), ("d.feather", feather.write_feather)):
+        path = tmp_path / name
+        write(pa.table({**rest, "unread": far}), path)
+        assert len(read_documents(path, "text", option="o", member=True, belonging=owner).documents) == 1
+        write(pa.table({**rest, column: far}), path)
+        with pytest.raises(SpvmiaError) as caught:
+            read_documents(path, "text", option="mia_members", member=True, belonging=owner)
+        told = str(caught.value)
+        assert told.startswith(f"mia_members: {path}, row 1: expected values that Python can hold in column {column!r}")
+        assert "SECRET" not in told
 
 
 @pytest.mark.parametrize(

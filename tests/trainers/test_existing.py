@@ -108,6 +108,9 @@ def test_texts_in_blocks_and_whole(adapter, split):
         ({"end_token": True, "block_size": 64}, "--end-token: expected whole texts, got --block-size 64"),
         ({"members": "nowhere.jsonl"}, "--members: "),
         ({"chat_template": "nowhere.jinja"}, "--chat-template: expected a file with a Jinja template"),
+        ({"base_model": "x" * 300}, "--base-model: expected the path of a file or folder, got a longer name than"),
+        ({"base_model": "a\0b"}, "--base-model: expected the path of a file or folder, got a NUL character"),
+        ({"base_model": "~nobody-of-that-name/x"}, "--base-model: expected the path of a file or folder, got a home"),
         ({"unit_column": "who"}, "--members: {0}, row 1: expected a column 'who', got 'messages'"),
         ({"unit_column": "none"}, "--members: {0}, row 7: expected a text or a whole number in column 'none', got"),
         ({"unit_column": "both"}, "--unit-column: expected each unit of column 'both' in one class, got 3 that stand"),
@@ -144,6 +147,22 @@ def test_a_folder_without_weights(tmp_path, split):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(SpvmiaError, match="--model: expected an adapter's configuration"):
         write_for(ManifestConfig(tmp_path, members, nonmembers), print)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[" * 100_000, r"an adapter's configuration in .*nested too deeply"),
+        ('{"base_model_name_or_path": "%s"}' % ("x" * 300), "got a longer name than the file system takes"),
+        ('{"base_model_name_or_path": ["a"]}', "expected a folder or a hub id, got list"),
+        ('{"base_model_name_or_path": "a\\ud800"}', "got half a surrogate pair"),
+        ("[]", "a JSON object, got list"),
+    ],
+)
+def test_what_an_adapter_says_may_be_anything(adapter, split, content, expected):
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(SpvmiaError, match=f"^--model: .*{expected}"):
+        write_for(ManifestConfig(adapter, *split(chats(90))), print)
 
 
 def test_the_command(adapter, split):
