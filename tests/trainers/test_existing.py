@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,14 @@ def test_texts_in_blocks_and_whole(adapter, split):
         ({"model": "nowhere"}, "--model: expected the folder of a trained model or adapter, got nowhere"),
         ({"loss_on": "some"}, "--loss-on: expected one of auto, all, completion, got 'some'"),
         ({"format": "chat"}, "--format: expected one of auto, text"),
-        ({"record_tokens": 1}, "--record-tokens: expected a whole number >= 2, got 1"),
-        ({"block_size": 3}, "--block-size: expected 0 or a whole number >= 8, got 3"),
+        ({"record_tokens": 1}, "--record-tokens: expected a whole number >= 2 and <= 1000000000, got 1"),
+        ({"record_tokens": 10**30}, "--record-tokens: expected a whole number >= 2 and <= 1000000000, got 1000000"),
+        ({"record_tokens": math.inf}, "--record-tokens: expected a whole number >= 2 and <= 1000000000, got inf"),
+        ({"block_size": 3}, "--block-size: expected 0 or a whole number >= 8 and <= 1000000000, got 3"),
+        ({"block_size": 10**30}, "--block-size: expected 0 or a whole number >= 8 and <= 1000000000, got 1000000"),
+        ({"block_size": -1}, "--block-size: expected 0 or a whole number >= 8 and <= 1000000000, got -1"),
+        ({"seed": -1}, "--seed: expected a whole number >= 0 and <= 9223372036854775807, got -1"),
+        ({"seed": 2**63}, "--seed: expected a whole number >= 0 and <= 9223372036854775807, got 9223372036854775808"),
         ({"block_size": 64}, "--block-size: expected plain texts, got messages"),
         ({"end_token": True}, "--end-token: expected plain texts, got messages"),
         ({"end_token": True, "block_size": 64}, "--end-token: expected whole texts, got --block-size 64"),
@@ -127,6 +134,15 @@ def test_bad_input(adapter, split, changes, expected):
     with pytest.raises(SpvmiaError) as caught:
         write_for(ManifestConfig(**given), print)
     assert str(caught.value).startswith(expected.format(members))
+    assert not (adapter / "mia_manifest.json").exists()
+
+
+def test_blocks_that_nothing_fills_make_no_manifest(adapter, split):
+    """Enough rows, and of their tokens none or a few blocks: nobody could audit that."""
+    members, nonmembers = split(texts(300), 150)
+    for size in (10**6, 400):
+        with pytest.raises(SpvmiaError, match=rf"^--block-size: expected at least 20 blocks of {size} tokens of"):
+            write_for(ManifestConfig(adapter, members, nonmembers, block_size=size), print)
     assert not (adapter / "mia_manifest.json").exists()
 
 

@@ -65,13 +65,13 @@ def test_no_option_of_an_attack_takes_it_either(name: str, value: object) -> Non
         AuditConfig.from_metadata({name: value}, ATTACK_OPTIONS | {"mia_of_a_plugin"})
 
 
-@pytest.mark.parametrize("value", [*NONE, "2", True])
+@pytest.mark.parametrize("value", [*NONE, 10**30, "2", True])
 @pytest.mark.parametrize(
     "field", [f.name for f in dataclasses.fields(FinetuneConfig) if f.type in ("int", "float", "int | None")]
 )
 def test_fine_tuning_takes_numbers_only(field: str, value: Any) -> None:
-    if value == 10**400 and isinstance(getattr(FinetuneConfig("m", "d", "o"), field) or 0, int):
-        pytest.skip("a whole number has no end")
+    if value == 10**30 and field == "lora_alpha":
+        pytest.skip("a float holds it, and it has no end")
     with pytest.raises(SpvmiaError, match=f"^--{field.replace('_', '-')}: expected"):
         FinetuneConfig("m", "d", "o", **{field: value})
 
