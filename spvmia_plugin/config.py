@@ -18,7 +18,7 @@ MAX_REFERENCES = 8
 MAX_EPOCHS = 1e6
 """More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
 MAX_WHOLE, MAX_TOKENS, MAX_BATCH, MAX_RANK = 2**63 - 1, 10**9, 10**6, 2**16
-"""What options take at most: seeds and numbers of records, numbers of tokens, records of a step, ranks of an adapter."""
+"""What options take at most: seeds and numbers of records, tokens, records of a step, ranks of an adapter."""
 
 Split = Literal["random", "paper"]
 Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
