@@ -216,6 +216,37 @@ def test_a_pattern_names_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "expected a file ending in" in refused("x/z*")
 
 
+def test_links_are_followed_and_every_folder_is_read_once(tmp_path: Path) -> None:
+    """Two ways to one folder, one folder elsewhere, and circles through which nobody would come to an end."""
+    folder = shards(tmp_path / "data", a_jsonl=["1"], x__1_jsonl=["2"], y__z__1_jsonl=["3"])
+    shards(tmp_path / "elsewhere", b_jsonl=["4"], deep__c_jsonl=["5"])
+    for place, target in (
+        ("w", "x"),
+        ("more", "../elsewhere"),
+        ("loop", "."),
+        ("x/up", ".."),
+        ("y/up", "../y"),
+        ("y/z/root", "../../../data"),
+        (".hidden", "../elsewhere"),
+    ):
+        (folder / place).symlink_to(target)
+    expected = [
+        ("data/a.jsonl:1", "1"),
+        ("data/more/b.jsonl:1", "4"),
+        ("data/more/deep/c.jsonl:1", "5"),
+        ("data/x/1.jsonl:1", "2"),
+        ("data/y/z/1.jsonl:1", "3"),
+    ]
+    assert read(folder) == expected
+    for pattern in ("**/*.jsonl", "**/**/*.jsonl", "**"):
+        assert read(folder / pattern) == expected
+    assert read(folder / "[wx]" / "*.jsonl") == [("data/x/1.jsonl:1", "2")]
+    assert read(folder / "w" / "*.jsonl") == [("w/1.jsonl:1", "2")]  # as it was named
+    (tmp_path / "link").symlink_to("data")
+    assert [text for _, text in read(tmp_path / "link")] == ["1", "4", "5", "2", "3"]
+    assert [text for _, text in read(tmp_path / "link" / "**" / "*.jsonl")] == ["1", "4", "5", "2", "3"]
+
+
 def test_a_file_that_is_really_called_like_a_pattern(tmp_path: Path) -> None:
     shards(tmp_path, **{"a[1]_jsonl": ["real"], "a1_jsonl": ["fits"]})
     assert read(tmp_path / "a[1].jsonl") == [("a[1].jsonl:1", "real")]
