@@ -405,6 +405,35 @@ def test_the_delimiter_is_the_one_the_header_has(tmp_path: Path) -> None:
     assert "expected a column 'text', got none and 1 that look like data" in refused(tmp_path / "d.csv")
 
 
+@pytest.mark.parametrize("mark", ["sep=;\n", "sep=;\r\n", "\ufeffSEP=;\r\n", '"sep=;"\n', "sep=|\n", "sep=\t\n"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_the_line_that_names_the_delimiter_is_no_header(tmp_path: Path, mark: str, ending: str) -> None:
+    """Rows are counted from the header, as without it; the delimiter holds where another one would fit too."""
+    between = mark.strip('\ufeff"\r\n')[-1]
+    path = tmp_path / f"d{ending}"
+    path.write_bytes(f"{mark}text{between}a,b c\n1, 2{between}x\n{between}y\n3{between}z\n".encode())
+    assert read(path) == [(f"d{ending}:1", "1, 2"), (f"d{ending}:3", "3")]
+    path.write_text("sep=^\ntext^SECRET\na^b\n")
+    assert "expected a column 'text', got none and 1 that look like data" in refused(path)
+
+
+def test_a_key_twice_within_a_row_is_refused(tmp_path: Path) -> None:
+    """Readers of JSON differ in which of the two they take: the trainer's may be another one."""
+    turns = '[{"role": "user", "role": "assistant", "content": "SECRET"}, {"role": "assistant", "content": "b"}]'
+    deep = '[{"role": "user", "content": "SECRET"}, {"role": "assistant", "content": "b", "x": [{"y": 1, "y": 2}]}]'
+    fine = json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    path = tmp_path / "d.jsonl"
+    for messages in (turns, deep):
+        path.write_text(f'{{"messages": {fine}}}\n{{"messages": {messages}}}\n')
+        assert "row 2: expected each key once in the objects of column 'messages', got one twice" in refused(path)
+        path.write_text(json.dumps({"messages": messages}) + "\n")  # as text
+        assert "row 1: expected each key once in the JSON of 'messages', got one twice" in refused(path)
+        pq.write_table(pa.table({"messages": pa.array([messages], pa.json_())}), tmp_path / "d.parquet")
+        assert "row 1: expected each key once in the objects of column 'messages'" in refused(tmp_path / "d.parquet")
+    path.write_text(f'{{"messages": {fine}, "unread": {{"a": 1, "a": 2}}}}\n')
+    assert len(read(path)) == 1
+
+
 def test_errors_of_the_disk_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: SourceFile) -> int:
         raise OSError(5, "Input/output error")
