@@ -63,12 +63,12 @@ def test_names_of_plugins_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
-    from spvmia_plugin.records import Record
+    from spvmia_plugin.records import Piece, Record
     from spvmia_plugin.training.finetune import FinetuneConfig
 
     def trained(config: FinetuneConfig, say: Any) -> Path:
         say("plan: one record")
-        record = Record("secret.jsonl:7", "", True, "secret.jsonl:7")
+        record = Record("secret.jsonl:7", "", True, "secret.jsonl:7", (Piece(7, 0, 9),))
         records = dict.fromkeys(("members", "nonmembers", "prompts"), (record,))
         records["canaries"] = (Record("secret.jsonl:8", "", True, "secret.jsonl:8"),)
         origin = DataOrigin("/d.jsonl", "text", 0, "random", 0)
