@@ -17,6 +17,8 @@ MAX_REFERENCES = 8
 """As many as there are roles for (`signals.Role`)."""
 MAX_EPOCHS = 1e6
 """More passes than anything is trained for: what is beyond is a slip, and overflows once it is counted in steps."""
+MAX_WHOLE, MAX_TOKENS, MAX_BATCH, MAX_RANK = 2**63 - 1, 10**9, 10**6, 2**16
+"""What options take at most: seeds and numbers of records, tokens, records of a step, ranks of an adapter."""
 
 Split = Literal["random", "paper"]
 Format = Literal["auto", "text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
@@ -93,7 +95,7 @@ def _folder() -> Check:
     return dataclasses.replace(_text(), place="folder")
 
 
-def _at_least(low: int, high: int = 2**63 - 1) -> Check:
+def _at_least(low: int, high: int = MAX_WHOLE) -> Check:
     """What no machine can hold is refused before it is tried."""
     return Check(f"a whole number >= {low} and <= {high}", lambda value: _is_whole(value) and low <= value <= high)
 
@@ -111,6 +113,10 @@ def _one_of(*choices: str) -> Check:
     return Check("one of " + ", ".join(choices), lambda value: value in choices)
 
 
+_LONGEST_COUNT = 10
+"""Digits of 2**31, the largest K."""
+
+
 def _view() -> Check:
     def accepts(value: Any) -> bool:
         if not isinstance(value, str) or not value.isascii():
@@ -124,7 +130,9 @@ def _view() -> Check:
             except ValueError:
                 return False
             return 0 < spread < float("inf")
-        return number.isdigit() and {"top_k": 1 <= int(number) < 2**31, "rounded": int(number) <= 15}.get(kind, False)
+        if not number.isdigit() or len(number) > _LONGEST_COUNT:  # Python reads no whole number of any length
+            return False
+        return {"top_k": 1 <= int(number) < 2**31, "rounded": int(number) <= 15}.get(kind, False)
 
     return Check(
         "full, text, top_k:K (K log-probabilities, a whole number >= 1), rounded:D (D decimals, 0 to 15) or noised:S "
@@ -178,12 +186,16 @@ class AuditConfig:
     dataset_path: str | None = _option(None, _file())
     split: Split = _option("random", _one_of("random", "paper"))
     block_size: int = _option(
-        128, Check("0 (whole documents) or a whole number >= 8", lambda v: _is_whole(v) and (v == 0 or v >= 8))
+        128,
+        Check(
+            f"0 (whole documents) or a whole number >= 8 and <= {MAX_TOKENS}",
+            lambda v: _is_whole(v) and (v == 0 or 8 <= v <= MAX_TOKENS),
+        ),
     )
     format: Format = _option("auto", _one_of("auto", *FORMATS))
     loss_on: LossOnOption = _option("auto", _one_of("auto", "all", "completion"))
     chat_template: str | None = _option(None, _file())
-    record_tokens: int = _option(1024, _at_least(2, 10**9))
+    record_tokens: int = _option(1024, _at_least(2, MAX_TOKENS))
     max_samples: int = _option(1000, _at_least(1))
     prefix: Prefix = _option("auto", _one_of("auto", "harness"))
     # models
@@ -201,9 +213,9 @@ class AuditConfig:
     top_p: float = _option(1.0, _within(0, 1, open_low=True))
     reference_epochs: float = _option(2.0, _within(0, MAX_EPOCHS, open_low=True))
     reference_lr: float = _option(5e-5, _within(0, 1, open_low=True))
-    reference_batch: int = _option(4, _at_least(1, 10**6))
+    reference_batch: int = _option(4, _at_least(1, MAX_BATCH))
     reference_parallel: bool = _option(False, _flag())
-    lora_rank: int = _option(64, _at_least(1, 2**16))
+    lora_rank: int = _option(64, _at_least(1, MAX_RANK))
     lora_alpha: float = _option(16.0, _within(0, float("inf"), open_low=True))
     lora_dropout: float = _option(0.1, _within(0, 0.99))
     lora_targets: tuple[str, ...] | None = _option(None, _names())
@@ -228,7 +240,7 @@ class AuditConfig:
     log_text: bool = _option(False, _flag())
     seed: int = _option(0, _at_least(0))
     cache_dir: str | None = _option(None, _folder())
-    max_length: int | None = _option(None, _at_least(2, 10**9))
+    max_length: int | None = _option(None, _at_least(2, MAX_TOKENS))
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = field(default=False, compare=False)
     """Whether the harness was told to run code that models bring: `trust_remote_code=True` in its model arguments."""

@@ -292,6 +292,18 @@ def check_share(option: str, value: object) -> None:
         raise SpvmiaError(f"{option}: expected a share of tokens > 0 and <= 1, got {value!r}; the default is 0.2")
 
 
+def check_count(option: str, value: object, most: int, default: int) -> None:
+    """A number of texts that are read: what no machine could read is refused before it is planned.
+
+    Raises:
+        SpvmiaError: it is no whole number from 1 to `most`.
+    """
+    if not is_count(value) or value > most:  # type: ignore[operator]  # a whole number
+        raise SpvmiaError(
+            f"{option}: expected a whole number >= 1 and <= {most}, got {value!r}; the default is {default}"
+        )
+
+
 def is_count(value: object) -> bool:
     """Whether `value` is a whole number of at least 1 and not a truth value."""
     return is_whole(value) and value >= 1

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvmia_plugin.attacks.base import DIFFERENT_TOKENS, Attack, is_count, mean_logprob
-from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.attacks.base import DIFFERENT_TOKENS, Attack, check_count, mean_logprob
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, View
+
+MOST_PROBES = 10_000
+"""As many as there may be paraphrases of a record."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Icp(Attack):
     probes: int = 1
 
     def __post_init__(self) -> None:
-        if not is_count(self.probes):
-            raise SpvmiaError(f"mia_icp_probes: expected a whole number >= 1, got {self.probes!r}; the default is 1")
+        check_count("mia_icp_probes", self.probes, MOST_PROBES, type(self).probes)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import (
     Attack,
+    check_count,
     check_same_tokens,
-    is_count,
     mean_logprob,
     nll,
     score_or_reason,
@@ -20,6 +20,9 @@ from spvmia_plugin.attacks.base import (
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.util.strict_json import is_number
+
+MOST_SHOTS = 10**6
+"""More documents of one token each than any context holds."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ class Recall(Attack):
     shots: int = 7
 
     def __post_init__(self) -> None:
-        if not is_count(self.shots):
-            raise SpvmiaError(f"mia_recall_shots: expected a whole number >= 1, got {self.shots!r}; the default is 7")
+        check_count("mia_recall_shots", self.shots, MOST_SHOTS, type(self).shots)
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -10,6 +10,7 @@ import typer
 
 from spvmia_plugin.cli.output import Json, Quiet, TrustRemoteCode, line_printer, print_json
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.strict_json import any_loads
 
 if TYPE_CHECKING:
     from spvmia_plugin.training.base_model import BaseModel
@@ -336,11 +337,14 @@ def _read_options(text: str) -> dict[str, Any] | str:
     if "=" in text and not text.lstrip().startswith(("{", "[")):
         return text
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SpvmiaError(f"--metadata: expected a JSON object, got text that is not JSON ({error.msg})") from error
+        value = any_loads(text)
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise SpvmiaError(
+            f"--metadata: expected a JSON object, got text that is not JSON ({why}); correct it"
+        ) from error
     if not isinstance(value, dict):
-        raise SpvmiaError(f"--metadata: expected a JSON object, got {type(value).__name__}")
+        raise SpvmiaError(f"--metadata: expected a JSON object, got {type(value).__name__}; correct it")
     return value
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.util.files import as_path
+from spvmia_plugin.util.strict_json import any_loads
 
 OPTION = "mia_chat_template"
 TRAINING_TEMPLATES = Path(__file__).parent / "training_templates"
@@ -66,7 +67,7 @@ def _check(text: str, path: str, option: str) -> None:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     try:
-        json.loads(text)
+        any_loads(text)
     except ValueError:
         pass
     else:
@@ -77,10 +78,16 @@ def _check(text: str, path: str, option: str) -> None:
     environment = jinja2.Environment(extensions=[Generation, "jinja2.ext.loopcontrols"], autoescape=False)  # noqa: S701
     try:
         names = jinja2.meta.find_undeclared_variables(environment.parse(text))
+        environment.compile(text)  # to Python, which has limits of its own
     except jinja2.TemplateSyntaxError as error:
         raise SpvmiaError(
             f"{option}: expected a Jinja template, got {path} with an error in line {error.lineno} "
             f"({reason_of(error)}); correct it"
+        ) from error
+    except (ValueError, ArithmeticError, SyntaxError, RecursionError, MemoryError) as error:
+        raise SpvmiaError(
+            f"{option}: expected a Jinja template, got {path}, in which numbers or brackets are beyond what Jinja2 or "
+            f"Python take ({reason_of(error)}); correct it"
         ) from error
     if "messages" not in names:
         raise SpvmiaError(

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +184,8 @@ def find_shards(spec: str | Path, option: str) -> list[Shard]:
     """The files that a spec names, sorted by path: one file, those below a folder, or those that fit a pattern.
 
     In a folder, names that begin with a dot or an underscore are left out, and so are files of other kinds; all shards
-    must be of one kind. A pattern has `*`, `?`, `[...]` and `**`; a file or folder that is really called so wins.
+    must be of one kind. A pattern has `*`, `?`, `[...]` and `**`; a file or folder that is really called so wins. Links
+    to folders are followed, and no folder is read twice.
 
     Raises:
         SpvmiaError: there is none, or a folder holds several kinds.
@@ -201,8 +202,7 @@ def find_shards(spec: str | Path, option: str) -> list[Shard]:
             )
         return [Shard(file, len(file.relative_to(path).parts) + 1) for file in found]
     if is_pattern(spec):
-        fitting = (shard for shard in _fitting(Path(spec)) if not shard.path.is_dir())
-        shards = sorted(fitting, key=lambda shard: os.fsencode(shard.path))
+        shards = _once(shard for shard in _fitting(Path(spec)) if not shard.path.is_dir())
         if not shards:
             raise SpvmiaError(f"{option}: {path}: expected files that fit the pattern, got none; {SHARD_REMEDY}")
         return shards
@@ -263,9 +263,8 @@ def _below(folder: Path, option: str) -> Sequence[Path]:
 
     found = []
     seen = 0
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
-        found += [Path(place, name) for name in names if not name.startswith((".", "_"))]
+    for place, folders, names in _walk(folder, (".", "_"), fail):
+        found += [place / name for name in names if not name.startswith((".", "_"))]
         seen += len(folders) + len(names)
         if seen > MOST_FILES:
             raise SpvmiaError(
@@ -273,6 +272,48 @@ def _below(folder: Path, option: str) -> Sequence[Path]:
                 "it; name the folder that holds the shards, or a pattern"
             )
     return [path for path in found if split_ending(path)[0]]
+
+
+def _walk(
+    top: Path, hidden: tuple[str, ...], fail: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """A folder and those below it, each once, with the names of folders and files in each.
+
+    Links are followed, and two may lead to one folder, or round in a circle: a folder has the name that no link is in,
+    where there is one.
+
+    Args:
+        top: the folder to begin with.
+        hidden: beginnings of names of folders that are passed over.
+        fail: told of a folder that cannot be listed; such are passed over without.
+    """
+    seen, waiting = set(), [top]
+    for begin in waiting:
+        for place, folders, names in os.walk(begin, onerror=fail):  # which follows no links by itself
+            about = os.stat(place)
+            folders[:] = sorted((name for name in folders if not name.startswith(hidden)), key=os.fsencode)
+            if (about.st_dev, about.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            waiting += [link for name in folders if (link := Path(place, name)).is_symlink()]
+            yield Path(place), folders, names
+
+
+def _once(shards: Iterable[Shard]) -> list[Shard]:
+    """A pattern's shards, sorted by path, each of them once: of names by which links lead to it, the plainest."""
+    found: dict[object, Shard] = {}
+    identities: dict[Path, tuple[object, bool]] = {}
+    for shard in sorted(shards, key=lambda shard: os.fsencode(shard.path)):
+        folder = shard.path.parent
+        if folder not in identities:
+            real = os.path.realpath(folder)
+            identities[folder] = real, real == os.path.abspath(folder)
+        real_folder, is_plain = identities[folder]
+        called = real_folder, shard.path.name
+        if called not in found or (is_plain and not identities[found[called].path.parent][1]):
+            found[called] = shard
+    return sorted(found.values(), key=lambda shard: os.fsencode(shard.path))
 
 
 def _fitting(pattern: Path) -> Iterator[Shard]:
@@ -283,8 +324,27 @@ def _fitting(pattern: Path) -> Iterator[Shard]:
     while len(parts) > 1 and (plain := _plain(parts[0])) is not None:
         base /= plain
         parts = parts[1:]
-    for name in glob.iglob("/".join(parts), root_dir=base, recursive=True):
-        yield Shard(base / name, len(Path(name).parts) + 1)
+    for name in _expanded(base, Path(), parts):
+        yield Shard(base / name, len(name.parts) + 1)
+
+
+def _expanded(base: Path, before: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """What the parts of a pattern fit below a folder, as paths from `base`.
+
+    Not `glob` for `**`: where links lead round in a circle, that goes round until names are too long for the system.
+    """
+    if not parts:
+        yield before
+    elif parts[0] == "**":
+        for place, folders, names in _walk(base / before, (".",)):
+            inner = place.relative_to(base)
+            if parts[1:]:
+                yield from _expanded(base, inner, parts[1:])
+            else:
+                yield from (inner / name for name in (*folders, *names) if not name.startswith("."))
+    else:
+        for name in glob.iglob(parts[0], root_dir=base / before):
+            yield from _expanded(base, before / name, parts[1:])
 
 
 def _plain(part: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from spvmia_plugin.data.objects import decode, repeats_a_key
 from spvmia_plugin.errors import known_columns
 from spvmia_plugin.records import ASSISTANT, Conversation
 
@@ -409,9 +410,12 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 
 def _json(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        value = decode(text)
     except (ValueError, RecursionError) as error:
         raise RowError(f"expected JSON in {place}, got text that is none", "write it with json.dumps") from error
+    if repeats_a_key(value):
+        raise RowError(f"expected each key once in the JSON of {place}, got one twice", "remove what is not meant")
+    return value
 
 
 FORMATS: Mapping[RowFormat, Keys] = {

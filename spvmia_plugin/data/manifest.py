@@ -19,7 +19,8 @@ from spvmia_plugin.data.units import NOBODY, Belonging, unit_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Conversation, Document, LossOn, Membership, Piece, Record
-from spvmia_plugin.util.files import as_path, write_private
+from spvmia_plugin.util.files import as_path, path_problem, write_private
+from spvmia_plugin.util.schema import Misfit, read
 from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
 
 MANIFEST_NAME = "mia_manifest.json"
@@ -292,7 +293,8 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
     try:
         return replace(_parsed(content), path=path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _broken(option, path, f"a value is missing or of another type ({type(error).__name__})") from error
+        told = str(error) if isinstance(error, Misfit) else type(error).__name__  # others may quote a text
+        raise _broken(option, path, f"a value is missing or of another type ({told})") from error
 
 
 def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
@@ -302,9 +304,26 @@ def _broken(option: str, path: Path, problem: str) -> SpvmiaError:
     )
 
 
+_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("base_model", "method", "fingerprint", "fingerprint_key"), str),
+    **dict.fromkeys(("settings", "versions", "training"), Mapping),
+    "tokenizer": str | None,
+    "frame": Mapping | None,
+}
+_FRAME = ("before", "after")
+
+
+def _whole_numbers(value: Any, where: str) -> list[int]:
+    if not isinstance(value, list) or not all(map(is_whole, value)):
+        raise Misfit(f"expected a list of whole numbers as {where}")
+    return value
+
+
 def _parsed(content: Mapping[str, Any]) -> Manifest:
     origin = DataOrigin(**content["data"])
-    if not is_whole(origin.block_size) or not is_whole(origin.seed) or not isinstance(origin.spec, str):
+    for name, kind in (("spec", str), ("column", str), ("split", str), ("block_size", int), ("template", str | None)):
+        read(kind, getattr(origin, name), f"data.{name}")
+    if not is_whole(origin.seed):
         raise TypeError("data")
     if origin.format not in FORMATS:
         raise TypeError("data")
@@ -313,6 +332,9 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
     if origin.end_token not in (True, False) or (origin.end_token and not is_whole(origin.record_tokens)):
         raise TypeError("data")
     bytes.fromhex(content["fingerprint_key"])
+    for name, kind in _TYPES.items():
+        read(kind, content.get(name), name)
+    read(str | None, content["settings"].get("canary_kind"), "settings.canary_kind")
     frame = content.get("frame")
     of_sources = content["format"] == FORMAT_OF_SOURCES
     classes = _classes(content["sources"]) if of_sources else CLASSES
@@ -330,18 +352,27 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         fingerprint=content["fingerprint"],
         training=dict(content["training"]),
         tokenizer=content.get("tokenizer"),
-        frame=None if frame is None else {name: [int(i) for i in frame[name]] for name in ("before", "after")},
+        frame=None if frame is None else {name: _whole_numbers(frame[name], f"frame.{name}") for name in _FRAME},
         **(_parsed_sources(content, classes) if of_sources else {}),
     )
 
 
 def _parsed_sources(content: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    sources = {name: ClassSource(str(each["spec"]), str(each["column"])) for name, each in content["sources"].items()}
+    sources = {
+        name: ClassSource(*(read(str, each[key], f"sources.{name}.{key}") for key in ("spec", "column")))
+        for name, each in content["sources"].items()
+    }
     marks = {}
     for name in classes:
         if content[name] and name not in sources:
             raise KeyError(name)
-        marks[name] = tuple(RowMark(str(row["hash"]), row.get("unit")) for row in content[name])
+        marks[name] = tuple(
+            RowMark(read(str, row["hash"], f"{name}.hash"), read(str | None, row.get("unit"), f"{name}.unit"))
+            for row in content[name]
+        )
+    read(Mapping, content["trainer"], "trainer")
+    read(tuple[str, ...], content["trainer"].get("notes", []), "trainer.notes")
+    read(Mapping | None, content["weights"], "weights")
     return {
         "sources": sources,
         "marks": marks,
@@ -353,14 +384,16 @@ def _parsed_sources(content: Mapping[str, Any], classes: Sequence[str]) -> dict[
 
 def _record(row: Mapping[str, Any], name: str, *, owned: bool) -> Record:
     made = name == "canaries" and "text" in row
-    pieces = () if made else tuple(Piece(*map(int, piece)) for piece in row["pieces"])
+    pieces = () if made else tuple(Piece(*_whole_numbers(piece, f"{name}.pieces")) for piece in row["pieces"])
+    if not made and not pieces:
+        raise Misfit(f"expected at least one piece as {name}.pieces")
     is_member = row["included"] if name == "canaries" else name == "members"
     if not isinstance(is_member, bool):
         raise TypeError("included")
     # They go to stderr and into files, so half a surrogate pair becomes its escape.
     id_, cluster = (str(row[key]).encode("utf-8", "backslashreplace").decode() for key in ("id", "cluster"))
     unit = cluster if owned and not made else None
-    return Record(id_, str(row["text"]) if made else "", is_member, cluster, pieces, unit=unit)
+    return Record(id_, read(str, row["text"], f"{name}.text") if made else "", is_member, cluster, pieces, unit=unit)
 
 
 def rebuild(
@@ -515,7 +548,13 @@ def _load_data(
     manifest: Manifest, datasets: Mapping[str, DatasetSource], new_place: str | None, belonging: Belonging
 ) -> Sequence[Document]:
     origin = manifest.data
-    if new_place is None and is_file_spec(origin.spec, datasets) and not is_there(origin.spec):
+    local = new_place is None and is_file_spec(origin.spec, datasets)
+    if local and (problem := path_problem(origin.spec)) is not None:
+        raise SpvmiaError(
+            f"mia_manifest: {manifest.path}: expected a path as data.spec, or as spec of the sources, got {problem}; "
+            "name the data with mia_dataset_path"
+        )
+    if local and not is_there(origin.spec):
         raise SpvmiaError(
             f"mia_manifest: the target's data are expected at {origin.spec}, got no such file; "
             "if the file was moved, name its new place with mia_dataset_path"

@@ -11,6 +11,7 @@ from typing import Any
 
 from spvmia_plugin.data.files import EXPECTED, SourceFile, split_ending
 from spvmia_plugin.data.layout import Layout
+from spvmia_plugin.data.objects import Repeated, decode, repeats_a_key
 
 Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
 """A row's number, from 1, and the values of the columns that are read; None for a row with nothing in it."""
@@ -106,30 +107,6 @@ def _decoded(file: SourceFile, data: bytes, encoding: str) -> str:
         raise file.not_utf8(before.count("\n") + 1) from error
 
 
-_DIGITS = 4000
-"""Python reads no longer integers without a change of a global setting."""
-
-
-class _Repeated(dict[str, Any]):
-    """An object in which a key stands twice."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.keys_as_written = [key for key, _ in pairs]
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _Repeated(pairs)
-
-
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _DIGITS else float(digits)
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer).decode
-
-
 def json_rows(file: SourceFile, layout: Layout) -> Rows:
     """Rows by number: of a list by place, else by line.
 
@@ -154,25 +131,19 @@ def json_rows(file: SourceFile, layout: Layout) -> Rows:
             yield row, None
             continue
         try:
-            value = _decode(line)
+            value = decode(line)
         except (ValueError, RecursionError) as error:
-            raise file.error(
-                "expected one JSON object a line, got invalid JSON",
-                "correct the row; a string a line and one list are read too",
-                row,
-            ) from error
+            remedy = "correct the row; a string a line and one list are read too"
+            raise file.error("expected one JSON object a line, got invalid JSON", remedy, row) from error
         yield row, _values(file, layout, row, value)
 
 
 def _of_list(file: SourceFile, layout: Layout, text: str) -> Rows:
     try:
-        rows = _decode(text)
+        rows = decode(text)
     except (ValueError, RecursionError) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise file.error(
-            f"expected a JSON list of objects, got invalid JSON{where}",
-            "correct it",
-        ) from error
+        raise file.error(f"expected a JSON list of objects, got invalid JSON{where}", "correct it") from error
     for row, value in enumerate(rows, start=1):
         yield row, _values(file, layout, row, value)
 
@@ -184,8 +155,15 @@ def _values(file: SourceFile, layout: Layout, row: int, value: Any) -> Mapping[s
         return {layout.text_alone(file, row): value}
     if not isinstance(value, dict):
         raise file.error(f"expected a JSON object or string, got {type(value).__name__}", "correct the row", row)
-    columns = layout.columns(file, value.keys_as_written if isinstance(value, _Repeated) else list(value), row)
-    return {column: None if _is_nan(value[column]) else value[column] for column in columns}
+    columns = layout.columns(file, value.keys_as_written if isinstance(value, Repeated) else list(value), row)
+    return {column: None if _is_nan(value[column]) else _unique(file, row, column, value[column]) for column in columns}
+
+
+def _unique(file: SourceFile, row: int, column: str, value: Any) -> Any:
+    if repeats_a_key(value):
+        problem = f"expected each key once in the objects of column {column!r}, got one twice"
+        raise file.error(problem, "remove what is not meant", row)
+    return value
 
 
 def _is_nan(value: Any) -> bool:
@@ -254,7 +232,7 @@ def delimited_rows(file: SourceFile, layout: Layout) -> Rows:
     """
     text = whole_text(file)
     escaped = not text.isascii() and _has_bytes(text)
-    delimiter = _delimiter(file, layout, text)
+    text, delimiter = _delimiter(file, layout, text)
     header: list[str] = []
     row = -1
     try:
@@ -278,16 +256,22 @@ def delimited_rows(file: SourceFile, layout: Layout) -> Rows:
         raise file.error(f"expected a well-formed CSV row, got {error}", "correct the row", row + 1) from error
 
 
-def _delimiter(file: SourceFile, layout: Layout, text: str) -> str:
-    """The usual delimiter, or the one under which the header has the columns that are read."""
+_NAMED = re.compile(r'"?sep=([,;\t|])"?(?:\r\n|\n|\r)', re.IGNORECASE)
+"""The line that spreadsheets are told the delimiter by, before the header."""
+
+
+def _delimiter(file: SourceFile, layout: Layout, text: str) -> tuple[str, str]:
+    """The text from its header on, and its delimiter: the one a first line names, the usual one, or what fits."""
+    if named := _NAMED.match(text):
+        return text[named.end() :], named[1]
     delimiters = _DELIMITERS[split_ending(file.path)[0]]
     for delimiter in delimiters:
         try:
             if layout.fits(next(csv_rows(text, delimiter), [])):
-                return delimiter
+                return text, delimiter
         except CsvError:
             continue
-    return delimiters[0]
+    return text, delimiters[0]
 
 
 def _has_bytes(text: str) -> bool:
@@ -360,25 +344,32 @@ def _of_batches(file: SourceFile, columns: Sequence[str], batches: Iterable[Any]
             yield (
                 row,
                 {
-                    column: _value(file, row, scalar, decode)
-                    for column, scalar, decode in zip(columns, scalars, decoders, strict=True)
+                    column: _value(file, row, column, scalar, decoder)
+                    for column, scalar, decoder in zip(columns, scalars, decoders, strict=True)
                 },
             )
 
 
-def _value(file: SourceFile, row: int, scalar: Any, decode: _Decoder | None) -> Any:
+def _value(file: SourceFile, row: int, column: str, scalar: Any, decoder: _Decoder | None) -> Any:
     """A cell; bytes are text that the writer did not call so."""
     try:
         value = scalar.as_py()
         value = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
         raise file.not_utf8(row) from error
-    if decode is None:
+    except (ValueError, OverflowError, LookupError) as error:  # a date after the year 9999, a time zone nobody knows
+        raise file.error(
+            f"expected values that Python can hold in column {column!r}, got a {scalar.type} that it cannot",
+            "write the column as text",
+            row,
+        ) from error
+    if decoder is None:
         return value
     try:
-        return decode(value)
+        value = decoder(value)
     except (ValueError, RecursionError) as error:
         raise file.error("expected JSON where the schema says so, got other text", "correct the row", row) from error
+    return _unique(file, row, column, value)
 
 
 _Decoder = Callable[[Any], Any]
@@ -393,9 +384,9 @@ def _decoder(field: Any) -> _Decoder | None:
 
     type_, known = field.type, (field.metadata or {}).get(b"ARROW:extension:name")
     if getattr(type_, "extension_name", None) == "arrow.json" or known == b"arrow.json":
-        return lambda value: value if value is None else _decode(value)
+        return lambda value: value if value is None else decode(value)
     if pa.types.is_struct(type_):
-        inner = {each.name: decode for each in type_ if (decode := _decoder(each)) is not None}
+        inner = {each.name: found for each in type_ if (found := _decoder(each)) is not None}
         return (lambda value: value and value | {name: inner[name](value[name]) for name in inner}) if inner else None
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
         each = _decoder(type_.value_field)

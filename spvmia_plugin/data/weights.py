@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.util.strict_json import any_loads, is_whole
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_FILE, "adapter_model.bin")
@@ -30,6 +31,8 @@ UNMERGED = "not told: written for an adapter, found beside whole weights (merged
 BELOW = "not told: of the model below the adapter"
 """A manifest that nobody named, found beside the model that an adapter was put on: the adapter's training has none."""
 _LONGEST_HEADER = 100 * 2**20
+_NO_FILE = 2**62
+"""Bytes that no file has, and at which none can be read."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,23 @@ def tensors_in(path: Path) -> Iterator[Tensor]:
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size + 1
         if length > min(size, _LONGEST_HEADER):
             raise ValueError("no header of safetensors")
-        header = json.loads(file.read(length))
-    for name, told in header.items():
-        if name != "__metadata__":
-            start, end = told["data_offsets"]
-            yield Tensor(path, 8 + length + start, end - start, tuple(told["shape"]))
+        header = any_loads(file.read(length))
+    begin = 8 + length
+    try:
+        for name, told in header.items():
+            if name != "__metadata__":
+                start, end = map(_count, told["data_offsets"])
+                if not start <= end < _NO_FILE:
+                    raise ValueError
+                yield Tensor(path, begin + start, end - start, tuple(map(_count, told["shape"])))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError("a header that is none of safetensors") from None
+
+
+def _count(value: Any) -> int:
+    if not is_whole(value) or value < 0:
+        raise ValueError
+    return value
 
 
 def weights_of(folder: Path) -> dict[str, object] | None:

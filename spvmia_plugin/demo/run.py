@@ -29,6 +29,7 @@ from spvmia_plugin.demo.model import Say, is_complete
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import enabled, tasks_folder
 from spvmia_plugin.util.files import private_folder, user_cache, write_private
+from spvmia_plugin.util.strict_json import any_loads
 from spvmia_plugin.web.text import typed
 
 ENVIRONMENT = {
@@ -253,7 +254,7 @@ class Demo:
                 f"--output: cannot read {progress} ({error.strerror}); make it readable, or name another folder"
             ) from error
         try:
-            marks = json.loads(text)
+            marks = any_loads(text)
         except ValueError:
             marks = None
         marks = marks if isinstance(marks, dict) else {}

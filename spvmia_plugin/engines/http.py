@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 from spvmia_plugin.errors import MAX_REASON, SpvmiaError
 from spvmia_plugin.util.redact import HIDDEN, looks_like_token, without_secrets_in
+from spvmia_plugin.util.strict_json import any_loads
 
 PATIENCE = 600.0
 """Seconds that a request waits in all for a server that limits the rate."""
@@ -264,7 +265,7 @@ class Connection:
             words = self._clean(_message(found.text))
             raise self._refused(status, words, f" ({words})" if words else "")
         try:
-            answer = json.loads(found.content)
+            answer = any_loads(found.content)
         except ValueError:
             raise Halved(f"{len(found.content)} bytes that are no JSON") from None
         return read(answer)
@@ -359,7 +360,7 @@ def _remedy(status: int) -> str:
 def _message(text: str) -> str:
     """What an error answer says, in one line."""
     try:
-        found = json.loads(text)
+        found = any_loads(text)
     except ValueError:
         found = text
     for name in ("error", "detail", "message", "msg"):

@@ -32,7 +32,7 @@ from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import write_private
 from spvmia_plugin.util.redact import without_secrets
-from spvmia_plugin.util.strict_json import finite
+from spvmia_plugin.util.strict_json import finite, utf8
 from spvmia_plugin.web import page as web
 from spvmia_plugin.web.text import day, interval, listed, printed, typed, worded
 
@@ -156,7 +156,8 @@ def evidence_facts(run: HarnessRun, signatory: Signatory, *, samples: bool) -> d
         "audits": [_audit_facts(audit) for audit in run.audits],
         "clauses": [asdict(clause) for clause in CLAUSES],
     }
-    clean: dict[str, Any] = finite(without_secrets(facts))
+    # A terminal of another encoding than ours gives half surrogates for what an auditor is called.
+    clean: dict[str, Any] = utf8(finite(without_secrets(facts)))
     return clean
 
 

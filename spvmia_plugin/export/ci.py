@@ -103,13 +103,17 @@ def _title(held: Held) -> str:
     return f"{held.label} below {held.limit:g}"
 
 
+_MARKS = {"--junit": '<testsuites name="spvmia gate: ', "--sarif": '"spvmia-plugin"'}
+"""What an earlier file is known again by."""
+
+
 def write(path: Path, content: str, option: str) -> None:
     """Write a file for its owner alone.
 
     Raises:
         SpvmiaError: it cannot be written.
     """
-    check_file_to_write(path, option)
+    check_file_to_write(path, option, _MARKS[option])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path.resolve(), content.encode("utf-8"))

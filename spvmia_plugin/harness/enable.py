@@ -28,6 +28,7 @@ from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.harness.installed import finds_tasks, known_tasks_only
 from spvmia_plugin.models.intact import weights_kept
+from spvmia_plugin.util.strict_json import any_loads
 
 if TYPE_CHECKING:
     from lm_eval.__main__ import HarnessCLI
@@ -270,7 +271,7 @@ def _read_stamp(target: Path) -> Stamp | None:
             f"{FOLDER}: cannot read {target / STAMP} ({error.strerror}), which says what is ours; make it readable"
         ) from error
     try:
-        stamp = json.loads(text)
+        stamp = any_loads(text)
         names = tuple(str(name) for name in stamp["files"])
         version = str(stamp["version"])
     except (ValueError, KeyError, TypeError):

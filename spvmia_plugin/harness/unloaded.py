@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from spvmia_plugin.signals import Role
 from spvmia_plugin.training.lora import ALL_LINEAR, default_targets
 from spvmia_plugin.util.files import as_path
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
+from spvmia_plugin.util.strict_json import any_loads
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +213,7 @@ def _check_weights(option: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            parts = set(any_loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError):
             raise SpvmiaError(f"{option}: {index}: expected the list of a model's parts, got something else") from None
         if missing := sorted(part for part in parts if not (folder / str(part)).is_file()):

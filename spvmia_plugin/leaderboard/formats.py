@@ -20,6 +20,7 @@ from spvmia_plugin.results.estimate import Estimate
 from spvmia_plugin.results.model import Capability
 from spvmia_plugin.util.files import check_file_to_write
 from spvmia_plugin.util.strict_json import finite
+from spvmia_plugin.web.page import MARK
 from spvmia_plugin.web.text import csv_text, day
 
 FORMAT = 1
@@ -181,7 +182,7 @@ def write_board(board: Board, path: Path) -> None:
         SpvmiaError: as `check_output`, or the file cannot be written.
     """
     check_output(path)
-    check_file_to_write(path, "--output")
+    check_file_to_write(path, "--output", _MARKS[path.suffix.lower()])
     text = FORMATS[path.suffix.lower()](board)
     try:
         path.write_bytes(text.encode("utf-8", "backslashreplace"))
@@ -198,3 +199,10 @@ FORMATS: Mapping[str, Callable[[Board], str]] = {
     ".json": to_json,
 }
 """File ending -> what makes the text."""
+_MARKS = {
+    ".html": MARK,
+    ".md": "# Capability and privacy of ",
+    ".csv": "table,data,model,rank",
+    ".json": '"spvmia-plugin ',
+}
+"""File ending -> what such a text is known again by."""

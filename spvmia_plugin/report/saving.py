@@ -12,6 +12,7 @@ from spvmia_plugin.report.figures import pictures
 from spvmia_plugin.report.html import render
 from spvmia_plugin.results import HarnessRun
 from spvmia_plugin.util.files import check_file_to_write, write_private
+from spvmia_plugin.web.page import MARK
 
 if TYPE_CHECKING:
     from spvmia_plugin.report.tokens import TokenView
@@ -40,7 +41,7 @@ def write_page(
     """
     if page.is_dir():
         raise SpvmiaError(f"{option}: expected a file, got the folder {page}; name a file in it, such as {page / PAGE}")
-    check_file_to_write(page, option)
+    check_file_to_write(page, option, MARK)
     content = render(run, tokens, priors).encode("utf-8")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)

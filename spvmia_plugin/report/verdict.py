@@ -100,8 +100,8 @@ def casts_doubt(finding: Finding, audit: Audit) -> bool:
 
 
 def level_of(leader: Leader | None, metric: Metric) -> Level:
-    """What the interval of the strongest attack's number says."""
-    if leader is None or math.isnan(leader.low):
+    """What the interval of the strongest attack's number says; nothing, where an end or the number is missing."""
+    if leader is None or math.isnan(leader.value + leader.low + leader.high):
         return "unresolved"
     return "evidence" if leader.low > metric.guess else "reversed" if leader.high < metric.guess else "none_found"
 

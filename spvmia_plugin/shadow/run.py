@@ -29,6 +29,7 @@ from spvmia_plugin.training.finetune import Say, finetune
 from spvmia_plugin.training.shadow import Share, shadow_config
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path, private_folder, write_private
+from spvmia_plugin.util.strict_json import any_loads
 
 STATE = "shadow.json"
 TEMPLATE = "chat_template.jinja"
@@ -215,7 +216,7 @@ class Shadows:
 
     def _state(self) -> Mapping[str, Any]:
         try:
-            made = json.loads(self.layout.state.read_bytes())
+            made = any_loads(self.layout.state.read_bytes())
         except (OSError, ValueError) as error:
             raise SpvmiaError(
                 f"--output: cannot read {self.layout.state} ({reason_of(error)}); name another folder, or remove it"
@@ -344,7 +345,7 @@ def read_table(path: Path) -> Labelled:
                 labels=file["labels"],
                 names=tuple(file["names"].tolist()),
                 clusters=file["clusters"].tolist(),
-                about=json.loads(str(file["about"])),
+                about=any_loads(str(file["about"])),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise SpvmiaError(

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.config import Format
+from spvmia_plugin.config import MAX_TOKENS, MAX_WHOLE, Format
 from spvmia_plugin.data.chat_templates import read_template
-from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from spvmia_plugin.data.split import MIN_RECORDS
 from spvmia_plugin.data.weights import weights_of
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import LossOn
 from spvmia_plugin.trainers.building import Rendering, Written, build_manifest, digest_of
-from spvmia_plugin.trainers.declared import CLASSES, Declared, Reading, check_format, read_declared
+from spvmia_plugin.trainers.declared import AUDITED, CLASSES, Declared, Reading, check_format, read_declared
 from spvmia_plugin.trainers.facts import packed, versions
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path
+from spvmia_plugin.util.strict_json import any_loads, is_whole
 
 ADAPTER_CONFIG = "adapter_config.json"
+_BASE = "base_model_name_or_path"
 LOSSES = ("auto", "all", "completion")
 DEFAULT_BLOCK, DEFAULT_TOKENS = 128, 1024
 
@@ -91,8 +93,7 @@ def _write_for(config: ManifestConfig, say: Callable[[str], None], keep: list[De
     path = folder / MANIFEST_NAME
     _check(config, folder, path)
     adapter = _adapter(folder)
-    base = str(config.base_model or (adapter or {}).get("base_model_name_or_path") or "")
-    base = str(Path(base).absolute()) if base and Path(base).is_dir() else base
+    base = _base(config, adapter or {})
     key = own_key(None)
     reading = Reading(
         config.text_column,
@@ -123,6 +124,7 @@ def _write_for(config: ManifestConfig, say: Callable[[str], None], keep: list[De
         seed=config.seed,
     )
     manifest = build_manifest(declared, rendering, written, _tokenizer(config, folder, base), key)
+    _check_numbers(manifest, declared)
     try:
         write_manifest(replace(manifest, weights=weights_of(folder)), path)
     except (OSError, ValueError) as error:
@@ -139,10 +141,16 @@ def _check(config: ManifestConfig, folder: Path, path: Path) -> None:
     check_format(config.format, "--format")
     if config.loss_on not in LOSSES:
         raise SpvmiaError(f"--loss-on: expected one of {', '.join(LOSSES)}, got {config.loss_on!r}; correct it")
-    if config.record_tokens < 2:
-        raise SpvmiaError(f"--record-tokens: expected a whole number >= 2, got {config.record_tokens}; correct it")
-    if config.block_size is not None and config.block_size != 0 and config.block_size < 8:
-        raise SpvmiaError(f"--block-size: expected 0 or a whole number >= 8, got {config.block_size}; correct it")
+    wanted = (
+        ("--record-tokens", config.record_tokens, 2, MAX_TOKENS, ""),
+        ("--block-size", config.block_size or 8, 8, MAX_TOKENS, "0 or "),
+        ("--seed", config.seed, 0, MAX_WHOLE, ""),
+    )
+    for option, value, low, high, other in wanted:
+        if not is_whole(value) or not low <= value <= high:
+            raise SpvmiaError(
+                f"{option}: expected {other}a whole number >= {low} and <= {high}, got {value!r}; correct it"
+            )
     if config.end_token and config.block_size:
         raise SpvmiaError(
             f"--end-token: expected whole texts, got --block-size {config.block_size} beside it; leave one of them out"
@@ -158,6 +166,18 @@ def _check(config: ManifestConfig, folder: Path, path: Path) -> None:
         )
 
 
+def _check_numbers(manifest: Manifest, declared: Declared) -> None:
+    """Rows are enough when they are read; blocks that are longer than all of a class together leave none of them."""
+    for name in AUDITED:
+        found = len(manifest.records[name])
+        if found < MIN_RECORDS:
+            raise SpvmiaError(
+                f"--block-size: expected at least {MIN_RECORDS} blocks of {manifest.data.block_size} tokens of the "
+                f"{name}, got {found} from {len(declared.sides[name].documents)} rows; give a smaller one, 0 for whole "
+                "rows, or more rows"
+            )
+
+
 def _adapter(folder: Path) -> dict[str, Any] | None:
     """What the adapter in a folder says of itself; None for a whole model.
 
@@ -167,19 +187,43 @@ def _adapter(folder: Path) -> dict[str, Any] | None:
     path = folder / ADAPTER_CONFIG
     if path.is_file():
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = any_loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SpvmiaError(
                 f"--model: expected an adapter's configuration in {path}, got {reason_of(error)}; save the adapter "
                 "again"
             ) from error
-        return told if isinstance(told, dict) else {}
+        if not isinstance(told, dict):
+            raise SpvmiaError(
+                f"--model: expected an adapter's configuration in {path}, a JSON object, got {type(told).__name__}; "
+                "save the adapter again"
+            )
+        return told
     if not (folder / "config.json").is_file():
         raise SpvmiaError(
             f"--model: expected a folder with {ADAPTER_CONFIG} or config.json, got {folder} without; name the folder "
             "of the weights"
         )
     return None
+
+
+def _base(config: ManifestConfig, adapter: Mapping[str, Any]) -> str:
+    """The model before the training, a folder from the root; nothing where nobody names it.
+
+    Raises:
+        SpvmiaError: neither a folder nor anything on the hub can be called so.
+    """
+    option, base = "--base-model", config.base_model or None
+    if base is None:
+        option, base = f"--model: {_BASE} of {ADAPTER_CONFIG}", adapter.get(_BASE)
+    if base is not None and not isinstance(base, str):
+        raise SpvmiaError(
+            f"{option}: expected a folder or a hub id, got {type(base).__name__}; name the base with --base-model"
+        )
+    if not base:
+        return ""
+    place = as_path(base, option, utf8=True)
+    return str(place.absolute()) if place.is_dir() else base
 
 
 def _rendering(config: ManifestConfig, declared: Declared) -> Rendering:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.config import FORMATS, MAX_EPOCHS
+from spvmia_plugin.config import FORMATS, MAX_BATCH, MAX_EPOCHS, MAX_RANK, MAX_TOKENS, MAX_WHOLE
 from spvmia_plugin.config import Format as FormatName
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import PREFERENCE, TEXT, Format, as_rendered
@@ -126,15 +126,14 @@ class FinetuneConfig:
         Raises:
             SpvmiaError: an option out of range.
         """
-        least = f"a whole number >= {MIN_RECORDS}"
         self._check("method", self.method in METHODS, "lora or full")
         self._check("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
         whole, number = is_whole, is_number  # from Python, a field may be given anything
-        self._check("members", whole(self.members) and self.members >= MIN_RECORDS, least)
-        self._check("nonmembers", whole(self.nonmembers) and self.nonmembers >= MIN_RECORDS, least)
-        prompts = self.prompts
-        self._check("prompts", prompts is None or (whole(prompts) and prompts >= 1), "a whole number >= 1")
-        self._check("canaries", whole(self.canaries) and self.canaries >= 0, "a whole number >= 0")
+        self._check_whole("members", MIN_RECORDS, MAX_WHOLE)
+        self._check_whole("nonmembers", MIN_RECORDS, MAX_WHOLE)
+        if self.prompts is not None:
+            self._check_whole("prompts", 1, MAX_WHOLE)
+        self._check_whole("canaries", 0, MAX_WHOLE)
         self._check("canary_kind", self.canary_kind in KINDS, "one of " + ", ".join(KINDS))
         if self.canary_kind != NATURAL and not self.canaries:
             raise SpvmiaError(
@@ -144,19 +143,24 @@ class FinetuneConfig:
             "epochs", number(self.epochs) and 0 < self.epochs <= MAX_EPOCHS, f"a number > 0 and <= {MAX_EPOCHS:g}"
         )
         self._check("lr", number(self.lr) and 0 < self.lr <= 1, "a number > 0 and <= 1")
-        self._check("lora_rank", whole(self.lora_rank) and self.lora_rank >= 1, "a whole number >= 1")
+        self._check_whole("lora_rank", 1, MAX_RANK)
         self._check("lora_alpha", number(self.lora_alpha) and self.lora_alpha > 0, "a number > 0")
         self._check("lora_dropout", number(self.lora_dropout) and 0 <= self.lora_dropout < 1, "a number >= 0 and < 1")
-        self._check("batch_size", whole(self.batch_size) and self.batch_size >= 1, "a whole number >= 1")
+        self._check_whole("batch_size", 1, MAX_BATCH)
         size = self.block_size
-        fits = size is None or (whole(size) and (size == 0 or size >= 8))
-        self._check("block_size", fits, "0 or a whole number >= 8")
+        fits = size is None or (whole(size) and (size == 0 or 8 <= size <= MAX_TOKENS))
+        self._check("block_size", fits, f"0 or a whole number >= 8 and <= {MAX_TOKENS}")
         self._check("format", self.format in ("auto", *FORMATS), "one of auto, " + ", ".join(FORMATS))
         self._check("loss_on", self.loss_on in LOSSES, "one of " + ", ".join(LOSSES))
-        self._check("record_tokens", whole(self.record_tokens) and self.record_tokens >= 2, "a whole number >= 2")
+        self._check_whole("record_tokens", 2, MAX_TOKENS)
         column = self.unit_column
         self._check("unit_column", column is None or (isinstance(column, str) and bool(column.strip())), "a column")
-        self._check("seed", whole(self.seed) and self.seed >= 0, "a whole number >= 0")
+        self._check_whole("seed", 0, MAX_WHOLE)
+
+    def _check_whole(self, name: str, low: int, high: int) -> None:
+        """What no machine can hold is refused before libraries are asked, whose words may quote records."""
+        value = getattr(self, name)
+        self._check(name, is_whole(value) and low <= value <= high, f"a whole number >= {low} and <= {high}")
 
     def _check(self, name: str, fine: bool, expected: str) -> None:
         if not fine:

@@ -29,6 +29,7 @@ from spvmia_plugin.util.console import Bar
 from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from spvmia_plugin.util.processes import first_says, is_first, one_of
+from spvmia_plugin.util.strict_json import any_loads
 
 _WEIGHTS = "trainable.safetensors"
 _LOSSES = "spvmia.losses"
@@ -442,7 +443,7 @@ def step_of(checkpoint: Path) -> int:
 
 def _is_whole(path: Path, fingerprint: str) -> bool:
     try:
-        seal = json.loads((path / _SEAL).read_text())
+        seal = any_loads((path / _SEAL).read_text())
         return bool(seal == {"fingerprint": fingerprint, "files": _digests(path)})
     except (OSError, ValueError):
         return False

@@ -88,6 +88,8 @@ TEMPORARY = ".spvmia-tmp-"
 """Prefix of files that are being written; a killed process leaves them, nothing ever reads them."""
 
 _CHUNK = 2**20
+_HEAD = 2**16
+"""Bytes in which an output is known again."""
 
 
 def private_folder(path: Path) -> Path:
@@ -155,15 +157,17 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_file_to_write(path: Path, option: str) -> None:
+def check_file_to_write(path: Path, option: str, mark: str) -> None:
     """Refuse an output that would take the place of something other than an earlier output.
 
     Args:
         path: the file to be written; a link is followed.
         option: what named it, for errors.
+        mark: ASCII that every such output has near its beginning, and hardly anything else.
 
     Raises:
-        SpvmiaError: there is a device, a pipe or a socket, or a file that lm_eval wrote.
+        SpvmiaError: there is a device, a pipe or a socket, a file that lm_eval wrote, or one without the mark that is
+            not empty: what was trained on, say, named by a slip.
     """
     if path.exists() and not path.is_file():
         raise SpvmiaError(f"{option}: expected a regular file, got {path}, which is a device, a pipe or a socket")
@@ -172,3 +176,14 @@ def check_file_to_write(path: Path, option: str) -> None:
             f"{option}: expected a file that may be replaced, got {path}, results or samples of an lm_eval run; name "
             "another file"
         )
+    if path.exists():
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
+        except OSError as error:
+            raise SpvmiaError(f"{option}: cannot read {path} ({error.strerror}); name another file") from error
+        if head and mark.encode("ascii") not in head:
+            raise SpvmiaError(
+                f"{option}: expected a file that may be replaced, got {path}, which is no earlier output of this kind; "
+                "name another file, or remove it"
+            )

@@ -50,13 +50,38 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_DIGITS = 4000
+"""Python reads no longer whole numbers without a change of a global setting."""
+
+
+def parse_whole(digits: str) -> int | float:
+    """A whole number of JSON; one that Python does not read becomes an infinity, which `is_whole` refuses."""
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
+
+
+def any_loads(text: str | bytes) -> Any:
+    """Read JSON as Python does, NaN and the infinities included, of files and options that anybody may have written.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_int=parse_whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def strict_loads(text: str | bytes) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: it is none, or holds NaN, an infinity, or a number that Python would read as one, such as 1e999.
+        ValueError: it is none, is nested too deeply, or holds NaN, an infinity, or a number that Python would read as
+            one, such as 1e999.
     """
-    return json.loads(text, parse_constant=_refuse, parse_float=_parse_float)
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_parse_float)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _refuse(text: str) -> NoReturn:

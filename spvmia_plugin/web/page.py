@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+MARK = '<meta http-equiv="Content-Security-Policy" content="default-src &#39;none&#39;;'
+"""What every page has in its head, and few others: an earlier one is known again by it."""
+
 COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#faf9f6", "#13161b"),
     "card": ("#ffffff", "#1a1f27"),

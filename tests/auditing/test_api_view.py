@@ -73,7 +73,18 @@ def test_the_bound_is_not_guessed() -> None:
     [
         *("", "all", "Full", "top_k", "top_k:", "top_k:0", "top_k:-1", "top_k:1.5", "top_k:x", "top_k:5 ", "full:1"),
         *("text:2", "rounded", "rounded:-1", "rounded:16", "rounded:1.5", "rounded:nan", "noised", "noised:-0.1"),
-        *("noised:0", "noised:nan", "noised:inf", "noised:x", "top_k:²", 5, True, ["full"]),
+        *(
+            "noised:0",
+            "noised:nan",
+            "noised:inf",
+            "noised:x",
+            "top_k:²",
+            5,
+            True,
+            "top_k:" + "9" * 5000,
+            "rounded:" + "0" * 5000,
+            ["full"],
+        ),
     ],
 )
 def test_bad_views_are_refused(value: object) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from spvmia_plugin.cli.audit import _read_options
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.cli.output import line_printer, print_json
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training.finetune import DTYPES, METHODS
 from tests.tiny import save_tiny
@@ -62,12 +63,12 @@ def test_names_of_plugins_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
-    from spvmia_plugin.records import Record
+    from spvmia_plugin.records import Piece, Record
     from spvmia_plugin.training.finetune import FinetuneConfig
 
     def trained(config: FinetuneConfig, say: Any) -> Path:
         say("plan: one record")
-        record = Record("secret.jsonl:7", "", True, "secret.jsonl:7")
+        record = Record("secret.jsonl:7", "", True, "secret.jsonl:7", (Piece(7, 0, 9),))
         records = dict.fromkeys(("members", "nonmembers", "prompts"), (record,))
         records["canaries"] = (Record("secret.jsonl:8", "", True, "secret.jsonl:8"),)
         origin = DataOrigin("/d.jsonl", "text", 0, "random", 0)
@@ -136,10 +137,18 @@ def test_prepare_takes_metadata_as_lm_eval_does(prepared: dict[str, Any], text: 
     assert prepared["options"] == options
 
 
-@pytest.mark.parametrize("text", ["mia_preset", "[1]", '{"a=1"'])
+@pytest.mark.parametrize("text", ["mia_preset", "[1]", '{"a=1"', "[" * 50_000, '{"a":' * 50_000])
 def test_prepare_refuses_other_metadata(text: str) -> None:
     with pytest.raises(SpvmiaError, match="--metadata: expected a JSON object, got"):
         _read_options(text)
+
+
+def test_a_number_that_python_does_not_read_is_refused_by_its_option() -> None:
+    """Its 5,000 digits stop the reading of the JSON; the option says what it wants."""
+    options = _read_options('{"mia_seed": ' + "9" * 5000 + "}")
+    assert isinstance(options, dict)
+    with pytest.raises(SpvmiaError, match=r"^mia_seed: expected a whole number .* got inf; correct it"):
+        AuditConfig.from_metadata(options)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from spvmia_plugin.data import files
 from spvmia_plugin.data.files import SourceFile
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.data.sources import read_documents
+from spvmia_plugin.data.units import Belonging
 from spvmia_plugin.errors import SpvmiaError
 from tests.data.kinds import COMPRESS, KINDS, delimited
 
@@ -121,6 +123,25 @@ def test_null_cells_of_parquet_are_empty_rows(tmp_path: Path) -> None:
         assert ([d.id for d in loaded.documents], loaded.empty_rows) == (["d.parquet:2"], 3)
 
 
+@pytest.mark.parametrize("type_", [pa.timestamp("ms"), pa.timestamp("us", tz="+99:99"), pa.date64(), pa.duration("s")])
+@pytest.mark.parametrize("column", ["text", "who", "label"])
+def test_what_python_cannot_hold_is_refused_by_column(tmp_path: Path, type_: pa.DataType, column: str) -> None:
+    """Dates after the year 9999, say; in columns that are not read they do not matter."""
+    far = pa.array([86_400_000 * 10**8], pa.int64()).view(type_)  # whole days
+    rest = {"text": pa.array(["SECRET"]), "who": pa.array([1]), "label": pa.array([1])}
+    owner = Belonging("who", key=b"key")
+    for name, write in (("d.parquet", pq.write_table), ("d.feather", feather.write_feather)):
+        path = tmp_path / name
+        write(pa.table({**rest, "unread": far}), path)
+        assert len(read_documents(path, "text", option="o", member=True, belonging=owner).documents) == 1
+        write(pa.table({**rest, column: far}), path)
+        with pytest.raises(SpvmiaError) as caught:
+            read_documents(path, "text", option="mia_members", member=True, belonging=owner)
+        told = str(caught.value)
+        assert told.startswith(f"mia_members: {path}, row 1: expected values that Python can hold in column {column!r}")
+        assert "SECRET" not in told
+
+
 @pytest.mark.parametrize(
     ("name", "content", "where"),
     [
@@ -193,6 +214,37 @@ def test_a_pattern_names_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read("x/*.jsonl") == [("x/1.jsonl:1", "1"), ("x/2.jsonl:1", "2")]
     assert "expected files that fit the pattern, got none" in refused("x/*.parquet")
     assert "expected a file ending in" in refused("x/z*")
+
+
+def test_links_are_followed_and_every_folder_is_read_once(tmp_path: Path) -> None:
+    """Two ways to one folder, one folder elsewhere, and circles through which nobody would come to an end."""
+    folder = shards(tmp_path / "data", a_jsonl=["1"], x__1_jsonl=["2"], y__z__1_jsonl=["3"])
+    shards(tmp_path / "elsewhere", b_jsonl=["4"], deep__c_jsonl=["5"])
+    for place, target in (
+        ("w", "x"),
+        ("more", "../elsewhere"),
+        ("loop", "."),
+        ("x/up", ".."),
+        ("y/up", "../y"),
+        ("y/z/root", "../../../data"),
+        (".hidden", "../elsewhere"),
+    ):
+        (folder / place).symlink_to(target)
+    expected = [
+        ("data/a.jsonl:1", "1"),
+        ("data/more/b.jsonl:1", "4"),
+        ("data/more/deep/c.jsonl:1", "5"),
+        ("data/x/1.jsonl:1", "2"),
+        ("data/y/z/1.jsonl:1", "3"),
+    ]
+    assert read(folder) == expected
+    for pattern in ("**/*.jsonl", "**/**/*.jsonl", "**"):
+        assert read(folder / pattern) == expected
+    assert read(folder / "[wx]" / "*.jsonl") == [("data/x/1.jsonl:1", "2")]
+    assert read(folder / "w" / "*.jsonl") == [("w/1.jsonl:1", "2")]  # as it was named
+    (tmp_path / "link").symlink_to("data")
+    assert [text for _, text in read(tmp_path / "link")] == ["1", "4", "5", "2", "3"]
+    assert [text for _, text in read(tmp_path / "link" / "**" / "*.jsonl")] == ["1", "4", "5", "2", "3"]
 
 
 def test_a_file_that_is_really_called_like_a_pattern(tmp_path: Path) -> None:
@@ -351,6 +403,35 @@ def test_the_delimiter_is_the_one_the_header_has(tmp_path: Path) -> None:
         assert read(path) == [(f"{path.name}:1", "a,b;c\td|e")]
     (tmp_path / "d.csv").write_text("id;texts\n1;SECRET\n")
     assert "expected a column 'text', got none and 1 that look like data" in refused(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize("mark", ["sep=;\n", "sep=;\r\n", "\ufeffSEP=;\r\n", '"sep=;"\n', "sep=|\n", "sep=\t\n"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_the_line_that_names_the_delimiter_is_no_header(tmp_path: Path, mark: str, ending: str) -> None:
+    """Rows are counted from the header, as without it; the delimiter holds where another one would fit too."""
+    between = mark.strip('\ufeff"\r\n')[-1]
+    path = tmp_path / f"d{ending}"
+    path.write_bytes(f"{mark}text{between}a,b c\n1, 2{between}x\n{between}y\n3{between}z\n".encode())
+    assert read(path) == [(f"d{ending}:1", "1, 2"), (f"d{ending}:3", "3")]
+    path.write_text("sep=^\ntext^SECRET\na^b\n")
+    assert "expected a column 'text', got none and 1 that look like data" in refused(path)
+
+
+def test_a_key_twice_within_a_row_is_refused(tmp_path: Path) -> None:
+    """Readers of JSON differ in which of the two they take: the trainer's may be another one."""
+    turns = '[{"role": "user", "role": "assistant", "content": "SECRET"}, {"role": "assistant", "content": "b"}]'
+    deep = '[{"role": "user", "content": "SECRET"}, {"role": "assistant", "content": "b", "x": [{"y": 1, "y": 2}]}]'
+    fine = json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    path = tmp_path / "d.jsonl"
+    for messages in (turns, deep):
+        path.write_text(f'{{"messages": {fine}}}\n{{"messages": {messages}}}\n')
+        assert "row 2: expected each key once in the objects of column 'messages', got one twice" in refused(path)
+        path.write_text(json.dumps({"messages": messages}) + "\n")  # as text
+        assert "row 1: expected each key once in the JSON of 'messages', got one twice" in refused(path)
+        pq.write_table(pa.table({"messages": pa.array([messages], pa.json_())}), tmp_path / "d.parquet")
+        assert "row 1: expected each key once in the objects of column 'messages'" in refused(tmp_path / "d.parquet")
+    path.write_text(f'{{"messages": {fine}, "unread": {{"a": 1, "a": 2}}}}\n')
+    assert len(read(path)) == 1
 
 
 def test_errors_of_the_disk_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

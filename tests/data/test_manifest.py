@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import stat
 from collections.abc import Sequence
@@ -138,6 +139,44 @@ def test_a_damaged_value_is_an_error(tmp_path: Path, key: str) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(SpvmiaError, match="a value is missing or of another type"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key"),
+    [
+        *((("data", "spec"), value, "data.spec") for value in (5, None, ["a"])),
+        *((("data", key), 5, f"data.{key}") for key in ("column", "split", "template")),
+        (("data", "block_size"), "16", "data.block_size"),
+        (("data", "block_size"), -16, "data.block_size"),
+        *(((key,), 5, key) for key in ("base_model", "method", "fingerprint", "tokenizer", "frame", "settings")),
+        *(((key,), [], key) for key in ("base_model", "versions", "training")),
+        (("frame",), {"before": ["1"], "after": []}, "frame.before"),
+        (("frame",), {"before": [], "after": 5}, "frame.after"),
+        (("settings",), {"canary_kind": ["a"]}, "settings.canary_kind"),
+        (("members", 0, "pieces"), [], "members.pieces"),
+        (("nonmembers", 3, "pieces"), [["1", 0, 9]], "nonmembers.pieces"),
+        (("prompts", 0, "pieces"), [[1.5, 0, 9]], "prompts.pieces"),
+        (("canaries", 0, "text"), ["SECRET"], "canaries.text"),
+    ],
+)
+def test_what_is_of_another_type_is_named(tmp_path: Path, place: tuple[Any, ...], value: Any, key: str) -> None:
+    manifest, _ = make_manifest(tmp_path / "d.jsonl")
+    content = json.loads(json.dumps(manifest.to_json()))
+    *way, last = place
+    functools.reduce(lambda part, step: part[step], way, content)[last] = value
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    with pytest.raises(SpvmiaError) as caught:
+        read_manifest(tmp_path)
+    assert f" as {key}" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["x" * 5000, "a\0b", "~nobody-of-that-name/d.jsonl", "shards/\ud800*.jsonl"])
+def test_data_at_a_place_that_cannot_be(tmp_path: Path, spec: str) -> None:
+    manifest, _ = make_manifest(tmp_path / "d.jsonl")
+    manifest = dataclasses.replace(manifest, data=dataclasses.replace(manifest.data, spec=spec))
+    with pytest.raises(SpvmiaError, match=r"^mia_manifest: .*: expected a path as data.spec, .* got .*; name the data"):
+        rebuild(read_written(manifest, tmp_path), {})
 
 
 def test_no_manifest_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hmac
 import json
 from pathlib import Path
@@ -132,6 +133,30 @@ def test_a_damaged_value_is_an_error(made, key):
     path.write_text(json.dumps(told))
     with pytest.raises(SpvmiaError, match="a value is missing or of another type"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key"),
+    [
+        (("trainer", "notes"), 5, "trainer.notes"),
+        (("trainer", "notes"), ["a", 5], "trainer.notes"),
+        (("members", 0, "unit"), ["SECRET"], "members.unit"),
+        (("nonmembers", 1, "hash"), 5, "nonmembers.hash"),
+        (("sources", "members", "spec"), ["SECRET"], "sources.members.spec"),
+        (("sources", "prompts", "column"), None, "sources.prompts.column"),
+        (("weights",), ["SECRET"], "weights"),
+    ],
+)
+def test_what_is_of_another_type_is_named(made, place, value, key):
+    _, folder = made
+    path = folder / "out" / MANIFEST_NAME
+    told = json.loads(path.read_text())
+    *way, last = place
+    functools.reduce(lambda part, step: part[step], way, told)[last] = value
+    path.write_text(json.dumps(told))
+    with pytest.raises(SpvmiaError, match=rf"of another type \(expected .* as {key}, got .*\)") as caught:
+        read_manifest(path)
+    assert "SECRET" not in str(caught.value)
 
 
 def test_hashes_depend_on_all_that_a_trainer_gets_and_on_the_key():

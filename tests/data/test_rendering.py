@@ -502,6 +502,11 @@ def test_a_template_is_read_as_trl_reads_it(tmp_path: Path) -> None:
         (json.dumps({"chat_template": SMOLLM2}).encode(), ["got JSON"]),
         (b"{{ messages }}\xff\xfe", ["in UTF-8"]),
         (b"{{ messages }}" + b" " * 2**20, ["at most 1048576 bytes"]),
+        (b"[" * 100_000, ["reads 'messages'"]),
+        (b"{{ " + b"(" * 5000 + b"messages" + b")" * 5000 + b" }}", ["beyond what Jinja2", "RecursionError"]),
+        (b"{{ messages }}{{ " + b"9" * 5000 + b" }}", ["beyond what Jinja2", "ValueError"]),
+        # Jinja2 reads these, and makes of them what Python does not.
+        (b"{{ " + b"[" * 210 + b"messages" + b"]" * 210 + b" }}", ["beyond what Jinja2"]),
     ],
 )
 def test_a_file_without_a_template(content: bytes, parts: list[str], tmp_path: Path) -> None:

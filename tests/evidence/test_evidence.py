@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.evidence.folder import _pairs
-from spvmia_plugin.evidence.sealing import LIST, seal, sign, verify
+from spvmia_plugin.evidence.sealing import FACTS, LIST, seal, sign, verify
 from spvmia_plugin.results import read_latest
 from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold
 from tests.results.builders import fake_audit, fake_records, write_run
@@ -50,6 +50,18 @@ def written(results, tmp_path_factory):
 def evidence(written, tmp_path):
     """A copy to spoil."""
     return shutil.copytree(written, tmp_path / "evidence")
+
+
+def test_who_stands_for_it_may_be_called_as_another_encoding_has_it(results, tmp_path):
+    """Arguments of a Latin-1 terminal come as half surrogates; and half a pair is no name of anybody."""
+    who = ("--auditor", "Andr\udce9", "--organisation", "\ud83d", "--statement", "na\udcefve", "--relation", "\udcff")
+    found = spvmia(results, "--output", tmp_path / "evidence", *who)
+    assert found.exit_code == 0, found.output
+    told = json.loads((tmp_path / "evidence" / FACTS).read_text(encoding="utf-8"))["signatory"]
+    assert told["auditor"] == "Andr\\xe9"
+    assert told["statement"] == "na\\xefve"
+    assert "Andr\\xe9" in (tmp_path / "evidence" / "evidence.html").read_text(encoding="utf-8")
+    verify(tmp_path / "evidence")
 
 
 def test_nothing_is_signed_for_an_attack_whose_samples_are_gone(results, tmp_path):

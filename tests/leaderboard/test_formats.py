@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.export import FORMATS as EXPORTS
 from spvmia_plugin.export import ExportOptions
 from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.entrants import Source
-from spvmia_plugin.leaderboard.formats import to_csv, to_json
+from spvmia_plugin.leaderboard.formats import FORMATS, to_csv, to_json, write_board
 from spvmia_plugin.leaderboard.page import to_html
 from spvmia_plugin.leaderboard.plain import show_board, to_markdown
 from spvmia_plugin.results import read_latest
@@ -278,3 +279,14 @@ def test_cards_and_notes_call_nobody(tmp_path: Path) -> None:
         for text in EXPORTS[name](run, ExportOptions(benchmark="a/b")).values():
             lines = [line for line in str(text).splitlines() if "membership" not in line or name != "model-index"]
             assert not re.search(r"@octocat|#12|y@e", "\n".join(lines))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_board_replaces_an_earlier_board_and_nothing_else(folder: Path, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"board{ending}"
+    for _ in range(2):
+        write_board(board_of(folder), path)
+    path.write_text('{"text": "SECRET"}')
+    with pytest.raises(SpvmiaError, match=r"^--output: expected a file that may be replaced, got"):
+        write_board(board_of(folder), path)
+    assert path.read_text() == '{"text": "SECRET"}'

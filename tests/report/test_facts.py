@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.auditing.continuations import COMPARING, STAGE
 from spvmia_plugin.cli.main import make_app
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.tpr import tpr_interval
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.facts import report_facts
 from spvmia_plugin.report.figures import band_rates, curve
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import knowledge, stages
+from spvmia_plugin.report.saving import write_page
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.results.estimate import of_attack
 from spvmia_plugin.util.redact import without_secrets
@@ -136,6 +138,18 @@ def test_the_page_lies_in_the_results_folder_and_is_private(tmp_path, undrawn):
     assert "An outsider can tell" in result.stdout
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert run_cli(path).stdout.splitlines()[-1] == str(path.parent / "report.html")
+
+
+def test_a_page_replaces_an_earlier_page_and_nothing_else(tmp_path, undrawn):
+    write_run(tmp_path, [fake_audit({"spv": 1.2}, findings=())])
+    run = read_latest(tmp_path)
+    members = tmp_path / "members.jsonl"
+    members.write_text('{"text": "SECRET"}')
+    for _ in range(2):
+        write_page(run, tmp_path / "page.html")
+    with pytest.raises(SpvmiaError, match=r"^--output: expected a file that may be replaced, got .*members.jsonl"):
+        write_page(run, members)
+    assert members.read_text() == '{"text": "SECRET"}'
 
 
 def test_figures_are_written_as_png_and_svg(tmp_path):

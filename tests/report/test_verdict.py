@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from spvmia_plugin.evidence.folder import Signatory, write_evidence
 from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.report.claims import claims
+from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import plain
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, read_latest
@@ -100,6 +103,26 @@ def test_an_auroc_without_a_tail_does_not_say_that_records_can_be_picked_out(tmp
     assert (verdict.level, verdict.as_a_whole, verdict.most_exposed) == ("evidence", "evidence", "none_found")
     assert verdict.headline.startswith("As a whole, training records can be told from others, often; that single ones")
     assert verdict.headline.endswith("is not shown.")
+
+
+@pytest.mark.parametrize("metric", ["auroc", "tpr_at_1pct_fpr"])
+@pytest.mark.parametrize("missing", ["value", "low", "high"])
+def test_an_interval_without_an_end_tells_nothing(tmp_path, undrawn, metric, missing):
+    """Whoever shares a results file may have lost a number of it: the rest can't be drawn, and shows nothing."""
+    write_run(tmp_path, [fake_audit({"spv": 1.2, "loss": 0.3}, findings=(), records=fake_records(500, 500))])
+    [results] = tmp_path.rglob("results*.json")
+    raw = json.loads(results.read_text())
+    for config in raw["configs"].values():
+        del config["metadata"]["mia_audit"]["strongest"][metric][missing]
+    results.write_text(json.dumps(raw))
+    run = read_latest(tmp_path)
+    verdict = judge(run.audits[0])
+    assert (verdict.as_a_whole if metric == "auroc" else verdict.most_exposed) == "unresolved"
+    [claim] = [claim for claim in claims(run.audits[0], verdict) if claim.about == "The most exposed few"]
+    assert claim.hundred == ["unknown"] * 100
+    assert "cannot be told" in plain(claim.sentence)
+    assert render(run)
+    assert write_evidence(run, tmp_path / "evidence", Signatory())
 
 
 def test_no_evidence_is_not_called_safe(tmp_path):

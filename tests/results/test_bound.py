@@ -452,6 +452,21 @@ def test_files_for_machines(tmp_path):
     assert [rules[result["ruleIndex"]]["id"] for result in results] == [result["ruleId"] for result in results]
 
 
+def test_files_for_ci_replace_each_other_and_nothing_else(tmp_path):
+    audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})
+    members = tmp_path / "members.xml"
+    members.write_text('{"text": "SECRET"}')
+    files = {"--junit": tmp_path / "x.xml", "--sarif": tmp_path / "x.sarif"}
+    for option, path in files.items():
+        for _ in range(2):
+            assert gate(tmp_path, option, path).exit_code == 0
+        refused = gate(tmp_path, option, members)
+        assert refused.exit_code == 2
+        assert f"{option}: expected a file that may be replaced, got" in refused.output
+    assert gate(tmp_path, "--junit", files["--sarif"]).exit_code == 2
+    assert members.read_text() == '{"text": "SECRET"}'
+
+
 def test_sarif_fits_its_schema(tmp_path):
     """The parts that readers ask for (SARIF 2.1.0, 3.13 to 3.27)."""
     audit_of(tmp_path, NULL, 1000, settings={"mia_max_auroc": 0.65})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import traceback
@@ -106,13 +107,22 @@ def test_texts_in_blocks_and_whole(adapter, split):
         ({"model": "nowhere"}, "--model: expected the folder of a trained model or adapter, got nowhere"),
         ({"loss_on": "some"}, "--loss-on: expected one of auto, all, completion, got 'some'"),
         ({"format": "chat"}, "--format: expected one of auto, text"),
-        ({"record_tokens": 1}, "--record-tokens: expected a whole number >= 2, got 1"),
-        ({"block_size": 3}, "--block-size: expected 0 or a whole number >= 8, got 3"),
+        ({"record_tokens": 1}, "--record-tokens: expected a whole number >= 2 and <= 1000000000, got 1"),
+        ({"record_tokens": 10**30}, "--record-tokens: expected a whole number >= 2 and <= 1000000000, got 1000000"),
+        ({"record_tokens": math.inf}, "--record-tokens: expected a whole number >= 2 and <= 1000000000, got inf"),
+        ({"block_size": 3}, "--block-size: expected 0 or a whole number >= 8 and <= 1000000000, got 3"),
+        ({"block_size": 10**30}, "--block-size: expected 0 or a whole number >= 8 and <= 1000000000, got 1000000"),
+        ({"block_size": -1}, "--block-size: expected 0 or a whole number >= 8 and <= 1000000000, got -1"),
+        ({"seed": -1}, "--seed: expected a whole number >= 0 and <= 9223372036854775807, got -1"),
+        ({"seed": 2**63}, "--seed: expected a whole number >= 0 and <= 9223372036854775807, got 9223372036854775808"),
         ({"block_size": 64}, "--block-size: expected plain texts, got messages"),
         ({"end_token": True}, "--end-token: expected plain texts, got messages"),
         ({"end_token": True, "block_size": 64}, "--end-token: expected whole texts, got --block-size 64"),
         ({"members": "nowhere.jsonl"}, "--members: "),
         ({"chat_template": "nowhere.jinja"}, "--chat-template: expected a file with a Jinja template"),
+        ({"base_model": "x" * 300}, "--base-model: expected the path of a file or folder, got a longer name than"),
+        ({"base_model": "a\0b"}, "--base-model: expected the path of a file or folder, got a NUL character"),
+        ({"base_model": "~nobody-of-that-name/x"}, "--base-model: expected the path of a file or folder, got a home"),
         ({"unit_column": "who"}, "--members: {0}, row 1: expected a column 'who', got 'messages'"),
         ({"unit_column": "none"}, "--members: {0}, row 7: expected a text or a whole number in column 'none', got"),
         ({"unit_column": "both"}, "--unit-column: expected each unit of column 'both' in one class, got 3 that stand"),
@@ -129,6 +139,15 @@ def test_bad_input(adapter, split, changes, expected):
     with pytest.raises(SpvmiaError) as caught:
         write_for(ManifestConfig(**given), print)
     assert str(caught.value).startswith(expected.format(members))
+    assert not (adapter / "mia_manifest.json").exists()
+
+
+def test_blocks_that_nothing_fills_make_no_manifest(adapter, split):
+    """Enough rows, and of their tokens none or a few blocks: nobody could audit that."""
+    members, nonmembers = split(texts(300), 150)
+    for size in (10**6, 400):
+        with pytest.raises(SpvmiaError, match=rf"^--block-size: expected at least 20 blocks of {size} tokens of"):
+            write_for(ManifestConfig(adapter, members, nonmembers, block_size=size), print)
     assert not (adapter / "mia_manifest.json").exists()
 
 
@@ -149,6 +168,22 @@ def test_a_folder_without_weights(tmp_path, split):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(SpvmiaError, match="--model: expected an adapter's configuration"):
         write_for(ManifestConfig(tmp_path, members, nonmembers), print)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[" * 100_000, r"an adapter's configuration in .*nested too deeply"),
+        ('{"base_model_name_or_path": "%s"}' % ("x" * 300), "got a longer name than the file system takes"),
+        ('{"base_model_name_or_path": ["a"]}', "expected a folder or a hub id, got list"),
+        ('{"base_model_name_or_path": "a\\ud800"}', "got half a surrogate pair"),
+        ("[]", "a JSON object, got list"),
+    ],
+)
+def test_what_an_adapter_says_may_be_anything(adapter, split, content, expected):
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(SpvmiaError, match=f"^--model: .*{expected}"):
+        write_for(ManifestConfig(adapter, *split(chats(90))), print)
 
 
 def test_the_command(adapter, split):

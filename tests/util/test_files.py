@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.util.files import file_digest, private_folder, write_private
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.files import check_file_to_write, file_digest, private_folder, write_private
 
 
 def mode(path: Path) -> int:
@@ -83,3 +84,19 @@ def test_a_file_that_is_kept(tmp_path: Path, raised: type[OSError] | None, monke
     write_private(path, b"later", replace=False)
     assert path.read_bytes() == expected
     assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    check_file_to_write(path, "--output", "mark")
+    for fine in (b"", b"<!-- \xff mark -->", b" " * 60_000 + b"mark"):
+        path.write_bytes(fine)
+        check_file_to_write(path, "--output", "mark")
+    for other in (b'{"text": "SECRET"}', b"MARK", b" " * 70_000 + b"mark"):
+        path.write_bytes(other)
+        with pytest.raises(SpvmiaError, match=r"^--output: expected a file that may be replaced, got .*page.html, wh"):
+            check_file_to_write(path, "--output", "mark")
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    with pytest.raises(SpvmiaError, match=r"got .*link.html, which is no earlier output of this kind"):
+        check_file_to_write(link, "--output", "mark")
