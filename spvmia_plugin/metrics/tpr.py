@@ -142,9 +142,6 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
     below = others[surely_below[0]] if len(surely_below) else -math.inf
     fewest, most = float(np.mean(members > above)), float(np.mean(members >= below))
     if not len(surely_above):
-        # Who shares a score up there may do so with more others than the FPR allows: then none of them is picked out.
-        shared, counts = np.unique(members[members > above], return_counts=True)
-        fewest = float(np.mean(members > max(shared[counts > 1], default=above)))
         fewest *= fpr / float(betaincinv(ranks[0], n_effective - ranks[0] + 1, 1 - tail))
     lower = tpr - math.hypot(tpr - min(low_share, tpr), tpr - min(fewest, tpr))
     upper = tpr + math.hypot(max(high_share, tpr) - tpr, max(most, tpr) - tpr)

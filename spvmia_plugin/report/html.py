@@ -191,7 +191,7 @@ def _read_at(audit: Audit, verdict: Verdict) -> list[Text]:
     found = audit.strongest
     if found is None or verdict.most_exposed == "unresolved" or not (why := why_read_at(audit, found)):
         return []
-    return [("The most exposed few are read", *why, ".")]
+    return [("The most exposed few are read, by false accusations,", *why, ".")]
 
 
 def number_html(number: Number) -> Markup:

@@ -213,7 +213,7 @@ def why_read_at(audit: Audit, found: Strongest) -> Text:
     task = next((task for task in audit.model_attacks if task.attack == leader.attack), audit.tasks[0])
     others = audited(task, "metrics", "n_nonmembers", style="count")
     is_enough = task.mia_audit.metrics.n_nonmembers >= LOW_END_NONMEMBERS
-    at = f" at {100 * metric.fpr:g} false accusations in 100"
+    at = f" at {100 * metric.fpr:g} in 100"
     if metric == TPR_1PCT:
         rule = f" others were audited: as a rule that takes {LOW_END_NONMEMBERS}"
         return () if is_enough else (f"{at}, where a guess is ruled out, although only ", others, rule)

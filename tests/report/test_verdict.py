@@ -165,9 +165,7 @@ def test_few_others_are_read_at_five_in_a_hundred_and_it_is_said(tmp_path):
     verdict = judged(tmp_path, {"spv": 2.0}, records=fake_records(150, 150))
     text = plain(verdict.sentences[1])
     assert "while wrongly accusing 5 in 100 others. Guessing finds 5." in text
-    assert text.endswith(
-        "It is read at 5 false accusations in 100 because only 150 others were audited: 1 in 100 takes 500."
-    )
+    assert text.endswith("It is read at 5 in 100 because only 150 others were audited: 1 in 100 takes 500.")
 
 
 def test_one_in_a_hundred_with_few_others_is_said(tmp_path):
@@ -175,7 +173,7 @@ def test_one_in_a_hundred_with_few_others_is_said(tmp_path):
     audit = with_strongest(tmp_path, others=150, low_end="tpr_at_1pct_fpr", tpr_at_1pct_fpr=leader)
     text = plain(judge(audit).sentences[1])
     assert text.endswith(
-        "It is read at 1 false accusations in 100, where a guess is ruled out, although only 150 others were audited: "
+        "It is read at 1 in 100, where a guess is ruled out, although only 150 others were audited: "
         "as a rule that takes 500."
     )
 
@@ -183,7 +181,7 @@ def test_one_in_a_hundred_with_few_others_is_said(tmp_path):
 def test_five_in_a_hundred_with_many_others_is_said(tmp_path):
     audit = with_strongest(tmp_path, low_end="tpr_at_5pct_fpr")
     text = plain(judge(audit).sentences[1])
-    assert text.endswith("It is read at 5 false accusations in 100, where a guess is ruled out; at 1 in 100 it is not.")
+    assert text.endswith("It is read at 5 in 100, where a guess is ruled out; at 1 in 100 it is not.")
 
 
 def test_guessing_within_the_range_is_said(tmp_path):
