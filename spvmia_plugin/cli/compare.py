@@ -39,8 +39,9 @@ def compare(
     from spvmia_plugin.errors import SpvmiaError
     from spvmia_plugin.export.ci import write
     from spvmia_plugin.leaderboard.entrants import Source
+    from spvmia_plugin.web.page import MARK
 
-    makers = {".html": view.to_html, ".json": view.to_json_text}
+    makers = {".html": (view.to_html, MARK), ".json": (view.to_json_text, '"generator": "spvmia-plugin ')}
     if output is not None and output.suffix.lower() not in makers:
         raise SpvmiaError(f"--output: expected a file that ends in .html or .json, got {str(output)!r}; name one")
     found = compare_variants([Source.parse(argument) for argument in results])
@@ -48,7 +49,8 @@ def compare(
     for line in view.text(found):
         say(line)
     if output is not None:
-        write(output, makers[output.suffix.lower()](found), "--output")
+        make, mark = makers[output.suffix.lower()]
+        write(output, make(found), "--output", mark)
         say(str(output))
     if as_json:
         print_json(view.to_json(found))

@@ -84,7 +84,7 @@ def gate(
         (sarif, ci.sarif(verdicts, run.path), "--sarif"),
     ):
         if path is not None:
-            ci.write(path, content, option)
+            ci.write(path, content, option, ci.MARKS[option])
             say(str(path))
     if as_json:
         print_json({"outcome": worst, "model": run.model, "audits": [asdict(verdict) for verdict in verdicts]})

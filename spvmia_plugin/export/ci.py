@@ -103,17 +103,23 @@ def _title(held: Held) -> str:
     return f"{held.label} below {held.limit:g}"
 
 
-_MARKS = {"--junit": '<testsuites name="spvmia gate: ', "--sarif": '"spvmia-plugin"'}
+MARKS = {"--junit": '<testsuites name="spvmia gate: ', "--sarif": '"spvmia-plugin"'}
 """What an earlier file is known again by."""
 
 
-def write(path: Path, content: str, option: str) -> None:
+def write(path: Path, content: str, option: str, mark: str) -> None:
     """Write a file for its owner alone.
+
+    Args:
+        path: the file.
+        content: of it.
+        option: what named it, for errors.
+        mark: what an earlier output is known again by, which may be replaced.
 
     Raises:
         SpvmiaError: it cannot be written.
     """
-    check_file_to_write(path, option, _MARKS[option])
+    check_file_to_write(path, option, mark)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path.resolve(), content.encode("utf-8"))

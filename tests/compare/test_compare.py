@@ -218,6 +218,12 @@ def test_the_command(tmp_path, pair):
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     as_json = command(*(source.place for source in pair), "--json", "--output", tmp_path / "c.json")
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "c.json").read_text())
+    for output in (page, tmp_path / "c.json"):
+        assert command(*(source.place for source in pair), "--output", output).exit_code == 0  # an earlier output
+        output.write_text('{"text": "a record"}')
+        refused = command(*(source.place for source in pair), "--output", output)
+        assert refused.exit_code == 1
+        assert output.read_text() == '{"text": "a record"}'
 
 
 @pytest.mark.parametrize(

@@ -226,9 +226,15 @@ def test_an_output_takes_the_place_of_no_pipe(tmp_path: Path, command: str) -> N
     found = run_here(command, tmp_path / "r", "--output", pipe)
     assert (found.exit_code, pipe.is_fifo()) == (1, True)
     assert found.stderr == f"--output: expected a regular file, got {pipe}, which is a device, a pipe or a socket\n"
-    target.write_text("older")
+    target.write_text("a record of somebody's")
+    refused = run_here(command, tmp_path / "r", "--output", target)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("--output: expected a file that may be replaced, got ")
+    assert target.read_text() == "a record of somebody's"
+    target.write_text("")
     link.symlink_to(target)
-    assert run_here(command, tmp_path / "r", "--output", link).exit_code == 0
+    for _ in range(2):  # an empty file may be replaced, and an earlier page
+        assert run_here(command, tmp_path / "r", "--output", link).exit_code == 0
     assert link.is_symlink()
     assert target.read_text().startswith("<!doctype html>")
 
