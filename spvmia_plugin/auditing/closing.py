@@ -11,6 +11,7 @@ from spvmia_plugin.util.console import above_bars, columns, show, shown
 
 FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
 _FOUND, _NOTHING, _TURNED = "ruled out", "not ruled out", "ruled out, but members score lower"
+_STYLES = {_FOUND: "bold red", _TURNED: "bold red", _NOTHING: "dim"}
 
 
 def show_closing(compared: Compared) -> None:
@@ -32,8 +33,7 @@ def show_closing(compared: Compared) -> None:
     for head in heads:
         table.add_column(head, overflow="fold")
     for place, row in enumerate(rows):
-        styles = {_FOUND: "bold red", _TURNED: "bold red", _NOTHING: "dim"}
-        cells = [Text(cell, style=styles.get(cell, "")) for cell in row]
+        cells = [Text(cell, style=_STYLES.get(cell, "")) for cell in row]
         table.add_row(*cells, style="bold" if place == 0 and row[-1] == _FOUND else None)
     with above_bars():
         Console(stderr=True).print(table)

@@ -374,8 +374,7 @@ def _check_strongest(found: Strongest, where: str = "strongest") -> None:
     """Verdict, board and exports rest on these numbers: what they cannot be is refused."""
     if found.low_end not in (metric.key for metric in TPRS):
         raise Misfit(f"expected the name of a TPR as {where}.low_end")
-    leaders = {**found.by_metric, "turned_round": found.turned_round}
-    _check_leaders((f"{where}.{key}", leader) for key, leader in leaders.items())
+    _check_leaders((f"{where}.{key}", leader) for key, leader in found.every_leader.items())
 
 
 def _check_leaders(leaders: Iterable[tuple[str, Leader]]) -> None:

@@ -25,6 +25,9 @@ from spvmia_plugin.signals import Role, TokenSignals
 TOKENS_PER_CALL = {"cpu": 2**11}
 """Tokens that the engine gets at once, to make its own batches of. What is done is then kept in the store."""
 TOKENS_PER_CALL_DEVICE = 2**17
+KEPT = 2
+"""Tokens of its context that an engine reads no record in: a prompt's last one, from which nothing is predicted here,
+and the one that is always written."""
 WRITTEN = 6
 """How many tokens the engine writes, to be asked what it reads in them."""
 AT_MOST, AT_MOST_FLOAT32 = 0.5, 5e-3

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget, check_load_format
+from spvmia_plugin.engines.in_process import KEPT, WRITTEN, EngineTarget, check_load_format
 from spvmia_plugin.engines.passes import Answer, Pass
 from spvmia_plugin.engines.prompt_logprobs import read_meta_info
 from spvmia_plugin.errors import SpvmiaError
@@ -34,6 +34,8 @@ WHOLE = {
     "min_new_tokens": 0,
 }
 """Sampling from the model's whole distribution. What is left out would be `preferred_sampling_params`'s."""
+RESERVED = 6
+"""Tokens by which `max_req_input_len` is below the context, where the engine's cache holds that much."""
 NO_ADAPTER = (
     "the harness's sglang asks for no adapter in its requests, so all its tasks would be about the base; merge it into "
     "the base and load that as pretrained=..., or use '--model vllm' or '--model hf'"
@@ -81,7 +83,7 @@ class SGLangBackend(EngineTarget):
         # the harness's class names may be more: it tells the engine of none.
         super().__init__(
             lm.tokenizer,
-            min(int(lm.max_length), longest) - 2,
+            min(int(lm.max_length), longest) - KEPT,
             config,
             base_model,
             prefix_token_id=lm.prefix_token_id,

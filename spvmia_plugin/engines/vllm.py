@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.in_process import WRITTEN, EngineTarget, check_load_format
+from spvmia_plugin.engines.in_process import KEPT, WRITTEN, EngineTarget, check_load_format
 from spvmia_plugin.engines.lora_requests import misread, peft_config, rank_of
 from spvmia_plugin.engines.passes import Answer, Pass
 from spvmia_plugin.engines.prompt_logprobs import read_flat
@@ -70,10 +70,9 @@ class VLLMBackend(EngineTarget):
         model = str(self._args["model"])
         carried = lm.lora_request is not None and (config.base_model is None or same_model(config.base_model, model))
         self._requests: dict[Role, Any] = {Role.TARGET: lm.lora_request, **({Role.BASE: None} if carried else {})}
-        # Of a prompt the engine reads all tokens, the last one too, and writes one more.
         super().__init__(
             lm.tokenizer,
-            int(lm.max_length) - 2,
+            int(lm.max_length) - KEPT,
             config,
             model if carried else base_model,
             prefix_token_id=lm.prefix_token_id,

@@ -16,10 +16,10 @@ from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
 from spvmia_plugin.config import PREFIX, AuditConfig
-from spvmia_plugin.engines.in_process import check_load_format
+from spvmia_plugin.engines.in_process import KEPT, check_load_format
 from spvmia_plugin.engines.lora_requests import misread, peft_config
 from spvmia_plugin.engines.remote import RemoteTarget
-from spvmia_plugin.engines.sglang import check_arguments
+from spvmia_plugin.engines.sglang import RESERVED, check_arguments
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.command_line import Command, check_output, our_tasks
 from spvmia_plugin.harness.request import open_backend, open_store
@@ -37,8 +37,8 @@ LOCAL_MODELS = ("hf", "hf-auto", "huggingface")
 """Names of the harness's in-process model, of which everything but the weights lies in files."""
 VLLM, SGLANG = ENGINES = ("vllm", "sglang")
 """Names of models in an engine of this machine, of which as much lies in files."""
-KEPT = {VLLM: 2, SGLANG: 8}
-"""Tokens of its context that an engine reads no record in: the last one of a prompt, and room for what it writes."""
+_KEPT = {VLLM: KEPT, SGLANG: KEPT + RESERVED}
+"""Tokens of its context that an engine reads no record in."""
 SERVED = ("local-completions", "openai-completions", "local-chat-completions", "openai-chat-completions")
 """Names of models that lie behind an address, which is asked."""
 
@@ -224,7 +224,7 @@ def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
         SpvmiaError: a server that cannot be reached, or is no use; a model that cannot be checked so.
     """
     if command.model in (*LOCAL_MODELS, *ENGINES):
-        kept = KEPT.get(str(command.model), 0)
+        kept = _KEPT.get(str(command.model), 0)
         target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model, kept=kept)
         if command.model in ENGINES:
             _check_engine(command, target)

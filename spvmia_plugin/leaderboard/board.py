@@ -334,15 +334,13 @@ def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, in
     return [(1 + int(below[:, i].sum()), len(losses) - int(below[i].sum())) for i in range(len(losses))]
 
 
-_TURNED_ROUND = "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
+_SWAPPED = "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
 
 
 def _turned_round(audit: Audit) -> tuple[str | None, Bounds] | None:
     """The attack under which members score lower and its AUROC, where no other tells them apart the right way round."""
     found = audit.strongest
-    if found is None or found.turned_round.attack is None:
-        return None
-    if any(found.by_metric[metric.key].excludes(metric.guess) for metric in (AUROC, found.low_end_metric)):
+    if found is None or found.tells_members or found.turned_round.attack is None:
         return None
     turned = found.turned_round
     return turned.attack, Bounds(turned.value, turned.low, turned.high, found.confidence)
@@ -368,9 +366,9 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int =
     if metric == AUROC.key and surely_less(
         Bounds(number.value, number.low, number.high, number.confidence), AUROC.guess, among
     ):
-        found.append(_TURNED_ROUND)
+        found.append(_SWAPPED)
     elif (turned := _turned_round(audit)) is not None and surely_less(turned[1], AUROC.guess, among):
-        found.append(f"under {turned[0]} {_TURNED_ROUND}")
+        found.append(f"under {turned[0]} {_SWAPPED}")
     task = task_of(audit, number.attack) if number.attack else None
     if task is not None:
         total, scored = task.mia_audit.n.records, task.mia_audit.n.scored

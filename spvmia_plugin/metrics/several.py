@@ -72,6 +72,8 @@ class Leader:
         return self.high < AUROC.guess
 
 
+TURNED_ROUND = "turned_round"
+"""Key of the leader that tells members the wrong way round, by its AUROC."""
 NOBODY = Leader()
 """In the place of an attack that there is none of."""
 
@@ -109,6 +111,16 @@ class Strongest:
         """The leaders by key of their metric."""
         tprs = (self.tpr_at_5pct_fpr, self.tpr_at_1pct_fpr, self.tpr_at_0_1pct_fpr)
         return {AUROC.key: self.auroc, **{metric.key: tpr for metric, tpr in zip(TPRS, tprs, strict=True)}}
+
+    @property
+    def every_leader(self) -> dict[str, Leader]:
+        """All of them by their keys in `mia_audit.strongest`, the one of TURNED_ROUND too, which is no metric."""
+        return {**self.by_metric, TURNED_ROUND: self.turned_round}
+
+    @property
+    def tells_members(self) -> bool:
+        """Whether a guess is ruled out, for the records as a whole or for the most exposed few."""
+        return self.auroc.excludes(AUROC.guess) or self.most_exposed.excludes(self.low_end_metric.guess)
 
     @property
     def low_end_metric(self) -> Metric:

@@ -84,20 +84,16 @@ def with_interval(task: TaskResult, name: str, style: str) -> tuple[Number, Numb
     return value, low, high
 
 
-TURNED_ROUND = "turned_round"
-"""In the place of a metric: the AUROC of the attack that tells members the wrong way round."""
-
-
 def leading(audit: Audit, name: str, style: str) -> tuple[Number, Number, Number]:
     """The strongest attack's number and both ends of its simultaneous interval.
 
     Args:
         audit: of which.
-        name: key of the metric, or TURNED_ROUND.
+        name: key of the leader (`Strongest.every_leader`).
         style: of the numbers.
     """
     first, found = audit.tasks[0], audit.strongest
-    leader = {**found.by_metric, TURNED_ROUND: found.turned_round}[name] if found else Leader()
+    leader = found.every_leader[name] if found else Leader()
     told = first.told.get("strongest") or {}
     recorded = found is audit.mia_audit.strongest and isinstance(told.get(name), Mapping)
     place = f"mia_audit/{first.task}/strongest/{name}" if recorded else f"computed/strongest/{name}"

@@ -9,8 +9,8 @@ from typing import Literal
 
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, TPR_1PCT, Metric
-from spvmia_plugin.metrics.several import Leader, Strongest
-from spvmia_plugin.report.numbers import TURNED_ROUND, Text, audited, leading, title
+from spvmia_plugin.metrics.several import TURNED_ROUND, Leader, Strongest
+from spvmia_plugin.report.numbers import Text, audited, leading, title
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.model import failed, touches
 from spvmia_plugin.util.console import shown
@@ -71,7 +71,7 @@ def judge(audit: Audit) -> Verdict:
     whole = level_of(found.auroc if found else None, AUROC)
     few = level_of(found.most_exposed, found.low_end_metric) if found else "unresolved"
     few = "none_found" if few == "reversed" else few
-    if whole == "none_found" and few != "evidence" and found is not None and found.turned_round.attack is not None:
+    if whole == "none_found" and found and not found.tells_members and found.turned_round.attack is not None:
         whole = "reversed"  # by another attack than the one with the largest AUROC
     by_split = _by_the_split_alone(audit)
     known = MEMBERSHIP.get(audit.mia_audit.membership, "How membership is known was not recorded.")

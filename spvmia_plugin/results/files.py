@@ -6,12 +6,14 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from string import digits, whitespace
 from typing import Any, BinaryIO
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.console import shown
+from spvmia_plugin.util.strict_json import parse_whole
 
 MAX_RESULTS = 512 << 20
 """Bytes of a results file. Those of 2 x 100,000 records have 100 kB, or 200 MB where each belongs to somebody."""
@@ -69,7 +71,9 @@ def load_results(path: Path) -> Any:
         with open_regular(path, MAX_RESULTS) as file:
             content = file.read(MAX_RESULTS + 1)
         # Called for every number, it takes a third of the time: only where there may be a long one.
-        parse_int = _whole_number if _LONG_NUMBER in content.translate(_DIGITS_AND_BEFORE) else None
+        parse_int = (
+            partial(parse_whole, most=_MAX_DIGITS) if _LONG_NUMBER in content.translate(_DIGITS_AND_BEFORE) else None
+        )
         raw = json.loads(content.decode("utf-8"), parse_int=parse_int)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, SpvmiaError):
@@ -95,10 +99,6 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def encodable(text: str) -> str:
     """The text with every half surrogate written as its escape."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _whole_number(number: str) -> int | float:
-    return int(number) if len(number) <= _MAX_DIGITS else float(number)
 
 
 def _is_deep(value: Any) -> bool:

@@ -197,7 +197,7 @@ class Audit:
     def _is_of_these(self, recorded: Strongest) -> bool:
         """Whether it was chosen among attacks of this audit."""
         names = {task.attack for task in self.model_attacks}
-        chosen = {leader.attack for leader in recorded.by_metric.values()}
+        chosen = {leader.attack for leader in recorded.every_leader.values()}
         return recorded.n_attacks <= len(names) and chosen <= {None, *names}
 
     @cached_property

@@ -54,9 +54,10 @@ _DIGITS = 4000
 """Python reads no longer whole numbers without a change of a global setting."""
 
 
-def parse_whole(digits: str) -> int | float:
-    """A whole number of JSON; one that Python does not read becomes an infinity, which `is_whole` refuses."""
-    return int(digits) if len(digits) <= _DIGITS else float(digits)
+def parse_whole(digits: str, most: int = _DIGITS) -> int | float:
+    """A whole number of JSON; one of more digits becomes the float next to it, by default an infinity, which `is_whole`
+    refuses."""
+    return int(digits) if len(digits) <= most else float(digits)
 
 
 def any_loads(text: str | bytes) -> Any:
