@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from spvmia_plugin.web import drawing
 from tests.browser import browser  # noqa: F401 - a fixture
 
 
@@ -30,6 +31,12 @@ def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: one more than there are processors, since tests wait for servers, browsers and processes of their own;
     four at most, each with a model and its libraries in memory."""
     return min(4, (os.cpu_count() or 1) + 1)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose pictures are blank: drawing takes a second, and most tests are about words."""
+    monkeypatch.setattr(drawing, "svg", lambda _: '<svg viewBox="0 0 1 1" xmlns="http://www.w3.org/2000/svg"></svg>')
 
 
 @pytest.fixture(autouse=True)

@@ -60,10 +60,8 @@ def render(run: HarnessRun, tokens: Sequence[Sequence[TokenView]] = (), priors: 
         _part(run, audit, run.base_of(audit), tokens[number] if tokens else (), number, priors)
         for number, audit in enumerate(run.audits)
     ]
-    environment = web.templates("spvmia_plugin.report")
-    environment.filters |= {"number": number_html, "sentence": sentence_html, "shown": shown}
     return web.render(
-        environment,
+        web.templates("spvmia_plugin.report", number=number_html, sentence=sentence_html, shown=shown),
         "spvmia_plugin.report",
         "report",
         web.theme(COLOURS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -94,7 +95,12 @@ def make_target(place, cell):
 # The settings
 
 
+@functools.cache
 def every_cell():
+    return tuple(_every_cell())
+
+
+def _every_cell():
     for protocol, its in PROTOCOLS.items():
         for strength in its.strengths:
             main = Cell("ag_news", "base", protocol, "lora", strength)
@@ -104,7 +110,7 @@ def every_cell():
 
 
 def test_every_setting_is_accepted_by_the_commands_and_has_a_name_of_its_own():
-    cells = list(every_cell())
+    cells = every_cell()
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         assert re.fullmatch(r"[\w.-]+", cell.name)

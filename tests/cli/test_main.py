@@ -165,7 +165,7 @@ def processor_time(*command: str) -> float:
 
 
 def test_help_costs_little_more_than_the_libraries_that_draw_it() -> None:
-    """A third of a second on a quiet machine, of which the libraries take two thirds: in pairs, since machines differ."""
+    """Two thirds of it are the libraries, on any machine: in pairs, since machines differ."""
     libraries = "import typer.rich_utils, rich.markdown"
     ratios = [processor_time("-m", "spvmia_plugin", "--help") / processor_time("-c", libraries) for _ in range(3)]
     assert min(ratios) < 2.5

@@ -163,6 +163,7 @@ def test_a_client_that_is_killed_continues(whole, tmp_path, share):
     assert client_is_killed(whole, tmp_path, share) < count * (1.3 - share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.35])
 def test_a_server_that_is_killed_is_no_end(whole, tmp_path, share):
     *_, count = whole

@@ -173,7 +173,7 @@ def test_a_server_that_answers_otherwise_each_time_is_given_so_much(serve, model
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_weights_that_change_in_the_middle_are_noticed_and_nothing_of_theirs_is_kept(serve, models, hf, part):
     server, lm = serve(lm={"num_concurrent": 1})
     backend = backend_of(lm, models)

@@ -30,7 +30,7 @@ def corpus(tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
+@pytest.fixture(scope="module", params=["lora", pytest.param("full", marks=pytest.mark.slow)])
 def target(request, base, corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("target") / request.param
     common = {"members": 30, "nonmembers": 30, "prompts": 20, "block_size": 0, "batch_size": 8, "quiet": True}

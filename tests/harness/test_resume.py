@@ -66,7 +66,15 @@ def whole():
     return {}
 
 
-@pytest.mark.parametrize(("stage", "at"), [("self-prompt", 1), ("training", 14), ("paraphrase", 1), ("scoring", 9)])
+@pytest.mark.parametrize(
+    ("stage", "at"),
+    [
+        ("self-prompt", 1),
+        ("training", 14),
+        pytest.param("paraphrase", 1, marks=pytest.mark.slow),
+        pytest.param("scoring", 9, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_in_any_stage(audit, whole, tmp_path, stage, at):
     if not whole:
         whole["results"], whole["passes"] = audit(tmp_path / "whole")

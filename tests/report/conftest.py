@@ -11,7 +11,6 @@ import pytest
 
 from spvmia_plugin.report.html import render
 from spvmia_plugin.results import HarnessRun, read_latest
-from spvmia_plugin.web import drawing
 from tests.results.builders import WARNING, fake_audit, fake_records, write_run
 
 
@@ -29,12 +28,6 @@ def reported(folder: Path, *audits: Any, **options: Any) -> Reported:
     path = write_run(folder, audits, **options)
     run = read_latest(folder)
     return Reported(folder, json.loads(path.read_text(encoding="utf-8")), run, render(run))
-
-
-@pytest.fixture
-def undrawn(monkeypatch) -> None:
-    """Pages whose pictures are blank: drawing takes a second, and most tests are about words."""
-    monkeypatch.setattr(drawing, "svg", lambda _: '<svg viewBox="0 0 1 1" xmlns="http://www.w3.org/2000/svg"></svg>')
 
 
 @pytest.fixture(scope="session")

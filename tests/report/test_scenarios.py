@@ -52,16 +52,22 @@ def scenario(request: pytest.FixtureRequest, shown_pages: Mapping[str, Shown]) -
     return shown_pages[request.param]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+LOOKS = [
+    pytest.param(width, scheme, marks=() if (width == WIDTHS[0]) == (scheme == SCHEMES[0]) else pytest.mark.slow)
+    for width in WIDTHS
+    for scheme in SCHEMES
+]
+"""Each width and each scheme with every page; all pairs of them among the slow tests."""
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 @pytest.mark.parametrize("scenario", SCENARIOS, indirect=True)
-def test_all_of_it_can_be_read(browser: Any, scenario: Shown, width: int) -> None:
-    found = opened(browser, scenario.path, width=width)
+def test_all_of_it_can_be_read(browser: Any, scenario: Shown, width: int, scheme: str) -> None:
+    found = opened(browser, scenario.path, width=width, scheme=scheme)
     assert spilled(found.page) == []
     unfold(found.page)
     assert spilled(found.page) == []
-    for scheme in SCHEMES:
-        found.page.emulate_media(color_scheme=scheme)
-        assert serious(found.page) == []
+    assert serious(found.page) == []
     assert found.complaints == []
     assert [url for url in found.requests if not url.startswith("data:")] == [scenario.path.as_uri()]
     found.page.context.close()

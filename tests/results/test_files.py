@@ -62,7 +62,7 @@ def test_alone_it_is_one_line(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_older_one_is_named_and_left_out(tmp_path, audit, kind):
+def test_an_older_one_is_named_and_left_out(tmp_path, audit, kind, undrawn):
     at(kind, tmp_path / "results_2020-01-01T00-00-00.000001.json")
     path = write_run(tmp_path, [audit], date=NEW)
     run = read_latest(tmp_path)

@@ -23,7 +23,6 @@ from spvmia_plugin.report.facts import report_facts, streamed
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.tokens import token_views
 from spvmia_plugin.results import read_latest
-from spvmia_plugin.web import drawing, page
 from tests.results.builders import fake_audit, fake_records, write_run
 
 NUMBERS = (0, -1, 1, 2.5, 1e308, -1e308, 5e-324, 10**18, 10**19, 10**400, float("nan"), float("inf"), 2**63, True)
@@ -192,11 +191,9 @@ def fuzz(written: Path, rounds: int, seed: int, *, each: int = len(READERS)) -> 
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blank pictures, for drawing takes a second; templates and plugins are looked up once."""
-    monkeypatch.setattr(page, "templates", functools.cache(page.templates))
+def quick(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
+    """Blank pictures; plugins are looked up once."""
     monkeypatch.setattr(plugins, "load_registry", functools.cache(plugins.load_registry))
-    monkeypatch.setattr(drawing, "svg", lambda _: '<svg viewBox="0 0 1 1" xmlns="http://www.w3.org/2000/svg"></svg>')
 
 
 def test_three_hundred_changes(written: Path, quick: None) -> None:

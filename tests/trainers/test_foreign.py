@@ -52,6 +52,7 @@ def test_it_imports_and_runs_without_our_dependencies(tmp_path):
     assert rooms <= {"config", "data", "errors", "protocols", "records", "seeds", "trainers", "util"}
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_first_writes(tmp_path):
     prepare(tmp_path)
     (first, said), (second, other) = two_processes([str(SCRIPT), str(tmp_path), "plain"], {"PYTHONPATH": os.getcwd()})

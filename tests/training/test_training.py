@@ -193,7 +193,7 @@ def test_it_leaves_nothing_behind(tmp_path):
     assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["checkpoint-3"]
 
 
-@pytest.mark.parametrize("step", [4, 5, 6, 7])
+@pytest.mark.parametrize("step", [5, 6, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 7))])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch, step):
     # 10 sequences by 4: 3 steps an epoch, so checkpoints fall inside and at the end of epochs; dropout draws too.
     settings = TrainSettings(3, 1e-2, 4, seed=7, save_steps=2)

@@ -16,7 +16,7 @@ from tests.training.test_training import PAD, lora_model, sequences, trained
 SETTINGS = TrainSettings(3, 1e-2, 4, save_steps=2)
 
 
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_wherever_a_checkpoint_runs_out_of_room(tmp_path, monkeypatch, before):
     """With room left for nothing, for a part of a file, for some of the files: whatever library writes just then."""
     whole = lora_model()
