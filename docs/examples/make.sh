@@ -43,7 +43,7 @@ audit() {
     manifest=$3
     test -d "results/$name" || spvmia run --model hf --model_args "$model,dtype=float32" --tasks "$TASKS" --include_path tasks \
         --metadata "{\"mia_manifest\": \"$manifest\", \"mia_preset\": \"quick\", \"mia_self_prompts\": 100,
-                     \"mia_perturbations\": 2, \"mia_log_text\": true, \"mia_cache_dir\": \"cache\"}" \
+                     \"mia_log_text\": true, \"mia_cache_dir\": \"cache\"}" \
         --batch_size 16 --output_path "results/$name" --log_samples
 }
 audit base pretrained=smollm2 lora-light/mia_manifest.json

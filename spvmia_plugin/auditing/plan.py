@@ -152,8 +152,30 @@ def shortfall(called: str, planned: int, record: Mapping[str, object], processes
     )
 
 
-def render(title: str, stages: Sequence[Stage], rate: float | None, *, measured: bool = True) -> str:
-    """The plan as a plain table; `rate` in scored tokens a second, None if none is known, `measured` or reckoned."""
+def shorter_by(stages: Sequence[Stage], config: AuditConfig) -> list[str]:
+    """Options that would shorten this plan: those that its work follows, and that are not as low as they get."""
+    left = " ".join(stage.name for stage in stages if stage.tokens)
+    follows = {
+        "mia_self_prompts": "self-prompting" in left or "training the" in left,
+        "mia_perturbations": "paraphrases" in left and config.perturbations > 1,
+        "mia_continuations": STAGE in left and config.continuations > 1,
+        "mia_preset=quick": config.preset != "quick",
+    }
+    return ["--limit", "mia_max_samples", *(option for option, does in follows.items() if does)]
+
+
+def render(
+    title: str, stages: Sequence[Stage], rate: float | None, shorter: Sequence[str], *, measured: bool = True
+) -> str:
+    """The plan as a plain table.
+
+    Args:
+        title: its first line.
+        stages: what is to do.
+        rate: scored tokens a second, None if none is known.
+        shorter: options that would shorten it.
+        measured: whether the rate was measured, or reckoned.
+    """
     resumed = any(stage.kept for stage in stages)
     rows = [("stage", "count", "from store", "tokens left" if resumed else "tokens", "about")]
     for stage in stages:
@@ -166,7 +188,7 @@ def render(title: str, stages: Sequence[Stage], rate: float | None, *, measured:
         rows.append(("total", "", "", f"{sum(stage.tokens for stage in stages):,}", duration(total)))
     shown_rows = rows if resumed else [(name, count, tokens, about) for name, count, _, tokens, about in rows]
     told = f" at {rate:,.0f} tokens/s{', measured just now' if measured else ''}" if rate else ""
-    shrink = "  to shrink it: --limit, mia_max_samples, mia_self_prompts, mia_perturbations, mia_preset=quick"
+    shrink = f"  to shrink it: {', '.join(shorter)}"
     return "\n".join([f"{title}{told}", *columns(shown_rows, "<" + ">" * (len(shown_rows[0]) - 1)), shrink])
 
 

@@ -17,7 +17,7 @@ from spvmia_plugin.auditing.forecast import Forecast
 from spvmia_plugin.auditing.gradients import StoredGradients
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
-from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shortfall
+from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
 from spvmia_plugin.auditing.roles import CALLED, Player, build_order, cast, check_features, probes, shots
 from spvmia_plugin.auditing.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs, Request, Sheet, requests
@@ -614,7 +614,8 @@ class Run:
         attacks = "1 attack" if n == 1 else f"{n} attacks"
         title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {attacks}"
         notes = [*self._backend_notes(), *self.beyond_context(), *self._to_pay(stages)]
-        show("\n".join([render(title, stages, rate), *(f"  note: {note}" for note in notes)]))
+        shorter = shorter_by(stages, audit.config)
+        show("\n".join([render(title, stages, rate, shorter), *(f"  note: {note}" for note in notes)]))
 
     def beyond_context(self) -> list[str]:
         """What the plan knows of records that the model can't read at once, before any is scored."""

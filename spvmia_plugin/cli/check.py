@@ -86,7 +86,8 @@ def _tell(found: Checked, say: Callable[[str], None]) -> None:
     _tell_resolution(found, say)
     _tell_bounds(found, say)
     stages = [Stage(**stage) for stage in found.plan]  # type: ignore[arg-type]
-    say(render("  plan, as if the store were empty; the times are rough", stages, found.rate, measured=False))
+    title = "  plan, as if the store were empty; the times are rough"
+    say(render(title, stages, found.rate, found.shorter_by, measured=False))
 
 
 def _tell_counts(counts: Mapping[str, Any], say: Callable[[str], None]) -> None:

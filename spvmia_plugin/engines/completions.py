@@ -36,7 +36,18 @@ WORDINGS: Sequence[Mapping[str, float]] = (
 `repeat_penalty` is llama.cpp's name: llama-cpp-python's server takes 1.1 where nothing is said, ignores vLLM's name for
 it, and answers HTTP 500 to a `top_k` below 0. One that knows vLLM's names alone may refuse another.
 """
+UNKNOWN_FIELD = (400, 422)
+"""What servers answer to a field of a request that they do not know."""
 Ids = Sequence[int]
+
+
+def untold(who: str, names: Sequence[str], status: int) -> str:
+    """A note on who writes by some settings of sampling that are not ours."""
+    return (
+        f"{who} refuses to be told {', '.join(names)} (HTTP {status}): what the target writes is sampled by its own "
+        "defaults of these (a served model's generation_config.json may cut its distribution; vLLM: serve with "
+        "--generation-config vllm)"
+    )
 
 
 class Fault(Exception):

@@ -8,26 +8,32 @@ by others is never kept under the name of the first.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import secrets
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.completions import NEUTRAL, Fault, Ids, Read, Way, Written, written
-from spvmia_plugin.engines.http import Connection, Refused, bare_url, shown_url
-from spvmia_plugin.engines.lora_requests import misread, peft_config
+from spvmia_plugin.engines.completions import (
+    NEUTRAL,
+    UNKNOWN_FIELD,
+    Fault,
+    Ids,
+    Read,
+    Way,
+    Written,
+    untold,
+    written,
+)
+from spvmia_plugin.engines.harness_lm import BY_TEXT, OTHERWISE, connect, is_completions, is_openai, why_not_tokens
+from spvmia_plugin.engines.http import Refused, bare_url
 from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
 from spvmia_plugin.engines.self_check import NAMES_IDS, Checked, SelfCheck, served_models
 from spvmia_plugin.engines.served import ServedModels
-from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.engines.served_adapters import ServedAdapters
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.scoring import windows_of
 from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.protocols import BackendFeatures, OnDone, ScoreInput, TokenIds
@@ -40,19 +46,8 @@ OTHER_SERVER = 3 * ALIKE
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class _Adapter:
-    """An adapter that this run had the server load.
-
-    Attributes:
-        path: of its folder.
-        called: what results and the store have as its name: that of its content. On the server it has one of this run's
-            own, so that no other audit takes it away.
-    """
-
-    path: str
-    called: str
+PROBE = "The train to the coast leaves at seven in the morning, and we will refund order 4711 soon."
+"""What a served base and that of this process are compared by."""
 
 
 class ServerBackend(RemoteTarget):
@@ -88,9 +83,7 @@ class ServerBackend(RemoteTarget):
         self._weights = ServedModels(self.connection, self._tokens)
         self._checks: dict[str, Checked] = {}
         self._identities: dict[Role, dict[str, object]] = {}
-        self._adapters: dict[str, _Adapter] = {}  # by their names on the server
-        self._run = secrets.token_hex(4)
-        self._loading = threading.Lock()
+        self._adapters = ServedAdapters(self.connection, self.note_once)
         self._asked = False  # for the server's own context
         self._is_told_all = not is_openai(lm)  # what it samples by
 
@@ -151,7 +144,7 @@ class ServerBackend(RemoteTarget):
 
     def _called(self, model: str) -> str:
         """A model's name for all that outlives the run."""
-        return self._adapters[model].called if model in self._adapters else model
+        return self._adapters.called(model)
 
     @property
     def told(self) -> Mapping[str, object]:
@@ -199,7 +192,7 @@ class ServerBackend(RemoteTarget):
             way = self.checked(model).way
             called = self._called(model)
             told = (
-                {"function": self._reaching(model, lambda: self._weights.name(model, way, called))}
+                {"function": self._adapters.reaching(model, lambda: self._weights.name(model, way, called))}
                 if way is not None
                 else {"address": hashlib.sha256(bare_url(self.connection.url).encode()).hexdigest()[:16]}
             )
@@ -276,7 +269,7 @@ class ServerBackend(RemoteTarget):
     def _ask(self, model: str, way: Way, ids: Ids, moments: bool) -> Read:
         body = {"model": model, **way.body(ids, moments=moments)}
         try:
-            return self._reaching(
+            return self._adapters.reaching(
                 model, lambda: self.connection.post(body, lambda answer: way.read(answer, ids, moments=moments))
             )
         except Fault as fault:
@@ -383,7 +376,7 @@ class ServerBackend(RemoteTarget):
         """Results, some at a time, of `each` tokens at least: as computed by the weights that the audit began with."""
         model = self._models[role]
         if way is not None:
-            self._reaching(model, lambda: self._weights.known(model, way))
+            self._adapters.reaching(model, lambda: self._weights.known(model, way))
         while todo:
             started = time.perf_counter()
             count, total = 0, 0
@@ -399,7 +392,7 @@ class ServerBackend(RemoteTarget):
             except SpvmiaError as error:
                 failure = error
             if way is not None and answered:
-                self._reaching(model, lambda: self._weights.check(model, way))
+                self._adapters.reaching(model, lambda: self._weights.check(model, way))
                 self._spent[role].forward_tokens += self._weights.probe_tokens
             self._spent[role].seconds += time.perf_counter() - started
             yield answered
@@ -432,7 +425,9 @@ class ServerBackend(RemoteTarget):
         """Served beside a served base, where the server loads adapters; else read in this process."""
         for known in (self._models, self._identities):
             known.pop(role, None)
-        served = self._serve(role, path) if self.is_remote(Role.BASE) else None
+        served, why = self._adapters.load(path) if self.is_remote(Role.BASE) else (None, None)
+        if why is not None:
+            self.note_once(f"{role.value}: read in this process beside a copy of the base, not by the server: {why}")
         if served is None:
             super().load_reference(role, path)
             return
@@ -441,169 +436,8 @@ class ServerBackend(RemoteTarget):
         self._checks[served] = self.checked(self._models[Role.BASE])
         self.local.rest()
 
-    def _serve(self, role: Role, path: str) -> str | None:
-        """Have the server load an adapter; None where it can't, with a note that says why."""
-        why = not_for_a_server(path)
-        called = f"spvmia-{_digest_of(path)[:16]}" if why is None else ""
-        name = f"{called}-{self._run}"
-        if why is None and name not in self._adapters:
-            try:
-                self._load(name, path)
-                self._adapters[name] = _Adapter(path, called)
-            except Refused as refused:
-                why = f"the server loads no adapter at run time (HTTP {refused.status})"
-        if why is not None:
-            self.note_once(f"{role.value}: read in this process beside a copy of the base, not by the server: {why}")
-            return None
-        return name
-
-    def _load(self, name: str, path: str) -> None:
-        """Have the server load an adapter.
-
-        Raises:
-            Refused: it does not.
-        """
-        self._command("load_lora_adapter", {"lora_name": name, "lora_path": str(Path(path).absolute())})
-
-    def _reaching(self, model: str, ask: Callable[[], T]) -> T:
-        """What a model answers; an adapter of ours that the server has lost, as after a restart, is loaded once more.
-
-        Raises:
-            Refused: the server has said no.
-            SpvmiaError: it does not load the adapter again; and whatever else `ask` raises.
-        """
-        try:
-            return ask()
-        except Refused as refused:
-            if refused.status != 404 or model not in self._adapters:
-                raise
-        with self._loading:  # of requests side by side one does it for all
-            if model not in served_models(self.connection):
-                adapter = self._adapters[model]
-                try:
-                    self._load(model, adapter.path)
-                except Refused as refused:
-                    raise SpvmiaError(
-                        f"base_url: expected the server at {self.connection.shown} to have the adapter "
-                        f"{model!r} that it loaded for this audit, got HTTP 404, and HTTP {refused.status} when it was "
-                        "to load it again: it may have been started anew without adapters at run time "
-                        "(VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora); start it as before, and run the same "
-                        "command again, which continues"
-                    ) from None
-                self.note_once(f"{adapter.called!r} was loaded again: the server had lost it while the audit ran")
-        return ask()
-
-    def _command(self, what: str, body: Mapping[str, Any]) -> None:
-        """One of vLLM's commands: the answer is no JSON."""
-        if self.connection.root is None:
-            raise Refused(f"base_url: expected an address that ends in /completions to {what}, got another", 404, "")
-        self.connection.command(f"{self.connection.root}/{what}", body)
-
     def close(self) -> None:
         """Take the adapters from the server that it loaded for this run."""
-        for name in self._adapters:
-            with contextlib.suppress(SpvmiaError):  # it may be gone
-                self._command("unload_lora_adapter", {"lora_name": name})
-        self._adapters.clear()
+        self._adapters.close()
         self.connection.close()
         super().close()
-
-
-PROBE = "The train to the coast leaves at seven in the morning, and we will refund order 4711 soon."
-"""What a served base and that of this process are compared by."""
-OTHERWISE = (
-    "audit it by what it writes alone (ngram_mia, surrogate_mia), serve the model with vLLM, or load it with "
-    "'--model hf'"
-)
-"""What can be done where a server is no use for log-probabilities."""
-BY_TEXT = "with tokenized_requests=False in --model_args "
-"""What has to be said besides where it takes no token ids."""
-UNKNOWN_FIELD = (400, 422)
-"""What servers answer to a field of a request that they do not know."""
-_OTHERS = frozenset({"LocalChatCompletion", "SGLANGGENERATEAPI", "AnthropicChat"})
-"""Classes of the harness that derive from its completions and speak another protocol."""
-
-
-def is_completions(lm: Any) -> bool:
-    """Whether an LM of the harness speaks to a completions server."""
-    names = {base.__name__ for base in type(unwrapped(lm)).__mro__}
-    return "LocalCompletionsAPI" in names and not names & _OTHERS
-
-
-def is_openai(lm: Any) -> bool:
-    """Whether an LM of the harness speaks to OpenAI itself, whose defaults of sampling are neutral."""
-    return any(base.__name__.startswith("OpenAI") for base in type(unwrapped(lm)).__mro__)
-
-
-def untold(who: str, names: Sequence[str], status: int) -> str:
-    """A note on who writes by some settings of sampling that are not ours."""
-    return (
-        f"{who} refuses to be told {', '.join(names)} (HTTP {status}): what the target writes is sampled by its own "
-        "defaults of these (a served model's generation_config.json may cut its distribution; vLLM: serve with "
-        "--generation-config vllm)"
-    )
-
-
-def why_not_tokens(lm: Any) -> str | None:
-    """Why no token ids can be sent for an LM of the harness's completions classes, in words that end an error."""
-    lm = unwrapped(lm)
-    tokenizer, kind = getattr(lm, "tokenizer", None), getattr(lm, "tokenizer_backend", None)
-    named = (
-        "pass tokenizer_backend=huggingface,tokenizer=FOLDER,tokenized_requests=True in --model_args, with the "
-        "tokenizer that the server has"
-    )
-    if tokenizer is None:
-        got = "none (tokenizer_backend=none)"
-    elif not hasattr(tokenizer, "get_vocab") or kind != "huggingface":
-        got = f"that of tokenizer_backend={kind}, of which no records can be cut and no reference trained"
-    elif not getattr(lm, "tokenized_requests", True):
-        got = "one, and prompts as text (tokenized_requests=False): what the server reads would not be known"
-    else:
-        return None
-    wanted = "a tokenizer of transformers and prompts of token ids"
-    return f"tokenizer: expected {wanted}, got {got}; {named}; or {OTHERWISE}"
-
-
-def connect(lm: Any) -> Connection:
-    """The server of an LM of the harness's, as the harness speaks to it.
-
-    Raises:
-        SpvmiaError: no address, or no key where one is needed.
-    """
-    url = getattr(lm, "base_url", None)
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-        told = shown_url(url) if isinstance(url, str) else "nothing"
-        raise SpvmiaError(
-            f"base_url: expected the address of a completions server (http://host:port/v1/completions), got {told!r}; "
-            "pass it in --model_args"
-        )
-    try:
-        header = dict(lm.header or {})
-    except ValueError as error:  # of openai-completions, without a key
-        raise SpvmiaError(f"OPENAI_API_KEY: expected a key, got none ({reason_of(error)}); set the variable") from None
-    if str(header.get("Authorization", "")).strip() == "Bearer":
-        del header["Authorization"]
-    verify = getattr(lm, "ca_cert_path", None) or True
-    return Connection(
-        url,
-        header,
-        timeout=float(lm.timeout),
-        attempts=int(lm.max_retries),
-        concurrent=int(getattr(lm, "_concurrent", 1)),
-        verify=verify if getattr(lm, "verify_certificate", True) else False,
-    )
-
-
-def not_for_a_server(path: str) -> str | None:
-    """Why an adapter can't be given to a server, None if it can: a folder that any vLLM reads as peft does."""
-    if not (Path(path) / "adapter_config.json").is_file():
-        return "it is no folder with an adapter"
-    reason = misread(path, peft_config(path), patterns=False)  # which version it is, nobody knows
-    return None if reason is None else f"vLLM does not take this adapter ({reason})"
-
-
-def _digest_of(path: str) -> str:
-    found = hashlib.sha256()
-    for file in sorted(Path(path).glob("adapter_*")):
-        found.update(file.name.encode() + file.read_bytes())
-    return found.hexdigest()

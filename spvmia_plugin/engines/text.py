@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.completions import NEUTRAL, WORDINGS
+from spvmia_plugin.engines.completions import NEUTRAL, UNKNOWN_FIELD, WORDINGS, untold
+from spvmia_plugin.engines.harness_lm import is_completions, is_openai, why_not_tokens
 from spvmia_plugin.engines.remote import RemoteTarget
-from spvmia_plugin.engines.server import UNKNOWN_FIELD, is_completions, is_openai, untold, why_not_tokens
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import tensors_digest
 from spvmia_plugin.models.tokens import unavailable, unwrapped

@@ -12,6 +12,7 @@ from typing import Any
 
 from spvmia_plugin.attacks.base import BlindAttack
 from spvmia_plugin.auditing.masks import IN_WORDS
+from spvmia_plugin.auditing.plan import shorter_by
 from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation, warnings_first
@@ -76,6 +77,7 @@ class Checked:
         resolution: what so many documents can tell.
         bounds: whether they can show what was declared beforehand.
         plan: the stages of the audit, as if nothing were in the store.
+        shorter_by: options that would shorten it.
         rate: scored tokens a second, by the model's size and what this machine multiplies; None if not known.
         notes: further sentences.
     """
@@ -90,6 +92,7 @@ class Checked:
     resolution: Resolution
     bounds: Sequence[Showable]
     plan: Sequence[Mapping[str, object]]
+    shorter_by: Sequence[str]
     rate: float | None
     notes: Sequence[str]
 
@@ -176,7 +179,7 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
             told = check_tokenisation(data, chosen, backend.encode, backend.frame(""))
             findings = warnings_first([*told, *findings])
         inputs = Inputs(backend, data)
-        plan = [asdict(stage) for stage in run.foresee()]
+        plan = run.foresee()
         decode = backend.decode if show_text or task.settings.log_text else None
         first = {"id": chosen[0].id, "reason": "its text is sent, and no token scored"}
         first = _read(chosen[0], inputs, decode) if has_tokens else first
@@ -198,7 +201,8 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         findings=findings,
         resolution=resolution(documents[True], documents[False], max(on_model, 1)),
         bounds=_bounds(task, min(documents.values()), max(on_model, 1)),
-        plan=plan,
+        plan=[asdict(stage) for stage in plan],
+        shorter_by=shorter_by(plan, task.settings),
         rate=rate,
         notes=notes,
     )

@@ -200,3 +200,19 @@ def test_records_beyond_the_context_are_told_with_the_plan(tmp_path, capsys):
 def test_where_no_token_is_scored_no_context_is_too_short(tmp_path, capsys):
     run(tmp_path, ["bag_of_words"], data=DATA, quiet=False, backend=FakeBackend(max_length=2))
     assert "exceed the model's context" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "told"),
+    [
+        (["spv"], {}, "--limit, mia_max_samples, mia_self_prompts, mia_perturbations, mia_preset=quick"),
+        (["spv"], {"mia_perturbations": 1}, "--limit, mia_max_samples, mia_self_prompts, mia_preset=quick"),
+        (["spv_wbc"], {"mia_preset": "standard"}, "--limit, mia_max_samples, mia_self_prompts, mia_preset=quick"),
+        (["spv"], {"mia_preset": "quick"}, "--limit, mia_max_samples, mia_self_prompts, mia_perturbations"),
+        (["spv"], {"mia_preset": "quick", "mia_perturbations": 1}, "--limit, mia_max_samples, mia_self_prompts"),
+        (["loss"], {"mia_preset": "quick"}, "--limit, mia_max_samples"),
+    ],
+)
+def test_what_would_not_shorten_it_is_not_offered(tmp_path, capsys, names, options, told):
+    run(tmp_path, names, data=DATA, quiet=False, **{"mia_perturbation": "causal", **options})
+    assert f"  to shrink it: {told}\n" in capsys.readouterr().err

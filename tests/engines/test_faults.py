@@ -15,7 +15,8 @@ from lm_eval.models.openai_completions import LocalChatCompletion, OpenAIComplet
 from spvmia_plugin.auditing.roles import cast, check_features
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines import http
-from spvmia_plugin.engines.server import ServerBackend, is_completions, why_not_tokens
+from spvmia_plugin.engines.harness_lm import is_completions, why_not_tokens
+from spvmia_plugin.engines.server import ServerBackend
 from spvmia_plugin.engines.text import TextTarget
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import ScoreInput
