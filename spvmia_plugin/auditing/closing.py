@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 
+from spvmia_plugin.metrics.leaders import Compared, Leader
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL
-from spvmia_plugin.metrics.several import Compared, Leader
 from spvmia_plugin.util.console import above_bars, columns, show, shown
 
 FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"

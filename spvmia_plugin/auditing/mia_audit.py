@@ -17,9 +17,9 @@ from spvmia_plugin.checks.blind import BlindInterval
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.metrics.arrays import Interval
 from spvmia_plugin.metrics.groups import GroupsTold
+from spvmia_plugin.metrics.leaders import Leader, Strongest
 from spvmia_plugin.metrics.names import BOUNDED_BY, TPRS
 from spvmia_plugin.metrics.one_run import CanaryAudit
-from spvmia_plugin.metrics.several import Leader, Strongest
 from spvmia_plugin.metrics.summary import Summary
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.signals import Role

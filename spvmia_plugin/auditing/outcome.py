@@ -20,7 +20,9 @@ from spvmia_plugin.auditing.subjects import Together, groups_together, units_tog
 from spvmia_plugin.auditing.tables import FeatureTable
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.config import SelfPrompt
-from spvmia_plugin.metrics.several import Compared, Strongest, compare, error_correlations
+from spvmia_plugin.metrics.leaders import Compared, Strongest
+from spvmia_plugin.metrics.mean import error_correlations
+from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.protocols import Cost
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import RecordSignals, Role, Unscored, View

@@ -10,8 +10,9 @@ import numpy as np
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Floats, Interval
 from spvmia_plugin.metrics.groups import GroupsTold, by_group
+from spvmia_plugin.metrics.leaders import Compared, Extremes, Leader, Strongest
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
-from spvmia_plugin.metrics.several import Compared, Extremes, Leader, Strongest, compare
+from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.metrics.units import Given, Units, by_records_given, told_by_number, unit_scores
 from spvmia_plugin.records import Record

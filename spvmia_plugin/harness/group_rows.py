@@ -11,8 +11,9 @@ from lm_eval.api.group import Group
 
 from spvmia_plugin.harness.metrics import FILTER
 from spvmia_plugin.harness.request import REQUEST_TYPE
+from spvmia_plugin.metrics.leaders import Compared, best
+from spvmia_plugin.metrics.mean import mean_stderr
 from spvmia_plugin.metrics.names import AUROC, NORMAL_95
-from spvmia_plugin.metrics.several import Compared, best, mean_stderr
 from spvmia_plugin.util.console import show
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from spvmia_plugin.harness.installed import keep_answers_only, prepare_scoring
 from spvmia_plugin.harness.metrics import FILTER, Item, register_metrics
 from spvmia_plugin.harness.request import REQUEST_TYPE, Asked, AuditInstance, install_request_type
 from spvmia_plugin.harness.shared import ADAPTER_ARGUMENTS, SHARED, SharedData, load_tokenizer
+from spvmia_plugin.metrics.leaders import in_one_line
 from spvmia_plugin.metrics.names import BLIND, EPSILON, METRICS, UNIT_METRICS, WITH_ERROR
 from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
-from spvmia_plugin.metrics.several import in_one_line
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.plugins import Registry, load_registry

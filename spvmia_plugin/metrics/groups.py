@@ -12,8 +12,9 @@ from scipy.special import stdtr
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.intervals import AurocEstimate
+from spvmia_plugin.metrics.leaders import NO_SCORES, Leader, best
 from spvmia_plugin.metrics.names import AUROC, TPR_5PCT, Metric, low_end
-from spvmia_plugin.metrics.several import NO_SCORES, Leader, best, joint_errors, joint_estimates, max_quantile_over
+from spvmia_plugin.metrics.several import joint_errors, joint_estimates, max_quantile_over
 from spvmia_plugin.metrics.tpr import TprAtFpr, tpr_at_fpr, tpr_interval
 from spvmia_plugin.util.schema import MaybeNumber
 

@@ -15,8 +15,8 @@ from spvmia_plugin.auditing.api_view import shown_as
 from spvmia_plugin.auditing.continuations import COMPARING
 from spvmia_plugin.auditing.continuations import STAGE as CONTINUING
 from spvmia_plugin.auditing.roles import CALLED, GIVEN
+from spvmia_plugin.metrics.leaders import Leader
 from spvmia_plugin.metrics.names import ASR, AUROC
-from spvmia_plugin.metrics.several import Leader
 from spvmia_plugin.results import Audit, TaskResult
 from spvmia_plugin.signals import WRITTEN, Role, View
 from spvmia_plugin.util.console import shown

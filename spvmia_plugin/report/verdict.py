@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spvmia_plugin.checks import Finding
+from spvmia_plugin.metrics.leaders import TURNED_ROUND, Leader, Strongest
 from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, TPR_1PCT, Metric
-from spvmia_plugin.metrics.several import TURNED_ROUND, Leader, Strongest
 from spvmia_plugin.report.numbers import Text, audited, leading, title
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.model import failed, touches

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from spvmia_plugin.metrics.leaders import Extremes
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS, TPRS, Metric
 from spvmia_plugin.metrics.power import needed
-from spvmia_plugin.metrics.several import Extremes
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.results.estimate import NO_SAMPLES
 from spvmia_plugin.results.model import Audit, TaskResult, failed

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.auditing.mia_audit import NO_TPR, MiaAudit
 from spvmia_plugin.checks import Finding
+from spvmia_plugin.metrics.leaders import Compared, Strongest
 from spvmia_plugin.metrics.names import TPRS
-from spvmia_plugin.metrics.several import Compared, Strongest, compare
+from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.results.samples import Records
 
 BLIND_ATTACK = "bag_of_words"

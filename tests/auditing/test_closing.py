@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from spvmia_plugin.auditing.closing import show_closing
-from spvmia_plugin.metrics.several import Compared, compare
+from spvmia_plugin.metrics.leaders import Compared
+from spvmia_plugin.metrics.several import compare
 from tests.util.test_console import Terminal
 
 LABELS = np.arange(400) < 200

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.several import error_correlations, mean_stderr
+from spvmia_plugin.metrics.mean import error_correlations, mean_stderr
 from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
 

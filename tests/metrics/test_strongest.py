@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.several import Leader, best, in_one_line, strongest
+from spvmia_plugin.metrics.leaders import Leader, best, in_one_line
+from spvmia_plugin.metrics.several import strongest
 from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.util.schema import as_json
 

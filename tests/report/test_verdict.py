@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from spvmia_plugin.evidence.folder import Signatory, write_evidence
-from spvmia_plugin.metrics.several import Leader
+from spvmia_plugin.metrics.leaders import Leader
 from spvmia_plugin.report.claims import claims
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import plain

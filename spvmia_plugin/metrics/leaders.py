@@ -1,0 +1,209 @@
+"""What several attacks on the same records show: the leader of each metric, and how far all of them reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from spvmia_plugin.metrics.names import (
+    AUROC,
+    METRICS_WITH_INTERVAL,
+    TPR_01PCT,
+    TPR_1PCT,
+    TPR_5PCT,
+    TPRS,
+    Metric,
+)
+from spvmia_plugin.util.schema import LEFT_OUT, MaybeNumber
+
+NO_SCORES = "no attack has scores of both classes"
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The attack with most of one metric.
+
+    Of those that are told apart from guessing, if any are, else of all: the intervals hold for all attacks and metrics
+    at once, so whichever is chosen.
+
+    Attributes:
+        attack: its name; None if no attack has the metric.
+        value: its estimate.
+        low: lower end of the interval, simultaneous over all attacks and metrics compared.
+        high: upper end.
+        reason: why there is no number or no interval, or None.
+        task: the harness's name of the task, where there is one.
+    """
+
+    attack: str | None = None
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
+    reason: str | None = None
+    task: str | None = None
+
+    def excludes(self, guess: float) -> bool:
+        """Whether guessing lies below the whole interval."""
+        return self.low > guess
+
+    def is_turned_round(self) -> bool:
+        """Whether the whole interval of an AUROC lies below guessing: members are told, the wrong way round."""
+        return self.high < AUROC.guess
+
+
+TURNED_ROUND = "turned_round"
+"""Key of the leader that tells members the wrong way round, by its AUROC."""
+NOBODY = Leader()
+"""In the place of an attack that there is none of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strongest:
+    """What the strongest attacks show, in one statement over all attacks and metrics.
+
+    Attributes:
+        auroc: the attack that tells records as a whole apart best.
+        tpr_at_5pct_fpr: the one that picks out most at an FPR of 5 %.
+        tpr_at_1pct_fpr: the same at 1 %.
+        tpr_at_0_1pct_fpr: the same at 0.1 %.
+        turned_round: the attack with the smallest AUROC whose interval lies below guessing: members score lower, as
+            with swapped labels. No attack where there is none.
+        low_end: key of the TPR that speaks for the most exposed few: as low an FPR as the non-members bear, or the
+            one that rules a guess out where only one of the two does.
+        critical: standard errors the intervals reach to either side; about 1.96 for one attack and metric.
+        n_attacks: attacks compared.
+        confidence: that all the intervals hold.
+    """
+
+    auroc: Leader
+    tpr_at_5pct_fpr: Leader = NOBODY
+    tpr_at_1pct_fpr: Leader = NOBODY
+    tpr_at_0_1pct_fpr: Leader = field(default=NOBODY, metadata={"key": TPR_01PCT.key})
+    turned_round: Leader = field(default=NOBODY, metadata=LEFT_OUT)
+    low_end: str = TPR_5PCT.key
+    critical: MaybeNumber = math.nan
+    n_attacks: int
+    confidence: float
+
+    @property
+    def by_metric(self) -> dict[str, Leader]:
+        """The leaders by key of their metric."""
+        tprs = (self.tpr_at_5pct_fpr, self.tpr_at_1pct_fpr, self.tpr_at_0_1pct_fpr)
+        return {AUROC.key: self.auroc, **{metric.key: tpr for metric, tpr in zip(TPRS, tprs, strict=True)}}
+
+    @property
+    def every_leader(self) -> dict[str, Leader]:
+        """All of them by their keys in `mia_audit.strongest`, the one of TURNED_ROUND too, which is no metric."""
+        return {**self.by_metric, TURNED_ROUND: self.turned_round}
+
+    @property
+    def tells_members(self) -> bool:
+        """Whether a guess is ruled out, for the records as a whole or for the most exposed few."""
+        return self.auroc.excludes(AUROC.guess) or self.most_exposed.excludes(self.low_end_metric.guess)
+
+    @property
+    def low_end_metric(self) -> Metric:
+        """The TPR that `low_end` names."""
+        return METRICS_WITH_INTERVAL[self.low_end]
+
+    @property
+    def most_exposed(self) -> Leader:
+        """The leader at the low end."""
+        return self.by_metric[self.low_end]
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """How far all attacks reach in one metric: what a limit on it is held against.
+
+    Attributes:
+        metric: its key.
+        attack: the one with the largest estimate; None if no attack has scores of both classes.
+        value: that estimate.
+        low: the largest lower end among all attacks.
+        high: the largest upper end among all attacks that have one.
+        lowest: the smallest lower end: an AUROC far below .5 tells the classes apart, too, the other way round.
+        reason: why some attack has no upper end, or no attack a number; None otherwise.
+    """
+
+    metric: str
+    attack: str | None = None
+    value: MaybeNumber = math.nan
+    low: MaybeNumber = math.nan
+    high: MaybeNumber = math.nan
+    lowest: MaybeNumber = math.nan
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Several attacks on the same records: an interval for each attack and metric, all of which hold at once.
+
+    Attributes:
+        leaders: by key of the metric, by name of the attack; what has no number has a reason.
+        low_end: as in `Strongest`.
+        critical: as in `Strongest`.
+        n_attacks: attacks with scores of both classes.
+        confidence: that all the intervals hold.
+    """
+
+    leaders: Mapping[str, Mapping[str, Leader]]
+    low_end: str
+    critical: float
+    n_attacks: int
+    confidence: float
+
+    def extremes(self, metric: str) -> Extremes:
+        """How far all attacks reach in a metric, by its key."""
+        leaders = list(self.leaders[metric].values())
+        first = max(leaders, key=lambda each: -math.inf if math.isnan(each.value) else each.value, default=Leader())
+        lows, highs = ([end for each in leaders if not math.isnan(end := getattr(each, e))] for e in ("low", "high"))
+        low, high, lowest = max(lows, default=math.nan), max(highs, default=math.nan), min(lows, default=math.nan)
+        without = (each.reason or "no interval" for each in leaders if math.isnan(each.high))
+        reason = next(without, None) if leaders else NO_SCORES
+        return Extremes(metric, first.attack, first.value, low, high, lowest, reason)
+
+    def strongest(self) -> Strongest:
+        """The attack with most of each metric."""
+        found = {key: best(key, of_attacks.values()) for key, of_attacks in self.leaders.items()}
+        turned_round = [leader for leader in self.leaders[AUROC.key].values() if leader.is_turned_round()]
+        return Strongest(
+            turned_round=min(turned_round, key=lambda leader: leader.value, default=NOBODY),
+            auroc=found[AUROC.key],
+            tpr_at_5pct_fpr=found[TPR_5PCT.key],
+            tpr_at_1pct_fpr=found[TPR_1PCT.key],
+            tpr_at_0_1pct_fpr=found[TPR_01PCT.key],
+            low_end=self.low_end,
+            critical=self.critical,
+            n_attacks=self.n_attacks,
+            confidence=self.confidence,
+        )
+
+
+def best(metric: str, leaders: Iterable[Leader]) -> Leader:
+    """The one with the largest value, of those told apart from guessing if there are any; else why there is none."""
+    every = list(leaders)
+    known = [leader for leader in every if not math.isnan(leader.value)]
+    apart = [leader for leader in known if leader.excludes(METRICS_WITH_INTERVAL[metric].guess)]
+    reason = every[0].reason if every else NO_SCORES
+    return max(apart or known, key=lambda leader: leader.value, default=Leader(reason=reason))
+
+
+def in_one_line(found: Strongest) -> str:
+    """What the strongest attacks show, for people who read no more than that."""
+    parts = []
+    for metric in (AUROC, found.low_end_metric):
+        leader = found.by_metric[metric.key]
+        if math.isnan(leader.value):
+            parts.append(f"{metric.label} has no number: {leader.reason}")
+            continue
+        interval = "" if math.isnan(leader.low) else f" ({leader.low:.3f} to {leader.high:.3f})"
+        ruled_out = leader.excludes(metric.guess)
+        told = "a guess is ruled out" if ruled_out else f"no evidence against a guess, {metric.guess:g}"
+        parts.append(f"{metric.label} {leader.value:.3f}{interval} by {leader.attack}, {told}")
+    if (turned := found.turned_round).attack is not None:
+        reach = f"{turned.value:.3f} ({turned.low:.3f} to {turned.high:.3f})"
+        parts.append(f"{AUROC.label} {reach} by {turned.attack}: members score lower, as with swapped labels")
+    which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    return f"{which}: {'; '.join(parts)}"
