@@ -144,7 +144,7 @@ def main() -> None:
     tasks = check_contents(wheel)
     with tempfile.TemporaryDirectory() as scratch:
         python = Python(Path(scratch) / "venv")
-        python.pip("install", *NEEDED)
+        python.pip("install", "--no-compile", *NEEDED)
         python.pip("install", "--no-deps", str(wheel))
         say("beside a regular lm_eval:")
         check_cycle(python, wheel, tasks)
