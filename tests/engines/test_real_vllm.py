@@ -117,7 +117,7 @@ def test_what_is_written_is_drawn_from_the_target(pair):
     items = [ScoreInput((token,), (*lead, *prompt)) for token in asked]
     p = np.exp([float(each.logprob[0]) for each in theirs.score(TARGET, items, moments=False)])
     # Mean probability of what is drawn: of draws from p it is the sum of p squared, of uniform draws 1 / V.
-    every = [ScoreInput((token,), (*lead, *prompt)) for token in range(ours._vocab)]
+    every = [ScoreInput((token,), (*lead, *prompt)) for token in range(ours.vocab)]
     whole = np.exp([float(each.logprob[0]) for each in theirs.score(TARGET, every, moments=False)])
     of_drawn = np.array([dict(zip(asked, p, strict=True))[token] for token in drawn])
     expected, deviation = (whole**2).sum(), np.sqrt(((whole**3).sum() - (whole**2).sum() ** 2) / count)
