@@ -66,6 +66,19 @@ PRESETS: dict[str, dict[str, object]] = {
 """Sets of option values by `mia_preset`; explicit keys win."""
 
 
+def affordable(device_type: str, members: int) -> str:
+    """`--metadata` of a command that is offered to somebody who has just trained: none of it needs a second model.
+
+    Args:
+        device_type: of what the target was trained on. On a CPU a reference of `standard` takes most of a day.
+        members: records that it was trained on: a reference has learnt enough from as many texts.
+    """
+    if device_type != "cpu":
+        return "mia_preset=standard"
+    few = int(str(PRESETS["quick"]["self_prompts"]))
+    return "mia_preset=quick" + (f",mia_self_prompts={members}" if members < few else "")
+
+
 @dataclass(frozen=True)
 class Check:
     """What a value must be: the words for the error message, the test, and how to read it."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from spvmia_plugin.config import Format
+from spvmia_plugin.config import Format, affordable
 from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
 from spvmia_plugin.data.weights import weights_of
@@ -370,17 +370,19 @@ def _progress(state: Any) -> dict[str, object]:
 def audit_command(manifest: Manifest, folder: Path, model: Any) -> str:
     """The `lm_eval` command for weights in a folder; the manifest is found there.
 
-    Preferences have an attack of their own, in no group. The preset, which comes last, needs no second model from the
-    hub. What a CPU trained in float32 is audited so: many take many times as long in bfloat16, as models are saved.
+    Preferences have an attack of their own, in no group. The metadata come last. What a CPU trained in float32 is
+    audited so: many take many times as long in bfloat16, as models are saved.
     """
     place = shlex.quote(os.path.abspath(folder))
     base = shlex.quote(manifest.base_model or "BASE")
     weights = f"pretrained={place}" if manifest.method == "full" else f"pretrained={base},peft={place}"
     first = next(iter(model.parameters()), None) if model is not None else None
-    if first is not None and first.device.type == "cpu" and str(first.dtype) == "torch.float32":
+    device_type = "cuda" if first is None else first.device.type
+    if first is not None and device_type == "cpu" and str(first.dtype) == "torch.float32":
         weights += ",dtype=float32"
     tasks = "mia_custom,premia_mia_custom" if manifest.data.format == PREFERENCE else "mia_custom"
-    options = f"--tasks {tasks} --output_path results --log_samples --metadata mia_preset=standard"
+    spent = affordable(device_type, len(manifest.records["members"]))
+    options = f"--tasks {tasks} --output_path results --log_samples --metadata {spent}"
     return f"lm_eval --model hf --model_args {weights} {options}"
 
 

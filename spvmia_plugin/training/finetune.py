@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spvmia_plugin.config import FORMATS, MAX_BATCH, MAX_EPOCHS, MAX_RANK, MAX_TOKENS, MAX_WHOLE
+from spvmia_plugin.config import FORMATS, MAX_BATCH, MAX_EPOCHS, MAX_RANK, MAX_TOKENS, MAX_WHOLE, affordable
 from spvmia_plugin.config import Format as FormatName
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import PREFERENCE, TEXT, Format, as_rendered
@@ -37,7 +37,7 @@ from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Document, LossOn, Record
 from spvmia_plugin.seeds import stable_seed
-from spvmia_plugin.training.base_model import BaseModel, load_model
+from spvmia_plugin.training.base_model import BaseModel, load_model, training_device
 from spvmia_plugin.training.canaries import KINDS, NATURAL, made_canaries, tossed
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.files import as_path, private_folder, user_cache
@@ -326,17 +326,15 @@ def _finetune(
 
 
 def audit_command(base: BaseModel, output: Path, config: FinetuneConfig) -> str:
-    """The `lm_eval` command that audits a target; the manifest is found in its folder.
-
-    The preset needs no second model from the hub, which the paper's paraphrases do.
-    """
+    """The `lm_eval` command that audits a target; the manifest is found in its folder."""
     model = f"pretrained={base.name},peft={output}" if config.method == "lora" else f"pretrained={output}"
     if base.audited_in is not None:
         model += f",dtype={base.audited_in}"
     if config.trust_remote_code:
         model += ",trust_remote_code=True"
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
-    options = f"--tasks {tasks} --metadata mia_preset=standard --batch_size auto --output_path results --log_samples"
+    spent = affordable(training_device().type, config.members)
+    options = f"--tasks {tasks} --metadata {spent} --batch_size auto --output_path results --log_samples"
     return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"
 
 

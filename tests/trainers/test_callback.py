@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin import MembershipManifest
+from spvmia_plugin.config import AuditConfig, affordable
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
 from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError
@@ -268,7 +269,7 @@ def test_what_is_uploaded_has_no_manifest(sft, split, tmp_path, monkeypatch, cap
     assert read_manifest(kept[0]).trainer["data"] == "matched"
     err = capsys.readouterr().err
     assert f"it is kept out, in {kept[0]}" in err
-    assert f"--metadata mia_preset=standard,mia_manifest={kept[0]}" in err
+    assert f"--metadata mia_preset=quick,mia_self_prompts=30,mia_manifest={kept[0]}" in err
 
 
 def test_a_push_that_nobody_announced_finds_no_manifest(sft, split, tmp_path, monkeypatch, capsys):
@@ -527,3 +528,22 @@ def test_units_are_kept_as_keyed_hashes(sft, tmp_path):
     assert told["trainer"]["unit_column"] == "customer"
     with pytest.raises(SpvmiaError, match=r"^members=: .* expected a column 'costumer', .*did you mean 'customer'"):
         MembershipManifest(members, nonmembers, unit_column="costumer")
+
+
+@pytest.mark.parametrize(
+    ("device", "members", "offered"),
+    [
+        ("cuda", 60, {"preset": "standard"}),
+        ("mps", 10_000, {"preset": "standard"}),
+        ("cpu", 60, {"preset": "quick", "self_prompts": 60}),
+        ("cpu", 250, {"preset": "quick", "self_prompts": 250}),
+        ("cpu", 10_000, {"preset": "quick", "self_prompts": 250}),
+    ],
+)
+def test_what_is_offered_to_spend_is_what_the_machine_can_do(device, members, offered):
+    """Read as the harness reads `--metadata`."""
+    from lm_eval._cli.utils import key_val_to_dict
+
+    config = AuditConfig.from_metadata(key_val_to_dict(affordable(device, members)))
+    assert {name: getattr(config, name) for name in offered} == offered
+    assert config.perturbation == "causal"

@@ -228,7 +228,7 @@ def test_what_is_said_names_counts_and_the_next_command_but_no_text(options: dic
     assert said[1].startswith("estimate: ")
     assert said[-1] == (
         f"lm_eval --model hf --model_args pretrained={base},peft={output} --tasks mia_custom,canary_audit_custom "
-        "--metadata mia_preset=standard --batch_size auto --output_path results --log_samples"
+        "--metadata mia_preset=quick,mia_self_prompts=24 --batch_size auto --output_path results --log_samples"
     )
     assert not any(word in " ".join(said) for word in ("refund", "ticket", "Monday"))
 
