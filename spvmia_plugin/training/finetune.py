@@ -309,7 +309,8 @@ def _finetune(
     trained = [record for name in ("members", "canaries") for record in dealt[name] if record.is_member]
     sequences = base.sequences(trained)
     masks = [record.rendered.counted for record in trained if record.rendered is not None] or None
-    from spvmia_plugin.training.trainer import TrainSettings, writing
+    from spvmia_plugin.training.checkpoints import writing
+    from spvmia_plugin.training.trainer import TrainSettings
 
     settings = TrainSettings(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=config.seed)
     if base.slow is not None:
@@ -570,7 +571,8 @@ def _train_and_save(
     output: Path,
     tell: Say,
 ) -> dict[str, object]:
-    from spvmia_plugin.training.trainer import train, writing
+    from spvmia_plugin.training.checkpoints import writing
+    from spvmia_plugin.training.trainer import train
 
     with isolated_rng(stable_seed(config.seed, "target")), quiet_libraries(), no_loading_bars():
         model = load_model(config, base)
@@ -594,18 +596,31 @@ def _train_and_save(
 
 
 def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSettings) -> str:
-    """Time one step, after one to warm up, and multiply. Nothing is learned from them."""
+    """Time one step, after one to warm up, and multiply. Nothing is learned from them.
+
+    Raises:
+        SpvmiaError: a step does not fit into memory.
+    """
     import torch
 
+    from spvmia_plugin.training.memory import InMemory
+
+    def step() -> None:
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        loss.item()  # waits for the device
+
+    in_memory, was_training = InMemory(model), model.training
+    model.train()  # activations are computed anew in this mode alone
     longest = max(sequences, key=lambda ids: len(ids))
     batch = torch.tensor([list(longest)] * settings.batch_size, device=model.device)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
-        loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        loss.item()  # waits for the device
+        in_memory.run(step, batch.shape)
         seconds = time.perf_counter() - started
+    in_memory.restore()
+    model.train(was_training)
     model.zero_grad(set_to_none=True)
     share = sum(map(len, sequences)) / (len(sequences) * batch.shape[1])
     total = seconds * share * settings.total_steps(len(sequences))

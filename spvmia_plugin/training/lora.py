@@ -10,7 +10,8 @@ from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import AdapterHost, linear_names, lost_weights, save_adapter
 from spvmia_plugin.models.forward import inner_model
-from spvmia_plugin.training.trainer import TrainSettings, train, unpacked, writing
+from spvmia_plugin.training.checkpoints import writing
+from spvmia_plugin.training.trainer import TrainSettings, train, unpacked
 from spvmia_plugin.util.processes import is_first
 
 if TYPE_CHECKING:

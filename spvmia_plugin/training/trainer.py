@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib
-import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.seeds import stable_seed
+from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal, fingerprint, last_checkpoint, step_of, writing
+from spvmia_plugin.training.memory import InMemory
 from spvmia_plugin.util.console import Bar
-from spvmia_plugin.util.files import file_digest
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from spvmia_plugin.util.processes import first_says, is_first, one_of
-from spvmia_plugin.util.strict_json import any_loads
 
 _WEIGHTS = "trainable.safetensors"
 _LOSSES = "spvmia.losses"
@@ -108,10 +103,12 @@ def train(
 
     Returns:
         JSON-ready: `losses` (mean per epoch), `steps`, `tokens` (seen, without padding), with `counted` also
-        `tokens_with_loss`, `seconds`, `resumed_at` (step, 0 for none) and the settings.
+        `tokens_with_loss`, `seconds`, `resumed_at` (step, 0 for none), the settings, and `recomputes` if memory did
+        not hold the activations of a step.
 
     Raises:
-        SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint; another process is gone.
+        SpvmiaError: no sequence, or one without a token to predict; no room for a checkpoint, or in memory for a step;
+            another process is gone.
     """
     if not sequences or min(map(len, sequences)) < 2:
         raise SpvmiaError(
@@ -144,10 +141,13 @@ def train(
             trainer.add_callback(callback)
         resumed_at = step_of(checkpoint) if checkpoint else 0
         steps = settings.total_steps(len(sequences))
-        if checkpoint and resumed_at == steps:
-            trainer._load_from_checkpoint(str(checkpoint))  # all is done; the Trainer would take one more step
-        else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            if checkpoint and resumed_at == steps:
+                trainer._load_from_checkpoint(str(checkpoint))  # all is done; the Trainer would take one more step
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            trainer.in_memory.restore()
         losses = trainer.epoch_losses()
     with_loss = {}
     if counted is not None:
@@ -160,6 +160,7 @@ def train(
         "seconds": round(time.perf_counter() - started, 3),
         "resumed_at": resumed_at,
         **asdict(settings),
+        **({"recomputes": True} if trainer.in_memory.recomputes else {}),
     }
 
 
@@ -199,6 +200,7 @@ def _make_trainer(
         vars(arguments)["_setup_devices"] = device
         arguments._n_gpu = 0 if device.type == "cpu" else 1
     trainer = _Trainer(
+        alone=settings.processes == 1,
         model=model,
         args=arguments,
         train_dataset=[
@@ -241,15 +243,17 @@ class _Collator:
 class _Trainer(Trainer):  # type: ignore[misc]
     """The Trainer, with checkpoints of nothing but what is trained, and losses summed without a host sync."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, alone: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.in_memory = InMemory(self.model, alone=alone)
         epochs = math.ceil(self.args.num_train_epochs)
         device = torch.device(self.args.device)
         device = torch.device("cpu") if device.type == "mps" else device  # no float64 there
         self._sums = torch.zeros(2, epochs, dtype=torch.float64, device=device)  # losses, steps
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        step = super().training_step
+        loss = self.in_memory.run(lambda: step(model, inputs, *args, **kwargs), inputs["input_ids"].shape)
         epoch = min(int(self.state.epoch or 0), self._sums.shape[1] - 1)
         self._sums[0, epoch] += loss.detach().to(self._sums.device)
         self._sums[1, epoch] += 1
@@ -358,112 +362,6 @@ def _untouched(model: Any) -> Iterator[None]:
             delattr(model, name)
         if use_cache is not None:
             model.config.use_cache = use_cache
-
-
-CHECKPOINTS = "checkpoints"
-"""Folder, inside a training's output, that they lie in."""
-_SEAL = "seal.json"
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what a full disk makes of torch's and safetensors' files into one line for people.
-
-    Raises:
-        SpvmiaError: the folder cannot be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-    except RuntimeError as error:  # torch writes through a library of its own, which has many words for it
-        places = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
-        if "inline_container" not in str(error) and not any(p.match("torch/serialization.py") for p in places):
-            raise
-        reason = "no room for a file of torch"
-    else:
-        return
-    raise SpvmiaError(
-        f"mia_cache_dir, or --output of 'spvmia finetune': expected a folder that can be written, got {reason!r} in "
-        f"{folder}; free space there, or name another folder; whole checkpoints are kept, and the same command "
-        "continues from the last"
-    )
-
-
-class Seal(TrainerCallback):  # type: ignore[misc]
-    """Closes a checkpoint: digests of its files, written last and at once, so that half of one is never used.
-
-    Only then the one before it goes: the Trainer's own limit would remove it earlier, and a kill in between lose both.
-    """
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer after each checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        part = folder / f".{_SEAL}"
-        with writing(folder):
-            seal = {"fingerprint": self.fingerprint, "files": _digests(folder)}
-            part.write_text(json.dumps(seal))
-            part.replace(folder / _SEAL)
-            for other in folder.parent.glob("checkpoint-*"):
-                if other != folder:
-                    shutil.rmtree(other)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {
-        path.name: file_digest(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.endswith(_SEAL)
-    }
-
-
-def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """Return the newest checkpoint of this very run that is whole; remove all others.
-
-    Raises:
-        SpvmiaError: the folder cannot be written.
-    """
-    found: Path | None = None
-    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
-        if found is None and _is_whole(path, fingerprint):
-            found = path
-        else:
-            with writing(folder):
-                shutil.rmtree(path)
-    return found
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _is_whole(path: Path, fingerprint: str) -> bool:
-    try:
-        seal = any_loads((path / _SEAL).read_text())
-        return bool(seal == {"fingerprint": fingerprint, "files": _digests(path)})
-    except (OSError, ValueError):
-        return False
-
-
-def fingerprint(
-    model: Any,
-    sequences: Sequence[Sequence[int]],
-    settings: Mapping[str, object],
-    counted: Sequence[Sequence[bool]] | None = None,
-) -> str:
-    """Digest of what a checkpoint must agree with: settings, data and masks, starting point of what is trained."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for numbers in (*sequences, *(counted or ())):
-        digest.update(json.dumps(list(map(int, numbers))).encode())
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            start = parameter.detach().double()
-            digest.update(json.dumps([name, list(parameter.shape), str(parameter.dtype), start.sum().item()]).encode())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training import trainer as training
-from spvmia_plugin.training.trainer import CHECKPOINTS, Seal, TrainSettings, last_checkpoint, train
+from spvmia_plugin.training.checkpoints import CHECKPOINTS, Seal, last_checkpoint
+from spvmia_plugin.training.trainer import TrainSettings, train
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.tiny import tiny_llama, tiny_texts, tiny_tokenizer
 

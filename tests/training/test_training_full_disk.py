@@ -9,7 +9,8 @@ import torch
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.training import trainer as training
-from spvmia_plugin.training.trainer import CHECKPOINTS, TrainSettings, train
+from spvmia_plugin.training.checkpoints import CHECKPOINTS
+from spvmia_plugin.training.trainer import TrainSettings, train
 from tests.disks import small_disk
 from tests.training.test_training import PAD, lora_model, sequences, trained
 

@@ -1,0 +1,106 @@
+"""Steps of a training that fit into memory: what it does not hold of a step's activations is computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from spvmia_plugin.errors import SpvmiaError
+
+T = TypeVar("T")
+
+
+class InMemory:
+    """Runs the steps of a training of one model.
+
+    Args:
+        model: a `PreTrainedModel` or `PeftModel`.
+        alone: whether no other process takes part, which would wait for a step that is done twice.
+
+    Attributes:
+        recomputes: whether a step did not fit, since which activations are not kept for the backward pass: that takes
+            a third longer and gives the same gradients.
+    """
+
+    def __init__(self, model: Any, *, alone: bool = True) -> None:
+        self.recomputes = False
+        self._model = model
+        self._alone = alone
+
+    def run(self, step: Callable[[], T], shape: Sequence[int]) -> T:
+        """A forward and a backward pass. If memory runs out, once more without keeping activations, as all after it.
+
+        Args:
+            step: does it; what it draws at random it draws again.
+            shape: texts and tokens of the batch, for an error.
+
+        Raises:
+            SpvmiaError: it does not fit so, either.
+        """
+        draw_again = _drawing_again(torch.device(self._model.device))
+        for _ in range(2):
+            try:
+                return step()
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+            # Outside of the handler: the error holds the frames, and they hold the tensors.
+            if not self._recompute():
+                break
+            draw_again()
+        texts, tokens = shape
+        raise SpvmiaError(
+            f"out of memory: expected room to train on {texts} texts of {tokens} tokens at once, got none; lower "
+            "mia_reference_batch (of 'spvmia finetune': --batch-size), cut records shorter (mia_record_tokens of "
+            "conversations, mia_block_size of texts), or use a device with more memory"
+        )
+
+    def restore(self) -> None:
+        """Leave the model as it was."""
+        if self.recomputes:
+            _of(self._model, "disable")()
+
+    def _recompute(self) -> bool:
+        """Have the model keep no activations; whether that helps."""
+        if (
+            keeps_no_activations(self._model)
+            or not self._alone
+            or not getattr(self._model, "supports_gradient_checkpointing", False)
+        ):
+            return False
+        self._model.zero_grad(set_to_none=True)
+        clear_device_cache(garbage_collection=True)
+        _of(self._model, "enable")({"use_reentrant": False})
+        self.recomputes = True
+        return True
+
+
+def keeps_no_activations(model: Any) -> bool:
+    """Whether some layer of a model computes its activations anew in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def _of(model: Any, what: str) -> Callable[..., None]:
+    """The method of a model that enables or disables this: transformers 5.24 has given it another name."""
+    today, before = (f"{name}_checkpointing_{what}" for name in ("activation", "gradient"))
+    method: Callable[..., None] = getattr(model, today if hasattr(model, today) else before)
+    return method
+
+
+def _drawing_again(device: torch.device) -> Callable[[], None]:
+    """What puts the generators that dropout draws from back to where they are now."""
+    of_cpu = torch.get_rng_state()
+    if device.type == "cpu":
+        return lambda: torch.set_rng_state(of_cpu)
+    module = torch.get_device_module(device)
+    which = () if device.type == "mps" else (device,)
+    of_device = module.get_rng_state(*which)
+
+    def draw_again() -> None:
+        torch.set_rng_state(of_cpu)
+        module.set_rng_state(of_device, *which)
+
+    return draw_again
