@@ -614,6 +614,7 @@ def estimate(model: Any, sequences: Sequence[Sequence[int]], settings: TrainSett
     model.train()  # activations are computed anew in this mode alone
     longest = max(sequences, key=lambda ids: len(ids))
     batch = torch.tensor([list(longest)] * settings.batch_size, device=model.device)
+    in_memory.foresee(batch.shape)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from spvmia_plugin.errors import SpvmiaError
 
 T = TypeVar("T")
+PROBED = 32
+"""Tokens of the text by which is measured what a step keeps, of which as much is kept for each token of a batch."""
+MOST_OF_MEMORY = 0.7
+"""Share of the free memory that this may take: a step of SmolLM2 under LoRA takes 1.4 times as much at its peak."""
 
 
 class InMemory:
@@ -21,14 +27,28 @@ class InMemory:
         alone: whether no other process takes part, which would wait for a step that is done twice.
 
     Attributes:
-        recomputes: whether a step did not fit, since which activations are not kept for the backward pass: that takes
-            a third longer and gives the same gradients.
+        recomputes: whether a step did not fit, or would not: from then on activations are not kept for the backward
+            pass, which takes a third longer and gives the same gradients.
     """
 
     def __init__(self, model: Any, *, alone: bool = True) -> None:
         self.recomputes = False
         self._model = model
         self._alone = alone
+
+    def foresee(self, shape: Sequence[int]) -> None:
+        """On a CPU, keep no activations from the start if those of the largest step would not leave room.
+
+        There no error comes when memory runs out: the kernel kills the process, and would again where it goes on.
+
+        Args:
+            shape: texts and tokens of the largest batch.
+        """
+        if torch.device(self._model.device).type == "cpu":
+            texts, tokens = shape
+            probed = min(tokens, PROBED)
+            if texts * tokens / probed * _kept_by_a_step(self._model, probed) > MOST_OF_MEMORY * available_memory():
+                self._recompute()
 
     def run(self, step: Callable[[], T], shape: Sequence[int]) -> T:
         """A forward and a backward pass. If memory runs out, once more without keeping activations, as all after it.
@@ -81,6 +101,36 @@ class InMemory:
 def keeps_no_activations(model: Any) -> bool:
     """Whether some layer of a model computes its activations anew in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still take, by the machine and by the group of processes (container) it is in."""
+    found = int(psutil.virtual_memory().available)
+    try:
+        most, taken = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:  # another system, or another version of groups
+        return found
+    return found if most == "max" else min(found, int(most) - int(taken))
+
+
+def _kept_by_a_step(model: Any, tokens: int) -> int:
+    """Bytes that a step on one text takes until its backward pass: what is kept, and gradients of the largest of it."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    draw_again = _drawing_again(torch.device(model.device))
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(input_ids=ids, labels=ids).loss
+    del loss
+    draw_again()
+    return sum(kept.values()) + 2 * max(kept.values(), default=0)
 
 
 def _of(model: Any, what: str) -> Callable[..., None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.training import memory
 from spvmia_plugin.training.finetune import estimate
-from spvmia_plugin.training.memory import InMemory, keeps_no_activations
+from spvmia_plugin.training.memory import PROBED, InMemory, _kept_by_a_step, available_memory, keeps_no_activations
 from spvmia_plugin.training.trainer import TrainSettings, train
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.tiny import tiny_llama
@@ -34,7 +37,9 @@ class Memory:
         (layer,) = [module for name, module in model.named_modules() if name.endswith("layers.1.mlp")]
         layer.register_forward_pre_hook(self.check)
 
-    def check(self, *_):
+    def check(self, _, arguments):
+        if len(arguments[0]) == 1:  # of the one text by which is measured what a step keeps
+            return
         self.calls += 1
         fits = keeps_no_activations(self.model) and self.ever
         if self.calls > self.after and not fits:
@@ -51,14 +56,14 @@ def test_a_step_that_does_not_fit_is_done_again_to_the_same_bits(tmp_path, make,
     plain, tight = make(), make()
     expected = run(plain, tmp_path / "a")
     assert "recomputes" not in expected
-    memory, before = Memory(tight, after=after), states()
+    shortage, before = Memory(tight, after=after), states()
     record = run(tight, tmp_path / "b")
     assert states() == before
     assert record["recomputes"] is True
     assert record["losses"] == expected["losses"]
     of_plain = trained(plain)
     assert all(torch.equal(value, of_plain[name]) for name, value in trained(tight).items())
-    assert memory.calls == after + 1 + 2 * (record["steps"] - after)  # each step's forward pass twice, from then on
+    assert shortage.calls == after + 1 + 2 * (record["steps"] - after)  # each step's forward pass twice, from then on
     assert not keeps_no_activations(tight)
 
 
@@ -107,3 +112,60 @@ def test_the_estimate_before_it_fits_too():
     assert not keeps_no_activations(model)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def kept_naively(model, tokens):
+    """The same by what the nodes of the graph hold: bytes of all, and of the largest."""
+    ids = torch.zeros((1, tokens), dtype=torch.long)
+    loss = model(input_ids=ids, labels=ids).loss
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    seen, held, todo = set(), {}, [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [each for each, _ in node.next_functions]
+        for name in dir(node):
+            value = getattr(node, name) if name.startswith("_saved_") else None
+            for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in own:
+                    held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(held.values()), max(held.values())
+
+
+@pytest.mark.parametrize("make", [lora_model, full_model])
+def test_what_a_step_keeps_is_measured_and_grows_with_its_tokens(make):
+    model, before = make(), torch.get_rng_state()
+    for tokens in (16, 32):
+        every, largest = kept_naively(model, tokens)
+        assert _kept_by_a_step(model, tokens) == pytest.approx(every + 2 * largest, rel=0.01)
+    assert _kept_by_a_step(model, 32) == pytest.approx(2 * _kept_by_a_step(model, 16), rel=0.15)
+    torch.set_rng_state(before)
+    _kept_by_a_step(model, 8)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("make", [lora_model, full_model])
+def test_where_a_cpu_would_be_short_of_memory_no_activations_are_kept_from_the_start(tmp_path, monkeypatch, make):
+    rows = sequences(10, None)
+    needed = 4 * max(map(len, rows)) / PROBED * _kept_by_a_step(make(), PROBED)
+    plain, tight = make(), make()
+    monkeypatch.setattr(memory, "available_memory", lambda: needed * 1.45)
+    assert "recomputes" not in run(plain, tmp_path / "a")
+    monkeypatch.setattr(memory, "available_memory", lambda: needed * 1.4)
+    assert run(tight, tmp_path / "b")["recomputes"] is True
+    of_plain = trained(plain)
+    assert all(torch.equal(value, of_plain[name]) for name, value in trained(tight).items())
+    assert not keeps_no_activations(tight)
+
+
+@pytest.mark.parametrize(
+    ("most", "taken", "expected"), [("max\n", "5\n", None), ("1000\n", "400\n", 600), (None, "5\n", None)]
+)
+def test_the_memory_of_a_container_is_what_its_group_may_take(tmp_path, monkeypatch, most, taken, expected):
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    for name, content in (("memory.max", most), ("memory.current", taken)):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    assert available_memory(tmp_path) == (expected or 10_000)
