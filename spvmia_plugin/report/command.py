@@ -17,6 +17,8 @@ _OPTIONS = {
     "limit": "--limit",
 }
 """Entries of the harness's config that are options of its command."""
+_LEFT_OUT = (None, "", "cuda:0")
+"""Values of these that need no word: the last is the harness's own device, told where there is no GPU, too."""
 
 
 def command(run: HarnessRun, **changed: object) -> list[str]:
@@ -36,7 +38,7 @@ def command(run: HarnessRun, **changed: object) -> list[str]:
     if options:
         words += ["--metadata", json.dumps(options)]
     for key, option in _OPTIONS.items():
-        if config.get(key) not in (None, ""):
+        if config.get(key) not in _LEFT_OUT:
             value = config[key]  # a limit of 50.0 records is 50
             whole = isinstance(value, float) and value.is_integer() and value > 1
             words += [option, str(int(value) if whole else value)]

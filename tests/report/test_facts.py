@@ -198,9 +198,16 @@ def test_the_command_repeats_the_run(tmp_path):
     assert options["--tasks"] == "spv_mia_custom,loss_mia_custom"
     assert json.loads(options["--metadata"]) == settings
     assert options["--limit"] == "50"
+    assert "--device" not in options  # the harness's own, of which nothing is known to be there
     assert options["--seed"] == "3,1234,1234,1234"
     assert words[-1] == "--log_samples"
     assert shlex.split(typed(words).replace("\\\n", " ")) == words
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_a_device_that_somebody_named_stands_in_the_command(plain_run, device):
+    words = command(replace(plain_run.run, config={"device": device}))
+    assert words[words.index("--device") + 1] == device
 
 
 def test_no_command_names_a_model_that_was_in_memory(plain_run):
