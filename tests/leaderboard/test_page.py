@@ -16,6 +16,7 @@ from spvmia_plugin.leaderboard.entrants import Source
 from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold, window
 from tests.hostile import NASTY
 from tests.leaderboard.models import DUPLICATES, RECIPE, audit_of, audited, file_of, model, three_models
+from tests.results.builders import write_run
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,23 @@ def test_nothing_is_cut(browser: Any, request: Any, which: str, width: int, sche
 @pytest.mark.parametrize("which", ["page_file", "many_file"])
 def test_nothing_moves_while_the_page_comes_in(browser: Any, request: Any, which: str, width: int) -> None:
     assert shifted(browser, request.getfixturevalue(which), width=width) == []
+
+
+@pytest.mark.parametrize("width", [1440, 1200, 390])
+def test_long_names_of_tasks_and_attacks_need_no_scrolling(browser: Any, tmp_path: Path, width: int) -> None:
+    """Of five columns of numbers and two of words: what is small below a number goes on in another line."""
+    for name, epochs in (("some-model", 1.0), ("another-model", 9.0)):
+        strengths = {"candidate_wbc": 2.0, "spv": 0.8, "spv_wbc": 0.9, "loss": 0.1}
+        audit = audited(strengths, weights=name, recipe={**RECIPE, "epochs": epochs})
+        capabilities = {"demo_department": {"acc": 0.34}}
+        write_run(tmp_path / name, [audit], model=f"org/{name}", capabilities=capabilities)
+    output = tmp_path / "board.html"
+    write_board(build_board([Source(tmp_path)], Options(compare="recipes")), output)
+    page = opened(browser, output, width=width).page
+    assert "by candidate_wbc, strongest of 4" in " ".join(page.locator("tbody").inner_text().split())
+    assert "demo_department, acc" in page.locator("thead").text_content()
+    wider = "[...document.querySelectorAll('.scroll')].map(region => region.scrollWidth - region.clientWidth)"
+    assert page.evaluate(wider) == [0]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "dark"), (390, "light")])
