@@ -66,19 +66,6 @@ PRESETS: dict[str, dict[str, object]] = {
 """Sets of option values by `mia_preset`; explicit keys win."""
 
 
-def affordable(device_type: str, members: int) -> str:
-    """`--metadata` of a command that is offered to somebody who has just trained: none of it needs a second model.
-
-    Args:
-        device_type: of what the target was trained on. On a CPU a reference of `standard` takes most of a day.
-        members: records that it was trained on: a reference has learnt enough from as many texts.
-    """
-    if device_type != "cpu":
-        return "mia_preset=standard"
-    few = int(str(PRESETS["quick"]["self_prompts"]))
-    return "mia_preset=quick" + (f",mia_self_prompts={members}" if members < few else "")
-
-
 @dataclass(frozen=True)
 class Check:
     """What a value must be: the words for the error message, the test, and how to read it."""
@@ -346,3 +333,16 @@ def _shown(value: Any) -> str:
     return (
         repr(value) if len(repr(value)) <= MAX_SHOWN else f"a {type(value).__name__} of {len(repr(value))} characters"
     )
+
+
+def affordable(members: int, *, on_cpu: bool) -> str:
+    """`--metadata` of a command that is offered to somebody who has just trained: none of it needs a second model.
+
+    Args:
+        members: records that the target was trained on: a reference has learnt enough from as many texts.
+        on_cpu: whether it was trained on a CPU, where a reference of `standard` takes hours.
+    """
+    if not on_cpu:
+        return "mia_preset=standard"
+    most = AuditConfig.from_metadata({"mia_preset": "quick"}).self_prompts
+    return "mia_preset=quick" + (f",mia_self_prompts={members}" if members < most else "")

@@ -376,12 +376,12 @@ def audit_command(manifest: Manifest, folder: Path, model: Any) -> str:
     place = shlex.quote(os.path.abspath(folder))
     base = shlex.quote(manifest.base_model or "BASE")
     weights = f"pretrained={place}" if manifest.method == "full" else f"pretrained={base},peft={place}"
-    first = next(iter(model.parameters()), None) if model is not None else None
-    device_type = "cuda" if first is None else first.device.type
-    if first is not None and device_type == "cpu" and str(first.dtype) == "torch.float32":
+    first: Any = next(iter(model.parameters()), None) if model is not None else None
+    on_cpu = first is not None and first.device.type == "cpu"
+    if on_cpu and str(first.dtype) == "torch.float32":
         weights += ",dtype=float32"
     tasks = "mia_custom,premia_mia_custom" if manifest.data.format == PREFERENCE else "mia_custom"
-    spent = affordable(device_type, len(manifest.records["members"]))
+    spent = affordable(len(manifest.records["members"]), on_cpu=on_cpu)
     options = f"--tasks {tasks} --output_path results --log_samples --metadata {spent}"
     return f"lm_eval --model hf --model_args {weights} {options}"
 

@@ -334,7 +334,7 @@ def audit_command(base: BaseModel, output: Path, config: FinetuneConfig) -> str:
     if config.trust_remote_code:
         model += ",trust_remote_code=True"
     tasks = "mia_custom,canary_audit_custom" if config.canaries else "mia_custom"
-    spent = affordable(training_device().type, config.members)
+    spent = affordable(config.members, on_cpu=training_device().type == "cpu")
     options = f"--tasks {tasks} --metadata {spent} --batch_size auto --output_path results --log_samples"
     return f"lm_eval --model hf --model_args {shlex.quote(model)} {options}"
 

@@ -28,7 +28,7 @@ class InMemory:
 
     Attributes:
         recomputes: whether a step did not fit, or would not: from then on activations are not kept for the backward
-            pass, which takes a third longer and gives the same gradients.
+            pass, which gives the same gradients in about 1.4 times the time (SmolLM2 under LoRA).
     """
 
     def __init__(self, model: Any, *, alone: bool = True) -> None:
@@ -81,7 +81,7 @@ class InMemory:
     def restore(self) -> None:
         """Leave the model as it was."""
         if self.recomputes:
-            _of(self._model, "disable")()
+            _checkpointing(self._model, "disable")()
 
     def _recompute(self) -> bool:
         """Have the model keep no activations; whether that helps."""
@@ -93,7 +93,7 @@ class InMemory:
             return False
         self._model.zero_grad(set_to_none=True)
         clear_device_cache(garbage_collection=True)
-        _of(self._model, "enable")({"use_reentrant": False})
+        _checkpointing(self._model, "enable")({"use_reentrant": False})
         self.recomputes = True
         return True
 
@@ -133,7 +133,7 @@ def _kept_by_a_step(model: Any, tokens: int) -> int:
     return sum(kept.values()) + 2 * max(kept.values(), default=0)
 
 
-def _of(model: Any, what: str) -> Callable[..., None]:
+def _checkpointing(model: Any, what: str) -> Callable[..., None]:
     """The method of a model that enables or disables this: transformers 5.24 has given it another name."""
     today, before = (f"{name}_checkpointing_{what}" for name in ("activation", "gradient"))
     method: Callable[..., None] = getattr(model, today if hasattr(model, today) else before)

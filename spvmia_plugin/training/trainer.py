@@ -142,10 +142,10 @@ def train(
         resumed_at = step_of(checkpoint) if checkpoint else 0
         steps = settings.total_steps(len(sequences))
         try:
-            trainer.in_memory.foresee((settings.batch_size // settings.processes, max(map(len, sequences))))
             if checkpoint and resumed_at == steps:
                 trainer._load_from_checkpoint(str(checkpoint))  # all is done; the Trainer would take one more step
             else:
+                trainer.in_memory.foresee((settings.batch_size // settings.processes, max(map(len, sequences))))
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             trainer.in_memory.restore()

@@ -70,8 +70,8 @@ def theme(lines: Sequence[str]) -> str:
 def templates(package: str, **filters: Callable[..., object]) -> Environment:
     """Templates in `files/` of a package and of this one, with filters of the package's own.
 
-    What they are given is escaped, and what they are not given is an error. Kept, since compiling them takes a third
-    of a second: nothing may be changed in what is returned.
+    What they are given is escaped, and what they are not given is an error. Kept, since compiling them takes an
+    eighth of a second: nothing may be changed in what is returned.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 

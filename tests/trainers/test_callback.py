@@ -531,19 +531,19 @@ def test_units_are_kept_as_keyed_hashes(sft, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("device", "members", "offered"),
+    ("on_cpu", "members", "offered"),
     [
-        ("cuda", 60, {"preset": "standard"}),
-        ("mps", 10_000, {"preset": "standard"}),
-        ("cpu", 60, {"preset": "quick", "self_prompts": 60}),
-        ("cpu", 250, {"preset": "quick", "self_prompts": 250}),
-        ("cpu", 10_000, {"preset": "quick", "self_prompts": 250}),
+        (False, 60, {"preset": "standard"}),
+        (False, 10_000, {"preset": "standard"}),
+        (True, 60, {"preset": "quick", "self_prompts": 60}),
+        (True, 250, {"preset": "quick", "self_prompts": 250}),
+        (True, 10_000, {"preset": "quick", "self_prompts": 250}),
     ],
 )
-def test_what_is_offered_to_spend_is_what_the_machine_can_do(device, members, offered):
+def test_what_is_offered_to_spend_is_what_the_machine_can_do(on_cpu, members, offered):
     """Read as the harness reads `--metadata`."""
     from lm_eval._cli.utils import key_val_to_dict
 
-    config = AuditConfig.from_metadata(key_val_to_dict(affordable(device, members)))
+    config = AuditConfig.from_metadata(key_val_to_dict(affordable(members, on_cpu=on_cpu)))
     assert {name: getattr(config, name) for name in offered} == offered
     assert config.perturbation == "causal"
