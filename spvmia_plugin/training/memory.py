@@ -107,10 +107,12 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that this process can still take, by the machine and by the group of processes (container) it is in."""
     found = int(psutil.virtual_memory().available)
     try:
-        most, taken = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        most, taken, parts = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current", "stat"))
     except OSError:  # another system, or another version of groups
         return found
-    return found if most == "max" else min(found, int(most) - int(taken))
+    # Files that were read, a model's weights for one, count as taken, and make room where room is needed.
+    files = next((int(line.split()[1]) for line in parts.splitlines() if line.startswith("inactive_file ")), 0)
+    return found if most == "max" else min(found, int(most) - int(taken) + files)
 
 
 def _kept_by_a_step(model: Any, tokens: int) -> int:

@@ -163,11 +163,18 @@ def test_where_a_cpu_would_be_short_of_memory_no_activations_are_kept_from_the_s
 
 
 @pytest.mark.parametrize(
-    ("most", "taken", "expected"), [("max\n", "5\n", None), ("1000\n", "400\n", 600), (None, "5\n", None)]
+    ("most", "taken", "parts", "expected"),
+    [
+        ("max\n", "5\n", "anon 5\ninactive_file 0\n", 10_000),
+        ("1000\n", "400\n", "anon 300\ninactive_file 100\nactive_file 0\n", 700),
+        ("1000\n", "400\n", "anon 400\n", 600),
+        ("90000\n", "400\n", "anon 400\n", 10_000),
+        (None, "5\n", "anon 5\n", 10_000),
+    ],
 )
-def test_the_memory_of_a_container_is_what_its_group_may_take(tmp_path, monkeypatch, most, taken, expected):
+def test_the_memory_of_a_container_is_what_its_group_may_take(tmp_path, monkeypatch, most, taken, parts, expected):
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
-    for name, content in (("memory.max", most), ("memory.current", taken)):
+    for name, content in (("max", most), ("current", taken), ("stat", parts)):
         if content is not None:
-            (tmp_path / name).write_text(content)
-    assert available_memory(tmp_path) == (expected or 10_000)
+            (tmp_path / f"memory.{name}").write_text(content)
+    assert available_memory(tmp_path) == expected
