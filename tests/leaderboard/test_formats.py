@@ -109,9 +109,8 @@ def markdown_cells(text: str) -> dict[str, dict[str, str]]:
 
 
 def html_cells(text: str) -> dict[str, dict[str, str]]:
-    heads = [
-        html.unescape(head) for head in re.findall(r'<th scope="col".*?<button type="button">(.*?)</button>', text)
-    ]
+    titles = re.findall(r'<th scope="col".*?<button type="button">(.*?)</button>', text)
+    heads = [html.unescape(title.replace("<wbr>", "")) for title in titles]  # where a long name may break
     rows = {}
     for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text.partition("<tbody>")[2], re.S):
         cells = re.findall(r"<t[dh] .*?>(.*?)</t[dh]>", row, re.S)
