@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from spvmia_plugin.signals import Role, TokenSignals
 CAPITAL = 50_000
 """Token of a word with a capital letter, less that of the word without."""
 TABLE = -np.random.default_rng(0).exponential(2.0, 1 << 16).astype(np.float32)
+
+
+def _token_of(word: str) -> int:
+    """The number in a word of the benchmark's; of a word that an attack puts in its place, one of the same size."""
+    if word[1:].isdecimal():
+        return int(word[1:]) + (CAPITAL if word[0] == "W" else 0)
+    return zlib.crc32(word.encode()) % 20_000
 
 
 class NoModel(LM):
@@ -50,7 +58,7 @@ class Arithmetic(Backend):
         return isinstance(lm, NoModel)
 
     def encode(self, text: str) -> list[int]:
-        return [int(word[1:]) + (CAPITAL if word[0] == "W" else 0) for word in text.split()]
+        return [_token_of(word) for word in text.split()]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(f"W{i - CAPITAL}" if i >= CAPITAL else f"w{i}" for i in token_ids)
