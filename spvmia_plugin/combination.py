@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
@@ -100,14 +101,12 @@ def features(scores: Mapping[str, Floats], attacks: Sequence[str], normalisation
 
 
 def _normalised(values: Floats, normalisation: str) -> Floats:
-    from scipy.stats import rankdata
-
     known = np.isfinite(values)
     result = np.zeros(len(values))
     if known.sum() < 2:
         return result
     if normalisation == "rank":
-        result[known] = (rankdata(values[known]) - 0.5) / known.sum() - 0.5
+        result[known] = (scipy.stats.rankdata(values[known]) - 0.5) / known.sum() - 0.5
         return result
     # Median and quartiles: a handful of huge ratios would squeeze all other records together.
     low, middle, high = np.quantile(values[known], (0.25, 0.5, 0.75))

@@ -242,6 +242,15 @@ def test_what_only_lists_is_light(command: str) -> None:
     assert {name.split(".")[0] for name in loaded} & slow == set()
 
 
+def test_results_are_read_and_set_side_by_side_without_scipy_s_parts() -> None:
+    """Importing them took longer than reading 200 results files: `import scipy` loads each when it is first used."""
+    code = "import sys, spvmia_plugin.leaderboard, spvmia_plugin.results.read; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    parts = {f"scipy.{part}" for part in ("special", "stats", "optimize", "linalg", "sparse", "integrate")}
+    assert set(loaded) & (parts | {"torch", "transformers", "lm_eval", "sklearn", "pandas"}) == set()
+    assert "numpy" in loaded
+
+
 @pytest.mark.skipif("SPVMIA_TEST_WHEEL" not in os.environ, reason="set by tox, where the tests run in a built wheel")
 def test_the_tests_run_in_the_built_wheel() -> None:
     assert "site-packages" in PACKAGE.parts

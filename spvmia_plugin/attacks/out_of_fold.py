@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.characters import count_classes, words_of
@@ -146,14 +147,12 @@ class Design:
 
     def matrix(self, block: Block) -> tuple[Any, NDArray[np.float64]]:
         """The features of a block's records: `scipy.sparse.csr_array` (m, W) of words, and the others (m, p - W)."""
-        from scipy.sparse import csr_array
-
         m, sizes = len(block.rows), np.diff(block.starts)
         weights = np.log1p(block.counts, dtype=np.float64) * self.idf[block.columns]
         norm = np.sqrt(np.bincount(np.repeat(np.arange(m), sizes), weights=weights**2, minlength=m))
         weights /= np.repeat(norm, sizes)
         entries = weights, block.columns.astype(np.int32), block.starts.astype(np.int32)
-        words = csr_array(entries, shape=(m, len(self.idf)))
+        words = scipy.sparse.csr_array(entries, shape=(m, len(self.idf)))
         looks = _LOG1P[block.looks] - self.mean
         return words, np.concatenate([block.lengths, looks * self.scale], axis=1)
 
@@ -239,8 +238,6 @@ def out_of_fold_ranks(design: Design, labelings: Labelings) -> Iterator[NDArray[
         For each (n, b) of `labelings` the mid-ranks (n, b) within the fold over its size, in (0, 1); higher is more
         like a member.
     """
-    from scipy.stats import rankdata
-
     weights = _weights(design, labelings)
     done = 0
     for labels in labelings():
@@ -250,7 +247,7 @@ def out_of_fold_ranks(design: Design, labelings: Labelings) -> Iterator[NDArray[
             # Rounded so that equal features tie, whatever the order of the sums.
             scores = np.concatenate([np.round(_product(*design.matrix(block), mine), 9) for block in blocks])
             rows = np.concatenate([block.rows for block in blocks])
-            ranks[rows] = (rankdata(scores, axis=0) - 0.5) / len(rows)
+            ranks[rows] = (scipy.stats.rankdata(scores, axis=0) - 0.5) / len(rows)
         done += labels.shape[1]
         yield ranks
 
@@ -260,8 +257,6 @@ def _weights(design: Design, labelings: Labelings) -> list[NDArray[np.float64]]:
 
     The sums of a fit, X'X and X'y, are those of all folds less those of the fold that is left out.
     """
-    from scipy.linalg import cho_factor, cho_solve
-
     sums = [np.zeros((design.width, 1)) for _ in design.folds]  # X'1 of each fold
     products: list[list[NDArray[np.float64]]] = [[] for _ in design.folds]  # X'y
     totals: list[list[NDArray[np.float64]]] = [[] for _ in design.folds]  # 1'y
@@ -286,10 +281,12 @@ def _weights(design: Design, labelings: Labelings) -> list[NDArray[np.float64]]:
         part = _gram(design, blocks)
         np.subtract(whole, part, out=part)
         # The transpose is the same matrix, in the order of LAPACK: factorised where it lies.
-        factor = cho_factor(part.T, lower=True, overwrite_a=True)
+        factor = scipy.linalg.cho_factor(part.T, lower=True, overwrite_a=True)
         others = design.n - sum(len(block.rows) for block in blocks)
         mean = (sum(signs) - signs[k]) / others
-        found.append(cho_solve(factor, sum(by_fold) - by_fold[k] - (sum(sums) - sums[k]) * mean, overwrite_b=True))
+        found.append(
+            scipy.linalg.cho_solve(factor, sum(by_fold) - by_fold[k] - (sum(sums) - sums[k]) * mean, overwrite_b=True)
+        )
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.bag_of_words import BagOfWords, FoldedTexts
@@ -142,10 +143,8 @@ def _moved(auroc: float, null_quantile: float) -> float:
 
 def auroc_columns(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
     """AUROC of each column of scores (n, B) against the same column of labels (n, B); ties count one half."""
-    from scipy.stats import rankdata
-
     positives = labels.sum(axis=0)
-    rank_sum = np.array([rankdata(scores[:, k])[labels[:, k]].sum() for k in range(labels.shape[1])])
+    rank_sum = np.array([scipy.stats.rankdata(scores[:, k])[labels[:, k]].sum() for k in range(labels.shape[1])])
     aurocs: NDArray[np.float64] = (rank_sum - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
     return aurocs
 

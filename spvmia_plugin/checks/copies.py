@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 
 from spvmia_plugin.attacks.out_of_fold import join_same_texts
 from spvmia_plugin.checks.spans import MOST_COPIES, Spans, spans_of
@@ -173,10 +174,8 @@ def _shared(spans: Spans, document_of: Codes) -> tuple[Codes, tuple[Codes, Codes
 
 def _pairs(n_spans: Codes, group: Codes, texts: Codes) -> tuple[Codes, Codes, Floats, Floats]:
     """The pairs of texts that share enough spans: left, right, and the share of each one's spans."""
-    from scipy.sparse import csr_array
-
     shape = (len(n_spans), int(group.max(initial=-1)) + 1)
-    holds = csr_array((np.ones(len(group), dtype=np.int32), (texts, group)), shape=shape)
+    holds = scipy.sparse.csr_array((np.ones(len(group), dtype=np.int32), (texts, group)), shape=shape)
     held = holds.T.tocsr()
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for start in range(0, len(n_spans), _ROWS):

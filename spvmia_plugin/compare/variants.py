@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.entrants import Source
@@ -88,7 +88,7 @@ def over_seeds(values: Sequence[float]) -> Mean:
     if len(values) < 2:
         return Mean(mean, math.nan, math.nan, math.nan, len(values), "one seed says nothing of others")
     stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * stderr
+    reach = float(scipy.special.stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * stderr
     return Mean(mean, stderr, mean - reach, mean + reach, len(values))
 
 
@@ -254,5 +254,5 @@ def _welch(ours: Sequence[float], theirs: Sequence[float], confidence: float) ->
     if not total:
         return Gain(value, (value, value))
     df = total**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True) if part)
-    reach = float(stdtrit(df, 0.5 + confidence / 2)) * math.sqrt(total)
+    reach = float(scipy.special.stdtrit(df, 0.5 + confidence / 2)) * math.sqrt(total)
     return Gain(value, (value - reach, value + reach))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, studentized_range
 
 PRIVACY_CHANCE, CAPABILITY_CHANCE = 0.04, 0.01
 CHANCE = PRIVACY_CHANCE + CAPABILITY_CHANCE
 """Of how many boards of equal models it is accepted that they call some order sure; four fifths of it for privacy."""
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,11 @@ def surely_below(numbers: Sequence[Bounds], chance: float, among: int | None = N
     among = len(numbers) if among is None else among
     if min(among, len(numbers)) < 2:
         return np.zeros((len(numbers), len(numbers)), dtype=bool)
-    value, low, high, confidence = np.array(
-        [(each.value, each.low, each.high, each.confidence) for each in numbers], dtype=float
+    value, low, high, z = np.array(
+        [(each.value, each.low, each.high, _reach(each.confidence)) for each in numbers], dtype=float
     ).T
-    z = norm.ppf((1 + confidence) / 2)
     below, above = (value - low) / z, (high - value) / z  # (K,) errors towards smaller and towards larger numbers
-    critical = studentized_range.ppf(1 - chance, among, math.inf) / math.sqrt(2)
+    critical = range_quantile(1 - chance, among) / math.sqrt(2)
     apart = value[None, :] - value[:, None]  # [i, j]: by how much j is larger
     sure: NDArray[np.bool_] = apart > critical * np.hypot(above[:, None], below[None, :])
     return sure
@@ -68,6 +68,39 @@ def surely_less(number: Bounds, than: float, among: int) -> bool:
 
     Bonferroni's bound. Of one number alone: whether its whole interval does. A number without an interval does not.
     """
-    z = norm.ppf((1 + number.confidence) / 2)
     alone = (1 - number.confidence) / 2
-    return bool(number.value + norm.isf(alone / among) / z * (number.high - number.value) < than)
+    further = -_NORMAL.inv_cdf(alone / among) / _reach(number.confidence)
+    return bool(number.value + further * (number.high - number.value) < than)
+
+
+def range_quantile(probability: float, among: int) -> float:
+    """Quantile of the range of `among` standard normal numbers: that of the studentised range whose errors are known.
+
+    With P(range <= q) = k * integral of phi(z) (Phi(z) - Phi(z - q))^(k - 1) dz, where z is the largest of the k
+    (Tukey 1953). `scipy.stats.studentized_range` gives the same to nine digits, but importing it takes as long as
+    reading 200 results files.
+
+    Args:
+        probability: inside 0 to 1.
+        among: k, at least 2.
+    """
+    # The integrand is smooth and dies off on either side, where equal steps are as exact as floats.
+    step = 0.04
+    largest = np.arange(-9.0, 9.0, step)
+    density = among * step * np.exp(-(largest**2) / 2) / math.sqrt(2 * math.pi)
+    below_largest = _normal_cdf(largest)
+    low, high = 0.0, 18.0
+    while high - low > 1e-10:
+        middle = (low + high) / 2
+        within = np.sum(density * (below_largest - _normal_cdf(largest - middle)) ** (among - 1))
+        low, high = (middle, high) if within < probability else (low, middle)
+    return (low + high) / 2
+
+
+def _normal_cdf(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in values.tolist()])
+
+
+def _reach(confidence: float) -> float:
+    """How many standard errors an interval of that confidence reaches to either side."""
+    return _NORMAL.inv_cdf((1 + confidence) / 2)

@@ -11,8 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr, ndtri
+import scipy
 
 from spvmia_plugin.util.schema import MaybeNumber
 
@@ -61,8 +60,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     """
 
     def surplus(epsilon: float) -> float:
-        second = math.exp(epsilon + log_ndtr(-epsilon / mu - mu / 2))
-        return float(ndtr(-epsilon / mu + mu / 2)) - second - delta
+        second = math.exp(epsilon + scipy.special.log_ndtr(-epsilon / mu - mu / 2))
+        return float(scipy.special.ndtr(-epsilon / mu + mu / 2)) - second - delta
 
     if mu == 0 or surplus(0.0) <= 0:
         return 0.0
@@ -71,7 +70,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     high = 1.0
     while surplus(high) > 0:
         high *= 2
-    return float(brentq(surplus, 0.0, high))
+    return float(scipy.optimize.brentq(surplus, 0.0, high))
 
 
 @lru_cache(maxsize=4096)
@@ -114,7 +113,7 @@ def rejects(n_guesses: int, n_correct: int, n_total: int, mu: float, level: floa
     tail, above = level, 0.0
     for i in range(n_correct - 1, -1, -1):
         above += tail
-        wrong = float(ndtr(ndtri(min(1.0, (i * tail + above) / n_total)) - mu))
+        wrong = float(scipy.special.ndtr(scipy.special.ndtri(min(1.0, (i * tail + above) / n_total)) - mu))
         tail = max(tail, (above + n_total * wrong) / (n_guesses - i))
         if tail > 1:
             return True

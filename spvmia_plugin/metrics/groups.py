@@ -7,8 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import stdtr
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.intervals import AurocEstimate
@@ -130,7 +130,7 @@ def by_group(
     if parts:
         df = min(estimate.df for part in parts for estimate in part.estimates.values())
         critical = max_quantile_over([part.errors for part in parts], df, confidence, seed)
-        pointwise = 2 * float(stdtr(df, critical)) - 1
+        pointwise = 2 * float(scipy.special.stdtr(df, critical)) - 1
     leaders = {part.name: _leaders(part, critical, pointwise) for part in parts}
     found = [
         _told(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv, expit, logit, stdtrit
+import scipy
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval, effective_number
 from spvmia_plugin.metrics.roc import placements
@@ -42,7 +42,7 @@ class AurocEstimate:
 
     def interval(self, confidence: float) -> Interval:
         """The two-sided interval at `confidence`, by Student's t on the logit scale."""
-        return self.interval_at(float(stdtrit(self.df, 0.5 + confidence / 2)))
+        return self.interval_at(float(scipy.special.stdtrit(self.df, 0.5 + confidence / 2)))
 
     def interval_at(self, critical: float) -> Interval:
         """The interval of `critical` standard errors on the logit scale; the estimate always lies inside.
@@ -59,7 +59,7 @@ class AurocEstimate:
     def _end(self, start: float, errors: float) -> float:
         """From `start`, as many standard errors on the logit scale."""
         slope = start * (1 - start)
-        return float(expit(logit(start) + errors * self.stderr / slope)) if slope else start
+        return float(scipy.special.expit(scipy.special.logit(start) + errors * self.stderr / slope)) if slope else start
 
 
 def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstimate:
@@ -182,6 +182,6 @@ def clopper_pearson(successes: float, trials: float, confidence: float) -> Inter
     """Clopper and Pearson's interval of a share; `trials` may be an effective size (Korn and Graubard 1998)."""
     tail = (1 - confidence) / 2
     failures = trials - successes
-    lower = float(betaincinv(successes, failures + 1, tail)) if successes > 0 else 0.0
-    upper = float(betaincinv(successes + 1, failures, 1 - tail)) if failures > 0 else 1.0
+    lower = float(scipy.special.betaincinv(successes, failures + 1, tail)) if successes > 0 else 0.0
+    upper = float(scipy.special.betaincinv(successes + 1, failures, 1 - tail)) if failures > 0 else 1.0
     return lower, upper

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from spvmia_plugin.metrics.arrays import Floats
@@ -58,16 +59,16 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
     known = known[np.lexsort((freedom[known], variance[known]))]  # in whatever order they come: sums to the same bit
     if not variance[known].any():
         return None
-    from scipy.special import digamma, polygamma
-
     half = freedom[known] / 2
     # The median is 0 where most models are one and the same: then the mean.
     typical = float(np.median(variance[known])) or float(np.mean(variance[known]))
-    logs = np.log(np.maximum(variance[known], _LEAST * typical)) - digamma(half) + np.log(half)
-    spread = float(logs.var(ddof=1) - polygamma(1, half).mean()) if len(logs) > 1 else 0.0
+    logs = np.log(np.maximum(variance[known], _LEAST * typical)) - scipy.special.digamma(half) + np.log(half)
+    spread = float(logs.var(ddof=1) - scipy.special.polygamma(1, half).mean()) if len(logs) > 1 else 0.0
     if spread > 0:
         prior_freedom = 2 * _inverse_trigamma(spread)
-        prior = math.exp(float(logs.mean()) + float(digamma(prior_freedom / 2)) - math.log(prior_freedom / 2))
+        prior = math.exp(
+            float(logs.mean()) + float(scipy.special.digamma(prior_freedom / 2)) - math.log(prior_freedom / 2)
+        )
         total = np.asarray(prior_freedom + freedom, dtype=np.float64)
         shrunken: Floats = (prior_freedom * prior + np.where(freedom > 0, freedom * variance, 0.0)) / total
         return Moderated(shrunken, total, prior, prior_freedom)
@@ -77,12 +78,10 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
 
 def _inverse_trigamma(value: float) -> float:
     """y with trigamma(y) = `value` > 0, by Newton's method on 1 / trigamma, which is convex: Smyth 2004, appendix."""
-    from scipy.special import polygamma
-
     y, step = 0.5 + 1 / value, math.inf
     while abs(step) > 1e-8 * y:  # from below, in a handful of steps
-        trigamma = float(polygamma(1, y))
-        step = trigamma * (1 - trigamma / value) / float(polygamma(2, y))
+        trigamma = float(scipy.special.polygamma(1, y))
+        step = trigamma * (1 - trigamma / value) / float(scipy.special.polygamma(2, y))
         y += step
     return y
 
@@ -103,13 +102,14 @@ def upper_p_values(t: Floats, freedom: Floats) -> Floats:
         t: (n,) statistics.
         freedom: (n,) degrees of freedom, infinity for normal ones.
     """
-    from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
     def below(quantile: float, of: float) -> float:
-        return float(ndtri(quantile) if np.isinf(of) else stdtrit(of, quantile))
+        return float(scipy.special.ndtri(quantile) if np.isinf(of) else scipy.special.stdtrit(of, quantile))
 
     # On the statistics' own scale: made normal first, heavy tails are drawn in, and the ratio is too large for them.
     widened = max(1.0, float(np.quantile(t, EMPIRICAL)) / below(EMPIRICAL, float(np.median(freedom))))
     normal = np.isinf(freedom)
-    p_values: Floats = np.where(normal, ndtr(-t / widened), stdtr(np.where(normal, 1.0, freedom), -t / widened))
+    p_values: Floats = np.where(
+        normal, scipy.special.ndtr(-t / widened), scipy.special.stdtr(np.where(normal, 1.0, freedom), -t / widened)
+    )
     return p_values

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import bdtr, gammaln, log_expit
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Bools, Floats, check_labels
@@ -132,8 +132,12 @@ def p_value(n_guesses: int, n_correct: int, n_total: int, epsilon: float, delta:
 def _log_binomial(successes: Floats, trials: int, epsilon: float) -> Floats:
     """Log-probabilities of Binomial(trials, e^eps / (1 + e^eps))."""
     failures = trials - successes
-    ways = gammaln(trials + 1) - gammaln(successes + 1) - gammaln(failures + 1)
-    log_probs: Floats = ways + successes * log_expit(epsilon) + failures * log_expit(-epsilon)
+    ways = (
+        scipy.special.gammaln(trials + 1) - scipy.special.gammaln(successes + 1) - scipy.special.gammaln(failures + 1)
+    )
+    log_probs: Floats = (
+        ways + successes * scipy.special.log_expit(epsilon) + failures * scipy.special.log_expit(-epsilon)
+    )
     return log_probs
 
 
@@ -180,7 +184,7 @@ def _unusable(values: Floats, heads: int) -> str | None:
     """Why no bound can be given, or None."""
     if not np.isfinite(values).any():
         return "no canary has a score"
-    tail = 2 * float(bdtr(min(heads, len(values) - heads), len(values), 0.5))
+    tail = 2 * float(scipy.special.bdtr(min(heads, len(values) - heads), len(values), 0.5))
     if tail < _FAIR_COIN_P:
         return (
             f"{heads} of {len(values)} canaries are included: fair coins do not give this, so the bound would not hold"

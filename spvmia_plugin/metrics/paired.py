@@ -11,8 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtr
 
 from spvmia_plugin.metrics.arrays import (
     NAN_INTERVAL,
@@ -127,7 +127,7 @@ def _tpr_gain(
     tail = (1 - confidence) / 2
     low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail)))
     apart = (ours >= first.threshold)[labels] != (theirs >= second.threshold)[labels]
-    reach = float(ndtri(1 - tail)) * _floor(apart, codes[labels])
+    reach = float(scipy.special.ndtri(1 - tail)) * _floor(apart, codes[labels])
     return Gain(value, (max(-1.0, min(low, value - reach)), min(1.0, max(high, value + reach))))
 
 
@@ -227,4 +227,4 @@ def _pointwise(
         drawn += list(np.moveaxis(tprs[::2] - tprs[1::2], 1, 0))
     errors = np.concatenate(drawn)
     critical = max_quantile(errors - errors.mean(axis=1, keepdims=True), df, confidence, seed)
-    return 2 * float(stdtr(df, critical)) - 1
+    return 2 * float(scipy.special.stdtr(df, critical)) - 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from spvmia_plugin.metrics.arrays import Bools, Floats, Interval
 from spvmia_plugin.metrics.intervals import estimate_auroc
@@ -109,7 +109,7 @@ def needed(
     pointwise = 1 - (1 - confidence) / max(attacks, 1)
     truth = metric.guess if value is None else max(value, metric.guess)
     # Standard errors by which the largest estimate lies above the truth, at most, with that chance.
-    above_truth = float(ndtri(CHANCE ** (1 / max(attacks, 1) if value is None else 1)))
+    above_truth = float(scipy.special.ndtri(CHANCE ** (1 / max(attacks, 1) if value is None else 1)))
 
     def ends(n: int, at: float) -> Interval:
         if metric == AUROC:
@@ -119,7 +119,7 @@ def needed(
     def is_enough(n: int) -> bool:
         if metric != AUROC and unresolved(n, n, metric.fpr) is not None:
             return False
-        error = (ends(n, truth)[1] - truth) / float(ndtri((1 + pointwise) / 2))
+        error = (ends(n, truth)[1] - truth) / float(scipy.special.ndtri((1 + pointwise) / 2))
         estimate = truth + above_truth * error
         return estimate < limit and ends(n, estimate)[1] < limit
 
@@ -140,8 +140,8 @@ def needed(
 
 def auroc_ends(n_members: int, n_nonmembers: int, auroc: float, confidence: float) -> Interval:
     """The interval around an AUROC: of normal scores of one spread, taken at even quantiles."""
-    members, others = (ndtri((np.arange(n) + 0.5) / n) for n in (n_members, n_nonmembers))
-    scores, labels = _together(members + math.sqrt(2) * float(ndtri(auroc)), others)
+    members, others = (scipy.special.ndtri((np.arange(n) + 0.5) / n) for n in (n_members, n_nonmembers))
+    scores, labels = _together(members + math.sqrt(2) * float(scipy.special.ndtri(auroc)), others)
     return estimate_auroc(scores, labels, np.arange(len(scores))).interval(confidence)
 
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
 from spvmia_plugin.metrics.arrays import (
     NAN_INTERVAL,
@@ -72,7 +72,7 @@ def compare(
     if estimates and not unresolved:
         errors = joint_errors(list(scores.values()), influences, labels, codes, resolved, seed)
         critical = max_quantile(errors, min(estimate.df for estimate in estimates.values()), confidence, seed)
-    pointwise = 2 * float(stdtr(min((e.df for e in estimates.values()), default=math.nan), critical)) - 1
+    pointwise = 2 * float(scipy.special.stdtr(min((e.df for e in estimates.values()), default=math.nan), critical)) - 1
 
     leaders: dict[str, dict[str, Leader]] = {metric.key: {} for metric in (AUROC, *TPRS)}
     for name, estimate in estimates.items():
@@ -160,7 +160,7 @@ def max_quantile(errors: Floats, df: float, confidence: float, seed: int) -> flo
 
 def max_quantile_over(parts: Sequence[Floats], df: float, confidence: float, seed: int) -> float:
     """The same over several parts of errors (K, B), those of one independent of those of the others."""
-    single = float(stdtrit(df, 0.5 + confidence / 2))
+    single = float(scipy.special.stdtrit(df, 0.5 + confidence / 2))
     rng = np.random.default_rng(seed)
     largest = np.zeros(_DRAWS)
     for errors in parts:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import betainc, betaincinv
 
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, Interval, check_scores
 from spvmia_plugin.metrics.intervals import clopper_pearson, design_effect
@@ -135,14 +135,14 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
 
     tail = (1 - confidence) / 2
     ranks = np.arange(1, len(others) + 1) * (n_effective / len(others))
-    exceedance_below_fpr = betainc(ranks, n_effective - ranks + 1, fpr)
+    exceedance_below_fpr = scipy.special.betainc(ranks, n_effective - ranks + 1, fpr)
     surely_above = np.flatnonzero(exceedance_below_fpr >= 1 - tail)
     surely_below = np.flatnonzero(exceedance_below_fpr <= tail)
     above = others[surely_above[-1]] if len(surely_above) else others[0]
     below = others[surely_below[0]] if len(surely_below) else -math.inf
     fewest, most = float(np.mean(members > above)), float(np.mean(members >= below))
     if not len(surely_above):
-        fewest *= fpr / float(betaincinv(ranks[0], n_effective - ranks[0] + 1, 1 - tail))
+        fewest *= fpr / float(scipy.special.betaincinv(ranks[0], n_effective - ranks[0] + 1, 1 - tail))
     lower = tpr - math.hypot(tpr - min(low_share, tpr), tpr - min(fewest, tpr))
     upper = tpr + math.hypot(max(high_share, tpr) - tpr, max(most, tpr) - tpr)
     # Where many share one score the threshold jumps over all of them at once, and no longer rarely: from where it is

@@ -8,8 +8,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import (
@@ -87,7 +87,7 @@ def normal_scores(scores: ArrayLike) -> Floats:
     values = np.asarray(scores, dtype=np.float64)
     found = np.full(len(values), math.nan)
     scored = np.isfinite(values)
-    found[scored] = ndtri(placements(values[scored], values[scored]))
+    found[scored] = scipy.special.ndtri(placements(values[scored], values[scored]))
     return found
 
 

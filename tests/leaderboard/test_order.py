@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm, studentized_range
 
 from spvmia_plugin.leaderboard import Options, build_board
 from spvmia_plugin.leaderboard import board as board_module
 from spvmia_plugin.leaderboard.board import rank_ranges
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.front import Point, places
-from spvmia_plugin.leaderboard.order import Bounds, surely_less
+from spvmia_plugin.leaderboard.order import Bounds, range_quantile, surely_below, surely_less
 from tests.leaderboard.models import DUPLICATES, RECIPE, audited, model, three_models
 from tests.leaderboard.simulation import false_calls, found_last
 
@@ -28,6 +30,21 @@ def test_a_model_that_gives_more_away_is_found() -> None:
     last, behind = found_last(20, 500, 1.071, 0.0)  # AUROC .90 beside .70
     assert last >= 0.95
     assert behind == 1
+
+
+@pytest.mark.parametrize("among", [2, 3, 20, 200])
+@pytest.mark.parametrize("probability", [0.5, 0.96, 0.999])
+def test_the_range_of_normal_numbers_is_scipy_s(among: int, probability: float) -> None:
+    expected = studentized_range.ppf(probability, among, math.inf)
+    assert range_quantile(probability, among) == pytest.approx(expected, abs=1e-8)
+
+
+def test_two_numbers_are_apart_where_their_difference_leaves_its_interval() -> None:
+    """Of two numbers Tukey's comparison is the ordinary one, at the intervals' own errors towards each other."""
+    error = math.hypot(0.03 / norm.ppf(0.95), 0.05 / norm.ppf(0.995))
+    for apart, expected in ((norm.ppf(0.98) * error * 1.001, True), (norm.ppf(0.98) * error * 0.999, False)):
+        small, large = Bounds(0.5, 0.4, 0.53, 0.9), Bounds(0.5 + apart, 0.45 + apart, 0.9, 0.99)
+        assert surely_below([small, large], 0.04).tolist() == [[False, expected], [False, False]]
 
 
 @pytest.mark.slow
