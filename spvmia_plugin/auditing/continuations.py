@@ -74,7 +74,7 @@ class Continuations:
         backend: the target.
         store: keeps them.
         quiet: show no progress.
-        on_done: told the share of what was missing that was just written.
+        on_done: told how many tokens the texts had left that were just written, as `missing` counts them.
 
     Attributes:
         asked: how many texts all records took so far, of at most how many tokens, and how much of it was not stored.
@@ -87,7 +87,7 @@ class Continuations:
         store: Store,
         *,
         quiet: bool = False,
-        on_done: Callable[[float], None] = lambda share: None,
+        on_done: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self._config = config
         self._backend = backend
@@ -165,7 +165,7 @@ class Continuations:
                 made = {order[i]: text for i, text in batch.items() if order[i] not in known}
                 self._corpus.append(made)
                 known.update(made)
-                self._on_done(len(made) / max(len(order) - len(done), 1))
+                self._on_done(sum(lengths[number] for number in made))
                 bar.update(len(made))
 
             found = self._backend.continue_texts(

@@ -69,10 +69,13 @@ class Forecast:
         seconds, self._since = now - self._since, now
         if name not in self._left:
             return
+        was_over = not self._left[name]
         share = min(share, self._left[name])
         self._left[name] = self._left[name] - share if self._left[name] - share > 1e-9 else 0.0
         estimated, real = self._spent.get(_kind(name), (0.0, 0.0))
         self._spent[_kind(name)] = estimated + share * self._estimates[name], real + seconds
+        if was_over:  # more of it than the plan knew, and how much is left nobody knows
+            return
         self._took[name] = self._took.get(name, 0.0) + seconds
         self._told = max(0.0, self._told - seconds)
         if not self._left[name]:

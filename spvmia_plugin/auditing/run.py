@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
@@ -101,14 +102,24 @@ class Run:
         self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
         self._planned: dict[str, int] = {}  # tokens of each stage of the plan
         self._unmade = 0  # records that the plan found no paraphrases of
-        self._signals = StoredSignals(self.backend, store, quiet=quiet, on_scored=self._on_scored)
-        self._gradients = StoredGradients(self.backend, store, quiet=quiet, on_done=self._on_differentiated)
+        self._signals = StoredSignals(
+            self.backend,
+            store,
+            quiet=quiet,
+            on_scored=lambda role, tokens: self._on_done(f"scoring: {role.value}", tokens),
+        )
+        self._gradients = StoredGradients(
+            self.backend,
+            store,
+            quiet=quiet,
+            on_done=lambda role, tokens: self._on_done(f"gradients: {role.value}", tokens),
+        )
         self._continuations = Continuations(
             audit.config,
             self.backend,
             store,
             quiet=quiet,
-            on_done=lambda share: self._forecast.done(STAGE, share),
+            on_done=partial(self._on_done, STAGE),
         )
         self._similarities = Similarities(audit.config, store)
         self._calibration = Calibration(
@@ -418,8 +429,8 @@ class Run:
                 self._continue(player, sheets, inputs)
                 for view in WRITTEN & player.views.keys():
                     self.outcome.asked[role.kind, view] = self._continuations.asked
-            if last:
-                self._forecast.finish(STAGE)
+                if last:
+                    self._forecast.finish(STAGE)
             if player.views.keys().isdisjoint(SCORED):
                 continue
             scored = self._readable(sheets, model, player.views)
@@ -531,15 +542,10 @@ class Run:
             self._sheets[record_id].paraphrase(found)
         return list(self._sheets.values())
 
-    def _on_scored(self, role: Role, tokens: int) -> None:
-        name = f"scoring: {role.value}"
-        if self._planned.get(name):
-            self._forecast.done(name, tokens / self._planned[name])
-
-    def _on_differentiated(self, role: Role, tokens: int) -> None:
-        name = f"gradients: {role.value}"
-        if self._planned.get(name):
-            self._forecast.done(name, tokens / self._planned[name])
+    def _on_done(self, stage: str, tokens: int) -> None:
+        """So many tokens of a stage were just done."""
+        if self._planned.get(stage):
+            self._forecast.done(stage, tokens / self._planned[stage])
 
     def _readable(self, sheets: Sequence[Sheet], model: Role, views: Iterable[View]) -> list[Sheet]:
         """The records of which a model has all tokens."""

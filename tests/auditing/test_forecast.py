@@ -8,6 +8,7 @@ import pytest
 
 from spvmia_plugin.auditing import forecast as forecast_module
 from spvmia_plugin.auditing import run as run_module
+from spvmia_plugin.auditing.continuations import STAGE
 from spvmia_plugin.auditing.forecast import Forecast
 from spvmia_plugin.auditing.plan import Stage
 from tests.auditing.fakes import FakeBackend
@@ -140,6 +141,16 @@ def test_more_than_all_of_a_stage_is_all_of_it(made):
     assert forecast.seconds == 1200
 
 
+def test_what_goes_on_beyond_its_plan_does_not_end_again_and_again(made):
+    forecast, clock, said = made
+    clock.now += 600
+    forecast.done("self-prompting the target", 1.0)
+    for _ in range(3):
+        clock.now += 60
+        forecast.done("self-prompting the target", 0.1)
+    assert said == ["spvmia: self-prompting the target took 10 min, about 20 min left"]
+
+
 def test_what_is_finished_early_is_left_for_nobody(made):
     forecast, clock, said = made
     forecast.finish("scoring: base", "scoring: target", "loading")
@@ -169,6 +180,34 @@ def test_a_stage_whose_texts_turn_out_otherwise_is_told_anew(made):
     forecast.correct("training the reference", 7000)
     forecast.correct("no stage", 7000)
     assert forecast.seconds == 2600
+
+
+@pytest.mark.parametrize("at_a_time", [5, 100])
+def test_of_a_stage_is_left_what_was_not_done_and_no_more(tmp_path, monkeypatch, at_a_time):
+    """In whatever parts the records are looked at: each batch is its share of all, those of other roles none."""
+    left = {}
+
+    class Kept(Forecast):
+        def done(self, name, share):
+            super().done(name, share)
+            left.setdefault(name, [1.0]).append(self._left[name])
+
+        def finish(self, *names):
+            left.update({name: [*left.get(name, []), None] for name in names})
+            super().finish(*names)
+
+    monkeypatch.setattr(run_module, "Forecast", Kept)
+    monkeypatch.setattr(run_module, "RECORDS_AT_A_TIME", at_a_time)
+    run(tmp_path, ["lira_base", "grad_norm", "ngram"], data=DATA, quiet=False, mia_continuations=3)
+    for name in (STAGE, "scoring: base", "scoring: target", "gradients: target"):
+        *shares, finished = left[name]
+        assert finished is None, name
+        shares = list(dict.fromkeys(shares))  # that nothing was new is told too
+        assert len(shares) > len(DATA.records) // at_a_time
+        assert shares == sorted(shares, reverse=True), name
+        measured = 1 / len(DATA.records) if name == "scoring: target" else 0  # scored before there was a plan to follow
+        assert shares[-1] == pytest.approx(measured, abs=1e-6), name
+        assert all(share > 0 for share in shares[:-1]), (name, shares)
 
 
 class Slow(FakeBackend):
