@@ -219,6 +219,12 @@ class Backend:
         return ()
 
     @property
+    def slow(self) -> str | None:
+        """Why a model of this process, once it was required, takes many times as long as it has to; None where it does
+        not. For people who wait, before the work: it changes no number."""
+        return None
+
+    @property
     def told(self) -> Mapping[str, object]:
         """How the numbers were had, JSON-ready: for `mia_audit`, where there is more to say than which model it was."""
         return {}

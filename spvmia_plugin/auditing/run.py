@@ -147,6 +147,8 @@ class Run:
             SpvmiaError: something needed is missing; found before long work starts.
         """
         self.check()
+        if not self.quiet and (slow := self.backend.slow) is not None:
+            show(f"spvmia: warning: {slow}")
         self._compare_shadow()
         data, seed = self.audit.data, self.audit.config.seed
         inputs = Inputs(self.backend, data, self._shots, probes=self._probes, seed=seed)

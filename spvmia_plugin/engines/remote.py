@@ -149,6 +149,10 @@ class RemoteTarget(TokenisedBackend):
         return [*self._own_notes, *self.local.notes]
 
     @property
+    def slow(self) -> str | None:
+        return self.models.slow
+
+    @property
     def chat_templates(self) -> Mapping[Role, Any]:
         return self.models.chat_templates
 

@@ -185,10 +185,10 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         first = _read(chosen[0], inputs, decode) if has_tokens else first
         counts = _counts(task, chosen, inputs, scored=has_tokens)
         notes = [*backend.notes, *(run.beyond_context() if has_tokens else ())]
-        rate = None
+        rate, slow = None, backend.slow
         if isinstance(backend, UnloadedTarget):
-            slow = backend.of_precision(command.device)
-            rate, notes = backend.estimated_rate(command.device), [*notes, *([slow] if slow else [])]
+            rate, slow = backend.estimated_rate(command.device), backend.of_precision(command.device)
+        notes += [slow] if slow else []
     documents = {side: len({r.cluster for r in chosen if r.is_member is side}) for side in (True, False)}
     on_model = sum(not isinstance(attack, BlindAttack) for attack in attacks.values())
     return Checked(

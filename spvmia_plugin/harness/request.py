@@ -25,7 +25,6 @@ from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.checks.preconditions import Finding, check_tokenisation
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.harness.shared import SharedData
-from spvmia_plugin.models.precision import TO_FLOAT32, computes_in, too_slow
 from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, completed
@@ -218,8 +217,6 @@ def _run(lm: Any, processes: Processes, asked: Sequence[Asked], requests: Sequen
         open_backend(lm, first.registry, first.settings, first.base_model) as backend,
     ):
         processes.check_folder("mia_cache_dir", store.root)
-        if not quiet and (told := _of_precision(lm)):
-            show(f"spvmia: warning: {told}")
         about_tokens = (
             check_tokenisation(audit.data, audit.audited, backend.encode, backend.frame(""))
             if backend.features.logprobs
@@ -236,14 +233,6 @@ def _warn(findings: Iterable[Finding], *, quiet: bool) -> None:
         for finding in findings:
             if finding.severity == "warning":
                 show(f"spvmia: warning: {finding.message}")
-
-
-def _of_precision(lm: Any) -> str | None:
-    """That the target computes in a precision that this CPU is slow in. For the log alone: it changes no number."""
-    lm = unwrapped(lm)
-    model = getattr(lm, "model", None)
-    dtype = computes_in(model, getattr(lm, "mixed_precision_dtype", None)) if hasattr(model, "parameters") else None
-    return None if dtype is None else too_slow(dtype, TO_FLOAT32)
 
 
 def _distinct(records: Iterable[Record]) -> list[Record]:

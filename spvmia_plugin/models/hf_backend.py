@@ -8,6 +8,7 @@ from typing import Any
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.adapters import has_gradients
 from spvmia_plugin.models.generation import Generator, Sampling
+from spvmia_plugin.models.precision import TO_FLOAT32, computes_in, too_slow
 from spvmia_plugin.models.roles import RoleModels
 from spvmia_plugin.models.tokens import Tokens, unwrapped
 from spvmia_plugin.models.torch_backend import TorchBackend
@@ -56,6 +57,11 @@ class HFBackend(TorchBackend):
         lm = unwrapped(lm)
         names = {base.__name__ for base in type(lm).__mro__}
         return "HFLM" in names and getattr(lm, "backend", None) == "causal"
+
+    @property
+    def slow(self) -> str | None:
+        dtype = computes_in(self._roles.target, self._autocast)
+        return None if dtype is None else too_slow(dtype, TO_FLOAT32)
 
     def remember_base(
         self,

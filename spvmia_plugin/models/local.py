@@ -26,7 +26,7 @@ from spvmia_plugin.models.identity import (
     tensors_digest,
 )
 from spvmia_plugin.models.intact import check_intact
-from spvmia_plugin.models.precision import dtype_of
+from spvmia_plugin.models.precision import TO_FLOAT32, dtype_named, dtype_of, too_slow
 from spvmia_plugin.models.tokens import Tokens, unavailable
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
@@ -145,6 +145,14 @@ class LocalModels:
         text = config.get_text_config() if config is not None else None
         said = (getattr(text, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
         return next((int(length) for length in said if length), None)
+
+    @property
+    def slow(self) -> str | None:
+        """That the base, if it is asked for, is read in a precision that this CPU is slow in."""
+        if not self._checked or self._device.type != "cpu":
+            return None
+        config = self._config_of(str(self.base_name), self._revision_of_base)
+        return too_slow(self._autocast or dtype_named(self._dtype, getattr(config, "dtype", None)), TO_FLOAT32)
 
     @property
     def loaded(self) -> str | None:

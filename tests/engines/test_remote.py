@@ -11,7 +11,7 @@ from spvmia_plugin.auditing.roles import cast, check_features
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.models import local
+from spvmia_plugin.models import local, precision
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.protocols import Backend, BackendFeatures, ScoreInput
 from spvmia_plugin.signals import Role, TokenSignals
@@ -72,6 +72,19 @@ def made(lm, models, **options):
     backend = Elsewhere(lm, AuditConfig(**{**TRAINING, **options}), str(models / "base"), **settings)
     assert isinstance(backend, Backend)
     return backend
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", None])
+def test_a_base_that_this_cpu_is_slow_in_is_told_before_it_is_read(lm, models, loads, monkeypatch, dtype):
+    monkeypatch.setattr(precision, "is_slow_in", lambda dtype: dtype.itemsize == 2)
+    backend = made(lm, models, dtype=dtype)
+    assert backend.slow is None  # nobody asks for it yet: attacks on texts alone do not
+    backend.require([Role.TARGET, Role.BASE])
+    if dtype == "bfloat16" and backend.device.type == "cpu":
+        assert backend.slow.startswith("this CPU has no instructions for bfloat16")
+    else:
+        assert backend.slow is None
+    assert loads == []
 
 
 def test_the_base_here_is_that_of_an_audit_in_one_process(lm, models, loads):

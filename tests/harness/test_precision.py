@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from spvmia_plugin.harness.request import _of_precision
 from spvmia_plugin.models import precision
 
 
@@ -17,7 +16,3 @@ def test_a_slow_precision_is_told_before_the_plan(evaluate, options, monkeypatch
     before, _, _ = said.partition("stage ")
     assert " ".join(before.split()).count(line) == " ".join(said.split()).count(line) == times
     assert ("pass dtype=float32 in --model_args" in " ".join(said.split())) is (times == 1)
-
-
-def test_a_model_that_is_not_in_this_process_is_not_looked_at():
-    assert _of_precision(object()) is None
