@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
-from spvmia_plugin.auditing.api_view import ApiView
-from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
-from spvmia_plugin.auditing.continuations import COMPARING, STAGE, Continuations
-from spvmia_plugin.auditing.forecast import Forecast
-from spvmia_plugin.auditing.gradients import StoredGradients
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
-from spvmia_plugin.auditing.roles import CALLED, Player, build_order, cast, check_features, probes, shots
+from spvmia_plugin.auditing.progress import Progress
+from spvmia_plugin.auditing.roles import CALLED, build_order, cast, check_features, probes, shots
+from spvmia_plugin.auditing.scorer import Scorer, is_known, unreadable
 from spvmia_plugin.auditing.self_prompts import LEAST_DISTINCT
-from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs, Request, Sheet, requests
+from spvmia_plugin.auditing.sequences import SCORED, Inputs, Request
 from spvmia_plugin.auditing.several import Several
 from spvmia_plugin.auditing.shadowed import shadow_note
-from spvmia_plugin.auditing.similarity import Similarities
 from spvmia_plugin.auditing.stability import Stability
+from spvmia_plugin.auditing.standing import Standing
 from spvmia_plugin.auditing.stored import (
     FittingBatches,
-    StoredSignals,
     Tally,
     keep_bases,
     paraphrase,
@@ -36,13 +29,13 @@ from spvmia_plugin.auditing.stored import (
     stored_paraphrases,
 )
 from spvmia_plugin.auditing.tables import Collected
-from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.chat_templates import digests
 from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.plugins import Registry
-from spvmia_plugin.protocols import Backend, BackendFeatures, Cost, Neighbours, Perturbation, ScoreInput, completed
+from spvmia_plugin.protocols import Backend, BackendFeatures, Neighbours, Perturbation, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
-from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.signals import Role, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import is_foreign
 from spvmia_plugin.util.console import bars_of, following, show, shown
@@ -95,48 +88,26 @@ class Run:
         self.quiet = quiet
         self.outcome = Outcome()
         self.players = cast(audit.attacks.values(), audit.config, audit.data)
+        self._standing = Standing(self.players, audit.config, self.backend)
         self._several = Several(self.players)
-        self._view = ApiView.of(audit.config)
         self._shots = shots(audit.attacks.values())
         self._probes = probes(audit.attacks.values())
-        self._forecast = Forecast((), 1.0, show)  # of nothing, until there is a plan
-        self._planned: dict[str, int] = {}  # tokens of each stage of the plan
-        self._unmade = 0  # records that the plan found no paraphrases of
-        self._signals = StoredSignals(
-            self.backend,
-            store,
-            quiet=quiet,
-            on_scored=lambda role, tokens: self._on_done(f"scoring: {role.value}", tokens),
+        self._progress = Progress(self.backend, self.players, self.outcome.stages)
+        self._scorer = Scorer(
+            audit.config, self.backend, store, self._standing, self._progress, self.outcome.asked, quiet=quiet
         )
-        self._gradients = StoredGradients(
-            self.backend,
-            store,
-            quiet=quiet,
-            on_done=lambda role, tokens: self._on_done(f"gradients: {role.value}", tokens),
-        )
-        self._continuations = Continuations(
-            audit.config,
-            self.backend,
-            store,
-            quiet=quiet,
-            on_done=partial(self._on_done, STAGE),
-        )
-        self._similarities = Similarities(audit.config, store)
         self._calibration = Calibration(
             audit.data,
             audit.config,
             self.backend,
             registry,
             store,
-            on_done=lambda name, share: self._forecast.done(name, share),
-            on_known=lambda name, tokens: self._forecast.correct(name, tokens),
+            on_done=self._progress.done_share,
+            on_known=self._progress.correct,
         )
         self._perturbation: Perturbation | None = None
-        self._built: set[Role] = set()
+        self._unmade = 0  # records that the plan found no paraphrases of
         self._beyond = 0  # records longer than the model's context, counted with the plan
-        self._sheets: dict[str, Sheet] = {}  # by record id, of the part of the records that was looked at last
-        self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
-        self._under_other: dict[Role, Sequence[TokenSignals]] = {}  # the same under the other mask
         self._batches = FittingBatches(self.backend, store)
         self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
 
@@ -156,7 +127,7 @@ class Run:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
         if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
             self.outcome.notes += self.audit.data.renderer.notes(first, known=self.audit.data.membership == "manifest")
-        if self.audit.data.format == PREFERENCE and self.players and not self._is_viewed(View.REJECTED):
+        if self.audit.data.format == PREFERENCE and self.players and not self._standing.is_viewed(View.REJECTED):
             self.outcome.notes.append(
                 "the rows are preferences, and no attack looks at the rejected answers: premia_mia_custom does"
             )
@@ -167,11 +138,11 @@ class Run:
         if self.players:
             frame = self.backend.frame("")
             self.outcome.details["frame"] = {name: list(ids) for name, ids in asdict(frame).items()}
-            self._build(self._calibration.ready(self._calibrated))
+            self._build(self._calibration.ready(self._standing.calibrated))
             self.outcome.notes += self._other_templates()
         if self.players and not self.quiet:
             self._show_plan(inputs)
-        with following(self._forecast):
+        with following(self._progress.forecast):
             self.calibrate()
             self._paraphrase(inputs)
             self._attack(inputs)
@@ -202,45 +173,35 @@ class Run:
         names = audit.attacks, self.players, audit.config.perturbation
         check_features(*names, self.backend)
         check_features(*names, self.backend, features_of=self._shown_features, view=audit.config.api_view)
-        if self._is_viewed(View.NEIGHBOURS):
+        if self._standing.is_viewed(View.NEIGHBOURS):
             self._perturbation = self.registry.perturbation(audit.config)
-            self._view.check(self._perturbation)
+            self._scorer.view.check(self._perturbation)
             self._perturbation.check()
-        if self._is_viewed(View.SIMILARITY):
-            self._similarities.check()
         keep_bases(self.backend, self.store)
         # A reference that the user names may do without the base.
         paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
         if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
             self.backend.require({Role.BASE})
-        for player in players:  # of a model that is to be trained, it shows when it is there
-            if View.GRADIENT in player.views and player.model in (Role.TARGET, Role.BASE):
-                self._gradients.check(player.model)
+        self._scorer.check()
         if players:
             self._batches.recall()
-        if any(player.trained for player in players) and not all(map(self._calibration.is_ready, self._calibrated)):
+        calibrated = self._standing.calibrated
+        if any(player.trained for player in players) and not all(map(self._calibration.is_ready, calibrated)):
             self._calibration.check()
 
     def _shown_features(self, role: Role) -> BackendFeatures:
         """What attackers can do with a role's model, through the interface that they have of the target."""
         has = self.backend.features_of(role)
-        return self._view.features(has) if role is Role.TARGET else has
+        return self._scorer.view.features(has) if role is Role.TARGET else has
 
     def calibrate(self) -> None:
         """Put models behind REFERENCE and CANDIDATE where they are needed."""
-        self._build({player.role for player in self._calibrated})
-
-    @property
-    def _calibrated(self) -> list[Player]:
-        return [player for player in self.players.values() if player.is_calibrated]
-
-    def _is_viewed(self, view: View) -> bool:
-        return any(view in player.views for player in self.players.values())
+        self._build({player.role for player in self._standing.calibrated})
 
     def _build(self, roles: set[Role]) -> None:
-        for role in sorted(roles - self._built, key=build_order):
+        for role in sorted(roles - self._standing.built, key=build_order):
             player, name = self.players[role], CALLED[role]
-            with self._stage(name):
+            with self._progress.stage(name):
                 made = self._calibration.build(player)
                 if role is Role.REFERENCE and player.trained:
                     self.outcome.way = self._calibration.way
@@ -253,35 +214,22 @@ class Run:
                             f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
                             "few texts by heart calibrates little"
                         )
-            self._built.add(role)
+            self._standing.built.add(role)
             prompted = [prompting(role.nth)] if role.kind is Role.REFERENCE else []
-            self._forecast.finish(*prompted, f"training the {name}")
+            self._progress.finish(*prompted, f"training the {name}")
             if player.trained and self.backend.is_same(role, Role.BASE):
                 self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
             for key, one, why in _LEFT_OUT:
                 if count := made.get(key):
                     many = f"{count} {one}{'s' * (count != 1)}"
                     self.outcome.notes.append(f"the {name} was trained without {many} {why}")
-            planned = self._planned.get(f"training the {name}", 0)
+            planned = self._progress.planned(f"training the {name}")
             if short := shortfall(name, planned, made, self._calibration.processes):
                 self.outcome.notes.append(short)
 
     def _without_text(self, details: dict[str, object], *, foreign: bool) -> object:
         """What a plugin says of its work, without what quotes a record."""
         return self._quotes.without_any(details) if foreign and not self.audit.config.log_text else details
-
-    def _is_there(self, player: Player) -> bool:
-        """Whether the model can be asked already."""
-        return player.model is not None and (not player.is_calibrated or player.role in self._built)
-
-    def _refusal(self, player: Player) -> str | None:
-        """Why a role gives nothing for any record: what is not there, or can't be told from the target."""
-        if player.model is None:
-            named = self.audit.config.candidate == NO_CANDIDATE
-            return "mia_candidate is none" if named else "no document is held out for a candidate reference"
-        if player.model is Role.TARGET or not self.backend.is_same(Role.TARGET, player.model):
-            return None
-        return "the target is the base" if player.model is Role.BASE else f"the {CALLED[player.model]} is the target"
 
     def _other_templates(self) -> list[str]:
         """Models whose own chat template is another than the one that conversations are rendered by."""
@@ -312,10 +260,10 @@ class Run:
             return
         tally = Tally(self._perturbation)
         for part, which in self._parts():
-            with self._stage("paraphrases"), bars_of(which):
+            with self._progress.stage("paraphrases"), bars_of(which):
                 tally.add(self._paraphrases_of(part, inputs).values())
             inputs.forget()
-        self._forecast.finish(f"paraphrases ({self._perturbation.name})")
+        self._progress.finish(f"paraphrases ({self._perturbation.name})")
         self.outcome.details["paraphrases"] = self._without_text(
             tally.to_json(), foreign=is_foreign(self._perturbation)
         )
@@ -331,7 +279,7 @@ class Run:
             return next((role for role, unknown in asked if not unknown.isdisjoint(ids)), None)
 
         roles = {record.id: lacking(record) for record in records}
-        found = {key: Neighbours((), reason=_unreadable(role)) for key, role in roles.items() if role is not None}
+        found = {key: Neighbours((), reason=unreadable(role)) for key, role in roles.items() if role is not None}
         able = [record for record in records if record.id not in found]
         return found | paraphrase(
             able,
@@ -341,7 +289,7 @@ class Run:
             self.audit.config,
             inputs.loss_on,
             quiet=self.quiet,
-            on_made=lambda count: self._forecast.done(
+            on_made=lambda count: self._progress.done_share(
                 f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
             ),
         )
@@ -363,13 +311,14 @@ class Run:
         long = 0
         for part, which in self._parts():
             with bars_of(which):
-                scored_apart = self._score(part, inputs, last=part[-1] is audit.records[-1])
+                paraphrases = self._paraphrases_of(part, inputs)
+                scored_apart = self._scorer.score(part, inputs, paraphrases, last=part[-1] is audit.records[-1])
             signals = self._several.united(scored_apart)
             if stability is not None:
                 stability.add(scored_apart, part)
             long += sum(each.is_long for each in signals.values())
             if scored is not None:
-                scored.score(audit.attacks, self._under_other_mask())
+                scored.score(audit.attacks, self._several.united(self._scorer.under_other_mask()))
             for name, attack in audit.attacks.items():
                 known = at_once[name].add(signals) if name in at_once else blind.get(name)
                 of_part = score_records(attack, signals, known)
@@ -378,9 +327,7 @@ class Run:
                         key: replace(each, reason=self._quotes.without(each.reason)) for key, each in of_part.items()
                     }
                 results[name].add(of_part)
-            self._signals.forget()
-            self._continuations.forget()
-            self._sheets = {}
+            self._scorer.forget()
             inputs.forget()
         for name, collected in at_once.items():
             self._settle(name, collected, results[name])
@@ -419,93 +366,6 @@ class Run:
             dict(attack.told(features.table)), foreign=is_foreign(attack)
         )
 
-    def _score(self, records: Sequence[Record], inputs: Inputs, *, last: bool) -> dict[str, RecordSignals]:
-        sheets = self._sheets_of(records, inputs, self._paraphrases_of(records, inputs))
-        for role, player in self.players.items():
-            model, refusal = player.model, self._refusal(player)
-            if model is None or refusal is not None:
-                for sheet in sheets:
-                    sheet.refuse(role, player.views, str(refusal))
-                continue
-            if not player.views.keys().isdisjoint(WRITTEN):
-                self._continue(player, sheets, inputs)
-                for view in WRITTEN & player.views.keys():
-                    self.outcome.asked[role.kind, view] = self._continuations.asked
-                if last:
-                    self._forecast.finish(STAGE)
-            if player.views.keys().isdisjoint(SCORED):
-                continue
-            scored = self._readable(sheets, model, player.views)
-            for sheet in set(sheets) - set(scored):
-                sheet.refuse(role, player.views, _unreadable(model))
-            # The population is one for all records: scored with the first of them.
-            of_population = [] if role in self._population_signals else self._population(inputs)
-            population = [each.item for each in of_population]
-            with self._stage(f"scoring: {role.value}"):
-                found = self._signals.of(requests(player, model, scored, population, kth=self._kth(role)))
-            self._count_asked(player, model, scored, population)
-            if role is Role.TARGET:
-                found = {item: self._view.seen(item, of_item) for item, of_item in found.items()}
-            if last:
-                self._forecast.finish(f"scoring: {role.value}")
-            for sheet in scored:
-                sheet.fill(role, player.views, found)
-            if View.GRADIENT in player.views:
-                self._differentiate(role, model, scored)
-            if last:
-                self._forecast.finish(f"gradients: {role.value}")
-            if View.POPULATION in player.views and role not in self._population_signals:
-                self._population_signals[role] = [each.seen(found[each.item], other=False) for each in of_population]
-                self._under_other[role] = [each.seen(found[each.item], other=True) for each in of_population]
-        return {sheet.record.id: sheet.signals(self._population_signals) for sheet in sheets}
-
-    def _count_asked(
-        self, player: Player, model: Role, sheets: Sequence[Sheet], population: Sequence[ScoreInput]
-    ) -> None:
-        """Count what of the part of the records that was just scored each view is, for `mia_audit`."""
-        for view in player.views.keys() & SCORED:
-            items = population if view is View.POPULATION else [each for s in sheets for each in s.sequences([view])]
-            request = Request(player.role, model, list(dict.fromkeys(items)), False, kth=self._kth(player.role))
-            self._ask(player, view, self._signals.asked(request))
-
-    def _ask(self, player: Player, view: View, asked: Amount) -> None:
-        key = player.role.kind, view
-        self.outcome.asked[key] = self.outcome.asked.get(key, Amount()) + asked
-
-    def _continue(self, player: Player, sheets: Sequence[Sheet], inputs: Inputs) -> None:
-        """Have the target write where the records go on, and compare that where it is asked."""
-        with self._stage(STAGE):
-            written = self._continuations.of([sheet.record for sheet in sheets], inputs)
-        is_compared = View.SIMILARITY in player.views
-        similarities: Mapping[str, Sequence[float]] = {}
-        if is_compared:
-            with self._stage(COMPARING):
-                similarities = self._similarities.of(written)
-        for sheet in sheets:
-            found = written[sheet.record.id]
-            if isinstance(found, str):
-                sheet.refuse(player.role, WRITTEN & player.views.keys(), found)
-            else:
-                sheet.take_written(player.role, found, similarities.get(sheet.record.id, ()))
-
-    def _kth(self, role: Role) -> int:
-        """K, where an interface of K log-probabilities stands before a role's model."""
-        return self._view.kth if role is Role.TARGET else 0
-
-    def _differentiate(self, role: Role, model: Role, sheets: Sequence[Sheet]) -> None:
-        """Take the gradient of the loss of every record that has one."""
-        able = [(sheet, sequence) for sheet in sheets if (sequence := sheet.differentiated()) is not None]
-        with self._stage(f"gradients: {role.value}"):
-            norms = self._gradients.of(role, model, [sequence for _, sequence in able])
-        self._ask(self.players[role], View.GRADIENT, self._gradients.asked(model, [sequence for _, sequence in able]))
-        for (sheet, _), norm in zip(able, norms, strict=True):
-            sheet.take_gradient(role, norm)
-
-    def _under_other_mask(self) -> dict[str, RecordSignals]:
-        """Signals of the part of the records that was scored last, as the other mask would have attacks see them."""
-        found = {id_: sheet.under_other_mask(self._under_other) for id_, sheet in self._sheets.items()}
-        return self._several.united({record_id: each for record_id, each in found.items() if each is not None})
-
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
         """Let the held-out conversations say whether the target was trained under this mask; they have no labels.
 
@@ -518,49 +378,18 @@ class Run:
             for role in (Role.TARGET, Role.BASE)
             if role in self.players and View.TEXT in self.players[role].views
         ]
-        if len(both) < 2 or any(self._refusal(player) is not None for player in both):
+        if len(both) < 2 or any(self._standing.refusal(player) is not None for player in both):
             return
         unknown = self.backend.unknown_ids(Role.BASE)
-        sequences = [each for each in inputs.population() if _is_known(each.item, unknown)][:CHECKED]
-        with self._stage("checking the loss mask"):
-            gained = []
-            for role in (Role.TARGET, Role.BASE):
-                found = self._signals.of([Request(role, role, list(dict.fromkeys(s.item for s in sequences)), False)])
-                gained.append([found[each.item] for each in sequences])
+        sequences = [each for each in inputs.population() if is_known(each.item, unknown)][:CHECKED]
+        with self._progress.stage("checking the loss mask"):
+            gained = [self._scorer.of_sequences(role, sequences) for role in (Role.TARGET, Role.BASE)]
         check = MaskCheck.of(loss_on, sequences, *gained)
         if check is not None:
             self.outcome.details["loss_mask"] = check.to_json()
             known = self.audit.data.membership == "manifest"  # which says what was trained on
             told = None if known else check.contradiction(loss_on)
             self.outcome.notes += [told] if told else []
-
-    def _sheets_of(
-        self, records: Sequence[Record], inputs: Inputs, paraphrases: Mapping[str, Neighbours]
-    ) -> list[Sheet]:
-        """Sheets of a part of the records, with such paraphrases as there are; the plan's, if there is one part."""
-        if self._sheets.keys() != {record.id for record in records}:
-            self._sheets = {record.id: Sheet(record, inputs) for record in records}
-        for record_id, found in paraphrases.items():
-            self._sheets[record_id].paraphrase(found)
-        return list(self._sheets.values())
-
-    def _on_done(self, stage: str, tokens: int) -> None:
-        """So many tokens of a stage were just done."""
-        if self._planned.get(stage):
-            self._forecast.done(stage, tokens / self._planned[stage])
-
-    def _readable(self, sheets: Sequence[Sheet], model: Role, views: Iterable[View]) -> list[Sheet]:
-        """The records of which a model has all tokens."""
-        unknown = self.backend.unknown_ids(model)
-        return [sheet for sheet in sheets if all(_is_known(item, unknown) for item in sheet.sequences(views))]
-
-    def _population(self, inputs: Inputs) -> list[Counted]:
-        """Held-out documents that every model can read: those of one model are compared with those of another."""
-        if not self._is_viewed(View.POPULATION):
-            return []
-        models = {player.model for player in self.players.values() if player.model and self._is_there(player)}
-        unknown = frozenset[int]().union(*map(self.backend.unknown_ids, models))
-        return [each for each in inputs.population() if _is_known(each.item, unknown)]
 
     def foresee(self) -> list[Stage]:
         """The stages of the plan, after `check`, without asking a model for anything."""
@@ -569,12 +398,6 @@ class Run:
     def _plan(self, inputs: Inputs) -> tuple[list[Stage], list[Request]]:
         """The stages of the plan, and what is scored first."""
         audit, perturbation = self.audit, self._perturbation
-        # Whether a reference equals the target shows once it is there.
-        scored = [
-            (player, player.model)
-            for player in self.players.values()
-            if player.model is not None and (not self._is_there(player) or self._refusal(player) is None)
-        ]
         tokens, of_parts, self._beyond = 0, list[Stage](), 0
         first: list[Request] = []
         for number, (part, _) in enumerate(self._parts()):
@@ -586,25 +409,12 @@ class Run:
                 keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config)
                 stored = stored_paraphrases(keys, self.store)
             self._unmade += len(part) - len(stored)
-            sheets = self._sheets_of(part, inputs, stored)
             planner = Planner(lengths, [record.id for record in part if record.id not in stored], audit.config)
             if perturbation is not None:
                 of_parts.append(planner.paraphrases(perturbation))
-            population = [] if number else [each.item for each in self._population(inputs)]
-            for player, model in scored:
-                if not player.views.keys().isdisjoint(WRITTEN):
-                    of_parts.append(planner.continuing(self._continuations.missing(part, inputs)))
-                if player.views.keys().isdisjoint(SCORED):
-                    continue
-                is_there = self._is_there(player)
-                readable = self._readable(sheets, model, player.views) if is_there else sheets
-                asked = requests(player, model, readable, population, is_there=is_there, kth=self._kth(player.role))
-                of_parts.append(planner.scoring(player, asked, self._signals))
-                if View.GRADIENT in player.views:
-                    of_parts.append(planner.gradients(player, model, readable, self._gradients, is_there=is_there))
-                first += [] if number else asked  # the first batch of all is that of the first records
-            if number:
-                self._signals.forget()
+            stages, asked = self._scorer.foresee(planner, part, inputs, stored, first=not number)
+            of_parts += stages
+            first = first if number else asked
             inputs.forget()
         mean = tokens / max(len(audit.records), 1)
         references = reference_stages(self.players.values(), audit.config, audit.data, self._calibration, mean)
@@ -613,10 +423,9 @@ class Run:
     def _show_plan(self, inputs: Inputs) -> None:
         audit = self.audit
         stages, first = self._plan(inputs)
-        rate = self._measure(first) if any(stage.tokens for stage in stages) else None
+        rate = self._scorer.measure(first) if any(stage.tokens for stage in stages) else None
         if rate is not None:
-            self._forecast = Forecast(stages, rate, show)
-            self._planned = {stage.name: stage.tokens for stage in stages}
+            self._progress.follow(stages, rate)
         kind = "" if inputs.loss_on is None else f" ({audit.data.format}, {IN_WORDS[inputs.loss_on]} scored)"
         n = len(audit.attacks)
         attacks = "1 attack" if n == 1 else f"{n} attacks"
@@ -655,35 +464,3 @@ class Run:
             f"{sum(stage.sent for stage in asked):,} tokens sent, up to {sum(stage.tokens for stage in asked):,} "
             "written"
         ]
-
-    def _measure(self, asked: Iterable[Request]) -> float | None:
-        """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
-        for request in sorted(asked, key=lambda request: request.role is not Role.TARGET):
-            if request.is_there:
-                with self._stage("measuring the speed") as spent:
-                    tokens = self._signals.first_batch(request)
-                if tokens:
-                    return tokens / spent.seconds
-        return None
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[Cost]:
-        """Count what a stage, or a part of it, costs: the models' own counts, and the wall clock."""
-        # A plugin's backend may know of no further references than it is asked to load.
-        before = {role: self.backend.cost(role) for role in Role if role.nth == 1 or role in self.players}
-        started = time.perf_counter()
-        self._forecast.begin()
-        spent = Cost()
-        yield spent
-        for role, earlier in before.items():
-            spent += self.backend.cost(role) - earlier
-        spent.seconds = time.perf_counter() - started
-        self.outcome.stages.setdefault(name, Cost()).__iadd__(spent)
-
-
-def _is_known(item: ScoreInput, unknown: frozenset[int]) -> bool:
-    return unknown.isdisjoint(item.token_ids) and unknown.isdisjoint(item.context_ids)
-
-
-def _unreadable(model: Role) -> str:
-    return f"the record uses tokens that the {CALLED[model]} does not have"

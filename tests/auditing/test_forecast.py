@@ -7,6 +7,7 @@ import re
 import pytest
 
 from spvmia_plugin.auditing import forecast as forecast_module
+from spvmia_plugin.auditing import progress as progress_module
 from spvmia_plugin.auditing import run as run_module
 from spvmia_plugin.auditing.continuations import STAGE
 from spvmia_plugin.auditing.forecast import Forecast
@@ -196,7 +197,7 @@ def test_of_a_stage_is_left_what_was_not_done_and_no_more(tmp_path, monkeypatch,
             left.update({name: [*left.get(name, []), None] for name in names})
             super().finish(*names)
 
-    monkeypatch.setattr(run_module, "Forecast", Kept)
+    monkeypatch.setattr(progress_module, "Forecast", Kept)
     monkeypatch.setattr(run_module, "RECORDS_AT_A_TIME", at_a_time)
     run(tmp_path, ["lira_base", "grad_norm", "ngram"], data=DATA, quiet=False, mia_continuations=3)
     for name in (STAGE, "scoring: base", "scoring: target", "gradients: target"):
@@ -245,7 +246,7 @@ def test_nothing_is_left_when_an_audit_is_done(tmp_path):
             found.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "Forecast", Kept)
+        patch.setattr(progress_module, "Forecast", Kept)
         patch.setattr(run_module, "RECORDS_AT_A_TIME", 5)
         run(tmp_path, ["spv"], data=DATA, quiet=False, records=DATA.records[:5], mia_perturbation="causal")
         run(tmp_path, ["spv", "ez", "rmia", "lira_candidate"], data=DATA, quiet=False, mia_perturbation="causal")

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spvmia_plugin.auditing.run import Run
+from spvmia_plugin.auditing.scorer import Scorer
 from spvmia_plugin.auditing.sequences import Inputs, Sheet
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, BackendFeatures
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys):
 
 
 def test_it_is_planned_as_three_scored_tokens_each(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Run, "_measure", lambda self, requests: 10.0)
+    monkeypatch.setattr(Scorer, "measure", lambda self, requests: 10.0)
     run(tmp_path, ["grad_norm"], data=DATA, quiet=False)
     stages = planned(capsys.readouterr().err)
     assert stages["gradients: target"] == (12, 0, 480, "2 min")  # 480 * 3 / 10

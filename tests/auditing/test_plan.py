@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from spvmia_plugin.auditing.run import Run
+from spvmia_plugin.auditing.scorer import Scorer
 from spvmia_plugin.auditing.sequences import Request
 from spvmia_plugin.auditing.stored import StoredSignals, read
 from spvmia_plugin.protocols import Cost, ScoreInput
@@ -71,7 +71,7 @@ def test_what_it_counts_is_what_is_done(tmp_path, capsys):
 
 def test_estimates_are_those_of_the_measured_speed(tmp_path, capsys, monkeypatch):
     """At 10 scored tokens a second: a sampled token takes as long as six, a trained one as long as four."""
-    monkeypatch.setattr(Run, "_measure", lambda self, requests: 10.0)
+    monkeypatch.setattr(Scorer, "measure", lambda self, requests: 10.0)
     stages, _, _ = table(tmp_path, capsys)
     told = {name: (stage.tokens, stage.about) for name, stage in stages.items()}
     assert told["self-prompting the target"] == (144, "86 s")

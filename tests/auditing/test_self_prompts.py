@@ -12,7 +12,7 @@ from spvmia_plugin import hookimpl
 from spvmia_plugin.auditing.calibrate import Calibration
 from spvmia_plugin.auditing.plan import reference_stages, shortfall
 from spvmia_plugin.auditing.roles import Player
-from spvmia_plugin.auditing.run import Run
+from spvmia_plugin.auditing.scorer import Scorer
 from spvmia_plugin.auditing.self_prompts import SelfPrompts, TrainingTexts, blank_of, length_of
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
@@ -419,7 +419,7 @@ def test_an_audit_says_what_became_of_the_plan(tmp_path, capsys):
 
 
 def test_a_plan_that_turns_out_wrong_is_corrected_before_the_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Run, "_measure", lambda self, requests: 1.0)
+    monkeypatch.setattr(Scorer, "measure", lambda self, requests: 1.0)
     options = {"mia_block_size": 40, "mia_reference_epochs": 1.0}
     run(tmp_path, ["spv_ez"], data=PLAIN, backend=Chatty(""), quiet=False, **options)
     assert "(training the reference has 96 tokens, not 240 as planned)" in capsys.readouterr().err
