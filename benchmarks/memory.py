@@ -10,6 +10,7 @@ base is seen in the tensors that are alive when a stage begins: all of them toge
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import multiprocessing
@@ -94,8 +95,11 @@ def tensor_bytes() -> int:
     import torch
 
     gc.collect()
-    found = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
-    storages = {s.data_ptr(): s.nbytes() for tensor in found if (s := tensor.untyped_storage()).nbytes()}
+    storages: dict[int, int] = {}
+    for item in gc.get_objects():
+        if issubclass(type(item), torch.Tensor):
+            with contextlib.suppress(NotImplementedError):  # a tensor that is none yet, as torch 2.7 keeps some
+                storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
     return sum(storages.values())
 
 

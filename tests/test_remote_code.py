@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import secrets
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_every_loader_is_told_whom_to_trust(module: str) -> None:
 @pytest.fixture
 def brought(tmp_path: Path) -> tuple[Path, Path]:
     """A model whose folder brings code, and the file that the code writes."""
-    folder, mark = save_tiny(tmp_path / "brings"), tmp_path / "it_ran"
+    # Another name each time: transformers 5.4 looks for the code of a folder where it first copied it to.
+    folder, mark = save_tiny(tmp_path / f"brings_{secrets.token_hex(4)}"), tmp_path / "it_ran"
     (folder / "code.py").write_text(CODE.format(mark=str(mark)))
     config = json.loads((folder / "config.json").read_text())
     config |= {

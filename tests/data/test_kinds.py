@@ -428,8 +428,10 @@ def test_a_key_twice_within_a_row_is_refused(tmp_path: Path) -> None:
         assert "row 2: expected each key once in the objects of column 'messages', got one twice" in refused(path)
         path.write_text(json.dumps({"messages": messages}) + "\n")  # as text
         assert "row 1: expected each key once in the JSON of 'messages', got one twice" in refused(path)
-        pq.write_table(pa.table({"messages": pa.array([messages], pa.json_())}), tmp_path / "d.parquet")
-        assert "row 1: expected each key once in the objects of column 'messages'" in refused(tmp_path / "d.parquet")
+        if hasattr(pa, "json_"):  # from pyarrow 19
+            pq.write_table(pa.table({"messages": pa.array([messages], pa.json_())}), tmp_path / "d.parquet")
+            told = refused(tmp_path / "d.parquet")
+            assert "row 1: expected each key once in the objects of column 'messages'" in told
     path.write_text(f'{{"messages": {fine}, "unread": {{"a": 1, "a": 2}}}}\n')
     assert len(read(path)) == 1
 
