@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
+from weakref import WeakSet
 
 from filelock import FileLock
 
@@ -49,6 +50,9 @@ _SURROUNDINGS = ("full", "disk i/o", "readonly", "unable to open", "locked", "lo
 _UNWRITABLE = ("full", "disk i/o", "readonly", "unable to open")
 _CALLER = (sqlite3.ProgrammingError, sqlite3.NotSupportedError)
 
+_Inode = tuple[int, int]
+"""Device and number: which file it is, whatever its name."""
+
 
 class Database:
     """The entries' file `entries-v<layout>-<generation>.sqlite`.
@@ -70,6 +74,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._mode = 0
         self._pid = os.getpid()
+        self.inode: _Inode | None = None  # while SQLite has the file open
+        _DATABASES.add(self)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one consistent view. It runs again, on an empty file, if the file is damaged.
@@ -114,7 +120,7 @@ class Database:
         if self._connection is not None and self._pid == os.getpid():
             with contextlib.suppress(sqlite3.Error):  # a damaged file can't be folded; the next reader replaces it
                 self._connection.close()
-        self._connection = self._path = None
+        self._connection = self._path = self.inode = None
 
     def _run(self, begin: str | None, work: Callable[[sqlite3.Connection], T]) -> T:
         for _attempt in range(3 + len(_MODES)):
@@ -142,6 +148,7 @@ class Database:
         self._path = path = self._current() or self._create(None)
         with contextlib.suppress(OSError):  # just replaced, not ours, or nothing can be written
             path.chmod(PRIVATE_FILE)
+        self.inode = _inode(path)
         self._connection = connection = _open(path, _MODES[self._mode])
         connection.execute("PRAGMA synchronous = NORMAL")
         # Keys lie anywhere in the index: a batch touches hundreds of its pages, and the next one many of the same.
@@ -191,6 +198,13 @@ class Database:
             return path
 
 
+_DATABASES: WeakSet[Database] = WeakSet()
+"""Those of this process. What SQLite has open of them is this version's, and nobody else may open it: closing a file
+takes away all locks that the process has on it (POSIX), SQLite's among them. Another process that closes the database
+then takes itself for the last one and deletes the write-ahead log, and what this one writes from then on is lost
+without a word (sqlite.org/howtocorrupt, 2.2). Locks are the process's, and so is this."""
+
+
 def remove_database(path: Path) -> None:
     """Remove a database with what SQLite puts beside it."""
     for suffix in SIDE_FILES:
@@ -217,11 +231,22 @@ def _version(path: Path) -> int | None:
     Read from the header, so that a file of another version is not even opened: opening one may change it.
     """
     try:
+        inode = _inode(path)
+        if inode is not None and any(each.inode == inode for each in _DATABASES):
+            return files.LAYOUT
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except OSError:
         return None
     return int.from_bytes(header[_USER_VERSION], "big") if header.startswith(_MAGIC) else None
+
+
+def _inode(path: Path) -> _Inode | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _damaged(error: Exception, path: Path) -> bool:

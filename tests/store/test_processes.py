@@ -62,6 +62,34 @@ def test_several_processes_write_one_store(tmp_path: Path) -> None:
         assert store.corrupt_count == 0
 
 
+READER = """
+import sys
+from pathlib import Path
+from spvmia_plugin.store.store import Store
+
+with Store(Path(sys.argv[1])) as store:
+    print(len(store.json.get([store.key("json", i=i) for i in range(20)])))
+"""
+
+
+def test_what_is_written_after_another_process_has_closed_the_store_is_kept(tmp_path: Path) -> None:
+    """Whatever looked at the file meanwhile in the process that writes: its size, another store on the same folder."""
+
+    def read() -> int:
+        command = [sys.executable, "-c", READER, str(tmp_path / "store")]
+        return int(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout)
+
+    with Store(tmp_path / "store") as store:
+        for i in range(3):
+            store.json.put({store.key("json", i=i): i})
+            assert store.summary()
+            with Store(tmp_path / "store") as second:
+                assert second.json.get([store.key("json", i=i)])
+            assert read() == i + 1
+        store.json.put({store.key("json", i=3): 3})
+    assert read() == 4
+
+
 WRITER = """
 import sys
 from pathlib import Path
