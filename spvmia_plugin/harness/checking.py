@@ -23,6 +23,7 @@ from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.engines.sglang import RESERVED, check_arguments
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.command_line import Command, check_output, our_tasks
+from spvmia_plugin.harness.installed import sample_size
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.harness.unloaded import UnloadedTarget
@@ -145,8 +146,6 @@ def _chosen(command: Command, tasks: Sequence[AuditTask]) -> list[Record]:
     Raises:
         SpvmiaError: there are not as many documents as `--samples` names.
     """
-    from lm_eval.evaluator_utils import get_sample_size
-
     found: dict[str, Record] = {}
     for task in tasks:
         called, number = str(task.config.task), len(task.eval_docs)
@@ -156,7 +155,7 @@ def _chosen(command: Command, tasks: Sequence[AuditTask]) -> list[Record]:
                 f"--samples: expected places below {number:,}, the documents of {called}, got {max(places):,}; "
                 "correct it"
             )
-        limit = get_sample_size(task, command.limit)
+        limit = sample_size(number, command.limit)
         for _, doc in task.doc_iterator(rank=0, limit=limit, world_size=1, samples=places):
             found.setdefault(str(doc["id"]), task._shared.record(str(doc["id"])))
     return list(found.values())

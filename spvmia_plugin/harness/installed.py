@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 TASKS_GROUP = "lm_eval.tasks"
@@ -31,6 +32,32 @@ def known_metrics() -> tuple[Any, Any]:
     from lm_eval.api import registry
 
     return registry.metric_registry, registry.aggregation_registry
+
+
+def context_of(config: Any, tokenizer: Any) -> int:
+    """How many tokens the harness would have a Hugging Face model read at once.
+
+    Args:
+        config: the model's configuration.
+        tokenizer: its tokenizer.
+    """
+    from lm_eval.models import utils
+
+    if hasattr(utils, "resolve_max_length"):
+        return int(utils.resolve_max_length(config, tokenizer))
+    from lm_eval.models.huggingface import HFLM
+
+    unloaded = HFLM.__new__(HFLM)  # 0.5 has it as a property, which looks at nothing else
+    unloaded._max_length, unloaded.tokenizer, unloaded._model = None, tokenizer, SimpleNamespace(config=config)
+    return int(unloaded.max_length)
+
+
+def sample_size(documents: int, limit: float | None) -> int | None:
+    """How many documents of a task `--limit` leaves: a number, or below 1 a share. Both versions count so, each in
+    another place."""
+    if limit is None:
+        return None
+    return math.ceil(documents * limit) if limit < 1 else int(limit)
 
 
 def prepare_scoring(task: Any, name: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.config import AuditConfig, read_names
 from spvmia_plugin.errors import SpvmiaError, reason_of
+from spvmia_plugin.harness.installed import context_of
 from spvmia_plugin.harness.shared import load_tokenizer
 from spvmia_plugin.models.intact import header_of
 from spvmia_plugin.models.precision import TO_FLOAT32, dtype_named, too_slow
@@ -46,8 +47,6 @@ class UnloadedTarget(TokenisedBackend):
     def __init__(
         self, arguments: Mapping[str, Any], config: AuditConfig, base_model: str | None, *, kept: int = 0
     ) -> None:
-        from lm_eval.models.utils import resolve_max_length
-
         self._config = config
         self._trusted = str(arguments.get("trust_remote_code")).lower() == "true" or config.trust_remote_code
         self._arguments = arguments
@@ -58,7 +57,7 @@ class UnloadedTarget(TokenisedBackend):
         self._adapter = _adapter_config("peft", str(adapter)) if adapter else None
         named = config.base_model or (pretrained if adapter else base_model)
         self._base_name = str(named) if named is not None else None
-        longest = int(arguments.get("max_length") or resolve_max_length(self._target, self.tokenizer)) - kept
+        longest = int(arguments.get("max_length") or context_of(self._target, self.tokenizer)) - kept
         prefix_id = arguments.get("prefix_token_id")
         ends = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         prefix_id = next((each for each in ends if each is not None), None) if prefix_id is None else int(prefix_id)

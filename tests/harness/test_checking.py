@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,10 @@ from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.metrics.names import BOUNDED_BY, EPSILON, METRICS
 from spvmia_plugin.metrics.power import needed
 from tests.harness.conftest import TEMPLATE, read_jsonl
+
+TWICE_IS_AN_ERROR = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval.scorers") is not None, reason="lm_eval 0.5 runs a task once that is named twice"
+)
 
 
 @pytest.fixture
@@ -371,8 +376,16 @@ def test_a_group_with_tasks_of_the_harness(check, tmp_path):
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("mia_custom,loss_mia_custom", "--tasks: .*Duplicate task 'loss_mia_custom'.*; name each task once"),
-        ("*_mia_custom,mia_custom", "--tasks: .*Duplicate task '.*'.*; name each task once"),
+        pytest.param(
+            "mia_custom,loss_mia_custom",
+            "--tasks: .*Duplicate task 'loss_mia_custom'.*; name each task once",
+            marks=TWICE_IS_AN_ERROR,
+        ),
+        pytest.param(
+            "*_mia_custom,mia_custom",
+            "--tasks: .*Duplicate task '.*'.*; name each task once",
+            marks=TWICE_IS_AN_ERROR,
+        ),
         ("nowhere.yaml", "--tasks: expected .*, got 'nowhere.yaml', where no YAML file lies"),
         ("{tasks}/mia_custom.yaml", r"--tasks: .*a group, .*name it 'mia_custom', with --include_path {tasks}$"),
         ("{broken}", r"--tasks: expected a task file that lm_eval can read, got .*broken.yaml"),

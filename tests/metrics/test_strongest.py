@@ -185,7 +185,8 @@ def test_an_attack_that_is_the_wrong_way_round_is_told_whatever_another_one_find
 
 def test_the_seed_decides_the_draws():
     scores = {"a": attack(1.0, 0), "b": attack(0.5, 1)}
-    assert strongest(scores, LABELS, seed=1) == strongest(scores, LABELS, seed=1)
+    # By what is written: from Python 3.13 a NaN of a dataclass is not equal to itself.
+    assert repr(strongest(scores, LABELS, seed=1)) == repr(strongest(scores, LABELS, seed=1))
     assert strongest(scores, LABELS, seed=1).critical != strongest(scores, LABELS, seed=2).critical
 
 
