@@ -99,7 +99,8 @@ def tensor_bytes() -> int:
     for item in gc.get_objects():
         if issubclass(type(item), torch.Tensor):
             with contextlib.suppress(NotImplementedError):  # a tensor that is none yet, as torch 2.7 keeps some
-                storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+                if (storage := item.untyped_storage()).nbytes():
+                    storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 

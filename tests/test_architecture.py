@@ -243,7 +243,7 @@ def test_what_only_lists_is_light(command: str) -> None:
 
 
 def test_results_are_read_and_set_side_by_side_without_scipy_s_parts() -> None:
-    """Importing them took longer than reading 200 results files: `import scipy` loads each when it is first used."""
+    """Importing them took half of the imports' time: `import scipy` loads each when it is first used."""
     code = "import sys, spvmia_plugin.leaderboard, spvmia_plugin.results.read; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     parts = {f"scipy.{part}" for part in ("special", "stats", "optimize", "linalg", "sparse", "integrate")}

@@ -57,7 +57,7 @@ class Progress:
 
     def done(self, stage: str, tokens: int) -> None:
         """So many tokens of a stage were just done."""
-        if planned := self._planned.get(stage):
+        if planned := self.planned(stage):
             self.forecast.done(stage, tokens / planned)
 
     def done_share(self, stage: str, share: float) -> None:

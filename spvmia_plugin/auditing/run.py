@@ -177,12 +177,13 @@ class Run:
             self._perturbation = self.registry.perturbation(audit.config)
             self._scorer.view.check(self._perturbation)
             self._perturbation.check()
+        self._scorer.check()
         keep_bases(self.backend, self.store)
         # A reference that the user names may do without the base.
         paraphrased = self._perturbation is not None and Role.BASE in self._perturbation.roles
         if paraphrased or any(player.trained or player.model is Role.BASE for player in players):
             self.backend.require({Role.BASE})
-        self._scorer.check()
+        self._scorer.check_gradients()
         if players:
             self._batches.recall()
         calibrated = self._standing.calibrated

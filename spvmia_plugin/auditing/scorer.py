@@ -65,13 +65,20 @@ class Scorer:
         self._under_other: dict[Role, Sequence[TokenSignals]] = {}  # the same under the other mask
 
     def check(self) -> None:
-        """What can be refused before long work.
+        """What can be refused before any model is asked for.
 
         Raises:
-            SpvmiaError: no embedding model, or a model whose gradients cannot be had.
+            SpvmiaError: no embedding model.
         """
         if self._standing.is_viewed(View.SIMILARITY):
             self._similarities.check()
+
+    def check_gradients(self) -> None:
+        """What can be refused of the target and a base that is there.
+
+        Raises:
+            SpvmiaError: a model whose gradients cannot be had.
+        """
         for player in self._standing.players.values():  # of a model that is to be trained, it shows when it is there
             if View.GRADIENT in player.views and player.model in (Role.TARGET, Role.BASE):
                 self._gradients.check(player.model)
