@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spvmia_plugin import __version__
 from spvmia_plugin.errors import SpvmiaError, did_you_mean
-from spvmia_plugin.harness.installed import finds_tasks, known_tasks_only
+from spvmia_plugin.harness.installed import finds_tasks, known_tasks_only, read_config, take_texts
 from spvmia_plugin.models.intact import weights_kept
 from spvmia_plugin.util.strict_json import any_loads
 
@@ -302,6 +302,7 @@ def launch(arguments: Sequence[str]) -> None:
         command_line = HarnessCLI()
         options = command_line.parse_args()
         if getattr(options, "command", None):
+            take_texts(options)
             _include(options, str(tasks_folder()), needed=state != "current")
         _execute(command_line, options)
     finally:
@@ -333,9 +334,7 @@ def _include(options: argparse.Namespace, folder: str, *, needed: bool) -> None:
     """
     given = options.include_path
     if given is None and getattr(options, "config", None):
-        from lm_eval.config.evaluate_config import EvaluatorConfig
-
-        given = EvaluatorConfig.load_yaml_config(options.config).get("include_path")
+        given = read_config(options.config).get("include_path")
     folders = [] if given is None else given if isinstance(given, list) else [given]
     others = [path for path in folders if Path(path).resolve() != Path(folder).resolve()]
     options.include_path = [*others, folder] if needed else others or None

@@ -5,6 +5,7 @@ Imports of lm_eval stand inside the functions: `spvmia enable` asks where tasks 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib.util
 import math
@@ -58,6 +59,28 @@ def sample_size(documents: int, limit: float | None) -> int | None:
     if limit is None:
         return None
     return math.ceil(documents * limit) if limit < 1 else int(limit)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The settings in a file of `--config`."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    settings: dict[str, Any] = EvaluatorConfig.load_yaml_config(path)
+    return settings
+
+
+def take_texts(options: argparse.Namespace) -> None:
+    """Read what a file of `--config` gives as a text where mappings belong (`model_args: pretrained=...`), as from the
+    command line, which goes before the file. 0.5.0.dev1 means to, and stumbles over the text.
+    """
+    if not getattr(options, "config", None):
+        return
+    from lm_eval.config.evaluate_config import DICT_KEYS
+    from lm_eval.utils import simple_parse_args_string
+
+    for name, value in read_config(options.config).items():
+        if name in DICT_KEYS and isinstance(value, str) and getattr(options, name, None) is None:
+            setattr(options, name, simple_parse_args_string(value))
 
 
 def prepare_scoring(task: Any, name: str) -> None:

@@ -113,6 +113,11 @@ class AuditTask(Task):  # type: ignore[misc]
         prepare_scoring(self, FILTER)
 
     @property
+    def task_name(self) -> str:
+        """The task's name. Asked for it, the one of 0.5.0.dev1 draws from Python's generator, which is others' too."""
+        return str(self.config.task)
+
+    @property
     def comparison(self) -> Comparison | None:
         """The attacks on this task's data, compared; None before any has run.
 

@@ -115,6 +115,11 @@ def test_nor_where_the_arguments_stand_in_a_file(here, adapter, form, offloads):
 
 
 def test_with_room_in_the_memory_it_loads(here, adapter):
+    from lm_eval.models.huggingface import HFLM
+
+    room = {"max_memory_per_gpu": "1GiB", "gpus": 0, "max_cpu_memory": "1GiB"}
+    if "cpu" not in HFLM._get_accelerate_args(SimpleNamespace(), parallelize=True, **room)["max_memory"]:
+        pytest.skip("this lm_eval (0.5.0.dev1) reads max_cpu_memory to no end")
     before = digest(here / "victim")
     with weights_kept():
         load("victim", adapter, parallelize=True, max_cpu_memory="1GiB")
