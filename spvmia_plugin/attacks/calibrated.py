@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.attacks.base import Attack, is_count, mean_logprob, nll, target_and, token_differences
+from spvmia_plugin.attacks.base import Attack, as_score, is_count, mean_logprob, nll, target_and, token_differences
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.signals import Need, RecordSignals, Role
+from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, Unscored
 
 
 @dataclass(frozen=True)
@@ -185,22 +187,46 @@ class Wbc(Calibrated):
 
     def score_record(self, signals: RecordSignals) -> float:
         """The mean share of windows in which the target beats the reference."""
-        difference = self.differences(signals)
-        sizes = [min(window, len(difference)) for window in self.windows]
-        # Summed window by window: differences of running sums would leave rounding where a sum is exactly 0.
-        windows = [np.add.reduce(_windows(difference, size), axis=1) for size in sizes]
-        return float(np.mean([np.count_nonzero(sums > 0) / len(sums) for sums in windows]))
+        return float(self._shares(self.differences(signals)[np.newaxis])[0])
+
+    def score_many(self, records: Sequence[RecordSignals]) -> list[float | Unscored]:
+        """Score records; those of equal length at once, each as by itself."""
+        if type(self).score_record is not Wbc.score_record:
+            return super().score_many(records)
+        found: list[float | Unscored] = []
+        of_length: dict[int, list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
+        with np.errstate(all="ignore"):  # as in `score`
+            for i, signals in enumerate(records):
+                try:
+                    difference = self.differences(signals)
+                    of_length[len(difference)].append((i, difference))
+                    found.append(Unscored(""))
+                except MissingSignal as missing:
+                    found.append(Unscored(missing.reason))
+            for alike in of_length.values():
+                shares = self._shares(np.stack([difference for _, difference in alike]))
+                for (i, _), share in zip(alike, shares.tolist(), strict=True):
+                    found[i] = as_score(share, self.name, "score_record")
+        return found
+
+    def _shares(self, differences: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean share of windows whose sum exceeds 0, shape (m,), of d_t of m records (m, T)."""
+        length = differences.shape[1]
+        times = Counter(min(window, length) for window in self.windows)
+        shares = np.zeros(len(differences))
+        # Each window is summed by itself, token by token: differences of running sums would leave rounding where a sum
+        # is exactly 0.
+        sums = differences
+        for size in range(1, max(times) + 1):
+            if size > 1:
+                sums = sums[:, :-1] + differences[:, size - 1 :]
+            if size in times:
+                shares += times[size] * (np.count_nonzero(sums > 0, axis=1) / sums.shape[1])
+        return shares / len(self.windows)
 
     def differences(self, signals: RecordSignals) -> NDArray[np.float64]:
         """d_t, shape (T,): what windows are summed over."""
         return token_differences(self.reference, signals)
-
-
-def _windows(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """(len(values) - size + 1, size) the windows, a view: `sliding_window_view` without its checks, a tenth of it."""
-    (step,) = values.strides
-    view: NDArray[np.float64] = np.ndarray((len(values) - size + 1, size), values.dtype, values, 0, (step, step))
-    return view
 
 
 @dataclass(frozen=True)

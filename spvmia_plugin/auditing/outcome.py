@@ -176,6 +176,11 @@ class Results(Mapping[str, RecordResult]):
             self._reason[row] = self._reasons.setdefault(result.reason, len(self._reasons))
         self._told = list(self._reasons)
 
+    def scores(self, record_ids: Iterable[str]) -> list[float]:
+        """The scores of some records, NaN where there is none."""
+        rows, scores = map(self._row.get, record_ids), self._numbers["score"]
+        return [math.nan if row is None else scores[row] for row in rows]
+
     def __getitem__(self, record_id: str) -> RecordResult:
         row = self._row[record_id]
         score, target, reference = [None if math.isnan(of[row]) else of[row] for of in self._numbers.values()]
@@ -272,7 +277,7 @@ class Comparison:
         self.of_units: Together | None = None
         self._seed = seed
         self._attacks = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
-        self._results: dict[str, Mapping[str, RecordResult]] = {}
+        self._results: dict[str, Results] = {}
         self._records: dict[str, Record] = {}
         self._correlations: Mapping[str, Mapping[tuple[str, str], float]] | None = None
 
@@ -288,7 +293,7 @@ class Comparison:
             What the strongest attacks show, if these results were the last that were missing.
         """
         self._records |= {record.id: record for record in records}
-        self._results[task] = results
+        self._results[task] = results if isinstance(results, Results) else Results(results)
         self._correlations = None
         if not self._attacks.keys() <= self._results.keys():
             return None
@@ -334,11 +339,7 @@ class Comparison:
         chosen = {task: self._results[task] for task in tasks}
         ids = sorted({record_id for results in chosen.values() for record_id in results})
         records = [self._records[record_id] for record_id in ids]
-        scores: dict[str, list[float]] = {}
-        for task, results in chosen.items():
-            found = [results[record_id].score if record_id in results else None for record_id in ids]
-            scores[task] = [math.nan if score is None else score for score in found]
-        return scores, records
+        return {task: results.scores(ids) for task, results in chosen.items()}, records
 
 
 def _labels(records: Sequence[Record]) -> tuple[NDArray[np.bool_], list[str]]:

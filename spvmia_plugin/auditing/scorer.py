@@ -211,6 +211,8 @@ class Scorer:
     def _readable(self, sheets: Sequence[Sheet], model: Role, views: Iterable[View]) -> list[Sheet]:
         """The records of which a model has all tokens."""
         unknown = self._backend.unknown_ids(model)
+        if not unknown:
+            return list(sheets)
         return [sheet for sheet in sheets if all(is_known(item, unknown) for item in sheet.sequences(views))]
 
     def _population(self, inputs: Inputs) -> list[Counted]:

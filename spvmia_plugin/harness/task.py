@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self.settings = dataclasses.replace(self.settings, block_size=self.data.block_size)
         self.base_model = self.settings.base_model or self.data.base_model
         self.outcome = Outcome()
+        self._is_read = False  # no answer is written for what the harness only adds to
         self.declared = datetime.now(timezone.utc).isoformat(timespec="seconds")
         """When the options were given: before any score is known."""
         self.audited: Sequence[Record] = self.data.records
@@ -100,6 +102,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self._canaries: CanaryAudit | None = None
         self._unit: UnitTold | None = None
         self._results: Mapping[str, RecordResult] = {}
+        self._items: Sequence[Item] = ()  # what was summarised
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
 
@@ -130,6 +133,8 @@ class AuditTask(Task):  # type: ignore[misc]
         self._shared.compare(comparison)
 
     def _answer_of(self, record_id: str) -> str | None:
+        if not self._is_read:
+            return None
         results = self.outcome.results.get(str(self.config.task), {})
         return results[record_id].to_json() if record_id in results else None
 
@@ -203,8 +208,8 @@ class AuditTask(Task):  # type: ignore[misc]
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
-        self._summary, self._canaries, self._unit, self._results = None, None, None, {}
-        self.outcome = Outcome()
+        self._summary, self._canaries, self._unit, self._results, self._items = None, None, None, {}, ()
+        self.outcome, self._is_read = Outcome(), False
         self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
         self.audited = [self._shared.record(doc["id"]) for _, doc in chosen]
@@ -256,6 +261,7 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def apply_filters(self) -> None:
         """As the harness does."""
+        self._is_read = True
         self._shared.reads(self._instances or [])
         super().apply_filters()
 
@@ -331,7 +337,9 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
-        if self._summary is None or set(self._results) != {item.record_id for item in items}:
+        # The harness has a list for each metric, of the very same items.
+        if self._summary is None or len(items) != len(self._items) or not all(map(is_, items, self._items)):
+            self._items = items
             scored = [item for item in items if item.score is not None]
             self._results = Results({item.record_id: RecordResult(item.score, item.reason) for item in items})
             self._summary = summarise(

@@ -23,10 +23,12 @@ T = TypeVar("T")
 BUSY_SECONDS = 60.0
 """How long one process waits for another's transaction. Transactions are short: milliseconds, rarely a second."""
 
-CACHE_KB = 16_000
+CACHE_KB = 64_000
 """Memory for pages of the file that are in use."""
-CHECKPOINT_PAGES = 4000
-"""Pages in the write-ahead log (32 MB) at which it is folded into the file."""
+CHECKPOINT_PAGES = 16_000
+"""Pages in the write-ahead log (128 MB) at which it is folded into the file. Keys are random, and each entry
+changes a page of its own in a large index: the longer that waits, the fewer of them are written twice (1.2 million
+entries: with 4,000 pages a third more of the processor, 60 % more of the clock)."""
 
 _SCHEMA = """
 PRAGMA page_size = 8192;

@@ -42,6 +42,19 @@ def test_unrelated_records(target: Target) -> None:
     assert scores(target.attack, [*unrelated, *records])[15:] == scores(target.attack, records)
 
 
+@ALL
+def test_many_records_score_as_each_of_them(target: Target) -> None:
+    """To the bit: an attack may share work among records of a batch, and a batch is what a run happens to make."""
+    if isinstance(target.attack, (AuditAttack, BlindAttack)):
+        pytest.skip("its definition is over all records")
+    records = make_records(RECORDS)
+    without = replace(records[0], tokens={}, neighbours={}, probed={}, gradients={}, continued={})
+    nothing = transform(records[1], lambda s: replace(s, logprob=s.logprob[:0], top1=s.top1[:0], mean=None, std=None))
+    infinite = transform(records[2], lambda s: replace(s, logprob=np.full_like(s.logprob, -np.inf)))
+    mixed = [without, *records, nothing, infinite, *records[:3]]
+    assert target.attack.score_many(mixed) == [target.attack.score(record) for record in mixed]
+
+
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.shifted], ids=str)
 def test_constant_shift(target: Target) -> None:
     """c added to every log-probability of every model, 1/4 being exact in every sum."""

@@ -409,3 +409,14 @@ def test_spv_reasons(reference: list[TokenSignals], reason: str) -> None:
         {Role.TARGET: target, Role.REFERENCE: reference},
     )
     assert Spv().score(case) == Unscored(reason)
+
+
+class Longest(Wbc):
+    """An attack of a plugin that counts windows in a way of its own."""
+
+    def score_record(self, signals: RecordSignals) -> float:
+        return float(len(self.differences(signals)))
+
+
+def test_an_attack_derived_from_windows_scores_many_in_its_own_way() -> None:
+    assert Longest().score_many([record(PLAIN, base=FLAT)] * 2) == [4.0, 4.0]
