@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from spvmia_plugin.perturb.masking import split_words
@@ -13,11 +15,11 @@ PLACEHOLDER = "word"
 """What stands for each of them, as in that code."""
 
 
-def probe(text: str, seed: int) -> TextEdits | None:
-    """max(1, floor(0.7 n)) of the n words of a text that hold a letter, drawn by `seed`; None if there are none."""
+def probes(text: str, seeds: Iterable[int]) -> list[TextEdits] | None:
+    """For each seed max(1, floor(0.7 n)) of the n words of a text that hold a letter; None if there are none."""
     bounds = [(a, b) for a, b in split_words(text).bounds if any(map(str.isalpha, text[a:b]))]
     if not bounds:
         return None
     count = max(1, int(np.floor(MASKED * len(bounds))))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(bounds), count, replace=False))
-    return TextEdits(tuple((*bounds[i], PLACEHOLDER) for i in chosen))
+    drawn = (np.random.default_rng(seed).choice(len(bounds), count, replace=False) for seed in seeds)
+    return [TextEdits(tuple((*bounds[i], PLACEHOLDER) for i in sorted(chosen.tolist()))) for chosen in drawn]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.auditing.probes import probe
+from spvmia_plugin.auditing.probes import probes
 from spvmia_plugin.auditing.roles import Player
 from spvmia_plugin.protocols import (
     Backend,
@@ -229,10 +229,15 @@ class Inputs:
         Those tokens count that count without a probe: the first one, if nothing stands before it, is read with the
         probe.
         """
+        if record.rendered is not None and record.rendered.reason is not None:
+            return record.rendered.reason
+        seeds = [stable_seed(self._seed, record.id, "probe", number) for number in range(self._probes)]
+        edits = probes(as_perturbed(record, self.loss_on).text, seeds)
+        if edits is None:
+            return "no word to mask in a probe"
         found: list[Counted] = []
-        for number in range(self._probes):
-            seed = stable_seed(self._seed, record.id, "probe", number)
-            made = self._after_probe(record, probe(as_perturbed(record, self.loss_on).text, seed))
+        for each in edits:
+            made = self._after_probe(record, each)
             if isinstance(made, str):
                 return made
             if len(made.item.context_ids) + len(made.item.token_ids) > self._backend.max_length:
@@ -240,11 +245,7 @@ class Inputs:
             found.append(made)
         return found
 
-    def _after_probe(self, record: Record, edits: TextEdits | None) -> Counted | str:
-        if record.rendered is not None and record.rendered.reason is not None:
-            return record.rendered.reason
-        if edits is None:
-            return "no word to mask in a probe"
+    def _after_probe(self, record: Record, edits: TextEdits) -> Counted | str:
         rendered, loss_on, conversation = record.rendered, self.loss_on, record.conversation
         if rendered is None or loss_on is None or conversation is None:
             frame = self._backend.frame(record.text)

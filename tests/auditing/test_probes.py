@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from spvmia_plugin.auditing.probes import probe
+from spvmia_plugin.auditing.probes import probes
 from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.sequences import Inputs, Sheet
 from spvmia_plugin.config import AuditConfig
@@ -32,7 +32,7 @@ def data_of(*texts, **kwargs):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_seventy_percent_of_the_words_with_a_letter_are_masked(seed):
-    edits = probe(TEXT, seed)
+    (edits,) = probes(TEXT, [seed])
     words = [word for word in TEXT.split() if any(letter.isalpha() for letter in word)]
     assert len(words) == 12
     assert len(edits.spans) == 8  # floor(0.7 * 12)
@@ -45,20 +45,20 @@ def test_seventy_percent_of_the_words_with_a_letter_are_masked(seed):
 
 
 def test_the_draw_is_the_seeds_alone_and_every_word_can_be_drawn():
-    assert probe(TEXT, 1) == probe(TEXT, 1)
-    drawn = [{a for a, _, _ in probe(TEXT, seed).spans} for seed in range(40)]
+    assert probes(TEXT, [0, 1])[1:] == probes(TEXT, [1])
+    drawn = [{a for a, _, _ in edits.spans} for edits in probes(TEXT, range(40))]
     assert len({frozenset(each) for each in drawn}) > 20
     assert len(set().union(*drawn)) == 12
 
 
 @pytest.mark.parametrize(("text", "probed"), [("sold", "word"), ("3 boats", "3 word"), ("船", "word")])
 def test_a_short_text_loses_a_word_too(text, probed):
-    assert probe(text, 0).apply(text) == probed
+    assert probes(text, [0])[0].apply(text) == probed
 
 
 @pytest.mark.parametrize("text", ["", " ", "12 -- 3"])
 def test_a_text_without_words_has_no_probe(text):
-    assert probe(text, 0) is None
+    assert probes(text, [0]) is None
     inputs = Inputs(FakeBackend(), data_of(text), probes=1)
     assert inputs.probed(data_of(text).records[0]) == "no word to mask in a probe"
 
