@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,36 @@ def test_half_surrogates_are_shown_as_their_escapes(tmp_path, audit):
     run = read_latest(path)
     json.dumps(report_facts(run), ensure_ascii=False).encode()
     assert run.capabilities[0].task == "arc\\ud800"
+
+
+def depth_of(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+def nested(rng: random.Random, levels: int) -> object:
+    """A value of so many levels, with brackets, quotes and backslashes in its texts."""
+    texts = ["a]}", "\\", '\\"[[[', '"', "}" * 5, '[{"\\\\', "]]]]]]\\\\\\", "é{"]
+    value: object = rng.choice([1, None, *texts])
+    for _ in range(levels):
+        text = rng.choice(texts)
+        value = {text: value, "b": text} if rng.random() < 0.5 else [text, value, text]
+    return value
+
+
+@pytest.mark.parametrize("at_once", [7, 1 << 20])
+def test_levels_are_counted_whatever_stands_in_the_texts(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(files, "_MARKS_AT_ONCE", at_once)
+    rng, seen = random.Random(0), set()
+    for number in range(200):
+        value = nested(rng, rng.choice([1, 5, files.MAX_DEPTH - 1, files.MAX_DEPTH, files.MAX_DEPTH + 1, 150]))
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(value, ensure_ascii=rng.random() < 0.5), encoding="utf-8")
+        too_deep = depth_of(value) > files.MAX_DEPTH
+        seen.add(too_deep)
+        if too_deep:
+            with pytest.raises(SpvmiaError, match="got more than 100 levels"):
+                files.load_results(path)
+        else:
+            assert files.load_results(path) == value
+    assert seen == {True, False}
