@@ -79,7 +79,7 @@ def test_what_simple_evaluate_returned_says_the_same(run):
     as_files, as_dict = load(folder), load(returned)
     assert as_dict.records.equals(as_files.records)
     assert as_dict.attacks.equals(as_files.attacks)
-    assert as_dict.strongest() == as_files.strongest()
+    assert repr(as_dict.strongest()) == repr(as_files.strongest())  # NaN is as good as NaN, which is no == on 3.13
     assert as_dict.verdict == as_files.verdict
     without = load({name: value for name, value in returned.items() if name != "samples"})
     assert len(without.records) == 0

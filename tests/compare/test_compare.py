@@ -50,7 +50,7 @@ def test_differences_are_paired_and_those_of_the_scores(pair):
     plain, dp = (read_latest(source.place).audits[0] for source in pair)
     scores = [{task.attack: audit.scores(task) for task in audit.model_attacks} for audit in (dp, plain)]
     expected = differences(*scores, plain.labels(), plain.clusters(), seed=0)
-    assert apart.gains == expected
+    assert repr(apart.gains) == repr(expected)  # NaN is as good as NaN, which is no == on Python 3.13
     gain = apart.gains["auroc"]["spv_wbc"]
     assert gain.interval[1] < 0
     assert gain.value == pytest.approx(dp.tasks[1].metrics["auroc"] - plain.tasks[1].metrics["auroc"])
