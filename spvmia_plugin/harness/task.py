@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
-from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,7 @@ class AuditTask(Task):  # type: ignore[misc]
         self._canaries: CanaryAudit | None = None
         self._unit: UnitTold | None = None
         self._results: Mapping[str, RecordResult] = {}
-        self._items: Sequence[Item] = ()  # what was summarised
+        self._ids: Sequence[str] = ()  # of the records that were summarised
         fields |= {"output_type": REQUEST_TYPE, "metadata": metadata, "num_fewshot": 0}
         self._initialise_harness_state(TaskConfig(**fields))
 
@@ -208,7 +207,7 @@ class AuditTask(Task):  # type: ignore[misc]
         """One request a record. `--cache_requests` does not apply: it keys on the task's name only."""
         SHARED.pop(self._key, None)
         rank, world_size = options.get("rank", 0), options.get("world_size", 1)
-        self._summary, self._canaries, self._unit, self._results, self._items = None, None, None, {}, ()
+        self._summary, self._canaries, self._unit, self._results, self._ids = None, None, None, {}, ()
         self.outcome, self._is_read = Outcome(), False
         self._shared.compare(None)
         chosen = self.doc_iterator(rank=0, limit=limit, world_size=1, samples=samples)
@@ -337,9 +336,10 @@ class AuditTask(Task):  # type: ignore[misc]
 
     def _summarise(self, items: Sequence[Item]) -> Summary:
         """The statistics of all records, computed at the first metric and kept for the others."""
-        # The harness has a list for each metric, of the very same items.
-        if self._summary is None or len(items) != len(self._items) or not all(map(is_, items, self._items)):
-            self._items = items
+        # The harness has a list for each metric, of the same records and mostly in the same order.
+        ids = [item.record_id for item in items]
+        if self._summary is None or (ids != self._ids and set(ids) != set(self._ids)):
+            self._ids = ids
             scored = [item for item in items if item.score is not None]
             self._results = Results({item.record_id: RecordResult(item.score, item.reason) for item in items})
             self._summary = summarise(

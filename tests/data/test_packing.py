@@ -52,7 +52,7 @@ def naive_blocks(docs: list[Document], block_size: int) -> list[tuple[str, str, 
 
 
 @given(TEXTS, st.integers(2, 12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_blocks_are_those_of_a_naive_reading(texts: list[str], block_size: int) -> None:
     docs = documents(texts)
     packed = pack(docs, word_tokenize, block_size)
@@ -60,7 +60,7 @@ def test_blocks_are_those_of_a_naive_reading(texts: list[str], block_size: int) 
 
 
 @given(TEXTS, st.integers(2, 12), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_pieces_rebuild_every_block_without_a_tokenizer(texts: list[str], block_size: int, sequential: bool) -> None:
     docs = documents(texts)
     packed = pack(docs, word_tokenize, block_size, sequential=sequential)
@@ -72,7 +72,7 @@ def test_pieces_rebuild_every_block_without_a_tokenizer(texts: list[str], block_
 
 
 @given(TEXTS, st.integers(2, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_document_lies_in_two_clusters(texts: list[str], block_size: int) -> None:
     clusters: dict[int, set[str]] = {}
     for block in pack(documents(texts), word_tokenize, block_size).records:
@@ -82,7 +82,7 @@ def test_no_document_lies_in_two_clusters(texts: list[str], block_size: int) -> 
 
 
 @given(TEXTS, st.integers(2, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_sequential_blocks_leave_no_gap(texts: list[str], block_size: int) -> None:
     docs = documents(texts)
     packed = pack(docs, word_tokenize, block_size, sequential=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
+
+from spvmia_plugin.harness.task import AuditTask
 
 from .conftest import write_jsonl
 
@@ -113,3 +116,16 @@ def test_groups_of_others_stay_with_the_harness(evaluate, group, options, tmp_pa
     wrapped = Group.aggregate
     install_group_rows()
     assert Group.aggregate is wrapped
+
+
+def test_items_that_came_from_other_processes_are_summarised_once(evaluate, options, tmp_path, capsys, monkeypatch):
+    """Several processes hand each metric copies of its own; a run is told of once, however many metrics there are."""
+    original = AuditTask.aggregation
+
+    def aggregation(task):
+        copied = original(task).items()
+        return {name: lambda items, of=of: of(pickle.loads(pickle.dumps(list(items)))) for name, of in copied}
+
+    monkeypatch.setattr(AuditTask, "aggregation", aggregation)
+    evaluate(["loss_mia_custom"], {**options, "mia_cache_dir": str(tmp_path)})
+    assert capsys.readouterr().err.count("spvmia: custom: the attack: AUROC") == 1

@@ -49,7 +49,7 @@ def naive_variance(scores, labels, codes):
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_delong_equals_its_definition(seed, ties, per_document):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(40) < rng.integers(12, 28))

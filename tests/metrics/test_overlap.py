@@ -66,7 +66,7 @@ made_of_few = st.lists(st.lists(st.sampled_from(["a", "B", "c"]), max_size=30).m
 
 
 @given(made_of_few, st.integers(1, 3), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_spans_equal_counting_them(texts, per_document, some_at_a_time):
     documents = [number // per_document for number in range(len(texts))]
     with pytest.MonkeyPatch.context() as patch:

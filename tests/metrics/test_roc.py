@@ -27,7 +27,7 @@ def audits(draw):
 
 
 @given(audits())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_scikit_learn(audit):
     scores, labels = audit
     fpr, tpr, thresholds = sklearn_roc_curve(labels, scores, drop_intermediate=False)
@@ -39,7 +39,7 @@ def test_equals_scikit_learn(audit):
 
 
 @given(audits(), st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tpr_equals_its_definitions(audit, fpr):
     scores, labels = audit
     found = tpr_at_fpr(scores, labels, fpr)
@@ -117,7 +117,7 @@ def test_empty_classes_are_nan():
 
 
 @given(audits())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_asr_is_where_the_curve_meets_the_antidiagonal(audit):
     scores, labels = audit
     asr = attack_success_rate(scores, labels)

@@ -19,7 +19,7 @@ def _of(config: AuditConfig, texts: list[Document], backend: FakeBackend | None 
     return Causal(config).neighbours(texts, backend or FakeBackend())  # type: ignore[arg-type, return-value]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     length=st.integers(2, 200),
     rate=st.floats(0.001, 1),

@@ -15,7 +15,7 @@ def _masked(spans: list[Span]) -> list[int]:
     return [word for span in spans for word in range(span.first, span.end)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(total=st.integers(1, 300), rate=st.floats(0.001, 1), seed=st.integers(0, 2**32))
 def test_paper_masks_exactly_the_share_in_spans_of_two(total: int, rate: float, seed: int) -> None:
     spans = paper_spans(total, rate, np.random.default_rng(seed))
@@ -52,7 +52,7 @@ def _released_by_rejection(total: int, rng: np.random.Generator) -> list[int]:
     return sorted(masked_words)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(total=st.integers(0, 400), seed=st.integers(0, 2**32))
 def test_released_masks_at_most_15_percent(total: int, seed: int) -> None:
     spans = released_spans(total, np.random.default_rng(seed))
@@ -100,14 +100,14 @@ def test_words(text: str, words: list[str]) -> None:
     assert [text[start:end] for start, end in found.bounds] == words
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_words_are_all_that_is_no_white_space(text: str) -> None:
     found = split_words(text)
     assert "".join(text[start:end] for start, end in found.bounds) == "".join(text.split())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet="ab \n漢", max_size=60))
 def test_released_words_are_those_between_single_spaces(text: str) -> None:
     found = split_released(text)

@@ -29,7 +29,7 @@ def _naive(text: str, spans: list[Span]) -> list[int]:
     return tokens + [ord(char) for char in text[last : words.bounds[-1][1]]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     words=st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=60),
     rate=st.floats(0.05, 1),
