@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,8 +36,12 @@ def digest(folder: Path) -> str:
 @pytest.fixture
 def here(base, tmp_path, monkeypatch):
     """A folder with a copy of the base in it, as the working directory."""
+    from lm_eval.tasks import TaskManager
+
     shutil.copytree(base, tmp_path / "victim")
     monkeypatch.chdir(tmp_path)
+    # None of the harness's own 10,000 tasks is asked for, and each command would read them all.
+    monkeypatch.setattr(TaskManager, "__init__", partialmethod(TaskManager.__init__, include_defaults=False))
     return tmp_path
 
 
