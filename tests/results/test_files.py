@@ -244,9 +244,7 @@ def nested(rng: random.Random, levels: int) -> object:
     return value
 
 
-@pytest.mark.parametrize("at_once", [7, 1 << 20])
-def test_levels_are_counted_whatever_stands_in_the_texts(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(files, "_MARKS_AT_ONCE", at_once)
+def test_levels_are_counted_whatever_stands_in_the_texts(tmp_path):
     rng, seen = random.Random(0), set()
     for number in range(200):
         value = nested(rng, rng.choice([1, 5, files.MAX_DEPTH - 1, files.MAX_DEPTH, files.MAX_DEPTH + 1, 150]))
