@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.store import database
 from spvmia_plugin.store.database import Database
 from spvmia_plugin.store.store import Store
 from tests.refusing import refuse_folders
@@ -45,6 +48,20 @@ def test_only_the_owner_can_read_whatever_the_umask(tmp_path: Path, umask: int) 
         store.close()
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_after_a_minute_what_was_kept_lies_in_the_file_itself(tmp_path: Path, monkeypatch, seconds: float) -> None:
+    """A machine that loses power may lose the write-ahead log: what the file alone holds by then stays."""
+    monkeypatch.setattr(database, "FOLD_SECONDS", seconds)
+    store = Store(tmp_path / "store")
+    fill(store)
+    copy = tmp_path / "copy.sqlite"
+    shutil.copy(tmp_path / "store" / "entries-v1-000001.sqlite", copy)
+    with contextlib.closing(sqlite3.connect(copy)) as alone:
+        (count,) = alone.execute("SELECT count(*) FROM entries").fetchone()
+    store.close()
+    assert count == (len(some_signals(store)) if seconds == 0 else 0)
 
 
 def test_an_existing_empty_folder_is_made_private_and_a_shared_one_left(tmp_path: Path) -> None:
@@ -139,6 +156,7 @@ import resource, sys
 from pathlib import Path
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store.store import Store
+from spvmia_plugin.store import database
 from spvmia_plugin.store.database import Database
 from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals
