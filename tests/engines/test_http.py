@@ -33,6 +33,7 @@ class Answers:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # half of an answer would wait 40 ms for the first half's receipt
 
             def log_message(self, *_):
                 pass

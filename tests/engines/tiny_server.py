@@ -253,6 +253,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # half of an answer would wait 40 ms for the first half's receipt
     served: Served
 
     def log_message(self, *_: Any) -> None:
