@@ -58,7 +58,6 @@ class StoredSignals:
         self._names: dict[str, dict[ScoreInput, str]] = {}  # by model, of each sequence
         self._new: set[str] = set()  # keys of those that were computed, and not read from the store
         self._decimals = Decimals()
-        self._texts: dict[ScoreInput, str] = {}  # sequences as JSON: most are asked of several models
 
     def of(self, requests: Sequence[Request]) -> dict[ScoreInput, TokenSignals]:
         """Signals of all sequences of one role's requests."""
@@ -82,7 +81,6 @@ class StoredSignals:
         """Let go of what was read and computed; the store has it."""
         self._known.clear()
         self._names.clear()
-        self._texts.clear()
         self._new.clear()
 
     def asked(self, request: Request) -> Amount:
@@ -150,18 +148,13 @@ class StoredSignals:
     def _keys(self, request: Request) -> list[str]:
         identity = self._backend.identity(request.model)
         names = self._names.setdefault(json.dumps([identity, request.kth], sort_keys=True), {})
-        name_of = signals_keys(self._store, identity, self._backend.max_length, self._as_text, request.kth)
+        name_of = signals_keys(self._store, identity, self._backend.max_length, self._decimals, request.kth)
         keys = []
         for item in request.inputs:
             if (key := names.get(item)) is None:
                 key = names[item] = name_of(item)
             keys.append(key)
         return keys
-
-    def _as_text(self, item: ScoreInput) -> str:
-        if (text := self._texts.get(item)) is None:
-            text = self._texts[item] = as_json(item, self._decimals)
-        return text
 
 
 def read(inputs: Sequence[ScoreInput]) -> list[int]:
@@ -172,7 +165,7 @@ def read(inputs: Sequence[ScoreInput]) -> list[int]:
 
 def signals_key(store: Store, identity: Mapping[str, object], max_length: int, item: ScoreInput) -> str:
     """The name in the store of one sequence's token signals: as from `signals_keys`."""
-    return signals_keys(store, identity, max_length, lambda item: as_json(item, Decimals()))(item)
+    return signals_keys(store, identity, max_length, Decimals())(item)
 
 
 class Decimals(dict[int, str]):
@@ -184,7 +177,7 @@ class Decimals(dict[int, str]):
 
 
 def signals_keys(
-    store: Store, identity: Mapping[str, object], max_length: int, as_text: Callable[[ScoreInput], str], kth: int = 0
+    store: Store, identity: Mapping[str, object], max_length: int, decimals: Decimals, kth: int = 0
 ) -> Callable[[ScoreInput], str]:
     """What gives the names in the store of sequences' token signals under a model.
 
@@ -192,12 +185,12 @@ def signals_keys(
         store: whose secret makes the names.
         identity: `Backend.identity` of the model, as `mia_audit` has it under `models`.
         max_length: the context that the sequences were scored in.
-        as_text: gives sequences as `as_json` does.
+        decimals: of the token ids seen so far.
         kth: K, of signals that hold the K-th log-probability; 0 of those without.
     """
     more = {"kth": kth} if kth else {}
     name_of = store.keys("signals", "input", model=identity, max_length=max_length, **more)
-    return lambda item: name_of(as_text(item))
+    return lambda item: name_of(as_json(item, decimals))
 
 
 def as_json(item: ScoreInput, decimals: Decimals) -> str:

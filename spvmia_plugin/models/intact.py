@@ -23,7 +23,6 @@ from spvmia_plugin.errors import SpvmiaError
 ADAPTED = "base_model.model."
 """What peft puts before the names of a model's weights."""
 
-
 _SAFE = (
     "merge the adapter into a copy of the model, or give room for what the GPUs do not hold (max_cpu_memory=64GiB "
     "beside parallelize=True in --model_args; lm_eval 0.5.0.dev1 leaves it out)"

@@ -148,7 +148,7 @@ def without_secrets(value: Any) -> Any:
     """A JSON value with whatever is named or looks like a credential replaced by `***`."""
     if isinstance(value, (dict, Mapping)):
         shown = {
-            without_secrets_in(key) if isinstance(key, str) else key: HIDDEN
+            _name_without_secrets(key) if isinstance(key, str) else key: HIDDEN
             if _is_secret(key, inner)
             else without_secrets(inner)
             for key, inner in value.items()
@@ -184,19 +184,20 @@ def _names_secret(word: object) -> bool:
 def count_hidden(before: Any, after: Any) -> int:
     """How many values and names of a JSON value are others after `without_secrets`."""
     if isinstance(before, dict) and isinstance(after, dict):
-        names = {key: without_secrets_in(key) if isinstance(key, str) else key for key in before}
+        names = {key: _name_without_secrets(key) if isinstance(key, str) else key for key in before}
         return sum((names[key] != key) + count_hidden(inner, after.get(names[key])) for key, inner in before.items())
     if isinstance(before, list) and isinstance(after, list):
         return sum(map(count_hidden, before, after))
     return int(before is not after and before != after)
 
 
+@lru_cache(maxsize=4096)
+def _name_without_secrets(key: str) -> str:
+    return without_secrets_in(key)
+
+
 def without_secrets_in(text: str) -> str:
     """A text with whatever is named or looks like a credential in it replaced by `***`. Once more changes nothing."""
-    return _known(text) if len(text) < _SHORT else _without(text)
-
-
-def _without(text: str) -> str:
     clean = _clean(text)
     for _ in range(_PASSES):
         if clean == text:
@@ -212,11 +213,6 @@ def _without(text: str) -> str:
         if found != decoded and HIDDEN in found:
             return without_secrets_in(found) if "%" in found else found
     return clean
-
-
-_known = lru_cache(maxsize=4096)(_without)
-"""Results of many models say the same of versions, options and attacks."""
-_SHORT = 256
 
 
 def looks_like_token(part: str) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import pytest
 
 from spvmia_plugin import hookimpl
 from spvmia_plugin.auditing import counting
 from spvmia_plugin.auditing.calibrate import Calibration
-from spvmia_plugin.auditing.stored import Decimals, as_json, paraphrase_keys, signals_key, signals_keys
+from spvmia_plugin.auditing.stored import Decimals, paraphrase_keys, signals_key, signals_keys
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
@@ -139,8 +138,8 @@ def test_every_part_of_a_sequence_counts_for_its_signals(tmp_path) -> None:
     with Store(tmp_path) as store:
         keys = [signals_key(store, {"w": 1}, 10, item) for item in [usual, *others]]
         keys += [signals_key(store, {"w": 2}, 10, usual), signals_key(store, {"w": 1}, 11, usual)]
-        keys += [signals_keys(store, {"w": 1}, 10, partial(as_json, decimals=Decimals()), kth)(usual) for kth in (1, 2)]
-        assert signals_keys(store, {"w": 1}, 10, partial(as_json, decimals=Decimals()), 0)(usual) == keys[0]
+        keys += [signals_keys(store, {"w": 1}, 10, Decimals(), kth)(usual) for kth in (1, 2)]
+        assert signals_keys(store, {"w": 1}, 10, Decimals(), 0)(usual) == keys[0]
     assert len(set(keys)) == len(keys)
 
 
