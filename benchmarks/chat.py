@@ -171,7 +171,8 @@ def audit_command(options: argparse.Namespace, name: str) -> list[str]:
     }
     model = f"pretrained={options.model},peft={folder / 'adapter'},dtype=float32"
     command = [sys.executable, "-m", "spvmia_plugin", "run", "run", "--model", "hf", "--model_args", model]
-    command += ["--tasks", "mia_custom", "--device", options.device, "--batch_size", "8", "--log_samples"]
+    tasks = ",".join(f"{attack}_mia_custom" for attack in options.attacks or ()) or "mia_custom"
+    command += ["--tasks", tasks, "--device", options.device, "--batch_size", "8", "--log_samples"]
     return [*command, "--metadata", json.dumps(metadata), "--output_path", str(Path(options.output) / place(name))]
 
 
@@ -324,11 +325,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--perturbations", type=int, default=2, help="mia_perturbations")
+    parser.add_argument("--attacks", nargs="+", help="these alone, loss and each of TWINS with its twin among them")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop audits that take longer in all")
     parser.add_argument("--compared", type=int, default=200, help="records whose loss is compared with TRL's rows")
     parser.add_argument("--cells", nargs="*", choices=[*CELLS], default=[*CELLS])
     parser.add_argument("--target", choices=[*CELLS], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    missing = {"loss", *TWINS, "spv_ez", "spv_wbc"}.difference(options.attacks) if options.attacks else ()
+    if missing:
+        parser.error(f"--attacks: expected {', '.join(sorted(missing))} among them, since the tables need these")
     if options.target:
         make_target(options, CELLS[options.target])
         return

@@ -17,10 +17,19 @@ NOT_RESOLVED = "not resolved"
 """The same in words, for those who hear the page and inside sentences."""
 
 
+_LANDMARKS = (0.1, 1.0, 5.0, 50.0, 100.0)
+"""Of 100: what a guess gets by the metrics there are, and certainty. "Between 50 and 52: all above the 50 of guessing"
+makes no sense."""
+
+
 def _per_hundred(value: float) -> str:
-    """A share as "of 100": whole from 10 on, two digits below, where a whole number would hide the difference."""
+    """A share as "of 100": whole from 10 on, two digits below; up to two more tell it from one of `_LANDMARKS`."""
     hundred = 100 * value
-    return f"{hundred:.0f}" if hundred >= 9.95 else f"{hundred:.2g}"
+    for more in range(3):
+        text = f"{hundred:.{more}f}" if hundred >= 9.95 else f"{hundred:.{2 + more}g}"
+        if float(text) not in _LANDMARKS or math.isclose(hundred, float(text)):
+            break
+    return text
 
 
 STYLES: Mapping[str, Callable[[float], str]] = {

@@ -89,6 +89,21 @@ def test_results_of_before_the_strongest_spoke_of_tprs_are_read(tmp_path, audit,
     assert "run the audit again" in found.tasks[0].mia_audit.metrics.tpr_at_5pct_fpr.reason
 
 
+@pytest.mark.parametrize("part", ["auroc", "tpr_at_1pct_fpr", "turned_round"])
+def test_what_was_chosen_among_attacks_of_another_audit_is_computed_anew(tmp_path, part):
+    """Also where only the attack furthest below guessing is none of this audit's."""
+    path = write_run(tmp_path, [fake_audit({"spv": 1.0, "loss": -2.0}, findings=())])
+    before = read_latest(tmp_path).audits[0].strongest
+    assert before.turned_round.attack == "loss"
+    raw = json.loads(path.read_text())
+    for config in raw["configs"].values():
+        config["metadata"]["mia_audit"]["strongest"][part].update(attack="min_k", value=0.25, low=0.2, high=0.3)
+    path.write_text(json.dumps(raw))
+    found = read_latest(tmp_path).audits[0].strongest
+    assert {leader.attack for leader in found.every_leader.values()} <= {None, "spv", "loss"}
+    assert found.every_leader[part].value == pytest.approx(before.every_leader[part].value)
+
+
 def test_documents_are_the_clusters(tmp_path):
     records = fake_records(40, 40, blocks=2)
     write_run(tmp_path, [fake_audit({"loss": 1.0}, records=records, findings=())])

@@ -20,6 +20,19 @@ def test_of_a_hundred(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
+    [(0.5043, "50.4"), (0.49962, "49.96"), (0.9973, "99.7"), (0.01021, "1.02"), (0.04963, "4.96")],
+)
+def test_what_is_above_a_guess_is_not_printed_as_one(value, text):
+    assert printed(value, "per_hundred") == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "50"), (0.01, "1"), (0.05, "5"), (0.001, "0.1"), (0.29, "29")])
+def test_a_guess_is_printed_as_one(value, text):
+    assert printed(value, "per_hundred") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
     [(0.89, "0.8900"), (-3.0432, "-3.043"), (12345.6, "1.235e+04"), (1234.4, "1234"), (0.0, "0.000")],
 )
 def test_scores_have_four_digits(value, text):
