@@ -59,7 +59,10 @@ def compare(audits: Sequence[Audit]) -> dict[str, Any]:
     found = {attack: _of_attack(audits, attack) for attack in shared}
     # Of the same attacks: with others besides, two lists differ by more than the seed.
     alike = [Audit([task.apart() for task in audit.tasks if task.attack in shared]) for audit in audits]
-    return {**found, "every attack": {"in_common": in_common([list(exposed(audit).ids) for audit in alike])}}
+    # The report's list has no score of its own: its places stand in for one.
+    places = [{record: -place for place, record in enumerate(exposed(audit).ids)} for audit in alike]
+    by_list = [[place[record] for record in places[0]] for place in places]
+    return {**found, "every attack": {"in_common": in_common(by_list)}}
 
 
 def _of_attack(audits: Sequence[Audit], attack: str) -> dict[str, Any]:
@@ -83,14 +86,13 @@ def _of_attack(audits: Sequence[Audit], attack: str) -> dict[str, Any]:
         by_id = dict(zip(audit.ids(), of_all.tolist(), strict=True))
         of_members.append(np.nan_to_num([by_id[record] for record in members], nan=-np.inf))
     told["rank_correlation"] = float(np.mean([spearmanr(*pair).statistic for pair in combinations(of_members, 2)]))
-    orders = [np.argsort(-values, kind="stable") for values in of_members]
-    told["in_common"] = in_common([[members[row] for row in order] for order in orders])
+    told["in_common"] = in_common(of_members)
     return told
 
 
-def in_common(lists: Sequence[Sequence[str]]) -> dict[str, float]:
-    """What the tops of two lists have in common, on average over all pairs."""
-    pairs = list(combinations(lists, 2))
+def in_common(scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """What the tops of two lists have in common, on average over all pairs of scores of the same members."""
+    pairs = list(combinations(scores, 2))
     return {f"{top:.0%}": float(np.mean([agreement(*pair, top) for pair in pairs])) for top in TOPS}
 
 

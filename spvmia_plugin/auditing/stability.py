@@ -62,7 +62,7 @@ class Stability:
                 scores = [self._scores.get((name, choice), {}) for choice in choices]
                 common = sorted(set.intersection(*map(set, scores)))
                 if common:
-                    lists = [sorted(common, key=lambda record_id: -of[record_id]) for of in scores]
+                    lists = [[of[record_id] for record_id in common] for of in scores]
                     pairs = itertools.combinations(lists, 2)
                     found[kind] = statistics.fmean(agreement(one, other, TOP) for one, other in pairs)
             if found:

@@ -74,7 +74,8 @@ class StoredSignals:
             with Bar(desc=desc, total=total, unit="texts", initial=kept, quiet=self._quiet) as bar:
                 for request, names, of_request in zip(requests, keys, found, strict=True):
                     if len(of_request) < len(names):
-                        results |= self._compute(request, names, set(of_request), bar)
+                        had = set(of_request)
+                        results |= self._compute(request, names, had, had, bar)
         return results
 
     def forget(self) -> None:
@@ -115,12 +116,18 @@ class StoredSignals:
         missing.sort(key=lambda i: len(inputs[i].token_ids), reverse=True)  # backends begin with the longest
         first = set(missing[: self._backend.at_once])
         before = self._backend.cost(model).forward_tokens
-        self._compute(request, keys, set(range(len(inputs))) - first, None)
+        self._compute(request, keys, set(found), set(range(len(inputs))) - first, None)
         return self._backend.cost(model).forward_tokens - before
 
     def _compute(
-        self, request: Request, keys: Sequence[str], done: Set[int], bar: Bar | None
+        self, request: Request, keys: Sequence[str], had: Set[int], done: Set[int], bar: Bar | None
     ) -> dict[ScoreInput, TokenSignals]:
+        """Have the backend score batches.
+
+        Args:
+            had: the sequences that the store held.
+            done: those nobody asks for; the backend computes one all the same that shares a batch with one asked for.
+        """
         inputs = request.inputs
         tokens = read(inputs)
 
@@ -128,7 +135,7 @@ class StoredSignals:
             made = {keys[i]: signals for i, signals in batch.items()}
             self._store.signals.put(made)
             self._known.update(made)
-            self._new.update(keys[i] for i in batch if i not in done)
+            self._new.update(keys[i] for i in batch if i not in had)
             if bar is not None:
                 if self._on_scored is not None:
                     self._on_scored(request.role, sum(tokens[i] for i in batch if i not in done))

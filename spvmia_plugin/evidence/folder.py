@@ -20,6 +20,7 @@ from spvmia_plugin.evidence.clauses import CLAUSES
 from spvmia_plugin.evidence.copies import copy_results, copy_samples
 from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal, sign
 from spvmia_plugin.evidence.subjects import by_unit_facts, group_facts, unit_facts
+from spvmia_plugin.metrics.leaders import Extremes, Leader
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import plain, ranked, title
@@ -215,16 +216,20 @@ def residual_risk(audit: Audit) -> Iterator[str]:
             if one
             else f"none of the {found.n_attacks} attacks that were tried has an"
         )
+        reach = _reach(audit, AUROC.key)
+        upper = max(reach.high, 1 - reach.lowest)
+        # Who knows that an attack points the wrong way says the opposite of it.
+        turned = ", its answers turned round where that tells more," if upper > reach.high else ""
         yield (
-            f"With {100 * found.confidence:g} % confidence {who} AUROC above {audit_upper(audit, AUROC.key):.3f} "
-            "on records like these."
+            f"With {100 * found.confidence:g} % confidence {who} AUROC above {upper:.3f}{turned} on records like these."
         )
-        low = METRICS_WITH_INTERVAL[found.low_end]
-        upper = audit_upper(audit, found.low_end)
-        if not math.isnan(upper):
+        if reach.reason is not None and not one:
+            yield f"That leaves out at least one attack, which has no upper limit: {shown(reach.reason)}."
+        low, high = METRICS_WITH_INTERVAL[found.low_end], _reach(audit, found.low_end).high
+        if not math.isnan(high):
             yield (
-                f"Up to {100 * upper:.0f} in 100 training records may be picked out by one of them while "
-                f"{100 * low.fpr:g} in 100 others are wrongly accused."
+                f"Up to {printed(high, 'per_hundred')} in 100 training records may be picked out by "
+                f"{'it' if one else 'one of them'} while {100 * low.fpr:g} in 100 others are wrongly accused."
             )
     unresolved: dict[str, list[str]] = {}
     for metric in TPRS:
@@ -242,13 +247,15 @@ def _did_not_hold(finding: Finding) -> str:
     return f"A condition did not hold: {finding.message}."
 
 
-def audit_upper(audit: Audit, key: str) -> float:
-    """The highest upper end among all attacks' simultaneous intervals of a metric; NaN where there is none."""
-    if audit.compared is None:
-        leader = audit.strongest.by_metric[key] if audit.strongest else None
-        return math.nan if leader is None else leader.high
-    ends = [leader.high for leader in audit.compared.leaders[key].values() if not math.isnan(leader.high)]
-    return max(ends, default=math.nan)
+def _reach(audit: Audit, key: str) -> Extremes:
+    """How far all attacks' simultaneous intervals of a metric reach; of an audit without samples, the strongest's."""
+    if audit.compared is not None:
+        return audit.compared.extremes(key)
+    found = audit.strongest
+    leader = Leader() if found is None else found.by_metric[key]
+    lows = [leader.low, *([found.turned_round.low] if found is not None and key == AUROC.key else [])]
+    lowest = min((low for low in lows if not math.isnan(low)), default=math.nan)
+    return Extremes(key, leader.attack, leader.value, leader.low, leader.high, lowest, leader.reason)
 
 
 def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:

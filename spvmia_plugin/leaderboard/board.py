@@ -13,12 +13,9 @@ from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
-from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, task_of
+from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, of_turned_round, task_of
 from spvmia_plugin.results.model import Audit, Capability, failed, touches
 from spvmia_plugin.util.console import shown
-
-UNSCORED_LIMIT = 0.05
-"""An attack that leaves more of the records without a score than this is not ranked: those left out are a choice."""
 
 Key = tuple[object, ...]
 
@@ -229,8 +226,8 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
 
 
 def _row(entrant: Entrant, audit: Audit, base: str | None, options: Options, also: Sequence[Metric], among: int) -> Row:
-    number = counted(audit, options.attack, options.metric)
-    further = [Further(metric.label, metric, counted(audit, options.attack, metric.key)) for metric in also]
+    number = _number(audit, options.attack, options.metric)
+    further = [Further(metric.label, metric, _number(audit, options.attack, metric.key)) for metric in also]
     if (options.attack, options.metric) != ("spv", AUROC.key):
         further.append(Further("SPV-MIA, AUROC", AUROC, of_attack(task_of(audit, "spv"), AUROC.key)))
     further.append(Further("blind baseline, AUROC", BLIND, of_blind(audit)))
@@ -245,6 +242,15 @@ def _row(entrant: Entrant, audit: Audit, base: str | None, options: Options, als
         remarks=remarks(audit, number, options.metric),
         base=base,
     )
+
+
+def _number(audit: Audit, attack: str, metric: str) -> Estimate:
+    """What a row says of a metric; the strongest attack by AUROC may be one below 0.5 that reaches further from it."""
+    number = counted(audit, attack, metric)
+    turned = of_turned_round(audit) if attack == STRONGEST and metric == AUROC.key else None
+    if turned is None or loss(turned, metric).high <= loss(number, metric).high:
+        return number
+    return turned
 
 
 def _ranked(rows: Sequence[Row], metric: str, tables: int) -> list[Row]:
@@ -296,10 +302,14 @@ def loss(number: Estimate, metric: str) -> Bounds:
     """How much a model gives away, more is worse: an AUROC below 0.5 is as far from chance as one above."""
     value, low, high = number.value, number.low, number.high
     if metric != AUROC.key:
-        return Bounds(value, low, high, number.confidence)
+        return _bounds(number)
     ends = abs(low - AUROC.guess), abs(high - AUROC.guess)
     nearest = 0.0 if low <= AUROC.guess <= high else min(ends)
     return Bounds(abs(value - AUROC.guess), nearest, max(ends), number.confidence)
+
+
+def _bounds(number: Estimate) -> Bounds:
+    return Bounds(number.value, number.low, number.high, number.confidence)
 
 
 def limit(number: Estimate, metric: str) -> float:
@@ -337,15 +347,6 @@ def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, in
 _SWAPPED = "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
 
 
-def _turned_round(audit: Audit) -> tuple[str | None, Bounds] | None:
-    """The attack under which members score lower and its AUROC, where no other tells them apart the right way round."""
-    found = audit.strongest
-    if found is None or found.tells_members or found.turned_round.attack is None:
-        return None
-    turned = found.turned_round
-    return turned.attack, Bounds(turned.value, turned.low, turned.high, found.confidence)
-
-
 def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int = 1) -> list[str]:
     """Why the audit is not ranked by this number; empty if it is.
 
@@ -363,17 +364,15 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int =
         found.append(f"{METRICS[metric].label}: {number.reason}")
     elif math.isnan(number.low):
         found.append(f"{METRICS[metric].label} has no interval")
-    if metric == AUROC.key and surely_less(
-        Bounds(number.value, number.low, number.high, number.confidence), AUROC.guess, among
-    ):
+    # Swapped labels turn every attack round: beside one that tells members the right way, one that is turned round is
+    # no sign of them, and counts by its distance. An attack that was named stands for itself.
+    tells = audit.strongest is not None and audit.strongest.tells_members
+    turned = None if tells else of_turned_round(audit)
+    below = metric == AUROC.key and surely_less(_bounds(number), AUROC.guess, among)
+    if below and not (tells and number.chosen_among > 1):
         found.append(_SWAPPED)
-    elif (turned := _turned_round(audit)) is not None and surely_less(turned[1], AUROC.guess, among):
-        found.append(f"under {turned[0]} {_SWAPPED}")
-    task = task_of(audit, number.attack) if number.attack else None
-    if task is not None:
-        total, scored = task.mia_audit.n.records, task.mia_audit.n.scored
-        if total - scored > UNSCORED_LIMIT * total:
-            found.append(f"{number.attack} has no score for {total - scored} of {total} records")
+    elif turned is not None and not below and surely_less(_bounds(turned), AUROC.guess, among):
+        found.append(f"under {turned.attack} {_SWAPPED}")
     return found
 
 

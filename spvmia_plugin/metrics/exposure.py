@@ -196,23 +196,34 @@ def exposure(
     return found.chosen(np.argsort(found.lowest_shares(), kind="stable"))
 
 
-def agreement(first: Sequence[str], second: Sequence[str], share: float) -> float:
+def agreement(first: ArrayLike, second: ArrayLike, share: float) -> float:
     """Share that two lists of the same members, each the most exposed first, have in common at their tops.
 
-    Two lists in random orders have `share` of it in common on average.
+    Two random orders have `share` of it in common on average. Members with equal scores at the end of a top share the
+    places that are left there: what comes out is the mean over all orders of them, independent in the two lists.
 
     Args:
-        first: (m,) ids, such as `Exposures.ids`.
-        second: (m,) the same ids in another order.
+        first: (m,) scores of members, higher is more exposed.
+        second: (m,) other scores of the same members, in the same order.
         share: how much of a list counts as its top, above 0 and at most 1; at least one member does.
 
     Raises:
-        SpvmiaError: the lists are empty, or not of the same members.
+        SpvmiaError: there are no members, or not as many of both, or a score is NaN.
     """
-    if not first or sorted(first) != sorted(second):
+    one, other = (np.asarray(scores, dtype=np.float64) for scores in (first, second))
+    missing = int(np.isnan(one).sum() + np.isnan(other).sum())
+    if one.ndim != 1 or one.shape != other.shape or not len(one) or missing:
         raise SpvmiaError(
-            f"lists of members: expected the same members in both, got {len(first)} and {len(second)}, of which "
-            f"{len(set(first) & set(second))} are in both; compare audits of the same records"
+            f"lists of members: expected scores of the same members in both, got shapes {one.shape} and {other.shape}"
+            f" with {missing} NaN; compare audits of the same records"
         )
-    top = max(1, round(share * len(first)))
-    return len(set(first[:top]) & set(second[:top])) / top
+    top = max(1, round(share * len(one)))
+    return float(_places(one, top) @ _places(other, top)) / top
+
+
+def _places(scores: Floats, top: int) -> Floats:
+    """(m,) share of a place among the first `top` that each member has: 1, 0, or in between among equal ones."""
+    last = np.partition(scores, -top)[-top]  # the lowest score that is among them
+    above, tied = scores > last, scores == last
+    left = top - int(above.sum())
+    return np.where(tied, left / int(tied.sum()), above)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -154,21 +155,40 @@ def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice
         return
     value, _, high = leading(audit, AUROC.key, "share")
     upper: Text = ("An AUROC up to ", high, " cannot be ruled out. ") if not math.isnan(leader.high) else ()
+    title = "Audit more records before you conclude anything"
+    if not any(task.mia_audit.n.scored for task in audit.model_attacks):
+        reason = shown(worded(leader.reason or "no reason was recorded"))
+        none = ("None of ", audited(audit.tasks[0], "n", "records", style="count"), f" records has a score: {reason}.")
+        yield Advice("Find out why no record has a score", none, "Each attack's reasons stand in the table of attacks.")
+        return
     called = clusters_called(have_units=audit.mia_audit.unit is not None)
     enough = needed(AUROC, _SHARP, attacks=found.n_attacks)
-    title = "Audit more records before you conclude anything"
-    if enough is not None and enough > min(_documents(audit)):
+    most, weighed = _documents(audit, leader.attack)
+    if enough is not None and enough > most:
         count = Number(enough, "count", "computed/power/auroc/needed")
         of_null = f" {called} of each class, if the target gives nothing away."
         takes: Text = (*upper, f"To rule out {_SHARP:g} takes about ", count, of_null)
         yield Advice(title, takes, *_more(run, audit, enough))
-        return
-    # So many were audited: it is the estimate that keeps it from being ruled out.
-    yield Advice(
-        title,
-        (*upper, "The estimate itself, ", value, ", lies above guessing: it may give some records away."),
-        *_more(run, audit, 2 * audit.mia_audit.n.records),
-    )
+    elif leader.value > AUROC.guess:  # so many were audited: it is the estimate that keeps it from being ruled out
+        yield Advice(
+            title,
+            (*upper, "The estimate itself, ", value, ", lies above guessing: it may give some records away."),
+            *_more(run, audit, 2 * audit.mia_audit.n.records),
+        )
+    elif enough is not None and enough > weighed:
+        uneven = f"A few {called} hold most of the records of a class: they tell no more than about "
+        count = Number(weighed, "count", "computed/power/documents")
+        yield Advice(
+            f"Audit other {called} before you conclude anything",
+            (*upper, uneven, count, " equally large ones."),
+            f"Take records of many {called}, and as many of each.",
+        )
+    elif not math.isnan(leader.value):
+        yield Advice(
+            title,
+            (*upper, "The estimate itself is ", value, "."),
+            *_more(run, audit, 2 * audit.mia_audit.n.records),
+        )
 
 
 def _more(run: HarnessRun, audit: Audit, records: int) -> tuple[str, str | None]:
@@ -186,11 +206,23 @@ def _more(run: HarnessRun, audit: Audit, records: int) -> tuple[str, str | None]
     )
 
 
-def _documents(audit: Audit) -> tuple[int, int]:
-    """How many documents, or units, of each class were audited, as the samples say."""
-    clusters, labels = audit.clusters(), audit.labels().tolist()
-    by_class = [{each for each, label in zip(clusters, labels, strict=True) if label is side} for side in (True, False)]
-    return len(by_class[0]), len(by_class[1])
+def _documents(audit: Audit, attack: str | None) -> tuple[int, int]:
+    """How many documents, or units, an attack's scored records of the smaller class come from, as the samples say.
+
+    Returns:
+        Their number, and that of equally large ones that would tell as much if a document's records told the same:
+        (sum of sizes)^2 / sum of squares (Kish 1965).
+    """
+    if not audit.has_samples:
+        return 0, 0
+    found = (np.isfinite(audit.scores(task)) for task in audit.model_attacks if task.attack == attack)
+    is_scored = next(found, np.ones(len(audit.ids()), bool))
+    scored = zip(audit.clusters(), audit.labels().tolist(), is_scored.tolist(), strict=True)
+    sizes = {True: Counter[str](), False: Counter[str]()}
+    for cluster, label, has_score in scored:
+        sizes[label][cluster] += has_score
+    each = [[size for size in of_class.values() if size] for of_class in sizes.values()]
+    return min(map(len, each)), int(min(sum(n) ** 2 / sum(i * i for i in n) if n else 0 for n in each))
 
 
 def _reversed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:
@@ -276,9 +308,14 @@ def _recipe(audit: Audit, verdict: Verdict, *, is_told: bool) -> Iterator[Advice
     told = audit.mia_audit.data.provenance.get("finetune")
     epochs = told.get("epochs") if isinstance(told, Mapping) else None
     task = strongest_task(audit)
-    name = title(task.attack) if task else "The strongest attack"
-    value, low, high = leading(audit, AUROC.key, "share")
-    measured: Text = (f"{name} has AUROC ", value, " (", low, " to ", high, ").")
+    found = audit.strongest
+    if found is not None and verdict.as_a_whole != "evidence":
+        value, low, high = leading(audit, found.low_end, "share")
+        name, metric = title(str(found.most_exposed.attack)), found.low_end_metric
+    else:
+        value, low, high = leading(audit, AUROC.key, "share")
+        name, metric = title(task.attack) if task else "The strongest attack", AUROC
+    measured: Text = (f"{name} has {metric.label} ", value, " (", low, " to ", high, ").")
     if not isinstance(epochs, (int, float)) or epochs <= 1:
         if is_told:
             return

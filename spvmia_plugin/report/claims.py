@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
-from spvmia_plugin.report.verdict import Level, Verdict, level_of, spoken_of
+from spvmia_plugin.report.verdict import Level, Verdict, is_surpassed, level_of, spoken_of, strongest_of
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.bound import WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
@@ -132,8 +132,9 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
             bars=[("", bar, "A scale from guessing to certain, all of which remains possible.")],
         )
     key, leader = spoken_of(found, level)
-    furthest = "furthest below guessing" if level == "reversed" else "strongest"
-    which = f"the {furthest} of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    furthest = f"the furthest below guessing of {found.n_attacks} attacks"
+    which = furthest if level == "reversed" else strongest_of(audit, leader)
+    which = which if found.n_attacks > 1 else "the attack"
     auroc, low, high = leading(audit, key, "per_hundred")
     sentence = (
         f"Shown a training record and another one, {which} ({title(str(leader.attack))}) names the training "
@@ -147,7 +148,7 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
         (auroc,),
         "of 100 pairs",
         (sentence,),
-        _how_sure(low, high, "50", level),
+        _how_sure(low, high, AUROC.guess, level),
         [_in_terms(audit, key, AUROC.label), *_by_itself(base)],
         [("", bar, alt)],
     )
@@ -174,7 +175,8 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
     tpr, low, high = leading(audit, few.key, "per_hundred")
     accused = f"{100 * few.fpr:g}"
     supposed = "Supposed training" if audit.mia_audit.membership == "assumed" else "Training"
-    by = "the attack that finds most" if found.n_attacks > 1 else "the attack"
+    sure = " and rules a guess out" if is_surpassed(audit, few, leader) else ""
+    by = f"the attack that finds most{sure}" if found.n_attacks > 1 else "the attack"
     sentence = (
         f"{supposed} records picked out by {by} ({title(str(leader.attack))}), while {accused} in 100 others "
         f"{'is' if accused == '1' else 'are'} wrongly accused."
@@ -185,7 +187,7 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
         (tpr,),
         "of 100 records",
         (sentence,),
-        _how_sure(low, high, accused, level),
+        _how_sure(low, high, few.fpr, level),
         [_in_terms(audit, few.key, few.label)],
         hundred=_hundred(leader.value, leader.low, leader.high),
         alt=f"Of 100 training records about {tpr} can be picked out, at least {low}, at most {high}.",
@@ -223,18 +225,21 @@ def _units(audit: Audit) -> Iterator[Claim]:
             f"Shown all audited records of one {shown(unit.column)} in the training data and all of another, the "
             f"strongest attack ({named}) names the right one that often.",
         ),
-        _how_sure(low, high, "50", level),
+        _how_sure(low, high, AUROC.guess, level),
         [(f"{each.label} ", value, " (", at, " to ", end, ")") for each, (value, at, end) in terms],
         [("", bar, f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}.")],
     )
 
 
-def _how_sure(low: Number, high: Number, guess: str, level: Level) -> Text:
+def _how_sure(low: Number, high: Number, guess_at: float, level: Level) -> Text:
+    guess = f"{100 * guess_at:g}"
     between: Text = ("Between ", low, " and ", high, " with 95 % confidence")
     if level == "evidence":
         return (*between, f": all of that is above the {guess} of guessing.")
     if level == "reversed":
         return (*between, f": all of that is below the {guess} of guessing. Look for swapped labels.")
+    if float(high.value or 0.0) < guess_at:  # of a TPR: fewer members than others above the threshold
+        return (*between, f": all of that is below the {guess} of guessing, so nothing was found.")
     return (*between, f". That includes the {guess} of guessing, so nothing was found; up to ", high, " is possible.")
 
 

@@ -162,7 +162,7 @@ def _of_pairs(audit: Audit, found: Strongest | None, level: Level) -> Text:
             *(auroc, " times in 100 (", low, " to ", high, "). Guessing gets 50: who turns its answers round tells "),
             "them apart.",
         )
-    which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
+    which = strongest_of(audit, leader) if found.n_attacks > 1 else "the attack"
     text: Text = (
         f"Shown one training record and one other, {which} ({name}) names the training record about ",
         *(auroc, " times in 100 (", low, " to ", high, "). Guessing gets 50"),
@@ -171,6 +171,23 @@ def _of_pairs(audit: Audit, found: Strongest | None, level: Level) -> Text:
         within = ", which lies within that range. This is no finding of safety: up to "
         return (*text, within, high, " times in 100 cannot be ruled out with these records.")
     return (*text, ".")
+
+
+def strongest_of(audit: Audit, leader: Leader) -> str:
+    """What the attack with the largest AUROC is called: one may have a larger estimate, and not rule a guess out."""
+    n = audit.strongest.n_attacks if audit.strongest else 0
+    if is_surpassed(audit, AUROC, leader):
+        return f"the strongest that rules a guess out, of {n} attacks"
+    return f"the strongest of {n} attacks"
+
+
+def is_surpassed(audit: Audit, metric: Metric, leader: Leader) -> bool:
+    """Whether another attack's estimate is larger than that of the leader, who then is the one that is sure."""
+    values = (
+        task.metrics.get(metric.key, math.nan) if metric == AUROC else task.mia_audit.metrics.tprs[metric].value
+        for task in audit.model_attacks
+    )
+    return any(value > leader.value for value in values)
 
 
 def ranges(audit: Audit) -> str:
@@ -195,7 +212,9 @@ def _picked_out(audit: Audit, found: Strongest, level: Level) -> Text:
     tpr, low, high = leading(audit, found.low_end, "per_hundred")
     supposed = "supposed training records" if audit.mia_audit.membership == "assumed" else "training records"
     name = title(str(leader.attack))
-    who = f"the attack that picks out most ({name}) finds" if found.n_attacks > 1 else f"the attack ({name}) finds"
+    sure = " and rules a guess out" if is_surpassed(audit, metric, leader) else ""
+    most = f" that picks out most{sure}" if found.n_attacks > 1 else ""
+    who = f"the attack{most} ({name}) finds"
     guess = f") while wrongly accusing {accused} in 100 others. Guessing finds {accused}"
     within = (", which lies within that range",) if leader.low <= metric.guess <= leader.high else ()
     text: Text = (f"Of 100 {supposed}, {who} about ", tpr, " (", low, " to ", high, guess, *within, ".")

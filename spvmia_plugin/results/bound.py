@@ -18,7 +18,7 @@ from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS, TPR
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.results.estimate import NO_SAMPLES
-from spvmia_plugin.results.model import Audit, TaskResult, failed
+from spvmia_plugin.results.model import MOSTLY_UNSCORED, Audit, TaskResult, failed
 from spvmia_plugin.util.schema import MaybeNumber
 
 Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
@@ -30,8 +30,6 @@ UNITS_INCOMPLETE = "units_incomplete"
 """The condition that some records belong to no unit, so that nothing is known by unit."""
 _HARMLESS = {metric.too_few for metric in TPRS}
 """Conditions that leave a metric without a number, which is told as that."""
-MOST_UNSCORED = 0.05
-"""Of the records: an attack that leaves out more may leave out the exposed ones."""
 _MOST_DECIMALS = 9
 _Reached = tuple[Extremes, int, float]
 
@@ -234,12 +232,13 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
         return replace(blank, reason=reach.reason)
     told = replace(blank, outcome="within", attack=reach.attack, value=reach.value, low=reach.low, high=reach.high)
     if reach.low > limit:
-        return replace(told, outcome="exceeded")
+        doubt = _only_unscored(audit, metric, reach, limit, by_unit=by_unit)
+        return replace(told, outcome="exceeded") if doubt is None else replace(told, outcome="not_shown", reason=doubt)
     if reach.reason is not None or not reach.high < limit:
         value = None if math.isnan(reach.value) else reach.value
         enough = needed(metric, limit, value, n_attacks, confidence)
         return replace(told, outcome="not_shown", needed=enough, reason=reach.reason)
-    doubt = _mostly_unscored(audit) or _turned(metric, reach, limit) or _provisional(audit)
+    doubt = next(iter(_mostly_unscored(audit).values()), None) or _turned(metric, reach, limit) or _provisional(audit)
     return told if doubt is None else replace(told, outcome="not_shown", reason=doubt)
 
 
@@ -271,14 +270,18 @@ def _or_least(number: float) -> float:
     return -math.inf if math.isnan(number) else number
 
 
-def _mostly_unscored(audit: Audit) -> str | None:
-    """Which attack has no score for too many records; those without any are told as left out by the run itself."""
-    for task in audit.model_attacks:
-        n = task.mia_audit.n
-        without = n.records - n.scored
-        if n.scored and without > MOST_UNSCORED * n.records:
-            return f"{task.attack} has no score for {without:,} of {n.records:,} records, which may be the exposed ones"
-    return None
+def _mostly_unscored(audit: Audit) -> dict[str, str]:
+    """What is said of attacks that have no score for too many records, by name."""
+    return {str(f.details["attack"]): f.message for f in failed(audit) if f.code == MOSTLY_UNSCORED}
+
+
+def _only_unscored(audit: Audit, metric: Metric, reach: Extremes, limit: float, *, by_unit: bool) -> str | None:
+    """Why no attack shows that a limit is exceeded although an interval lies above it: those left records out."""
+    left_out = _mostly_unscored(audit)
+    above = {reach.attack}
+    if not by_unit and audit.compared is not None:
+        above = {name for name, leader in audit.compared.leaders[metric.key].items() if leader.low > limit}
+    return left_out[str(min(above, key=str))] if above <= left_out.keys() else None
 
 
 def _turned(metric: Metric, reach: Extremes, limit: float) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from spvmia_plugin.metrics.leaders import Leader, Strongest
 from spvmia_plugin.metrics.names import ASR, AUROC, BLIND, EPSILON, METRICS, METRICS_WITH_INTERVAL
 from spvmia_plugin.results.model import BLIND_ATTACK, Audit, TaskResult
 
@@ -91,7 +92,18 @@ def of_strongest(audit: Audit, metric: str = AUROC.key) -> Estimate:
     found = audit.strongest
     if found is None:
         return Estimate(reason=NO_SAMPLES if audit.model_attacks else "no attack on the model was run")
-    leader = found.by_metric[metric]
+    return _of_leader(found, found.by_metric[metric])
+
+
+def of_turned_round(audit: Audit) -> Estimate | None:
+    """The AUROC furthest below guessing, with an interval that allows for the choice; None without such an attack."""
+    found = audit.strongest
+    if found is None or found.turned_round.attack is None:
+        return None
+    return _of_leader(found, found.turned_round)
+
+
+def _of_leader(found: Strongest, leader: Leader) -> Estimate:
     return Estimate(
         value=leader.value,
         low=leader.low,

@@ -23,8 +23,8 @@ MAX_LINE = 64 << 20
 """Bytes of a line of a samples file: one record."""
 MAX_DEPTH = 100
 """Levels of a results file; those of lm_eval and of the plugin have a dozen."""
-_MAX_DIGITS = 18
-"""Of a whole number; longer ones are read as the float next to them, which may be infinity."""
+_MAX_DIGITS = 19
+"""Of a whole number: seeds go up to 2^63; longer ones are read as the float next to them, which may be infinity."""
 _DIGITS_AND_BEFORE = bytes(
     ord("0" if chr(byte) in digits else " " if chr(byte) in ":,[-" + whitespace else chr(byte)) for byte in range(256)
 )

@@ -38,6 +38,10 @@ _SOME_ATTACKS: Mapping[str, Collection[str | None]] = {
     )
 }
 """Findings that touch some attacks only."""
+MOST_UNSCORED = 0.05
+"""Of the records: what an attack shows that leaves out more may be the choice of those that it leaves out."""
+MOSTLY_UNSCORED = "mostly_unscored"
+"""Code of the finding on such an attack, which touches that one alone."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +217,23 @@ class Audit:
 
 
 def failed(of: Audit | TaskResult) -> list[Finding]:
-    """The findings of severity "warning": preconditions that did not hold."""
-    return [finding for finding in of.mia_audit.preconditions if finding.severity == "warning"]
+    """The findings of severity "warning": preconditions that did not hold.
+
+    Those that the run recorded, and what its attacks left without a score.
+    """
+    attacks = of.model_attacks if isinstance(of, Audit) else [of]
+    recorded = [finding for finding in of.mia_audit.preconditions if finding.severity == "warning"]
+    return recorded + [finding for task in attacks if (finding := _mostly_unscored(task)) is not None]
+
+
+def _mostly_unscored(task: TaskResult) -> Finding | None:
+    """That an attack has no score for too many records; one without any is told as left out by the run itself."""
+    n = task.mia_audit.n
+    without = n.records - n.scored
+    if not n.scored or without <= MOST_UNSCORED * n.records:
+        return None
+    told = f"{task.attack} has no score for {without:,} of {n.records:,} records, which may be the exposed ones"
+    return Finding(MOSTLY_UNSCORED, "warning", told, {"attack": task.attack, "count": without})
 
 
 def touches(finding: Finding, attack: str | None, metric: str) -> bool:
@@ -225,6 +244,8 @@ def touches(finding: Finding, attack: str | None, metric: str) -> bool:
         attack: its name; None where no attack has a number.
         metric: the harness's name of the metric.
     """
+    if finding.code == MOSTLY_UNSCORED:
+        return finding.details["attack"] == attack
     of_attack = finding.code not in _SOME_ATTACKS or attack in _SOME_ATTACKS[finding.code]
     return _ONE_METRIC.get(finding.code, metric) == metric and of_attack
 

@@ -173,6 +173,36 @@ def test_a_signal_with_moments_serves_those_without(tmp_path):
     assert backend.cost(Role.BASE) == Cost()
 
 
+class WholeBatches(FakeBackend):
+    """Scores four sequences together, all of them where one of the four is asked for, as a batch of a model does."""
+
+    def score(self, role, inputs, *, moments, on_done=None, done=()):
+        out = [None] * len(inputs)
+        for start in range(0, len(inputs), 4):
+            batch = range(start, min(start + 4, len(inputs)))
+            if not all(i in done for i in batch):
+                found = super().score(role, [inputs[i] for i in batch], moments=moments)
+                out[batch.start : batch.stop] = found
+                on_done(dict(zip(batch, found, strict=True)))
+        return out
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_the_measurement_of_the_speed_computed_was_not_known_already(tmp_path, before):
+    """It asks for one sequence, and gets those of its batch as well: they are new all the same."""
+    backend, items = WholeBatches(), [ScoreInput((1, 2, 3, n)) for n in range(10)]
+    request = Request(Role.TARGET, Role.TARGET, items, moments=False)
+    with Store(tmp_path) as store:
+        if before:
+            known = dataclasses.replace(request, inputs=items[:before])
+            StoredSignals(backend, store).of([known])
+        signals = StoredSignals(backend, store)
+        assert signals.first_batch(request) > 0
+        signals.of([request])
+        amount = signals.asked(request)
+    assert (amount.texts, amount.tokens, amount.new) == (10, 40, 40 - 4 * before)
+
+
 def test_a_context_is_counted_where_one_sequence_alone_has_it():
     items = [ScoreInput((1, 2, 3), (7, 8)), ScoreInput((1, 2), (9,)), ScoreInput((1,), (9,)), ScoreInput((4, 5))]
     assert read(items) == [5, 2, 1, 2]

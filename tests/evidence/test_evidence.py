@@ -11,6 +11,7 @@ import socket
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -243,6 +244,35 @@ def test_one_reason_for_several_numbers_is_one_sentence(tmp_path):
     unresolved = [words for words in audit["residual_risk"] if "not resolved" in words]
     reasons = [words.partition(": ")[2] for words in unresolved]
     assert len(set(reasons)) == len(reasons)
+
+
+@pytest.mark.parametrize("strengths", [{"loss": -1.2}, {"loss": -1.2, "spv_wbc": 0.8}])
+def test_an_attack_below_guessing_is_a_risk_when_turned_round(tmp_path, strengths):
+    audit, _ = facts_of(tmp_path, fake_audit(strengths, records=fake_records(600, 600), findings=()))
+    lowest = read_latest(tmp_path / "results").audits[0].strongest.turned_round.low
+    (told,) = (words for words in audit["residual_risk"] if "AUROC above" in words)
+    assert f"AUROC above {1 - lowest:.3f}, its answers turned round where that tells more, on records" in told
+
+
+def test_an_upper_limit_is_not_rounded_to_nobody(tmp_path):
+    audit, _ = facts_of(tmp_path, fake_audit({"loss": -1.2}, records=fake_records(2000, 2000), findings=()))
+    high = read_latest(tmp_path / "results").audits[0].strongest.most_exposed.high
+    assert 0 < high < 0.005
+    (told,) = (words for words in audit["residual_risk"] if "may be picked out" in words)
+    assert told.startswith(f"Up to {100 * high:.2g} in 100 training records may be picked out by it while 1 in 100")
+
+
+def test_an_attack_without_an_upper_limit_is_not_spoken_for(tmp_path):
+    def three(records, rng):
+        """Scores of two members and one other."""
+        members = np.array([record.is_member for record in records])
+        scores = np.full(len(records), np.nan)
+        scores[[*np.flatnonzero(members)[:2], np.flatnonzero(~members)[0]]] = [1.0, 2.0, 0.0]
+        return scores
+
+    audit, _ = facts_of(tmp_path, fake_audit({"loss": 0.2, "min_k": three}, records=fake_records(300, 300)))
+    assert any(words.startswith("That leaves out at least one attack") for words in audit["residual_risk"])
+    assert any("min_k has no score for 597 of 600 records" in words for words in audit["residual_risk"])
 
 
 # Whom the records belong to

@@ -11,6 +11,7 @@ import pytest
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard import Board, Options, build_board
+from spvmia_plugin.leaderboard.board import limit
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.page import to_html
 from spvmia_plugin.leaderboard.view import table_view
@@ -107,12 +108,28 @@ def test_an_attack_that_finds_nothing_does_not_hide_swapped_labels(tmp_path: Pat
     model(tmp_path, "org/swapped", audited({"wbc": -2.0, "loss": 0.0}))
     (row,) = board_of(tmp_path).tables[0].rows
     assert row.rank is None
+    assert row.number.attack == "wbc"
+    assert row.why_not_ranked[0].startswith("members score lower than non-members")
+    (row,) = board_of(tmp_path, attack="loss").tables[0].rows
     assert row.why_not_ranked[0].startswith("under wbc members score lower than non-members")
 
 
-def test_one_the_wrong_way_round_beside_one_that_finds_members_is_ranked(tmp_path: Path) -> None:
-    model(tmp_path, "org/leaks", audited({"wbc": -2.0, "spv": 2.0}))
+@pytest.mark.parametrize("reversed_by", [-0.6, -3.0])
+def test_one_the_wrong_way_round_beside_one_that_finds_members_is_ranked_by_the_further(
+    tmp_path: Path, reversed_by: float
+) -> None:
+    """Who says the opposite of the second finds members, so "at most" must reach that far."""
+    model(tmp_path, "org/leaks", audited({"wbc": reversed_by, "spv": 1.0}))
     (row,) = board_of(tmp_path).tables[0].rows
+    found = row.audit.strongest
+    assert found is not None
+    assert (row.rank, found.turned_round.attack, found.auroc.attack) == (1, "wbc", "spv")
+    assert row.number.attack == ("wbc" if reversed_by < -1 else "spv")
+    assert limit(row.number, "auroc") == max(found.auroc.high, 1 - found.turned_round.low)
+    assert row.number.chosen_among == found.n_attacks
+    (row,) = board_of(tmp_path, attack="wbc").tables[0].rows
+    assert row.rank is None
+    (row,) = board_of(tmp_path, attack="spv").tables[0].rows
     assert row.rank == 1
 
 

@@ -75,25 +75,40 @@ def test_lengths_have_to_match():
 
 
 def test_agreement_counts_what_the_tops_have_in_common():
-    members = [str(number) for number in range(200)]
-    assert agreement(members, members, 0.01) == agreement(members, members, 0.05) == 1
-    # of the first ten, the second list has 0, 2, 4, 6, 8 and ten others
-    assert agreement(members, members[:10:2] + members[100:] + members[1:10:2] + members[10:100], 0.05) == 0.5
-    assert agreement(members, members[::-1], 0.05) == 0
-    assert agreement(members, members[::-1], 1.0) == 1
-    assert agreement(members[:5], members[:5], 0.01) == 1  # at least one member
+    scores = -np.arange(200.0)
+    assert agreement(scores, scores, 0.01) == agreement(scores, 3 * scores + 1, 0.05) == 1
+    other = scores.copy()
+    other[1:10:2] = -1000  # of the first ten, the second list has 0, 2, 4, 6, 8 and five others
+    assert agreement(scores, other, 0.05) == 0.5
+    assert agreement(scores, -scores, 0.05) == 0
+    assert agreement(scores, -scores, 1.0) == 1
+    assert agreement(scores[:5], scores[:5], 0.01) == 1  # at least one member
 
 
-def test_agreement_of_random_orders_is_the_share():
+@pytest.mark.parametrize("saturated", [False, True])
+def test_agreement_of_random_orders_is_the_share(saturated):
+    """Also where many members have the highest score there is: equal ones are in no order that two lists share."""
     rng = np.random.default_rng(0)
-    members = [str(number) for number in range(400)]
-    found = [agreement(members, list(rng.permutation(members)), 0.05) for _ in range(500)]
+    found = []
+    for _ in range(500):
+        lists = rng.random((2, 400))
+        found.append(agreement(*(np.minimum(lists, 0.6) if saturated else lists), 0.05))
     assert np.mean(found) == pytest.approx(0.05, abs=0.008)
 
 
-@pytest.mark.parametrize("other", [[], ["a"], ["a", "a"], ["a", "c"]])
+def test_agreement_under_ties_is_the_mean_over_their_orders():
+    rng = np.random.default_rng(1)
+    one, other = rng.integers(0, 4, (2, 12)).astype(float)
+    found = []
+    for _ in range(20_000):
+        tops = [set(np.lexsort((rng.random(12), -scores))[:5].tolist()) for scores in (one, other)]
+        found.append(len(tops[0] & tops[1]) / 5)
+    assert agreement(one, other, 5 / 12) == pytest.approx(np.mean(found), abs=0.01)
+
+
+@pytest.mark.parametrize("other", [[], [1.0], [1.0, math.nan], [[1.0, 2.0]]])
 def test_agreement_is_of_the_same_members(other):
-    with pytest.raises(SpvmiaError, match="expected the same members in both, got 2 and"):
-        agreement(["a", "b"], other, 0.5)
+    with pytest.raises(SpvmiaError, match=r"expected scores of the same members in both, got shapes \(2,\) and"):
+        agreement([1.0, 2.0], other, 0.5)
     with pytest.raises(SpvmiaError, match="lists of members"):
         agreement([], [], 0.5)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 
+import numpy as np
 import pytest
 
 from spvmia_plugin.checks.preconditions import Finding
@@ -18,7 +19,7 @@ from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.results.bound import Bound, hold
 from tests.report.pages import Page
-from tests.results.builders import fake_audit, fake_records, write_run
+from tests.results.builders import Few, fake_audit, fake_records, write_run
 
 RECIPE = {"finetune": {"method": "lora", "epochs": 4.0}}
 
@@ -87,6 +88,51 @@ def test_nobody_is_asked_for_fewer_records_than_there_are(tmp_path):
     [asked] = found
     assert "takes about" not in plain(asked.evidence)
     assert f"The estimate itself, {audit.strongest.auroc.value:.3f}, lies above guessing" in plain(asked.evidence)
+
+
+def of_one_document(offset):
+    """Scores of noise, lower by `offset` in all that belongs to one document, which holds half of the members."""
+
+    def scores(records, rng):
+        return rng.normal(size=len(records)) - offset * np.array([record.cluster == "big" for record in records])
+
+    return scores
+
+
+def uneven(n=500):
+    records = list(fake_records(n, n))
+    members = [place for place, record in enumerate(records) if record.is_member]
+    for place in members[: n // 2]:
+        records[place] = dataclasses.replace(records[place], cluster="big")
+    return records
+
+
+def test_an_estimate_below_guessing_is_not_called_one_above(tmp_path):
+    """As many documents as it takes, but one of them has half of the members: others are needed, not more."""
+    write_run(tmp_path, [fake_audit({"loss": of_one_document(1.0)}, records=uneven(), findings=())])
+    run = read_latest(tmp_path)
+    audit = run.audits[0]
+    assert audit.strongest.auroc.value < 0.5 < 0.6 < audit.strongest.auroc.high
+    (found,) = advice(run, audit, judge(audit))
+    assert found.title == "Audit other documents before you conclude anything"
+    # (250 + 250)^2 / (250^2 + 250 * 1^2) = 3.98
+    assert "they tell no more than about 3 equally large ones" in plain(found.evidence)
+    assert "above guessing" not in plain(found.evidence)
+
+
+def test_without_any_score_it_asks_why(tmp_path):
+    nobody = {"loss": lambda records, rng: np.full(len(records), np.nan)}
+    *_, (found,) = advised(tmp_path, nobody, n=600)
+    assert found.title == "Find out why no record has a score"
+    assert plain(found.evidence).startswith("None of 1,200 records has a score: ")
+
+
+def test_what_advises_another_training_is_what_was_found(tmp_path):
+    """Few records were memorised: the AUROC shows nothing, and is no evidence for anything."""
+    _, audit, found = advised(tmp_path, {"spv_wbc": Few(0.05, 6.0)}, n=600)
+    assert not audit.strongest.auroc.excludes(0.5)
+    (less,) = (each for each in found if each.title == "Try a training that tells less")
+    assert plain(less.evidence).startswith("Windows, SPV reference has TPR at 1 % FPR 0.0")
 
 
 def test_a_broken_split_comes_first_and_alone(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from spvmia_plugin.evidence.folder import Signatory, write_evidence
@@ -211,6 +213,51 @@ def test_a_finding_about_one_attack_casts_doubt_where_that_is_the_strongest(tmp_
     strengths = {"spv": 1.0, "lira_candidate": 0.1}
     assert judged(tmp_path / "a", strengths, findings=[overlap]).provisional == 0
     assert judged(tmp_path / "b", {**strengths, "lira_candidate": 2.0}, findings=[overlap]).provisional == 1
+
+
+def test_an_attack_that_leaves_out_many_records_makes_the_verdict_provisional_where_it_is_the_strongest(tmp_path):
+    """Their scores are a choice of records; and nobody may take them for the model's doing."""
+
+    def half_of_them(records, rng):
+        members = np.array([record.is_member for record in records])
+        scores = rng.normal(size=len(records)) + 2 * members
+        return np.where(rng.random(len(records)) < 0.5, scores, math.nan)
+
+    records = fake_records(300, 300)
+    leads = judged(tmp_path / "a", {"spv": half_of_them, "loss": 0.1}, records=records)
+    assert leads.provisional == 1
+    assert leads.headline.startswith("Provisionally, ")
+    page = render(read_latest(tmp_path / "a"))
+    assert "spv has no score for 3" in page
+    beside = judged(tmp_path / "b", {"spv": lambda *of: half_of_them(*of) * 0, "loss": 2.0}, records=records)
+    assert beside.provisional == 0
+
+
+def test_a_range_of_the_most_exposed_below_guessing_does_not_include_it(tmp_path):
+    write_run(tmp_path, [fake_audit({"loss": -1.2}, findings=(), records=fake_records(600, 600))])
+    [audit] = read_latest(tmp_path).audits
+    assert audit.strongest.most_exposed.high < 0.01
+    _, few = claims(audit, judge(audit))
+    assert plain(few.certainty).endswith("all of that is below the 1 of guessing, so nothing was found.")
+
+
+def test_the_strongest_of_those_that_rule_a_guess_out_is_called_that(tmp_path):
+    """Another attack's estimate is larger, of so few records that it tells nothing."""
+
+    def few_records(records, rng):
+        members = np.array([record.is_member for record in records])
+        scores = rng.normal(size=len(records)) + members
+        return np.where(np.arange(len(records)) < 24, scores, math.nan)
+
+    write_run(tmp_path, [fake_audit({"loss": few_records, "spv": 0.5}, records=fake_records(600, 600), findings=())])
+    [audit] = read_latest(tmp_path).audits
+    assert audit.strongest.auroc.attack == "spv"
+    assert audit.tasks[0].metrics["auroc"] > audit.strongest.auroc.value
+    verdict = judge(audit)
+    assert "other, the strongest that rules a guess out, of 2 attacks (SPV-MIA)" in plain(verdict.sentences[0])
+    assert "one, the strongest that rules a guess out, of 2 attacks (SPV-MIA)" in plain(
+        claims(audit, verdict)[0].sentence
+    )
 
 
 @pytest.mark.parametrize(

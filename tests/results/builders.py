@@ -6,13 +6,15 @@ write_run(tmp_path, [fake_audit({"spv": 2.0, "loss": 0.3})], capabilities={"arc_
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from spvmia_plugin.attacks.base import Attack
@@ -50,7 +52,9 @@ class Few:
     strength: float
 
 
-Strengths = Mapping[str, "float | Few | None"]
+Scores = Callable[[Sequence[Record], np.random.Generator], "NDArray[np.float64]"]
+"""An attack's scores of records by a rule of its own, NaN for those that have none."""
+Strengths = Mapping[str, "float | Few | Scores | None"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def fake_audit(
 
     Args:
         strengths: by attack: how far members' scores lie above those of non-members, in standard deviations, or those
-            of some members (`Few`, the same ones under each attack); None for an attack whose input is missing.
+            of some members (`Few`, the same ones under each attack); a rule that gives each record's score; None for an
+            attack whose input is missing.
         dataset: the tasks' data set.
         records: what is audited; default 150 members and 150 non-members.
         findings: preconditions; None checks the data as a real run does.
@@ -239,12 +244,18 @@ def write_run(
 
 
 def _results(
-    strength: float | Few | None, records: Sequence[Record], attack: str, unscored_every: int, seed: int
+    strength: float | Few | Scores | None, records: Sequence[Record], attack: str, unscored_every: int, seed: int
 ) -> dict[str, RecordResult]:
     """What one attack says of each record: normal scores, and mean log-probabilities that fit them."""
     if strength is None:
         reason = f"{attack}: expected other data of the same domain, got none; set mia_candidate"
         return {record.id: RecordResult(None, reason) for record in records}
+    if callable(strength):
+        scores = strength(records, np.random.default_rng(seed))
+        return {
+            record.id: RecordResult(None, "fewer than 8 tokens") if math.isnan(score) else RecordResult(float(score))
+            for record, score in zip(records, scores, strict=True)
+        }
     few = strength if isinstance(strength, Few) else Few(1.0, strength)
     exposed = {record.id for record in _first_members(records, few.share)}
     rng = np.random.default_rng(seed)

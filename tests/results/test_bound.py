@@ -201,6 +201,22 @@ def test_an_attack_that_leaves_out_many_records_shows_nothing(tmp_path):
     assert "has no score for 200 of 2,000 records, which may be the exposed ones" in only(many).in_words()
 
 
+def scored_members(records, rng):
+    """High scores of every member, and of hardly any other record: those that have none are a choice."""
+    members = np.array([record.is_member for record in records])
+    return np.where(members | (rng.random(len(records)) < 0.02), rng.normal(size=len(records)) + 3 * members, math.nan)
+
+
+def test_what_such_an_attack_alone_exceeds_is_not_shown(tmp_path):
+    audit = audit_of(tmp_path / "alone", {"loss": 0.0, "spv_wbc": scored_members}, 600)
+    found = hold(audit, Bound({"auroc": 0.7}))
+    assert only(found).low > 0.7
+    assert found.outcome == "not_shown"
+    assert "spv_wbc has no score for" in only(found).in_words()
+    beside = hold(audit_of(tmp_path / "beside", {"loss": 1.5, "spv_wbc": scored_members}, 600), Bound({"auroc": 0.7}))
+    assert beside.outcome == "exceeded"
+
+
 def test_an_attack_without_its_input_hides_nothing(tmp_path):
     audit = audit_of(tmp_path, {**NULL, "lira_candidate": None}, 1000)
     assert hold(audit, Bound({"auroc": 0.65})).outcome == "within"

@@ -221,6 +221,16 @@ def test_dates_that_no_calendar_has(tmp_path, audit, date):
         read_latest(path)
 
 
+@pytest.mark.parametrize("seed", [2**63 - 1, 1291534745182931591, 10**18])
+def test_a_seed_keeps_all_its_digits(tmp_path, seed):
+    path = write_run(tmp_path, [fake_audit({"spv": 1.0}, findings=())])
+    raw = json.loads(path.read_text())
+    raw["configs"]["spv_mia_custom"]["metadata"]["mia_audit"]["stages"]["reference"] = {"seed": seed}
+    path.write_text(json.dumps(raw))
+    found = json.dumps(read_latest(tmp_path).audits[0].tasks[0].told)
+    assert f'"seed": {seed}' in found
+
+
 def test_half_surrogates_are_shown_as_their_escapes(tmp_path, audit):
     path = write_run(tmp_path, [audit], capabilities={"arc_x": {"acc": 0.5}})
     path.write_text(path.read_text().replace("arc_x", "arc\\ud800").replace("spv_mia_custom", "spv\\udc12"))
