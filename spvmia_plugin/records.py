@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,8 @@ class Conversation:
     """Messages, or a prompt with its answer, as a trainer gets them.
 
     Attributes:
-        messages: `role`, `content` (a text) and whatever else a chat template reads (`tool_calls`, `name`, ...).
+        messages: `role`, `content` (a text, or a list of parts of text, which templates print each in its way) and
+            whatever else a chat template reads (`tool_calls`, `name`, ...).
         prompt: how many of the messages are the prompt of a row with prompt and completion: everything after them is
             the answer, whoever speaks. None for a row of messages, where the assistant's turns are.
         plain: prompt and completion are plain strings: no template stands around them, an end token after them.
@@ -40,8 +41,13 @@ class Conversation:
     rejected: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
 
     def contents(self) -> list[str]:
-        """The text of every message, empty where it has none."""
-        return [str(message.get("content") or "") for message in self.messages]
+        """The text of every message, parts joined, empty where it has none."""
+        return list(map(content_of, self.messages))
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the content of a message is a list of parts."""
+        return any(isinstance(message.get("content"), list) for message in self.messages)
 
     def answers(self) -> list[int]:
         """Which messages the model is to write."""
@@ -58,6 +64,13 @@ class Conversation:
         contents = self.contents()
         chosen = contents if which is None else [contents[i] for i in which]
         return "\n".join(content for content in chosen if content)
+
+    def said(self) -> str:
+        """All that is said, without any template: the words, and what turns think and call.
+
+        Conversations are the same where this is.
+        """
+        return "\n".join(text for message in self.messages for text in _all_said(message) if text)
 
     def transcript(self, loss_on: LossOn, words: str | None = None) -> str:
         """The turns for people to read: who speaks, which of them carry loss where not all do, and what is said.
@@ -77,12 +90,12 @@ class Conversation:
         return "\n".join(
             f"{message['role']}{mark}: {_said(message)}"
             for message, mark in turns
-            if words is None or str(message.get("content") or "") in words
+            if words is None or content_of(message) in words
         )
 
     def with_contents(self, new: Mapping[int, str]) -> Conversation:
         """The same conversation with other texts in some messages."""
-        messages = [{**m, "content": new[i]} if i in new else m for i, m in enumerate(self.messages)]
+        messages = [{**m, "content": _like(m, new[i])} if i in new else m for i, m in enumerate(self.messages)]
         return replace(self, messages=tuple(messages))
 
     def with_rejected(self) -> Conversation | None:
@@ -127,11 +140,50 @@ class Conversation:
         )
 
 
+def content_of(message: Mapping[str, Any]) -> str:
+    """The text of a message, its parts one after the other; empty where it has none."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(part if isinstance(part, str) else str(part["text"]) for part in content)
+    return str(content or "")
+
+
+def _like(message: Mapping[str, Any], text: str) -> str | list[dict[str, str]]:
+    """Another text for a message, as one part where it has parts."""
+    return [{"type": "text", "text": text}] if isinstance(message.get("content"), list) else text
+
+
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What templates read of an assistant's thoughts."""
+
+
+def _all_said(message: Mapping[str, Any]) -> Iterator[str]:
+    """Thoughts, content and calls of a turn."""
+    yield from (message[key] for key in _THOUGHTS if isinstance(message.get(key), str))
+    yield content_of(message)
+    for call in _calls(message):
+        arguments = call.get("arguments")
+        # In one order and without what is null: tables have every key in every object, in an order of their own.
+        if isinstance(arguments, Mapping):
+            arguments = {key: value for key, value in arguments.items() if value is not None}
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, sort_keys=True)
+        yield f"{call.get('name')} {written}"
+
+
+def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The functions that a turn calls, with their arguments."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple):
+        return []
+    found = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
+    return [call for call in found if isinstance(call, Mapping)]
+
+
 def _said(message: Mapping[str, Any]) -> str:
     """What a turn says, and what it calls."""
-    calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+    calls = _calls(message)
     named = f"[calls {', '.join(str(call.get('name')) for call in calls)}]" if calls else ""
-    return " ".join(filter(None, (str(message.get("content") or ""), named)))
+    return " ".join(filter(None, (content_of(message), named)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +211,7 @@ class Document:
 
     Attributes:
         id: `file:row`, rows counted from 1 in each file.
-        text: the row's text; it never shows in `repr`. Of a conversation, its words without any template.
+        text: the row's text; it never shows in `repr`. Of a conversation, all that is said, without any template.
         row: its number in the whole source, from the second of several files on; 0 where it is the one in `id`.
         conversation: what the row holds where it is no plain text.
         rendered: that as a model reads it, once it is known how.
@@ -201,7 +253,7 @@ class Record:
         cluster: id of the document it comes from, or of whom it belongs to. Records of one cluster are dependent, so
             the cluster is the unit of resampling; no document lies in two clusters.
         pieces: where the text was cut from, for a manifest to cut it again.
-        conversation: what it is where it is no plain text; `text` then holds its words without any template.
+        conversation: what it is where it is no plain text; `text` then holds all that is said, without any template.
         rendered: that as a model reads it.
         unit: keyed hash of whom it belongs to (`data.units`); None where nobody said. No unit has records of both
             classes.
@@ -262,7 +314,7 @@ class AuditData:
         """(id, text) of all that is private; of a preference the rejected side too."""
         items: list[Record | Document] = [*self.records, *self.prompts, *self.candidate, *self.held_out]
         sides = ((each.id, each.conversation.with_rejected()) for each in items if each.conversation is not None)
-        rejected = [(id_, side.words()) for id_, side in sides if side is not None]
+        rejected = [(id_, side.said()) for id_, side in sides if side is not None]
         return [(each.id, each.text) for each in items] + rejected
 
     @property

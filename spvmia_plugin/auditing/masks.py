@@ -7,6 +7,7 @@ in what they learnt: the held-out prompts, which nobody trained on, tell without
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -92,7 +93,14 @@ class Scored:
         there = {name: _auroc(found, records) for name, found in self.other.items() if len(found) == len(records)}
         known = [name for name in there if here[name] is not None and there[name] is not None]
         if not known:
-            return None
+            reasons = Counter(each.reason for name in there for each in self.other[name].values() if each.reason)
+            why = f": {reasons.most_common(1)[0][0]}" if reasons else ""
+            return (
+                f"scored on {IN_WORDS[self.loss_on]} (mia_loss_on); what {IN_WORDS[other_than(self.loss_on)]} would "
+                f"have given is not known{why}"
+                if there
+                else None
+            )
         best = max(known, key=lambda name: here[name] or 0.0)
         best_there = max(known, key=lambda name: there[name] or 0.0)
         leader = f", and the strongest there is {best_there}, {there[best_there]:.3f}"
@@ -158,12 +166,14 @@ class MaskCheck:
         if loss_on == "completion" and self.rest > margin and beyond > margin:
             return (
                 f"mia_loss_on: the target has learnt the users' turns too ({told}, {self.documents} held-out "
-                "conversations), so its loss stood on all tokens; mia_loss_on=all scores what it was trained on"
+                "conversations), as one does whose loss stood on all tokens: if its training says nothing else, score "
+                "these with mia_loss_on=all"
             )
         if loss_on == "all" and self.answers > margin and beyond < -margin:
             return (
                 f"mia_loss_on: the target has not learnt the users' turns ({told}, {self.documents} held-out "
-                "conversations), so its loss stood on the answers; mia_loss_on=completion scores these alone"
+                "conversations), as one whose loss stood on the answers: if its training says nothing else, score "
+                "these alone with mia_loss_on=completion"
             )
         return None
 

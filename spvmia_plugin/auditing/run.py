@@ -125,8 +125,13 @@ class Run:
         inputs = Inputs(self.backend, data, self._shots, probes=self._probes, seed=seed)
         if self._shots:
             self.outcome.details["recall"] = {"shots": inputs.shots, "prefix_tokens": len(inputs.prefix)}
-        if self.audit.data.renderer is not None and (first := self.audit.data.records[0].conversation) is not None:
-            self.outcome.notes += self.audit.data.renderer.notes(first, known=self.audit.data.membership == "manifest")
+        if self.audit.data.renderer is not None:
+            read = [record.conversation for record in self.audit.data.records if record.conversation is not None]
+            like = next((each for each in read if each.has_parts), read[0] if read else None)
+            if like is not None:
+                self.outcome.notes += self.audit.data.renderer.notes(
+                    like, known=self.audit.data.membership == "manifest"
+                )
         if self.audit.data.format == PREFERENCE and self.players and not self._standing.is_viewed(View.REJECTED):
             self.outcome.notes.append(
                 "the rows are preferences, and no attack looks at the rejected answers: premia_mia_custom does"

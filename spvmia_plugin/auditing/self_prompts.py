@@ -121,6 +121,9 @@ class TrainingTexts:
         found: list[Rendered] = []
         refused: list[SpvmiaError] = []
         for conversation in self.conversations:
+            if not conversation.messages:  # which no template renders
+                found.append(Rendered((), (), reason="the target wrote nothing"))
+                continue
             try:
                 found.append(self.renderer.render(conversation))
             except SpvmiaError as error:

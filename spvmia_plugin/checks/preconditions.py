@@ -26,7 +26,7 @@ from spvmia_plugin.metrics.names import TPRS
 from spvmia_plugin.metrics.summary import few_documents
 from spvmia_plugin.metrics.tpr import unresolved
 from spvmia_plugin.protocols import Frame
-from spvmia_plugin.records import ASSISTANT, AuditData, Conversation, Record, clusters_called
+from spvmia_plugin.records import ASSISTANT, AuditData, Conversation, Record, clusters_called, content_of
 
 __all__ = ["Finding", "check_preconditions", "check_tokenisation", "warnings_first"]
 
@@ -163,7 +163,8 @@ def _answers_nothing(conversation: Conversation) -> bool:
     answers = [conversation.messages[place] for place in conversation.answers()] + list(conversation.rejected or ())
     return any(
         message["role"] == ASSISTANT
-        and not any(value for key, value in message.items() if key != "role" and (key != "content" or value.strip()))
+        and not content_of(message).strip()
+        and not any(value for key, value in message.items() if key not in ("role", "content"))
         for message in answers
     )
 

@@ -141,4 +141,4 @@ def assembled(
 def _both_sides(item: Record | Document) -> str:
     """The text of a record or document, and of a preference what was rejected: other pairs are other data."""
     rejected = None if item.conversation is None else item.conversation.with_rejected()
-    return item.text if rejected is None else f"{item.text}\0{rejected.words()}"
+    return item.text if rejected is None else f"{item.text}\0{rejected.said()}"

@@ -135,9 +135,14 @@ class ChatTokenizer:
             raise
         except (jinja2.TemplateError, *_OF_EXPRESSIONS) as error:
             reason = Quotes(lambda: _private(conversation)).without(reason_of(error))
+            parts = (
+                "the content of a message is a list of parts, which many templates do not take: write it as one text "
+                "where the training did; else "
+            )
             failure = SpvmiaError(
-                f"{OPTION}: expected a chat template that renders {name}, got {reason}; correct the data, or name the "
-                "template that the target was trained with"
+                f"{OPTION}: expected a chat template that renders {name}, got {reason}; "
+                f"{parts if conversation.has_parts else ''}correct the data, or name the template that the target was "
+                "trained with"
             )
         raise failure  # not in the handler: what it was made from is no context of it
 

@@ -93,7 +93,7 @@ class Taken:
                 size = checked_size(conversation)
             except RowError as error:
                 raise place.error(error.problem, error.remedy, row) from error
-            text = conversation.words()
+            text = conversation.said()
         if self.member is not None and self.member is not _is_member(place, row, values, text):
             return size
         if text.strip() and values is not None:

@@ -337,7 +337,7 @@ _SAYS_ELSE = ("tool_calls", "reasoning_content", "thinking", "reasoning")
 
 
 def _with_content(message: dict[str, Any], place: str) -> dict[str, Any]:
-    """A message whose content is one text, the parts of a list joined as templates print them one after the other."""
+    """A message whose content is one text, or a list of parts of text, which a template prints its own way."""
     content = message.get("content")
     if isinstance(content, str):
         return message
@@ -347,7 +347,7 @@ def _with_content(message: dict[str, Any], place: str) -> dict[str, Any]:
         raise RowError(f"expected content in {place}, got none")
     if not isinstance(content, list | tuple):
         raise RowError(f"expected text as the content of {place}, got {type(content).__name__}")
-    texts = []
+    parts: list[Any] = []
     for part in content:
         held = {"type": "text", "text": part} if isinstance(part, str) else part
         kind = held.get("type", "text") if isinstance(held, Mapping) else None
@@ -358,8 +358,9 @@ def _with_content(message: dict[str, Any], place: str) -> dict[str, Any]:
                 + (f"a part of type {got[0]!r}" if got else "something else"),
                 "only text is audited: correct or remove the row",
             )
-        texts.append(held["text"])
-    return {**message, "content": "".join(texts)}
+        # Tables have every key in every part.
+        parts.append(part if isinstance(part, str) else {key: item for key, item in held.items() if item is not None})
+    return {**message, "content": parts}
 
 
 def _with_answer(messages: tuple[dict[str, Any], ...], key: str) -> tuple[dict[str, Any], ...]:

@@ -202,6 +202,12 @@ class Renderer:
                 "the chat template writes the date of today, so that sequences are not those of a training on another "
                 f"day; name a template with that day in it ({OPTION})"
             )
+        if conversation.has_parts and not self._joins_parts(conversation):
+            found.append(
+                "the content of messages is a list of parts, of which the chat template makes something else than of "
+                "their texts joined: the sequences are those of TRL, which hands it the list; if the trainer joined "
+                "the parts, join them in the data"
+            )
         unmarked = conversation.prompt is None and self.loss_on == "completion" and not has_marks(template)
         if unmarked and not known:
             found.append(
@@ -210,6 +216,20 @@ class Renderer:
                 "had another"
             )
         return found
+
+    def _joins_parts(self, conversation: Conversation) -> bool:
+        """Whether the template makes of a list of parts what it makes of one text."""
+        import jinja2
+
+        joined = [
+            {**message, "content": content} if isinstance(message.get("content"), list) else dict(message)
+            for message, content in zip(conversation.messages, conversation.contents(), strict=True)
+        ]
+        as_given = self._chat.text(conversation, list(map(dict, conversation.messages)))
+        try:
+            return as_given == self._chat.text(conversation, joined)
+        except (jinja2.TemplateError, TypeError, ValueError):
+            return True  # it takes nothing but lists
 
     @property
     def bos_id(self) -> int | None:
@@ -268,8 +288,8 @@ class Renderer:
             if end is None:
                 raise SpvmiaError(
                     "tokenizer: expected one with an end token (eos_token), which trainers put after a completion, got "
-                    f"{type(self._tokenizer).__name__} without; pass the one of the training with tokenizer=... in "
-                    "--model_args"
+                    f"{type(self._tokenizer).__name__} without; use the one of the training (an audit takes it as "
+                    "tokenizer=... in --model_args, spvmia finetune from the folder of the model)"
                 )
             contents = conversation.contents()
             prompt, completion = "".join(contents[:length]), "".join(contents[length:])

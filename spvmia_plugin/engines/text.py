@@ -27,7 +27,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import tensors_digest
 from spvmia_plugin.models.tokens import unavailable, unwrapped
 from spvmia_plugin.protocols import BackendFeatures, OnDone, TokenIds
-from spvmia_plugin.records import Conversation
+from spvmia_plugin.records import Conversation, content_of
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng
@@ -291,7 +291,7 @@ class TextTarget(RemoteTarget):
             messages = (
                 [{"role": "user", "content": GO_ON.format(prompt)}]
                 if isinstance(prompt, str)
-                else [{"role": each["role"], "content": each.get("content") or ""} for each in prompt.messages]
+                else [{"role": each["role"], "content": content_of(each)} for each in prompt.messages]
             )
             return self._lm.apply_chat_template(messages)
         if isinstance(prompt, str):

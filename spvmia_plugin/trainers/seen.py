@@ -48,6 +48,10 @@ class Sighting:
         return self.data.startswith("differs")
 
 
+AS_MESSAGES = "as messages"
+"""The way of rows with prompt and completion that are rendered as rows of messages are."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A record in one of the ways that trainers make tokens of it.
@@ -88,6 +92,16 @@ def candidates(document: Document, tokenizer: Any, template: str | None, *, ende
         except SpvmiaError:
             continue
         found.append(Candidate(f"chat {loss_on}", rendered.token_ids, rendered.answers))
+    if document.conversation.prompt is None or document.conversation.plain:
+        return found
+    # With assistant_only_loss TRL takes its training template for these rows too.
+    messages = replace(document.conversation.with_chosen(), prompt=None)
+    try:
+        rendered = Renderer(tokenizer, "completion", _UNCUT, template).render(messages, name=document.id)
+    except SpvmiaError:
+        return found
+    if all(rendered.token_ids != each.ids for each in found):
+        found.append(Candidate(AS_MESSAGES, rendered.token_ids, rendered.answers))
     return found
 
 
@@ -181,6 +195,12 @@ def look(
         notes.append(
             f"the trainer has {rows.number - len(members)} rows beside the declared members: they are neither members "
             "nor non-members of the audit"
+        )
+    if way == AS_MESSAGES:
+        notes.append(
+            "the trainer renders prompts with completions as rows of messages, by its training template "
+            "(assistant_only_loss), which an audit of such rows does not: declare them as rows of messages, the prompt "
+            "and the completion in one list, and the audit reads the same tokens"
         )
     sighting = Sighting(MATCHED, way, loss_on, tuple(notes))
     # Cut early, rows of both classes may be one sequence: a system prompt.

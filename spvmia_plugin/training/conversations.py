@@ -160,8 +160,8 @@ class Writer:
             before = {i: _first(made[i], turns[i][turn]) for i in openings}
             for i, words in self._written(openings, room, turn, ASSISTANT, before, plain).items():
                 messages, place = list(made[i].messages), turns[i][turn]
-                messages[place] = {"role": messages[place]["role"], "content": words}
-                made[i] = replace(made[i], messages=tuple(messages))
+                messages[place] = {"role": messages[place]["role"], "content": messages[place].get("content")}
+                made[i] = replace(made[i], messages=tuple(messages)).with_contents({place: words})
         return made
 
     def _exchange(self, rows: Sequence[int], blank: Conversation, length: int) -> dict[int, Conversation]:

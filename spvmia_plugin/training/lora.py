@@ -179,6 +179,12 @@ def train_lora(
     """
     masks = counted if counted is not None else [[True] * len(ids) for ids in sequences]
     kept = [i for i, mask in enumerate(masks) if any(mask[1:])]  # nothing predicts the first token
+    if counted is not None and sequences and not any(map(len, sequences)):
+        raise SpvmiaError(
+            f"mia_self_prompt: expected conversations to train a reference on, got {len(sequences)} empty ones: the "
+            "target ends them at once; use mia_self_prompt=reply with held-out conversations (mia_prompts), or check "
+            "mia_chat_template"
+        )
     if counted is not None and sequences and not kept:
         raise SpvmiaError(
             f"mia_loss_on: expected conversations with tokens that carry loss to train a reference on, got "

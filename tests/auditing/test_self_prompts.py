@@ -183,6 +183,24 @@ def test_texts_that_are_too_alike_are_refused_before_training(build, tmp_path, d
     assert made.self_prompts_told.distinct <= 0.25
 
 
+def test_conversations_that_the_target_never_begins_are_its_doing_not_the_templates(build):
+    """A template renders no conversation without a message: that would be called a fault of the template."""
+
+    class Strict(FakeRenderer):
+        def render(self, conversation):
+            if not conversation.messages:
+                raise SpvmiaError("mia_chat_template: expected a chat template that renders a conversation")
+            return super().render(conversation)
+
+    backend = Chatty("")
+    strict = Strict(backend.encode, backend.decode, END)
+    data = chat_data(RECORDS, HELD_OUT, strict)
+    with pytest.raises(SpvmiaError, match="the target ends 6 of them at once; use mia_self_prompt=reply with held-out"):
+        build(data, backend=backend, self_prompt="whole")
+    trained = TrainingTexts.of_store([Conversation(()).to_text()] * 2, strict)
+    assert [each.reason for each in trained.rendered] == ["the target wrote nothing"] * 2
+
+
 def test_half_of_them_different_is_enough(build):
     class Halting(Chatty):
         def generate(self, prompts, lengths, seeds, **options):

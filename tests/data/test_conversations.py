@@ -16,6 +16,7 @@ from spvmia_plugin.data import BUILTIN_DATASETS, files
 from spvmia_plugin.data.documents import Loaded, describe
 from spvmia_plugin.data.formats import RowFormat, conversation_of
 from spvmia_plugin.data.sources import load_source, load_spec, read_documents
+from spvmia_plugin.data.split import unique
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Conversation
 from tests.data.kinds import COMPRESS, JSON, ROW_KINDS, cells
@@ -100,7 +101,7 @@ def test_the_same_rows_in_every_kind_are_the_same_conversations(tmp_path: Path, 
     loaded = read(path)
     expected = [(f"{path.name}:{n}", conversation_of(row, row_format)) for n, row in enumerate(rows, 1) if n != 2]
     assert [(d.id, d.conversation) for d in loaded.documents] == expected
-    assert [d.text for d in loaded.documents] == [conversation.words() for _, conversation in expected]
+    assert [d.text for d in loaded.documents] == [conversation.said() for _, conversation in expected]
     assert (loaded.format, loaded.empty_rows) == (row_format, 1)
 
 
@@ -243,6 +244,21 @@ def test_labels_of_conversations_that_say_nothing(tmp_path: Path) -> None:
     assert "row 1: expected a column 'label', got 'messages'; a file named in both" in refused(path, member=True)
     write(path, [{"messages": [USER, ANSWER], "label": 0}])
     assert "expected at least one member with a text, got none" in refused(path, member=True)
+
+
+@pytest.mark.parametrize("kind", ["lines", "parquet"])
+def test_conversations_that_differ_in_calls_or_thoughts_alone_are_no_copies(tmp_path: Path, kind: str) -> None:
+    def calling(city: str) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": "find", "arguments": {"city": city}}}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+    turns = [calling("Rom"), calling("Köln"), calling("Rom"), {**ANSWER, "reasoning_content": "so"}, ANSWER]
+    rows = [{"messages": [USER, turn]} for turn in turns] + [{"messages": [{"role": "user", "content": ""}, turns[0]]}]
+    ending, to_bytes = ROW_KINDS[kind]
+    (path := tmp_path / f"d{ending}").write_bytes(to_bytes(rows))
+    loaded = read(path)
+    assert loaded.empty_rows == 0
+    assert [d.id.partition(":")[2] for d in unique(loaded.documents)] == ["1", "2", "4", "5", "6"]
 
 
 def test_rows_with_nothing_in_them(tmp_path: Path) -> None:

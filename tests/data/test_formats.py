@@ -149,10 +149,17 @@ def test_no_tools_and_an_empty_list_of_them_differ_as_they_do_for_trl() -> None:
     assert conversation_of({"messages": [USER, ANSWER]}, "messages").tools is None
 
 
-def test_parts_of_text_are_one_text() -> None:
+def test_parts_of_text_stay_parts_for_the_template_and_are_one_text_for_all_else() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b", "image": None}, "c", {"text": "d"}]
     found = conversation_of({"messages": [{"role": "user", "content": parts}, ANSWER]}, "messages")
-    assert found.messages[0] == {"role": "user", "content": "a bcd"}
+    kept = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}, "c", {"text": "d"}]
+    assert found.messages[0] == {"role": "user", "content": kept}
+    assert (found.contents(), found.has_parts) == (["a bcd", "a"], True)
+    assert found.said() == found.words() == "a bcd\na"
+    edited = found.with_contents({0: "other", 1: "one"})
+    assert edited.messages[0]["content"] == [{"type": "text", "text": "other"}]
+    assert edited.messages[1]["content"] == "one"
+    assert Conversation.from_text(found.to_text()) == found
     assert conversation_of({"messages": [{"role": "user", "content": []}, ANSWER]}, "messages").contents()[0] == ""
 
 
@@ -183,6 +190,22 @@ def test_an_assistants_turn_that_says_nothing_is_left_to_the_template(content: s
     for key in ("tool_calls", "reasoning_content", "thinking", "reasoning"):
         turn = {"role": "assistant", "content": content, key: [CALL] if key == "tool_calls" else "SECRET"}
         assert conversation_of({"messages": [USER, turn]}, "messages").contents() == ["q", ""]
+
+
+def test_conversations_that_call_or_think_something_else_are_others() -> None:
+    def said(**turn: Any) -> str:
+        return conversation_of({"messages": [USER, {"role": "assistant", **turn}]}, "messages").said()
+
+    call = [{"type": "function", "id": "1", "function": {"name": "find", "arguments": {"city": "Köln", "at": 1}}}]
+    same = [{"type": "function", "id": "2", "function": {"name": "find", "arguments": {"at": 1, "city": "Köln"}}}]
+    other = [{"function": {"name": "find", "arguments": {"at": 1, "city": "Rom"}}}]
+    assert said(content="A") == "q\nA"
+    assert said(content="", tool_calls=call) == said(tool_calls=same) == 'q\nfind {"at": 1, "city": "Köln"}'
+    assert said(tool_calls=other) != said(tool_calls=call)
+    assert said(tool_calls=[{"function": {"name": "find", "arguments": '{"at": 1}'}}]) == 'q\nfind {"at": 1}'
+    for key in ("reasoning_content", "thinking", "reasoning"):
+        assert said(content="A", **{key: "hm"}) == "q\nhm\nA"
+    assert said(content="A", tool_calls="none") == said(content="A", tool_calls=["x", {"function": 3}]) == "q\nA"
 
 
 def test_roles_and_their_order_are_the_templates_affair() -> None:

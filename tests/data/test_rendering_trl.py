@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from spvmia_plugin.data import formats
 from spvmia_plugin.data.chat_templates import TRAINING_TEMPLATES, has_marks, training_template
 from spvmia_plugin.data.rendering import Renderer
+from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Conversation, LossOn
 from tests.data.families import FAMILIES, family_tokenizer, trl_templates
 from tests.data.make_training_templates import LEFT_OUT, contents, pairs
@@ -128,6 +130,40 @@ def test_messages_with_loss_on_everything(name: str, tmp_path: Path) -> None:
     theirs = by_trl(family_tokenizer(name), rows, tmp_path)
     assert len(theirs) == len(rows)
     assert by_us(family_tokenizer(name), rows, "all") == theirs
+
+
+def in_parts(*contents: tuple[str, ...]) -> Row:
+    """A conversation of which every content is a list of parts."""
+    turns = ((("user", "assistant")[i % 2], texts) for i, texts in enumerate(contents))
+    return {
+        "messages": [
+            {"role": role, "content": [{"type": "text", "text": text} for text in texts]} for role, texts in turns
+        ]
+    }
+
+
+PARTS = [in_parts(("Context: the order.\n", " Where is it?"), ("In Paris.",)), in_parts(("Hi",), (" Hello", "\nyou "))]
+TEXT_ONLY = ["qwen2_5", "phi3", "deepseekv3"]
+TRIES_PARTS = ["llama3", "qwen2_5", "qwen3", "gemma", "gemma3", "phi3", "deepseekv3", "chatml_marked"]
+
+
+@pytest.mark.parametrize("name", TRIES_PARTS)
+def test_parts_are_what_the_template_makes_of_them(name: str, tmp_path: Path) -> None:
+    """Trimmed each, left out or printed with all their quotes; where TRL's training stops, an audit does too."""
+    rows = [formats.conversation_of(row, "messages") for row in PARTS]
+    renderer = Renderer(family_tokenizer(name), "completion", CUT)
+    if name in TEXT_ONLY:
+        with pytest.raises(TypeError, match="can only concatenate str"):
+            by_trl(family_tokenizer(name), PARTS, tmp_path, assistant_only_loss=True)
+        with pytest.raises(SpvmiaError, match="is a list of parts, which many templates do not take: write it as one"):
+            renderer.render(rows[0])
+        return
+    theirs = by_trl(family_tokenizer(name), PARTS, tmp_path, assistant_only_loss=True)
+    rendered = [renderer.render(row) for row in rows]
+    assert {i: (list(r.token_ids), list(r.counted)) for i, r in enumerate(rendered)} == theirs
+    assert any("something else than of their texts joined" in note for note in renderer.notes(rows[0]))
+    plain = formats.conversation_of(in_parts(("Hi",), ("Hello",)), "messages")
+    assert any("texts joined" in note for note in renderer.notes(plain)) == (name != "gemma3")
 
 
 @pytest.mark.parametrize("name", TRAINS_ON_ANSWERS)
