@@ -202,8 +202,12 @@ def score_or_reason(
     return as_score(value, attack, "score_record")
 
 
+LARGEST_SCORE = 1e100
+"""Beyond it a score is none: differences of such numbers are infinite."""
+
+
 def as_score(value: object, attack: str, method: str) -> float | Unscored:
-    """What a method of an attack returned, as a score; one that is not finite becomes `Unscored`.
+    """What a method of an attack returned, as a score; one that is not finite, or too large, becomes `Unscored`.
 
     Raises:
         SpvmiaError: it is no number.
@@ -216,7 +220,9 @@ def as_score(value: object, attack: str, method: str) -> float | Unscored:
         score = float(value)
     except OverflowError:  # a whole number larger than any float
         score = np.inf
-    return score if np.isfinite(score) else Unscored("score is not finite")
+    if not np.isfinite(score):
+        return Unscored("score is not finite")
+    return score if abs(score) <= LARGEST_SCORE else Unscored(f"score is beyond {LARGEST_SCORE:g}")
 
 
 def mean_logprob(signals: TokenSignals) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import inspect
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -48,6 +50,9 @@ PASSES_THROUGH: dict[str, dict[str, Any]] = {
     "run": _PASSED_ON,
     "check": {**_PASSED_ON, "options_metavar": "[--show-text] [--json] [ARGUMENTS OF LM_EVAL]..."},
 }
+
+_NO_OUTCOME = 2
+"""Exit status of `gate` whatever is wrong: 1 is an outcome of its own, and must not come of a full disk."""
 
 HELP = """
 How well can an outsider tell which records your model was fine-tuned on?
@@ -107,16 +112,30 @@ def _completing() -> bool:
 
 def main() -> None:
     """Run the `spvmia` command on `sys.argv` and exit: 0, 1 for an error in one line, 2 for usage, 130 for Ctrl-C."""
-    if not isinstance(sys.stdout, io.TextIOWrapper):  # closed, or somebody else's
+    try:
+        _main()
+    except Exception:
+        if _asked() != "gate":
+            raise
+        with contextlib.suppress(OSError):  # stderr may be what failed
+            traceback.print_exc()
+        sys.exit(_NO_OUTCOME)
+
+
+def _main() -> None:
+    if sys.stdout is None:  # closed by the shell (`>&-`): what is written then fails in one line, as to a full disk
+        sys.stdout = io.TextIOWrapper(open(os.open(os.devnull, os.O_RDONLY), "wb"), encoding="utf-8")  # noqa: SIM115
+    if not isinstance(sys.stdout, io.TextIOWrapper):  # somebody else's
         _app_for_this_command_line()()
         return
+    given = sys.stdout  # its buffer is closed with it
     # File names may be no text of the terminal's encoding, or of any: they are escaped.
     own = sys.stdout = _Stdout(
-        sys.stdout.buffer,
-        encoding=sys.stdout.encoding,
+        given.buffer,
+        encoding=given.encoding,
         errors="backslashreplace",
-        line_buffering=sys.stdout.line_buffering,
-        write_through=sys.stdout.write_through,
+        line_buffering=given.line_buffering,
+        write_through=given.write_through,
     )
     try:
         try:
@@ -130,7 +149,7 @@ def main() -> None:
             os.dup2(nowhere.fileno(), own.fileno())  # what is left in the buffer
         if error.errno != errno.EPIPE:  # `spvmia ... | head` has seen what it wants
             print(f"stdout: expected to write what the command prints, got {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_NO_OUTCOME if _asked() == "gate" else 1)
 
 
 def _app_for_this_command_line() -> typer.Typer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import glob
 import io
@@ -22,7 +23,7 @@ KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".ndjson", ".tsv", ".arr
 """Endings of files with texts."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Endings after these, and what pyarrow calls them: it brings all three."""
+"""Endings after these, and what they are called."""
 
 EXPECTED = f"{' '.join(KINDS)} (also compressed, {' '.join(COMPRESSIONS)})"
 
@@ -86,6 +87,15 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
+def _decompressed(stream: IO[bytes], compression: str) -> Any:
+    """What decompresses a stream."""
+    if compression == ".bz2":  # pyarrow's stops at an empty part among several
+        return bz2.BZ2File(stream)
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(stream, COMPRESSIONS[compression])
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """One file of a source.
@@ -131,13 +141,11 @@ class SourceFile:
                 if not compression:
                     yield stream
                     return
-                import pyarrow as pa
-
                 growth = Growth(self, os.fstat(stream.fileno()).st_size)
-                with pa.CompressedInputStream(stream, COMPRESSIONS[compression]) as plain:
+                with _decompressed(stream, compression) as plain:
                     yield io.BufferedReader(_Counted(plain, growth))
-        except OSError as error:
-            if error.errno is None:  # pyarrow's own
+        except (OSError, EOFError) as error:
+            if not isinstance(error, OSError) or error.errno is None:  # the decompressor's own
                 raise self.error(f"expected a whole {compression} file, got a damaged one", "write it anew") from error
             raise self.error(f"expected a readable file, got {error.strerror or 'an error'}", "check it") from error
 

@@ -294,7 +294,7 @@ def parquet_rows(file: SourceFile, layout: Layout) -> Rows:
             with pq.ParquetFile(source) as parquet:
                 columns = layout.columns(file, parquet.schema_arrow.names)
                 yield from _of_batches(file, columns, parquet.iter_batches(batch_size=_BATCH, columns=list(columns)))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of names of columns
             raise _damaged(file, error, "a Parquet file") from error
 
 
@@ -316,7 +316,7 @@ def arrow_rows(file: SourceFile, layout: Layout) -> Rows:
                 batches = reader = pa.ipc.open_stream(data)
             columns = layout.columns(file, reader.schema.names)
             yield from _of_batches(file, columns, _valid(batches))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(file, error, "an Arrow file") from error
 
 

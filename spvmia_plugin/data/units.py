@@ -7,6 +7,7 @@ finds the person behind a hash through the rows of its records; nobody else lear
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -106,8 +107,14 @@ NOBODY = Belonging()
 _NO_GROUP = "name a column with a few labels (mia_group_column)"
 
 
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+
+
 def _text(value: Any, column: str | None) -> str:
-    """A text, or a whole number as text: tables write numbers with a fraction where some row has none."""
+    """A text, or a whole number as text: tables write numbers with a fraction where some row has none.
+
+    CSV files of such tables hold that fraction as text.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -118,7 +125,9 @@ def _text(value: Any, column: str | None) -> str:
         raise RowError(
             f"expected a text or a whole number in column {column!r}, got {got}", "fill it in, or remove the row"
         )
-    return value.strip()
+    text = value.strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def units_of(items: Iterable[Record | Document]) -> set[str]:

@@ -122,7 +122,7 @@ def check(command: Command, *, show_text: bool = False) -> tuple[list[Checked], 
     if command.model in (*LOCAL_MODELS, *ENGINES):
         # First: what a task says of a model that is not there is less to the point.
         UnloadedTarget(_as_of_hf(command), AuditConfig(), None)
-    check_output(command)
+    check_output(command.output)
     ours, others = our_tasks(command)
     audits: dict[tuple[int, str], list[AuditTask]] = {}
     for task in ours:

@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import errno
 import glob
+import math
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -81,6 +83,7 @@ class Command:
             raise SpvmiaError(f"lm_eval: {' '.join(str(error).split())}") from None
         finally:
             sys.argv = own_argv
+        check_limit(read.limit)
         named = [read.tasks] if isinstance(read.tasks, str) else read.tasks
         tasks = [name for each in named for name in str(each).split(",") if name]
         if not tasks:
@@ -154,15 +157,27 @@ def _samples(given: object) -> Mapping[str, Sequence[int]] | None:
     return given
 
 
-def check_output(command: Command) -> None:
+def check_limit(limit: object) -> None:
+    """Refuse a `--limit` that the harness ends in a traceback with.
+
+    Raises:
+        SpvmiaError: it is negative, infinite or no number.
+    """
+    if isinstance(limit, (int, float)) and not (math.isfinite(limit) and limit >= 0):
+        raise SpvmiaError(
+            f"--limit: expected a number of records, or a share of them below 1, got {limit:g}; correct it"
+        )
+
+
+def check_output(output: object) -> None:
     """Refuse an `--output_path` in which lm_eval could not write, which it finds out when everything is computed.
 
     Raises:
         SpvmiaError: it cannot be written.
     """
-    if command.output is None:
+    if not isinstance(output, (str, os.PathLike)):
         return
-    place = as_path(command.output, "--output_path")
+    place = as_path(str(output), "--output_path")
     # As the harness reads it: NAME.json is a file, anything else the folder of a model's folder.
     folder = place.parent if place.suffix == ".json" else place
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
@@ -173,7 +188,7 @@ def check_output(command: Command) -> None:
             pass
     except OSError as error:
         raise SpvmiaError(
-            f"--output_path: expected a folder that results can be written to, got {command.output} "
+            f"--output_path: expected a folder that results can be written to, got {output} "
             f"({error.strerror}: {there}); name another"
         ) from None
 

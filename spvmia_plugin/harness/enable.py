@@ -304,10 +304,22 @@ def launch(arguments: Sequence[str]) -> None:
         if getattr(options, "command", None):
             take_texts(options)
             _include(options, str(tasks_folder()), needed=state != "current")
+        if getattr(options, "command", None) == "run":
+            _check(options)
         _execute(command_line, options)
     finally:
         sys.argv = own_argv
         index_log.removeFilter(_is_news)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse, before any work, what the harness stumbles over at its beginning with a traceback, or at its end."""
+    from spvmia_plugin.harness.command_line import check_limit, check_output  # which finds the tasks by this module
+
+    config = getattr(options, "config", None)
+    given = read_config(config) if config else {}
+    check_limit(options.limit if options.limit is not None else given.get("limit"))
+    check_output(options.output_path if options.output_path is not None else given.get("output_path"))
 
 
 def _execute(command_line: HarnessCLI, options: argparse.Namespace) -> None:

@@ -114,10 +114,12 @@ def by_group(
         own, of_class = np.unique(codes[rows], return_inverse=True)[1], labels[rows]
         scores = {attack: check_labels(values, labels)[0][rows] for attack, values in scores_by_attack.items()}
         reason = _too_few(own, of_class)
-        estimates, influences = joint_estimates(scores, of_class, own) if reason is None else ({}, np.zeros((0, 0)))
+        every, influences = joint_estimates(scores, of_class, own) if reason is None else ({}, np.zeros((0, 0)))
+        # An attack that scored too little of the group has no interval in it, and takes none from the others.
+        estimates = {attack: estimate for attack, estimate in every.items() if not estimate.reason}
+        influences = influences[[attack in estimates for attack in every]]
         if reason is None and not estimates:
-            reason = NO_SCORES
-        reason = reason or next((estimate.reason for estimate in estimates.values() if estimate.reason), None)
+            reason = next((estimate.reason for estimate in every.values()), NO_SCORES)
         if reason is not None:
             left_out.append(_told(name, of_class, Leader(reason=reason), Leader(reason=reason), reason=reason))
             continue

@@ -182,12 +182,16 @@ class Compared:
 
 
 def best(metric: str, leaders: Iterable[Leader]) -> Leader:
-    """The one with the largest value, of those told apart from guessing if there are any; else why there is none."""
+    """The one with the largest value; else why there is none.
+
+    Of those told apart from guessing if there are any, else of those that have an interval, if there are any.
+    """
     every = list(leaders)
     known = [leader for leader in every if not math.isnan(leader.value)]
     apart = [leader for leader in known if leader.excludes(METRICS_WITH_INTERVAL[metric].guess)]
+    bounded = [leader for leader in known if not math.isnan(leader.low + leader.high)]
     reason = every[0].reason if every else NO_SCORES
-    return max(apart or known, key=lambda leader: leader.value, default=Leader(reason=reason))
+    return max(apart or bounded or known, key=lambda leader: leader.value, default=Leader(reason=reason))
 
 
 def in_one_line(found: Strongest) -> str:

@@ -61,26 +61,30 @@ def compare(
     codes = cluster_codes(clusters, len(labels))
     estimates, influences = joint_estimates(scores_by_attack, labels, codes)
     scores = {name: check_labels(scores_by_attack[name], labels)[0] for name in estimates}
-    unresolved = next((estimate.reason for estimate in estimates.values() if estimate.reason), None)
+    # An attack that scored too little for a standard error has no interval, and takes none from the others.
+    known = {name: estimate for name, estimate in estimates.items() if not estimate.reason}
     scored = {name: np.isfinite(values) for name, values in scores.items()}
     points = {
         metric: {name: tpr_at_fpr(scores[name][rows], labels[rows], metric.fpr) for name, rows in scored.items()}
         for metric in TPRS
     }
-    resolved = [metric for metric, found in points.items() if any(not point.reason for point in found.values())]
-    critical = math.nan
-    if estimates and not unresolved:
-        errors = joint_errors(list(scores.values()), influences, labels, codes, resolved, seed)
-        critical = max_quantile(errors, min(estimate.df for estimate in estimates.values()), confidence, seed)
-    pointwise = 2 * float(scipy.special.stdtr(min((e.df for e in estimates.values()), default=math.nan), critical)) - 1
+    resolved = [metric for metric, found in points.items() if any(not found[name].reason for name in known)]
+    critical = df = math.nan
+    if known:
+        rows_of_known = influences[[not estimate.reason for estimate in estimates.values()]]
+        errors = joint_errors([scores[name] for name in known], rows_of_known, labels, codes, resolved, seed)
+        df = min(estimate.df for estimate in known.values())
+        critical = max_quantile(errors, df, confidence, seed)
+    pointwise = 2 * float(scipy.special.stdtr(df, critical)) - 1
 
     leaders: dict[str, dict[str, Leader]] = {metric.key: {} for metric in (AUROC, *TPRS)}
     for name, estimate in estimates.items():
-        leaders[AUROC.key][name] = Leader(name, estimate.auroc, *estimate.interval_at(critical), unresolved)
+        ends = estimate.interval_at(critical) if name in known else NAN_INTERVAL
+        leaders[AUROC.key][name] = Leader(name, estimate.auroc, *ends, estimate.reason)
         rows = scored[name]
         for metric in TPRS:
             point, ends = points[metric][name], NAN_INTERVAL
-            if not (reason := point.reason or unresolved):
+            if not (reason := point.reason or estimate.reason):
                 ends = tpr_interval(scores[name][rows], labels[rows], codes[rows], metric.fpr, pointwise)
             leaders[metric.key][name] = Leader(name, point.tpr, *ends, reason)
     others = {name: int(np.sum(~labels & rows)) for name, rows in scored.items()}

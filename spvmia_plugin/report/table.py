@@ -184,7 +184,8 @@ def precision(audit: Audit, priors: Sequence[float] = PRIORS) -> dict[str, Any] 
             for name, value in ends
         ]
         odds = 1 / row.prior
-        rows.append((f"1 in {odds:,.0f}" if math.isclose(odds, round(odds)) else f"{100 * row.prior:.3g} %", numbers))
+        is_whole = math.isfinite(odds) and math.isclose(odds, round(odds))
+        rows.append((f"1 in {odds:,.0f}" if is_whole else f"{100 * row.prior:.3g} %", numbers))
     if found is None or not rows:
         return None
     fpr = found.low_end_metric.fpr

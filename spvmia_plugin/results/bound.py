@@ -18,7 +18,7 @@ from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS, TPR
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.results.estimate import NO_SAMPLES
-from spvmia_plugin.results.model import MOSTLY_UNSCORED, Audit, TaskResult, failed
+from spvmia_plugin.results.model import Audit, TaskResult, failed, mostly_unscored
 from spvmia_plugin.util.schema import MaybeNumber
 
 Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
@@ -238,7 +238,11 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
         value = None if math.isnan(reach.value) else reach.value
         enough = needed(metric, limit, value, n_attacks, confidence)
         return replace(told, outcome="not_shown", needed=enough, reason=reach.reason)
-    doubt = next(iter(_mostly_unscored(audit).values()), None) or _turned(metric, reach, limit) or _provisional(audit)
+    doubt = (
+        next((finding.message for finding in mostly_unscored(audit).values()), None)
+        or _turned(metric, reach, limit)
+        or _provisional(audit)
+    )
     return told if doubt is None else replace(told, outcome="not_shown", reason=doubt)
 
 
@@ -270,18 +274,13 @@ def _or_least(number: float) -> float:
     return -math.inf if math.isnan(number) else number
 
 
-def _mostly_unscored(audit: Audit) -> dict[str, str]:
-    """What is said of attacks that have no score for too many records, by name."""
-    return {str(f.details["attack"]): f.message for f in failed(audit) if f.code == MOSTLY_UNSCORED}
-
-
 def _only_unscored(audit: Audit, metric: Metric, reach: Extremes, limit: float, *, by_unit: bool) -> str | None:
     """Why no attack shows that a limit is exceeded although an interval lies above it: those left records out."""
-    left_out = _mostly_unscored(audit)
+    left_out = mostly_unscored(audit)
     above = {reach.attack}
     if not by_unit and audit.compared is not None:
         above = {name for name, leader in audit.compared.leaders[metric.key].items() if leader.low > limit}
-    return left_out[str(min(above, key=str))] if above <= left_out.keys() else None
+    return left_out[min(map(str, above))].message if above <= left_out.keys() else None
 
 
 def _turned(metric: Metric, reach: Extremes, limit: float) -> str | None:

@@ -219,15 +219,23 @@ class Audit:
 def failed(of: Audit | TaskResult) -> list[Finding]:
     """The findings of severity "warning": preconditions that did not hold.
 
-    Those that the run recorded, and what its attacks left without a score.
+    Those that the run recorded, and of an audit that an attack by which it speaks left too many records out.
     """
-    attacks = of.model_attacks if isinstance(of, Audit) else [of]
-    recorded = [finding for finding in of.mia_audit.preconditions if finding.severity == "warning"]
-    return recorded + [finding for task in attacks if (finding := _mostly_unscored(task)) is not None]
+    found = [finding for finding in of.mia_audit.preconditions if finding.severity == "warning"]
+    if isinstance(of, Audit) and (strongest := of.strongest) is not None:
+        leaders = {strongest.auroc.attack, strongest.most_exposed.attack}
+        found += [finding for attack, finding in mostly_unscored(of).items() if attack in leaders]
+    return found
+
+
+def mostly_unscored(audit: Audit) -> dict[str, Finding]:
+    """The attacks that have no score for too many records, by name."""
+    found = ((task.attack, _mostly_unscored(task)) for task in audit.model_attacks)
+    return {attack: finding for attack, finding in found if finding is not None}
 
 
 def _mostly_unscored(task: TaskResult) -> Finding | None:
-    """That an attack has no score for too many records; one without any is told as left out by the run itself."""
+    """That an attack left too many records out; of one without any score the run itself says so."""
     n = task.mia_audit.n
     without = n.records - n.scored
     if not n.scored or without <= MOST_UNSCORED * n.records:

@@ -14,11 +14,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.attacks.base import LARGEST_SCORE
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.results.files import MAX_SAMPLES, encodable, lines_of, open_regular
 
-_LARGEST_SCORE = 1e100
-"""Beyond it a score is none: differences of such numbers are infinite."""
 _LARGEST_COUNT = 2**53
 
 
@@ -261,7 +260,7 @@ def _documents(ids: Sequence[str], clusters: Mapping[str, str]) -> list[str]:
 def _number(value: object) -> float:
     if value is None:
         return math.nan
-    if type(value) not in (int, float) or not abs(value) <= _LARGEST_SCORE:  # type: ignore[arg-type]
+    if type(value) not in (int, float) or not abs(value) <= LARGEST_SCORE:  # type: ignore[arg-type]
         raise ValueError
     return float(value)  # type: ignore[arg-type]
 

@@ -229,12 +229,20 @@ def _size(path: Path) -> int:
 
 def _is_ours(path: Path) -> bool:
     """Whether a database is this version's, by its name and by what stands in it. An empty one was cut, and is ours."""
-    return files.version_in_name(path) == files.LAYOUT and (_version(path) == files.LAYOUT or not tree_size(path))
+    if files.version_in_name(path) != files.LAYOUT or _is_special(path):
+        return False
+    return _version(path) == files.LAYOUT or not tree_size(path)
 
 
 def _is_no_database(path: Path) -> bool:
     """Whether something else stands under a name of ours."""
-    return files.version_in_name(path) == files.LAYOUT and _version(path) is None and tree_size(path) > 0
+    is_named_so = files.version_in_name(path) == files.LAYOUT
+    return is_named_so and (_is_special(path) or (_version(path) is None and tree_size(path) > 0))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a socket or a device, which reading would wait for."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _version(path: Path) -> int | None:
@@ -242,6 +250,8 @@ def _version(path: Path) -> int | None:
 
     Read from the header, so that a file of another version is not even opened: opening one may change it.
     """
+    if _is_special(path):
+        return None
     try:
         inode = _inode(path)
         if inode is not None and any(each.inode == inode for each in _DATABASES):

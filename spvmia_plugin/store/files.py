@@ -106,6 +106,11 @@ UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM
 
 def cache_error(root: Path, reason: str) -> SpvmiaError:
     """What users see when the store can't be read or written."""
+    if "locked" in reason:
+        return SpvmiaError(
+            f"mia_cache_dir: expected a store that no other process keeps to itself, got {reason!r} in {root} for over "
+            "a minute; wait for that process or stop it, or name another folder with mia_cache_dir"
+        )
     kept = "; what is stored there is kept, and the same command continues from it" if (root / "key").exists() else ""
     return SpvmiaError(
         f"mia_cache_dir: expected a folder that can be written, got {reason!r} in {root}; "

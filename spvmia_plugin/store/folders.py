@@ -302,7 +302,9 @@ class Corpus:
     def read(self, path: Path) -> dict[int, str] | None:
         """The texts of one batch, or None if it is damaged. A batch that has just gone is empty."""
         try:
-            payload = self._keys.unseal(self._context, path.read_bytes())
+            # A pipe in its place, which reading would wait for, is damage as any other.
+            content = path.read_bytes() if path.is_file() or not path.exists() else b""
+            payload = self._keys.unseal(self._context, content)
         except FileNotFoundError:
             return {}
         return None if payload is None else {int(index): text for index, text in json.loads(payload).items()}
@@ -319,6 +321,8 @@ class Corpus:
 
 def _beginning(path: Path) -> bytes:
     try:
+        if not path.is_file():  # reading a pipe would wait
+            return b""
         with path.open("rb") as file:
             return file.read(64)
     except OSError:

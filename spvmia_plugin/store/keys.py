@@ -93,8 +93,9 @@ class Keys:
         return own if own.exists() or _is_foreign(path) else path
 
     def _load(self) -> bytes | None:
+        path = self.path
         try:
-            match = _KEY_FILE.fullmatch(self.path.read_bytes())
+            match = _KEY_FILE.fullmatch(path.read_bytes()) if path.is_file() else None  # reading a pipe would wait
         except FileNotFoundError:
             return None
         secret = bytes.fromhex(match[1].decode()) if match else b""
@@ -123,6 +124,8 @@ def _key_check(secret: bytes) -> bytes:
 
 def _is_foreign(path: Path) -> bool:
     """Whether a key file is not one of ours with a few bytes damaged or its end cut, but of another format."""
+    if path.exists() and not path.is_file():  # reading a pipe would wait
+        return True
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -166,11 +166,12 @@ def check_file_to_write(path: Path, option: str, mark: str) -> None:
         mark: ASCII that every such output has near its beginning, and hardly anything else.
 
     Raises:
-        SpvmiaError: there is a device, a pipe or a socket, a file that lm_eval wrote, or one without the mark that is
-            not empty: what was trained on, say, named by a slip.
+        SpvmiaError: there is a folder, a device, a pipe or a socket, a file that lm_eval wrote, or one without the
+            mark that is not empty: what was trained on, say, named by a slip.
     """
     if path.exists() and not path.is_file():
-        raise SpvmiaError(f"{option}: expected a regular file, got {path}, which is a device, a pipe or a socket")
+        what = "a folder" if path.is_dir() else "a device, a pipe or a socket"
+        raise SpvmiaError(f"{option}: expected a regular file, got {path}, which is {what}")
     if path.exists() and _OF_LM_EVAL.fullmatch(path.resolve().name):
         raise SpvmiaError(
             f"{option}: expected a file that may be replaced, got {path}, results or samples of an lm_eval run; name "

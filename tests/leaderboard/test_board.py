@@ -94,7 +94,7 @@ def test_many_records_without_a_score_are_marked(tmp_path: Path) -> None:
     model(tmp_path, "org/one", audited(unscored_every=10))
     (row,) = board_of(tmp_path).tables[0].rows
     assert row.rank is None
-    assert row.why_not_ranked == ["spv has no score for 16 of 160 records"]
+    assert row.why_not_ranked == ["spv has no score for 16 of 160 records, which may be the exposed ones"]
 
 
 def test_members_that_score_lower_are_no_privacy(tmp_path: Path) -> None:

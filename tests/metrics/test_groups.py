@@ -124,3 +124,17 @@ def test_intervals_of_all_groups_hold_at_once() -> None:
         found = by_group(scores, member, documents, groups, seed=seed)
         missed += any(group.auroc.low > 0.5 for group in found.groups)
     assert missed / 150 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
+
+
+def test_an_attack_that_scored_hardly_anything_of_a_group_takes_nothing_from_the_others() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.arange(400) % 2 == 0
+    groups = ["north" if place < 200 else "south" for place in range(400)]
+    scores = {"a": rng.normal(size=400) + labels}
+    few = np.full(400, np.nan)
+    few[:2] = [1.0, 0.0]
+    clusters = list(range(400))
+    alone = by_group(scores, labels, clusters, groups)
+    beside = by_group({"few": few, **scores}, labels, clusters, groups)
+    assert [group.auroc for group in beside.groups] == [group.auroc for group in alone.groups]
+    assert all(group.reason is None for group in beside.groups)

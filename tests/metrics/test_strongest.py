@@ -8,7 +8,7 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.leaders import Leader, best, in_one_line
-from spvmia_plugin.metrics.several import strongest
+from spvmia_plugin.metrics.several import compare, strongest
 from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.util.schema import as_json
 
@@ -109,6 +109,31 @@ def test_single_documents_leave_no_interval():
         assert leader.attack == "a"
         assert "two documents" in leader.reason
         assert math.isnan(leader.low)
+
+
+def two_records(labels):
+    """Scores of one member and of one other."""
+    scores = np.full(len(labels), np.nan)
+    scores[[int(np.flatnonzero(side)[0]) for side in (labels, ~labels)]] = [1.0, 0.0]
+    return scores
+
+
+def test_an_attack_that_scored_hardly_anything_takes_nothing_from_the_others():
+    """It has no interval; theirs are what they are without it."""
+    rng = np.random.default_rng(3)
+    labels = np.arange(400) < 200
+    scores = {"a": rng.normal(size=400) + labels, "b": rng.normal(size=400)}
+    alone, beside = (compare(each, labels) for each in (scores, {"few": two_records(labels), **scores}))
+    assert beside.critical == alone.critical
+    for metric, of_attacks in alone.leaders.items():
+        assert {name: beside.leaders[metric][name] for name in scores} == of_attacks
+        assert math.isnan(beside.leaders[metric]["few"].high)
+    found = beside.strongest()
+    assert found.auroc == alone.strongest().auroc
+    assert found.n_attacks == 3
+    assert "two documents" in beside.extremes("auroc").reason
+    nothing = strongest({"few": two_records(labels), "b": scores["b"]}, labels)
+    assert (nothing.auroc.attack, math.isnan(nothing.auroc.high)) == ("b", False)
 
 
 def test_documents_widen_the_interval():
