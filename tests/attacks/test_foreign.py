@@ -53,3 +53,6 @@ def test_numbers_of_every_kind_are_scores() -> None:
         assert Foreign(lambda record, value=value: value).score(signals()) == 2.0
     for value in (10**400, float("inf"), float("nan"), np.float32("-inf")):
         assert Foreign(lambda record, value=value: value).score(signals()) == Unscored("score is not finite")
+    for value in (1.7e308, -2e100):  # which no difference of scores could hold, and no reader takes
+        assert Foreign(lambda record, value=value: value).score(signals()) == Unscored("score is beyond 1e+100")
+    assert Foreign(lambda record: -1e100).score(signals()) == -1e100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks.startup import COMMANDS, once
 from spvmia_plugin import __version__
+from spvmia_plugin.cli import main
 from spvmia_plugin.cli.gate import EXIT
 from spvmia_plugin.cli.main import Command, make_app
 from spvmia_plugin.data.formats import RowFormat
@@ -31,6 +33,32 @@ def spvmia(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         check=False,
         env={**os.environ, "COLUMNS": "200", **environment},
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [("gate nowhere --max-auroc 0.9", 2), ("leaderboard nowhere", 1), ("plugins", 1)]
+)
+@pytest.mark.parametrize("stream", [">&-", ">/dev/full", "2>/dev/full"])
+def test_where_nothing_can_be_written_gate_has_no_outcome(words: str, status: int, stream: str) -> None:
+    """1 is an outcome of gate: of a bound that is exceeded, never of a full disk."""
+    shell = f"{shlex.quote(sys.executable)} -m spvmia_plugin {words} {stream}"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if (words, stream) == ("plugins", "2>/dev/full") else status)
+    assert "Traceback" not in done.stderr
+    if words == "plugins" and stream != "2>/dev/full":
+        assert done.stderr.startswith("stdout: expected to write what the command prints, got ")
+
+
+def test_gate_says_no_outcome_whatever_breaks(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["spvmia", "gate", "results"])
+    monkeypatch.setattr(main, "_main", fails_with(ZeroDivisionError("ours")))
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    assert "ZeroDivisionError: ours" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["spvmia", "report", "results"])
+    with pytest.raises(ZeroDivisionError):
+        main.main()
 
 
 def fails_with(error: BaseException) -> Callable[[], None]:

@@ -55,6 +55,28 @@ def test_includes_our_tasks_and_passes_the_rest_through(given: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--limit", "-1"], "--limit: expected a number of records, or a share of them below 1, got -1; correct it"),
+        (["--limit", "nan"], "--limit: expected a number of records, or a share of them below 1, got nan; correct it"),
+        (["--output_path", "/dev/full"], "expected a folder that results can be written to, got /dev/full (a file is"),
+        (["--output_path", "/proc/x/y.json"], "expected a folder that results can be written to, got /proc/x/y.json ("),
+    ],
+)
+def test_what_the_harness_would_stumble_over_is_refused_before_any_work(
+    given: dict[str, Any], tmp_path: Path, more: list[str], message: str
+) -> None:
+    """A limit with a traceback, an output path at the end, when everything is computed and lost."""
+    result = CliRunner().invoke(make_app(), ["run", "--tasks", "x", *more])
+    assert message in str(result.exception or result.output) + result.output
+    assert not given
+    config = tmp_path / "run.yaml"
+    config.write_text(f"tasks: x\n{more[0].removeprefix('--')}: {more[1].replace('nan', '.nan')}\n")
+    result = CliRunner().invoke(make_app(), ["run", "--config", str(config)])
+    assert message in str(result.exception or result.output) + result.output
+
+
+@pytest.mark.parametrize(
     "command", [["ls", "tasks"], ["validate", "--tasks", "spv_mia_custom"], ["run", "--tasks", "x"]]
 )
 def test_works_for_every_subcommand_of_lm_eval(given: dict[str, Any], command: list[str]) -> None:

@@ -347,6 +347,24 @@ def test_a_damaged_compressed_file(tmp_path: Path, ending: str, compression: str
         assert f"expected a whole {compression} file, got a damaged one; write it anew" in refused(path)
 
 
+@pytest.mark.parametrize("compression", [ending for ending in COMPRESS if ending])
+def test_parts_of_a_compressed_file_may_be_empty(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / f"d.jsonl{compression}"
+    path.write_bytes(b"".join(COMPRESS[compression](part) for part in (b'{"text": "a"}\n', b"", b'{"text": "b"}\n')))
+    assert [document.text for document in read_documents(path, "text", option="o").documents] == ["a", "b"]
+
+
+def test_names_of_columns_that_are_no_unicode(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a"], "n\u00e4me": [1]})
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("d.parquet", "d.arrow"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes().replace("n\u00e4me".encode(), b"n\xff\xfeme"))
+        assert "got something else or a damaged one" in refused(path)
+
+
 BOMB = "import sys; sys.path.insert(0, '.'); from tests.data.test_kinds import refused; print(refused(sys.argv[1]))"
 
 

@@ -78,6 +78,8 @@ def test_units_are_keyed_hashes_of_what_the_column_says(files: dict[str, Path], 
         ("d.json", '[{"text": "some words", "customer": 7, "region": "north"}]'),
         ("d.jsonl", '{"text": "some words", "customer": 7.0, "region": " north "}\n'),
         ("d.tsv", "customer\tregion\ttext\n 7 \tnorth\tsome words\n"),
+        ("e.csv", "text,customer,region\nsome words,7.0,north\n"),  # as pandas writes a column with a gap
+        ("e.tsv", "customer\tregion\ttext\n7.00\tnorth\tsome words\n"),
     ],
 )
 def test_files_of_every_kind_say_whose_a_row_is(tmp_path: Path, name: str, content: str) -> None:

@@ -83,6 +83,9 @@ def test_what_an_accusation_is_worth(plain_run, facts, tmp_path):
 
     asked = run_cli(plain_run.folder, "--json", "--prior", "1/4", "--prior", "0.3", "--output", tmp_path / "page.html")
     assert [row["prior"] for row in json.loads(asked.stdout)["audits"][0]["precision"]] == [0.25, 0.3]
+    least = run_cli(plain_run.folder, "--prior", "1e-320", "--output", tmp_path / "least.html")
+    assert least.exit_code == 0, least.output
+    assert "1e-318 %" in (tmp_path / "least.html").read_text()
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "1 in 4" in page.text
     assert "30 %" in page.text

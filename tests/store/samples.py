@@ -35,8 +35,8 @@ def paraphrases(seed: int) -> Neighbours:
     )
 
 
-def some_signals(store: Store, count: int = 40) -> dict[str, TokenSignals]:
-    return {store.key("signals", i=i): signals(i) for i in range(count)}
+def some_signals(store: Store, count: int = 40, start: int = 0) -> dict[str, TokenSignals]:
+    return {store.key("signals", i=i): signals(i) for i in range(start, start + count)}
 
 
 def build(store: Store, key: str, content: bytes = b"weights " * 1000) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.store import database
 from spvmia_plugin.store.database import Database
+from spvmia_plugin.store.files import LAYOUT
 from spvmia_plugin.store.store import Store
 from tests.refusing import refuse_folders
 from tests.store.samples import bits, build, signals, some_signals
@@ -210,6 +211,47 @@ def test_reading_works_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPa
     found = later.signals.get(values)
     later.close()  # the last uses can't be written: no reason to fail
     assert {key: bits(value) for key, value in found.items()} == {key: bits(value) for key, value in values.items()}
+
+
+def test_a_pipe_in_the_store_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    """In the place of the entries, of the key, and of what was kept of self-prompts."""
+    for name in (f"entries-v{LAYOUT}-000001.sqlite", "key"):
+        root = tmp_path / name
+        root.mkdir()
+        os.mkfifo(root / name)
+        with Store(root) as store:
+            store.signals.put(some_signals(store))
+            assert len(store.signals.get(list(some_signals(store)))) == len(some_signals(store))
+        assert stat.S_ISFIFO((root / name).lstat().st_mode)
+    with Store(tmp_path / "corpus") as store:
+        key = store.key("corpus", a=1)
+        store.corpus(key).append({0: "a"})
+        (batch,) = store.corpus(key).batches()
+        batch.unlink()
+        os.mkfifo(batch)
+        assert store.corpus(key).read(batch) is None
+        assert not store.corpus(key).is_foreign()  # as one that was cut to nothing
+
+
+def test_a_store_that_another_process_keeps_to_itself_is_called_that(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    with Store(tmp_path / "store") as store:
+        store.signals.put(some_signals(store))
+        (path,) = (tmp_path / "store").glob("entries*.sqlite")
+    holding = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE')"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{holding}; print(1, flush=True); sys.stdin.read()", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        message = "expected a store that no other process keeps to itself, got 'database is locked' .* wait for that"
+        with Store(tmp_path / "store") as store, pytest.raises(SpvmiaError, match=message):
+            store.signals.put(some_signals(store, start=500))
+    finally:
+        other.communicate(b"")
 
 
 def test_the_store_imports_no_torch() -> None:
