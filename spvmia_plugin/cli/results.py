@@ -300,7 +300,8 @@ def leaderboard(
         return
     write_board(board, output)
     rows = sum(len(table.rows) for table in board.tables)
-    line_printer(quiet=quiet, as_json=as_json)(f"{output}: {rows} rows in {len(board.tables)} tables")
+    said = f"{rows} row{'s' * (rows != 1)} in {len(board.tables)} table{'s' * (len(board.tables) != 1)}"
+    line_printer(quiet=quiet, as_json=as_json)(f"{output}: {said}")
 
 
 def export(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def to_markdown(board: Board) -> str:
     """The whole board; names show as they are, whatever markup they hold."""
     lines = [
-        f"# Capability and privacy of {models(board)} models",
+        f"# Capability and privacy of {models(board)} model{'s' * (models(board) != 1)}",
         "",
         markdown(lead(board)),
         "",

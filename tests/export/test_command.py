@@ -57,7 +57,7 @@ def test_export_refuses_in_one_line(results: Path, tmp_path: Path) -> None:
 def test_leaderboard_writes_what_the_ending_names(results: Path, tmp_path: Path, ending: str) -> None:
     output = tmp_path / f"board.{ending}"
     found = spvmia("leaderboard", results, "--output", output)
-    assert (found.exit_code, found.stdout) == (0, f"{output}: 1 rows in 1 tables\n")
+    assert (found.exit_code, found.stdout) == (0, f"{output}: 1 row in 1 table\n")
     starts = {"html": "<!doctype html>", "md": "# Capability", "csv": "table,", "json": "{"}
     assert output.read_text(encoding="utf-8").startswith(starts[ending.lower()])
 
@@ -65,7 +65,7 @@ def test_leaderboard_writes_what_the_ending_names(results: Path, tmp_path: Path,
 def test_leaderboard_prints_markdown_where_there_is_no_terminal(results: Path) -> None:
     found = spvmia("leaderboard", f"mine={results}", "--attack", "spv", "--metric", "tpr_at_1pct_fpr")
     assert found.exit_code == 0
-    assert found.stdout.startswith("# Capability and privacy of 1 models")
+    assert found.stdout.startswith("# Capability and privacy of 1 model\n")
     assert "| 1 | mine |" in found.stdout
 
 
