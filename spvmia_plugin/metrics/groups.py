@@ -14,7 +14,7 @@ from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, che
 from spvmia_plugin.metrics.intervals import AurocEstimate
 from spvmia_plugin.metrics.leaders import NO_SCORES, Leader, best
 from spvmia_plugin.metrics.names import AUROC, TPR_5PCT, Metric, low_end
-from spvmia_plugin.metrics.several import joint_errors, joint_estimates, max_quantile_over
+from spvmia_plugin.metrics.several import joint_errors, joint_estimates, max_quantile_over, without_interval
 from spvmia_plugin.metrics.tpr import TprAtFpr, tpr_at_fpr, tpr_interval
 from spvmia_plugin.util.schema import MaybeNumber
 
@@ -115,8 +115,8 @@ def by_group(
         scores = {attack: check_labels(values, labels)[0][rows] for attack, values in scores_by_attack.items()}
         reason = _too_few(own, of_class)
         every, influences = joint_estimates(scores, of_class, own) if reason is None else ({}, np.zeros((0, 0)))
-        # An attack that scored too little of the group has no interval in it, and takes none from the others.
-        estimates = {attack: estimate for attack, estimate in every.items() if not estimate.reason}
+        missing = without_interval(every)
+        estimates = {attack: estimate for attack, estimate in every.items() if not missing[attack]}
         influences = influences[[attack in estimates for attack in every]]
         if reason is None and not estimates:
             reason = next((estimate.reason for estimate in every.values()), NO_SCORES)

@@ -25,6 +25,9 @@ from spvmia_plugin.metrics.leaders import Compared, Leader, Strongest, best
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT, TPR_5PCT, TPRS, Metric, low_end
 from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr, tpr_interval
 
+TOO_FEW_BESIDE = "too few documents with a score to be compared with the other attacks"
+_FEW_DOCUMENTS, _FEW_SHARE = 10, 0.25
+"""An attack that scored fewer effective documents of a class than both this and this share of the most is left out."""
 _DRAWS = 20_000
 """Draws of the max statistic; its 95 % quantile is then good to about 1 %."""
 
@@ -61,8 +64,8 @@ def compare(
     codes = cluster_codes(clusters, len(labels))
     estimates, influences = joint_estimates(scores_by_attack, labels, codes)
     scores = {name: check_labels(scores_by_attack[name], labels)[0] for name in estimates}
-    # An attack that scored too little for a standard error has no interval, and takes none from the others.
-    known = {name: estimate for name, estimate in estimates.items() if not estimate.reason}
+    missing = without_interval(estimates)
+    known = {name: estimate for name, estimate in estimates.items() if not missing[name]}
     scored = {name: np.isfinite(values) for name, values in scores.items()}
     points = {
         metric: {name: tpr_at_fpr(scores[name][rows], labels[rows], metric.fpr) for name, rows in scored.items()}
@@ -71,7 +74,7 @@ def compare(
     resolved = [metric for metric, found in points.items() if any(not found[name].reason for name in known)]
     critical = df = math.nan
     if known:
-        rows_of_known = influences[[not estimate.reason for estimate in estimates.values()]]
+        rows_of_known = influences[[name in known for name in estimates]]
         errors = joint_errors([scores[name] for name in known], rows_of_known, labels, codes, resolved, seed)
         df = min(estimate.df for estimate in known.values())
         critical = max_quantile(errors, df, confidence, seed)
@@ -80,11 +83,11 @@ def compare(
     leaders: dict[str, dict[str, Leader]] = {metric.key: {} for metric in (AUROC, *TPRS)}
     for name, estimate in estimates.items():
         ends = estimate.interval_at(critical) if name in known else NAN_INTERVAL
-        leaders[AUROC.key][name] = Leader(name, estimate.auroc, *ends, estimate.reason)
+        leaders[AUROC.key][name] = Leader(name, estimate.auroc, *ends, missing[name])
         rows = scored[name]
         for metric in TPRS:
             point, ends = points[metric][name], NAN_INTERVAL
-            if not (reason := point.reason or estimate.reason):
+            if not (reason := point.reason or missing[name]):
                 ends = tpr_interval(scores[name][rows], labels[rows], codes[rows], metric.fpr, pointwise)
             leaders[metric.key][name] = Leader(name, point.tpr, *ends, reason)
     others = {name: int(np.sum(~labels & rows)) for name, rows in scored.items()}
@@ -122,6 +125,20 @@ def strongest(
         SpvmiaError: lengths differ.
     """
     return compare(scores_by_attack, is_member, clusters, seed=seed, confidence=confidence).strongest()
+
+
+def without_interval(estimates: Mapping[str, AurocEstimate]) -> dict[str, str | None]:
+    """Why an attack has no interval beside the others', by name; None where it has one.
+
+    One that scored hardly anything has an error of few degrees of freedom, and the intervals of all reach as far as the
+    least of these: it would take the others' from them. How many documents it scored says nothing of how well it did.
+    """
+    most = max((estimate.n_effective for estimate in estimates.values() if not estimate.reason), default=math.nan)
+    return {
+        name: estimate.reason
+        or (TOO_FEW_BESIDE if estimate.n_effective < min(_FEW_DOCUMENTS, _FEW_SHARE * most) else None)
+        for name, estimate in estimates.items()
+    }
 
 
 def joint_estimates(

@@ -111,19 +111,21 @@ def test_single_documents_leave_no_interval():
         assert math.isnan(leader.low)
 
 
-def two_records(labels):
-    """Scores of one member and of one other."""
+def few_records(labels, n=1):
+    """Scores of so many members and of so many others."""
     scores = np.full(len(labels), np.nan)
-    scores[[int(np.flatnonzero(side)[0]) for side in (labels, ~labels)]] = [1.0, 0.0]
+    for side in (labels, ~labels):
+        scores[np.flatnonzero(side)[:n]] = np.arange(n) + 2.5 * side[0]
     return scores
 
 
-def test_an_attack_that_scored_hardly_anything_takes_nothing_from_the_others():
+@pytest.mark.parametrize(("n", "why"), [(1, "two documents"), (3, "too few documents with a score to be compared")])
+def test_an_attack_that_scored_hardly_anything_takes_nothing_from_the_others(n, why):
     """It has no interval; theirs are what they are without it."""
     rng = np.random.default_rng(3)
     labels = np.arange(400) < 200
     scores = {"a": rng.normal(size=400) + labels, "b": rng.normal(size=400)}
-    alone, beside = (compare(each, labels) for each in (scores, {"few": two_records(labels), **scores}))
+    alone, beside = (compare(each, labels) for each in (scores, {"few": few_records(labels, n), **scores}))
     assert beside.critical == alone.critical
     for metric, of_attacks in alone.leaders.items():
         assert {name: beside.leaders[metric][name] for name in scores} == of_attacks
@@ -131,9 +133,16 @@ def test_an_attack_that_scored_hardly_anything_takes_nothing_from_the_others():
     found = beside.strongest()
     assert found.auroc == alone.strongest().auroc
     assert found.n_attacks == 3
-    assert "two documents" in beside.extremes("auroc").reason
-    nothing = strongest({"few": two_records(labels), "b": scores["b"]}, labels)
+    assert why in beside.extremes("auroc").reason
+    nothing = strongest({"few": few_records(labels, n), "b": scores["b"]}, labels)
     assert (nothing.auroc.attack, math.isnan(nothing.auroc.high)) == ("b", False)
+
+
+def test_attacks_on_few_documents_are_compared_with_each_other():
+    rng = np.random.default_rng(3)
+    labels = np.arange(12) < 6
+    found = compare({"a": rng.normal(size=12) + labels, "b": few_records(labels, 4)}, labels)
+    assert all(not math.isnan(leader.high) for leader in found.leaders["auroc"].values())
 
 
 def test_documents_widen_the_interval():
