@@ -174,7 +174,16 @@ def test_a_share_of_the_records_says_nothing_of_the_other_mask():
 def test_attacks_without_scores_of_a_class_are_left_out():
     scored = Scored("messages", "all", other={"a": results([None, None, 1, 0])})
     assert scored.to_json(records(4))["other"]["auroc"] == {"a": None}
-    assert scored.note({"a": results([1, 0, 1, 0])}, records(4)) is None
+    note = scored.note({"a": results([1, 0, 1, 0])}, records(4))
+    assert note == ("scored on all tokens (mia_loss_on); what the answers alone would have given is not known")
+
+
+def test_why_nothing_is_known_of_the_other_mask_is_told():
+    """A template that rewrites earlier turns does not tell which tokens are answers."""
+    unknown = Results({f"r:{i}": RecordResult(None, "the template does not tell") for i in range(4)})
+    scored = Scored("messages", "all", other={"a": unknown})
+    note = scored.note({"a": results([1, 0, 1, 0])}, records(4))
+    assert note.endswith("what the answers alone would have given is not known: the template does not tell")
 
 
 @pytest.mark.parametrize(
