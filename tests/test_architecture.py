@@ -127,7 +127,7 @@ def test_input_is_checked_with_errors_not_asserts(module: str) -> None:
     assert [node.lineno for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)] == []
 
 
-TELLERS = {"reason_of", "refusal", "unavailable", "cannot_load", "_reason"}
+TELLERS = {"traceback.print_exc", "reason_of", "refusal", "unavailable", "cannot_load", "_reason"}
 """What says what a library said."""
 TRIALS = {"spvmia_plugin.models.gradients", "spvmia_plugin.training.lora", "spvmia_plugin.models.forward"}
 """Where a model is tried: whatever it raises is the answer, and only what the machine lacks is raised again."""

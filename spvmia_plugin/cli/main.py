@@ -119,7 +119,7 @@ def main() -> None:
             raise
         with contextlib.suppress(OSError):  # stderr may be what failed
             traceback.print_exc()
-        sys.exit(_NO_OUTCOME)
+        raise SystemExit(_NO_OUTCOME) from None
 
 
 def _main() -> None:

@@ -141,4 +141,6 @@ def test_long_lines_take_no_longer_than_their_length(part: str) -> None:
         quotes.in_line(part * (length // len(part)))
         return time.process_time() - started
 
-    assert seconds(80_000) < 30 * max(seconds(10_000), 0.002)
+    # The least of three: beside other work a single one says little.
+    long, short = (min(seconds(length) for _ in range(3)) for length in (80_000, 10_000))
+    assert long < 30 * max(short, 0.002)
