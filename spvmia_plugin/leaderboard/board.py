@@ -14,7 +14,7 @@ from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, of_turned_round, task_of
-from spvmia_plugin.results.model import Audit, Capability, failed, touches
+from spvmia_plugin.results.model import Audit, Capability, failed, mostly_unscored, touches
 from spvmia_plugin.util.console import shown
 
 Key = tuple[object, ...]
@@ -359,7 +359,9 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int =
         metric: of the number.
         among: models of the table: with 20 that give nothing away, two tables in five hold an interval below chance.
     """
-    found = [finding.message for finding in failed(audit) if touches(finding, number.attack, metric)]
+    own = mostly_unscored(audit).get(str(number.attack))  # of an attack that was named, too, by which no audit speaks
+    warnings = [*failed(audit), *([] if own is None else [own])]
+    found = list(dict.fromkeys(each.message for each in warnings if touches(each, number.attack, metric)))
     if math.isnan(number.value):
         found.append(f"{METRICS[metric].label}: {number.reason}")
     elif math.isnan(number.low):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from spvmia_plugin.checks import Finding
@@ -95,6 +97,17 @@ def test_many_records_without_a_score_are_marked(tmp_path: Path) -> None:
     (row,) = board_of(tmp_path).tables[0].rows
     assert row.rank is None
     assert row.why_not_ranked == ["spv has no score for 16 of 160 records, which may be the exposed ones"]
+
+
+def test_records_without_a_score_count_against_a_named_attack_by_which_no_audit_speaks(tmp_path: Path) -> None:
+    def half_of_them(records: Any, rng: Any) -> Any:
+        return np.where(rng.random(len(records)) < 0.5, rng.normal(size=len(records)), np.nan)
+
+    model(tmp_path, "org/one", audited({"spv": 2.0, "loss": half_of_them}))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.rank == 1
+    (row,) = board_of(tmp_path, attack="loss").tables[0].rows
+    assert [why.partition(" for ")[0] for why in row.why_not_ranked] == ["loss has no score"]
 
 
 def test_members_that_score_lower_are_no_privacy(tmp_path: Path) -> None:
