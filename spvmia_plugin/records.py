@@ -153,13 +153,13 @@ def _like(message: Mapping[str, Any], text: str) -> str | list[dict[str, str]]:
     return [{"type": "text", "text": text}] if isinstance(message.get("content"), list) else text
 
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """What templates read of an assistant's thoughts."""
 
 
 def _all_said(message: Mapping[str, Any]) -> Iterator[str]:
     """Thoughts, content and calls of a turn."""
-    yield from (message[key] for key in _THOUGHTS if isinstance(message.get(key), str))
+    yield from (message[key] for key in THOUGHTS if isinstance(message.get(key), str))
     yield content_of(message)
     for call in _calls(message):
         arguments = call.get("arguments")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from spvmia_plugin.data.objects import decode, repeats_a_key
 from spvmia_plugin.errors import known_columns
-from spvmia_plugin.records import ASSISTANT, Conversation
+from spvmia_plugin.records import ASSISTANT, THOUGHTS, Conversation
 
 RowFormat = Literal["text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
 """What the rows of a source are."""
@@ -332,7 +332,7 @@ def _messages(
     return tuple(found)
 
 
-_SAYS_ELSE = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+_SAYS_ELSE = ("tool_calls", *THOUGHTS)
 """What an assistant's turn may hold in the place of content."""
 
 

@@ -304,8 +304,8 @@ def launch(arguments: Sequence[str]) -> None:
         if getattr(options, "command", None):
             take_texts(options)
             _include(options, str(tasks_folder()), needed=state != "current")
-        if getattr(options, "command", None) == "run":
-            _check(options)
+            if options.command == "run":
+                _check(options)
         _execute(command_line, options)
     finally:
         sys.argv = own_argv

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spvmia_plugin.metrics.arrays import effective_number
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
@@ -210,8 +211,7 @@ def _documents(audit: Audit, attack: str | None) -> tuple[int, int]:
     """How many documents, or units, an attack's scored records of the smaller class come from, as the samples say.
 
     Returns:
-        Their number, and that of equally large ones that would tell as much if a document's records told the same:
-        (sum of sizes)^2 / sum of squares (Kish 1965).
+        Their number, and that of equally large ones that would tell as much if a document's records told the same.
     """
     if not audit.has_samples:
         return 0, 0
@@ -222,7 +222,7 @@ def _documents(audit: Audit, attack: str | None) -> tuple[int, int]:
     for cluster, label, has_score in scored:
         sizes[label][cluster] += has_score
     each = [[size for size in of_class.values() if size] for of_class in sizes.values()]
-    return min(map(len, each)), int(min(sum(n) ** 2 / sum(i * i for i in n) if n else 0 for n in each))
+    return min(map(len, each)), int(min(effective_number(np.array(n)) if n else 0 for n in each))
 
 
 def _reversed(audit: Audit, verdict: Verdict) -> Iterator[Advice]:

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.metrics.roc import auroc
-from tests.benchmarks.test_dpo import chats
-from tests.data.families import family_tokenizer
-from tests.tiny import tiny_llama
+from tests.benchmarks.test_dpo import chat_model, chats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -43,11 +41,9 @@ def test_attacks_that_lack_a_twin_are_refused_before_the_training(tmp_path, monk
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # what TRL and peft still call it by
 def test_the_whole_of_it(tmp_path, monkeypatch, capsys):
     pytest.importorskip("trl", reason="it comes with the extra 'trl'")
-    tokenizer = family_tokenizer("chatml")
-    tiny_llama(tokenizer, layers=1).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
     given = ["--output", str(tmp_path / "out"), "--chat", str(chats(tmp_path / "chat.jsonl", 80)), "--instruct", "none"]
-    given += ["--model", str(tmp_path / "model"), "--records", "24", "--cells", "chat, reply", "chat, plain text"]
+    given += ["--model", chat_model(tmp_path / "model"), "--records", "24"]
+    given += ["--cells", "chat, reply", "chat, plain text"]
     attacks = ["loss", "lira_base", "ez", "wbc", "spv_ez", "spv_wbc"]
     monkeypatch.setattr(sys, "argv", ["chat.py", *given, "--attacks", *attacks])
     chat.main()

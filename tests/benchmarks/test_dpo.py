@@ -50,6 +50,14 @@ def test_a_preference_is_made_of_two_conversations_each_used_once(tmp_path, as_t
         dpo.preferences(options, family_tokenizer("chatml"))
 
 
+def chat_model(folder):
+    """A tiny model with a chat template, in a folder."""
+    tokenizer = family_tokenizer("chatml")
+    tiny_llama(tokenizer, layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 def conversations(path):
     return [json.loads(line)["messages"] for line in path.read_text().splitlines()]
 
@@ -58,11 +66,8 @@ def conversations(path):
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # what TRL and peft still call it by
 def test_the_whole_of_it(tmp_path, monkeypatch, capsys):
     pytest.importorskip("trl", reason="it comes with the extra 'trl'")
-    tokenizer = family_tokenizer("chatml")
-    tiny_llama(tokenizer, layers=1).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
     given = ["--output", str(tmp_path / "out"), "--chat", str(chats(tmp_path / "chat.jsonl", 160))]
-    given += ["--model", str(tmp_path / "model"), "--records", "24", "--record-tokens", "200", "--epochs", "1"]
+    given += ["--model", chat_model(tmp_path / "model"), "--records", "24", "--record-tokens", "200", "--epochs", "1"]
     monkeypatch.setattr(sys, "argv", ["dpo.py", *given, "--attacks", "premia", "loss", "lira_base"])
     dpo.main()
     said = capsys.readouterr().out
