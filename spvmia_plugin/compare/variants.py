@@ -20,7 +20,7 @@ from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, Metric
 from spvmia_plugin.metrics.paired import Gain, differences
 from spvmia_plugin.results import Audit, HarnessRun, read_latest
-from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest
 from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.schema import MaybeNumber
 
@@ -51,10 +51,13 @@ class Variant:
         return self.audits[0]
 
     def strongest(self, metric: Metric) -> Estimate:
-        """The strongest attack's number, of several seeds the mean with its error over them."""
+        """The number of the attack that tells most, of several seeds the strongest's mean with its error over them.
+
+        A mean over seeds takes no attack that is turned round: one at .2 and one at .8 would be .5.
+        """
+        if len(self.audits) == 1:
+            return of_furthest(self.audit, metric.key)
         found = [of_strongest(audit, metric.key) for audit in self.audits]
-        if len(found) == 1:
-            return found[0]
         mean = over_seeds([each.value for each in found])
         return Estimate(mean.value, mean.low, mean.high, CONFIDENCE, mean.stderr, None, reason=mean.reason)
 

@@ -94,8 +94,13 @@ def strongest_words(variant: Variant, metric: Metric) -> str:
         return f"not resolved ({shown(found.reason or 'no reason was recorded')})"
     ends = "" if math.isnan(found.low) else f" ({printed(found.low)} to {printed(found.high)})"
     seeds = f", mean of {len(variant.audits)} seeds" if len(variant.audits) > 1 else ""
-    by = f" by {shown(found.attack)}" if found.attack is not None else ""
+    by = f" by {_attack(found, metric)}" if found.attack is not None else ""
     return f"{printed(found.value)}{ends}{by}{seeds}"
+
+
+def _attack(found: Estimate, metric: Metric) -> str:
+    """What an estimate is of; below guessing, an attack tells members to whoever says the opposite."""
+    return shown(found.attack or "") + (", turned round" if found.high < metric.guess else "")
 
 
 def in_words(found: Compared, name: str) -> str:
@@ -271,7 +276,7 @@ def _strongest(variant: Variant, metric: Metric) -> tuple[str, str]:
     if math.isnan(number.value):
         return MISSING, shown(number.reason or "no reason was recorded")
     seeds = f"mean of {len(variant.audits)} seeds" if len(variant.audits) > 1 else ""
-    by = "" if number.attack is None else shown(number.attack)
+    by = "" if number.attack is None else _attack(number, metric)
     return printed(number.value), ", ".join(filter(None, (interval(number.low, number.high), by, seeds)))
 
 

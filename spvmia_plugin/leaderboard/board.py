@@ -226,8 +226,8 @@ def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options
 
 
 def _row(entrant: Entrant, audit: Audit, base: str | None, options: Options, also: Sequence[Metric], among: int) -> Row:
-    number = _number(audit, options.attack, options.metric)
-    further = [Further(metric.label, metric, _number(audit, options.attack, metric.key)) for metric in also]
+    number = counted(audit, options.attack, options.metric)
+    further = [Further(metric.label, metric, counted(audit, options.attack, metric.key)) for metric in also]
     if (options.attack, options.metric) != ("spv", AUROC.key):
         further.append(Further("SPV-MIA, AUROC", AUROC, of_attack(task_of(audit, "spv"), AUROC.key)))
     further.append(Further("blind baseline, AUROC", BLIND, of_blind(audit)))
@@ -242,15 +242,6 @@ def _row(entrant: Entrant, audit: Audit, base: str | None, options: Options, als
         remarks=remarks(audit, number, options.metric),
         base=base,
     )
-
-
-def _number(audit: Audit, attack: str, metric: str) -> Estimate:
-    """What a row says of a metric; the strongest attack by AUROC may be one below 0.5 that reaches further from it."""
-    number = counted(audit, attack, metric)
-    turned = of_turned_round(audit) if attack == STRONGEST and metric == AUROC.key else None
-    if turned is None or loss(turned, metric).high <= loss(number, metric).high:
-        return number
-    return turned
 
 
 def _ranked(rows: Sequence[Row], metric: str, tables: int) -> list[Row]:

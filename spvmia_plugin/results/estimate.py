@@ -103,6 +103,23 @@ def of_turned_round(audit: Audit) -> Estimate | None:
     return _of_leader(found, found.turned_round)
 
 
+def of_furthest(audit: Audit, metric: str = AUROC.key) -> Estimate:
+    """The attack by which a model speaks: the strongest, or one with an AUROC below guessing that reaches further.
+
+    An attack that is turned round tells members as well as one that is not: whoever knows of it says the opposite. Both
+    intervals allow for the choice, so that the one counts whose further end lies furthest from guessing.
+    """
+    found = of_strongest(audit, metric)
+    turned = of_turned_round(audit) if metric == AUROC.key else None
+    return turned if turned is not None and _reach(turned) > _reach(found) else found
+
+
+def _reach(found: Estimate) -> float:
+    """How far from guessing an AUROC may lie; below all others without an interval."""
+    ends = abs(found.low - AUROC.guess), abs(found.high - AUROC.guess)
+    return -math.inf if math.isnan(max(ends)) else max(ends)
+
+
 def _of_leader(found: Strongest, leader: Leader) -> Estimate:
     return Estimate(
         value=leader.value,
@@ -124,9 +141,9 @@ def of_blind(audit: Audit) -> Estimate:
 
 
 def counted(audit: Audit, attack: str, metric: str) -> Estimate:
-    """One number of the attack named, or of the strongest by that metric."""
+    """One number of the attack named, or of the one that tells most by that metric."""
     if attack == STRONGEST and metric in METRICS_WITH_INTERVAL:
-        return of_strongest(audit, metric)
+        return of_furthest(audit, metric)
     return of_attack(task_of(audit, attack), metric)
 
 

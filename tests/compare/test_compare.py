@@ -56,6 +56,17 @@ def test_differences_are_paired_and_those_of_the_scores(pair):
     assert gain.value == pytest.approx(dp.tasks[1].metrics["auroc"] - plain.tasks[1].metrics["auroc"])
 
 
+def test_an_attack_that_is_turned_round_speaks_where_it_tells_most(tmp_path, pair):
+    weak = variant(tmp_path / "weak", {"loss": 0.3, "spv_wbc": -2.0})
+    (found,) = compare([*pair, *sources(weak=weak)])
+    strongest = [each.strongest(AUROC) for each in found.variants]
+    assert [each.attack for each in strongest] == ["spv_wbc", "loss", "spv_wbc"]
+    assert strongest[2].high < 0.2
+    assert "by spv_wbc, turned round" in "\n".join(text([found]))
+    assert "turned round" not in "\n".join(text(compare(pair)))
+    assert "turned round" in to_html([found])
+
+
 def test_what_only_one_of_them_has_is_told(pair):
     (found,) = compare(pair)
     assert found.apart[0].alone == ["wbc"]
