@@ -153,8 +153,9 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
     pairs = [(entrant, audit) for entrant in found for audit in entrant.audits if audit.model_attacks]
     if not pairs:
         places = ", ".join(str(source.place) for source in sources[:3])
+        told = f" ({left_out[0].removeprefix('RESULTS: ')})" if left_out else ""
         raise SpvmiaError(
-            f"RESULTS: expected lm_eval runs with a privacy task, got none in {places}; run for example "
+            f"RESULTS: expected lm_eval runs with a privacy task, got none in {places}{told}; run for example "
             "`spvmia run --tasks mia_custom ... --output_path results --log_samples`"
         )
     known = sorted({task.attack for _, audit in pairs for task in audit.model_attacks})

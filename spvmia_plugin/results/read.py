@@ -49,7 +49,8 @@ def read_runs(
 ) -> list[HarnessRun]:
     """Read every run below a folder, or the one of a results file, the oldest first.
 
-    Files that cannot be read are left out where another can, and each run of the folder says which.
+    Files that cannot be read are left out where another can, and each run of the folder says which; likewise runs whose
+    privacy tasks hold no audit, of which the capability scores are there.
 
     Args:
         place: what was given to lm_eval as `--output_path`, or one results file in it.
@@ -60,18 +61,23 @@ def read_runs(
     Raises:
         SpvmiaError: there is no results file, or none that can be read.
     """
-    runs, refused, once = [], [], Once() if once is None else once
+    runs: list[HarnessRun] = []
+    refused: list[tuple[Path, SpvmiaError]] = []
+    bare: list[str] = []
+    once = Once() if once is None else once
     for path in _results_files(place, option):
         try:
-            with_samples = samples_of is None or path in samples_of
-            runs.append(_run(path, _load(path), with_samples=with_samples, once=once))
+            raw, with_samples = _load(path), samples_of is None or path in samples_of
+            runs.append(_run(path, raw, with_samples=with_samples, once=once))
+            if not runs[-1].audits and (reason := _why_no_audit(raw)):
+                bare.append(f"RESULTS: {shown(str(path))} {reason}")
         except _NoResults:
             continue
         except SpvmiaError as error:
             refused.append((path, error))
     if not runs:
         raise refused[0][1] if refused else _nothing_found(place, option)
-    left_out = [str(error) for _, error in refused]
+    left_out = [*(str(error) for _, error in refused), *bare]
     return sorted((replace(run, left_out=left_out) for run in runs), key=lambda run: run.date)
 
 

@@ -176,6 +176,10 @@ def test_a_run_that_predicted_only(tmp_path, audit):
     path.write_text(json.dumps(raw))
     with pytest.raises(SpvmiaError, match=r"--predict_only, which computes no metrics: run it again without"):
         read_latest(tmp_path)
+    (run,) = read_runs(tmp_path)
+    assert [path.name in told and "--predict_only" in told for told in run.left_out] == [True]
+    with pytest.raises(SpvmiaError, match=r"got none in .* is of a run with --predict_only"):
+        build_board([Source(tmp_path)], Options())
 
 
 def test_a_run_without_samples_says_how_to_have_them(tmp_path, audit):
