@@ -28,6 +28,9 @@ LEAST_CHECKED = 10
 LEARNT = 0.5
 """Of the gain on the answers: where users' turns gained more, they were trained on; where less, they were not."""
 
+LEAST_LEARNT = 0.01
+"""Nats a token: a gain below it is that of a model that has learnt hardly anything, whatever its loss stood on."""
+
 IN_WORDS: Mapping[LossOn, str] = {"all": "all tokens", "completion": "the answers alone"}
 """What people are told of the masks."""
 
@@ -163,13 +166,13 @@ class MaskCheck:
         """What says that the mask is not the trainer's, or None."""
         margin, beyond = NORMAL_95 * self.stderr, self.rest - LEARNT * self.answers
         told = f"{self.rest:+.3f} nats a token on users' turns, {self.answers:+.3f} on answers, over the base"
-        if loss_on == "completion" and self.rest > margin and beyond > margin:
+        if loss_on == "completion" and self.rest > max(margin, LEAST_LEARNT) and beyond > margin:
             return (
                 f"mia_loss_on: the target has learnt the users' turns too ({told}, {self.documents} held-out "
                 "conversations), as one does whose loss stood on all tokens: if its training says nothing else, score "
                 "these with mia_loss_on=all"
             )
-        if loss_on == "all" and self.answers > margin and beyond < -margin:
+        if loss_on == "all" and self.answers > max(margin, LEAST_LEARNT) and beyond < -margin:
             return (
                 f"mia_loss_on: the target has not learnt the users' turns ({told}, {self.documents} held-out "
                 "conversations), as one whose loss stood on the answers: if its training says nothing else, score "

@@ -130,6 +130,14 @@ def test_few_conversations_say_nothing():
     assert of_conversations(9, 0.8, 0.8) is None
 
 
+@pytest.mark.parametrize(("loss_on", "gains"), [("completion", (0.0004, 0.0004)), ("all", (0.0004, 0.0))])
+def test_a_model_that_learnt_hardly_anything_says_nothing(loss_on, gains):
+    """However many conversations make the difference sure."""
+    found = of_conversations(400, *gains, loss_on, noise=0.0001)
+    assert found.rest > 20 * found.stderr or found.answers > 20 * found.stderr
+    assert found.contradiction(loss_on) is None
+
+
 def test_noise_says_nothing():
     assert of_conversations(12, 0.8, 0.3, noise=2.0).contradiction("completion") is None
     assert of_conversations(400, 0.8, 0.6, noise=2.0).contradiction("completion") is not None
