@@ -33,6 +33,7 @@ from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
 from spvmia_plugin.report.verdict import Verdict, judge
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult, read_latest
+from spvmia_plugin.results.comparable import SameData
 from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
 from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.console import shown
@@ -231,8 +232,14 @@ class Results:
         """
         return write_page(self.run, as_path(path, "path"), option="path")
 
-    def compare(self, other: Results | str | Path | Mapping[str, Any]) -> pandas.DataFrame:
+    def compare(
+        self, other: Results | str | Path | Mapping[str, Any], same_data: SameData = "fingerprint"
+    ) -> pandas.DataFrame:
         """How far this audit's numbers lie above another's of the same records: of the model after a change, say.
+
+        Args:
+            other: the other audit, or where it is.
+            same_data: "ids" trusts the records' ids, where the keyed fingerprints are those of two machines.
 
         Returns:
             A row for each attack that both have and each metric: `difference`, `low`, `high` (paired, and simultaneous
@@ -246,7 +253,7 @@ class Results:
         from spvmia_plugin.metrics.paired import differences
 
         theirs = other if isinstance(other, Results) else load(other, self.audit.dataset)
-        rows = rows_in(self.audit, theirs.audit)
+        rows = rows_in(self.audit, theirs.audit, same_data)
         found = differences(
             {task.attack: self.audit.scores(task) for task in self.audit.model_attacks},
             {task.attack: theirs.audit.scores(task)[rows] for task in theirs.audit.model_attacks},

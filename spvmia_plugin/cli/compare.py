@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
+from spvmia_plugin.cli.results import SameData, SameDataOption
 
 
 def compare(
@@ -21,6 +22,7 @@ def compare(
         Optional[Path],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
         typer.Option("--output", "-o", metavar="FILE", help="Also write a page (.html) or its numbers (.json)."),
     ] = None,
+    same_data: SameDataOption = SameData.fingerprint,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -44,7 +46,7 @@ def compare(
     makers = {".html": (view.to_html, MARK), ".json": (view.to_json_text, '"generator": "spvmia-plugin ')}
     if output is not None and output.suffix.lower() not in makers:
         raise SpvmiaError(f"--output: expected a file that ends in .html or .json, got {str(output)!r}; name one")
-    found = compare_variants([Source.parse(argument) for argument in results])
+    found = compare_variants([Source.parse(argument) for argument in results], same_data.value)
     say = line_printer(quiet=quiet, as_json=as_json)
     for line in view.text(found):
         say(line)

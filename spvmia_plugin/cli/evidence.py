@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
+from spvmia_plugin.cli.output import Json, Quiet, line_printer, passed_over, print_json
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.console import shown
 
@@ -98,7 +98,10 @@ def evidence(
     from spvmia_plugin.results import read_latest
 
     signatory = Signatory(auditor, organisation, relation, statement)
-    files = write_evidence(read_latest(results), output, signatory, samples=samples, key=sign, minisign=minisign)
+    run = read_latest(results)
+    if run.older:
+        say(passed_over(run.older))
+    files = write_evidence(run, output, signatory, samples=samples, key=sign, minisign=minisign)
     for path in files:
         say(shown(str(path)))
     if as_json:

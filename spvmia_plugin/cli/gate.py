@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
+from spvmia_plugin.cli.output import Json, Quiet, line_printer, passed_over, print_json
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.console import shown
 
@@ -79,6 +79,9 @@ def gate(
         say(f"{shown(verdict.dataset)}: {verdict.outcome.replace('_', ' ')} ({verdict.when()})")
         for held in verdict.held:
             say(f"  {held.outcome.replace('_', ' ')}: {shown(held.in_words())}")
+    say(f"judged: {shown(run.model)}, {shown(run.path.name)}")
+    if run.older:
+        say(passed_over(run.older))
     for path, content, option in (
         (junit, ci.junit(verdicts, run.model), "--junit"),
         (sarif, ci.sarif(verdicts, run.path), "--sarif"),
@@ -87,7 +90,8 @@ def gate(
             ci.write(path, content, option, ci.MARKS[option])
             say(str(path))
     if as_json:
-        print_json({"outcome": worst, "model": run.model, "audits": [asdict(verdict) for verdict in verdicts]})
+        judged = {"outcome": worst, "model": run.model, "results": str(run.path), "older": run.older}
+        print_json({**judged, "audits": [asdict(verdict) for verdict in verdicts]})
     raise typer.Exit(EXIT[worst])
 
 

@@ -19,6 +19,12 @@ TrustRemoteCode = Annotated[
 ]
 
 
+def passed_over(older: int) -> str:
+    """That a folder has other audits than the newest, which was taken."""
+    what = "1 older audit of this folder is" if older == 1 else f"{older} older audits of this folder are"
+    return f"{what} passed over, of whatever models: name a results_*.json to take another"
+
+
 def line_printer(*, quiet: bool, as_json: bool) -> Callable[[str], None]:
     """Return what prints a line for people: to stdout, beside JSON to stderr, or not at all."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spvmia_plugin.cli.output import Json, Quiet, line_printer, print_json
+from spvmia_plugin.cli.output import Json, Quiet, line_printer, passed_over, print_json
 from spvmia_plugin.metrics.names import AUROC, DECIMALS, TPR_01PCT, TPR_1PCT
 from spvmia_plugin.util.console import shown
 
@@ -49,6 +49,11 @@ class SameData(str, Enum):
 
     fingerprint = "fingerprint"
     ids = "ids"
+
+
+SameDataOption = Annotated[
+    SameData, typer.Option("--same-data", help="ids: trust record ids where the audits' fingerprints have other keys.")
+]
 
 
 class Format(str, Enum):
@@ -257,10 +262,7 @@ def leaderboard(
         Compare,
         typer.Option("--compare", help="models: tuned by one recipe. recipes: of one base model, side by side."),
     ] = Compare.models,
-    same_data: Annotated[
-        SameData,
-        typer.Option("--same-data", help="ids: trust record ids where the audits' fingerprints have other keys."),
-    ] = SameData.fingerprint,
+    same_data: SameDataOption = SameData.fingerprint,
     capability: Annotated[
         str | None, typer.Option("--capability", help="Task of the picture's capability axis, for example arc_easy.")
     ] = None,
@@ -342,6 +344,8 @@ def export(
     options = ExportOptions(model_id, organization, evaluator.value, benchmark, instances)
     say = line_printer(quiet=quiet, as_json=as_json)
     run = read_latest(results)
+    if run.older:
+        say(passed_over(run.older))
     files = export_run(run, to.value, output, options)
     for problem in run.left_out if not quiet else ():
         typer.echo(f"left out: {problem}", err=True)

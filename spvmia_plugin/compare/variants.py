@@ -20,6 +20,8 @@ from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, Metric
 from spvmia_plugin.metrics.paired import Gain, differences
 from spvmia_plugin.results import Audit, HarnessRun, read_latest
+from spvmia_plugin.results.comparable import SameData, how_audited
+from spvmia_plugin.results.comparable import differences as condition_differences
 from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest
 from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.schema import MaybeNumber
@@ -105,6 +107,7 @@ class Apart:
         why_not: why they could not be compared; None where they were.
         paired: whether on the same records; else by means over seeds.
         alone: attacks that were not compared: a run of either has no scores of theirs.
+        otherwise: what their audits differ in, which a difference may come from as well; empty where in nothing.
     """
 
     variant: str
@@ -112,6 +115,7 @@ class Apart:
     why_not: str | None = None
     paired: bool = True
     alone: Sequence[str] = ()
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,12 @@ class Compared:
         return len(steps) > 2 and None not in steps and len(set(steps)) == len(steps)
 
 
-def compare(sources: Sequence[Source]) -> list[Compared]:
+def compare(sources: Sequence[Source], same_data: SameData = "fingerprint") -> list[Compared]:
     """Compare variants, the first with each of the others, on every data set of the first.
 
     Args:
         sources: results of the variants; those that share a name are training seeds of one.
+        same_data: how the records of two variants are recognised as the same.
 
     Raises:
         SpvmiaError: fewer than two variants, one run twice, or one that cannot be read.
@@ -163,7 +168,7 @@ def compare(sources: Sequence[Source]) -> list[Compared]:
         raise SpvmiaError(f"RESULTS: expected each run once, got {again} several times; a copy of a run is no variant")
     first = next(iter(groups.values()))
     datasets = dict.fromkeys(audit.dataset for audit in first[0].audits)
-    return [_on(dataset, groups) for dataset in datasets]
+    return [_on(dataset, groups, same_data) for dataset in datasets]
 
 
 def _called(run: HarnessRun, source: Source, sources: Sequence[Source]) -> str:
@@ -173,7 +178,7 @@ def _called(run: HarnessRun, source: Source, sources: Sequence[Source]) -> str:
     return str(source.place) if len(alike) > 1 else name or run.model
 
 
-def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]]) -> Compared:
+def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]], same_data: SameData) -> Compared:
     variants, left_out = [], []
     for name, runs in groups.items():
         audits = [audit for run in runs for audit in run.audits if audit.dataset == dataset]
@@ -188,7 +193,11 @@ def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]]) -> Compared:
     low_end = METRICS_WITH_INTERVAL[found.low_end] if found else METRICS_WITH_INTERVAL["tpr_at_5pct_fpr"]
     confidence = 1 - (1 - CONFIDENCE) / max(len(others), 1)
     apart = [
-        replace(_apart(first, other, low_end, confidence), alone=_alone([*first.audits, *other.audits]))
+        replace(
+            _apart(first, other, low_end, confidence, same_data),
+            alone=_alone([*first.audits, *other.audits]),
+            otherwise=_otherwise([*first.audits, *other.audits]),
+        )
         for other in others
     ]
     return Compared(dataset, variants, low_end, apart, left_out)
@@ -201,6 +210,20 @@ def _alone(audits: Sequence[Audit]) -> list[str]:
     return sorted(attack for attack in every if not all(attack in attacks for attacks in scored))
 
 
+def _otherwise(audits: Sequence[Audit]) -> str:
+    """What audits differ in besides model, training and records, the first held against each of the others, in words.
+
+    Two variants told apart by attacks of other parameters, or behind a server that hides what another one shows, differ
+    by how they were audited.
+    """
+    common = set.intersection(*({task.attack for task in audit.model_attacks} for audit in audits))
+    first, *others = (
+        how_audited(audit, sorted((t for t in audit.model_attacks if t.attack in common), key=lambda t: t.attack))
+        for audit in audits
+    )
+    return next((words for other in others if (words := condition_differences(other, first))), "")
+
+
 def _step(name: str, run: HarnessRun) -> int | None:
     """The training step that a variant's name, or the path of its weights, ends in."""
     arguments = run.config.get("model_args")
@@ -209,11 +232,11 @@ def _step(name: str, run: HarnessRun) -> int | None:
     return int(found[1]) if found else None
 
 
-def _apart(first: Variant, other: Variant, low_end: Metric, confidence: float) -> Apart:
+def _apart(first: Variant, other: Variant, low_end: Metric, confidence: float, same_data: SameData) -> Apart:
     if len(first.audits) > 1 or len(other.audits) > 1:
         return _apart_over_seeds(first, other, low_end, confidence)
     try:
-        rows = rows_in(first.audit, other.audit)
+        rows = rows_in(first.audit, other.audit, same_data)
     except SpvmiaError as error:
         return Apart(other.name, {}, str(error.code).removeprefix("results: "))
     ours = {task.attack: other.audit.scores(task)[rows] for task in other.audit.model_attacks}

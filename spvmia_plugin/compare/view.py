@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.compare.variants import Compared, Variant, over_seeds
+from spvmia_plugin.compare.variants import Apart, Compared, Variant, over_seeds
 from spvmia_plugin.metrics.names import AUROC, DECIMALS, Metric
 from spvmia_plugin.metrics.paired import Gain
 from spvmia_plugin.report.numbers import title
@@ -113,13 +113,18 @@ def in_words(found: Compared, name: str) -> str:
     lines = [line for metric in (AUROC, found.low_end) for line in lines_of(found, name, metric)]
     if lines and all(line.note for line in lines):  # without an interval nothing is told apart, and nothing is alike
         reasons = "; ".join(dict.fromkeys(line.note for line in lines))
-        return f"no attack can say whether it differs from {first}: {reasons}"
+        return f"no attack can say whether it differs from {first}: {reasons}{_otherwise(apart)}"
     for metric in (AUROC, found.low_end):
         for sign, word in ((1, "higher"), (-1, "lower")):
             if attacks := [line.attack for line in lines_of(found, name, metric) if line.apart == sign]:
                 some = ", ".join(attacks[:3]) + (f" and {len(attacks) - 3} more" if len(attacks) > 3 else "")
                 told.append(f"{word} {metric.label} than {first} under {some}")
-    return "; ".join(told) or _no_difference(found)
+    return ("; ".join(told) or _no_difference(found)) + _otherwise(apart)
+
+
+def _otherwise(apart: Apart) -> str:
+    """What else a difference may come from, or hide behind."""
+    return f"; audited otherwise, which may be all there is to it: {shown(apart.otherwise)}" if apart.otherwise else ""
 
 
 def _no_difference(found: Compared) -> str:
@@ -177,6 +182,7 @@ def to_json(comparisons: Sequence[Compared]) -> dict[str, Any]:
                         "paired": apart.paired,
                         "why_not": apart.why_not,
                         "not_compared": list(apart.alone),
+                        "audited_otherwise": apart.otherwise or None,
                         "gains": {
                             key: {attack: as_json(gain) for attack, gain in gains.items()}
                             for key, gains in apart.gains.items()

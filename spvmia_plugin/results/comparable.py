@@ -71,11 +71,24 @@ def conditions(audit: Audit, attacks: Sequence[TaskResult], compare: Compare, sa
         "audit": "canaries" if audit.tasks[0].is_canary_audit else "records",
         "data": data.fingerprint if same_data == "fingerprint" else _ids_digest(audit),
         "split": str(data.provenance.get("split")),
-        "block size": str(data.block_size),
         "members and non-members": f"{told.n.members} and {told.n.nonmembers}",
         "membership": told.membership,
-        **_of_conversations(told),
         **(recipe(audit) if compare == "models" else {"base model": base_model(audit)}),
+        **how_audited(audit, attacks),
+    }
+
+
+def how_audited(audit: Audit, attacks: Sequence[TaskResult]) -> Conditions:
+    """How an audit was made, whatever the model, its training and the records.
+
+    Args:
+        audit: the audit.
+        attacks: its attacks that count.
+    """
+    told = audit.mia_audit
+    return {
+        "block size": str(told.data.block_size),
+        **_of_conversations(told),
         **{name: _text(value) for name, value in told.settings.items() if name not in _FREE_SETTINGS},
         **{f"attack {task.attack}": _text(_parameters(task.mia_audit)) for task in attacks},
         **{f"weights of {task.attack}": weights for task in attacks if (weights := _weights(task.mia_audit))},

@@ -302,6 +302,7 @@ class HarnessRun:
         capabilities: every other task's metrics.
         max_length: the model's context in the harness, None where the file does not say.
         left_out: why other results files of the same folder could not be read, a line for each.
+        older: how many other audited runs the same folder has, which `read_latest` passed over.
         of_base: scores of the model before fine-tuning, by `Capability.key`, where the same folder has a run of it.
         audits_of_base: its audits, the newest last, without their samples.
     """
@@ -315,6 +316,7 @@ class HarnessRun:
     capabilities: Sequence[Capability]
     max_length: int | None = None
     left_out: Sequence[str] = ()
+    older: int = 0
     of_base: Mapping[tuple[object, ...], Capability] = field(default_factory=dict)
     audits_of_base: Sequence[Audit] = ()
 

@@ -6,11 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.results.comparable import SameData
 from spvmia_plugin.results.model import Audit
 
 
-def rows_in(audit: Audit, other: Audit) -> NDArray[np.intp]:
+def rows_in(audit: Audit, other: Audit, same_data: SameData = "fingerprint") -> NDArray[np.intp]:
     """(n,) where the other audit has each record of this one.
+
+    Args:
+        audit: this one.
+        other: the other one.
+        same_data: how data are recognised. An id is a file's name and a line: two files of one name have equal ids, and
+            other records; the keyed hash of the texts tells.
 
     Raises:
         SpvmiaError: either kept no samples, or they are not of the same records.
@@ -28,5 +35,11 @@ def rows_in(audit: Audit, other: Audit) -> NDArray[np.intp]:
         raise SpvmiaError(
             f"results: expected two audits of the same records, got {len(ids)} and {len(places)} of which {sum(same)} "
             "have the same id and class; audit both models with the same data and mia_seed"
+        )
+    if same_data == "fingerprint" and audit.mia_audit.data.fingerprint != other.mia_audit.data.fingerprint:
+        raise SpvmiaError(
+            "results: expected two audits of the same records, got equal ids with other fingerprints of records and "
+            "prompts: other texts, other prompts, or the key of another machine; audit both models with the same data "
+            "on one machine, or trust the ids with --same-data ids"
         )
     return np.array([places[record_id] for record_id in ids], dtype=np.intp)

@@ -125,7 +125,8 @@ def read_latest(place: Path, option: str = "RESULTS") -> HarnessRun:
         if _saved(path) > _saved(audited[1]):
             raise SpvmiaError(f"{why}; or name an older results file, such as {audited[1]}") from why
     run = _run(audited[1], _load(audited[1]), with_samples=True)
-    return _with_base(replace(run, left_out=[str(error) for _, error in refused]), runs)
+    older = max(sum(bool(each.audits) for each in runs) - 1, 0)
+    return _with_base(replace(run, left_out=[str(error) for _, error in refused], older=older), runs)
 
 
 def _with_base(run: HarnessRun, others: Sequence[HarnessRun]) -> HarnessRun:

@@ -97,6 +97,35 @@ def test_other_records_are_told_and_not_compared(tmp_path, pair):
     assert "Not compared" in to_html([found])
 
 
+def test_equal_ids_of_other_texts_are_not_compared(tmp_path, pair):
+    """`members.jsonl:1` is the first line of any file of that name."""
+    other = variant(tmp_path / "other", {"loss": 0.3}, fingerprint="f" * 64)
+    (found,) = compare([pair[0], *sources(other=other)])
+    assert found.apart[0].why_not is not None
+    assert "other fingerprints of records and prompts" in found.apart[0].why_not
+    assert "--same-data ids" in in_words(found, "other")
+    (found,) = compare([pair[0], *sources(other=other)], "ids")
+    assert found.apart[0].why_not is None
+    assert set(found.apart[0].gains["auroc"]) == {"loss"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_the_audits_differ_in_stands_beside_what_the_variants_do(tmp_path, seeds):
+    """The same weights behind a server that hides their numbers are no variant that gives less away."""
+    open_ = [variant(tmp_path / f"o{n}", {"loss": 2.0}, seed=n) for n in range(seeds)]
+    hidden = [
+        variant(tmp_path / f"h{n}", {"loss": 0.1}, seed=n, settings={"mia_api_view": "noised:3"}) for n in range(seeds)
+    ]
+    named = [*(Source(folder, "open") for folder in open_), *(Source(folder, "hidden") for folder in hidden)]
+    (found,) = compare(named)
+    words = in_words(found, "hidden")
+    assert "lower " in words
+    assert "audited otherwise, which may be all there is to it: mia_api_view (noised:3 here, full there)" in words
+    assert words in "\n".join(text([found]))
+    assert "mia_api_view" in to_html([found])
+    assert to_json([found])["comparisons"][0]["differences"][0]["audited_otherwise"].startswith("mia_api_view")
+
+
 def test_the_words_name_what_is_told_apart(pair, tmp_path):
     (found,) = compare(pair)
     words = in_words(found, "dp")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -362,6 +363,22 @@ def test_beyond_the_bound_within_is_rare():
 # The command
 def gate(*arguments):
     return CliRunner().invoke(make_app("gate"), ["gate", *map(str, arguments)])
+
+
+def test_which_of_several_audits_was_judged_is_told(tmp_path):
+    """The newest may be of another model than was meant."""
+    for day, strengths in enumerate(({"loss": 2.0}, NULL), 1):
+        audit = fake_audit(strengths, records=fake_records(1000, 1000), settings={"mia_max_auroc": 0.65}, findings=[])
+        write_run(tmp_path, [audit], model=f"./m{day}", date=datetime(2026, 1, day, tzinfo=timezone.utc))
+    found = gate(tmp_path)
+    assert found.exit_code == 0
+    first, second = found.output.splitlines()[-2:]
+    assert first.startswith("judged: ./m2, results_2026-01-02")
+    assert second.startswith("1 older audit of this folder is passed over, of whatever models: name a results_")
+    (other,) = tmp_path.rglob("results_2026-01-01*.json")
+    alone = gate(other, "--json")
+    assert alone.exit_code == 1
+    assert json.loads(alone.stdout)["older"] == 0
 
 
 @pytest.mark.parametrize(
