@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.attacks.base import AuditAttack, check_same_tokens, mean_logprob
 from spvmia_plugin.config import MAX_REFERENCES
-from spvmia_plugin.metrics.moderated import moderated, upper_p_values
+from spvmia_plugin.metrics.moderated import moderated, plausible, upper_p_values
 from spvmia_plugin.signals import MissingSignal, Need, RecordSignals, Role, Unscored
 
 KINDS = (Role.REFERENCE, Role.CANDIDATE)
+LEAST_TESTED = 20
+"""Of fewer records with a variance nobody knows how far variances differ: they have scores, and no p-values."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class LiraOffline(AuditAttack):
 
     Each record gets a p-value, from Student's t with the degrees of freedom of its own and of the common variance, for
     one more value beside those of the references (a factor of sqrt(1 + 1/K)). It is the chance that another reference
-    would find the record so probable. The target is another kind of model than its references: the p-values are
-    widened where the records below the median say so. With members in the audit they err on the safe side.
+    would find the record so probable, averaged over what the records leave open of how far variances differ.
+    The target is another kind of model than its references: the p-values are widened where the records below the
+    median say so. With members in the audit they err on the safe side.
     """
 
     name = "lira_offline"
@@ -76,7 +79,10 @@ class LiraOffline(AuditAttack):
         return [float(score) for score in _tested(table)[0]]
 
     def p_values(self, table: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """(n,) how probable a further reference finds each record as probable; None with one model of each kind."""
+        """(n,) how probable a further reference finds each record as probable.
+
+        None with one model of each kind, and of fewer than `LEAST_TESTED` records.
+        """
         return _tested(table)[1]
 
 
@@ -96,8 +102,15 @@ def _tested(table: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np
     mean = (counts[0] * means[0] + counts[1] * means[1]) / total
     difference = mean - np.median(mean)
     freedom = np.maximum(counts[0] - 1, 0) + np.maximum(counts[1] - 1, 0)
-    shrunken = moderated((squares[0] + squares[1]) / np.maximum(freedom, 1), freedom)
+    variance = (squares[0] + squares[1]) / np.maximum(freedom, 1)
+    shrunken = moderated(variance, freedom)
     if shrunken is None:
         return difference / (np.std(np.sort(difference)) or 1.0), None
     scores = difference / np.sqrt(shrunken.variance)
-    return scores, upper_p_values(scores / np.sqrt(1 + 1 / total), shrunken.freedom)
+    if np.count_nonzero(freedom) < LEAST_TESTED:
+        return scores, None
+    further = difference / np.sqrt(1 + 1 / total)
+    under_each = [
+        upper_p_values(further / np.sqrt(each.variance), each.freedom) for each in plausible(variance, freedom)
+    ]
+    return scores, np.mean(under_each, axis=0)

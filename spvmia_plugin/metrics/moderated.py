@@ -25,6 +25,8 @@ from spvmia_plugin.metrics.arrays import Floats
 
 _LEAST = 1e-5
 """A variance is at least this share of the median one: the log of 0, which equal models give, is no number."""
+_QUANTILES = 16
+"""Of the spread, under which p-values are averaged."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,53 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
     Returns:
         None where no record has a variance, or all are 0: nothing is known then.
     """
+    found = _spread(variance, freedom)
+    return None if found is None else _shrunken(variance, freedom, found, found.spread)
+
+
+def plausible(variance: Floats, freedom: NDArray[np.int64]) -> list[Moderated]:
+    """The same under each of the spreads that the records leave open, all equally probable.
+
+    Of a hundred records with one degree of freedom each nobody can tell whether their variances differ: taken as equal,
+    as estimated, they make a test that is three times too sure at .001. What is computed under each of these and
+    averaged allows for that: the estimate's sampling distribution, normal about it and cut at 0, by its quantiles.
+
+    Args:
+        variance: as of `moderated`.
+        freedom: likewise.
+
+    Returns:
+        One where the records leave nothing open; none where `moderated` has none.
+    """
+    found = _spread(variance, freedom)
+    if found is None:
+        return []
+    if not found.error:
+        return [_shrunken(variance, freedom, found, found.spread)]
+    below = float(scipy.special.ndtr(-found.spread / found.error))
+    quantiles = below + (1 - below) * (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    spreads = found.spread + found.error * scipy.special.ndtri(quantiles)
+    return [_shrunken(variance, freedom, found, spread) for spread in spreads.tolist()]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """How much variances differ.
+
+    Attributes:
+        known: the records that have one, in an order of their own.
+        mean: of the logs of their variances, freed of the bias of few degrees of freedom.
+        spread: variance of the logs beyond chance: trigamma(d0 / 2); 0 or less where chance explains all.
+        error: standard error of that.
+    """
+
+    known: NDArray[np.intp]
+    mean: float
+    spread: float
+    error: float
+
+
+def _spread(variance: Floats, freedom: NDArray[np.int64]) -> _Spread | None:
     known = np.flatnonzero(freedom > 0)
     known = known[np.lexsort((freedom[known], variance[known]))]  # in whatever order they come: sums to the same bit
     if not variance[known].any():
@@ -63,16 +112,23 @@ def moderated(variance: Floats, freedom: NDArray[np.int64]) -> Moderated | None:
     # The median is 0 where most models are one and the same: then the mean.
     typical = float(np.median(variance[known])) or float(np.mean(variance[known]))
     logs = np.log(np.maximum(variance[known], _LEAST * typical)) - scipy.special.digamma(half) + np.log(half)
-    spread = float(logs.var(ddof=1) - scipy.special.polygamma(1, half).mean()) if len(logs) > 1 else 0.0
+    mean = float(logs.mean())
+    if len(logs) < 2:
+        return _Spread(known, mean, 0.0, 0.0)
+    observed = float(logs.var(ddof=1))
+    error = math.sqrt(max(float(np.mean((logs - mean) ** 4)) - observed**2, 0.0) / len(logs))
+    return _Spread(known, mean, observed - float(scipy.special.polygamma(1, half).mean()), error)
+
+
+def _shrunken(variance: Floats, freedom: NDArray[np.int64], found: _Spread, spread: float) -> Moderated:
+    """Under one spread of the logs."""
     if spread > 0:
         prior_freedom = 2 * _inverse_trigamma(spread)
-        prior = math.exp(
-            float(logs.mean()) + float(scipy.special.digamma(prior_freedom / 2)) - math.log(prior_freedom / 2)
-        )
+        prior = math.exp(found.mean + float(scipy.special.digamma(prior_freedom / 2)) - math.log(prior_freedom / 2))
         total = np.asarray(prior_freedom + freedom, dtype=np.float64)
         shrunken: Floats = (prior_freedom * prior + np.where(freedom > 0, freedom * variance, 0.0)) / total
         return Moderated(shrunken, total, prior, prior_freedom)
-    prior = float(np.average(variance[known], weights=freedom[known]))
+    prior = float(np.average(variance[found.known], weights=freedom[found.known]))
     return Moderated(np.full_like(variance, prior), np.full_like(variance, math.inf), prior, math.inf)
 
 

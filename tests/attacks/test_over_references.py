@@ -10,7 +10,7 @@ import pytest
 
 from spvmia_plugin.attacks.informia import InfoRmia
 from spvmia_plugin.attacks.lira_offline import LiraOffline
-from spvmia_plugin.metrics.moderated import moderated, upper_p_values
+from spvmia_plugin.metrics.moderated import moderated, plausible, upper_p_values
 from spvmia_plugin.signals import MissingSignal, RecordSignals, Role, TokenSignals, Unscored, View, mean_signals
 from tests.attacks import naive
 from tests.attacks.targets import tokens
@@ -109,9 +109,10 @@ def test_lira_by_hand() -> None:
     assert LiraOffline().score_many(records) == pytest.approx([math.sqrt(0.5), 0.0, -math.sqrt(0.5)])
     table = np.array(LiraOffline().rows(records))
     assert list(table[0, :3]) == [1.0, 3.0, pytest.approx(math.nan, nan_ok=True)]
-    # normal, as the variances do not differ; one more value beside two
+    assert LiraOffline().p_values(table) is None  # of so few
+    # normal, as the variances do not differ and leave nothing open; one more value beside two
     expected = [0.5 * math.erfc(z / math.sqrt(3)) for z in (math.sqrt(0.5), 0.0, -math.sqrt(0.5))]
-    assert LiraOffline().p_values(table) == pytest.approx(expected)
+    assert LiraOffline().p_values(np.tile(table, (7, 1))) == pytest.approx(expected * 7)
 
 
 @pytest.mark.parametrize("candidates", [0, 1])
@@ -173,6 +174,25 @@ def test_p_values_are_uniform_where_the_target_is_like_a_reference(candidates: i
     for level in (0.001, 0.01, 0.05, 0.25, 0.5, 0.9):
         # Estimated freedom, and widths that are never multiplied by less than 1: within a tenth and chance.
         assert np.mean(p_values <= level) == pytest.approx(level, rel=0.1, abs=4 * math.sqrt(level / n))
+
+
+@pytest.mark.parametrize("candidates", [0, 2])
+def test_p_values_of_few_records_are_no_more_sure_than_these_allow(candidates: int) -> None:
+    """Audits of 60 records under two references of a kind: with the spread as estimated, .003 were at .001."""
+    rng = np.random.default_rng(11)
+    n, k, audits, d0 = 60, 2, 300, 4.0
+    found = []
+    for _ in range(audits):
+        sigma = np.sqrt(d0 / rng.chisquare(d0, n))
+        draws = rng.normal(size=(n, 1 + k + candidates)) * sigma[:, None]
+        table = np.full((n, 16), np.nan, dtype=np.float32)
+        table[:, :k] = draws[:, :1] - draws[:, 1 : 1 + k]
+        table[:, 8 : 8 + candidates] = draws[:, :1] - draws[:, 1 + k :]
+        p_values = LiraOffline().p_values(table)
+        assert p_values is not None
+        found.append(p_values)
+    for level, at_most in ((0.001, 1.5), (0.01, 1.15), (0.05, 1.0)):
+        assert np.mean(np.concatenate(found) <= level) <= at_most * level
 
 
 def test_p_values_allow_for_a_target_that_differs_more_and_for_members() -> None:
@@ -241,6 +261,9 @@ def test_variances_at_their_limits() -> None:
     assert np.isfinite(mixed.variance).all()
     assert mixed.variance[2] == pytest.approx(mixed.prior)
     assert list(mixed.freedom - mixed.prior_freedom) == pytest.approx([2, 2, 0, 2])
+    assert plausible(np.zeros(3), np.array([2, 2, 2])) == []
+    (alone,) = plausible(np.array([2.0]), np.array([3]))
+    assert (alone.prior, alone.prior_freedom) == (2.0, math.inf)
     zero = moderated(np.array([0.0, 0.0, 1.0]), np.array([1, 1, 1]))  # a median of 0
     assert zero is not None
     assert (zero.variance > 0).all()
