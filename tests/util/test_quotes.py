@@ -12,6 +12,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from spvmia_plugin.util.quotes import LEFT_OUT, Quotes
+from tests.timing import grows_by_less
 
 ENGLISH = "Jane Roe of 12 Elm Street owes Dr. Muller nine thousand euros & more since 7-49 in May"
 GERMAN = "Frau Jäger, Überlinger Straße 3, schuldet Herrn Müller neuntausend Euro für Öl"
@@ -141,6 +142,4 @@ def test_long_lines_take_no_longer_than_their_length(part: str) -> None:
         quotes.in_line(part * (length // len(part)))
         return time.process_time() - started
 
-    # The least of three: beside other work a single one says little.
-    long, short = (min(seconds(length) for _ in range(3)) for length in (80_000, 10_000))
-    assert long < 30 * max(short, 0.002)
+    assert grows_by_less(seconds, 10_000, 80_000, times=30, least=0.002)

@@ -18,6 +18,7 @@ from spvmia_plugin.report.html import render
 from spvmia_plugin.results import read_latest
 from spvmia_plugin.util.redact import without_secrets, without_secrets_in
 from tests.results.builders import fake_audit, fake_records, write_run
+from tests.timing import TRIES, grows_by_less
 
 SECRET = "Zq9xKw7LmT3vRb8nYc"
 SHAPED = [
@@ -290,10 +291,15 @@ def test_base64_of_addresses_is_a_token_in_a_path(part: str) -> None:
 def test_what_holds_none_takes_little() -> None:
     """It is called on every string of 200 results files."""
     texts = [f"spv_mia_custom_{i},none" for i in range(2000)] + [f"org/model-{i}" for i in range(2000)]
-    started = time.process_time()
-    for text in texts:
-        without_secrets_in(text)
-    assert time.process_time() - started < 4.0  # a millisecond each, where a tenth of that is taken
+
+    def seconds(count: int) -> float:
+        started = time.process_time()
+        for text in texts[:count]:
+            without_secrets_in(text)
+        return time.process_time() - started
+
+    # A millisecond each, where a tenth of that is taken.
+    assert any(seconds(len(texts)) < 4.0 for _ in range(TRIES))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +335,7 @@ def test_long_texts_take_no_longer_than_their_length(part: str) -> None:
         return time.process_time() - started
 
     # Eight times the text; tried from each of its places it would take 64 times. A clock's step counts as nothing.
-    assert seconds(100_000) < 30 * max(seconds(12_500), 0.002)
+    assert grows_by_less(seconds, 12_500, 100_000, times=30, least=0.002)
 
 
 def test_nothing_that_is_handed_on_holds_one(tmp_path: Path) -> None:
