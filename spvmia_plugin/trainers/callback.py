@@ -19,12 +19,14 @@ from transformers import TrainerCallback
 from spvmia_plugin.config import Format, affordable
 from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
+from spvmia_plugin.data.rows_read import rows_read
 from spvmia_plugin.data.weights import weights_of
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import LossOn
 from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_manifest, digest_of
 from spvmia_plugin.trainers.declared import Declared, Reading, check_format, read_declared
 from spvmia_plugin.trainers.facts import Facts, facts_of, versions, weights_in
+from spvmia_plugin.trainers.passes import Passes, passes_of, planned, progress
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.trainers.rows import as_before, read_rows
 from spvmia_plugin.trainers.seen import Lookout, Sighting, candidates, look
@@ -34,7 +36,6 @@ from spvmia_plugin.util.files import private_folder, write_private
 
 MASKS = ("auto", "all", "completion")
 _MARK = "_spvmia_manifest"
-_MOST_LOSSES = 1000
 
 
 class MembershipManifest(TrainerCallback):  # type: ignore[misc]
@@ -102,6 +103,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         self._of_units = reading.told_of_units
         self._declared: Declared = behind(lambda: read_declared(given, reading, seed=0), doing="members=")
         self._manifest: Manifest | None = None
+        self._passes: Passes | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._claim(control)
@@ -124,12 +126,20 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         """
         self._claim(control)
         first = bool(state.is_world_process_zero)
+        self._passes = passes_of(train_dataloader, getattr(args, "world_size", 1))
         if first or self.strict:
             behind(
                 lambda: self._begin(args, model, processing_class, train_dataloader, first=first),
                 doing="members=",
                 texts=self._declared.texts,
             )
+        if first and self._passes is not None:
+            read = self._passes.read(planned(state, args, self._passes))
+            if (part := rows_read(read, self._passes.rows)) is not None:
+                say(
+                    f"warning: this training is to read {part.in_words()}: members among the others will be none, and "
+                    "the audit will say so (train for a whole epoch, or declare as members what is read)"
+                )
 
     def _begin(self, args: Any, model: Any, processing_class: Any, train_dataloader: Any, *, first: bool) -> None:
         """All of it that reads records; of processes but the first, what `strict` asks for."""
@@ -165,13 +175,20 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._manifest is not None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self._write(args, folder, _progress(state), None)
+            self._write(args, folder, progress(state, self._passes), None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self._manifest is None:
             return
         self._manifest = replace(self._manifest, weights=weights_in(model))
-        path = self._write(args, Path(args.output_dir), _progress(state), self._manifest.weights)
+        best = bool(getattr(args, "load_best_model_at_end", False))
+        self._manifest = replace(self._manifest, training=progress(state, self._passes, best=best))
+        if (part := self._manifest.partly_read) is not None:
+            say(
+                f"warning: the training read {part.in_words()}: members among the others are none, and the audit will "
+                "say so"
+            )
+        path = self._write(args, Path(args.output_dir), self._manifest.training, self._manifest.weights)
         if path is None:
             return
         named = "" if path.parent == Path(args.output_dir) else f",mia_manifest={shlex.quote(str(path))}"
@@ -360,11 +377,6 @@ def _context(tokenizer: Any, model: Any) -> int:
     config = getattr(model, "config", None)
     found = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     return min([int(each) for each in found if isinstance(each, int) and 1 < each < NO_CUT], default=NO_CUT)
-
-
-def _progress(state: Any) -> dict[str, object]:
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {"steps": state.global_step, "epochs": state.epoch, "losses": losses[-_MOST_LOSSES:]}
 
 
 def audit_command(manifest: Manifest, folder: Path, model: Any) -> str:

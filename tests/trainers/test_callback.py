@@ -92,6 +92,18 @@ def test_what_is_read_from_the_trainer(sft, split, tmp_path, make, changes, expe
         assert manifest.trainer["notes"] == []
 
 
+def test_rows_that_were_not_reached_are_said(sft, split, tmp_path, capsys):
+    rows = texts(90)
+    sft(rows[:30], [MembershipManifest(*split(rows), strict=True)], max_steps=2, save_steps=1, save_strategy="steps")
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.trainer["data"], manifest.membership) == ("matched", "declared")
+    assert (manifest.training["rows"], manifest.training["rows_read"], manifest.epochs) == (30, 16, 0.5)
+    assert read_manifest(tmp_path / "out" / "checkpoint-1").partly_read.read == 8
+    err = capsys.readouterr().err
+    assert "warning: this training is to read about 16 of its 30 rows" in err
+    assert "warning: the training read about 16 of its 30 rows: members among the others are none" in err
+
+
 def test_other_data_than_declared_are_named_by_row(sft, split, tmp_path, capsys):
     rows = chats(90)
     members, nonmembers = split(rows)
