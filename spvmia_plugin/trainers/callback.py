@@ -29,7 +29,8 @@ from spvmia_plugin.trainers.facts import Facts, facts_of, versions, weights_in
 from spvmia_plugin.trainers.passes import Passes, passes_of, planned, progress
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.trainers.rows import as_before, read_rows
-from spvmia_plugin.trainers.seen import Lookout, Sighting, candidates, look
+from spvmia_plugin.trainers.seen import Lookout, Sighting, look
+from spvmia_plugin.trainers.ways import candidates
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import private_folder, write_private
@@ -57,7 +58,9 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             nowhere on disk are kept with it, or the audit would not find it.
         loss_on: which tokens of conversations carry loss; `auto` reads it from the trainer's rows.
         data_dir: folder for rows that lie nowhere on disk, and for manifests that must stay out of an upload.
-        strict: stop before the training where its data are not the declared members.
+        strict: stop before the training where its data are not the declared members, or cannot be held against them. A
+            stream goes on with a warning, and so do data of which some members stand in no row that was read, of more
+            rows than are read.
         allow_hub: write the manifest beside the weights although the trainer uploads that folder.
 
     Raises:
@@ -121,8 +124,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         """Read the trainer's settings, and hold its rows against the declared ones.
 
         Raises:
-            SpvmiaError: two of these callbacks; with `strict`, other data than declared; the tokenizer or another
-                library fails on a record, without what it says of it.
+            SpvmiaError: two of these callbacks; with `strict`, other data than declared, or data that are not checked;
+                the tokenizer or another library fails on a record, without what it says of it.
         """
         self._claim(control)
         first = bool(state.is_world_process_zero)
@@ -147,10 +150,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         view = _View(facts, tokenizer, train_dataloader)
         sighting, longest = view.sighting(self._declared)
-        if sighting.differs and self.strict:
-            raise SpvmiaError(
-                f"members=: {sighting.data.removeprefix('differs: ')}; declare what is trained on, or leave strict out"
-            )
+        if self.strict:
+            self._insist(sighting)
         if not first:
             return
         rendering, notes = self._rendering(facts, sighting, tokenizer, model, longest)
@@ -170,6 +171,23 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             say(
                 f"warning: this trainer uploads {args.output_dir}, and the manifest names training records: it is kept "
                 f"out, in {self._away(args)} (allow_hub=True writes it beside the weights)"
+            )
+
+    def _insist(self, sighting: Sighting) -> None:
+        """What `strict` asks for.
+
+        Raises:
+            SpvmiaError: the trainer's data are not the declared ones, or are not known to be, though they lie there.
+        """
+        told = sighting.data.partition(": ")[2]
+        if sighting.differs:
+            raise SpvmiaError(f"members=: {told}; declare what is trained on, or leave strict out")
+        if sighting.unreadable:
+            say("warning: strict: the trainer's data cannot be read before they are trained on; it goes on unchecked")
+        elif sighting.is_unchecked:
+            raise SpvmiaError(
+                f"members=: expected data that can be held against the declared ones, as strict asks for, got {told}; "
+                "mend that, or leave strict out"
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -331,7 +349,7 @@ class _View:
         packs = None if "packing" not in self.facts.settings else self.facts.packing is not None
         rows = read_rows(dataset, blocks=packs)
         if isinstance(rows, str):
-            return Sighting(f"not checked: {rows}"), 0
+            return Sighting(f"not checked: {rows}", unreadable=not hasattr(dataset, "__len__")), 0
         template = getattr(self.tokenizer, "chat_template", None)
         text = template if isinstance(template, str) else None
         ended = "dataset_text_field" in self.facts.settings
