@@ -25,7 +25,7 @@ from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import LossOn
 from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_manifest, digest_of
 from spvmia_plugin.trainers.declared import Declared, Reading, check_format, read_declared
-from spvmia_plugin.trainers.facts import Facts, facts_of, versions, weights_in
+from spvmia_plugin.trainers.facts import Facts, adapter_folder, facts_of, versions, weights_in
 from spvmia_plugin.trainers.passes import Passes, passes_of, planned, progress
 from spvmia_plugin.trainers.places import own_key, private
 from spvmia_plugin.trainers.rows import as_before, read_rows
@@ -107,6 +107,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         self._declared: Declared = behind(lambda: read_declared(given, reading, seed=0), doing="members=")
         self._manifest: Manifest | None = None
         self._passes: Passes | None = None
+        self._adapter = ""
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._claim(control)
@@ -147,6 +148,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
     def _begin(self, args: Any, model: Any, processing_class: Any, train_dataloader: Any, *, first: bool) -> None:
         """All of it that reads records; of processes but the first, what `strict` asks for."""
         facts = facts_of(args, model)
+        self._adapter = adapter_folder(model)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         view = _View(facts, tokenizer, train_dataloader)
         sighting, longest = view.sighting(self._declared)
@@ -206,19 +208,20 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
                 f"warning: the training read {part.in_words()}: members among the others are none, and the audit will "
                 "say so"
             )
+        folder = self._place(Path(args.output_dir))
         path = self._write(args, Path(args.output_dir), self._manifest.training, self._manifest.weights)
         if path is None:
             return
-        named = "" if path.parent == Path(args.output_dir) else f",mia_manifest={shlex.quote(str(path))}"
+        named = "" if path.parent == folder else f",mia_manifest={shlex.quote(str(path))}"
         say(
             f"{MANIFEST_NAME} (private: it names the training records) is in {path.parent}, for weights that are saved "
             "in output_dir; after trainer.save_model(elsewhere) call write(elsewhere) of this callback. Audit it with:"
         )
-        say(audit_command(self._manifest, Path(args.output_dir), model) + named)
+        say(audit_command(self._manifest, folder, model) + named)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the manifest out of a folder that is about to be uploaded (transformers 5)."""
-        path = Path(args.output_dir) / MANIFEST_NAME
+        path = self._place(Path(args.output_dir)) / MANIFEST_NAME
         if self._manifest is None or self.allow_hub or not path.exists():
             return
         away = self._away(args)
@@ -238,6 +241,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
                 "write: expected a training before it, on the first process, got none; call train() first"
             )
         folder = Path(folder)
+        if self._place(folder).is_dir():
+            folder = self._place(folder)
         try:
             bound = weights_of(folder) or self._manifest.weights
             write_manifest(replace(self._manifest, weights=bound), folder / MANIFEST_NAME)
@@ -272,7 +277,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         elif kind != "text":
             loss_on = _mask_of(facts.settings, kind)
             notes.append(f"which tokens carried loss is not seen in the rows: {loss_on}, by the trainer's arguments")
-        if "beta" in facts.settings and kind != PREFERENCE:
+        if facts.of_preferences and kind != PREFERENCE:
             notes.append(
                 "the declared rows have no rejected side, so premia, which compares both, will score none; declare the "
                 "rows as they are trained on (prompt, chosen, rejected)"
@@ -306,6 +311,10 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         for note in manifest.trainer["notes"]:
             say(f"note: {note}")
 
+    def _place(self, folder: Path) -> Path:
+        """Where the weights lie that are saved into a folder."""
+        return folder / self._adapter if self._adapter else folder
+
     def _away(self, args: Any) -> Path:
         name = Path(args.output_dir).absolute().name
         mark = "" if self._manifest is None else f"-{self._manifest.fingerprint[:8]}"
@@ -317,11 +326,13 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         """Write it there, or away from what is uploaded. What goes wrong is said: it ends no training."""
         if self._manifest is None:
             return None
+        folder = self._place(folder)
         path = folder / MANIFEST_NAME
         try:
             if args.push_to_hub and not self.allow_hub:
                 path = self._away(args)
                 private_folder(path.parent)
+            path.parent.mkdir(exist_ok=True)  # of an adapter with a name of its own, before it is saved
             bound = bound if bound is not None else weights_of(folder)
             write_manifest(replace(self._manifest, training=training, weights=bound), path)
         except (OSError, ValueError) as error:

@@ -217,6 +217,26 @@ def test_a_folder_that_is_full_ends_no_training(sft, split, tmp_path, monkeypatc
     assert "could not be written (OSError: [Errno 28] No space left on device)" in capsys.readouterr().err
 
 
+def test_an_adapter_with_a_name_has_its_manifest_beside_it(chat_base, split, tmp_path, capsys):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(chat_base)
+    named = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"), adapter_name="mine")
+    tok, rows = AutoTokenizer.from_pretrained(chat_base), texts(90)
+    callback = MembershipManifest(*split(rows), strict=True)
+    trainer = plain(chat_base, tmp_path / "out", [dict(tok(row["text"])) for row in rows[:30]], callback, model=named)
+    assert f"peft={tmp_path / 'out' / 'mine'},dtype" in capsys.readouterr().err
+    trainer.save_model(str(tmp_path / "elsewhere"))
+    assert callback.write(tmp_path / "elsewhere").parent == tmp_path / "elsewhere" / "mine"
+    places = sorted(path.parent for path in tmp_path.rglob(MANIFEST_NAME))
+    assert [place.relative_to(tmp_path).as_posix() for place in places] == [
+        *("elsewhere/mine", "out/checkpoint-4/mine", "out/mine")
+    ]
+    for place in places:
+        assert check_weights(read_manifest(place).weights, place, place) == "matched"
+
+
 def test_another_folder_is_written_by_hand(sft, split, tmp_path):
     rows = chats(90)
     callback = MembershipManifest(*split(rows))
@@ -310,7 +330,7 @@ def test_who_allows_it_has_the_manifest_beside_the_weights(sft, split, tmp_path,
     assert MANIFEST_NAME in hub.uploaded[0]
 
 
-def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, **changes):
+def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, model=None, **changes):
     """transformers' own trainer on rows that somebody tokenised, all weights."""
     from datasets import Dataset
     from transformers import (
@@ -323,7 +343,7 @@ def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, 
 
     tok = AutoTokenizer.from_pretrained(chat_base)
     trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(chat_base),
+        model=AutoModelForCausalLM.from_pretrained(chat_base) if model is None else model,
         args=TrainingArguments(**arguments(folder, **changes)),
         train_dataset=Dataset.from_list(items) if isinstance(items, list) else items,
         data_collator=collator or DataCollatorForLanguageModeling(tok, mlm=False),

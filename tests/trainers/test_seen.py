@@ -163,11 +163,19 @@ def test_both_sides_of_a_preference_are_looked_for(kind, expected):
     rows, _ = both(*((rejected, chosen) if kind == "turned round" else (chosen, rejected)))
     made = {**both(chosen, declared)[1], **both(held, refused)[1]}
     if kind == "non-members turned round":
-        made |= {each.id: made[f"1:{i}"] for i, each in enumerate(held)}
-        made = {
-            key: replace(c, ids=c.rejected, rejected=c.ids) if key.startswith("2:") else c for key, c in made.items()
-        }
+        trained = [made[each.id] for each in chosen]
+        turned = [replace(each, ids=each.rejected, rejected=each.ids) for each in trained]
+        made |= {each.id: pair for each, pair in zip(held, turned, strict=True)}
     found_rows = read_rows(rows, blocks=False)
     lookout = Lookout(found_rows, lambda each: [made[each.id]], None, lambda item: None)
     data = look(chosen, held, found_rows, lookout, packed=False).data
     assert expected in data or (kind == "turned round" and data.startswith("differs: none of"))
+
+
+def test_rows_of_kto_are_read():
+    (row,) = ({"prompt_ids": [1, 2], "completion_ids": [3], "KL_completion_ids": [9], "label": True},)
+    rows = read_rows([row], blocks=False)
+    place = rows.place([1, 2, 3])
+    assert place is not None
+    assert rows.counted(place) == (False, False, True)
+    assert (rows.pairs, rows.holds_rejected([1, 2, 9])) == (set(), False)
