@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ from spvmia_plugin.trainers.declared import Declared, Reading, check_format, rea
 from spvmia_plugin.trainers.facts import Facts, adapter_folder, facts_of, versions, weights_in
 from spvmia_plugin.trainers.passes import Passes, passes_of, planned, progress
 from spvmia_plugin.trainers.places import own_key, private
-from spvmia_plugin.trainers.rows import as_before, read_rows
-from spvmia_plugin.trainers.seen import Lookout, Sighting, look
-from spvmia_plugin.trainers.ways import candidates
+from spvmia_plugin.trainers.seen import Sighting
+from spvmia_plugin.trainers.view import View
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import private_folder, write_private
@@ -150,7 +149,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         facts = facts_of(args, model)
         self._adapter = adapter_folder(model)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
-        view = _View(facts, tokenizer, train_dataloader)
+        view = View(facts, tokenizer, train_dataloader)
         sighting, longest = view.sighting(self._declared)
         if self.strict:
             self._insist(sighting)
@@ -195,7 +194,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._manifest is not None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self._write(args, folder, progress(state, self._passes), None)
+            place = self._place(folder)
+            self._write(args, folder, progress(state, self._passes), lambda: weights_of(place))
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self._manifest is None:
@@ -209,7 +209,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
                 "say so"
             )
         folder = self._place(Path(args.output_dir))
-        path = self._write(args, Path(args.output_dir), self._manifest.training, self._manifest.weights)
+        bound = self._manifest.weights  # what lies in the folder is what an earlier training left there
+        path = self._write(args, Path(args.output_dir), self._manifest.training, lambda: bound)
         if path is None:
             return
         named = "" if path.parent == folder else f",mia_manifest={shlex.quote(str(path))}"
@@ -320,9 +321,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         mark = "" if self._manifest is None else f"-{self._manifest.fingerprint[:8]}"
         return private(self.data_dir) / "manifests" / f"{name}{mark}.json"
 
-    def _write(
-        self, args: Any, folder: Path, training: Mapping[str, object], bound: Mapping[str, Any] | None
-    ) -> Path | None:
+    def _write(self, args: Any, folder: Path, training: Mapping[str, object], bound: Callable[[], Any]) -> Path | None:
         """Write it there, or away from what is uploaded. What goes wrong is said: it ends no training."""
         if self._manifest is None:
             return None
@@ -333,64 +332,11 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
                 path = self._away(args)
                 private_folder(path.parent)
             path.parent.mkdir(exist_ok=True)  # of an adapter with a name of its own, before it is saved
-            bound = bound if bound is not None else weights_of(folder)
-            write_manifest(replace(self._manifest, training=training, weights=bound), path)
+            write_manifest(replace(self._manifest, training=training, weights=bound()), path)
         except (OSError, ValueError) as error:
             say(f"warning: {path} could not be written ({reason_of(error)}); the training goes on without it")
             return None
         return path
-
-
-@dataclass(frozen=True)
-class _View:
-    """What a callback sees of a trainer at its beginning."""
-
-    facts: Facts
-    tokenizer: Any
-    loader: Any
-
-    def sighting(self, declared: Declared) -> tuple[Sighting, int]:
-        """What came of looking for the declared records, and where the trainer cuts, as far as rows show it."""
-        if self.tokenizer is None or not callable(getattr(self.tokenizer, "decode", None)):
-            return Sighting("not checked: the trainer has no tokenizer (processing_class)"), 0
-        dataset = getattr(self.loader, "dataset", None)
-        if dataset is None:
-            return Sighting("not checked: the trainer shows no data set"), 0
-        # Blocks of plain trainers are called nothing in particular.
-        packs = None if "packing" not in self.facts.settings else self.facts.packing is not None
-        rows = read_rows(dataset, blocks=packs)
-        if isinstance(rows, str):
-            return Sighting(f"not checked: {rows}", unreadable=not hasattr(dataset, "__len__")), 0
-        template = getattr(self.tokenizer, "chat_template", None)
-        text = template if isinstance(template, str) else None
-        ended = "dataset_text_field" in self.facts.settings
-        lookout = Lookout(
-            rows,
-            lambda document: candidates(document, self.tokenizer, text, ended=ended),
-            self.facts.max_length,
-            self._labels,
-        )
-        members, nonmembers = declared.sides["members"].documents, declared.sides["nonmembers"].documents
-        sighting = look(members, nonmembers, rows, lookout, packed=self.facts.packing is not None)
-        return sighting, lookout.cut
-
-    def _labels(self, item: int) -> tuple[bool, ...] | None:
-        """What carries loss of a row by itself, as the trainer's collator says."""
-        collate = getattr(self.loader, "collate_fn", None)
-        if collate is None:
-            return None
-        try:
-            with as_before():
-                batch = collate([self.loader.dataset[item]])
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            return None  # it may want whole batches; that the rows don't say it is told anyhow
-        labels = batch.get("labels") if isinstance(batch, Mapping) or hasattr(batch, "get") else None
-        if labels is None:
-            return None
-        row, mask = labels[0].tolist(), batch.get("attention_mask")
-        if mask is not None and len(mask[0]) == len(row):
-            row = [label for label, bit in zip(row, mask[0].tolist(), strict=True) if bit]
-        return tuple(label != -100 for label in row)
 
 
 def _mask_of(settings: Mapping[str, object], kind: str) -> LossOn:

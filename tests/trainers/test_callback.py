@@ -383,6 +383,22 @@ def test_a_plain_trainer_on_texts(chat_base, split, tmp_path):
         assert tok(text[:end]).input_ids == tok(text).input_ids[:20]
 
 
+def test_a_training_that_left_layers_frozen_is_not_its_base(chat_base, split, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tok = AutoModelForCausalLM.from_pretrained(chat_base), AutoTokenizer.from_pretrained(chat_base)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith("model.layers.1.mlp")
+    rows, callback = texts(90), MembershipManifest(*split(texts(90)))
+    plain(chat_base, tmp_path / "out", [dict(tok(row["text"])) for row in rows[:30]], callback, model=model)
+    places = [tmp_path / "out" / "checkpoint-4", tmp_path / "out"]
+    for place in [*places, callback.write(tmp_path / "out").parent]:
+        bound = read_manifest(place).weights
+        assert check_weights(bound, tmp_path / "out", place) == "matched"
+        with pytest.raises(SpvmiaError, match="expected the weights it was written for, got others"):
+            check_weights(bound, chat_base, place)
+
+
 def test_a_plain_trainer_on_blocks(chat_base, split, tmp_path):
     from itertools import chain
 
