@@ -58,10 +58,10 @@ def passes_of(loader: Any, processes: int) -> Passes | None:
         rows, batches = len(loader.dataset), len(loader)
     except (AttributeError, TypeError):
         return None
-    batched = getattr(loader, "batch_sampler", None)
+    batched: Any = getattr(loader, "batch_sampler", None)
     while hasattr(batched, "batch_sampler"):  # a process's share of another's
         batched = batched.batch_sampler
-    sampler = getattr(batched, "sampler", None)
+    sampler: Any = getattr(batched, "sampler", None)
     try:
         drawn = len(sampler) * getattr(sampler, "num_replicas", 1)
     except TypeError:
@@ -69,7 +69,7 @@ def passes_of(loader: Any, processes: int) -> Passes | None:
     reach = min(rows, drawn)
     if rows < 1 or reach < 1 or batches < 1:
         return None
-    size = getattr(batched, "batch_size", None)
+    size: Any = getattr(batched, "batch_size", None)
     alike = type(batched).__name__ == "BatchSampler" and is_whole(size)  # others may cut batches by their tokens
     if alike and batched.drop_last:
         drawn -= drawn % (size * processes)
@@ -99,7 +99,7 @@ def progress(state: Any, passes: Passes | None, *, best: bool = False) -> dict[s
         earlier = int(name.removeprefix(_CHECKPOINT))
         steps, epochs = earlier, None if epochs is None else epochs * earlier / steps
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    told = {"rows": None, "rows_read": None}
+    told: dict[str, int | None] = {"rows": None, "rows_read": None}
     if passes is not None and epochs is not None:
         told = {"rows": passes.rows, "rows_read": passes.read(epochs)}
     return {"steps": steps, "epochs": epochs, **told, "losses": losses[-_MOST_LOSSES:]}
