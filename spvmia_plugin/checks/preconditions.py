@@ -20,6 +20,7 @@ from spvmia_plugin.checks.overlap import (
     repeats,
 )
 from spvmia_plugin.checks.shifts import compressibility_shift, date_shift, length_shift, length_spread, source_shift
+from spvmia_plugin.data.rows_read import RowsRead
 from spvmia_plugin.data.tokenisation import Encode, probe_digest
 from spvmia_plugin.data.weights import BELOW, UNMERGED
 from spvmia_plugin.metrics.names import TPRS
@@ -69,6 +70,7 @@ def check_preconditions(data: AuditData, copies: NearCopies | None = None) -> li
         *families(data.records, copies),
         *_membership(data),
         *_training(data),
+        *_rows_read(data),
         *_weights(data),
     ]
     return warnings_first(findings)
@@ -258,6 +260,25 @@ def _training(data: AuditData) -> list[Finding]:
         message = f"the training differs from what is scored: {'; '.join(notes)}"
         findings.append(Finding("training_differs", "note", message, {"notes": notes}))
     return findings
+
+
+_FEW_UNREAD = 0.05
+"""Of a training's rows: what a last batch that is dropped leaves unread changes no number that is told."""
+
+
+def _rows_read(data: AuditData) -> list[Finding]:
+    """Members that the training may not have reached before the weights were saved."""
+    told = data.provenance.get("rows_read")
+    if not isinstance(told, Mapping):
+        return []
+    part = RowsRead(**told)
+    message = (
+        f"when these weights were saved, their training had read {part.in_words()}: members among the others were "
+        "never read, so AUROC and TPR come out too low; audit weights that a whole epoch was made for, or declare as "
+        "members what was read"
+    )
+    severity: Severity = "warning" if part.share < 1 - _FEW_UNREAD else "note"
+    return [Finding("members_unread", severity, message, part.to_json())]
 
 
 def _weights(data: AuditData) -> list[Finding]:

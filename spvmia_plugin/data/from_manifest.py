@@ -160,6 +160,7 @@ def assembled_of_manifest(
     **more: object,
 ) -> AuditData:
     """The data of a manifest, with what it says of the training; see `assembled`."""
+    part = manifest.partly_read
     provenance: dict[str, object] = {
         "protocol": f"{_PROTOCOLS.get(manifest.written_by, manifest.trainer.get('class'))}, method {manifest.method}",
         "split": manifest.data.split,
@@ -168,9 +169,10 @@ def assembled_of_manifest(
         "frame": manifest.frame,
         "manifest": label(manifest.path or ""),
         "manifest_fingerprint": manifest.fingerprint,
-        "finetune": {"method": manifest.method, **manifest.settings},
+        "finetune": {"method": manifest.method, **_made(manifest)},
         "in_manifest": {name: len(records) for name, records in manifest.records.items()},
         **({"trainer": dict(manifest.trainer)} if manifest.sources else {}),
+        **({} if part is None else {"rows_read": part.to_json()}),
         **({"counts": dict(parts.counts)} if parts.counts else {}),
         **more,
     }
@@ -193,6 +195,12 @@ def assembled_of_manifest(
         unit_column=manifest.unit_column or config.unit_column,
         group_column=config.group_column,
     )
+
+
+def _made(manifest: Manifest) -> dict[str, object]:
+    """The settings of the training, with the passes that were made in place of those that were planned."""
+    told = dict(manifest.settings)
+    return told if not manifest.sources or manifest.epochs is None else {**told, "epochs": round(manifest.epochs, 3)}
 
 
 def _short(spec: str, datasets: Mapping[str, DatasetSource]) -> str:

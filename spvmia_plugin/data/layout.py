@@ -22,6 +22,9 @@ class Place(Protocol):
         ...
 
 
+_TEXT_COLUMN = "mia_text_column; --text-column of a command; text_column= of the trainer's callback"
+
+
 @dataclass
 class Layout:
     """The format of a source and its columns. All its rows, and all its shards, are of one format.
@@ -131,7 +134,7 @@ class Layout:
         # There is a part of a format: a prompt alone, or one of two answers to it.
         parts = [of for of in FORMATS.values() if any(key in names for key in of.required)]
         part = max(parts, key=lambda of: sum(key in names for key in of.every), default=None)
-        remedy = "name the column with the text (mia_text_column, or --text-column of finetune)"
+        remedy = f"name the column with the text ({_TEXT_COLUMN})"
         if column == LABEL and self.text_column != LABEL:
             remedy = (
                 "a file named in both mia_members and mia_nonmembers says with it who is a member (1) and who is none "

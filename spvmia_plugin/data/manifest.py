@@ -13,6 +13,7 @@ from spvmia_plugin.config import FORMATS, Format
 from spvmia_plugin.data.files import SourceFile, is_there
 from spvmia_plugin.data.fingerprint import fingerprint
 from spvmia_plugin.data.packing import document_row, rebuild_text
+from spvmia_plugin.data.rows_read import RowsRead, read_by_trainer, read_in_steps
 from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
 from spvmia_plugin.data.units import NOBODY, Belonging, unit_name
@@ -21,7 +22,7 @@ from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import Conversation, Document, LossOn, Membership, Piece, Record
 from spvmia_plugin.util.files import as_path, path_problem, write_private
 from spvmia_plugin.util.schema import Misfit, read
-from spvmia_plugin.util.strict_json import finite, is_whole, strict_loads
+from spvmia_plugin.util.strict_json import finite, is_number, is_whole, strict_loads
 
 MANIFEST_NAME = "mia_manifest.json"
 FORMAT = 1
@@ -155,7 +156,24 @@ class Manifest:
     def membership(self) -> Membership:
         """Whether who is a member is known from the training itself, or is what somebody said of it."""
         seen = self.written_by == "trainer" and self.trainer.get("data") == MATCHED
-        return "manifest" if seen or self.written_by == "finetune" else "declared"
+        known = (seen or self.written_by == "finetune") and self.partly_read is None
+        return "manifest" if known else "declared"
+
+    @property
+    def partly_read(self) -> RowsRead | None:
+        """How much of its rows the training read before the weights were saved; None for all, or where nobody knows."""
+        if self.written_by != "finetune":
+            seen = not str(self.trainer.get("data", "not checked")).startswith("not checked")
+            return read_by_trainer(self.training, seen=seen)
+        trained = sum(record.is_member for name in ("members", "canaries") for record in self.records[name])
+        return read_in_steps(self.training, trained)
+
+    @property
+    def epochs(self) -> float | None:
+        """How often the training read its rows; None where nobody says. A trainer may stop before it planned to."""
+        told = self.training if is_number(self.training.get("epochs")) else self.settings
+        found = told.get("epochs")
+        return float(found) if is_number(found) else None
 
     @property
     def named_unit_column(self) -> str | None:

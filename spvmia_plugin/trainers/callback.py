@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,23 @@ from transformers import TrainerCallback
 from spvmia_plugin.config import Format, affordable
 from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
+from spvmia_plugin.data.rows_read import rows_read
 from spvmia_plugin.data.weights import weights_of
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.records import LossOn
 from spvmia_plugin.trainers.building import NO_CUT, Rendering, Written, build_manifest, digest_of
 from spvmia_plugin.trainers.declared import Declared, Reading, check_format, read_declared
-from spvmia_plugin.trainers.facts import Facts, facts_of, versions, weights_in
+from spvmia_plugin.trainers.facts import Facts, adapter_folder, facts_of, versions, weights_in
+from spvmia_plugin.trainers.passes import Passes, passes_of, planned, progress
 from spvmia_plugin.trainers.places import own_key, private
-from spvmia_plugin.trainers.rows import as_before, read_rows
-from spvmia_plugin.trainers.seen import Lookout, Sighting, candidates, look
+from spvmia_plugin.trainers.seen import Sighting
+from spvmia_plugin.trainers.view import View
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import private_folder, write_private
 
 MASKS = ("auto", "all", "completion")
 _MARK = "_spvmia_manifest"
-_MOST_LOSSES = 1000
 
 
 class MembershipManifest(TrainerCallback):  # type: ignore[misc]
@@ -56,7 +57,9 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             nowhere on disk are kept with it, or the audit would not find it.
         loss_on: which tokens of conversations carry loss; `auto` reads it from the trainer's rows.
         data_dir: folder for rows that lie nowhere on disk, and for manifests that must stay out of an upload.
-        strict: stop before the training where its data are not the declared members.
+        strict: stop before the training where its data are not the declared members, or cannot be held against them. A
+            stream goes on with a warning, and so do data of which some members stand in no row that was read, of more
+            rows than are read.
         allow_hub: write the manifest beside the weights although the trainer uploads that folder.
 
     Raises:
@@ -102,6 +105,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         self._of_units = reading.told_of_units
         self._declared: Declared = behind(lambda: read_declared(given, reading, seed=0), doing="members=")
         self._manifest: Manifest | None = None
+        self._passes: Passes | None = None
+        self._adapter = ""
 
     def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._claim(control)
@@ -119,28 +124,35 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         """Read the trainer's settings, and hold its rows against the declared ones.
 
         Raises:
-            SpvmiaError: two of these callbacks; with `strict`, other data than declared; the tokenizer or another
-                library fails on a record, without what it says of it.
+            SpvmiaError: two of these callbacks; with `strict`, other data than declared, or data that are not checked;
+                the tokenizer or another library fails on a record, without what it says of it.
         """
         self._claim(control)
         first = bool(state.is_world_process_zero)
+        self._passes = passes_of(train_dataloader, getattr(args, "world_size", 1))
         if first or self.strict:
             behind(
                 lambda: self._begin(args, model, processing_class, train_dataloader, first=first),
                 doing="members=",
                 texts=self._declared.texts,
             )
+        if first and self._passes is not None:
+            read = self._passes.read(planned(state, args, self._passes))
+            if (part := rows_read(read, self._passes.rows)) is not None:
+                say(
+                    f"warning: this training is to read {part.in_words()}: members among the others will be none, and "
+                    "the audit will say so (train for a whole epoch, or declare as members what is read)"
+                )
 
     def _begin(self, args: Any, model: Any, processing_class: Any, train_dataloader: Any, *, first: bool) -> None:
         """All of it that reads records; of processes but the first, what `strict` asks for."""
         facts = facts_of(args, model)
+        self._adapter = adapter_folder(model)
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
-        view = _View(facts, tokenizer, train_dataloader)
+        view = View(facts, tokenizer, train_dataloader)
         sighting, longest = view.sighting(self._declared)
-        if sighting.differs and self.strict:
-            raise SpvmiaError(
-                f"members=: {sighting.data.removeprefix('differs: ')}; declare what is trained on, or leave strict out"
-            )
+        if self.strict:
+            self._insist(sighting)
         if not first:
             return
         rendering, notes = self._rendering(facts, sighting, tokenizer, model, longest)
@@ -162,28 +174,55 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
                 f"out, in {self._away(args)} (allow_hub=True writes it beside the weights)"
             )
 
+    def _insist(self, sighting: Sighting) -> None:
+        """What `strict` asks for.
+
+        Raises:
+            SpvmiaError: the trainer's data are not the declared ones, or are not known to be, though they lie there.
+        """
+        told = sighting.data.partition(": ")[2]
+        if sighting.differs:
+            raise SpvmiaError(f"members=: {told}; declare what is trained on, or leave strict out")
+        if sighting.unreadable:
+            say("warning: strict: the trainer's data cannot be read before they are trained on; it goes on unchecked")
+        elif sighting.is_unchecked:
+            raise SpvmiaError(
+                f"members=: expected data that can be held against the declared ones, as strict asks for, got {told}; "
+                "mend that, or leave strict out"
+            )
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._manifest is not None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self._write(args, folder, _progress(state), None)
+            place = self._place(folder)
+            self._write(args, folder, progress(state, self._passes), lambda: weights_of(place))
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self._manifest is None:
             return
         self._manifest = replace(self._manifest, weights=weights_in(model))
-        path = self._write(args, Path(args.output_dir), _progress(state), self._manifest.weights)
+        best = bool(getattr(args, "load_best_model_at_end", False))
+        self._manifest = replace(self._manifest, training=progress(state, self._passes, best=best))
+        if (part := self._manifest.partly_read) is not None:
+            say(
+                f"warning: the training read {part.in_words()}: members among the others are none, and the audit will "
+                "say so"
+            )
+        folder = self._place(Path(args.output_dir))
+        bound = self._manifest.weights  # what lies in the folder is what an earlier training left there
+        path = self._write(args, Path(args.output_dir), self._manifest.training, lambda: bound)
         if path is None:
             return
-        named = "" if path.parent == Path(args.output_dir) else f",mia_manifest={shlex.quote(str(path))}"
+        named = "" if path.parent == folder else f",mia_manifest={shlex.quote(str(path))}"
         say(
             f"{MANIFEST_NAME} (private: it names the training records) is in {path.parent}, for weights that are saved "
             "in output_dir; after trainer.save_model(elsewhere) call write(elsewhere) of this callback. Audit it with:"
         )
-        say(audit_command(self._manifest, Path(args.output_dir), model) + named)
+        say(audit_command(self._manifest, folder, model) + named)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the manifest out of a folder that is about to be uploaded (transformers 5)."""
-        path = Path(args.output_dir) / MANIFEST_NAME
+        path = self._place(Path(args.output_dir)) / MANIFEST_NAME
         if self._manifest is None or self.allow_hub or not path.exists():
             return
         away = self._away(args)
@@ -203,6 +242,8 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
                 "write: expected a training before it, on the first process, got none; call train() first"
             )
         folder = Path(folder)
+        if self._place(folder).is_dir():
+            folder = self._place(folder)
         try:
             bound = weights_of(folder) or self._manifest.weights
             write_manifest(replace(self._manifest, weights=bound), folder / MANIFEST_NAME)
@@ -237,7 +278,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         elif kind != "text":
             loss_on = _mask_of(facts.settings, kind)
             notes.append(f"which tokens carried loss is not seen in the rows: {loss_on}, by the trainer's arguments")
-        if "beta" in facts.settings and kind != PREFERENCE:
+        if facts.of_preferences and kind != PREFERENCE:
             notes.append(
                 "the declared rows have no rejected side, so premia, which compares both, will score none; declare the "
                 "rows as they are trained on (prompt, chosen, rejected)"
@@ -271,80 +312,31 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         for note in manifest.trainer["notes"]:
             say(f"note: {note}")
 
+    def _place(self, folder: Path) -> Path:
+        """Where the weights lie that are saved into a folder."""
+        return folder / self._adapter if self._adapter else folder
+
     def _away(self, args: Any) -> Path:
         name = Path(args.output_dir).absolute().name
         mark = "" if self._manifest is None else f"-{self._manifest.fingerprint[:8]}"
         return private(self.data_dir) / "manifests" / f"{name}{mark}.json"
 
-    def _write(
-        self, args: Any, folder: Path, training: Mapping[str, object], bound: Mapping[str, Any] | None
-    ) -> Path | None:
+    def _write(self, args: Any, folder: Path, training: Mapping[str, object], bound: Callable[[], Any]) -> Path | None:
         """Write it there, or away from what is uploaded. What goes wrong is said: it ends no training."""
         if self._manifest is None:
             return None
+        folder = self._place(folder)
         path = folder / MANIFEST_NAME
         try:
             if args.push_to_hub and not self.allow_hub:
                 path = self._away(args)
                 private_folder(path.parent)
-            bound = bound if bound is not None else weights_of(folder)
-            write_manifest(replace(self._manifest, training=training, weights=bound), path)
+            path.parent.mkdir(exist_ok=True)  # of an adapter with a name of its own, before it is saved
+            write_manifest(replace(self._manifest, training=training, weights=bound()), path)
         except (OSError, ValueError) as error:
             say(f"warning: {path} could not be written ({reason_of(error)}); the training goes on without it")
             return None
         return path
-
-
-@dataclass(frozen=True)
-class _View:
-    """What a callback sees of a trainer at its beginning."""
-
-    facts: Facts
-    tokenizer: Any
-    loader: Any
-
-    def sighting(self, declared: Declared) -> tuple[Sighting, int]:
-        """What came of looking for the declared records, and where the trainer cuts, as far as rows show it."""
-        if self.tokenizer is None or not callable(getattr(self.tokenizer, "decode", None)):
-            return Sighting("not checked: the trainer has no tokenizer (processing_class)"), 0
-        dataset = getattr(self.loader, "dataset", None)
-        if dataset is None:
-            return Sighting("not checked: the trainer shows no data set"), 0
-        # Blocks of plain trainers are called nothing in particular.
-        packs = None if "packing" not in self.facts.settings else self.facts.packing is not None
-        rows = read_rows(dataset, blocks=packs)
-        if isinstance(rows, str):
-            return Sighting(f"not checked: {rows}"), 0
-        template = getattr(self.tokenizer, "chat_template", None)
-        text = template if isinstance(template, str) else None
-        ended = "dataset_text_field" in self.facts.settings
-        lookout = Lookout(
-            rows,
-            lambda document: candidates(document, self.tokenizer, text, ended=ended),
-            self.facts.max_length,
-            self._labels,
-        )
-        members, nonmembers = declared.sides["members"].documents, declared.sides["nonmembers"].documents
-        sighting = look(members, nonmembers, rows, lookout, packed=self.facts.packing is not None)
-        return sighting, lookout.cut
-
-    def _labels(self, item: int) -> tuple[bool, ...] | None:
-        """What carries loss of a row by itself, as the trainer's collator says."""
-        collate = getattr(self.loader, "collate_fn", None)
-        if collate is None:
-            return None
-        try:
-            with as_before():
-                batch = collate([self.loader.dataset[item]])
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            return None  # it may want whole batches; that the rows don't say it is told anyhow
-        labels = batch.get("labels") if isinstance(batch, Mapping) or hasattr(batch, "get") else None
-        if labels is None:
-            return None
-        row, mask = labels[0].tolist(), batch.get("attention_mask")
-        if mask is not None and len(mask[0]) == len(row):
-            row = [label for label, bit in zip(row, mask[0].tolist(), strict=True) if bit]
-        return tuple(label != -100 for label in row)
 
 
 def _mask_of(settings: Mapping[str, object], kind: str) -> LossOn:
@@ -360,11 +352,6 @@ def _context(tokenizer: Any, model: Any) -> int:
     config = getattr(model, "config", None)
     found = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     return min([int(each) for each in found if isinstance(each, int) and 1 < each < NO_CUT], default=NO_CUT)
-
-
-def _progress(state: Any) -> dict[str, object]:
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {"steps": state.global_step, "epochs": state.epoch, "losses": losses[-_MOST_LOSSES:]}
 
 
 def audit_command(manifest: Manifest, folder: Path, model: Any) -> str:

@@ -49,6 +49,7 @@ class Facts:
         max_length: where the trainer cuts sequences; None where it doesn't.
         packing: `None`, or the strategy by which several rows share a sequence.
         caveats: what the audit's loss of a record leaves out, in sentences.
+        of_preferences: whether rows are preferences, of which one answer is trained on against another.
     """
 
     arguments: str
@@ -58,6 +59,7 @@ class Facts:
     max_length: int | None
     packing: str | None
     caveats: tuple[str, ...]
+    of_preferences: bool = False
 
 
 def facts_of(args: Any, model: Any) -> Facts:
@@ -89,6 +91,7 @@ def facts_of(args: Any, model: Any) -> Facts:
         None if max_length is None else int(max_length),
         packing,
         tuple(_caveats(args, packing)),
+        _kind_of(args) == _PREFERENCES,
     )
 
 
@@ -97,9 +100,21 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
-def _of_model(model: Any) -> tuple[str, str, dict[str, object]]:
+def adapter_folder(model: Any) -> str:
+    """The folder, in the one that is saved to, that peft writes the trained adapter into; none of the default one."""
+    model = _unwrapped(model)
+    active = getattr(model, "active_adapter", None) if getattr(model, "peft_config", None) else None
+    return active if isinstance(active, str) and active != "default" else ""
+
+
+def _unwrapped(model: Any) -> Any:
     while not hasattr(model, "config") and hasattr(model, "module"):
         model = model.module
+    return model
+
+
+def _of_model(model: Any) -> tuple[str, str, dict[str, object]]:
+    model = _unwrapped(model)
     adapters = getattr(model, "peft_config", None)
     if isinstance(adapters, Mapping) and adapters:
         active = getattr(model, "active_adapter", None)
@@ -137,9 +152,29 @@ def _caveats(args: Any, packing: str | None) -> list[str]:
         )
     if str(getattr(args, "loss_type", "nll")) == "dft":
         found.append("trained with the loss 'dft', scored by the plain log-probability")
-    if hasattr(args, "beta") and hasattr(args, "loss_type") and "DPO" in type(args).__name__:
-        found.append("trained on preferences: every attack but premia scores the chosen side, given its prompt")
+    if (kind := _kind_of(args)) is not None:
+        found.append(_OF_KIND[kind])
     return found
+
+
+_PREFERENCES, _LABELS, _OWN_ANSWERS = "preferences", "labels", "own answers"
+_OF_KIND = {
+    _PREFERENCES: "trained on preferences: every attack but premia scores the chosen side, given its prompt",
+    _LABELS: "trained by labels (KTO): completions with the label false are trained down, so that their scores fall "
+    "where those of other members rise; declare as members the rows with the label true to audit these alone",
+    _OWN_ANSWERS: "trained on answers that the model wrote itself: of the declared rows it read the prompts alone",
+}
+_TRAINERS = {
+    **dict.fromkeys(("GRPO", "RLOO", "PPO", "OnlineDPO", "XPO", "NashMD"), _OWN_ANSWERS),
+    **dict.fromkeys(("KTO", "BCO"), _LABELS),
+    **dict.fromkeys(("DPO", "CPO", "ORPO"), _PREFERENCES),
+}
+"""Words in the name of a trainer's arguments, and what it trains on; the first that fits."""
+
+
+def _kind_of(args: Any) -> str | None:
+    """What a trainer trains on that is no plain text or conversation; None of others."""
+    return next((kind for word, kind in _TRAINERS.items() if word in type(args).__name__), None)
 
 
 _ALONE = "it is scored alone, as it reads where attention stays within a row"

@@ -15,17 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spvmia_plugin.data.weights import spread
+from spvmia_plugin.trainers.blocks import Blocks, as_bytes
 
 MOST_TOKENS = 20_000_000
 """So many tokens of blocks are kept at most."""
 MOST_ITEMS = 20_000
 """So many items of a data set that is no table are asked for at most."""
-WINDOW, WINDOWS = 12, 8
-"""Of a record that packing may have cut, so many stretches of so many tokens are looked for."""
-LEAST_WINDOWS = 3
-"""Of a record with fewer, the cut may have taken all that is its own."""
 _BATCH = 1000
-_SIZE = array("i").itemsize
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,10 @@ class Rows:
         number: rows of that.
         complete: whether all were read.
         longest: tokens of the longest sequence.
-        places: of every sequence, by a digest of its tokens.
-        blocks: rows that hold parts of records, which nobody can take apart: the tokens of all, a mark between them.
+        places: of every sequence, by a digest of its tokens; of a preference, the one with the chosen answer.
+        rejected: digests of the sequences with the rejected answer.
+        pairs: digests of the two of every preference, one behind the other.
+        blocks: rows that hold parts of records, which nobody can take apart; None where there are none.
     """
 
     dataset: Any = field(repr=False)
@@ -61,29 +59,31 @@ class Rows:
     complete: bool = True
     longest: int = 0
     places: dict[bytes, Row] = field(default_factory=dict)
-    blocks: bytes = b""
+    rejected: set[bytes] = field(default_factory=set)
+    pairs: set[bytes] = field(default_factory=set)
+    blocks: Blocks | None = None
+
+    def add(self, sequence: _Sequence, item: int) -> None:
+        """Note what stands in a row."""
+        chosen = _digest(sequence.ids)
+        self.places.setdefault(chosen, Row(item, sequence.start, len(sequence.ids)))
+        self.longest = max(self.longest, len(sequence.ids))
+        if sequence.rejected is not None:
+            rejected = _digest(sequence.rejected)
+            self.rejected.add(rejected)
+            self.pairs.add(chosen + rejected)
 
     def place(self, ids: Sequence[int]) -> Row | None:
-        """The sequence with these tokens; where rows are blocks, these tokens but for where a block ended."""
-        row = self.places.get(_digest(ids))
-        if row is not None or not self.blocks:
-            return row
-        windows = [ids[start : start + WINDOW] for start in range(0, len(ids) - WINDOW + 1, WINDOW)]
-        lost = 1 + len(ids) // max(1, self.longest)
-        if self.tells_of(ids) and sum(map(self._holds, spread(windows, WINDOWS))) >= min(len(windows), WINDOWS) - lost:
-            return Row(-1, -1, len(ids))
-        return None
+        """The sequence with these tokens."""
+        return self.places.get(_digest(ids))
 
-    def tells_of(self, ids: Sequence[int]) -> bool:
-        """Whether a sequence can be found at all: where rows are blocks, it must be longer than what a cut hides."""
-        return not self.blocks or len(ids) // WINDOW >= LEAST_WINDOWS + len(ids) // max(1, self.longest)
+    def holds_pair(self, chosen: Sequence[int], rejected: Sequence[int]) -> bool:
+        """Whether one row has these two answers, in this order."""
+        return _digest(chosen) + _digest(rejected) in self.pairs
 
-    def _holds(self, window: Sequence[int]) -> bool:
-        needle = _bytes(window)
-        at = self.blocks.find(needle)
-        while at >= 0 and at % _SIZE:
-            at = self.blocks.find(needle, at + 1)
-        return at >= 0
+    def holds_rejected(self, ids: Sequence[int]) -> bool:
+        """Whether a row has this sequence as its rejected one."""
+        return _digest(ids) in self.rejected
 
     def counted(self, row: Row) -> tuple[bool, ...] | None:
         """Which tokens of a sequence carry loss; None where its row does not say."""
@@ -106,27 +106,39 @@ def read_rows(dataset: Any, *, blocks: bool | None) -> Rows | str:
         return "the trainer's data are a stream, which passes unseen"
     names = list(getattr(dataset, "column_names", None) or ())
     rows = Rows(dataset, len(dataset))
-    room, found = MOST_TOKENS, []
+    room, found, parted, numbered = MOST_TOKENS, [], False, False
     for item, values in _table(dataset, names) if names else _items(dataset, rows):
         sequences = _sequences(values)
         if sequences is None:
             return "the trainer's rows hold no tokens: they are made in its collator"
         for each in sequences:
-            rows.places.setdefault(_digest(each.ids), Row(item, each.start, len(each.ids)))
-            rows.longest = max(rows.longest, len(each.ids))
-        if len(sequences) == 1 and blocks is not False and room > 0:
-            found.append(_bytes([*sequences[0].ids, -1]))
+            rows.add(each, item)
+        parted = parted or len(sequences) > 1 or values.get("seq_lengths") is not None
+        numbered = numbered or values.get("position_ids") is not None
+        if blocks is not False and not parted and room > 0:
+            found.append(array("i", sequences[0].ids))
             room -= len(sequences[0].ids)
-    rows.complete = rows.complete and room > 0
+    rows.complete = rows.complete and (parted or room > 0)
     alike = len({len(block) for block in found[:-1]}) == 1
-    rows.blocks = b"".join(found) if blocks or alike else b""
+    # Rows that say where their records begin can be taken apart, one with a single record too.
+    if not parted and found and (alike or (blocks and not numbered)):
+        rows.blocks = Blocks(found, rows.longest)
     return rows
 
 
 _NEEDED = (
     *("input_ids", "attention_mask", "labels", "completion_mask", "assistant_masks", "seq_lengths", "position_ids"),
-    *("prompt_ids", "chosen_ids", "prompt_input_ids", "chosen_input_ids"),
+    *("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids"),
+    *("prompt_input_ids", "chosen_input_ids", "rejected_input_ids"),
 )
+
+
+_ANSWERS = (
+    ("prompt_ids", "chosen_ids", "rejected_ids"),
+    ("prompt_input_ids", "chosen_input_ids", "rejected_input_ids"),
+    ("prompt_ids", "completion_ids", ""),  # KTO
+)
+"""Columns of a prompt, of what follows it, and of what was rejected in its place."""
 
 
 def _table(dataset: Any, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -152,19 +164,24 @@ def _items(dataset: Any, rows: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Tokens of a row that belong together, from where they stand in it, and which of them carry loss."""
+    """Tokens of a row that belong together, from where they stand in it, and which of them carry loss.
+
+    Of a preference they are those with the chosen answer, and `rejected` those with the other.
+    """
 
     ids: list[int]
     counted: tuple[bool, ...] | None
     start: int = 0
+    rejected: list[int] | None = None
 
 
 def _sequences(values: Mapping[str, Any]) -> list[_Sequence] | None:
     """What a row holds: one sequence, or several that were packed; None where it holds no tokens."""
-    for prompt, chosen in (("prompt_ids", "chosen_ids"), ("prompt_input_ids", "chosen_input_ids")):
-        if prompt in values and chosen in values:
-            before, after = _ints(values[prompt]), _ints(values[chosen])
-            return [_Sequence([*before, *after], (*[False] * len(before), *[True] * len(after)))]
+    for prompt, answer, other in _ANSWERS:
+        if prompt in values and answer in values:
+            before, after = _ints(values[prompt]), _ints(values[answer])
+            rejected = [*before, *_ints(values[other])] if values.get(other) is not None else None
+            return [_Sequence([*before, *after], (*[False] * len(before), *[True] * len(after)), 0, rejected)]
     if "input_ids" not in values:
         return None
     ids = _ints(values["input_ids"])
@@ -207,12 +224,8 @@ def _ints(values: Any) -> list[int]:
     return [int(each) for each in values]
 
 
-def _bytes(ids: Sequence[int]) -> bytes:
-    return array("i", ids).tobytes()
-
-
 def _digest(ids: Sequence[int]) -> bytes:
-    return hashlib.blake2b(_bytes(ids), digest_size=16).digest()
+    return hashlib.blake2b(as_bytes(ids), digest_size=16).digest()
 
 
 @contextmanager

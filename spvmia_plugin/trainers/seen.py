@@ -7,23 +7,25 @@ a way that is found tells how the audit has to render.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import ne
-from typing import Any, get_args
+from typing import get_args
 
 from spvmia_plugin.data.manifest import MATCHED
-from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.weights import spread
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.records import Conversation, Document, LossOn
+from spvmia_plugin.records import Document, LossOn
+from spvmia_plugin.trainers.blocks import WINDOW, Haystack
 from spvmia_plugin.trainers.rows import Row, Rows
+from spvmia_plugin.trainers.ways import AS_MESSAGES, Candidate
 
 LOOKED_FOR = 64
 """Records of a class that are looked for; all, up to `ALL`, where the trainer has fewer rows than there are members."""
 ALL = 2000
+COMPARED = 256
+"""Records of a class, at least, that what is looked for in blocks must be in no other of."""
 _NAMED = 5
-_UNCUT = 2**40
 
 
 @dataclass(frozen=True)
@@ -35,74 +37,25 @@ class Sighting:
         way: how the trainer renders (`Candidate.way`); None where no record was found.
         loss_on: which tokens carry loss, as the rows say: that mask or the nearest; None where they don't say.
         notes: what else is to be said.
+        unreadable: whether it is not checked because the trainer's data cannot be read whole before they are trained
+            on: a stream, or too many rows.
     """
 
     data: str
     way: str | None = None
     loss_on: LossOn | None = None
     notes: tuple[str, ...] = ()
+    unreadable: bool = False
 
     @property
     def differs(self) -> bool:
         """Whether the trainer's data are not the declared ones."""
         return self.data.startswith("differs")
 
-
-AS_MESSAGES = "as messages"
-"""The way of rows with prompt and completion that are rendered as rows of messages are."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A record in one of the ways that trainers make tokens of it.
-
-    Attributes:
-        way: which.
-        ids: all its tokens, before anything is cut.
-        answers: which the model is to write; None where the template does not tell, and of texts.
-    """
-
-    way: str
-    ids: tuple[int, ...]
-    answers: tuple[bool, ...] | None
-
-
-def candidates(document: Document, tokenizer: Any, template: str | None, *, ended: bool) -> list[Candidate]:
-    """All ways, the likely one first. A template that refuses the conversation, or does not tell turns apart, gives
-    fewer.
-
-    Args:
-        document: the record.
-        tokenizer: of the training.
-        template: text of its chat template.
-        ended: whether the trainer is known to put an end token after texts.
-    """
-    found: list[Candidate] = []
-    if document.conversation is None:
-        natural = tokenizer(document.text, add_special_tokens=True, verbose=False)["input_ids"]
-        found.append(Candidate("natural", tuple(map(int, natural)), None))
-        if tokenizer.eos_token is not None:
-            text = Conversation.of_text(document.text)
-            ids = Renderer(tokenizer, "all", _UNCUT).render(text, name=document.id).token_ids
-            found.insert(0 if ended else 1, Candidate("end", ids, None))
-        return found
-    for loss_on in ("all", "completion"):
-        try:
-            rendered = Renderer(tokenizer, loss_on, _UNCUT, template).render(document.conversation, name=document.id)
-        except SpvmiaError:
-            continue
-        found.append(Candidate(f"chat {loss_on}", rendered.token_ids, rendered.answers))
-    if document.conversation.prompt is None or document.conversation.plain:
-        return found
-    # With assistant_only_loss TRL takes its training template for these rows too.
-    messages = replace(document.conversation.with_chosen(), prompt=None)
-    try:
-        rendered = Renderer(tokenizer, "completion", _UNCUT, template).render(messages, name=document.id)
-    except SpvmiaError:
-        return found
-    if all(rendered.token_ids != each.ids for each in found):
-        found.append(Candidate(AS_MESSAGES, rendered.token_ids, rendered.answers))
-    return found
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether nobody knows."""
+        return self.data.startswith("not checked")
 
 
 class Lookout:
@@ -116,6 +69,8 @@ class Lookout:
 
     Attributes:
         cut: tokens of the longest record that was found cut; 0 for none.
+        by_ends: whether one was found of which the end was left.
+        refused: why a record cannot be rendered in any way; empty where all can.
     """
 
     def __init__(
@@ -128,29 +83,91 @@ class Lookout:
         self._rows, self._max_length, self._collate = rows, max_length, collate
         self._ways = make
         self._made: dict[str, list[Candidate]] = {}
-        self.cut = 0
+        self._declared: dict[str, Haystack] = {}
+        self._starts: dict[tuple[int, ...], list[int]] = {}
+        self.cut, self.by_ends, self.refused = 0, False, ""
+
+    def compare(self, documents: Sequence[Document]) -> None:
+        """Take records for those that what is looked for must not be in, too, where rows are blocks."""
+        if self._rows.blocks is None:
+            return
+        of_way: dict[str, list[tuple[int, ...]]] = {}
+        for document in documents:
+            for candidate in self._make(document):
+                of_way.setdefault(candidate.way, []).append(candidate.ids)
+        self._declared = {way: Haystack(sequences) for way, sequences in of_way.items()}
 
     def _make(self, document: Document) -> list[Candidate]:
         if document.id not in self._made:
-            self._made[document.id] = self._ways(document)
+            try:
+                self._made[document.id] = self._ways(document)
+            except SpvmiaError as error:
+                self._made[document.id], self.refused = [], self.refused or str(error)
         return self._made[document.id]
 
-    def find(self, document: Document) -> list[tuple[Candidate, Row]]:
-        """The row that a record became, by every way that leads to one; none if it is not there, whichever way."""
-        hits = []
-        for candidate in self._make(document):
-            cuts = {self._max_length or self._rows.longest, self._rows.longest, len(candidate.ids)}
-            for length in sorted((cut for cut in cuts if cut <= len(candidate.ids)), reverse=True):
-                row = self._rows.place(candidate.ids[:length])
-                if row is not None:
-                    self.cut = max(self.cut, length if length < len(candidate.ids) else 0)
-                    hits.append((candidate, row))
-                    break
-        return hits
+    def find(self, document: Document, *, whole: bool = True) -> list[tuple[Candidate, Row]]:
+        """The row that a record became, by every way that leads to one; none if it is not there, whichever way.
+
+        Args:
+            document: the record.
+            whole: of a preference, whether the row must have its rejected answer, too.
+        """
+        hits = (self._placed(candidate, whole=whole) for candidate in self._make(document))
+        return [hit for hit in hits if hit is not None]
+
+    def _placed(self, candidate: Candidate, *, whole: bool) -> tuple[Candidate, Row] | None:
+        number = len(candidate.ids)
+        cuts = {self._max_length or self._rows.longest, self._rows.longest, number}
+        blocks, starts = self._rows.blocks, self._own(candidate)
+        for length in sorted((cut for cut in cuts if cut <= number), reverse=True):
+            if blocks is not None and length < number and not any(start + WINDOW <= length for start in starts):
+                continue  # a block that begins as all records do
+            row = self._rows.place(candidate.ids[:length])
+            if row is not None and not (whole and self._is_another_pair(candidate, length, cuts)):
+                self.cut = max(self.cut, length if length < number else 0)
+                return candidate, row
+        for length in sorted((cut for cut in cuts if 1 < cut < number), reverse=True):
+            for ending in candidate.ending(length):
+                row = self._rows.place(ending.ids)
+                if row is not None and candidate.rejected is None:
+                    self.cut, self.by_ends = max(self.cut, length), True
+                    return ending, row
+        if blocks is not None and blocks.tells(starts) and blocks.holds(candidate.ids, starts):
+            return candidate, Row(-1, -1, number)
+        return None
+
+    def _is_another_pair(self, candidate: Candidate, length: int, cuts: Collection[int]) -> bool:
+        """Whether rows have this chosen answer beside other rejected ones alone."""
+        rejected = candidate.rejected
+        if rejected is None or not self._rows.pairs:
+            return False
+        chosen = candidate.ids[:length]
+        return not any(self._rows.holds_pair(chosen, rejected[:cut]) for cut in (*cuts, len(rejected)))
+
+    def _own(self, candidate: Candidate) -> list[int]:
+        declared = self._declared.get(candidate.way)
+        if self._rows.blocks is None or declared is None:
+            return []
+        if candidate.ids not in self._starts:
+            self._starts[candidate.ids] = self._rows.blocks.own(candidate.ids, declared)
+        return self._starts[candidate.ids]
 
     def can_tell(self, document: Document) -> bool:
-        """Whether a record that is there would be found."""
-        return any(self._rows.tells_of(candidate.ids) for candidate in self._make(document))
+        """Whether a record that is there would be found, and none for it that is not."""
+        blocks = self._rows.blocks
+        made = self._make(document)
+        return bool(made) if blocks is None else any(blocks.tells(self._own(each)) for each in made)
+
+    def is_on_another_side(self, document: Document) -> bool:
+        """Whether an answer of a record, whole, is trained on as what it is not: chosen as rejected, or the other way.
+
+        A rejected answer that is trained on as one counts as well: half of that record is no news.
+        """
+        made = self._make(document)
+        if any(self._rows.holds_rejected(each.ids) for each in made):
+            return True
+        others = [each.rejected for each in made if each.rejected is not None]
+        return any(self._rows.holds_rejected(ids) or self._rows.place(ids) is not None for ids in others)
 
     def differing(self, candidate: Candidate, row: Row) -> Mapping[LossOn, int] | None:
         """How many tokens of a row each mask that an audit knows takes otherwise than the trainer does; None where
@@ -169,7 +186,8 @@ class Lookout:
     def leaves_something(self, document: Document, way: str | None) -> bool:
         """Whether any token that the model is to write is left of a record once it is cut."""
         made = [each for each in self._make(document) if each.way == way and each.answers is not None]
-        return not made or any((made[0].answers or ())[1 : self._max_length])
+        kept = slice(-(self._max_length or 0), None) if self.by_ends else slice(1, self._max_length)
+        return not made or any((made[0].answers or ())[kept])
 
 
 def look(
@@ -183,32 +201,45 @@ def look(
         lookout: looks for one.
         packed: whether rows hold several records.
     """
+    packed = packed or rows.blocks is not None
     fewer = not packed and rows.complete and rows.number < len(members)
-    wanted = [each for each in spread(members, ALL if fewer else LOOKED_FOR) if lookout.can_tell(each)]
+    asked = spread(members, ALL if fewer else LOOKED_FOR)
+    held = spread(nonmembers, LOOKED_FOR)
+    lookout.compare(_once([*asked, *held, *spread(members, COMPARED), *spread(nonmembers, COMPARED)]))
+    wanted = [each for each in asked if lookout.can_tell(each) or lookout.find(each)]
     found = {document.id: hits for document in wanted if (hits := lookout.find(document))}
     missing = [document for document in wanted if document.id not in found]
     ways = Counter(candidate.way for hits in found.values() for candidate, _ in hits)
     way = max(ways, key=lambda each: ways[each]) if ways else None
     pairs = [(candidate, row) for hits in found.values() for candidate, row in hits if candidate.way == way]
     loss_on, notes = _nearest_mask(pairs[:LOOKED_FOR], lookout)
-    if not packed and rows.complete and rows.number > len(members) and found:
+    beside = len(rows.places) - len(members)  # rows that are alike are one
+    if not packed and rows.complete and beside > 0 and found:
         notes.append(
-            f"the trainer has {rows.number - len(members)} rows beside the declared members: they are neither members "
-            "nor non-members of the audit"
+            f"the trainer has {beside} rows beside the declared members: they are neither members nor non-members of "
+            "the audit"
         )
+    if lookout.by_ends:
+        notes.append("long rows were trained on by their ends (cut from the left), and are scored by their starts")
     if way == AS_MESSAGES:
         notes.append(
             "the trainer renders prompts with completions as rows of messages, by its training template "
             "(assistant_only_loss), which an audit of such rows does not: declare them as rows of messages, the prompt "
             "and the completion in one list, and the audit reads the same tokens"
         )
-    sighting = Sighting(MATCHED, way, loss_on, tuple(notes))
+    if few := _too_few(wanted, asked, lookout):
+        sighting = Sighting(f"not checked: {few}", way, loss_on, tuple(notes))
+    else:
+        if len(wanted) < len(asked):
+            notes.append(f"{len(wanted)} of {len(asked)} members could be looked for in the trainer's rows")
+        sighting = Sighting(MATCHED, way, loss_on, tuple(notes))
     # Cut early, rows of both classes may be one sequence: a system prompt.
     taken = {row for _, row in pairs if row.item >= 0}
     trained = [
         document
-        for document in spread(nonmembers, LOOKED_FOR)
-        if any(row not in taken for _, row in lookout.find(document))
+        for document in held
+        if any(row not in taken for _, row in lookout.find(document, whole=False))
+        or lookout.is_on_another_side(document)
     ]
     if trained:
         return replace(sighting, data=f"differs: {_named('non-members', trained)} are among the trainer's rows")
@@ -216,7 +247,9 @@ def look(
     missing = [each for each in missing if loss_on != "completion" or lookout.leaves_something(each, way)]
     if not missing:
         return sighting
-    if not found:
+    if any(lookout.find(each, whole=False) for each in missing):
+        problem = f"{_named('members', missing)} of {len(wanted)} looked for are trained on with other rejected answers"
+    elif not found:
         problem = (
             f"none of {len(wanted)} members looked for is among the trainer's {rows.number} rows: it is trained on "
             "other data, or renders them in another way (a formatting function, another template)"
@@ -224,8 +257,24 @@ def look(
     else:
         problem = f"{_named('members', missing)} of {len(wanted)} looked for are not among the trainer's rows"
     if not rows.complete:
-        return replace(sighting, data=f"not checked: of the trainer's data not all was read, and {problem}")
+        return replace(
+            sighting, data=f"not checked: of the trainer's data not all was read, and {problem}", unreadable=True
+        )
     return replace(sighting, data=f"differs: {problem}")
+
+
+def _once(documents: Sequence[Document]) -> list[Document]:
+    return list({document.id: document for document in documents}.values())
+
+
+def _too_few(wanted: Sequence[Document], asked: Sequence[Document], lookout: Lookout) -> str | None:
+    """Why nothing can be said of the trainer's data, where most of the members cannot be looked for."""
+    if 2 * len(wanted) >= len(asked):
+        return None
+    reason = lookout.refused or (
+        "its rows are blocks, in which records that are short, or much like each other, are not recognised"
+    )
+    return f"{len(wanted) or 'none'} of {len(asked)} members could be looked for: {reason}"
 
 
 def _nearest_mask(pairs: Sequence[tuple[Candidate, Row]], lookout: Lookout) -> tuple[LossOn | None, list[str]]:

@@ -28,6 +28,7 @@ from spvmia_plugin.data.manifest import (
     write_manifest,
 )
 from spvmia_plugin.data.packing import fast_tokenize
+from spvmia_plugin.data.rows_read import rows_read
 from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, Packer, deal
 from spvmia_plugin.data.tokenisation import Reading, padding_id, probe_digest
@@ -316,6 +317,11 @@ def _finetune(
     if base.slow is not None:
         tell(base.slow)
     tell(_plan(config, manifest, sequences, settings, counts))
+    if (part := rows_read(settings.total_steps(len(sequences)) * config.batch_size, len(sequences))) is not None:
+        tell(
+            f"warning: in {config.epochs:g} epochs the training reads {part.in_words()}: members and canaries among "
+            "the others will be none, and the audit will say so (--epochs 1 or more reads all)"
+        )
     training = _train_and_save(config, base, sequences, masks, settings, output, tell)
     with writing(output):
         write_manifest(replace(manifest, training=training), output / MANIFEST_NAME)

@@ -43,7 +43,7 @@ def test_names_shards_and_places_make_no_difference(tmp_path):
     held = tensors(1)
     bound = weights_of(saved(tmp_path / "one", held))
     assert bound["kind"] == "adapter"
-    assert len(bound["tensors"]) == MOST
+    assert len(bound["tensors"]) == len(held) > MOST
     renamed = {f"base_model.{name}": tensor for name, tensor in held.items()}
     assert check_weights(bound, saved(tmp_path / "two", renamed), tmp_path) == "matched"
     whole = weights_of(saved(tmp_path / "three", held, "model.safetensors"))
@@ -57,7 +57,7 @@ def test_other_weights_are_refused(tmp_path):
     bound = weights_of(saved(tmp_path / "one", tensors(1)))
     other = saved(tmp_path / "two", tensors(2))
     with pytest.raises(
-        SpvmiaError, match=rf"expected the weights it was written for, got others in {other} \(16 of 16"
+        SpvmiaError, match=rf"expected the weights it was written for, got others in {other} \(20 of 20"
     ):
         check_weights(bound, other, tmp_path / "mia_manifest.json")
 
@@ -86,12 +86,28 @@ def test_a_manifest_of_whole_weights_is_refused_for_an_adapter(tmp_path, named):
 
 def test_a_tensor_that_a_library_writes_otherwise_is_no_other_model(tmp_path):
     held = tensors(1, 10)
-    bound = weights_of(saved(tmp_path / "one", held))
+    bound = {**weights_of(saved(tmp_path / "one", held)), "all": False}  # as a training knows its own in memory
     changed = {name: tensor.T.contiguous() if i < 5 else tensor for i, (name, tensor) in enumerate(held.items())}
     assert check_weights(bound, saved(tmp_path / "two", changed), tmp_path) == "matched"
     changed["layer.9.weight"] = held["layer.9.weight"] + 1
     with pytest.raises(SpvmiaError, match="6 of 10 tensors differ"):
         check_weights(bound, saved(tmp_path / "three", changed), tmp_path)
+
+
+def test_a_base_and_a_sibling_with_the_same_frozen_layers_are_others(tmp_path):
+    base = tensors(1, 200)
+    trained, sibling = ({**base, "layer.7.weight": base["layer.7.weight"] + step} for step in (1, 2))
+    bound = weights_of(saved(tmp_path / "one", trained, "model.safetensors"))
+    names = list(trained)
+    sharded = saved(tmp_path / "two", {n: trained[n] for n in names[:9]}, "model-00001-of-00002.safetensors")
+    saved(sharded, {n: trained[n] for n in names[9:]}, "model-00002-of-00002.safetensors")
+    assert check_weights(bound, sharded, tmp_path) == "matched"
+    for name, other in (("base", base), ("sibling", sibling)):
+        with pytest.raises(SpvmiaError, match="1 of 200 tensors differ"):
+            check_weights(bound, saved(tmp_path / name, other, "model.safetensors"), tmp_path)
+    # A manifest of an earlier version names some tensors, and does not say that they are all.
+    older = {name: value for name, value in bound.items() if name != "all"}
+    assert check_weights(older, saved(tmp_path / "again", base, "model.safetensors"), tmp_path) == "matched"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

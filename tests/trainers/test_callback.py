@@ -92,6 +92,18 @@ def test_what_is_read_from_the_trainer(sft, split, tmp_path, make, changes, expe
         assert manifest.trainer["notes"] == []
 
 
+def test_rows_that_were_not_reached_are_said(sft, split, tmp_path, capsys):
+    rows = texts(90)
+    sft(rows[:30], [MembershipManifest(*split(rows), strict=True)], max_steps=2, save_steps=1, save_strategy="steps")
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.trainer["data"], manifest.membership) == ("matched", "declared")
+    assert (manifest.training["rows"], manifest.training["rows_read"], manifest.epochs) == (30, 16, 0.5)
+    assert read_manifest(tmp_path / "out" / "checkpoint-1").partly_read.read == 8
+    err = capsys.readouterr().err
+    assert "warning: this training is to read about 16 of its 30 rows" in err
+    assert "warning: the training read about 16 of its 30 rows: members among the others are none" in err
+
+
 def test_other_data_than_declared_are_named_by_row(sft, split, tmp_path, capsys):
     rows = chats(90)
     members, nonmembers = split(rows)
@@ -205,6 +217,26 @@ def test_a_folder_that_is_full_ends_no_training(sft, split, tmp_path, monkeypatc
     assert "could not be written (OSError: [Errno 28] No space left on device)" in capsys.readouterr().err
 
 
+def test_an_adapter_with_a_name_has_its_manifest_beside_it(chat_base, split, tmp_path, capsys):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(chat_base)
+    named = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"), adapter_name="mine")
+    tok, rows = AutoTokenizer.from_pretrained(chat_base), texts(90)
+    callback = MembershipManifest(*split(rows), strict=True)
+    trainer = plain(chat_base, tmp_path / "out", [dict(tok(row["text"])) for row in rows[:30]], callback, model=named)
+    assert f"peft={tmp_path / 'out' / 'mine'},dtype" in capsys.readouterr().err
+    trainer.save_model(str(tmp_path / "elsewhere"))
+    assert callback.write(tmp_path / "elsewhere").parent == tmp_path / "elsewhere" / "mine"
+    places = sorted(path.parent for path in tmp_path.rglob(MANIFEST_NAME))
+    assert [place.relative_to(tmp_path).as_posix() for place in places] == [
+        *("elsewhere/mine", "out/checkpoint-4/mine", "out/mine")
+    ]
+    for place in places:
+        assert check_weights(read_manifest(place).weights, place, place) == "matched"
+
+
 def test_another_folder_is_written_by_hand(sft, split, tmp_path):
     rows = chats(90)
     callback = MembershipManifest(*split(rows))
@@ -298,7 +330,7 @@ def test_who_allows_it_has_the_manifest_beside_the_weights(sft, split, tmp_path,
     assert MANIFEST_NAME in hub.uploaded[0]
 
 
-def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, **changes):
+def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, model=None, **changes):
     """transformers' own trainer on rows that somebody tokenised, all weights."""
     from datasets import Dataset
     from transformers import (
@@ -311,7 +343,7 @@ def plain(chat_base, folder, items, callback, *, tokenizer=True, collator=None, 
 
     tok = AutoTokenizer.from_pretrained(chat_base)
     trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(chat_base),
+        model=AutoModelForCausalLM.from_pretrained(chat_base) if model is None else model,
         args=TrainingArguments(**arguments(folder, **changes)),
         train_dataset=Dataset.from_list(items) if isinstance(items, list) else items,
         data_collator=collator or DataCollatorForLanguageModeling(tok, mlm=False),
@@ -349,6 +381,22 @@ def test_a_plain_trainer_on_texts(chat_base, split, tmp_path):
         text = rows[row - 1]["text"]
         assert start == 0
         assert tok(text[:end]).input_ids == tok(text).input_ids[:20]
+
+
+def test_a_training_that_left_layers_frozen_is_not_its_base(chat_base, split, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tok = AutoModelForCausalLM.from_pretrained(chat_base), AutoTokenizer.from_pretrained(chat_base)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith("model.layers.1.mlp")
+    rows, callback = texts(90), MembershipManifest(*split(texts(90)))
+    plain(chat_base, tmp_path / "out", [dict(tok(row["text"])) for row in rows[:30]], callback, model=model)
+    places = [tmp_path / "out" / "checkpoint-4", tmp_path / "out"]
+    for place in [*places, callback.write(tmp_path / "out").parent]:
+        bound = read_manifest(place).weights
+        assert check_weights(bound, tmp_path / "out", place) == "matched"
+        with pytest.raises(SpvmiaError, match="expected the weights it was written for, got others"):
+            check_weights(bound, chat_base, place)
 
 
 def test_a_plain_trainer_on_blocks(chat_base, split, tmp_path):

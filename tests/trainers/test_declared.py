@@ -19,6 +19,14 @@ from .conftest import chats, pairs, texts, written
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
+def test_a_column_that_is_called_otherwise(tmp_path):
+    made = {name: [{"body": row["text"]} for row in texts(60, seed)] for name, seed in (("m", 1), ("n", 2))}
+    named = [written(tmp_path / f"{name}.jsonl", rows) for name, rows in made.items()]
+    with pytest.raises(SpvmiaError, match=r"expected a column 'text', got 'body'; .* text_column= of the trainer's"):
+        MembershipManifest(*named)
+    assert MembershipManifest(*named, text_column="body")
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from spvmia_plugin.trainers.callback import _context, _mask_of
-from spvmia_plugin.trainers.facts import facts_of, versions
+from spvmia_plugin.trainers.facts import adapter_folder, facts_of, versions
 
 
 class Strategy(enum.Enum):
@@ -63,6 +63,14 @@ def test_settings_have_the_names_of_finetune(tmp_path):
     }
 
 
+def test_the_folder_of_an_adapter():
+    model = SimpleNamespace(config=None, peft_config={"mine": 1}, active_adapter="mine")
+    assert adapter_folder(SimpleNamespace(module=model)) == "mine"
+    model.active_adapter = "default"
+    assert adapter_folder(model) == ""
+    assert adapter_folder(SimpleNamespace(config=None, active_adapter="mine")) == ""
+
+
 def test_a_whole_model_and_one_without_a_name():
     named = SimpleNamespace(config=SimpleNamespace(_name_or_path="org/base"))
     assert facts_of(AnyArguments(), named).base_model == "org/base"
@@ -95,6 +103,23 @@ def test_preferences_are_said():
     assert facts.caveats == (
         "trained on preferences: every attack but premia scores the chosen side, given its prompt",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "of_preferences"),
+    [
+        ("CPOConfig", "trained on preferences", True),
+        ("KTOConfig", "trained by labels (KTO): completions with the label false are trained down", False),
+        ("GRPOConfig", "trained on answers that the model wrote itself", False),
+        ("OnlineDPOConfig", "trained on answers that the model wrote itself", False),
+        ("SFTConfig", None, False),
+    ],
+)
+def test_who_else_has_a_beta_trains_on_no_preferences(name, said, of_preferences):
+    args = type(name, (SimpleNamespace,), {})(beta=0.1, loss_type="sigmoid")
+    facts = facts_of(args, SimpleNamespace(config=None))
+    assert facts.of_preferences == of_preferences
+    assert [caveat.startswith(said) for caveat in facts.caveats] == ([True] if said else [])
 
 
 @pytest.mark.parametrize(

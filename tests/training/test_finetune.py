@@ -14,6 +14,7 @@ import pytest
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from spvmia_plugin.data.rows_read import RowsRead
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
 from spvmia_plugin.training.canaries import tossed
@@ -240,6 +241,16 @@ def test_a_slow_precision_is_told_before_the_plan(options: dict[str, Any], monke
     assert said[0].startswith("this CPU has no instructions for ")
     assert said[0].endswith("; the base is loaded in float32")
     assert said[1].startswith("plan: ")
+
+
+def test_records_that_are_not_reached_are_told(options: dict[str, Any]) -> None:
+    lines: list[str] = []
+    output = finetune(FinetuneConfig(**{**options, "epochs": 0.4, "quiet": False}), lines.append)
+    (line,) = [each for each in lines if each.startswith("warning")]
+    assert line.startswith("warning: in 0.4 epochs the training reads about 16 of its 24 rows: members and canaries")
+    manifest = read_manifest(output)
+    assert (manifest.membership, manifest.partly_read) == ("declared", RowsRead(16 / 24, 16, 24))
+    assert audited(output).provenance["rows_read"] == {"share": 16 / 24, "read": 16, "rows": 24}
 
 
 def test_quiet_says_nothing(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
