@@ -152,7 +152,7 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
         view = View(facts, tokenizer, train_dataloader)
         sighting, longest = view.sighting(self._declared)
         if self.strict:
-            self._insist(sighting)
+            _insist(sighting, first=first)
         if not first:
             return
         rendering, notes = self._rendering(facts, sighting, tokenizer, model, longest)
@@ -172,23 +172,6 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             say(
                 f"warning: this trainer uploads {args.output_dir}, and the manifest names training records: it is kept "
                 f"out, in {self._away(args)} (allow_hub=True writes it beside the weights)"
-            )
-
-    def _insist(self, sighting: Sighting) -> None:
-        """What `strict` asks for.
-
-        Raises:
-            SpvmiaError: the trainer's data are not the declared ones, or are not known to be, though they lie there.
-        """
-        told = sighting.data.partition(": ")[2]
-        if sighting.differs:
-            raise SpvmiaError(f"members=: {told}; declare what is trained on, or leave strict out")
-        if sighting.unreadable:
-            say("warning: strict: the trainer's data cannot be read before they are trained on; it goes on unchecked")
-        elif sighting.is_unchecked:
-            raise SpvmiaError(
-                f"members=: expected data that can be held against the declared ones, as strict asks for, got {told}; "
-                "mend that, or leave strict out"
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -337,6 +320,24 @@ class MembershipManifest(TrainerCallback):  # type: ignore[misc]
             say(f"warning: {path} could not be written ({reason_of(error)}); the training goes on without it")
             return None
         return path
+
+
+def _insist(sighting: Sighting, *, first: bool) -> None:
+    """What `strict` asks for; of all processes the first says what goes on.
+
+    Raises:
+        SpvmiaError: the trainer's data are not the declared ones, or are not known to be, though they lie there.
+    """
+    told = sighting.data.partition(": ")[2]
+    if sighting.differs:
+        raise SpvmiaError(f"members=: {told}; declare what is trained on, or leave strict out")
+    if sighting.is_unchecked and not sighting.unreadable:
+        raise SpvmiaError(
+            f"members=: expected data that can be held against the declared ones, as strict asks for, got {told}; "
+            "mend that, or leave strict out"
+        )
+    if sighting.unreadable and first:
+        say("warning: strict: the trainer's data cannot be read before they are trained on; it goes on unchecked")
 
 
 def _mask_of(settings: Mapping[str, object], kind: str) -> LossOn:

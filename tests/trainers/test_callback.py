@@ -13,6 +13,8 @@ from spvmia_plugin.config import AuditConfig, affordable
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
 from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.trainers.callback import _insist
+from spvmia_plugin.trainers.seen import Sighting
 
 from .conftest import arguments, chats, pairs, preferences, texts, written
 
@@ -174,6 +176,21 @@ def test_a_stream_as_training_data_is_said(sft, split, tmp_path):
     assert found.trainer["data"].startswith("not checked: the trainer's data are a stream")
     assert found.membership == "declared"
     assert found.data.loss_on == "all"
+
+
+def test_strict_stops_where_nothing_could_be_looked_for(chat_base, split, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
+    tok, rows = AutoTokenizer.from_pretrained(chat_base), texts(90)
+    items = [dict(tok(row["text"])) for row in rows[:30]]
+    with pytest.raises(
+        SpvmiaError, match=r"^members=: expected data that can be held against .*, got the trainer has no"
+    ):
+        plain(chat_base, tmp_path / "out", items, MembershipManifest(*split(rows), strict=True), tokenizer=False)
+    _insist(Sighting("not checked: a stream", unreadable=True), first=False)
+    assert "strict" not in capsys.readouterr().err
+    _insist(Sighting("not checked: a stream", unreadable=True), first=True)
+    assert "warning: strict: the trainer's data cannot be read before" in capsys.readouterr().err
 
 
 def test_two_callbacks_are_refused(sft, split):
