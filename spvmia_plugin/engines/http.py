@@ -79,7 +79,7 @@ class Connection:
         self.concurrent = max(1, concurrent)
         self.attempts = max(1, attempts)
         self._headers = dict(headers)
-        self._secrets = _secrets_of(url, headers)
+        self._secrets = secrets_of(url, headers)
         self._timeout = timeout
         self._verify = verify
         self._session: Any = None
@@ -254,13 +254,8 @@ class Connection:
         if status == 429 or (status in _ASKS_TO_WAIT and delay is not None):
             raise _Busy(status, delay)
         if 300 <= status < 400:
-            there = shown_url(urljoin(url, found.headers.get("Location", "")))
-            raise Refused(
-                f"base_url: expected an answer of {self.shown}, got HTTP {status}, which leads to {there}; if that is "
-                "the server, give its address as base_url=... in --model_args: no key is sent where nobody named it",
-                status,
-                "",
-            )
+            there = elsewhere(url, found.headers.get("Location", ""))
+            raise Refused(f"base_url: expected an answer of {self.shown}, got HTTP {status}, {there}", status, "")
         if not found.ok:
             words = self._clean(_message(found.text))
             raise self._refused(status, words, f" ({words})" if words else "")
@@ -272,9 +267,7 @@ class Connection:
 
     def _clean(self, words: str) -> str:
         """A server's words without what we sent it in confidence: some repeat a key that they refuse."""
-        for secret in self._secrets:
-            words = words.replace(secret, HIDDEN)
-        return without_secrets_in(words)[:MAX_REASON]
+        return hidden(words, self._secrets)[:MAX_REASON]
 
     def _without_words(self, refused: Refused) -> Refused:
         """The same, with the server's words kept for whoever catches it."""
@@ -324,7 +317,7 @@ def shown_url(url: str) -> str:
     return without_secrets_in(bare_url(url))
 
 
-def _secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
+def secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
     """What of an address and of headers may be a credential, the longest first."""
     parts = urlsplit(url)
     words = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
@@ -333,6 +326,21 @@ def _secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
         words += [str(value), *str(value).split()[1:]]
     given = {form for word in words if word for form in (word, unquote(word))}
     return sorted((word for word in given if len(word) >= 4), key=len, reverse=True)
+
+
+def hidden(words: str, secrets: Sequence[str]) -> str:
+    """Words without these secrets, and without what looks like one."""
+    for secret in secrets:
+        words = words.replace(secret, HIDDEN)
+    return without_secrets_in(words)
+
+
+def elsewhere(url: str, location: str) -> str:
+    """Where an answer of this address leads, in words that end an error."""
+    return (
+        f"which leads to {shown_url(urljoin(url, location))}; if that is the server, give its address as base_url=... "
+        "in --model_args: no key is sent where nobody named it"
+    )
 
 
 def is_about_length(words: str) -> bool:

@@ -391,7 +391,10 @@ class Handler(BaseHTTPRequestHandler):
             fault = 500 if server.counts_from_0 and body.get("top_k", 0) < 0 else fault
         if fault is not None:
             self.send_response(fault)
+            if server.leads_to:
+                self.send_header("Location", server.leads_to)
             self.end_headers()
+            self.wfile.write(json.dumps({"detail": body}).encode())  # as FastAPI quotes what it refuses
             return
         said = body["messages"][-1]["content"].removeprefix(GO_ON.format(""))
         learnt = server.known.get(said)
@@ -413,6 +416,7 @@ def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.faults, server.lock = [], [], threading.Lock()
     server.unknown = (400, ())  # what a request with one of these settings ends in
+    server.leads_to = ""  # where its refusals say that the answer is
     server.counts_from_0 = False  # and answers HTTP 500 to a `top_k` below
     server.known = {halves(text)[0]: text for text in members()}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
