@@ -35,7 +35,7 @@ from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Neighbours, Perturbation, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
-from spvmia_plugin.signals import Role, Unscored, View
+from spvmia_plugin.signals import WRITTEN, Role, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import is_foreign
 from spvmia_plugin.util.console import bars_of, following, show, shown
@@ -156,7 +156,7 @@ class Run:
             for player in self.players.values()
             if player.model is not None
         }
-        self.outcome.notes += self._backend_notes()
+        self.outcome.notes += [*self._kept_texts(), *self._backend_notes()]
         if told := self.backend.told:
             self.outcome.details["backend"] = dict(told)
         self._batches.forget()
@@ -247,6 +247,16 @@ class Run:
             "same tokens as the target"
             for role, template in self.backend.chat_templates.items()
             if template is not None and digests(template) != rendered_by
+        ]
+
+    def _kept_texts(self) -> list[str]:
+        """Whether nothing of what a target of text alone wrote is of this run, in which nobody saw who answers."""
+        is_written = self.outcome.way is not None or any(view in WRITTEN for _, view in self.outcome.asked)
+        if not self.backend.is_asked_by_text or not is_written or self.backend.cost(Role.TARGET).batches:
+            return []
+        return [
+            f"all that {self.backend.name} wrote comes from an earlier run, and it was asked for nothing in this one: "
+            "other weights behind the same name are not noticed ('spvmia cache clear' has all written anew)"
         ]
 
     def _backend_notes(self) -> list[str]:

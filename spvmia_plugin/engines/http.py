@@ -301,20 +301,15 @@ class _Lost(Exception):
         self.expected, self.got, self.remedy, self.final = expected, got, remedy, final
 
 
-def bare_url(url: str) -> str:
-    """An address without user and query: the place alone, which may still hold a token in its path."""
+def shown_url(url: str) -> str:
+    """An address without what may be a credential: no user, no query, no token in its path."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:  # no number
         port = ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def shown_url(url: str) -> str:
-    """An address without what may be a credential: no user, no query, no token in its path."""
-    return without_secrets_in(bare_url(url))
+    return without_secrets_in(f"{parts.scheme}://{host}{port}{parts.path}")
 
 
 def secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:

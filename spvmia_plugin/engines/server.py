@@ -8,9 +8,9 @@ by others is never kept under the name of the first.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,8 +27,16 @@ from spvmia_plugin.engines.completions import (
     untold,
     written,
 )
-from spvmia_plugin.engines.harness_lm import BY_TEXT, OTHERWISE, connect, is_completions, is_openai, why_not_tokens
-from spvmia_plugin.engines.http import Refused, bare_url
+from spvmia_plugin.engines.harness_lm import (
+    BY_TEXT,
+    OTHERWISE,
+    connect,
+    is_completions,
+    is_openai,
+    place_of,
+    why_not_tokens,
+)
+from spvmia_plugin.engines.http import Refused
 from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
 from spvmia_plugin.engines.self_check import NAMES_IDS, Checked, SelfCheck, served_models
 from spvmia_plugin.engines.served import ServedModels
@@ -76,6 +84,7 @@ class ServerBackend(RemoteTarget):
             tok_encode=lm.tok_encode,
         )
         self.connection = connect(lm)
+        self._place = partial(place_of, lm, config)
         self.at_once = 2 * self.connection.concurrent
         self._models = {Role.TARGET: str(lm.model)}
         if config.base_served is not None:
@@ -194,7 +203,7 @@ class ServerBackend(RemoteTarget):
             told = (
                 {"function": self._adapters.reaching(model, lambda: self._weights.name(model, way, called))}
                 if way is not None
-                else {"address": hashlib.sha256(bare_url(self.connection.url).encode()).hexdigest()[:16]}
+                else {"address": self._place()}
             )
             self._identities[role] = {
                 "backend": self.name,

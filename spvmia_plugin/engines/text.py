@@ -7,7 +7,6 @@ anybody would. The base, where an attack needs it, lies in this process, and its
 from __future__ import annotations
 
 import gc
-import hashlib
 import math
 import time
 from collections import Counter
@@ -15,12 +14,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.completions import NEUTRAL, UNKNOWN_FIELD, WORDINGS, untold
 from spvmia_plugin.engines.harness_calls import Calls, Unanswered, silent_tasks
-from spvmia_plugin.engines.harness_lm import is_completions, is_openai, why_not_tokens
+from spvmia_plugin.engines.harness_lm import is_completions, is_openai, place_of, why_not_tokens
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import tensors_digest
@@ -133,7 +131,7 @@ class TextTarget(RemoteTarget):
         return why_not_tokens(self._lm) if role is Role.TARGET and is_completions(self._lm) else None
 
     def remote_identity(self, role: Role) -> dict[str, object]:
-        """Class and name of the model, and a hash of its address without what is secret in one.
+        """Class and name of the model, and a keyed hash of its address.
 
         Other weights behind the same name are not noticed: text does not tell.
         """
@@ -145,11 +143,8 @@ class TextTarget(RemoteTarget):
                 if isinstance(value := getattr(self._lm, name, None), str)
             }
             weights = {"weights": tensors_digest(model)} if hasattr(model, "state_dict") else {}
-            address = getattr(self._lm, "base_url", None)
-            if isinstance(address, str):
-                where = urlsplit(address)
-                place = f"{where.scheme}://{where.hostname}:{where.port}{where.path}"
-                named["address"] = hashlib.sha256(place.encode()).hexdigest()[:16]
+            if (place := place_of(self._lm, self._config)) is not None:
+                named["address"] = place
             self._identity = {"backend": "text", "class": type(self._lm).__name__, **named, **weights}
         return self._identity
 
