@@ -223,8 +223,11 @@ class Run:
             self._standing.built.add(role)
             prompted = [prompting(role.nth)] if role.kind is Role.REFERENCE else []
             self._progress.finish(*prompted, f"training the {name}")
-            if player.trained and self.backend.is_same(role, Role.BASE):
-                self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
+            # The base of a reference that is ready may be nowhere to be had.
+            is_known = player.trained or any(each.model is Role.BASE for each in self.players.values())
+            if is_known and self.backend.is_same(role, Role.BASE):
+                why = "it learned nothing from its texts" if player.trained else "what it calibrates, the base does"
+                self.outcome.notes.append(f"the {name} equals the base: {why}")
             for key, one, why in _LEFT_OUT:
                 if count := made.get(key):
                     many = f"{count} {one}{'s' * (count != 1)}"

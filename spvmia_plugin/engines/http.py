@@ -163,7 +163,7 @@ class Connection:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def command(self, path: str, body: Mapping[str, Any]) -> None:
-        """Send JSON of no record to another path, once; the answer's words are not read.
+        """Send JSON of no record, once; of the answer nothing is read but whether it is a refusal.
 
         Raises:
             Refused: the server has said no.

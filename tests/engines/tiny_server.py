@@ -49,6 +49,8 @@ class Faults:
         swap_to: name of another model.
         other_tokenizer: folder of another tokenizer, which makes the texts.
         loads_adapters: at run time.
+        applies_adapters: else what it has loaded answers as the base does.
+        falls_back: name of the model that answers for names that it does not know.
         noise: added to every log-probability, growing with each request.
         knows: of the settings of sampling; a request that names another one ends in HTTP 400.
         samples_by: where a request says nothing, as by a generation_config.json.
@@ -79,6 +81,8 @@ class Faults:
     swap_to: str = ""
     other_tokenizer: str = ""
     loads_adapters: bool = True
+    applies_adapters: bool = True
+    falls_back: str = ""
     noise: float = 0.0
     knows: tuple[str, ...] = SAMPLING
     samples_by: dict[str, Any] = field(default_factory=dict)
@@ -153,6 +157,8 @@ class Served:
             return 400, {"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}
         if faults.replicas and body["model"] == next(iter(self.models)):
             body = {**body, "model": faults.replicas[len(self.requests) % len(faults.replicas)]}
+        if faults.falls_back and body["model"] not in self.models:
+            body = {**body, "model": faults.falls_back}
         if body["model"] not in self.models:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
         if faults.text_only and not isinstance(prompt, str):
@@ -243,7 +249,8 @@ class Served:
             return (200, {}) if self.models.pop(name, None) is not None else (404, {"error": {"message": "no such"}})
         if name in self.models:
             return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
-        self.models[name] = load(self.base_folder, body["lora_path"])
+        adapter = body["lora_path"] if self.faults.applies_adapters else ""
+        self.models[name] = load(self.base_folder, adapter)
         return 200, {}
 
     base_folder = ""
