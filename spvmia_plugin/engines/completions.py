@@ -20,6 +20,9 @@ from spvmia_plugin.engines.http import Halved
 LOWEST = -9000.0
 """Below it a log-probability stands for minus infinity: vLLM writes -9999 for that."""
 
+APART, DEEP = 1.0, -50.0
+"""Nats: so far below all others lies a floor, or below this one."""
+
 NEUTRAL: Mapping[str, float] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Settings of sampling that leave a distribution as it is, beside `top_p`, which every server knows.
 
@@ -75,6 +78,8 @@ class Way:
     """A way to have a prompt's log-probabilities."""
 
     name = ""
+    names_ids = False
+    """Whether an answer names the tokens that it is about by their ids."""
 
     def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
         """What to send. One token is always written: some servers know no less."""
@@ -98,6 +103,7 @@ class PromptLogprobs(Way):
     """vLLM's `prompt_logprobs`: the tokens by id, and the likeliest beside each."""
 
     name = "prompt_logprobs"
+    names_ids = True
 
     def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
         return {**super().body(ids), "prompt_logprobs": -1 if moments else 1}
@@ -109,6 +115,8 @@ class PromptLogprobs(Way):
             raise Fault("gives no prompt_logprobs")
         if len(rows) != len(ids):
             raise Fault(f"gives {len(rows)} prompt_logprobs for {len(ids)} tokens")
+        first = rows[0].get(str(ids[0])) if ids and isinstance(rows[0], Mapping) else None
+        nothing_before(first.get("logprob") if isinstance(first, Mapping) else None)
         logprob, top1, of_all = [], [], []
         for place, (token_id, row) in enumerate(zip(ids[1:], rows[1:], strict=True), start=1):
             if not isinstance(row, Mapping):
@@ -128,6 +136,7 @@ class PromptLogprobs(Way):
             top1.append(value >= max(known))
             if moments:
                 of_all.append(_moments(known))
+        no_floor(logprob)
         mean, std = np.array(of_all, np.float32).reshape(-1, 2).T if moments else (None, None)
         return Read(np.array(logprob, np.float32), np.array(top1, bool), mean, std)
 
@@ -156,6 +165,7 @@ class Echo(Way):
         best = found.get("top_logprobs")
         if not isinstance(best, list) or len(best) != len(given):
             raise Fault("echoes log-probabilities without 'top_logprobs', so nobody knows which token was likeliest")
+        nothing_before(given[0])
         logprob, top1 = [], []
         for place in range(1, len(ids)):
             value = finite(given[place], place, ids)
@@ -164,6 +174,7 @@ class Echo(Way):
             if not beside:
                 raise Fault(f"does not name the likeliest token beside token {place + 1} of {len(ids)}")
             top1.append(value >= max(beside))
+        no_floor(logprob)
         return Read(np.array(logprob, np.float32), np.array(top1, bool))
 
     def text(self, answer: Any, ids: Ids) -> str:
@@ -201,6 +212,46 @@ def finite(value: object, place: int, ids: Ids) -> float:
     if number > 1e-3:
         raise Fault(f"gives {number:.3g} as the log-probability {where}")
     return min(number, 0.0)
+
+
+def nothing_before(value: object) -> None:
+    """Make sure that a prompt's first token has no log-probability: nothing stands before it.
+
+    Raises:
+        Fault: it has one. Some servers write 0 for none.
+    """
+    number = _number(value)
+    if number is not None and number < 0:
+        raise Fault(
+            f"puts something before the prompt, for it gives {number:.3g} as the log-probability of the first token: "
+            "have it add no token of its own (add_special_tokens=false)"
+        )
+
+
+def no_floor(logprobs: Sequence[float]) -> None:
+    """Make sure that no one value stands for whatever was not among the likeliest tokens.
+
+    Raises:
+        Fault: several log-probabilities are the lowest one to the last digit, and it is far below all others, or below
+            what a model says of a text.
+    """
+    lowest = min(logprobs, default=0.0)
+    others = [value for value in logprobs if value > lowest]
+    count = len(logprobs) - len(others)
+    is_apart = count >= 3 and bool(others) and min(others) - lowest >= APART
+    if is_apart or (count >= 2 and lowest <= DEEP):
+        raise Fault(
+            f"gives {lowest:.4g} as the log-probability of {count} of {len(logprobs)} tokens: a floor that stands for "
+            "any token that is not among the likeliest"
+        )
+
+
+def decimals_of(logprobs: Sequence[float]) -> int | None:
+    """To how many decimals log-probabilities were rounded, two at most; None where they were not."""
+    values = np.array([value for value in logprobs if value], np.float64)
+    if len(values) < 3:
+        return None
+    return next((d for d in range(3) if np.abs(values * 10**d - np.round(values * 10**d)).max() < 1e-3), None)
 
 
 def _number(value: object) -> float | None:

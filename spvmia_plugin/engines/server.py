@@ -27,7 +27,7 @@ from spvmia_plugin.engines.harness_lm import (
     why_not_tokens,
 )
 from spvmia_plugin.engines.remote import RemoteTarget
-from spvmia_plugin.engines.self_check import Checked, SelfCheck, served_models
+from spvmia_plugin.engines.self_check import Checked, SelfCheck, is_text_of, served_models
 from spvmia_plugin.engines.served import Known, ServedModels
 from spvmia_plugin.engines.served_adapters import ServedAdapters
 from spvmia_plugin.engines.served_relatives import PROBE, applied, check_names, difference, told, why_not_read
@@ -158,7 +158,11 @@ class ServerBackend(RemoteTarget):
             models[role.value] = {
                 "model": self._called(model),
                 "logprobs_by": found.way.name if found.way is not None else None,
-                "self_check": {"largest_difference": found.largest, "fault": found.fault},
+                "self_check": {
+                    "largest_difference": found.largest,
+                    "decimals": found.decimals,
+                    "fault": found.fault,
+                },
                 "weights": None if known is None else {"spread": known.spread, "tolerance": known.tolerance},
             }
         here = [role.value for role in (Role.BASE, Role.REFERENCE, Role.CANDIDATE) if role not in self._models]
@@ -173,6 +177,13 @@ class ServerBackend(RemoteTarget):
                 f"log-probabilities of the target by the server's {target.way.name}; of tokens that it wrote and then "
                 f"read they differ by {target.largest:.2g} at most"
             )
+        for model, checked in self._checks.items():
+            if checked.decimals is not None:
+                found.append(
+                    f"{self._called(model)!r} is seen by log-probabilities that the server rounds to "
+                    f"{checked.decimals} decimal{'s' * (checked.decimals != 1)}: attacks may find less than its "
+                    "weights would show"
+                )
         return found
 
     def remember_base(
@@ -269,10 +280,15 @@ class ServerBackend(RemoteTarget):
 
     def _ask(self, model: str, way: Way, ids: Ids, moments: bool) -> Read:
         body = {"model": model, **way.body(ids, moments=moments)}
+
+        def read(answer: Any) -> Read:
+            found = way.read(answer, ids, moments=moments)
+            if not way.names_ids and not is_text_of(self._tokens, way.text(answer, ids), ids[1:]):
+                raise Fault("answers for another text than was sent, as a cache in front of a server may")
+            return found
+
         try:
-            return self._adapters.reaching(
-                model, lambda: self.connection.post(body, lambda answer: way.read(answer, ids, moments=moments))
-            )
+            return self._adapters.reaching(model, lambda: self.connection.post(body, read))
         except Fault as fault:
             raise SpvmiaError(
                 f"base_url: expected a finite log-probability of each of {len(ids)} tokens, got a server "

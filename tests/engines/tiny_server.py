@@ -54,6 +54,10 @@ class Faults:
         noise: added to every log-probability, growing with each request.
         knows: of the settings of sampling; a request that names another one ends in HTTP 400.
         samples_by: where a request says nothing, as by a generation_config.json.
+        floor: log-probabilities of tokens that are not among so many likeliest are -100; 0 for none.
+        decimals: to which log-probabilities are rounded.
+        first: what stands as the log-probability of a prompt's first token.
+        stale: an echo of as many tokens as an earlier one is that one again.
         replicas: names of models that answer for the first one, each in its turn.
     """
 
@@ -86,6 +90,10 @@ class Faults:
     noise: float = 0.0
     knows: tuple[str, ...] = SAMPLING
     samples_by: dict[str, Any] = field(default_factory=dict)
+    floor: int = 0
+    decimals: int | None = None
+    first: Any = None
+    stale: bool = False
     replicas: tuple[str, ...] = ()
 
 
@@ -99,6 +107,7 @@ class Served:
         self.lock = threading.Lock()
         self.under_way, self.most_under_way = 0, 0
         self.last: tuple[Any, Any] = (None, None)  # what was computed last, of which model and ids
+        self.echoed: dict[int, dict[str, Any]] = {}  # answers by the length of a prompt
         self.decoder = tokenizer
         self.decoded: dict[int, str] = {}
         if faults.other_tokenizer:
@@ -122,7 +131,10 @@ class Served:
         if self.last[0] != of:
             with torch.no_grad():
                 self.last = of, self.models[name](input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-        return self.last[1] - self.faults.noise * (len(self.requests) % 7)
+        rows = self.last[1] - self.faults.noise * (len(self.requests) % 7)
+        if self.faults.floor:
+            rows = rows.masked_fill(rows < rows.topk(self.faults.floor, -1).values[:, -1:], -100.0)
+        return rows if self.faults.decimals is None else rows.round(decimals=self.faults.decimals)
 
     def write(self, body: dict[str, Any], ids: list[int]) -> tuple[list[int], list[float], bool]:
         import torch
@@ -175,6 +187,8 @@ class Served:
         if len(ids) + body.get("max_tokens", 16) > faults.context:
             said = f"This model's maximum context length is {faults.context} tokens. However, you requested "
             return 400, {"error": {"message": f"{said}{len(ids)}: {self.text(ids)}"}}  # it quotes what was sent
+        if faults.stale and body.get("echo") and len(ids) in self.echoed:
+            return 200, self.echoed[len(ids)]
         new, of_new, ended = self.write(body, ids)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if ended else "length"}
         shown = new[:-1] if ended else new
@@ -185,12 +199,14 @@ class Served:
             choice["logprobs"] = self._of_text(body, ids, new, of_new)
         if wants is not None and faults.prompt_logprobs != "ignored":
             choice["prompt_logprobs"] = self._of_prompt(body["model"], ids, whole=wants < 0)
-        return 200, {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
+        answer = {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
+        self.echoed[len(ids)] = answer
+        return 200, answer
 
     def _row(self, name: str, ids: list[int]) -> list[float | None]:
         """Log-probabilities of a prompt's tokens, as wrong as was asked for."""
         rows, faults = self.logprobs(name, ids), self.faults
-        said: list[Any] = [None, *(float(rows[k - 1, ids[k]]) for k in range(1, len(ids)))]
+        said: list[Any] = [faults.first, *(float(rows[k - 1, ids[k]]) for k in range(1, len(ids)))]
         if faults.shift:
             moved = [said[k - faults.shift] if 0 < k - faults.shift < len(said) else -2.5 for k in range(len(said))]
             said = [None, *moved[1:]]
@@ -224,8 +240,8 @@ class Served:
         import torch
 
         rows = self.logprobs(name, ids)
-        found: list[Any] = [None]
         said = self._row(name, ids)
+        found: list[Any] = [said[0] if said[0] is None else {str(ids[0]): {"logprob": said[0]}}]
         for k in range(1, len(said)):
             row = rows[k - 1]
             values, ranks = row.tolist(), (len(row) - torch.searchsorted(row.sort().values, row)).tolist()
