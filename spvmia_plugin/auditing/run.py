@@ -156,7 +156,7 @@ class Run:
             for player in self.players.values()
             if player.model is not None
         }
-        self.outcome.notes += [*self._kept_texts(), *self._backend_notes()]
+        self.outcome.notes += [*self._kept_texts(), *self._scorer.notes, *self._backend_notes()]
         if told := self.backend.told:
             self.outcome.details["backend"] = dict(told)
         self._batches.forget()

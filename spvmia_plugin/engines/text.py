@@ -165,12 +165,6 @@ class TextTarget(RemoteTarget):
             return super().count(text)
         return math.ceil(len(text.encode("utf-8", "surrogatepass")) / BYTES_A_TOKEN)
 
-    @property
-    def notes(self) -> Sequence[str]:
-        if self._empty:
-            self.note_once(f"{self.name} answered nothing to some requests: these texts are empty")
-        return super().notes
-
     def generate(
         self,
         prompts: Sequence[TokenIds],

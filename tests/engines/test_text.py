@@ -218,8 +218,8 @@ def test_faults_of_a_model_are_told_in_a_line(tmp_path, answers, told):
 
 
 def test_some_empty_answers_are_noted(tmp_path):
-    outcome = audited(tmp_path, Writer(answers=lambda requests: ["", *["some words here"] * (len(requests) - 1)]))
-    assert "Writer answered nothing to some requests: these texts are empty" in outcome.notes
+    outcome = audited(tmp_path, Writer(answers=lambda requests: ["", *(own_words(i) for i in range(1, len(requests)))]))
+    assert "2 of 96 texts that the target wrote are empty" in outcome.notes
 
 
 def test_what_needs_log_probabilities_is_refused_by_name_and_what_does_not_is_offered(tmp_path):
