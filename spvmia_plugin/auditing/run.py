@@ -448,7 +448,12 @@ class Run:
         kind = "" if inputs.loss_on is None else f" ({audit.data.format}, {IN_WORDS[inputs.loss_on]} scored)"
         n = len(audit.attacks)
         attacks = "1 attack" if n == 1 else f"{n} attacks"
-        title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {attacks}"
+        count = f"{len(audit.records):,}"
+        if len(audit.records) < len(audit.audited):  # other processes have the rest
+            count = f"{count} of {len(audit.audited):,} records in this process,"
+        else:
+            count = f"{count} records"
+        title = f"spvmia: {count} of {shown(audit.data.source)}{kind}, {attacks}"
         notes = [*self._backend_notes(), *self.beyond_context(), *self._to_pay(stages)]
         shorter = shorter_by(stages, audit.config)
         show("\n".join([render(title, stages, rate, shorter), *(f"  note: {note}" for note in notes)]))

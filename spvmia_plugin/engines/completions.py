@@ -41,6 +41,8 @@ it, and answers HTTP 500 to a `top_k` below 0. One that knows vLLM's names alone
 """
 UNKNOWN_FIELD = (400, 422)
 """What servers answer to a field of a request that they do not know."""
+_WHOLE = frozenset({"stop", "length", "eos", "eos_token", "stop_sequence", "end_turn", "max_tokens"})
+"""Reasons that servers give for the end of a text that is whole, or as long as was asked for."""
 Ids = Sequence[int]
 
 
@@ -114,7 +116,7 @@ class PromptLogprobs(Way):
         if not isinstance(rows, list):
             raise Fault("gives no prompt_logprobs")
         if len(rows) != len(ids):
-            raise Fault(f"gives {len(rows)} prompt_logprobs for {len(ids)} tokens")
+            raise Fault(f"gives {len(rows)} prompt_logprobs for {len(ids)} tokens{_shorter(len(rows), ids)}")
         first = rows[0].get(str(ids[0])) if ids and isinstance(rows[0], Mapping) else None
         nothing_before(first.get("logprob") if isinstance(first, Mapping) else None)
         logprob, top1, of_all = [], [], []
@@ -161,7 +163,10 @@ class Echo(Way):
         if not isinstance(given, list) or len(given) <= 1 < len(ids):
             raise Fault("scores only what it writes, and ignores 'echo' in silence")
         if not len(ids) <= len(given) <= len(ids) + 1:  # the last one was written
-            raise Fault(f"echoes {len(given)} log-probabilities for {len(ids)} tokens and one that it writes")
+            raise Fault(
+                f"echoes {len(given)} log-probabilities for {len(ids)} tokens and one that it writes"
+                f"{_shorter(len(given) - 1, ids)}"
+            )
         best = found.get("top_logprobs")
         if not isinstance(best, list) or len(best) != len(given):
             raise Fault("echoes log-probabilities without 'top_logprobs', so nobody knows which token was likeliest")
@@ -212,6 +217,13 @@ def finite(value: object, place: int, ids: Ids) -> float:
     if number > 1e-3:
         raise Fault(f"gives {number:.3g} as the log-probability {where}")
     return min(number, 0.0)
+
+
+def _shorter(count: int, ids: Ids) -> str:
+    """What may be wrong where a server says something of too few tokens."""
+    if not 0 < count < len(ids):
+        return ""
+    return f": it may read {count} at most and cut the rest off without a word (then pass max_length={count + 2})"
 
 
 def nothing_before(value: object) -> None:
@@ -303,10 +315,13 @@ def written(answer: Any) -> Written:
     """Read what a server wrote.
 
     Raises:
-        Halved: the text is missing, or what is said of its tokens makes no sense.
+        Halved: the text is missing or was broken off (`abort`, `content_filter`), or what is said of its tokens makes
+            no sense.
     """
     choice = only_choice(answer)
-    text = choice.get("text")
+    finish, text = choice.get("finish_reason"), choice.get("text")
+    if isinstance(finish, str) and finish.lower() not in _WHOLE:
+        raise Halved(f"a text that was broken off ({finish[:30]!r})" if finish.isidentifier() else "a broken-off text")
     if not isinstance(text, str):
         raise Halved("an answer without a text")
     told = choice.get("logprobs")
@@ -327,7 +342,7 @@ def written(answer: Any) -> Written:
         tuple(_said(each) for each in logprobs) if isinstance(logprobs, list) else None,
         tuple(_token_id(each) for each in ids) if isinstance(ids, list) else None,
         tuple(map(str, tokens)) if isinstance(tokens, list) and is_text else None,
-        choice.get("finish_reason") == "stop",
+        finish == "stop",
     )
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from spvmia_plugin.engines.http import elsewhere, hidden, secrets_of
+from spvmia_plugin.engines.telling import elsewhere, hidden, secrets_of
 from spvmia_plugin.util.libraries import isolated_rng
 
 LOGGERS = "lm_eval.models"

@@ -6,7 +6,8 @@ from typing import Any
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
-from spvmia_plugin.engines.http import Connection, shown_url
+from spvmia_plugin.engines.http import Connection
+from spvmia_plugin.engines.telling import shown_url
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.models.tokens import unwrapped
 from spvmia_plugin.util.files import user_cache

@@ -27,7 +27,7 @@ from spvmia_plugin.engines.completions import (
     decimals_of,
     written,
 )
-from spvmia_plugin.engines.http import Connection, Halved, Refused
+from spvmia_plugin.engines.http import Connection, Refused, Unreadable
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import TEXT
 from spvmia_plugin.models.tokens import Tokens
@@ -236,10 +236,10 @@ class SelfCheck:
 
         try:
             found: Read = self._post(way.body(sent), read)
-        except Halved as halved:
-            raise Fault(f"answers by halves: {halved}") from None
+        except Unreadable:
+            raise Fault(f"answers {way.name} by halves, or by what makes no sense") from None
         except Refused as refused:
-            raise Fault(f"answers {way.name} by HTTP {refused.status}") from None
+            raise Fault(f"answers {way.name} by {refused.how}") from None
         if not is_text_of(self._tokens, echoed[0], sent[1:]):
             raise Fault("reads another text than that of the tokens that were sent: it has another tokenizer")
         said = np.array(new.logprobs, np.float64)

@@ -83,6 +83,7 @@ class ServerBackend(RemoteTarget):
         self._checks: dict[str, Checked] = {}
         self._identities: dict[Role, dict[str, object]] = {}
         self._adapters = ServedAdapters(self.connection, self.note_once)
+        self._served: frozenset[str] | None = None  # what the server says it has, once that was asked for
         self._asked = False  # for the server's own context
         self._writing = Writing(self.connection, self._tokens, config, self.note_once, is_told_all=not is_openai(lm))
 
@@ -177,6 +178,7 @@ class ServerBackend(RemoteTarget):
                 f"log-probabilities of the target by the server's {target.way.name}; of tokens that it wrote and then "
                 f"read they differ by {target.largest:.2g} at most"
             )
+        found += self._other_models()
         for model, checked in self._checks.items():
             if checked.decimals is not None:
                 found.append(
@@ -185,6 +187,22 @@ class ServerBackend(RemoteTarget):
                     "weights would show"
                 )
         return found
+
+    def _other_models(self) -> list[str]:
+        """Answers that say they are of another model than was asked for, if the server has that too.
+
+        Most servers repeat the name, or give a version of it, or that of a file.
+        """
+        if not self.connection.renamed:
+            return []
+        if self._served is None:
+            self._served = frozenset(served_models(self.connection))
+        return [
+            f"the server answered for {self._called(asked)!r} in the name of {answered!r}, which it has too: unless "
+            "these are two names of one model, another one was audited"
+            for asked, answered in sorted(self.connection.renamed)
+            if answered in self._served and asked in self._models.values()
+        ]
 
     def remember_base(
         self,
