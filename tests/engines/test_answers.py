@@ -9,6 +9,7 @@ from spvmia_plugin.engines.self_check import is_text_of
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import ScoreInput
 from spvmia_plugin.signals import Role
+from tests.engines.servers import completions_lm
 from tests.engines.test_faults import RECORD, backend_of
 
 
@@ -76,3 +77,37 @@ def test_what_is_a_floor(logprobs, is_floor):
             no_floor(logprobs)
     else:
         no_floor(logprobs)
+
+
+def test_a_text_that_was_broken_off_is_asked_for_again(serve, models, monkeypatch):
+    server, lm = serve(finish="abort", lm={"num_concurrent": 1})
+    whole = backend_of(serve()[1], models).generate([[5, 6, 7]] * 4, [30] * 4, range(4))
+    assert backend_of(lm, models).generate([[5, 6, 7]] * 4, [30] * 4, range(4)) == whole
+    monkeypatch.setattr(server.served, "requests", type("Odd", (list,), {"__len__": lambda self: 1})())
+    with pytest.raises(SpvmiaError, match=r"expected a whole answer, got a text that was broken off \('abort'\)"):
+        backend_of(lm, models).generate([[5, 6, 7]], [30], [0])
+
+
+@pytest.mark.parametrize(("answers_as", "is_told"), [("base", True), ("target", False), ("target-v2.gguf", False)])
+def test_answers_in_the_name_of_another_model_that_is_served(serve, models, answers_as, is_told):
+    backend = backend_of(serve(answers_as=answers_as)[1], models)
+    backend.score(Role.TARGET, [ScoreInput((5, 6, 7, 8))], moments=False)
+    notes = [note for note in backend.notes if "in the name of" in note]
+    assert [note.startswith("the server answered for 'target' in the name of 'base', which") for note in notes] == (
+        [True] if is_told else []
+    )
+    assert backend.notes == backend.notes
+
+
+def test_where_prompt_logprobs_make_no_sense_echo_is_tried(serve, models):
+    _, lm = serve(prompt_logprobs="senseless")
+    assert backend_of(lm, models).checked("target").way.name == "echo"
+
+
+@pytest.mark.parametrize("way", ["all", "ignored"])
+def test_a_server_that_cuts_prompts_off_is_told_of_by_its_length(serve, models, way):
+    server, lm = serve(reads=20, prompt_logprobs=way)
+    fault = backend_of(lm, models).checked("target").fault
+    assert "it may read 20 at most and cut the rest off without a word (then pass max_length=22)" in fault
+    short = completions_lm(server.url, models / "base", max_length=22)
+    assert backend_of(short, models).max_length == 20

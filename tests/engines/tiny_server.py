@@ -27,7 +27,7 @@ class Faults:
     Attributes:
         shift: places by which echoed log-probabilities are moved.
         echo: answers `echo`; else it is ignored in silence.
-        prompt_logprobs: answers them: "all" with -1 too, "some", "refused" (HTTP 400) or "ignored".
+        prompt_logprobs: answers them: "all" with -1 too, "some", "refused" (HTTP 400), "ignored" or "senseless".
         names_ids: "yes", "tokens" (as texts `token_id:7`), "no" (in silence) or "refused" (HTTP 400).
         top_logprobs: has them beside echoed log-probabilities.
         logprobs: gives any at all.
@@ -58,6 +58,9 @@ class Faults:
         decimals: to which log-probabilities are rounded.
         first: what stands as the log-probability of a prompt's first token.
         stale: an echo of as many tokens as an earlier one is that one again.
+        finish: why texts of more than 10 tokens ended, after the second token; each second time.
+        answers_as: the model of which its answers say they are.
+        reads: so many tokens of a prompt at most, the last ones; 0 for all.
         replicas: names of models that answer for the first one, each in its turn.
     """
 
@@ -94,6 +97,9 @@ class Faults:
     decimals: int | None = None
     first: Any = None
     stale: bool = False
+    finish: str = ""
+    answers_as: str = ""
+    reads: int = 0
     replicas: tuple[str, ...] = ()
 
 
@@ -164,7 +170,7 @@ class Served:
         return new, said, False
 
     def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        faults, prompt = self.faults, body["prompt"]
+        faults, prompt, asked = self.faults, body["prompt"], body["model"]
         if unknown := [name for name in SAMPLING if name in body and name not in faults.knows]:
             return 400, {"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}
         if faults.replicas and body["model"] == next(iter(self.models)):
@@ -189,8 +195,13 @@ class Served:
             return 400, {"error": {"message": f"{said}{len(ids)}: {self.text(ids)}"}}  # it quotes what was sent
         if faults.stale and body.get("echo") and len(ids) in self.echoed:
             return 200, self.echoed[len(ids)]
+        if wants is not None and faults.prompt_logprobs == "senseless":
+            return 200, {"object": "text_completion", "usage": {}}
+        ids = ids[-faults.reads :]
         new, of_new, ended = self.write(body, ids)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if ended else "length"}
+        if faults.finish and body.get("max_tokens", 16) > 10 and len(self.requests) % 2:
+            choice["finish_reason"], new, ended = faults.finish, new[:2], False
         shown = new[:-1] if ended else new
         choice["text"] = (self.text(ids) if body.get("echo") and faults.echo else "") + self.text(shown)
         if faults.names_ids == "yes" and body.get("return_token_ids"):
@@ -199,7 +210,8 @@ class Served:
             choice["logprobs"] = self._of_text(body, ids, new, of_new)
         if wants is not None and faults.prompt_logprobs != "ignored":
             choice["prompt_logprobs"] = self._of_prompt(body["model"], ids, whole=wants < 0)
-        answer = {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
+        answer = {"id": "cmpl-1", "object": "text_completion", "model": asked, "choices": [choice]}
+        answer["model"] = faults.answers_as or asked
         self.echoed[len(ids)] = answer
         return 200, answer
 
