@@ -15,6 +15,7 @@ from functools import cached_property
 from spvmia_plugin.attacks.text_only import halves
 from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.sequences import Inputs
+from spvmia_plugin.auditing.variety import ENOUGH, Variety, check_varied
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import Conversation, Record
@@ -77,6 +78,7 @@ class Continuations:
         on_done: told how many tokens the texts had left that were just written, as `missing` counts them.
 
     Attributes:
+        variety: how much the texts of all records differ so far.
         asked: how many texts all records took so far, of at most how many tokens, and how much of it was not stored.
     """
 
@@ -96,18 +98,30 @@ class Continuations:
         self._on_done = on_done
         self._known: dict[int, str] | None = None
         self.asked = Amount()
+        self.variety = Variety()
 
     def of(self, records: Sequence[Record], inputs: Inputs) -> dict[str, Continued | str]:
         """What the target wrote for each record, by id; a string is the reason why there is nothing."""
         passages = {record.id: self._passage(record, inputs) for record in records}
         asked = [passage for passage in passages.values() if isinstance(passage, Passage)]
         texts = self._texts(asked, inputs)
+        distinct = {passage.written(): passage for passage in asked}.values()
+        if not self.variety.records:  # a last part may be a few records
+            self._check_varied({self._numbers(passage)[0]: passage.truth for passage in distinct}, texts)
+        for passage in distinct:
+            self.variety.add([texts[number] for number in self._numbers(passage)])
         return {
             record_id: passage
             if isinstance(passage, str)
             else Continued(passage.truth, tuple(texts[number] for number in self._numbers(passage)))
             for record_id, passage in passages.items()
         }
+
+    def _check_varied(self, truths: Mapping[int, str], texts: Mapping[int, str]) -> None:
+        """Refuse answers that are mostly alike; `truths` are by the number of each record's first answer."""
+        first = {number: texts[number] for number in truths if number in texts}
+        allowed = self._config.allow_degenerate
+        check_varied(list(first.values()), [truths[number] for number in first], allowed=allowed)
 
     def missing(self, records: Sequence[Record], inputs: Inputs) -> Missing:
         """What the store does not have of them."""
@@ -159,12 +173,15 @@ class Continuations:
         order = list(numbers)
         done = {i for i, number in enumerate(order) if number in known}
         draws = self._draws(passages)
+        first = {self._numbers(passage)[0]: passage.truth for passage in passages}
         with Bar(desc=STAGE, total=len(order), unit="texts", initial=len(done), quiet=self._quiet) as bar:
 
             def keep(batch: Mapping[int, str]) -> None:
                 made = {order[i]: text for i, text in batch.items() if order[i] not in known}
                 self._corpus.append(made)
                 known.update(made)
+                if sum(number in known for number in first) >= ENOUGH:  # each text may have to be paid for
+                    self._check_varied(first, known)
                 self._on_done(sum(lengths[number] for number in made))
                 bar.update(len(made))
 

@@ -35,7 +35,7 @@ from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.protocols import Backend, BackendFeatures, Neighbours, Perturbation, completed
 from spvmia_plugin.records import AuditData, LossOn, Record
-from spvmia_plugin.signals import Role, Unscored, View
+from spvmia_plugin.signals import WRITTEN, Role, Unscored, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import is_foreign
 from spvmia_plugin.util.console import bars_of, following, show, shown
@@ -156,7 +156,7 @@ class Run:
             for player in self.players.values()
             if player.model is not None
         }
-        self.outcome.notes += self._backend_notes()
+        self.outcome.notes += [*self._kept_texts(), *self._scorer.notes, *self._backend_notes()]
         if told := self.backend.told:
             self.outcome.details["backend"] = dict(told)
         self._batches.forget()
@@ -223,8 +223,11 @@ class Run:
             self._standing.built.add(role)
             prompted = [prompting(role.nth)] if role.kind is Role.REFERENCE else []
             self._progress.finish(*prompted, f"training the {name}")
-            if player.trained and self.backend.is_same(role, Role.BASE):
-                self.outcome.notes.append(f"the {name} equals the base: it learned nothing from its texts")
+            # The base of a reference that is ready may be nowhere to be had.
+            is_known = player.trained or any(each.model is Role.BASE for each in self.players.values())
+            if is_known and self.backend.is_same(role, Role.BASE):
+                why = "it learned nothing from its texts" if player.trained else "what it calibrates, the base does"
+                self.outcome.notes.append(f"the {name} equals the base: {why}")
             for key, one, why in _LEFT_OUT:
                 if count := made.get(key):
                     many = f"{count} {one}{'s' * (count != 1)}"
@@ -247,6 +250,16 @@ class Run:
             "same tokens as the target"
             for role, template in self.backend.chat_templates.items()
             if template is not None and digests(template) != rendered_by
+        ]
+
+    def _kept_texts(self) -> list[str]:
+        """Whether nothing of what a target of text alone wrote is of this run, in which nobody saw who answers."""
+        is_written = self.outcome.way is not None or any(view in WRITTEN for _, view in self.outcome.asked)
+        if not self.backend.is_asked_by_text or not is_written or self.backend.cost(Role.TARGET).batches:
+            return []
+        return [
+            f"all that {self.backend.name} wrote comes from an earlier run, and it was asked for nothing in this one: "
+            "other weights behind the same name are not noticed ('spvmia cache clear' has all written anew)"
         ]
 
     def _backend_notes(self) -> list[str]:
@@ -435,7 +448,12 @@ class Run:
         kind = "" if inputs.loss_on is None else f" ({audit.data.format}, {IN_WORDS[inputs.loss_on]} scored)"
         n = len(audit.attacks)
         attacks = "1 attack" if n == 1 else f"{n} attacks"
-        title = f"spvmia: {len(audit.records):,} records of {shown(audit.data.source)}{kind}, {attacks}"
+        count = f"{len(audit.records):,}"
+        if len(audit.records) < len(audit.audited):  # other processes have the rest
+            count = f"{count} of {len(audit.audited):,} records in this process,"
+        else:
+            count = f"{count} records"
+        title = f"spvmia: {count} of {shown(audit.data.source)}{kind}, {attacks}"
         notes = [*self._backend_notes(), *self.beyond_context(), *self._to_pay(stages)]
         shorter = shorter_by(stages, audit.config)
         show("\n".join([render(title, stages, rate, shorter), *(f"  note: {note}" for note in notes)]))

@@ -64,6 +64,11 @@ class Scorer:
         self._population_signals: dict[Role, Sequence[TokenSignals]] = {}
         self._under_other: dict[Role, Sequence[TokenSignals]] = {}  # the same under the other mask
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader should know of what the target wrote where records go on."""
+        return self._continuations.variety.notes()
+
     def check(self) -> None:
         """What can be refused before any model is asked for.
 

@@ -20,6 +20,9 @@ from spvmia_plugin.engines.http import Halved
 LOWEST = -9000.0
 """Below it a log-probability stands for minus infinity: vLLM writes -9999 for that."""
 
+APART, DEEP = 1.0, -50.0
+"""Nats: so far below all others lies a floor, or below this one."""
+
 NEUTRAL: Mapping[str, float] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Settings of sampling that leave a distribution as it is, beside `top_p`, which every server knows.
 
@@ -38,6 +41,8 @@ it, and answers HTTP 500 to a `top_k` below 0. One that knows vLLM's names alone
 """
 UNKNOWN_FIELD = (400, 422)
 """What servers answer to a field of a request that they do not know."""
+_WHOLE = frozenset({"stop", "length", "eos", "eos_token", "stop_sequence", "end_turn", "max_tokens"})
+"""Reasons that servers give for the end of a text that is whole, or as long as was asked for."""
 Ids = Sequence[int]
 
 
@@ -75,6 +80,8 @@ class Way:
     """A way to have a prompt's log-probabilities."""
 
     name = ""
+    names_ids = False
+    """Whether an answer names the tokens that it is about by their ids."""
 
     def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
         """What to send. One token is always written: some servers know no less."""
@@ -98,6 +105,7 @@ class PromptLogprobs(Way):
     """vLLM's `prompt_logprobs`: the tokens by id, and the likeliest beside each."""
 
     name = "prompt_logprobs"
+    names_ids = True
 
     def body(self, ids: Ids, *, moments: bool = False) -> dict[str, Any]:
         return {**super().body(ids), "prompt_logprobs": -1 if moments else 1}
@@ -108,7 +116,9 @@ class PromptLogprobs(Way):
         if not isinstance(rows, list):
             raise Fault("gives no prompt_logprobs")
         if len(rows) != len(ids):
-            raise Fault(f"gives {len(rows)} prompt_logprobs for {len(ids)} tokens")
+            raise Fault(f"gives {len(rows)} prompt_logprobs for {len(ids)} tokens{_shorter(len(rows), ids)}")
+        first = rows[0].get(str(ids[0])) if ids and isinstance(rows[0], Mapping) else None
+        nothing_before(first.get("logprob") if isinstance(first, Mapping) else None)
         logprob, top1, of_all = [], [], []
         for place, (token_id, row) in enumerate(zip(ids[1:], rows[1:], strict=True), start=1):
             if not isinstance(row, Mapping):
@@ -128,6 +138,7 @@ class PromptLogprobs(Way):
             top1.append(value >= max(known))
             if moments:
                 of_all.append(_moments(known))
+        no_floor(logprob)
         mean, std = np.array(of_all, np.float32).reshape(-1, 2).T if moments else (None, None)
         return Read(np.array(logprob, np.float32), np.array(top1, bool), mean, std)
 
@@ -152,10 +163,14 @@ class Echo(Way):
         if not isinstance(given, list) or len(given) <= 1 < len(ids):
             raise Fault("scores only what it writes, and ignores 'echo' in silence")
         if not len(ids) <= len(given) <= len(ids) + 1:  # the last one was written
-            raise Fault(f"echoes {len(given)} log-probabilities for {len(ids)} tokens and one that it writes")
+            raise Fault(
+                f"echoes {len(given)} log-probabilities for {len(ids)} tokens and one that it writes"
+                f"{_shorter(len(given) - 1, ids)}"
+            )
         best = found.get("top_logprobs")
         if not isinstance(best, list) or len(best) != len(given):
             raise Fault("echoes log-probabilities without 'top_logprobs', so nobody knows which token was likeliest")
+        nothing_before(given[0])
         logprob, top1 = [], []
         for place in range(1, len(ids)):
             value = finite(given[place], place, ids)
@@ -164,6 +179,7 @@ class Echo(Way):
             if not beside:
                 raise Fault(f"does not name the likeliest token beside token {place + 1} of {len(ids)}")
             top1.append(value >= max(beside))
+        no_floor(logprob)
         return Read(np.array(logprob, np.float32), np.array(top1, bool))
 
     def text(self, answer: Any, ids: Ids) -> str:
@@ -201,6 +217,53 @@ def finite(value: object, place: int, ids: Ids) -> float:
     if number > 1e-3:
         raise Fault(f"gives {number:.3g} as the log-probability {where}")
     return min(number, 0.0)
+
+
+def _shorter(count: int, ids: Ids) -> str:
+    """What may be wrong where a server says something of too few tokens."""
+    if not 0 < count < len(ids):
+        return ""
+    return f": it may read {count} at most and cut the rest off without a word (then pass max_length={count + 2})"
+
+
+def nothing_before(value: object) -> None:
+    """Make sure that a prompt's first token has no log-probability: nothing stands before it.
+
+    Raises:
+        Fault: it has one. Some servers write 0 for none.
+    """
+    number = _number(value)
+    if number is not None and number < 0:
+        raise Fault(
+            f"puts something before the prompt, for it gives {number:.3g} as the log-probability of the first token: "
+            "have it add no token of its own (add_special_tokens=false)"
+        )
+
+
+def no_floor(logprobs: Sequence[float]) -> None:
+    """Make sure that no one value stands for whatever was not among the likeliest tokens.
+
+    Raises:
+        Fault: several log-probabilities are the lowest one to the last digit, and it is far below all others, or below
+            what a model says of a text.
+    """
+    lowest = min(logprobs, default=0.0)
+    others = [value for value in logprobs if value > lowest]
+    count = len(logprobs) - len(others)
+    is_apart = count >= 3 and bool(others) and min(others) - lowest >= APART
+    if is_apart or (count >= 2 and lowest <= DEEP):
+        raise Fault(
+            f"gives {lowest:.4g} as the log-probability of {count} of {len(logprobs)} tokens: a floor that stands for "
+            "any token that is not among the likeliest"
+        )
+
+
+def decimals_of(logprobs: Sequence[float]) -> int | None:
+    """To how many decimals log-probabilities were rounded, two at most; None where they were not."""
+    values = np.array([value for value in logprobs if value], np.float64)
+    if len(values) < 3:
+        return None
+    return next((d for d in range(3) if np.abs(values * 10**d - np.round(values * 10**d)).max() < 1e-3), None)
 
 
 def _number(value: object) -> float | None:
@@ -252,10 +315,13 @@ def written(answer: Any) -> Written:
     """Read what a server wrote.
 
     Raises:
-        Halved: the text is missing, or what is said of its tokens makes no sense.
+        Halved: the text is missing or was broken off (`abort`, `content_filter`), or what is said of its tokens makes
+            no sense.
     """
     choice = only_choice(answer)
-    text = choice.get("text")
+    finish, text = choice.get("finish_reason"), choice.get("text")
+    if isinstance(finish, str) and finish.lower() not in _WHOLE:
+        raise Halved(f"a text that was broken off ({finish[:30]!r})" if finish.isidentifier() else "a broken-off text")
     if not isinstance(text, str):
         raise Halved("an answer without a text")
     told = choice.get("logprobs")
@@ -276,7 +342,7 @@ def written(answer: Any) -> Written:
         tuple(_said(each) for each in logprobs) if isinstance(logprobs, list) else None,
         tuple(_token_id(each) for each in ids) if isinstance(ids, list) else None,
         tuple(map(str, tokens)) if isinstance(tokens, list) and is_text else None,
-        choice.get("finish_reason") == "stop",
+        finish == "stop",
     )
 
 

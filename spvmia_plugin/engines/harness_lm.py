@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from spvmia_plugin.engines.http import Connection, shown_url
+from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
+from spvmia_plugin.engines.http import Connection
+from spvmia_plugin.engines.telling import shown_url
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.models.tokens import unwrapped
+from spvmia_plugin.util.files import user_cache
+from spvmia_plugin.util.redact import is_secret_name
 
 OTHERWISE = (
     "audit it by what it writes alone (ngram_mia, surrogate_mia), serve the model with vLLM, or load it with "
@@ -48,6 +53,24 @@ def why_not_tokens(lm: Any) -> str | None:
         return None
     wanted = "a tokenizer of transformers and prompts of token ids"
     return f"tokenizer: expected {wanted}, got {got}; {named}; or {OTHERWISE}"
+
+
+def place_of(lm: Any, config: AuditConfig) -> str | None:
+    """Where an LM's requests go, as a hash that tells nothing of it; None of one without an address.
+
+    The whole address counts, and headers that are no keys: what comes after its `?`, or who its user is, may choose
+    the model. The key of the hash is the store's.
+
+    Raises:
+        SpvmiaError: the store's folder holds no key, and none can be made in it.
+    """
+    url, headers = getattr(lm, "base_url", None), getattr(lm, "_header", None)
+    if not isinstance(url, str):
+        return None
+    sent = dict(headers) if isinstance(headers, dict) else {}
+    sent = {str(name).lower(): str(value) for name, value in sent.items() if not is_secret_name(str(name))}
+    key = derived_key(user_key(user_cache(config.cache_dir)), "address")
+    return fingerprint(key, [("address", url), *(("header", f"{name}: {value}") for name, value in sent.items())])[:16]
 
 
 def connect(lm: Any) -> Connection:

@@ -9,23 +9,35 @@ from __future__ import annotations
 import email.utils
 import json
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
+from spvmia_plugin.engines.telling import (
+    NO_CREDIT,
+    elsewhere,
+    hidden,
+    is_about_length,
+    is_without_credit,
+    message_of,
+    secrets_of,
+    shown_url,
+)
 from spvmia_plugin.errors import MAX_REASON, SpvmiaError
-from spvmia_plugin.util.redact import HIDDEN, looks_like_token, without_secrets_in
+from spvmia_plugin.util.console import show
 from spvmia_plugin.util.strict_json import any_loads
 
 PATIENCE = 600.0
 """Seconds that a request waits in all for a server that limits the rate."""
 LONGEST_PAUSE = 10.0
 """Seconds between two tries, where the server says nothing of it."""
+_AGAIN = (408, 409, 425)
+"""What is asked again beside 5xx: a time that was up, a conflict, an early request."""
+LONG = 15.0
+"""Seconds of waiting for a server that limits the rate from which somebody is told, once a run."""
 _ASKS_TO_WAIT = (429, 503)
 """What a server answers that may say in `Retry-After` when it should be asked again."""
 COMPLETIONS = "/completions"
@@ -40,12 +52,18 @@ class Refused(SpvmiaError):
     Attributes:
         status: of the answer.
         words: what the server said, without secrets. May quote the request.
+        how: the status in words: some servers tell of errors in answers of HTTP 200.
     """
 
-    def __init__(self, message: str, status: int, words: str) -> None:
+    def __init__(self, message: str, status: int, words: str, how: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.words = words
+        self.how = how or f"HTTP {status}"
+
+
+class Unreadable(SpvmiaError):
+    """The server answers, and each time a part is missing or makes no sense."""
 
 
 class Halved(Exception):
@@ -62,6 +80,9 @@ class Connection:
         attempts: how often a request is sent before the run ends.
         concurrent: how many are under way at once.
         verify: whether its certificate is checked, or the file of the authority that signed it.
+
+    Attributes:
+        renamed: models that were asked for, each with the other one that an answer said it was of.
     """
 
     def __init__(
@@ -79,13 +100,15 @@ class Connection:
         self.concurrent = max(1, concurrent)
         self.attempts = max(1, attempts)
         self._headers = dict(headers)
-        self._secrets = _secrets_of(url, headers)
+        self._secrets = secrets_of(url, headers)
         self._timeout = timeout
         self._verify = verify
         self._session: Any = None
         self._lock = threading.Lock()
         self._open_at = 0.0  # the server asked all of us to wait until then
         self._stopped = threading.Event()
+        self._is_slow = False  # and somebody was told
+        self.renamed: set[tuple[str, str]] = set()
 
     @property
     def root(self) -> str | None:
@@ -126,7 +149,8 @@ class Connection:
 
         Raises:
             Refused: the server has said no.
-            SpvmiaError: it can't be reached, is too slow or too busy, or answers by halves.
+            Unreadable: it answers by halves, each time.
+            SpvmiaError: it can't be reached, or is too slow or too busy.
         """
         left, waited, pause, stopped = attempts or self.attempts, 0.0, 0.5, self._stopped
         while True:
@@ -144,11 +168,12 @@ class Connection:
                         f"a server that {busy.what} (HTTP {busy.status}) and is to be asked again in {delay:.0f} s",
                         "lower num_concurrent in --model_args, or run the same command again later, which continues",
                     ) from None
+                self._tell_of_waiting(busy, waited + delay)
                 self._open_at = max(self._open_at, time.monotonic() + delay)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             except Refused as refused:
-                if refused.status < 500:
+                if refused.status < 500 and refused.status not in _AGAIN:
                     raise refused if own_words or not refused.words else self._without_words(refused) from None
                 error: SpvmiaError = refused if own_words else self._without_words(refused)
             except _Lost as lost:
@@ -156,14 +181,24 @@ class Connection:
                 if lost.final:
                     raise error from None
             except Halved as halved:
-                error = self._problem("a whole answer", str(halved), "see the server's own log")
+                error = Unreadable(str(self._problem("a whole answer", str(halved), "see the server's own log")))
             left -= 1
             if left <= 0 or stopped.wait(pause):
                 raise error
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _tell_of_waiting(self, busy: _Busy, seconds: float) -> None:
+        """Say once why nothing moves."""
+        with self._lock:
+            is_new, self._is_slow = seconds >= LONG and not self._is_slow, self._is_slow or seconds >= LONG
+        if is_new:
+            show(
+                f"spvmia: {self.shown} {busy.what} (HTTP {busy.status}): requests wait for it, up to {PATIENCE:.0f} s "
+                "each"
+            )
+
     def command(self, path: str, body: Mapping[str, Any]) -> None:
-        """Send JSON of no record to another path, once; the answer's words are not read.
+        """Send JSON of no record, once; of the answer nothing is read but whether it is a refusal.
 
         Raises:
             Refused: the server has said no.
@@ -251,41 +286,62 @@ class Connection:
                 "start it, or correct base_url=... in --model_args; the same command then continues",
             ) from None
         status, delay = found.status_code, _seconds(found.headers.get("Retry-After"))
-        if status == 429 or (status in _ASKS_TO_WAIT and delay is not None):
+        is_final = status == 429 and is_without_credit(found.text)
+        if not is_final and (status == 429 or (status in _ASKS_TO_WAIT and delay is not None)):
             raise _Busy(status, delay)
         if 300 <= status < 400:
-            there = shown_url(urljoin(url, found.headers.get("Location", "")))
-            raise Refused(
-                f"base_url: expected an answer of {self.shown}, got HTTP {status}, which leads to {there}; if that is "
-                "the server, give its address as base_url=... in --model_args: no key is sent where nobody named it",
-                status,
-                "",
-            )
+            there = elsewhere(url, found.headers.get("Location", ""))
+            raise Refused(f"base_url: expected an answer of {self.shown}, got HTTP {status}, {there}", status, "")
         if not found.ok:
-            words = self._clean(_message(found.text))
+            words = self._words_of(found.text)
             raise self._refused(status, words, f" ({words})" if words else "")
         try:
             answer = any_loads(found.content)
         except ValueError:
             raise Halved(f"{len(found.content)} bytes that are no JSON") from None
+        self._refuse_if_error(answer)
+        answered = answer.get("model") if isinstance(answer, Mapping) else None
+        if isinstance(answered, str) and answered != body.get("model"):
+            self.renamed.add((str(body.get("model")), answered))
         return read(answer)
 
-    def _clean(self, words: str) -> str:
-        """A server's words without what we sent it in confidence: some repeat a key that they refuse."""
-        for secret in self._secrets:
-            words = words.replace(secret, HIDDEN)
-        return without_secrets_in(words)[:MAX_REASON]
+    def _refuse_if_error(self, answer: Any) -> None:
+        """Some gateways tell of an error in an answer of HTTP 200.
+
+        Raises:
+            Refused: this is one.
+            _Busy: that limits the rate.
+        """
+        if not isinstance(answer, Mapping) or "choices" in answer:
+            return
+        error = answer.get("error") or (answer if answer.get("object") == "error" else None)
+        if not error:
+            return
+        text = json.dumps(answer)
+        code = str(error.get("code", answer.get("code")) if isinstance(error, Mapping) else answer.get("code"))
+        status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 400
+        if status == 429 and not is_without_credit(text):
+            raise _Busy(status, None)
+        words = self._words_of(text)
+        how = f"an error in an answer of HTTP 200 (code {status})" if code == str(status) else ""
+        raise self._refused(status, words, f" ({words})" if words else "", how or "an error in an answer of HTTP 200")
+
+    def _words_of(self, text: str) -> str:
+        """An error answer's words without what we sent in confidence: some servers repeat a key that they refuse."""
+        words = hidden(message_of(text), self._secrets)[:MAX_REASON]
+        is_lost = is_without_credit(text) and not is_without_credit(words)  # it stands beside the words, as a code
+        return f"{words} [{NO_CREDIT}]" if is_lost else words
 
     def _without_words(self, refused: Refused) -> Refused:
         """The same, with the server's words kept for whoever catches it."""
         about = " that names the length of the context" if is_about_length(refused.words) else ""
-        return self._refused(refused.status, refused.words, about)
+        about = about or (" that names an insufficient quota" if is_without_credit(refused.words) else "")
+        return self._refused(refused.status, refused.words, about, refused.how)
 
-    def _refused(self, status: int, words: str, told: str) -> Refused:
-        remedy = _TOO_LONG if is_about_length(words) else _remedy(status)
-        return Refused(
-            f"base_url: expected an answer of {self.shown}, got HTTP {status}{told}; {remedy}", status, words
-        )
+    def _refused(self, status: int, words: str, told: str, how: str = "") -> Refused:
+        remedy = _TOO_LONG if is_about_length(words) else _PAY if is_without_credit(words) else _remedy(status)
+        how = how or f"HTTP {status}"
+        return Refused(f"base_url: expected an answer of {self.shown}, got {how}{told}; {remedy}", status, words, how)
 
     def _problem(self, expected: str, got: str, remedy: str = "run the same command again") -> SpvmiaError:
         return SpvmiaError(f"base_url: expected {expected}, got {got}, from {self.shown}; {remedy}")
@@ -308,45 +364,8 @@ class _Lost(Exception):
         self.expected, self.got, self.remedy, self.final = expected, got, remedy, final
 
 
-def bare_url(url: str) -> str:
-    """An address without user and query: the place alone, which may still hold a token in its path."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:  # no number
-        port = ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def shown_url(url: str) -> str:
-    """An address without what may be a credential: no user, no query, no token in its path."""
-    return without_secrets_in(bare_url(url))
-
-
-def _secrets_of(url: str, headers: Mapping[str, str]) -> list[str]:
-    """What of an address and of headers may be a credential, the longest first."""
-    parts = urlsplit(url)
-    words = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
-    words += [part for part in parts.path.split("/") if looks_like_token(unquote(part))]
-    for value in headers.values():
-        words += [str(value), *str(value).split()[1:]]
-    given = {form for word in words if word for form in (word, unquote(word))}
-    return sorted((word for word in given if len(word) >= 4), key=len, reverse=True)
-
-
-def is_about_length(words: str) -> bool:
-    """Whether a server refuses a prompt for its length. Each has its own words for that."""
-    said = words.lower()
-    return bool(_LENGTH.search(said) and _TOO_MUCH.search(said) and not _QUOTA.search(said))
-
-
-_LENGTH = re.compile(r"context|prompt|inputs?\b|sequence|tokens?\b|model.?len")
-_TOO_MUCH = re.compile(
-    r"too (?:long|large|many)|longer than|exceed|max\w*len|max\w*.{0,40}\blen(?:gth)?\b|context (?:length|window)|<="
-)
-_QUOTA = re.compile(r"quota|rate.?limit|per (?:minute|day)|api.?key")
 _TOO_LONG = "pass the server's context as max_length=... in --model_args, or lower mia_max_length"
+_PAY = "see to its credit (plan and billing), and run the same command again, which continues"
 
 
 def _remedy(status: int) -> str:
@@ -355,21 +374,6 @@ def _remedy(status: int) -> str:
     if status == 404:
         return "correct base_url=... (it ends in /v1/completions) or model=... in --model_args"
     return "the server's own log says more" if status < 500 else "restart it: the same command then continues"
-
-
-def _message(text: str) -> str:
-    """What an error answer says, in one line."""
-    try:
-        found = any_loads(text)
-    except ValueError:
-        found = text
-    for name in ("error", "detail", "message", "msg"):
-        if isinstance(found, list) and found:
-            found = found[0]
-        if isinstance(found, Mapping) and name in found:
-            found = found[name]
-    said = found if isinstance(found, str) else json.dumps(found)
-    return "" if "<html" in said.lower() else " ".join(said.split())
 
 
 def _innermost(error: BaseException) -> str:

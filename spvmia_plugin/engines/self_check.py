@@ -16,8 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.data.tokenisation import PROBES
-from spvmia_plugin.engines.completions import Echo, Fault, Ids, PromptLogprobs, Read, Way, Written, written
-from spvmia_plugin.engines.http import Connection, Halved, Refused
+from spvmia_plugin.engines.completions import (
+    Echo,
+    Fault,
+    Ids,
+    PromptLogprobs,
+    Read,
+    Way,
+    Written,
+    decimals_of,
+    written,
+)
+from spvmia_plugin.engines.http import Connection, Refused, Unreadable
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import TEXT
 from spvmia_plugin.models.tokens import Tokens
@@ -53,6 +63,7 @@ class Checked:
         moments: whether it gives whole distributions.
         no_moments: why it does not, in words.
         takes_ids: whether prompts may be token ids; else it can't write for us either.
+        decimals: of its log-probabilities, where they are rounded to 1 or 2; else None.
     """
 
     way: Way | None
@@ -62,6 +73,7 @@ class Checked:
     moments: bool = False
     no_moments: str | None = None
     takes_ids: bool = True
+    decimals: int | None = None
 
 
 class _TextAlone(Fault):
@@ -98,12 +110,12 @@ class SelfCheck:
         faults: list[str] = []
         for way in (PromptLogprobs(), Echo()):
             try:
-                largest = self._compare(way, ids, new)
+                largest, decimals = self._compare(way, ids, new)
             except Fault as fault:
                 faults.append(str(fault))
             else:
                 moments, why = self._has_moments(way, ids)
-                return Checked(way, None, largest, self._names_ids, moments, why)
+                return Checked(way, None, largest, self._names_ids, moments, why, decimals=decimals)
         return Checked(None, faults[-1], names_ids=self._names_ids)  # of the way that every server should know
 
     def _post(self, body: dict[str, Any], read: Any) -> Any:
@@ -202,23 +214,14 @@ class SelfCheck:
                 f"wrote {count} tokens of which it tells no ids, and which are others of the tokenizer that the "
                 "harness was given: it has another one"
             )
-        if found.ids is not None and not found.ended and not self._is_text_of(found.text, ids):
+        if found.ids is not None and not found.ended and not is_text_of(self._tokens, found.text, ids):
             raise Fault("has another tokenizer than the one that the harness was given: its text is another")
         return ids
 
-    def _is_text_of(self, theirs: str, ids: Ids) -> bool:
-        """Whether a server's text, or a part of it, is that of these tokens; true where nothing can be said.
-
-        Looked at are ASCII characters that are no blanks: a token by itself has no blank before its word, and may end
-        within another letter. Special tokens have a text on some servers and none on others.
-        """
-        if not theirs or not set(ids).isdisjoint(self._tokens.tokenizer.all_special_ids):
-            return True
-        seen, ours = ("".join(c for c in text if "!" <= c <= "~") for text in (theirs, self._tokens.decode(ids)))
-        return ours in seen
-
-    def _compare(self, way: Way, ids: Ids, new: Written) -> float:
+    def _compare(self, way: Way, ids: Ids, new: Written) -> tuple[float, int | None]:
         """The largest difference between what is said of a token when it is written, and when it is read.
+
+        And to how many decimals both were rounded, None if they were not.
 
         Raises:
             Fault: they differ, are gone, or others.
@@ -233,13 +236,16 @@ class SelfCheck:
 
         try:
             found: Read = self._post(way.body(sent), read)
-        except Halved as halved:
-            raise Fault(f"answers by halves: {halved}") from None
+        except Unreadable:
+            raise Fault(f"answers {way.name} by halves, or by what makes no sense") from None
         except Refused as refused:
-            raise Fault(f"answers {way.name} by HTTP {refused.status}") from None
-        if not self._is_text_of(echoed[0], sent[1:]):
+            raise Fault(f"answers {way.name} by {refused.how}") from None
+        if not is_text_of(self._tokens, echoed[0], sent[1:]):
             raise Fault("reads another text than that of the tokens that were sent: it has another tokenizer")
         said = np.array(new.logprobs, np.float64)
+        decimals = decimals_of([*found.logprob.tolist(), *said.tolist()])
+        if decimals == 0:
+            raise Fault("rounds log-probabilities to whole nats")
         apart = _differences(found.logprob, said, 0)
         shifted = {shift: _differences(found.logprob, said, shift).max(initial=0.0) for shift in SHIFTS}
         shift = min(SHIFTS, key=lambda each: shifted[each])
@@ -253,7 +259,7 @@ class SelfCheck:
         if apart.max() <= min(AT_MOST, max(spread / 3, SMALLEST)) and apart.mean() <= min(
             IN_THE_MEAN, max(spread / 8, SMALLEST)
         ):
-            return float(apart.max())
+            return float(apart.max()), decimals
         raise Fault(
             f"says of tokens that it reads something else than when it wrote them: log-probabilities differ by up to "
             f"{apart.max():.2g}"
@@ -271,6 +277,30 @@ class SelfCheck:
         except (Fault, SpvmiaError):
             return False, "it does not give prompt_logprobs=-1 (vLLM: serve with --max-logprobs -1)"
         return True, None
+
+
+def is_text_of(tokens: Tokens, theirs: str, ids: Ids) -> bool:
+    """Whether a server's text, or a part of it, is that of these tokens; true where nothing can be said.
+
+    Looked at are ASCII characters that are no blanks: a token by itself has no blank before its word, and may end
+    within another letter. Special tokens have a text on some servers and none on others: looked at is what stands
+    between them.
+    """
+    if not theirs:
+        return True
+    special = {*tokens.tokenizer.all_special_ids, *getattr(tokens.tokenizer, "added_tokens_decoder", ())}
+    between = itertools.groupby(ids, special.__contains__)
+    seen, place = _visible(theirs), 0
+    for part in (_visible(tokens.decode(list(part))) for is_special, part in between if not is_special):
+        found = seen.find(part, place)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True
+
+
+def _visible(text: str) -> str:
+    return "".join(c for c in text if "!" <= c <= "~")
 
 
 def _differences(logprob: NDArray[np.float32], said: NDArray[np.float64], shift: int) -> NDArray[np.float64]:

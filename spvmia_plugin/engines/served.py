@@ -37,6 +37,10 @@ NOTABLE = 0.01
 """Mean difference, in nats a token, between two answers of one run that a reader of the results should know of."""
 WIDEST = ALIKE / 2
 """From here on it is refused: two engines, each with its own kernels, are no further apart in bfloat16 on one model."""
+EXACT = 1e-6
+"""Mean difference, in nats a token, up to which answers of two models that each answer the same twice are equal."""
+ROUNDED = 1.5
+"""So many times the largest difference between two answers of one model."""
 SPREAD_IDS = 64
 LONGEST = 96
 """Tokens of a look at the weights, in each of two requests: a context that is shorter is said to be, by name."""
@@ -211,6 +215,11 @@ class ServedModels:
                 ) from None
             found[place] = read.logprob
         return np.concatenate([found[place] for place in range(len(probes))])
+
+
+def alike(one: Known, other: Known) -> bool:
+    """Whether two models of a server answer as one would: no further apart than each one's own answers are."""
+    return distance(one.vector, other.vector) <= max(EXACT, ROUNDED * max(one.spread, other.spread))
 
 
 def distance(one: Sequence[float] | NDArray[np.float32], other: Sequence[float] | NDArray[np.float32]) -> float:

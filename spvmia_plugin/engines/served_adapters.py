@@ -94,12 +94,16 @@ class ServedAdapters:
                 self._note(f"{adapter.called!r} was loaded again: the server had lost it while the audit ran")
         return ask()
 
+    def unload(self, name: str) -> None:
+        """Take an adapter from the server that it loaded for this run."""
+        del self._loaded[name]
+        with contextlib.suppress(SpvmiaError):  # it may be gone
+            self._command("unload_lora_adapter", {"lora_name": name})
+
     def close(self) -> None:
         """Take from the server what it loaded for this run."""
-        for name in self._loaded:
-            with contextlib.suppress(SpvmiaError):  # it may be gone
-                self._command("unload_lora_adapter", {"lora_name": name})
-        self._loaded.clear()
+        for name in list(self._loaded):
+            self.unload(name)
 
     def _load(self, name: str, path: str) -> None:
         """Have the server load an adapter.

@@ -8,31 +8,30 @@ by others is never kept under the name of the first.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.engines.completions import (
-    NEUTRAL,
-    UNKNOWN_FIELD,
-    Fault,
-    Ids,
-    Read,
-    Way,
-    Written,
-    untold,
-    written,
+from spvmia_plugin.engines.completions import Fault, Ids, Read, Way
+from spvmia_plugin.engines.harness_lm import (
+    BY_TEXT,
+    OTHERWISE,
+    connect,
+    is_completions,
+    is_openai,
+    place_of,
+    why_not_tokens,
 )
-from spvmia_plugin.engines.harness_lm import BY_TEXT, OTHERWISE, connect, is_completions, is_openai, why_not_tokens
-from spvmia_plugin.engines.http import Refused, bare_url
-from spvmia_plugin.engines.remote import ALIKE, RemoteTarget
-from spvmia_plugin.engines.self_check import NAMES_IDS, Checked, SelfCheck, served_models
-from spvmia_plugin.engines.served import ServedModels
+from spvmia_plugin.engines.remote import RemoteTarget
+from spvmia_plugin.engines.self_check import Checked, SelfCheck, is_text_of, served_models
+from spvmia_plugin.engines.served import Known, ServedModels
 from spvmia_plugin.engines.served_adapters import ServedAdapters
+from spvmia_plugin.engines.served_relatives import PROBE, applied, check_names, difference, told, why_not_read
+from spvmia_plugin.engines.writing import Writing
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.scoring import windows_of
 from spvmia_plugin.models.tokens import unwrapped
@@ -41,13 +40,7 @@ from spvmia_plugin.signals import Role, TokenSignals
 
 PROBED_EVERY = 20
 """Tokens scored or written between two looks at the weights, in tokens of a look: it costs a twentieth."""
-OTHER_SERVER = 3 * ALIKE
-"""Mean difference, in nats a token, from which a served base and that of this process are two models."""
-
 T = TypeVar("T")
-
-PROBE = "The train to the coast leaves at seven in the morning, and we will refund order 4711 soon."
-"""What a served base and that of this process are compared by."""
 
 
 class ServerBackend(RemoteTarget):
@@ -76,16 +69,23 @@ class ServerBackend(RemoteTarget):
             tok_encode=lm.tok_encode,
         )
         self.connection = connect(lm)
+        self._place = partial(place_of, lm, config)
         self.at_once = 2 * self.connection.concurrent
         self._models = {Role.TARGET: str(lm.model)}
         if config.base_served is not None:
+            if config.base_served == lm.model:
+                raise SpvmiaError(
+                    f"mia_base_served: expected the name of the model before fine-tuning, got {config.base_served!r}, "
+                    "which is that of the target (model=... in --model_args); correct one of the two"
+                )
             self._models[Role.BASE] = config.base_served
         self._weights = ServedModels(self.connection, self._tokens)
         self._checks: dict[str, Checked] = {}
         self._identities: dict[Role, dict[str, object]] = {}
         self._adapters = ServedAdapters(self.connection, self.note_once)
+        self._served: frozenset[str] | None = None  # what the server says it has, once that was asked for
         self._asked = False  # for the server's own context
-        self._is_told_all = not is_openai(lm)  # what it samples by
+        self._writing = Writing(self.connection, self._tokens, config, self.note_once, is_told_all=not is_openai(lm))
 
     @classmethod
     def accepts(cls, lm: Any) -> bool:
@@ -128,6 +128,8 @@ class ServerBackend(RemoteTarget):
                 context = served_models(self.connection).get(model)
                 if context is not None:
                     self.limit_context(context - 2, "the server")
+            if option != "model":
+                check_names(self.connection, self._tokens.natural(PROBE)[:8], model)
             self._checks[model] = SelfCheck(self.connection, model, self._tokens, option).run()
         return self._checks[model]
 
@@ -157,7 +159,11 @@ class ServerBackend(RemoteTarget):
             models[role.value] = {
                 "model": self._called(model),
                 "logprobs_by": found.way.name if found.way is not None else None,
-                "self_check": {"largest_difference": found.largest, "fault": found.fault},
+                "self_check": {
+                    "largest_difference": found.largest,
+                    "decimals": found.decimals,
+                    "fault": found.fault,
+                },
                 "weights": None if known is None else {"spread": known.spread, "tolerance": known.tolerance},
             }
         here = [role.value for role in (Role.BASE, Role.REFERENCE, Role.CANDIDATE) if role not in self._models]
@@ -172,7 +178,31 @@ class ServerBackend(RemoteTarget):
                 f"log-probabilities of the target by the server's {target.way.name}; of tokens that it wrote and then "
                 f"read they differ by {target.largest:.2g} at most"
             )
+        found += self._other_models()
+        for model, checked in self._checks.items():
+            if checked.decimals is not None:
+                found.append(
+                    f"{self._called(model)!r} is seen by log-probabilities that the server rounds to "
+                    f"{checked.decimals} decimal{'s' * (checked.decimals != 1)}: attacks may find less than its "
+                    "weights would show"
+                )
         return found
+
+    def _other_models(self) -> list[str]:
+        """Answers that say they are of another model than was asked for, if the server has that too.
+
+        Most servers repeat the name, or give a version of it, or that of a file.
+        """
+        if not self.connection.renamed:
+            return []
+        if self._served is None:
+            self._served = frozenset(served_models(self.connection))
+        return [
+            f"the server answered for {self._called(asked)!r} in the name of {answered!r}, which it has too: unless "
+            "these are two names of one model, another one was audited"
+            for asked, answered in sorted(self.connection.renamed)
+            if answered in self._served and asked in self._models.values()
+        ]
 
     def remember_base(
         self,
@@ -194,7 +224,7 @@ class ServerBackend(RemoteTarget):
             told = (
                 {"function": self._adapters.reaching(model, lambda: self._weights.name(model, way, called))}
                 if way is not None
-                else {"address": hashlib.sha256(bare_url(self.connection.url).encode()).hexdigest()[:16]}
+                else {"address": self._place()}
             )
             self._identities[role] = {
                 "backend": self.name,
@@ -268,10 +298,15 @@ class ServerBackend(RemoteTarget):
 
     def _ask(self, model: str, way: Way, ids: Ids, moments: bool) -> Read:
         body = {"model": model, **way.body(ids, moments=moments)}
+
+        def read(answer: Any) -> Read:
+            found = way.read(answer, ids, moments=moments)
+            if not way.names_ids and not is_text_of(self._tokens, way.text(answer, ids), ids[1:]):
+                raise Fault("answers for another text than was sent, as a cache in front of a server may")
+            return found
+
         try:
-            return self._adapters.reaching(
-                model, lambda: self.connection.post(body, lambda answer: way.read(answer, ids, moments=moments))
-            )
+            return self._adapters.reaching(model, lambda: self.connection.post(body, read))
         except Fault as fault:
             raise SpvmiaError(
                 f"base_url: expected a finite log-probability of each of {len(ids)} tokens, got a server "
@@ -294,11 +329,16 @@ class ServerBackend(RemoteTarget):
         model, cost = self._models[Role.TARGET], self._spent[Role.TARGET]
         found: list[list[int] | None] = [None] * len(prompts)
         lead = [] if complete else self._tokens.lead
+        names_ids = self.checked(model).names_ids
         stops = sorted({self._tokens.tokenizer.eos_token_id, *(ends or ())} - {None})
 
         def work(i: int) -> list[int]:
             room = min(lengths[i] - len(prompts[i]), self.max_length + 1 - len(lead) - len(prompts[i]))
-            new = self._continued(model, [*lead, *prompts[i]], room, seeds[i], stops) if room > 0 else []
+            new = (
+                self._writing.continued(model, [*lead, *prompts[i]], room, seeds[i], stops, names_ids=names_ids)
+                if room > 0
+                else []
+            )
             return [*prompts[i], *new]
 
         todo = [i for i in range(len(prompts)) if i not in set(done)]
@@ -313,56 +353,6 @@ class ServerBackend(RemoteTarget):
             if on_done is not None:
                 on_done(answered)
         return found
-
-    def _continued(self, model: str, ids: Ids, room: int, seed: int, stops: Sequence[int]) -> list[int]:
-        """What the model writes after a prompt, an end token left out."""
-        config = self._config
-        body: dict[str, Any] = {
-            "model": model,
-            "prompt": list(ids),
-            "max_tokens": room,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "seed": seed % 2**31,
-        }
-        if config.top_k:
-            body["top_k"] = config.top_k
-        if self.checked(model).names_ids:
-            body |= {**NAMES_IDS, "stop_token_ids": list(stops)}
-        elif len(stops) > 1:  # its own end token it knows; of conversations there are others
-            body["stop"] = [self._tokens.tokenizer.convert_ids_to_tokens(end) for end in stops][:4]
-        answer = self._written(body)
-        new = list(answer.ids) if answer.ids is not None else self._tokens.encode(answer.text)
-        end = next((k for k, token_id in enumerate(new) if token_id in stops), len(new))
-        return new[: min(end, room)]
-
-    def _written(self, body: Mapping[str, Any]) -> Written:
-        """What the server writes, by no settings of sampling but ours.
-
-        Raises:
-            Refused: the server has said no.
-            SpvmiaError: it does not know `top_k`, or does not answer.
-        """
-        if self._is_told_all:
-            try:
-                return self.connection.post({**NEUTRAL, **body}, written)
-            except Refused as refused:
-                if refused.status not in UNKNOWN_FIELD:
-                    raise
-                status = refused.status
-        try:
-            answer = self.connection.post(body, written)
-        except Refused as refused:
-            if "top_k" in body and refused.status in UNKNOWN_FIELD:
-                raise SpvmiaError(
-                    f"mia_top_k: expected a server that knows 'top_k', got HTTP {refused.status} from "
-                    f"{self.connection.shown}; leave the option out if it does not, as OpenAI's"
-                ) from None
-            raise
-        if self._is_told_all:
-            self._is_told_all = False
-            self.note_once(untold("the server", [name for name in NEUTRAL if name not in body], status))
-        return answer
 
     def _in_parts(
         self,
@@ -401,31 +391,53 @@ class ServerBackend(RemoteTarget):
 
     # -- the base, and references
 
+    def require(self, roles: Iterable[Role]) -> None:
+        """As `Backend.require`; and a served base is compared with the one that is named, where that is soon read."""
+        asked = set(roles)
+        super().require(asked)
+        if Role.BASE not in asked or not self.is_remote(Role.BASE):
+            return
+        why = why_not_read(self.models.base_name)
+        if why is None:
+            try:
+                self.models.host()
+            except SpvmiaError as error:  # it has no weights, or brings code
+                why = str(error)
+            else:
+                self._compare_bases()
+                self.local.rest()
+        if why is not None:
+            self.note_once(f"the served base was not compared with the model before fine-tuning: {why}")
+
     def check_training(self) -> None:
         """As `Backend.check_training`; and what references are trained on is the base that is served."""
         super().check_training()
-        if not self.is_remote(Role.BASE):
-            return
+        if self.is_remote(Role.BASE):
+            self._compare_bases()
+
+    def _compare_bases(self) -> None:
+        """Make sure that the served base is the model that `mia_base_model` names.
+
+        Raises:
+            SpvmiaError: it is not.
+        """
         ids = tuple(self._tokens.natural(PROBE))[: self.max_length]
         found = [
             score(Role.BASE, [ScoreInput(ids)], moments=False)[0] for score in (self.remote_score, self.local.score)
         ]
-        if found[0] is None or found[1] is None:
-            return
-        apart = float(np.abs(found[0].logprob - found[1].logprob).mean())
-        if apart > OTHER_SERVER:
-            raise SpvmiaError(
-                f"mia_base_served: expected the model that mia_base_model names, got {self._models[Role.BASE]!r}, "
-                f"whose log-probabilities of a fixed text differ from it by {apart:.2g} nats a token; correct one of "
-                "the two"
-            )
-        self.note_once(f"the served base and the one that references are trained on differ by {apart:.2g} nats a token")
+        if found[0] is not None and found[1] is not None:
+            self.note_once(told(difference(self._models[Role.BASE], found[0].logprob, found[1].logprob)))
 
     def load_reference(self, role: Role, path: str) -> None:
-        """Served beside a served base, where the server loads adapters; else read in this process."""
+        """Served beside a served base, where the server loads adapters and applies them; else read in this process."""
         for known in (self._models, self._identities):
             known.pop(role, None)
         served, why = self._adapters.load(path) if self.is_remote(Role.BASE) else (None, None)
+        if served is not None:
+            self._checks[served] = self.checked(self._models[Role.BASE])
+            if (why := self._why_not_applied(role, served)) is not None:
+                self._adapters.unload(served)
+                served = None
         if why is not None:
             self.note_once(f"{role.value}: read in this process beside a copy of the base, not by the server: {why}")
         if served is None:
@@ -433,8 +445,18 @@ class ServerBackend(RemoteTarget):
             return
         self._probed.pop(role, None)
         self._models[role] = served
-        self._checks[served] = self.checked(self._models[Role.BASE])
         self.local.rest()
+
+    def _why_not_applied(self, role: Role, served: str) -> str | None:
+        """That the server answers for an adapter as for its base, None if it does not."""
+        known: dict[Role, Known] = {}
+        for other, model in ((role, served), *((each, self._models[each]) for each in (Role.BASE, Role.TARGET))):
+            if (way := self.checked(model).way) is not None:
+                known[other] = self._adapters.reaching(model, partial(self._weights.known, model, way))
+        why, note = applied(known, role)
+        if note is not None:
+            self.note_once(note)
+        return why
 
     def close(self) -> None:
         """Take the adapters from the server that it loaded for this run."""

@@ -7,21 +7,18 @@ anybody would. The base, where an attack needs it, lies in this process, and its
 from __future__ import annotations
 
 import gc
-import hashlib
-import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.engines.completions import NEUTRAL, UNKNOWN_FIELD, WORDINGS, untold
-from spvmia_plugin.engines.harness_lm import is_completions, is_openai, why_not_tokens
+from spvmia_plugin.engines.harness_calls import Calls, Unanswered, silent_tasks
+from spvmia_plugin.engines.harness_lm import is_completions, is_openai, place_of, why_not_tokens
 from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.identity import tensors_digest
@@ -30,7 +27,6 @@ from spvmia_plugin.protocols import BackendFeatures, OnDone, TokenIds
 from spvmia_plugin.records import Conversation, content_of
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
-from spvmia_plugin.util.libraries import isolated_rng
 
 CHUNK = 64
 """So many texts are asked for in one call of the LM, and are kept or lost together when a run is killed; with requests
@@ -57,14 +53,6 @@ class TextRequest:
     def args(self) -> tuple[Any, dict[str, Any]]:
         """Context, and how to write."""
         return self.arguments
-
-
-class _Unanswered(Exception):
-    """An LM raised something: the status of an answer, if it was one, and what may be told of it."""
-
-    def __init__(self, status: int | None, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
 
 
 class _NoTokenizer:
@@ -101,6 +89,7 @@ class TextTarget(RemoteTarget):
     def __init__(self, lm: Any, config: AuditConfig, base_model: str | None = None) -> None:
         self._lm = lm = unwrapped(lm)
         self.name = type(lm).__name__
+        self._calls = Calls(lm, log_text=config.log_text)
         classes = {base.__name__ for base in type(lm).__mro__}
         self.is_chat = any("Chat" in name for name in classes)
         # Other LMs of the harness hand what they don't know on to a library that refuses it.
@@ -142,7 +131,7 @@ class TextTarget(RemoteTarget):
         return why_not_tokens(self._lm) if role is Role.TARGET and is_completions(self._lm) else None
 
     def remote_identity(self, role: Role) -> dict[str, object]:
-        """Class and name of the model, and a hash of its address without what is secret in one.
+        """Class and name of the model, and a keyed hash of its address.
 
         Other weights behind the same name are not noticed: text does not tell.
         """
@@ -154,11 +143,8 @@ class TextTarget(RemoteTarget):
                 if isinstance(value := getattr(self._lm, name, None), str)
             }
             weights = {"weights": tensors_digest(model)} if hasattr(model, "state_dict") else {}
-            address = getattr(self._lm, "base_url", None)
-            if isinstance(address, str):
-                where = urlsplit(address)
-                place = f"{where.scheme}://{where.hostname}:{where.port}{where.path}"
-                named["address"] = hashlib.sha256(place.encode()).hexdigest()[:16]
+            if (place := place_of(self._lm, self._config)) is not None:
+                named["address"] = place
             self._identity = {"backend": "text", "class": type(self._lm).__name__, **named, **weights}
         return self._identity
 
@@ -178,12 +164,6 @@ class TextTarget(RemoteTarget):
         if self._has_tokenizer:
             return super().count(text)
         return math.ceil(len(text.encode("utf-8", "surrogatepass")) / BYTES_A_TOKEN)
-
-    @property
-    def notes(self) -> Sequence[str]:
-        if self._empty:
-            self.note_once(f"{self.name} answered nothing to some requests: these texts are empty")
-        return super().notes
 
     def generate(
         self,
@@ -303,19 +283,6 @@ class TextTarget(RemoteTarget):
         apart = prompt[-1:].isspace() or text[:1].isspace() or not text[:1].isalnum()
         return text if apart or not self.is_chat or not prompt[-1:].strip() else f" {text}"
 
-    def _answers(self, asked: list[TextRequest], seed: int) -> list[Any]:
-        """What the LM answers.
-
-        Raises:
-            _Unanswered: it raised something.
-        """
-        try:
-            with isolated_rng(seed):  # LMs in this process draw from the global state
-                return list(self._lm.generate_until(asked))
-        except Exception as error:  # whatever its libraries raise
-            # Not its words: they may hold an address with a key, or a text.
-            raise _Unanswered(_status_of(error), _reason(error)) from None
-
     def _ask(self, make: Callable[[], list[TextRequest]], *, seed: int) -> list[str]:
         """The LM's answers to requests, which are made again where it refuses what they say of sampling.
 
@@ -326,10 +293,10 @@ class TextTarget(RemoteTarget):
         asked = make()
         found: list[Any] = []
         status, reason = None, ""  # of what went wrong
-        with _silent_tasks():
+        with silent_tasks():
             try:
-                found = self._answers(asked, seed)
-            except _Unanswered as failed:
+                found = self._calls.generate(asked, seed)
+            except Unanswered as failed:
                 status, reason = failed.status, failed.reason
             if reason:
                 gc.collect()  # the error is gone, and with it the requests beside the one that failed
@@ -369,38 +336,6 @@ def _words(prompt: str | Conversation) -> str:
     return prompt if isinstance(prompt, str) else prompt.words()
 
 
-@contextmanager
-def _silent_tasks() -> Iterator[None]:
-    """Where one of several requests fails, asyncio prints a traceback of each other one that fails: whenever Python
-    happens to throw it away, which may be after the line that says what went wrong."""
-    logger = logging.getLogger("asyncio")
-    was, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was
-
-
 def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def _cause_of(error: BaseException) -> BaseException:
-    """The error itself: tenacity wraps what it gave up on."""
-    last = getattr(error, "last_attempt", None)
-    inner = last.exception() if last is not None and hasattr(last, "exception") else None
-    return inner if isinstance(inner, BaseException) else error
-
-
-def _status_of(error: BaseException) -> int | None:
-    """The status of an answer that was an error, if it was one."""
-    cause = _cause_of(error)
-    status = getattr(getattr(cause, "response", None), "status_code", None) or getattr(cause, "status", None)
-    return status if isinstance(status, int) else None
-
-
-def _reason(error: BaseException) -> str:
-    """An error without what may be private in it: its class, or the status of an answer."""
-    status = _status_of(error)
-    return type(_cause_of(error)).__name__ if status is None else f"HTTP status {status}"

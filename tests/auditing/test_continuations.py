@@ -17,8 +17,8 @@ from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
-from spvmia_plugin.protocols import BackendFeatures
-from spvmia_plugin.signals import Continued
+from spvmia_plugin.protocols import BackendFeatures, Cost
+from spvmia_plugin.signals import Continued, Role
 from spvmia_plugin.store.store import Store
 from tests.auditing.fakes import FakeBackend, make_data
 from tests.auditing.test_plan import planned
@@ -211,6 +211,24 @@ def test_the_plan_of_a_target_by_request_says_what_is_sent(tmp_path, capsys):
         r"note: (\d+) requests to SomeChat: about ([\d,]+) tokens sent, up to ([\d,]+) written", _err(capsys)
     )
     assert [int(number.replace(",", "")) for number in told.groups()] == [120, sent, written]
+
+
+def test_texts_of_an_earlier_run_alone_are_noted_of_a_target_by_request(tmp_path):
+    class ByRequest(Writing):
+        is_asked_by_text = True
+        name = "SomeChat"
+
+    def notes(names, backend):
+        outcome, _ = audited(tmp_path, names, backend=backend)
+        return [note for note in outcome.notes if "comes from an earlier run" in note]
+
+    first, again = ByRequest(members()), ByRequest(members())
+    first._cost[Role.TARGET] = Cost(batches=1)
+    assert notes(["ngram"], first) == []
+    (note,) = notes(["ngram"], again)
+    assert note.startswith("all that SomeChat wrote comes from an earlier run")
+    assert notes(["ngram"], Writing(members())) == []
+    assert notes(["bag_of_words"], ByRequest()) == []
 
 
 def _err(capsys):

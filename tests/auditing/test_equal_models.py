@@ -259,3 +259,15 @@ def test_an_adapter_whose_tokens_were_added(folder, tmp_path):
         for model, value in ((base, result.reference), (lm.model, result.target)):
             logprobs = plain_logprobs(lm, model, text)
             assert value == pytest.approx(sum(logprobs) / len(logprobs), abs=1e-5)
+
+
+def test_a_reference_that_is_ready_and_is_the_base(folder, tmp_path):
+    def told(names, reference):
+        outcome = run(folder, "trained", names, tmp_path, mia_reference=str(folder / reference))
+        return [note for note in outcome.notes if "equals the base" in note]
+
+    assert told(["spv_wbc", "lira_base"], "fresh") == [
+        "the reference equals the base: what it calibrates, the base does"
+    ]
+    assert told(["spv_wbc", "lira_base"], "whole") == []
+    assert told(["spv_wbc"], "fresh") == []  # no base is asked for

@@ -246,3 +246,10 @@ def test_where_no_token_is_scored_no_context_is_too_short(tmp_path, capsys):
 def test_what_would_not_shorten_it_is_not_offered(tmp_path, capsys, names, options, told):
     run(tmp_path, names, data=DATA, quiet=False, **{"mia_perturbation": "causal", **options})
     assert f"  to shrink it: {told}\n" in capsys.readouterr().err
+
+
+def test_one_of_several_processes_says_how_many_of_the_records_are_its_own(tmp_path, capsys):
+    run(tmp_path, ["loss"], data=DATA, quiet=False, records=DATA.records[:5])
+    assert "spvmia: 5 of 12 records in this process, of " in capsys.readouterr().err
+    run(tmp_path, ["loss"], data=DATA, quiet=False)
+    assert "spvmia: 12 records of " in capsys.readouterr().err

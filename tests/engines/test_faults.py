@@ -73,6 +73,11 @@ ECHO = {"prompt_logprobs": "ignored"}
         ({"text_only": 422}, "takes prompts as text alone, and answers token ids by HTTP 422"),
         ({**ECHO, "names_ids": "no", "shift": -1}, "shifts log-probabilities by 1 token"),
         ({"shift": -1, "echo": False}, "scores only what it writes"),
+        ({"floor": 20}, r"gives -100 as the log-probability of \d+ of \d+ tokens: a floor"),
+        ({**ECHO, "floor": 20}, r"gives -100 as the log-probability of \d+ of \d+ tokens: a floor"),
+        ({"first": -3.5}, "puts something before the prompt, .* -3.5 .* the first token: .*add_special_tokens=false"),
+        ({**ECHO, "first": -3.5}, "puts something before the prompt, "),
+        ({"decimals": 0}, "rounds log-probabilities to whole nats"),
     ],
 )  # fmt: skip
 def test_a_server_that_is_wrong_is_refused_before_any_work(serve, models, faults, words):

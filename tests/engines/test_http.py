@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from spvmia_plugin.engines import http
-from spvmia_plugin.engines.http import Connection, Refused, is_about_length, shown_url
+from spvmia_plugin.engines.http import Connection, Refused
+from spvmia_plugin.engines.telling import is_about_length, shown_url
 from spvmia_plugin.errors import SpvmiaError
 
 SECRET = "horse-battery"

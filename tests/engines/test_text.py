@@ -151,8 +151,11 @@ def test_the_caching_wrapper_is_passed_by(tmp_path):
 def test_a_second_run_asks_nothing(tmp_path):
     first = audited(tmp_path, Writer(members()))
     lm = Writer(members())
-    assert scores(audited(tmp_path, lm)) == scores(first)
+    again = audited(tmp_path, lm)
+    assert scores(again) == scores(first)
     assert not lm.asked
+    assert not [note for note in first.notes if "earlier run" in note]
+    assert [note for note in again.notes if note.startswith("all that Writer wrote comes from an earlier run")]
 
 
 @pytest.mark.parametrize("after", [0, 1, 63, 64, 80])
@@ -215,8 +218,8 @@ def test_faults_of_a_model_are_told_in_a_line(tmp_path, answers, told):
 
 
 def test_some_empty_answers_are_noted(tmp_path):
-    outcome = audited(tmp_path, Writer(answers=lambda requests: ["", *["some words here"] * (len(requests) - 1)]))
-    assert "Writer answered nothing to some requests: these texts are empty" in outcome.notes
+    outcome = audited(tmp_path, Writer(answers=lambda requests: ["", *(own_words(i) for i in range(1, len(requests)))]))
+    assert "2 of 96 texts that the target wrote are empty" in outcome.notes
 
 
 def test_what_needs_log_probabilities_is_refused_by_name_and_what_does_not_is_offered(tmp_path):
@@ -245,18 +248,28 @@ def test_the_plan_says_what_is_asked_for(tmp_path, capsys):
     assert "note: 96 requests to ChatLM: about" in told
 
 
-def test_an_identity_holds_no_address_and_no_key(tmp_path):
-    def identity(**attributes):
+def test_an_identity_holds_no_address_and_no_key_and_tells_models_of_one_server_apart(tmp_path):
+    def identity(folder="one", **attributes):
         lm = Writer()
         vars(lm).update(attributes)
-        return TextTarget(lm, AuditConfig()).identity(Role.TARGET)
+        return TextTarget(lm, AuditConfig(cache_dir=str(tmp_path / folder))).identity(Role.TARGET)
 
     plain = identity(model="m", base_url="http://host:1/v1")
     assert set(plain) == {"backend", "class", "model", "address"}
     assert "host" not in json.dumps(plain)
-    assert plain == identity(model="m", base_url="http://user:key@host:1/v1?api-key=secret", api_key="secret")
-    others = [identity(model="n", base_url="http://host:1/v1"), identity(model="m", base_url="http://host:2/v1")]
-    assert all(plain != other for other in others)
+    assert plain == identity(model="m", base_url="http://host:1/v1", api_key="secret", _header={"X-Api-Key": "secret"})
+    places = [
+        "http://host:2/v1",
+        "http://host:1/v1?deployment=a",
+        "http://host:1/v1?deployment=b",
+        "http://u@host:1/v1",
+    ]
+    others = [identity(model="m", base_url=place) for place in places]
+    others += [identity(model="n", base_url="http://host:1/v1")]
+    others += [identity(model="m", base_url="http://host:1/v1", _header={"X-Deployment": "a"})]
+    assert len({json.dumps(each) for each in (plain, *others)}) == 7
+    assert not any(word in json.dumps(others) for word in ("host", "deployment", "Deployment"))
+    assert plain != identity("two", model="m", base_url="http://host:1/v1")  # nobody tries addresses without the key
     assert identity(pretrained="p", model=object()) == {"backend": "text", "class": "Writer", "pretrained": "p"}
 
 
@@ -391,7 +404,10 @@ class Handler(BaseHTTPRequestHandler):
             fault = 500 if server.counts_from_0 and body.get("top_k", 0) < 0 else fault
         if fault is not None:
             self.send_response(fault)
+            if server.leads_to:
+                self.send_header("Location", server.leads_to)
             self.end_headers()
+            self.wfile.write(json.dumps({"detail": body}).encode())  # as FastAPI quotes what it refuses
             return
         said = body["messages"][-1]["content"].removeprefix(GO_ON.format(""))
         learnt = server.known.get(said)
@@ -413,6 +429,7 @@ def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.faults, server.lock = [], [], threading.Lock()
     server.unknown = (400, ())  # what a request with one of these settings ends in
+    server.leads_to = ""  # where its refusals say that the answer is
     server.counts_from_0 = False  # and answers HTTP 500 to a `top_k` below
     server.known = {halves(text)[0]: text for text in members()}
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -27,7 +27,7 @@ class Faults:
     Attributes:
         shift: places by which echoed log-probabilities are moved.
         echo: answers `echo`; else it is ignored in silence.
-        prompt_logprobs: answers them: "all" with -1 too, "some", "refused" (HTTP 400) or "ignored".
+        prompt_logprobs: answers them: "all" with -1 too, "some", "refused" (HTTP 400), "ignored" or "senseless".
         names_ids: "yes", "tokens" (as texts `token_id:7`), "no" (in silence) or "refused" (HTTP 400).
         top_logprobs: has them beside echoed log-probabilities.
         logprobs: gives any at all.
@@ -49,9 +49,18 @@ class Faults:
         swap_to: name of another model.
         other_tokenizer: folder of another tokenizer, which makes the texts.
         loads_adapters: at run time.
+        applies_adapters: else what it has loaded answers as the base does.
+        falls_back: name of the model that answers for names that it does not know.
         noise: added to every log-probability, growing with each request.
         knows: of the settings of sampling; a request that names another one ends in HTTP 400.
         samples_by: where a request says nothing, as by a generation_config.json.
+        floor: log-probabilities of tokens that are not among so many likeliest are -100; 0 for none.
+        decimals: to which log-probabilities are rounded.
+        first: what stands as the log-probability of a prompt's first token.
+        stale: an echo of as many tokens as an earlier one is that one again.
+        finish: why texts of more than 10 tokens ended, after the second token; each second time.
+        answers_as: the model of which its answers say they are.
+        reads: so many tokens of a prompt at most, the last ones; 0 for all.
         replicas: names of models that answer for the first one, each in its turn.
     """
 
@@ -79,9 +88,18 @@ class Faults:
     swap_to: str = ""
     other_tokenizer: str = ""
     loads_adapters: bool = True
+    applies_adapters: bool = True
+    falls_back: str = ""
     noise: float = 0.0
     knows: tuple[str, ...] = SAMPLING
     samples_by: dict[str, Any] = field(default_factory=dict)
+    floor: int = 0
+    decimals: int | None = None
+    first: Any = None
+    stale: bool = False
+    finish: str = ""
+    answers_as: str = ""
+    reads: int = 0
     replicas: tuple[str, ...] = ()
 
 
@@ -95,6 +113,7 @@ class Served:
         self.lock = threading.Lock()
         self.under_way, self.most_under_way = 0, 0
         self.last: tuple[Any, Any] = (None, None)  # what was computed last, of which model and ids
+        self.echoed: dict[int, dict[str, Any]] = {}  # answers by the length of a prompt
         self.decoder = tokenizer
         self.decoded: dict[int, str] = {}
         if faults.other_tokenizer:
@@ -118,7 +137,10 @@ class Served:
         if self.last[0] != of:
             with torch.no_grad():
                 self.last = of, self.models[name](input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-        return self.last[1] - self.faults.noise * (len(self.requests) % 7)
+        rows = self.last[1] - self.faults.noise * (len(self.requests) % 7)
+        if self.faults.floor:
+            rows = rows.masked_fill(rows < rows.topk(self.faults.floor, -1).values[:, -1:], -100.0)
+        return rows if self.faults.decimals is None else rows.round(decimals=self.faults.decimals)
 
     def write(self, body: dict[str, Any], ids: list[int]) -> tuple[list[int], list[float], bool]:
         import torch
@@ -148,11 +170,13 @@ class Served:
         return new, said, False
 
     def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        faults, prompt = self.faults, body["prompt"]
+        faults, prompt, asked = self.faults, body["prompt"], body["model"]
         if unknown := [name for name in SAMPLING if name in body and name not in faults.knows]:
             return 400, {"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}
         if faults.replicas and body["model"] == next(iter(self.models)):
             body = {**body, "model": faults.replicas[len(self.requests) % len(faults.replicas)]}
+        if faults.falls_back and body["model"] not in self.models:
+            body = {**body, "model": faults.falls_back}
         if body["model"] not in self.models:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
         if faults.text_only and not isinstance(prompt, str):
@@ -169,8 +193,15 @@ class Served:
         if len(ids) + body.get("max_tokens", 16) > faults.context:
             said = f"This model's maximum context length is {faults.context} tokens. However, you requested "
             return 400, {"error": {"message": f"{said}{len(ids)}: {self.text(ids)}"}}  # it quotes what was sent
+        if faults.stale and body.get("echo") and len(ids) in self.echoed:
+            return 200, self.echoed[len(ids)]
+        if wants is not None and faults.prompt_logprobs == "senseless":
+            return 200, {"object": "text_completion", "usage": {}}
+        ids = ids[-faults.reads :]
         new, of_new, ended = self.write(body, ids)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if ended else "length"}
+        if faults.finish and body.get("max_tokens", 16) > 10 and len(self.requests) % 2:
+            choice["finish_reason"], new, ended = faults.finish, new[:2], False
         shown = new[:-1] if ended else new
         choice["text"] = (self.text(ids) if body.get("echo") and faults.echo else "") + self.text(shown)
         if faults.names_ids == "yes" and body.get("return_token_ids"):
@@ -179,12 +210,15 @@ class Served:
             choice["logprobs"] = self._of_text(body, ids, new, of_new)
         if wants is not None and faults.prompt_logprobs != "ignored":
             choice["prompt_logprobs"] = self._of_prompt(body["model"], ids, whole=wants < 0)
-        return 200, {"id": "cmpl-1", "object": "text_completion", "model": body["model"], "choices": [choice]}
+        answer = {"id": "cmpl-1", "object": "text_completion", "model": asked, "choices": [choice]}
+        answer["model"] = faults.answers_as or asked
+        self.echoed[len(ids)] = answer
+        return 200, answer
 
     def _row(self, name: str, ids: list[int]) -> list[float | None]:
         """Log-probabilities of a prompt's tokens, as wrong as was asked for."""
         rows, faults = self.logprobs(name, ids), self.faults
-        said: list[Any] = [None, *(float(rows[k - 1, ids[k]]) for k in range(1, len(ids)))]
+        said: list[Any] = [faults.first, *(float(rows[k - 1, ids[k]]) for k in range(1, len(ids)))]
         if faults.shift:
             moved = [said[k - faults.shift] if 0 < k - faults.shift < len(said) else -2.5 for k in range(len(said))]
             said = [None, *moved[1:]]
@@ -218,8 +252,8 @@ class Served:
         import torch
 
         rows = self.logprobs(name, ids)
-        found: list[Any] = [None]
         said = self._row(name, ids)
+        found: list[Any] = [said[0] if said[0] is None else {str(ids[0]): {"logprob": said[0]}}]
         for k in range(1, len(said)):
             row = rows[k - 1]
             values, ranks = row.tolist(), (len(row) - torch.searchsorted(row.sort().values, row)).tolist()
@@ -243,7 +277,8 @@ class Served:
             return (200, {}) if self.models.pop(name, None) is not None else (404, {"error": {"message": "no such"}})
         if name in self.models:
             return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
-        self.models[name] = load(self.base_folder, body["lora_path"])
+        adapter = body["lora_path"] if self.faults.applies_adapters else ""
+        self.models[name] = load(self.base_folder, adapter)
         return 200, {}
 
     base_folder = ""
