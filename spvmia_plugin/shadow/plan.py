@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.auditing.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
-from spvmia_plugin.auditing.shadowed import audit_settings
+from spvmia_plugin.auditing.shadowed import audit_settings, rows_of
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
@@ -87,6 +87,7 @@ class ShadowPlan:
         settings: of the audits.
         found: the documents there are, beside the target's.
         shares: what each shadow is made of.
+        rows: `auditing.shadowed.rows_of` their records.
     """
 
     manifest: Manifest
@@ -94,6 +95,7 @@ class ShadowPlan:
     settings: AuditConfig
     found: Untouched
     shares: Sequence[Share]
+    rows: Mapping[str, Any]
 
     @classmethod
     def of(
@@ -140,7 +142,10 @@ class ShadowPlan:
         stands_in = named is not None and data == settings.dataset_path
         others = without_units(pool.loaded.documents, units_of(used))
         found = untouched(others, used, clean=named.clean if named and stands_in else str)
-        return cls(manifest, data, settings, found, share_out(pool, found, sizes, config.shadows, manifest.data.seed))
+        renderer = pool.format.renderer(pool.base.tokenizer)
+        rows = rows_of(pool.format.name, pool.format.block_size, None if renderer is None else renderer.identity())
+        shares = share_out(pool, found, sizes, config.shadows, manifest.data.seed)
+        return cls(manifest, data, settings, found, shares, rows)
 
     def identity(self) -> dict[str, Any]:
         """All that makes the shadows what they are, but how many; through JSON, as it is compared with a file's.
@@ -169,6 +174,7 @@ class ShadowPlan:
             **{name: told[name] for name in ("target", "recipe", "audit", "records")},
             "base_model": base.name if base.is_absolute() else self.manifest.base_model,
             "data": {**data, "source": source_name(self.data)},
+            "rows": dict(self.rows),
         }
 
     def seconds(self) -> float | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spvmia_plugin import combination
-from spvmia_plugin.combination import Scored, compare, fit
+from spvmia_plugin.combination import Scored, compare, fit, fitting
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
 
@@ -76,7 +75,7 @@ def test_two_shadows_are_each_on_their_own_scale():
 def test_documents_of_two_shadows_with_one_id_are_two_documents(monkeypatch):
     """Ids are `file:row`, and shadows come from files of one name: a fold must not tear apart what it takes for one."""
     seen = []
-    monkeypatch.setattr(combination, "_fitted", lambda _, __, codes, *___: seen.append(codes))
+    monkeypatch.setattr(fitting, "_fitted", lambda _, __, codes, *___: seen.append(codes))
     fit([scored(0), scored(1)], tuple(GAPS))
     assert len(np.unique(seen[0])) == 400
 

@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.attacks.weights import FILE, read_weights
+from spvmia_plugin.auditing.fitted_on import FILE as FITTED_ON
+from spvmia_plugin.auditing.fitted_on import barred
 from spvmia_plugin.checks.copies import normalised
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.data.load import builtin_datasets
@@ -200,7 +202,7 @@ def test_the_next_command_of_a_whole_model_that_brings_code(config, tmp_path):
 def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     output, _, made = first
     assert stat.S_IMODE(output.stat().st_mode) == 0o700
-    for name in (FILE, "shadow.json", "shadow_1.npz"):
+    for name in (FILE, FITTED_ON, "shadow.json", "shadow_1.npz"):
         assert stat.S_IMODE((output / name).stat().st_mode) == 0o600
     weights = read_weights(output / FILE)
     assert list(weights.variants) == ["base", "both", "candidate", "reference"]
@@ -208,6 +210,11 @@ def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     assert card.records == 107
     assert card.summary == "1 shadow of one target's recipe on tiny, 55 members each, on all.jsonl"
     assert card.settings["target"] == read_manifest(target).fingerprint
+    manifest = read_manifest(output / "shadow_1")
+    assert card.settings["shadows"] == [manifest.fingerprint]
+    assert manifest.fingerprint_key not in (output / FILE).read_text()
+    assert card.settings["base_weights"].startswith("files ")
+    assert card.settings["rows"] == {"format": "text", "tokens of a record": "those of its document"}
     assert card.settings["recipe"]["epochs"] == 2.0
     assert card.settings["audit"]["mia_self_prompts"] == 20
     assert card.settings["auroc_in_folds"]["both"] == made.fitted.auroc
@@ -215,7 +222,7 @@ def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     assert card.versions["spvmia-plugin"]
     assert str(target.parent) not in (output / FILE).read_text()
     assert card.settings["data"]["source"] == "all.jsonl"
-    everything = (output / FILE).read_text() + (output / "shadow.json").read_text()
+    everything = "".join((output / name).read_text() for name in (FILE, FITTED_ON, "shadow.json"))
     assert not any(text[:20] in everything for text in TEXTS)
 
 
@@ -238,6 +245,36 @@ def test_the_target_is_audited_with_the_weights(first, target, base, tmp_path):
     found = audited(arguments, {**metadata, "mia_self_prompts": 21, "mia_candidate": "none"})
     (note,) = [note for note in found.notes if "shadow" in note]
     assert note.endswith("mia_self_prompts 21, the shadow's 20, mia_candidate none, the shadow's None")
+
+
+def test_no_shadow_is_audited_with_weights_that_were_fitted_on_it(first, base, tmp_path):
+    arguments = {"pretrained": str(base), "peft": str(first[0] / "shadow_1")}
+    metadata = {**AUDIT, "mia_shadow": str(first[0]), "mia_cache_dir": str(tmp_path)}
+    with pytest.raises(SpvmiaError, match=r"^mia_shadow: expected weights that were fitted on other models"):
+        audited(arguments, metadata)
+
+
+def test_another_model_of_the_same_records_is_not_either(first, base, target, tmp_path):
+    """The file that the shadow was dealt from, given to another target as its own: each record by what it holds."""
+    records, _ = rebuild(read_manifest(first[0] / "shadow_1"), builtin_datasets())
+    members, others = (records[name][:30] for name in ("members", "nonmembers"))
+    of_shadow = [record.text for record in members[:12]]
+    fresh = tiny_texts(50, seed=7, words=(12, 18))
+    files = {
+        "mia_members": write_texts(tmp_path / "members.jsonl", [*of_shadow, *fresh[:20]]),
+        "mia_nonmembers": write_texts(tmp_path / "others.jsonl", [*(r.text for r in others), *fresh[20:]]),
+    }
+    given = {**AUDIT, **{name: str(path) for name, path in files.items()}, "mia_block_size": 0}
+    task = load_task(
+        "loss_mia_custom",
+        {"pretrained": str(base)},
+        {**given, "mia_shadow": str(first[0]), "mia_cache_dir": str(tmp_path)},
+    )
+    found = barred(task.registry.attack("learned", task.settings), task.data)
+    texts = {record.id: record.text for record in task.data.records}
+    own = {record.text for record in (*members, *others)}
+    assert {texts[key] for key in found.records} == own & set(texts.values())
+    assert len(found.records) >= 12
 
 
 # Again
