@@ -202,6 +202,15 @@ class Run:
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, calibrated)):
             self._calibration.check()
 
+    def check_prompts(self) -> None:
+        """What `check` leaves to the sampling: whether the held-out documents can be prompted with.
+
+        Raises:
+            SpvmiaError: they cannot.
+        """
+        if any(player.trained and player.role.kind is Role.REFERENCE for player in self.players.values()):
+            self._calibration.check_prompts()
+
     def _shown_features(self, role: Role) -> BackendFeatures:
         """What attackers can do with a role's model, through the interface that they have of the target."""
         has = self.backend.features_of(role)

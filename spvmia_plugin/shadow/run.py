@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -190,9 +191,13 @@ class Shadows:
             doing="--data",
             texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
         )
-        self._claim(plan)
         numbers = range(1, len(plan.shares) + 1)
         done = [number for number in numbers if self.layout.table(number).is_file()]
+        self._check_claim(plan)
+        if len(done) < len(plan.shares):
+            self._check_audit(plan)
+        with self.writing():
+            write_private(self.layout.state, json.dumps({"format": FORMAT, **plan.identity()}, indent=1).encode())
         for line in plan.told():
             self._say(line)
         if done:
@@ -212,18 +217,13 @@ class Shadows:
                 "files; name another"
             )
 
-    def _claim(self, plan: ShadowPlan) -> None:
-        """Mark the folder, or make sure that what is in it are shadows of this very plan."""
-        identity = plan.identity()
-        if self.layout.state.is_file():
-            made = self._state()
-            if differing := _differing(made, identity):
-                raise SpvmiaError(
-                    f"--output: expected shadows of this target, recipe, data and audit, got some in "
-                    f"{self.layout.root} that differ in {', '.join(differing)}; name another folder, or remove this one"
-                )
-        with self.writing():
-            write_private(self.layout.state, json.dumps({"format": FORMAT, **identity}, indent=1).encode())
+    def _check_claim(self, plan: ShadowPlan) -> None:
+        """Make sure that what is in the folder are shadows of this very plan."""
+        if self.layout.state.is_file() and (differing := _differing(self._state(), plan.identity())):
+            raise SpvmiaError(
+                f"--output: expected shadows of this target, recipe, data and audit, got some in "
+                f"{self.layout.root} that differ in {', '.join(differing)}; name another folder, or remove this one"
+            )
 
     def _state(self) -> Mapping[str, Any]:
         try:
@@ -277,6 +277,32 @@ class Shadows:
         is_of_now = known.version == VERSION and known.names == self._feature_names(plan)
         return is_of_now and lacking(known, plan.manifest.data.seed) is None
 
+    def _check_audit(self, plan: ShadowPlan) -> None:
+        """Refuse what the audits would fail by before a shadow is trained: the target's under the same options.
+
+        The base stands for the model, whose weights are not looked at.
+
+        Raises:
+            SpvmiaError: an option that goes with neither model nor data.
+        """
+        from spvmia_plugin.harness.in_process import check, load_task
+
+        given = {key: value for key, value in self.config.metadata.items() if key != "mia_group_column"}
+        target = self._model(plan, self.config.target)
+        base = {**target, "pretrained": plan.manifest.base_model, "peft": None}
+        with TemporaryDirectory() as store:  # of what is refused nothing stays in the folder
+            task = load_task(
+                "loss_mia_custom", target, {"mia_cache_dir": store, **given, "mia_manifest": str(plan.manifest.path)}
+            )
+            check(task, {ATTACK: task.registry.attack(ATTACK, task.settings)}, base)
+
+    def _model(self, plan: ShadowPlan, folder: Path) -> dict[str, Any]:
+        """The harness's arguments for a model of the target's recipe."""
+        found: dict[str, Any] = {"pretrained": plan.manifest.base_model, "peft": str(folder)}
+        if plan.manifest.method != "lora":
+            found = {"pretrained": str(folder)}
+        return {**found, **({"trust_remote_code": True} if self.config.trust_remote_code else {})}
+
     def _say_of_finetuning(self, line: str) -> None:
         """Its plan and its estimate; the command that audits a shadow by itself is not what comes next."""
         if line.startswith(("plan: ", "estimate: ")):
@@ -295,11 +321,7 @@ class Shadows:
         """What the audit of one shadow sees, and why it sees nothing of some records, with their number."""
         from spvmia_plugin.harness.in_process import audit, load_task
 
-        arguments: dict[str, Any] = {"pretrained": plan.manifest.base_model, "peft": str(folder)}
-        if plan.manifest.method != "lora":
-            arguments = {"pretrained": str(folder)}
-        if self.config.trust_remote_code:
-            arguments["trust_remote_code"] = True
+        arguments = self._model(plan, folder)
         given = {key: value for key, value in self.config.metadata.items() if key not in NOT_OF_A_SHADOW}
         # Any task on the manifest's records: what is run on them is said below.
         task = load_task("loss_mia_custom", arguments, {"mia_cache_dir": str(self.layout.store), **given})
@@ -333,7 +355,12 @@ class Shadows:
             ) from error
 
 
-_CALLED = {"target": "the target's records", "base_model": "the base", "documents": "the documents of --data"}
+_CALLED = {
+    "target": "the target's records",
+    "base_model": "the base",
+    "documents": "the documents of --data",
+    "candidate": "the documents of mia_candidate",
+}
 
 
 def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -84,7 +84,8 @@ def test_a_base_goes_by_its_weights_where_both_sides_tell_them():
     for told in (of_hub, None):
         assert noted(made, base=told) is None
         assert noted(made, elsewhere, told) == "base copy, the shadow's smollm2"
-    assert [weights_mark(each) for each in (None, {}, {"weights": []}, {"weights": [{"files": {}}, None]})] == [None] * 4
+    nothing_told = (None, {}, {"weights": []}, {"weights": [{"files": {}}, None]})
+    assert [weights_mark(each) for each in nothing_told] == [None] * 4
 
 
 def test_other_records_are_named():
