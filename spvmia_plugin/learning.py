@@ -149,7 +149,7 @@ def control(
     Raises:
         SpvmiaError: as `fit`.
     """
-    parts = [part for audit in audits for part in ([audit] if len(audits) > 1 else _halves(audit, seed))]
+    parts = [part for audit in audits for part in ([audit] if len(audits) > 1 else halves(audit, seed))]
     found = []
     for number in range(fits):
         rng = np.random.default_rng(stable_seed("learned control", seed, number))
@@ -178,7 +178,7 @@ def permuted_labels(labels: Bools, clusters: Sequence[Hashable] | None, rng: np.
     return dealt
 
 
-def _halves(audit: Labelled, seed: int) -> list[Labelled]:
+def halves(audit: Labelled, seed: int) -> list[Labelled]:
     """An audit as two, by documents of each class."""
     codes, labels = cluster_codes(audit.clusters, len(audit.labels)), np.asarray(audit.labels, dtype=bool)
     rng = np.random.default_rng(stable_seed("learned halves", seed))

@@ -67,6 +67,12 @@ class Learned(AuditAttack):
         return shipped() if self.shadow is None else read_weights(Path(self.shadow).expanduser() / FILE)
 
     @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """Fingerprints of the shadows' manifests, where the weights' card names them."""
+        named = self.weights.card.settings.get("shadows")
+        return tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+
+    @property
     def needs(self) -> frozenset[Need]:
         """The record under all four models."""
         return frozenset({Need(Role.TARGET, moments=True), *map(Need, (Role.BASE, Role.REFERENCE, Role.CANDIDATE))})
@@ -120,12 +126,13 @@ class Learned(AuditAttack):
         return found
 
     def told(self, table: NDArray[np.float32]) -> Mapping[str, object]:
-        """Which weights, and the variant that was chosen."""
+        """Which weights, the variant that was chosen, and the shadows that the weights were fitted on."""
         return {
             "weights": "shipped" if self.shadow is None else "shadow",
             "digest": self.weights.digest,
             "variant": self.variant(table),
             "card": self.weights.card.summary,
+            **({"fitted_on": list(self.fitted_on)} if self.fitted_on else {}),
         }
 
     @property

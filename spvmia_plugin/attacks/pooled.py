@@ -16,8 +16,9 @@ from spvmia_plugin.attacks.base import DIFFERENT_TOKENS, NLL_FLOOR, NO_MOMENTS
 from spvmia_plugin.attacks.calibrated import WINDOWS
 from spvmia_plugin.signals import MissingSignal, RecordSignals, Role, TokenSignals, Unscored
 
-VERSION = 1
-"""Of the definitions below: weights that were fitted on others mean nothing here."""
+VERSION = 2
+"""Of the definitions below and of how they are standardised (`learned.standardised`): weights that were fitted on
+others mean nothing here. In version 1 features counted by their deviations, since 2 by their ranks."""
 
 Floats = NDArray[np.float64]
 

@@ -156,6 +156,15 @@ class Calibration:
             return self._config
         return replace(self._config, seed=stable_seed(self._config.seed, "reference", nth))
 
+    def check_prompts(self) -> None:
+        """Make sure that the target can be prompted with the held-out documents. All of them are read for it.
+
+        Raises:
+            SpvmiaError: as `training.self_prompt.self_prompt`.
+        """
+        if self.way == "prefix" and all(map(is_ours, self._registry.implementers("spvmia_self_prompt"))):
+            beginnings(self._backend, self._prompts(1), self._config)
+
     def _prompts(self, nth: int) -> Sequence[Document]:
         """The held-out documents, of further references in an order of their own: fewer texts begin with others."""
         prompts = self._data.prompts

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
+from spvmia_plugin.auditing.fitted_on import Barred, all_barred
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
@@ -17,7 +18,7 @@ from spvmia_plugin.auditing.scorer import Scorer, is_known, unreadable
 from spvmia_plugin.auditing.self_prompts import LEAST_DISTINCT
 from spvmia_plugin.auditing.sequences import SCORED, Inputs, Request
 from spvmia_plugin.auditing.several import Several
-from spvmia_plugin.auditing.shadowed import shadow_note
+from spvmia_plugin.auditing.shadowed import shadow_note, weights_mark
 from spvmia_plugin.auditing.stability import Stability
 from spvmia_plugin.auditing.standing import Standing
 from spvmia_plugin.auditing.stored import (
@@ -106,6 +107,7 @@ class Run:
             on_known=self._progress.correct,
         )
         self._perturbation: Perturbation | None = None
+        self._barred: Mapping[str, Barred] = {}
         self._unmade = 0  # records that the plan found no paraphrases of
         self._beyond = 0  # records longer than the model's context, counted with the plan
         self._batches = FittingBatches(self.backend, store)
@@ -163,10 +165,14 @@ class Run:
         return self.outcome
 
     def _compare_shadow(self) -> None:
-        """Say, before long work, if weights of a shadow are asked for that were fitted for another audit than this."""
-        for attack in self.audit.attacks.values():
-            if isinstance(attack, Learned) and attack.shadow is not None:
-                note = shadow_note(attack.weights.card.settings, self.audit.config, self.audit.data)
+        """Say, before long work, if weights of a shadow were fitted for another audit than this, or on its records."""
+        for name, found in self._barred.items():
+            attack = self.audit.attacks[name]
+            notes = [found.note]
+            if isinstance(attack, Learned) and len(found.records) < len(self.audit.data.records):
+                base = weights_mark(self.backend.identity(Role.BASE))
+                notes.append(shadow_note(attack.weights.card.settings, self.audit.config, self.audit.data, base))
+            for note in notes:
                 if note is not None and note not in self.outcome.notes:
                     self.outcome.notes.append(note)
                     if not self.quiet:
@@ -175,6 +181,7 @@ class Run:
     def check(self) -> None:
         """Everything that can be refused before long work."""
         audit, players = self.audit, self.players.values()
+        self._barred = all_barred(audit.attacks, audit.data)
         names = audit.attacks, self.players, audit.config.perturbation
         check_features(*names, self.backend)
         check_features(*names, self.backend, features_of=self._shown_features, view=audit.config.api_view)
@@ -194,6 +201,15 @@ class Run:
         calibrated = self._standing.calibrated
         if any(player.trained for player in players) and not all(map(self._calibration.is_ready, calibrated)):
             self._calibration.check()
+
+    def check_prompts(self) -> None:
+        """What `check` leaves to the sampling: whether the held-out documents can be prompted with.
+
+        Raises:
+            SpvmiaError: they cannot.
+        """
+        if any(player.trained and player.role.kind is Role.REFERENCE for player in self.players.values()):
+            self._calibration.check_prompts()
 
     def _shown_features(self, role: Role) -> BackendFeatures:
         """What attackers can do with a role's model, through the interface that they have of the target."""
@@ -370,6 +386,8 @@ class Run:
         """Score the records with an attack that looks at those of all processes together."""
         attack = collected.attack
         features, scores = collected.settle(self.backend, len(self.audit.audited))
+        if name in self._barred:
+            scores |= {key: why for key, why in self._barred[name].records.items() if key in scores}
         if is_foreign(attack) and not self.audit.config.log_text:
             scores = {
                 key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each

@@ -325,6 +325,8 @@ def shadow(
     if isinstance(options, str):
         raise SpvmiaError("--metadata: expected a JSON object, got text in the form key=value; write it as JSON")
     if preset is not None:
+        if preset not in _presets():
+            raise SpvmiaError(f"--preset: expected one of {', '.join(_presets())}, got {preset!r:.80}; correct it")
         options["mia_preset"] = preset
     config = ShadowConfig(target, output, data, shadows, options, device, trust_remote_code)
     found = make_shadows(config, line_printer(quiet=quiet, as_json=as_json))

@@ -150,5 +150,6 @@ class Layout:
             remedy = f"add {lacking[0]!r} to {here[0]!r}, or {remedy}" if lacking else "leave mia_format at auto"
         elif self.asked == "auto" and not self.text_given:
             remedy += "; read by themselves are " + ", ".join("+".join(each.required) for each in FORMATS.values())
-        problem = f"expected a column {column!r}, got {known}{did_you_mean(column, shown)}"
+        meant = did_you_mean(column, shown) if len(names) > 1 else ""  # of one name, it was just said
+        problem = f"expected a column {column!r}, got {known}{meant}"
         return place.error(problem, remedy, row)

@@ -23,6 +23,7 @@ from spvmia_plugin.engines.remote import RemoteTarget
 from spvmia_plugin.engines.sglang import RESERVED, check_arguments
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.command_line import Command, check_output, our_tasks
+from spvmia_plugin.harness.in_process import check_run
 from spvmia_plugin.harness.installed import sample_size
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import AuditTask
@@ -169,10 +170,7 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
     findings = list(task._shared.findings([record.id for record in chosen]))
     with _backend(command, task) as backend, open_store(task.settings) as store:
         run = Run(job, backend, task.registry, store, quiet=True)
-        run.check()
-        for player in run.players.values():
-            if player.is_calibrated and not player.trained:
-                backend.load_reference(player.role, task.settings.reference)
+        check_run(run)
         has_tokens = command.model not in SERVED or backend.features_of(Role.TARGET).logprobs
         if has_tokens:
             told = check_tokenisation(data, chosen, backend.encode, backend.frame(""))

@@ -15,6 +15,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.harness.request import open_backend, open_store
 from spvmia_plugin.harness.task import DEVICE, AuditTask
+from spvmia_plugin.harness.unloaded import UnloadedTarget
 from spvmia_plugin.models.intact import weights_kept
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
@@ -63,6 +64,41 @@ def audit(
         texts=task.data.texts,
         log_text=task.settings.log_text,
     )
+
+
+def check(task: AuditTask, attacks: Mapping[str, Attack], arguments: Mapping[str, Any]) -> None:
+    """Refuse what an audit would fail by, as far as it shows before any weights are read.
+
+    Args:
+        task: of `load_task`.
+        attacks: those that are to run.
+        arguments: of the harness's model `hf`: the target, or its base in place of one that is not there yet.
+
+    Raises:
+        SpvmiaError: what `lm_eval` would refuse.
+    """
+
+    def run() -> None:
+        job = Job(task.data, task.settings, attacks, task.data.records, task.data.records)
+        backend = UnloadedTarget(arguments, task.settings, task.base_model)
+        with open_store(task.settings) as store:
+            asked = Run(job, backend, task.registry, store, quiet=True)
+            check_run(asked)
+            asked.check_prompts()
+
+    behind(run, doing="the check", texts=task.data.texts, log_text=task.settings.log_text)
+
+
+def check_run(run: Run) -> None:
+    """All of a run's checks, and whether the models that its options name are there.
+
+    Raises:
+        SpvmiaError: the first that fails.
+    """
+    run.check()
+    for player in run.players.values():
+        if player.is_calibrated and not player.trained:
+            run.backend.load_reference(player.role, run.audit.config.reference)
 
 
 def _audit(lm: Any, task: AuditTask, attacks: Mapping[str, Attack]) -> Outcome:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.attacks.learned import LEAST_RECORDS
 from spvmia_plugin.attacks.pooled import blocks_there
-from spvmia_plugin.attacks.weights import VARIANTS, Weights
+from spvmia_plugin.attacks.weights import VARIANTS, Weights, names_of
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.learning import STRENGTH, Labelled, design, fit, learn
+from spvmia_plugin.learning import STRENGTH, Labelled, design, fit, halves, learn
 from spvmia_plugin.metrics.arrays import cluster_codes
 from spvmia_plugin.metrics.roc import auroc
 
@@ -40,6 +41,43 @@ def some(audit: Labelled, rows: Rows) -> Labelled:
     return replace(audit, table=audit.table[rows], labels=audit.labels[rows], clusters=clusters)
 
 
+def in_order(audit: Labelled) -> Labelled:
+    """The same audit with its records in an order of their own: by document and by features, not as they came."""
+    names = [""] * len(audit.labels) if audit.clusters is None else list(map(repr, audit.clusters))
+    keys = [
+        (name, row.tobytes(), bool(label)) for name, row, label in zip(names, audit.table, audit.labels, strict=True)
+    ]
+    return some(audit, np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.intp))
+
+
+def fewest_documents(audit: Labelled) -> int:
+    """How many documents the class has that has fewer of them."""
+    codes = cluster_codes(audit.clusters, len(audit.labels))
+    return min(len(np.unique(codes[audit.labels == label])) for label in (True, False))
+
+
+def lacking(audit: Labelled, seed: int = 0) -> str | None:
+    """What an audit has too little of to be fitted on, in words; None where it has enough.
+
+    Args:
+        audit: of one shadow.
+        seed: as for `fit_shadows`.
+    """
+    if (fewest := fewest_documents(audit)) < FOLDS:
+        return f"at least {FOLDS} documents of each class, which folds can be made of, got {fewest}"
+    rows = np.arange(len(audit.labels))
+    parts = [some(audit, np.setdiff1d(rows, held_out)) for (held_out,) in folds_of_documents([audit], seed)]
+    for variant in variants_of([audit]):
+        for part in [*parts, *halves(audit, seed)]:  # what weights and their control are fitted on
+            _, able = design(part.table, part.names, names_of(variant))
+            if len(able) < LEAST_RECORDS or len(np.unique(part.labels[able])) < 2:
+                return (
+                    f"at least {LEAST_RECORDS} records of both classes, with all models of the variant {variant}, in "
+                    f"every fold and half of them, got {len(able)}"
+                )
+    return None
+
+
 def folds_of_documents(audits: Sequence[Labelled], seed: int = 0) -> list[list[Rows]]:
     """For each fold the rows of every audit that are held out; no document is on both sides.
 
@@ -50,13 +88,12 @@ def folds_of_documents(audits: Sequence[Labelled], seed: int = 0) -> list[list[R
 
     held_out: list[list[Rows]] = [[] for _ in range(FOLDS)]
     for number, audit in enumerate(audits, 1):
-        codes = cluster_codes(audit.clusters, len(audit.labels))
-        fewest = min(len(np.unique(codes[audit.labels == label])) for label in (True, False))
-        if fewest < FOLDS:
+        if (fewest := fewest_documents(audit)) < FOLDS:
             raise SpvmiaError(
                 f"--data: expected at least {FOLDS} documents of each class, which folds can be made of, got {fewest} "
                 f"in shadow {number}; name data of more documents"
             )
+        codes = cluster_codes(audit.clusters, len(audit.labels))
         splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
         folds = [rows for _, rows in splitter.split(audit.table, audit.labels, codes)]
         for fold, rows in zip(held_out, folds, strict=True):
@@ -110,6 +147,8 @@ class Fitted:
 def fit_shadows(audits: Sequence[Labelled], summary: str, seed: int = 0) -> Fitted:
     """Fit every variant that the shadows have the models for, each with the strength that does best in the folds.
 
+    The order of the records changes nothing.
+
     Args:
         audits: of the shadows.
         summary: one line for the card.
@@ -118,6 +157,7 @@ def fit_shadows(audits: Sequence[Labelled], summary: str, seed: int = 0) -> Fitt
     Raises:
         SpvmiaError: too few records or documents.
     """
+    audits = list(map(in_order, audits))
     folds = folds_of_documents(audits, seed)
     variants = variants_of(audits)
     aurocs: dict[str, float] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.auditing.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
-from spvmia_plugin.auditing.shadowed import audit_settings
+from spvmia_plugin.auditing.shadowed import audit_settings, rows_of
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
@@ -18,6 +18,8 @@ from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.data.units import units_of, without_units
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
+from spvmia_plugin.records import Document, clusters_called
+from spvmia_plugin.shadow.fitting import FOLDS
 from spvmia_plugin.training.finetune import Say, belonging_of, read_pool
 from spvmia_plugin.training.shadow import (
     CLASSES,
@@ -32,9 +34,11 @@ from spvmia_plugin.training.shadow import (
 from spvmia_plugin.util.files import user_cache
 
 MOST_SHADOWS = 64
+FULL = "full"
+"""The view of an interface that gives everything (`mia_api_view`)."""
 _OF_THE_DATA = (
     *("members", "nonmembers", "prompts", "manifest", "split", "block_size", "text_column", "format"),
-    *("loss_on", "chat_template", "record_tokens", "base_model", "shadow"),
+    *("loss_on", "chat_template", "record_tokens", "base_model", "shadow", "unit_column"),
 )
 """Options of an audit that a shadow has from its own manifest."""
 
@@ -69,6 +73,11 @@ class ShadowConfig:
             raise SpvmiaError(
                 f"--shadows: expected a whole number >= 1 and <= {MOST_SHADOWS}, got {self.shadows}; correct it"
             )
+        if (view := self.metadata.get("mia_api_view")) not in (None, FULL):
+            raise SpvmiaError(
+                f"--metadata: expected {FULL!r} as mia_api_view, got {view!r:.40}: weights are fitted on what nothing "
+                "less gives, moments of the log-probabilities; leave it out"
+            )
         for name in _OF_THE_DATA:
             if PREFIX + name in self.metadata:
                 raise SpvmiaError(
@@ -87,6 +96,8 @@ class ShadowPlan:
         settings: of the audits.
         found: the documents there are, beside the target's.
         shares: what each shadow is made of.
+        rows: `auditing.shadowed.rows_of` their records.
+        candidate: the documents of `mia_candidate`, empty without any.
     """
 
     manifest: Manifest
@@ -94,6 +105,8 @@ class ShadowPlan:
     settings: AuditConfig
     found: Untouched
     shares: Sequence[Share]
+    rows: Mapping[str, Any]
+    candidate: Sequence[Document] = ()
 
     @classmethod
     def of(
@@ -116,7 +129,8 @@ class ShadowPlan:
             keep: gets what is read as soon as it is.
 
         Raises:
-            SpvmiaError: an unknown option; the target's data or its base are not there; too few documents are.
+            SpvmiaError: an unknown option; the target's data or its base are not there; too few documents are, or too
+                few of them in a class of a shadow.
         """
         recipe(manifest)
         settings = AuditConfig.from_metadata(config.metadata, registry.attack_options)
@@ -133,14 +147,20 @@ class ShadowPlan:
         belonging = belonging_of(recipe_of_all, registry.datasets)
         _, documents = rebuild(manifest, registry.datasets, settings.dataset_path, belonging)
         used = [document for of_class in documents.values() for document in of_class]
+        candidate: Sequence[Document] = ()
         if settings.candidate not in (None, NO_CANDIDATE):
-            used += load(str(settings.candidate), settings, "mia_candidate").documents
+            candidate = load(str(settings.candidate), settings, "mia_candidate").documents
+            used += candidate
         pool = read_pool(recipe_of_all, say, registry.datasets, keep)
         named = registry.datasets.get(manifest.data.spec)
         stands_in = named is not None and data == settings.dataset_path
         others = without_units(pool.loaded.documents, units_of(used))
         found = untouched(others, used, clean=named.clean if named and stands_in else str)
-        return cls(manifest, data, settings, found, share_out(pool, found, sizes, config.shadows, manifest.data.seed))
+        renderer = pool.format.renderer(pool.base.tokenizer)
+        rows = rows_of(pool.format.name, pool.format.block_size, None if renderer is None else renderer.identity())
+        shares = share_out(pool, found, sizes, config.shadows, manifest.data.seed)
+        _check_clusters(shares, clusters_called(have_units=any(each.unit is not None for each in found.documents)))
+        return cls(manifest, data, settings, found, shares, rows, candidate)
 
     def identity(self) -> dict[str, Any]:
         """All that makes the shadows what they are, but how many; through JSON, as it is compared with a file's.
@@ -154,11 +174,19 @@ class ShadowPlan:
             "recipe": recipe(self.manifest),
             "data": {**self.manifest.data.to_json(), "spec": self.data, "template": self.manifest.data.template},
             "documents": fingerprint(key, (("document", document.text) for document in self.found.documents)),
-            "audit": audit_settings(self.settings),
+            "audit": {**audit_settings(self.settings), **self._where_it_counts()},
             "records": dict(self.shares[0].sizes),
         }
+        if self.candidate:
+            told["candidate"] = fingerprint(key, (("candidate", document.text) for document in self.candidate))
         found: dict[str, Any] = json.loads(json.dumps(told))
         return found
+
+    def _where_it_counts(self) -> dict[str, Any]:
+        """Further options that change what an audit sees, where they do: folders of before know nothing of them."""
+        most = max(self.shares[0].sizes[name] for name in ("members", "nonmembers"))
+        told = {"mia_max_samples": self.settings.max_samples} if self.settings.max_samples < most else {}
+        return {**told, **({"mia_seed": self.settings.seed} if self.settings.seed else {})}
 
     def card_settings(self) -> dict[str, Any]:
         """What of it stands in the card of the weights, which may leave this machine: no path."""
@@ -169,6 +197,7 @@ class ShadowPlan:
             **{name: told[name] for name in ("target", "recipe", "audit", "records")},
             "base_model": base.name if base.is_absolute() else self.manifest.base_model,
             "data": {**data, "source": source_name(self.data)},
+            "rows": dict(self.rows),
         }
 
     def seconds(self) -> float | None:
@@ -217,3 +246,23 @@ class ShadowPlan:
             else f"estimate: about {duration(seconds * len(self.shares))}, if this machine is as fast as the one that "
             "trained the target",
         ]
+
+
+def _check_clusters(shares: Sequence[Share], called: str) -> None:
+    """Make sure that folds can be made of what each shadow is dealt, before it is trained.
+
+    Args:
+        shares: of the shadows.
+        called: what their clusters are.
+
+    Raises:
+        SpvmiaError: they cannot.
+    """
+    for number, share in enumerate(shares, 1):
+        for name, count in share.clusters.items():
+            if count < FOLDS:
+                raise SpvmiaError(
+                    f"--data: expected {name} of at least {FOLDS} {called}, which folds can be made of, got "
+                    f"{share.sizes[name]} records of {count} in shadow {number}; name data of shorter {called}, or "
+                    "fine-tune the target on more or longer records"
+                )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import time
@@ -10,21 +9,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from spvmia_plugin.attacks.base import AuditAttack
+from spvmia_plugin.attacks.pooled import VERSION
 from spvmia_plugin.attacks.weights import FILE
+from spvmia_plugin.auditing.fitted_on import FittedShadow, write_fitted_on
+from spvmia_plugin.auditing.outcome import unscored_by_reason
 from spvmia_plugin.auditing.plan import duration
-from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
+from spvmia_plugin.auditing.shadowed import weights_mark
+from spvmia_plugin.data.manifest import MANIFEST_NAME, content_hash, read_manifest
 from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
-from spvmia_plugin.learning import Labelled
 from spvmia_plugin.plugins import Registry, load_registry
-from spvmia_plugin.shadow.fitting import FOLDS, Fitted, fit_shadows
+from spvmia_plugin.shadow.fitting import FOLDS, Fitted, fit_shadows, lacking
 from spvmia_plugin.shadow.plan import ShadowConfig, ShadowPlan
+from spvmia_plugin.shadow.tables import Seen, read_table, write_table
 from spvmia_plugin.training.finetune import Say, finetune
 from spvmia_plugin.training.shadow import Share, shadow_config
 from spvmia_plugin.util.boundary import behind
@@ -35,6 +38,9 @@ STATE = "shadow.json"
 TEMPLATE = "chat_template.jinja"
 FORMAT = 1
 ATTACK = "learned"
+NOT_OF_A_SHADOW = ("mia_dataset_path", "mia_group_column")
+"""Options of the target's audit that a shadow's does without: its manifest says where its data are, and its columns
+need not have a name for groups, which say nothing of its features."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,17 @@ def make_shadows(config: ShadowConfig, say: Say = print) -> Made:
     shadows = Shadows(config, say)
     plan, audits = shadows.run()
     fitted = fit_shadows(audits, summary_of(plan), plan.manifest.data.seed)
-    told = {**fitted.weights.card.settings, **plan.card_settings()}
+    told = {
+        **fitted.weights.card.settings,
+        **plan.card_settings(),
+        "shadows": [seen.fitted.manifest for seen in audits],
+        "base_weights": audits[0].base if len({seen.base for seen in audits}) == 1 else None,
+    }
     weights = replace(fitted.weights, card=replace(fitted.weights.card, settings=told))
     output = shadows.layout.root
     content = json.dumps(weights.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    with shadows.writing():
+    with shadows.writing():  # the weights last: without what they were fitted on nobody is to find them
+        write_fitted_on(output, [seen.fitted for seen in audits])
         write_private(output / FILE, content.encode())
     command = audit_words(plan.manifest.base_model, config, plan.manifest.method, output)
     made = Made(plan, replace(fitted, weights=weights), output, command)
@@ -160,7 +172,7 @@ class Shadows:
         self._say = say
         self._registry: Registry = load_registry()
 
-    def run(self) -> tuple[ShadowPlan, list[Labelled]]:
+    def run(self) -> tuple[ShadowPlan, list[Seen]]:
         """Do what is not done yet, and return what the audits saw of every shadow that is asked for.
 
         Raises:
@@ -179,9 +191,13 @@ class Shadows:
             doing="--data",
             texts=lambda: [(document.id, document.text) for one in loaded for document in one.documents],
         )
-        self._claim(plan)
         numbers = range(1, len(plan.shares) + 1)
         done = [number for number in numbers if self.layout.table(number).is_file()]
+        self._check_claim(plan)
+        if len(done) < len(plan.shares):
+            self._check_audit(plan)
+        with self.writing():
+            write_private(self.layout.state, json.dumps({"format": FORMAT, **plan.identity()}, indent=1).encode())
         for line in plan.told():
             self._say(line)
         if done:
@@ -201,18 +217,13 @@ class Shadows:
                 "files; name another"
             )
 
-    def _claim(self, plan: ShadowPlan) -> None:
-        """Mark the folder, or make sure that what is in it are shadows of this very plan."""
-        identity = plan.identity()
-        if self.layout.state.is_file():
-            made = self._state()
-            if differing := _differing(made, identity):
-                raise SpvmiaError(
-                    f"--output: expected shadows of this target, recipe, data and audit, got some in "
-                    f"{self.layout.root} that differ in {', '.join(differing)}; name another folder, or remove this one"
-                )
-        with self.writing():
-            write_private(self.layout.state, json.dumps({"format": FORMAT, **identity}, indent=1).encode())
+    def _check_claim(self, plan: ShadowPlan) -> None:
+        """Make sure that what is in the folder are shadows of this very plan."""
+        if self.layout.state.is_file() and (differing := _differing(self._state(), plan.identity())):
+            raise SpvmiaError(
+                f"--output: expected shadows of this target, recipe, data and audit, got some in "
+                f"{self.layout.root} that differ in {', '.join(differing)}; name another folder, or remove this one"
+            )
 
     def _state(self) -> Mapping[str, Any]:
         try:
@@ -228,10 +239,15 @@ class Shadows:
             )
         return made
 
-    def _made(self, plan: ShadowPlan, number: int, share: Share, template: Path | None) -> Labelled:
-        """What the audit saw of one shadow, which is made if it is not there."""
+    def _made(self, plan: ShadowPlan, number: int, share: Share, template: Path | None) -> Seen:
+        """What the audit saw of one shadow, which is made if it is not there.
+
+        Raises:
+            SpvmiaError: the audit saw too little to be fitted on; nothing is kept of it then.
+        """
         place = self.layout.table(number)
-        if place.is_file() and (known := read_table(place)).names == self._feature_names(plan):
+        known = read_table(place) if place.is_file() else None
+        if known is not None and self._is_enough(known, plan):
             return known
         head = f"[shadow {number} of {len(plan.shares)}]"
         started = time.monotonic()
@@ -241,11 +257,51 @@ class Shadows:
             self._say(f"{head} fine-tuning")
             finetune(config, self._say_of_finetuning, self._registry.datasets, share.of)
         self._say(f"{head} audit with {ATTACK}")
-        table = self._audit(plan, folder)
+        seen, reasons = self._audit(plan, folder)
+        if (little := lacking(seen, plan.manifest.data.seed)) is not None:
+            why = "; ".join(f"{reason} ({count} records)" for reason, count in reasons.items())
+            raise SpvmiaError(
+                f"--metadata: expected of shadow {number} {little}; "
+                + (f"without features: {why}; change what keeps them from being scored" if why else "name more data")
+            )
         with self.writing():
-            write_table(place, table)
+            write_table(place, seen)
         self._say(f"{head} done in {duration(time.monotonic() - started)}")
-        return table
+        return seen
+
+    def _is_enough(self, known: Seen, plan: ShadowPlan) -> bool:
+        """Whether what is kept of an audit is what this version would see, and enough to fit on.
+
+        Another version of the attack may look at other things: the store then has most of what it asks for.
+        """
+        is_of_now = known.version == VERSION and known.names == self._feature_names(plan)
+        return is_of_now and lacking(known, plan.manifest.data.seed) is None
+
+    def _check_audit(self, plan: ShadowPlan) -> None:
+        """Refuse what the audits would fail by before a shadow is trained: the target's under the same options.
+
+        The base stands for the model, whose weights are not looked at.
+
+        Raises:
+            SpvmiaError: an option that goes with neither model nor data.
+        """
+        from spvmia_plugin.harness.in_process import check, load_task
+
+        given = {key: value for key, value in self.config.metadata.items() if key != "mia_group_column"}
+        target = self._model(plan, self.config.target)
+        base = {**target, "pretrained": plan.manifest.base_model, "peft": None}
+        with TemporaryDirectory() as store:  # of what is refused nothing stays in the folder
+            task = load_task(
+                "loss_mia_custom", target, {"mia_cache_dir": store, **given, "mia_manifest": str(plan.manifest.path)}
+            )
+            check(task, {ATTACK: task.registry.attack(ATTACK, task.settings)}, base)
+
+    def _model(self, plan: ShadowPlan, folder: Path) -> dict[str, Any]:
+        """The harness's arguments for a model of the target's recipe."""
+        found: dict[str, Any] = {"pretrained": plan.manifest.base_model, "peft": str(folder)}
+        if plan.manifest.method != "lora":
+            found = {"pretrained": str(folder)}
+        return {**found, **({"trust_remote_code": True} if self.config.trust_remote_code else {})}
 
     def _say_of_finetuning(self, line: str) -> None:
         """Its plan and its estimate; the command that audits a shadow by itself is not what comes next."""
@@ -253,7 +309,6 @@ class Shadows:
             self._say(f"  {line}")
 
     def _feature_names(self, plan: ShadowPlan) -> tuple[str, ...]:
-        """Another version of the attack may look at other things: the store then has most of what it asks for."""
         attack = self._registry.attack(ATTACK, plan.settings)
         if not isinstance(attack, AuditAttack):
             raise SpvmiaError(
@@ -262,15 +317,12 @@ class Shadows:
             )
         return tuple(attack.feature_names)
 
-    def _audit(self, plan: ShadowPlan, folder: Path) -> Labelled:
+    def _audit(self, plan: ShadowPlan, folder: Path) -> tuple[Seen, Mapping[str, int]]:
+        """What the audit of one shadow sees, and why it sees nothing of some records, with their number."""
         from spvmia_plugin.harness.in_process import audit, load_task
 
-        arguments: dict[str, Any] = {"pretrained": plan.manifest.base_model, "peft": str(folder)}
-        if plan.manifest.method != "lora":
-            arguments = {"pretrained": str(folder)}
-        if self.config.trust_remote_code:
-            arguments["trust_remote_code"] = True
-        given = {key: value for key, value in self.config.metadata.items() if key != "mia_dataset_path"}
+        arguments = self._model(plan, folder)
+        given = {key: value for key, value in self.config.metadata.items() if key not in NOT_OF_A_SHADOW}
         # Any task on the manifest's records: what is run on them is said below.
         task = load_task("loss_mia_custom", arguments, {"mia_cache_dir": str(self.layout.store), **given})
         attack = task.registry.attack(ATTACK, task.settings)
@@ -278,13 +330,19 @@ class Shadows:
         seen = outcome.features[ATTACK]
         known = {record.id: record for record in task.data.records}
         share = read_manifest(folder)
-        return Labelled(
+        hashes = tuple(content_hash(share.fingerprint_key, known[id_]) for id_ in seen.ids)
+        has_features = set(seen.ids)
+        without = {id_: each for id_, each in outcome.results[ATTACK].items() if id_ not in has_features}
+        found = Seen(
             table=seen.table,
             labels=np.array([known[id_].is_member for id_ in seen.ids], dtype=np.bool_),
             names=tuple(seen.names),
             clusters=[known[id_].cluster for id_ in seen.ids],
             about={"base": Path(share.base_model).name, "epochs": share.settings["epochs"], "seed": share.data.seed},
+            base=weights_mark(outcome.models.get("base")),
+            fitted=FittedShadow(share.fingerprint, share.fingerprint_key, hashes),
         )
+        return found, unscored_by_reason(without)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -297,7 +355,12 @@ class Shadows:
             ) from error
 
 
-_CALLED = {"target": "the target's records", "base_model": "the base", "documents": "the documents of --data"}
+_CALLED = {
+    "target": "the target's records",
+    "base_model": "the base",
+    "documents": "the documents of --data",
+    "candidate": "the documents of mia_candidate",
+}
 
 
 def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -312,46 +375,6 @@ def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         elif before != value:
             found.append(_CALLED.get(name, name))
     return found
-
-
-def write_table(path: Path, audit: Labelled) -> None:
-    """Keep what an audit saw; it says who is a member of the shadow, so only its owner may read it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    stream = io.BytesIO()
-    np.savez_compressed(
-        stream,
-        names=np.array(audit.names, dtype=np.str_),
-        table=audit.table,
-        labels=audit.labels,
-        clusters=np.array(audit.clusters, dtype=np.str_),
-        about=np.array(json.dumps(dict(audit.about))),
-    )
-    write_private(path, stream.getvalue())
-
-
-def read_table(path: Path) -> Labelled:
-    """Read what `write_table` wrote.
-
-    Raises:
-        SpvmiaError: it is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Labelled(
-                table=file["table"],
-                labels=file["labels"],
-                names=tuple(file["names"].tolist()),
-                clusters=file["clusters"].tolist(),
-                about=any_loads(str(file["about"])),
-            )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise SpvmiaError(
-            f"--output: {path}: expected what an audit of a shadow saw, got a file that cannot be read "
-            f"({reason_of(error)}); remove it, and the same command makes it again"
-        ) from error
 
 
 def audit_words(base: str, config: ShadowConfig, method: str, output: Path) -> str:

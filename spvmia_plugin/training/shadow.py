@@ -7,7 +7,7 @@ a member is known of it, and a score can be fitted on it that no label of the ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def recipe(manifest: Manifest, option: str = "--target") -> dict[str, Any]:
     left_out = {"model", "data", "output", "quiet", "trust_remote_code", *_NOT_OF_THE_RECIPE}
     left_out |= {"format", "loss_on", "chat_template", "record_tokens"}  # with the data
     left_out |= {"unit_column"} - manifest.settings.keys()  # there where units were dealt out
-    names = [field.name for field in fields(FinetuneConfig) if field.name not in left_out]
+    names = [each.name for each in fields(FinetuneConfig) if each.name not in left_out]
     if missing := [name for name in names if name not in manifest.settings]:
         raise SpvmiaError(
             f"{option}: {manifest.path}: expected the settings of a fine-tuning, got none of {', '.join(missing)}; a "
@@ -130,11 +130,13 @@ class Share:
         seed: of its split and its training.
         ids: of its documents; no two shadows have one in common.
         sizes: records of each class.
+        clusters: documents, or units, that the members and the non-members come from.
     """
 
     seed: int
     ids: frozenset[str]
     sizes: Mapping[str, int]
+    clusters: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, documents: Sequence[Document]) -> list[Document]:
         """Its documents, in the order of all."""
@@ -169,12 +171,13 @@ def share_out(pool: Pool, found: Untouched, sizes: Mapping[str, int], count: int
         least = {name: min(_LEAST[name], sizes[name]) if name == "prompts" else LEAST for name in sizes}
         if any(smaller[name] < least[name] for name in sizes):
             unit = f"records of {pool.format.block_size} tokens" if pool.format.block_size else "documents"
+            each = "the shadow" if count == 1 else f"each of {count} shadows"
             raise SpvmiaError(
                 f"--data: {source_name(pool.config.data)}: expected text for at least "
                 f"{count * sum(least.values())} {unit} ({least['members']} members, {least['nonmembers']} non-members "
-                f"and {least['prompts']} prompts for each of {count} shadows) that the target's records do not hold, "
-                f"got {total} from {len(order)} documents, with {found.told()} left out; name more data, or lower "
-                "--shadows"
+                f"and {least['prompts']} prompts for {each}) that the target's records do not hold, got {total} "
+                f"from {len(order)} documents, with {found.told()} left out; name more data"
+                + (", or lower --shadows" if count > 1 else "")
             )
         shares = _shares(pool, order, smaller, count, seed)
         if shares is not None:
@@ -201,7 +204,8 @@ def _shares(
             if start + length >= len(order):
                 return None
             length += _SPARE_DOCUMENTS
-        shares.append(Share(own, frozenset(document.id for document in part), dict(sizes)))
+        clusters = {name: len({record.cluster for record in dealt[name]}) for name in ("members", "nonmembers")}
+        shares.append(Share(own, frozenset(document.id for document in part), dict(sizes), clusters))
         start += length
     return shares
 

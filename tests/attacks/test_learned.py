@@ -194,6 +194,15 @@ def test_the_variant_goes_by_the_models_that_there_are(roles, variant, tmp_path)
     alone = attack_with(fitted(variant), tmp_path)
     assert alone.score_many(records) == attack.score_many(records)
     assert Learned().told(table)["weights"] == "shipped"
+    assert "fitted_on" not in Learned().told(table)
+
+
+def test_the_card_may_name_the_shadows_that_weights_were_fitted_on(tmp_path):
+    weights = fitted("base")
+    named = replace(weights, card=replace(weights.card, settings={"shadows": ["a", "b"]}))
+    attack = attack_with(named, tmp_path)
+    assert attack.fitted_on == ("a", "b")
+    assert attack.told(np.zeros((0, len(FEATURE_NAMES)), dtype=np.float32))["fitted_on"] == ["a", "b"]
 
 
 def test_a_base_that_stands_in_for_the_reference_is_no_reference():

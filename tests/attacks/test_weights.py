@@ -75,7 +75,8 @@ def variant(names=("base.mean",), weights=(0.5,), name="base"):
         (b"{}", "expected a count as format, got NoneType"),
         (changed(format=2), "format 2, where this version has 1"),
         (changed(format="1"), "expected a count as format, got str"),
-        (changed(features=7), "features 7, where this version has 1"),
+        (changed(features=7), "features 7, where this version has 2"),
+        (changed(features=1), "features 1, where this version has 2"),  # counted by deviations, not by ranks
         (changed(card=None), "expected a mapping as card, got NoneType"),
         (changed(card={"records": 3}), "expected a text as card.summary, got NoneType"),
         (changed(variants=[]), "expected a mapping as variants, got list"),

@@ -136,6 +136,45 @@ def test_the_labels_of_the_target_are_no_shadow(tmp_path, shared, what):
         combine(target, [shadow])
 
 
+def with_weights_of(folder, place, told, **how):
+    """An audit whose `spv` stands for an attack with weights of a shadow."""
+    audited(folder / place, provenance={**RECIPE, "manifest_fingerprint": place}, **how)
+    for path in (folder / place).rglob("results_*.json"):
+        content = json.loads(path.read_text())
+        for task in content["configs"].values():
+            if (audit := task["metadata"]["mia_audit"])["attack"]["name"] == "spv":
+                audit["learned"] = told
+        path.write_text(json.dumps(content))
+    return folder / place
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"weights": "shadow", "digest": "d", "fitted_on": ["shadow"]}, "were fitted on its records and labels"),
+        ({"weights": "shadow", "digest": "d"}, "may have been fitted on its labels: results of an earlier version"),
+        ({"weights": "shadow", "digest": "d", "fitted_on": ["another"]}, None),
+        ({"weights": "shipped", "digest": "d"}, None),
+    ],
+)
+def test_weights_that_know_the_labels_of_a_shadow_are_not_combined(tmp_path, told, why):
+    target = with_weights_of(tmp_path, "target", {"weights": "shadow", "digest": "d", "fitted_on": ["another"]})
+    shadow = with_weights_of(tmp_path, "shadow", told, number=1)
+    found = combine(target, [shadow])
+    warned = [line for line in found.warnings if line.startswith("left out: spv")]
+    if why is None:
+        assert "spv" in found.on_target.combination.attacks
+        assert warned == []
+        return
+    assert found.on_target.combination.attacks == ("ez", "loss")
+    assert found.left_out == ()
+    assert len(warned) == 1
+    assert warned[0].startswith(f"left out: spv, whose weights {why}")
+    assert warned[0].endswith(f"in {shadow}")
+    with pytest.raises(SpvmiaError, match=r"^--attacks: expected attacks whose weights know no label .* got 'spv'"):
+        combine(target, [shadow], ["spv", "loss"])
+
+
 def test_one_shadow_counts_once(places):
     with pytest.raises(SpvmiaError, match="--shadow: expected audits of different models"):
         combine(places[0], [places[1], places[1]])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spvmia_plugin import combination
-from spvmia_plugin.combination import Scored, compare, fit
+from spvmia_plugin.combination import Scored, compare, fit, fitting
+from spvmia_plugin.combination.fitting import STRENGTHS, logistic
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
 
@@ -73,10 +73,37 @@ def test_two_shadows_are_each_on_their_own_scale():
     assert np.allclose(both.weights, same_scale.weights)
 
 
+@pytest.mark.parametrize("separable", [False, True])
+def test_the_regression_is_that_of_scikit_learn(separable):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    labels = rng.random(150) < 0.4
+    inputs = rng.standard_normal((150, 4)) + 0.7 * labels[:, None]
+    inputs[:, 2] = 0.0
+    if separable:
+        inputs[:, 0] = np.where(labels, 5.0, -5.0)
+    for strength, weights in zip(STRENGTHS, logistic(inputs, labels, STRENGTHS), strict=True):
+        model = LogisticRegression(C=strength, max_iter=10_000, tol=1e-10).fit(inputs, labels)
+        assert np.allclose(weights, model.coef_[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("normalise", ["z", "rank"])
+def test_no_weight_depends_on_the_order_of_the_records(normalise):
+    one = scored(3, gaps={"spv": 0.4, "ez": 0.4, "loss": 0.1}, n=60)
+    one.scores["loss"][::3] = np.nan  # equal features
+    found = [fit([one], tuple(GAPS), normalise)]
+    for seed in range(2):
+        order = np.random.default_rng(seed).permutation(120)
+        scores = {name: values[order] for name, values in one.scores.items()}
+        found.append(fit([Scored(scores, one.labels[order], [one.clusters[i] for i in order])], tuple(GAPS), normalise))
+    assert found[0] == found[1] == found[2]
+
+
 def test_documents_of_two_shadows_with_one_id_are_two_documents(monkeypatch):
     """Ids are `file:row`, and shadows come from files of one name: a fold must not tear apart what it takes for one."""
     seen = []
-    monkeypatch.setattr(combination, "_fitted", lambda _, __, codes, *___: seen.append(codes))
+    monkeypatch.setattr(fitting, "_fitted", lambda _, __, codes, *___: seen.append(codes))
     fit([scored(0), scored(1)], tuple(GAPS))
     assert len(np.unique(seen[0])) == 400
 

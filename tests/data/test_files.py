@@ -146,7 +146,7 @@ def broken(tmp_path: Path, name: str, content: bytes) -> str:
         (
             "d.jsonl",
             b'{"text": "a"}\n{"txt": "SECRET"}\n',
-            ", row 2: expected a column 'text', got 'txt' (did you mean 'txt'?)",
+            ", row 2: expected a column 'text', got 'txt'; name the column",
         ),
         ("d.json", b'[{"body": "SECRET"}]', ", row 1: expected a column 'text', got 'body'; name the column"),
         ("d.csv", b"id,texts\n1,SECRET\n", ": expected a column 'text', got 'id', 'texts' (did you mean 'texts'?)"),
@@ -189,7 +189,7 @@ def test_bad_parquet_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text_": ["a"]}), other)
     with pytest.raises(SpvmiaError, match="row 1: expected text in column 'text', got int"):
         read(numbers)
-    with pytest.raises(SpvmiaError, match=r"expected a column 'text', got 'text_' \(did you mean 'text_'\?\)"):
+    with pytest.raises(SpvmiaError, match=r"expected a column 'text', got 'text_'; name the column"):
         read(other)
 
 

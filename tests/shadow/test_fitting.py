@@ -19,6 +19,9 @@ from spvmia_plugin.shadow.fitting import (
     cross_validated,
     fit_shadows,
     folds_of_documents,
+    in_order,
+    lacking,
+    some,
     variants_of,
 )
 from spvmia_plugin.signals import Role
@@ -119,8 +122,29 @@ def test_every_variant_is_fitted_with_its_card(audits):
     assert again.digest == found.weights.digest
 
 
+def test_no_weight_depends_on_the_order_of_the_records():
+    audit = drawn(60, per_document=2, roles=(Role.TARGET, Role.BASE))
+    order = np.random.default_rng(0).permutation(60)
+    found = [fit_shadows([each], "", seed=3) for each in (audit, some(audit, order))]
+    assert found[0].weights.digest == found[1].weights.digest
+    alone = dataclasses.replace(audit, clusters=None)
+    one, other = (in_order(each) for each in (alone, some(alone, order)))
+    assert np.array_equal(one.table, other.table, equal_nan=True)
+    assert np.array_equal(one.labels, other.labels)
+
+
+def test_what_an_audit_has_too_little_of_is_told():
+    assert lacking(drawn(60)) is None
+    assert str(lacking(drawn(60, per_document=15))).startswith("at least 5 documents of each class, which folds can be")
+    assert lacking(drawn(24)) == (
+        "at least 20 records of both classes, with all models of the variant both, in every fold and half of them, "
+        "got 19"
+    )
+
+
 def test_the_strength_is_the_best_of_the_folds(audits):
     found = fit_shadows(audits, "", seed=3)
+    audits = list(map(in_order, audits))
     folds = folds_of_documents(audits, 3)
     tried = [cross_validated(audits, "base", strength, folds) for strength in STRENGTHS]
     assert found.strengths["base"] == STRENGTHS[int(np.argmax(tried))]

@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from spvmia_plugin.attacks.weights import FILE, read_weights
+from spvmia_plugin.auditing.fitted_on import FILE as FITTED_ON
+from spvmia_plugin.auditing.fitted_on import barred
 from spvmia_plugin.checks.copies import normalised
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.data.load import builtin_datasets
@@ -21,7 +23,7 @@ from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, w
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.in_process import audit, load_task
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.shadow import ShadowConfig, make_shadows
+from spvmia_plugin.shadow import ShadowConfig, fitting, make_shadows
 from spvmia_plugin.shadow import run as shadow_run
 from spvmia_plugin.shadow.plan import ShadowPlan
 from spvmia_plugin.training.finetune import FinetuneConfig, finetune
@@ -200,7 +202,7 @@ def test_the_next_command_of_a_whole_model_that_brings_code(config, tmp_path):
 def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     output, _, made = first
     assert stat.S_IMODE(output.stat().st_mode) == 0o700
-    for name in (FILE, "shadow.json", "shadow_1.npz"):
+    for name in (FILE, FITTED_ON, "shadow.json", "shadow_1.npz"):
         assert stat.S_IMODE((output / name).stat().st_mode) == 0o600
     weights = read_weights(output / FILE)
     assert list(weights.variants) == ["base", "both", "candidate", "reference"]
@@ -208,6 +210,11 @@ def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     assert card.records == 107
     assert card.summary == "1 shadow of one target's recipe on tiny, 55 members each, on all.jsonl"
     assert card.settings["target"] == read_manifest(target).fingerprint
+    manifest = read_manifest(output / "shadow_1")
+    assert card.settings["shadows"] == [manifest.fingerprint]
+    assert manifest.fingerprint_key not in (output / FILE).read_text()
+    assert card.settings["base_weights"].startswith("files ")
+    assert card.settings["rows"] == {"format": "text", "tokens of a record": "those of its document"}
     assert card.settings["recipe"]["epochs"] == 2.0
     assert card.settings["audit"]["mia_self_prompts"] == 20
     assert card.settings["auroc_in_folds"]["both"] == made.fitted.auroc
@@ -215,7 +222,7 @@ def test_what_it_writes_is_private_and_says_where_it_comes_from(first, target):
     assert card.versions["spvmia-plugin"]
     assert str(target.parent) not in (output / FILE).read_text()
     assert card.settings["data"]["source"] == "all.jsonl"
-    everything = (output / FILE).read_text() + (output / "shadow.json").read_text()
+    everything = "".join((output / name).read_text() for name in (FILE, FITTED_ON, "shadow.json"))
     assert not any(text[:20] in everything for text in TEXTS)
 
 
@@ -238,6 +245,36 @@ def test_the_target_is_audited_with_the_weights(first, target, base, tmp_path):
     found = audited(arguments, {**metadata, "mia_self_prompts": 21, "mia_candidate": "none"})
     (note,) = [note for note in found.notes if "shadow" in note]
     assert note.endswith("mia_self_prompts 21, the shadow's 20, mia_candidate none, the shadow's None")
+
+
+def test_no_shadow_is_audited_with_weights_that_were_fitted_on_it(first, base, tmp_path):
+    arguments = {"pretrained": str(base), "peft": str(first[0] / "shadow_1")}
+    metadata = {**AUDIT, "mia_shadow": str(first[0]), "mia_cache_dir": str(tmp_path)}
+    with pytest.raises(SpvmiaError, match=r"^mia_shadow: expected weights that were fitted on other models"):
+        audited(arguments, metadata)
+
+
+def test_another_model_of_the_same_records_is_not_either(first, base, target, tmp_path):
+    """The file that the shadow was dealt from, given to another target as its own: each record by what it holds."""
+    records, _ = rebuild(read_manifest(first[0] / "shadow_1"), builtin_datasets())
+    members, others = (records[name][:30] for name in ("members", "nonmembers"))
+    of_shadow = [record.text for record in members[:12]]
+    fresh = tiny_texts(50, seed=7, words=(12, 18))
+    files = {
+        "mia_members": write_texts(tmp_path / "members.jsonl", [*of_shadow, *fresh[:20]]),
+        "mia_nonmembers": write_texts(tmp_path / "others.jsonl", [*(r.text for r in others), *fresh[20:]]),
+    }
+    given = {**AUDIT, **{name: str(path) for name, path in files.items()}, "mia_block_size": 0}
+    task = load_task(
+        "loss_mia_custom",
+        {"pretrained": str(base)},
+        {**given, "mia_shadow": str(first[0]), "mia_cache_dir": str(tmp_path)},
+    )
+    found = barred(task.registry.attack("learned", task.settings), task.data)
+    texts = {record.id: record.text for record in task.data.records}
+    own = {record.text for record in (*members, *others)}
+    assert {texts[key] for key in found.records} == own & set(texts.values())
+    assert len(found.records) >= 12
 
 
 # Again
@@ -302,6 +339,8 @@ def refused(config, message):
         ({"metadata": {**AUDIT, "mia_self_prompts": 21}}, "mia_self_prompts"),
         ({"metadata": {**AUDIT, "mia_candidate": "none"}}, "mia_candidate"),
         ({"data": "own.jsonl"}, "data: spec"),
+        ({"metadata": {**AUDIT, "mia_max_samples": 51}}, "mia_max_samples"),
+        ({"metadata": {**AUDIT, "mia_seed": 1}}, "mia_seed"),
     ],
 )
 def test_another_audit_or_other_data_in_the_same_folder(first, config, target, nothing_more, more, differs):
@@ -339,7 +378,7 @@ def test_too_few_documents_are_left_of_the_targets_own(target, tmp_path):
     refused(
         ShadowConfig(target, tmp_path / "s", metadata=AUDIT),
         r"^--data: own.jsonl: expected text for at least 120 documents .* got 3 from 3 documents, with 127 that the "
-        r"target's records hold, 0 near copies of those, 0 repeats left out; name more data, or lower --shadows$",
+        r"target's records hold, 0 near copies of those, 0 repeats left out; name more data$",
     )
 
 
@@ -365,6 +404,25 @@ def test_documents_of_the_candidate_reference_are_left_out_too(config, target, t
     used = {f"all.jsonl:{row}" for row in range(4 + 200 - TARGETS_OWN + 1, 4 + 230 - TARGETS_OWN + 1)}
     assert plans[0].shares[0].ids & used
     assert not plans[1].shares[0].ids & used
+
+
+def test_the_documents_of_the_candidate_reference_are_part_of_what_a_folder_is_for(config, target, tmp_path):
+    held_out = tmp_path / "candidate.jsonl"
+    options = {**AUDIT, "mia_candidate": str(held_out)}
+    told = []
+    for texts in (tiny_texts(30, seed=5), tiny_texts(30, seed=6)):
+        write_texts(held_out, texts)
+        asked = config(tmp_path / "s", metadata=options)
+        told.append(ShadowPlan.of(asked, read_manifest(target), load_registry(), None, lambda _: None, []).identity())
+    assert shadow_run._differing(*told) == ["the documents of mia_candidate"]
+    assert "candidate" not in json.dumps(told[0]["candidate"])
+
+
+def test_a_limit_that_cuts_nothing_is_no_difference(first):
+    plan = first[2].plan
+    alike, fewer = (dataclasses.replace(plan.settings, max_samples=most) for most in (55, 54))
+    assert dataclasses.replace(plan, settings=alike).identity() == plan.identity()
+    assert dataclasses.replace(plan, settings=fewer).identity() != plan.identity()
 
 
 def test_a_target_without_a_manifest(config, base, tmp_path):
@@ -404,6 +462,33 @@ def test_features_that_cannot_be_read(first, config, tmp_path, nothing_more, con
     refused(config(output), r"^--output: .*shadow_1.npz: expected what an audit of a shadow saw, .* remove it")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"table": np.zeros((50, 166), dtype=np.float32)},
+        {"table": "half"},
+        {"table": "text"},
+        {"labels": "text"},
+        {"labels": np.zeros((107, 1), dtype=np.bool_)},
+        {"clusters": np.array(["a"] * 50)},
+        {"records": np.array(["a"] * 50)},
+        {"told": np.array("[]")},
+        {"names": np.array(["a"])},
+    ],
+)
+def test_features_whose_parts_do_not_belong_together(first, tmp_path, part):
+    with np.load(first[0] / "shadow_1.npz") as file:
+        parts = {name: file[name] for name in file.files}
+    (name, value), path = next(iter(part.items())), tmp_path / "shadow_1.npz"
+    if isinstance(value, str):
+        value = parts[name][:50] if value == "half" else parts[name].astype(str)
+    np.savez_compressed(path, **{**parts, name: value})
+    with pytest.raises(
+        SpvmiaError, match=r"^--output: .*shadow_1.npz: expected what an audit of a shadow saw, .* remove it"
+    ):
+        shadow_run.read_table(path)
+
+
 def test_a_disk_that_is_full(config, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -426,10 +511,64 @@ def test_a_number_of_shadows_that_is_none(target, tmp_path, count):
         ShadowConfig(target, tmp_path, shadows=count)
 
 
-@pytest.mark.parametrize("key", ["mia_members", "mia_manifest", "mia_shadow", "mia_block_size"])
+@pytest.mark.parametrize("key", ["mia_unit_column", "mia_members", "mia_manifest", "mia_shadow", "mia_block_size"])
 def test_options_that_say_what_is_audited(target, tmp_path, key):
     with pytest.raises(SpvmiaError, match=f"^--metadata: .* got {key}: a shadow has that from --data"):
         ShadowConfig(target, tmp_path, metadata={key: "x"})
+
+
+def test_a_view_that_hides_what_weights_are_fitted_on(target, tmp_path):
+    with pytest.raises(SpvmiaError, match=r"^--metadata: expected 'full' as mia_api_view, got 'rounded:2'"):
+        ShadowConfig(target, tmp_path, metadata={"mia_api_view": "rounded:2"})
+    assert ShadowConfig(target, tmp_path, metadata={"mia_api_view": "full"}).shadows == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"mia_reference": "/no/such"}, "^mia_reference: expected a causal language model"),
+        ({"mia_lora_targets": "nolayer"}, "^mia_lora_targets: expected modules of the model, got 'nolayer'"),
+        ({"mia_prompt_tokens": 500}, "^mia_prompts: expected documents of at least 500 tokens"),
+        ({"mia_max_samples": 5}, "^mia_max_samples: expected at least 20 records of a class, got 5"),
+    ],
+)
+def test_what_the_audit_would_refuse_is_refused_before_any_training(config, tmp_path, nothing_more, option, message):
+    refused(config(tmp_path / "s", metadata={**AUDIT, **option}), message)
+    assert list((tmp_path / "s").iterdir()) == []  # the corrected command finds a free folder
+
+
+def test_few_long_documents_are_refused_before_a_shadow_is_trained(config, target, tmp_path, nothing_more, monkeypatch):
+    monkeypatch.setattr("spvmia_plugin.shadow.plan.FOLDS", 53)
+    refused(
+        config(tmp_path / "s"),
+        "^--data: expected nonmembers of at least 53 documents, which folds can be made of, got 52 records of 52 in "
+        "shadow 1; name data of shorter documents",
+    )
+
+
+def test_what_an_audit_saw_too_little_of_is_not_kept(first, config, tmp_path, monkeypatch):
+    output = copied(first, tmp_path)
+    seen = shadow_run.read_table(output / "shadow_1.npz")
+    few = np.flatnonzero(seen.labels)[:4].tolist() + np.flatnonzero(~seen.labels).tolist()
+    fitted = dataclasses.replace(seen.fitted, records=tuple(seen.fitted.records[row] for row in few))
+    little = dataclasses.replace(fitting.some(seen, np.array(few)), fitted=fitted)
+    shadow_run.write_table(output / "shadow_1.npz", little)
+    before = (output / "shadow_1.npz").read_bytes()
+    reasons = {"the target is the base": 51}
+    monkeypatch.setattr(shadow_run.Shadows, "_audit", lambda *_: (little, reasons))
+    refused(
+        config(output),
+        "^--metadata: expected of shadow 1 at least 5 documents of each class, which folds can be made of, got 4; "
+        r"without features: the target is the base \(51 records\); change",
+    )
+    assert (output / "shadow_1.npz").read_bytes() == before
+
+
+def test_a_table_of_an_earlier_version_says_too_little(first, tmp_path):
+    with np.load(first[0] / "shadow_1.npz") as file:
+        old = {name: file[name] for name in ("names", "table", "labels", "clusters", "about")}
+    np.savez_compressed(tmp_path / "shadow_1.npz", **old)
+    assert shadow_run.read_table(tmp_path / "shadow_1.npz") is None
 
 
 def test_options_that_nobody_knows(config, tmp_path):
@@ -472,6 +611,12 @@ def test_the_command_prints_one_json_object(first, target, nothing_more):
     assert told["sizes"] == {"members": 55, "nonmembers": 52, "prompts": 20}
     assert told["auroc_in_folds"] == first[2].fitted.auroc
     assert result.stderr == ""
+
+
+def test_a_preset_that_is_none_is_told_by_its_option(target, tmp_path):
+    result = run("--target", target, "--output", tmp_path / "s", "--preset", "nope")
+    assert result.exit_code == 1
+    assert result.stderr == "--preset: expected one of quick, standard, paper, got 'nope'; correct it\n"
 
 
 def test_options_in_another_form_are_refused(target, tmp_path):
