@@ -19,7 +19,6 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.metrics.paired import Gain, gains
-from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.util.schema import as_json
 
@@ -29,8 +28,6 @@ STRENGTHS: NDArray[np.float64] = np.logspace(-3, 2, 11)
 FOLDS = 5
 DEALS = 5
 """How often the documents are dealt out to folds for the choice of the strength."""
-MOST_STEPS = 100
-_CLOSE, _SMALLEST, _LEAST_CURVATURE = 1e-9, 1e-6, 1e-12
 _CLIP = 5.0
 """Standard deviations from the median at which a normalised score is cut off."""
 _QUARTILES = 1.349
@@ -156,65 +153,34 @@ def fit(shadows: Sequence[Scored], attacks: Sequence[str], normalisation: str = 
 
 
 def _fitted(inputs: Floats, labels: Bools, codes: Codes, attacks: Sequence[str], normalisation: str) -> Combination:
-    strength = _strength(inputs, labels, codes)
-    weights = logistic(inputs, labels, [strength])[0]
-    return Combination(tuple(attacks), tuple(map(float, weights)), normalisation, strength)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
 
-
-def _strength(inputs: Floats, labels: Bools, codes: Codes) -> float:
-    """The strength with the best AUROC on documents that were held out, the mean over several deals of the folds.
-
-    By one deal the choice is nearly one of chance where several do about as well, and the weights with it.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    found = []
-    for deal in range(DEALS):
-        folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=deal).split(inputs, labels, codes))
-        if any(len(np.unique(labels[held_out])) < 2 for _, held_out in folds):
-            continue
-        for rest, held_out in folds:
-            weights = logistic(inputs[rest], labels[rest], STRENGTHS)
-            found.append([auroc(inputs[held_out] @ each, labels[held_out]) for each in weights])
-    if not found:
+    # By one deal the choice is nearly one of chance where several strengths do about as well, and the weights with it.
+    deals = [folds for deal in range(DEALS) if (folds := _folds(inputs, labels, codes, deal))]
+    if not deals:
         raise SpvmiaError(
             f"--shadow: expected documents that {FOLDS} folds of both classes can be made of, got too few, or too many "
             "that hold both classes; audit a shadow of more documents"
         )
-    return float(STRENGTHS[int(np.argmax(np.mean(found, axis=0)))])  # of equals the strongest regularisation
+    search = GridSearchCV(
+        LogisticRegression(max_iter=2000),
+        {"C": STRENGTHS},
+        cv=[fold for folds in deals for fold in folds],
+        scoring="roc_auc",
+        error_score="raise",
+    )
+    search.fit(inputs, labels)
+    weights = tuple(map(float, search.best_estimator_.coef_[0]))
+    return Combination(tuple(attacks), weights, normalisation, float(search.best_params_["C"]))
 
 
-def logistic(inputs: Floats, labels: Bools, strengths: Sequence[float] | Floats) -> Floats:
-    """(S, k) weights of logistic regressions under an L2 penalty, the intercept free, by Newton's method.
+def _folds(inputs: Floats, labels: Bools, codes: Codes, deal: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """One deal of the documents to folds; empty where one holds a single class."""
+    from sklearn.model_selection import StratifiedGroupKFold
 
-    What scikit-learn's `LogisticRegression(C=...)` minimises, to the last digits and not to a tolerance, and a tenth of
-    its time on a few hundred records: a choice by folds takes hundreds of fits.
-
-    Args:
-        inputs: (n, k).
-        labels: (n,) of both classes.
-        strengths: (S,) inverse strengths of the penalty, each starting where the one before ended.
-    """
-    x = np.column_stack([inputs, np.ones(len(inputs))])
-    signs, penalty = np.where(labels, 1.0, -1.0), np.append(np.ones(inputs.shape[1]), 0.0)
-
-    def loss(w: Floats, strength: float) -> float:
-        return float((penalty * w) @ w / 2 + strength * np.logaddexp(0, -signs * (x @ w)).sum())
-
-    w, found = np.zeros(x.shape[1]), []
-    for strength in strengths:
-        for _ in range(MOST_STEPS):
-            wrong = scipy.special.expit(-signs * (x @ w))
-            slope = penalty * w - strength * x.T @ (signs * wrong)
-            curvature = (x.T * (strength * wrong * (1 - wrong))) @ x + np.diag(penalty + _LEAST_CURVATURE)
-            step, before, size = np.linalg.solve(curvature, slope), loss(w, strength), 1.0
-            while size > _SMALLEST and loss(w - size * step, strength) > before:
-                size /= 2
-            w = w - size * step
-            if np.abs(step).max() < _CLOSE:
-                break
-        found.append(w[:-1])
-    return np.array(found)
+    folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=deal).split(inputs, labels, codes))
+    return folds if all(len(np.unique(labels[held_out])) == 2 for _, held_out in folds) else []
 
 
 @dataclass(frozen=True)

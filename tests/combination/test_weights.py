@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.combination import Scored, compare, fit, fitting
-from spvmia_plugin.combination.fitting import STRENGTHS, logistic
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.roc import auroc
 
@@ -71,21 +70,6 @@ def test_two_shadows_are_each_on_their_own_scale():
     both = fit([scored(0), scored(5, scale=1000)], tuple(GAPS))
     same_scale = fit([scored(0), scored(5)], tuple(GAPS))
     assert np.allclose(both.weights, same_scale.weights)
-
-
-@pytest.mark.parametrize("separable", [False, True])
-def test_the_regression_is_that_of_scikit_learn(separable):
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    labels = rng.random(150) < 0.4
-    inputs = rng.standard_normal((150, 4)) + 0.7 * labels[:, None]
-    inputs[:, 2] = 0.0
-    if separable:
-        inputs[:, 0] = np.where(labels, 5.0, -5.0)
-    for strength, weights in zip(STRENGTHS, logistic(inputs, labels, STRENGTHS), strict=True):
-        model = LogisticRegression(C=strength, max_iter=10_000, tol=1e-10).fit(inputs, labels)
-        assert np.allclose(weights, model.coef_[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("normalise", ["z", "rank"])
