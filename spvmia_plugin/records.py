@@ -271,6 +271,19 @@ class Record:
     group: str | None = None
 
 
+def clusters_by_records(records: Sequence[Record]) -> list[str]:
+    """The cluster of each record under a name that no key changes: that of a unit is the least id of its records.
+
+    Units are named by a keyed hash. What is ordered by such names, as documents are before they are dealt to folds,
+    would be another thing with another key, and so would every number that comes of it.
+    """
+    least: dict[str, str] = {}
+    for record in records:
+        if record.unit is not None:
+            least[record.cluster] = min(least.get(record.cluster, record.id), record.id)
+    return [least.get(record.cluster, record.cluster) for record in records]
+
+
 @dataclass(frozen=True)
 class AuditData:
     """Everything one audit reads: the records, and the documents that are never audited.

@@ -24,7 +24,7 @@ from spvmia_plugin.metrics.leaders import Compared, Strongest
 from spvmia_plugin.metrics.mean import error_correlations
 from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.protocols import Cost
-from spvmia_plugin.records import Record
+from spvmia_plugin.records import Record, clusters_by_records
 from spvmia_plugin.signals import RecordSignals, Role, Unscored, View
 from spvmia_plugin.util.schema import as_json
 
@@ -126,7 +126,7 @@ def blind_scores(attack: BlindAttack, audited: Sequence[Record], seed: int) -> d
     values = attack.score_all(
         [record.text for record in audited],
         np.array([record.is_member for record in audited], dtype=bool),
-        [record.cluster for record in audited],
+        clusters_by_records(audited),
         seed,
     )
     return {record.id: value for record, value in zip(audited, values, strict=True)}

@@ -16,7 +16,7 @@ from spvmia_plugin.checks.blind import BlindInterval, blind_interval, not_comput
 from spvmia_plugin.checks.copies import near_copies
 from spvmia_plugin.checks.preconditions import Finding, check_preconditions, warnings_first
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.records import AuditData, Record, clusters_by_records
 from spvmia_plugin.util.files import path_problem
 from spvmia_plugin.util.libraries import refusal
 
@@ -87,8 +87,8 @@ class SharedData:
         if key not in self._blind:
             records = [self._by_id[record_id] for record_id in key]
             labels = np.array([record.is_member for record in records], dtype=bool)
-            texts, clusters = [record.text for record in records], [record.cluster for record in records]
-            self._blind[key] = blind_interval(BagOfWords(), texts, labels, clusters, self._seed)
+            texts = [record.text for record in records]
+            self._blind[key] = blind_interval(BagOfWords(), texts, labels, clusters_by_records(records), self._seed)
         return self._blind[key]
 
     def findings(self, record_ids: Sequence[str]) -> list[Finding]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from spvmia_plugin.attacks.bag_of_words import BagOfWords
+from spvmia_plugin.auditing.outcome import blind_scores
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.assembly import OF_UNITS
 from spvmia_plugin.data.fingerprint import user_key
@@ -16,6 +18,7 @@ from spvmia_plugin.data.sources import load_spec
 from spvmia_plugin.data.split import Packer, deal, in_units
 from spvmia_plugin.data.units import LONGEST_GROUP, MOST_GROUPS, Belonging, units_of
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness.shared import SharedData
 from spvmia_plugin.records import AuditData, Document
 from tests.data.builders import NoTokenizer, word_tokenize
 from tests.tiny import tiny_texts, tiny_tokenizer
@@ -54,6 +57,27 @@ def load(files: dict[str, Path], *, tokenizer: Any = None, dataset: str = "custo
     metadata = {f"mia_{key}": str(value) if isinstance(value, Path) else value for key, value in given.items()}
     config = AuditConfig.from_metadata({key: value for key, value in metadata.items() if value is not None})
     return load_audit_data(config, dataset, registry=None, tokenizer=tokenizer or NoTokenizer(), target_dirs=[])
+
+
+# --- no number depends on the key ---
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_the_folds_are_the_same_under_another_key(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, copies: bool
+) -> None:
+    if copies:  # the clusters of two units that hold one text are one
+        rows = [json.loads(line) for line in files["members"].read_text().splitlines()]
+        write_rows(files["members"], [*rows, {**rows[0], "customer": "C-7"}, {**rows[1], "customer": "C-3"}])
+    found = []
+    for number in range(4):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"xdg{number}"))
+        shared = SharedData(load(files), 0)
+        ids = [record.id for record in shared.data.records]
+        scores = blind_scores(BagOfWords(), shared.data.records, seed=0)
+        found.append((units_of(shared.data.records), ids, scores, repr(shared.blind(ids))))
+    assert len({frozenset(units) for units, *_ in found}) == 4
+    assert all(each[1:] == found[0][1:] for each in found)
 
 
 # --- reading ---
