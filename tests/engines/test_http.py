@@ -186,10 +186,10 @@ def test_an_answer_that_drips_is_given_up(drip, ask):
 
 def test_a_connection_is_kept_for_the_next_request_and_an_ended_one_is_not(answering):
     server = answering(DONE)
-    asked = connection(server.url, timeout=0.3)
+    asked = connection(server.url, timeout=1.0)
     for _ in range(3):
         assert asked.post({}, lambda answer: answer) == {"done": 1}
-        time.sleep(0.2)  # the watch of the one before would be over now
+        time.sleep(0.7)  # the watch of the one before would be over now
     asked.close()
 
 
