@@ -158,9 +158,7 @@ def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
         details["chosen_among"] = str(found.chosen_among)
         more = [below] if (below := told_below(audit, metric)) else []
         if others := len(of_the_same_data(run, audit)) - 1:
-            more.append(
-                f"the run has {others} more of these data under other settings: these attacks are not all of it"
-            )
+            more.append(f"chosen among the attacks of this audit alone: the run has {others} more of the same data")
         details["notes"] = json.dumps([*more, *notes(task)])
         yield result
 
