@@ -186,17 +186,18 @@ def _called(run: HarnessRun, source: Source, sources: Sequence[Source]) -> str:
 
 
 def _on(kind: str, groups: Mapping[str, Sequence[HarnessRun]], same_data: SameData) -> Compared:
-    variants, left_out = [], []
+    variants: list[Variant] = []
+    left_out: list[str] = []
     for name, runs in groups.items():
-        found = [[audit for audit in run.audits if _kind(audit) == kind] for run in runs]
-        if several := next((audits for audits in found if len(audits) > 1), None):
+        of_runs = [[audit for audit in run.audits if _kind(audit) == kind] for run in runs]
+        if several := next((audits for audits in of_runs if len(audits) > 1), None):
             raise SpvmiaError(
                 f"RESULTS: expected one audit of {shown(kind)!r} in each run, got {len(several)} in {shown(name)}, "
                 f"which differ in {settings_that_differ(several)}; run them one by one, with an --output_path each, or "
                 "compare two of them in Python: load(RESULTS, TASK).compare(load(OTHER, TASK))"
             )
-        if all(found):
-            variants.append(Variant(name, [audits[0] for audits in found], _step(name, runs[0]), runs))
+        if all(of_runs):
+            variants.append(Variant(name, [audits[0] for audits in of_runs], _step(name, runs[0]), runs))
         elif not variants and not left_out:
             raise SpvmiaError(
                 f"RESULTS: expected an audit of {shown(kind)!r} in each run of {shown(name)}, which the others are "
