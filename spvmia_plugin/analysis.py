@@ -33,7 +33,7 @@ from spvmia_plugin.report.numbers import knowledge, plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
 from spvmia_plugin.report.verdict import Verdict, judge
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult, read_latest
-from spvmia_plugin.results.comparable import SameData
+from spvmia_plugin.results.comparable import SameData, settings_that_differ
 from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
 from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.console import shown
@@ -92,7 +92,8 @@ def load(results: str | Path | Mapping[str, Any], dataset: str | None = None) ->
 
     Args:
         results: lm_eval's `--output_path` or a results file in it, or what `lm_eval.simple_evaluate` returned.
-        dataset: which audit, where the run has several: `wikitext`, `custom`, ...
+        dataset: which audit, where the run has several: its data set (`wikitext`, `custom`, ...), or the name of one of
+            its tasks where several are of one data set.
 
     Raises:
         SpvmiaError: there is no audit, it cannot be read, or several are there and none was named.
@@ -116,24 +117,26 @@ def load(results: str | Path | Mapping[str, Any], dataset: str | None = None) ->
 
 
 def _chosen(run: HarnessRun, dataset: str | None) -> Results:
-    names = [audit.dataset for audit in run.audits]
-    if dataset is None and len(names) > 1:
-        raise SpvmiaError(
-            f"dataset: expected one of {', '.join(map(repr, dict.fromkeys(names)))}, got nothing, and the run has "
-            f"{len(names)} audits; name one"
-        )
-    chosen = [audit for audit in run.audits if dataset is None or audit.dataset == dataset]
+    """The audit of that data set, or that has a task of that name."""
+    of_dataset = [audit for audit in run.audits if dataset is None or audit.dataset == dataset]
+    of_task = [audit for audit in run.audits if dataset in [task.task for task in audit.tasks]]
+    chosen = of_dataset or of_task
+    if len(chosen) == 1:
+        return Results(run, chosen[0])
+    of_name: dict[str, list[Audit]] = {}
+    for audit in run.audits:
+        of_name.setdefault(audit.dataset, []).append(audit)
+    names = [found.tasks[0].task if len(of_name[found.dataset]) > 1 else found.dataset for found in run.audits]
+    expected = f"dataset: expected one of {', '.join(map(repr, names))}"
     if not chosen:
-        raise SpvmiaError(
-            f"dataset: expected one of {', '.join(map(repr, dict.fromkeys(names)))}, got {dataset!r}"
-            f"{did_you_mean(str(dataset), names)}"
-        )
-    if len(chosen) > 1:
-        raise SpvmiaError(
-            f"dataset: expected one audit of {dataset!r}, got {len(chosen)} under different settings; run them one by "
-            "one, with an --output_path each"
-        )
-    return Results(run, chosen[0])
+        raise SpvmiaError(f"{expected}, got {dataset!r}{did_you_mean(str(dataset), names)}")
+    told = [
+        f"{len(alike)} of them are of {name!r} and differ in {settings_that_differ(alike)}"
+        for name, alike in of_name.items()
+        if len(alike) > 1 and dataset in (None, name)
+    ]
+    got = "nothing" if dataset is None else repr(dataset)
+    raise SpvmiaError(f"{expected}, got {got}, and the run has {len(names)} audits; {'; '.join([*told, 'name one'])}")
 
 
 def _write(results: Mapping[str, Any], folder: Path) -> None:

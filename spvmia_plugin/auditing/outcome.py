@@ -6,7 +6,7 @@ import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -267,16 +267,22 @@ class Comparison:
     Args:
         attacks: by task. Blind attacks do not look at the model and are not compared.
         seed: of the resamples and the draws of the max statistic.
+        what: by task, what two share exactly if they are one attack on the same records under two names: such a one
+            counts once among those that were tried, and what it shows holds for both names. None if there are no such.
     """
 
-    def __init__(self, attacks: Mapping[str, Attack], seed: int) -> None:
+    def __init__(self, attacks: Mapping[str, Attack], seed: int, what: Mapping[str, Hashable] | None = None) -> None:
         self.strongest: dict[str, object] = {}
         self.together: dict[str, object] = {}
         self.groups: dict[str, object] = {}
         self.compared: Compared | None = None
         self.of_units: Together | None = None
         self._seed = seed
-        self._attacks = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
+        sighted = {task: attack for task, attack in attacks.items() if not isinstance(attack, BlindAttack)}
+        named: dict[Hashable, str] = {}
+        first = {task: named.setdefault((what or {}).get(task, task), task) for task in sighted}
+        self._twins = {task: other for task, other in first.items() if task != other}
+        self._attacks = {task: attack for task, attack in sighted.items() if task not in self._twins}
         self._results: dict[str, Results] = {}
         self._records: dict[str, Record] = {}
         self._correlations: Mapping[str, Mapping[tuple[str, str], float]] | None = None
@@ -295,7 +301,8 @@ class Comparison:
         self._records |= {record.id: record for record in records}
         self._results[task] = results if isinstance(results, Results) else Results(results)
         self._correlations = None
-        if not self._attacks.keys() <= self._results.keys():
+        compares = task in self._attacks or not self._attacks
+        if not compares or not self._attacks.keys() <= self._results.keys():
             return None
         scores, chosen = self._table(self._attacks)
         self.compared = self._named(compare(scores, *_labels(chosen), seed=self._seed))
@@ -319,6 +326,8 @@ class Comparison:
             key: {task: replace(leader, attack=self._attacks[task].name, task=task) for task, leader in found.items()}
             for key, found in compared.leaders.items()
         }
+        for found in leaders.values():  # behind the others: where two are alike, the first leads
+            found.update({twin: replace(found[task], task=twin) for twin, task in self._twins.items() if task in found})
         return replace(compared, leaders=leaders)
 
     def correlation(self, metric: str, one: str, other: str) -> float:

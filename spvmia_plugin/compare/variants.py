@@ -20,10 +20,11 @@ from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, Metric
 from spvmia_plugin.metrics.paired import Gain, differences
 from spvmia_plugin.results import Audit, HarnessRun, read_latest
-from spvmia_plugin.results.comparable import SameData, how_audited
+from spvmia_plugin.results.comparable import SameData, how_audited, settings_that_differ
 from spvmia_plugin.results.comparable import differences as condition_differences
 from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest
 from spvmia_plugin.results.pairing import rows_in
+from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.schema import MaybeNumber
 
 CONFIDENCE = 0.95
@@ -151,7 +152,8 @@ def compare(sources: Sequence[Source], same_data: SameData = "fingerprint") -> l
         same_data: how the records of two variants are recognised as the same.
 
     Raises:
-        SpvmiaError: fewer than two variants, one run twice, or one that cannot be read.
+        SpvmiaError: fewer than two variants, one run twice, one that cannot be read, or that has several audits of one
+            data set.
     """
     groups: dict[str, list[HarnessRun]] = {}
     for source in sources:
@@ -167,8 +169,13 @@ def compare(sources: Sequence[Source], same_data: SameData = "fingerprint") -> l
     if again is not None:
         raise SpvmiaError(f"RESULTS: expected each run once, got {again} several times; a copy of a run is no variant")
     first = next(iter(groups.values()))
-    datasets = dict.fromkeys(audit.dataset for audit in first[0].audits)
-    return [_on(dataset, groups, same_data) for dataset in datasets]
+    kinds = dict.fromkeys(_kind(audit) for audit in first[0].audits)
+    return [_on(kind, groups, same_data) for kind in kinds]
+
+
+def _kind(audit: Audit) -> str:
+    """The data set, as it is called; canaries are other records."""
+    return audit.dataset + (", canaries" if audit.tasks[0].is_canary_audit else "")
 
 
 def _called(run: HarnessRun, source: Source, sources: Sequence[Source]) -> str:
@@ -178,12 +185,24 @@ def _called(run: HarnessRun, source: Source, sources: Sequence[Source]) -> str:
     return str(source.place) if len(alike) > 1 else name or run.model
 
 
-def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]], same_data: SameData) -> Compared:
-    variants, left_out = [], []
+def _on(kind: str, groups: Mapping[str, Sequence[HarnessRun]], same_data: SameData) -> Compared:
+    variants: list[Variant] = []
+    left_out: list[str] = []
     for name, runs in groups.items():
-        audits = [audit for run in runs for audit in run.audits if audit.dataset == dataset]
-        if len(audits) == len(runs):
-            variants.append(Variant(name, audits, _step(name, runs[0]), runs))
+        of_runs = [[audit for audit in run.audits if _kind(audit) == kind] for run in runs]
+        if several := next((audits for audits in of_runs if len(audits) > 1), None):
+            raise SpvmiaError(
+                f"RESULTS: expected one audit of {shown(kind)!r} in each run, got {len(several)} in {shown(name)}, "
+                f"which differ in {settings_that_differ(several)}; run them one by one, with an --output_path each, or "
+                "compare two of them in Python: load(RESULTS, TASK).compare(load(OTHER, TASK))"
+            )
+        if all(of_runs):
+            variants.append(Variant(name, [audits[0] for audits in of_runs], _step(name, runs[0]), runs))
+        elif not variants and not left_out:
+            raise SpvmiaError(
+                f"RESULTS: expected an audit of {shown(kind)!r} in each run of {shown(name)}, which the others are "
+                "compared with, got a run without one; leave that run out"
+            )
         else:
             left_out.append(name)
     if all(variant.step is not None for variant in variants) and len(variants) > 2:
@@ -200,7 +219,7 @@ def _on(dataset: str, groups: Mapping[str, Sequence[HarnessRun]], same_data: Sam
         )
         for other in others
     ]
-    return Compared(dataset, variants, low_end, apart, left_out)
+    return Compared(kind, variants, low_end, apart, left_out)
 
 
 def _alone(audits: Sequence[Audit]) -> list[str]:

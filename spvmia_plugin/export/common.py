@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,9 +21,10 @@ from spvmia_plugin.metrics.names import (
     TPR_5PCT,
     Metric,
 )
-from spvmia_plugin.results.comparable import conditions, digest
-from spvmia_plugin.results.estimate import Estimate, of_attack, of_strongest
+from spvmia_plugin.results.comparable import conditions, digest, settings_that_differ
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult, failed, touches
+from spvmia_plugin.util.console import shown
 
 LOCAL_DEVELOPER = "local"
 """Namespace of a model that lies in a folder and has no hub id."""
@@ -164,6 +165,39 @@ def of_the_strongest(audit: Audit) -> list[tuple[Metric, Estimate]]:
     """What the strongest attacks show: the AUROC, and the TPR at as low an FPR as the non-members bear."""
     few = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT
     return [(metric, of_strongest(audit, metric.key)) for metric in (AUROC, few)]
+
+
+def told_below(audit: Audit, metric: Metric) -> str | None:
+    """What an attack below guessing tells where it reaches further than the strongest, in words; else None.
+
+    The exported number stays that of the strongest, and "lower is more private" is not true of the other.
+    """
+    found = of_furthest(audit, metric.key)
+    if found.attack is None or found.attack == of_strongest(audit, metric.key).attack:
+        return None
+    return (
+        f"{found.attack} reaches {name_of(metric)} {found.value!r} ({found.low!r} to {found.high!r}), below guessing, "
+        f"and tells members better: turned round that is {1 - found.value:.4f}"
+    )
+
+
+def of_the_same_data(run: HarnessRun, audit: Audit) -> list[Audit]:
+    """The run's audits of the same data with attacks on the model, under whatever settings, this one among them."""
+    audited = _audited(audit)
+    return [other for other in run.audits if other.model_attacks and _audited(other) == audited]
+
+
+def _audited(audit: Audit) -> tuple[object, ...]:
+    return (audit.dataset, audit.tasks[0].is_canary_audit, audit.mia_audit.data.fingerprint)
+
+
+def one_by_one(audits: Sequence[Audit]) -> SpvmiaError:
+    """Why several audits of one data set cannot be told in one number, and what to do."""
+    return SpvmiaError(
+        f"RESULTS: expected one audit of {shown(audits[0].dataset)!r}, as the format has one number of it, got "
+        f"{len(audits)}, which differ in {settings_that_differ(audits)}; run them one by one, with an --output_path "
+        "each: what is in the store is not computed again"
+    )
 
 
 def notes(task: TaskResult) -> list[str]:

@@ -8,6 +8,7 @@ import math
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -23,9 +24,11 @@ from spvmia_plugin.export.common import (
     model_id,
     name_of,
     notes,
+    of_the_same_data,
     of_the_strongest,
     protocol_digits,
     source_name,
+    told_below,
     warnings,
 )
 from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT, TPR_5PCT, Metric
@@ -50,15 +53,21 @@ def to_every_eval_ever(run: HarnessRun, options: ExportOptions) -> Files:
         Path below the output folder -> content. The same results have the same paths.
     """
     files: Files = {}
+    seen: Counter[str] = Counter()
     for audit in run.audits:
-        files.update(_files(run, audit, options))
+        collection = f"spvmia_{_plain(audit.dataset)}" + ("_canaries" if audit.tasks[0].is_canary_audit else "")
+        files.update(_files(run, audit, options, collection, seen[collection]))
+        seen[collection] += 1
     return files
 
 
-def _files(run: HarnessRun, audit: Audit, options: ExportOptions) -> Iterator[tuple[str, str | Lines]]:
+def _files(
+    run: HarnessRun, audit: Audit, options: ExportOptions, collection: str, before: int
+) -> Iterator[tuple[str, str | Lines]]:
+    """The files of one audit; `before` says how many of the run's audits are of that collection and come before it."""
     model = model_id(run, options)
-    collection = f"spvmia_{_plain(audit.dataset)}" + ("_canaries" if audit.tasks[0].is_canary_audit else "")
-    evaluation_id = f"{collection}/{model}/{run.date!r}"
+    # Two that differ in the seed alone share the protocol's digits: each needs an id, and files, of its own.
+    evaluation_id = f"{collection}/{model}/{run.date!r}" + (f"/{before}" if before else "")
     digest = hashlib.sha256(json.dumps([evaluation_id, protocol_digits(audit, audit.tasks[0])]).encode()).digest()
     folder = f"data/{collection}/{model}"
     stem = str(uuid.UUID(bytes=digest[:16], version=4))
@@ -145,7 +154,12 @@ def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
         if "confidence_interval" in uncertainty:
             method = f"simultaneous over {found.chosen_among} attacks, AUROC and TPRs (max statistic by document)"
             uncertainty["confidence_interval"] |= {"method": method}
-        result["score_details"]["details"]["chosen_among"] = str(found.chosen_among)
+        details = result["score_details"]["details"]
+        details["chosen_among"] = str(found.chosen_among)
+        more = [below] if (below := told_below(audit, metric)) else []
+        if others := len(of_the_same_data(run, audit)) - 1:
+            more.append(f"chosen among the attacks of this audit alone: the run has {others} more of the same data")
+        details["notes"] = json.dumps([*more, *notes(task)])
         yield result
 
 

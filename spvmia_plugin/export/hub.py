@@ -17,9 +17,12 @@ from spvmia_plugin.export.common import (
     estimates,
     model_id,
     name_of,
+    of_the_same_data,
     of_the_strongest,
+    one_by_one,
     protocol_digits,
     source_name,
+    told_below,
     warnings,
     warnings_of,
 )
@@ -40,7 +43,7 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
     """Two entries an audit: the strongest attack's AUROC and TPR, with intervals, protocol and warnings in its notes.
 
     Raises:
-        SpvmiaError: no benchmark was named, or no audit has a strongest attack.
+        SpvmiaError: no benchmark was named, no audit has a strongest attack, or several are of one data set.
     """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -50,11 +53,17 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
             "--benchmark: expected the Hub's data set that hosts the leaderboard, ORG/NAME with an eval.yaml, got "
             f"{options.benchmark!r}; its eval.yaml has the tasks mia_<data set>_auroc and mia_<data set>_tpr_..."
         )
+    by_task: dict[str, list[Audit]] = {}
+    for audit in run.audits:
+        if audit.model_attacks:
+            by_task.setdefault(_benchmark_task(audit), []).append(audit)
+    if several := next((audits for audits in by_task.values() if len(audits) > 1), None):
+        raise one_by_one(several)
     date = datetime.fromtimestamp(run.date, timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     entries = [
         EvalResultEntry(
             dataset_id=options.benchmark,
-            task_id=f"mia_{audit.dataset}_{metric.key}",
+            task_id=f"{_benchmark_task(audit)}_{metric.key}",
             value=found.value,
             date=date,
             notes=_notes(audit, metric, found),
@@ -69,6 +78,11 @@ def to_hub_results(run: HarnessRun, options: ExportOptions) -> Files:
     return {_RESULTS_PATH: told}
 
 
+def _benchmark_task(audit: Audit) -> str:
+    """Which task of a benchmark an audit's numbers are of; those of canaries are of other records."""
+    return f"{'canary_audit' if audit.tasks[0].is_canary_audit else 'mia'}_{audit.dataset}"
+
+
 def _chosen(found: Estimate) -> str:
     return f"the strongest of {found.chosen_among} attacks" if found.chosen_among != 1 else "the only attack"
 
@@ -80,6 +94,8 @@ def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
     if not math.isnan(found.low):
         told.append(f"simultaneous {found.confidence:.0%} interval {found.low!r} to {found.high!r}")
         told.append(f"a guess gets {metric.guess:g}")
+    if below := told_below(audit, metric):
+        told.append(below)
     blind = of_blind(audit)
     if not math.isnan(blind.value):
         told.append(f"{name_of(BLIND)} {blind.value!r} ({blind.low!r} to {blind.high!r})")
@@ -97,6 +113,7 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
 
     Raises:
         SpvmiaError: an audit whose preconditions failed: a card shows a bare number, and has no place for the warning.
+            Several audits of the same data: each would be "the strongest".
     """
     from huggingface_hub import ModelCardData
 
@@ -109,9 +126,12 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
         )
     results = []
     for audit in run.audits:
+        if len(alike := of_the_same_data(run, audit)) > 1:
+            raise one_by_one(alike)
         digits = protocol_digits(audit, *audit.model_attacks)
         for metric, found in of_the_strongest(audit):
-            whose = f" of {_chosen(found)}, {found.attack}"
+            below = told_below(audit, metric)
+            whose = f" of {_chosen(found)}, {found.attack}{f'; {below}' if below else ''}"
             results += _card_results(audit, (metric, found), f"strongest-{digits}", whose)
         for task in audit.tasks:
             for metric, found in estimates(task):

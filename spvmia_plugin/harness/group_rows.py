@@ -26,11 +26,13 @@ _ROWS = "spvmia_rows"
 def install_group_rows() -> None:
     """Rows of groups of nothing but audits: the strongest attack of one data set, the mean over several.
 
-    `mia_<dataset>` holds attacks on the same records: its row is the strongest attack by each metric, with an error
-    that allows for all that were tried, and without the blind baseline, which sees no model. In other groups
-    (`spv_mia`, one attack on three data sets) it is the mean over the tasks that have a number, and that mean's error;
-    the harness's own formulas take all tasks to be scored on data of their own, and make one NaN the group's. A group's
-    YAML cannot say so, hence the method that writes the row is wrapped; every other group stays with the harness.
+    `mia_<dataset>`, and a group of the user's own likewise, holds attacks on the same records: its row is the strongest
+    attack by each metric, with an error that allows for all that were tried, and without the blind baseline, which sees
+    no model. "aggregation: mean" is all that a YAML can ask the harness for; a mean over attacks, many of them weak by
+    construction, would say that a model leaks less than it does. In groups over several data sets (`spv_mia`) it is the
+    mean over the tasks that have a number, and that mean's error; the harness's own formulas take all tasks to be
+    scored on data of their own, and make one NaN the group's. A group's YAML cannot say so, hence the method that
+    writes the row is wrapped; every other group stays with the harness.
     """
     original = Group.aggregate
     if hasattr(original, _ROWS):
@@ -44,6 +46,8 @@ def install_group_rows() -> None:
             compared = tasks[0].comparison.compared if tasks[0].comparison else None
             if len(tasks) > 1 and compared and len({id(task.comparison) for task in tasks}) == 1:
                 _take_strongest(group, tasks, compared, task_metrics, row)
+                if group.name != f"mia_{tasks[0].config.metadata['spvmia_dataset']}" and not tasks[0].outcome.quiet:
+                    show(f"spvmia: {group.name}: its row is the strongest attack on these records, not the mean of all")
             else:
                 _average(group, tasks, task_metrics, row)
         return row

@@ -190,9 +190,19 @@ def _comparisons(asked: Sequence[Asked]) -> dict[str, Comparison]:
     for each in asked:
         on_same_data.setdefault(each.shared.data.fingerprint, []).append(each)
     return {
-        fingerprint: Comparison({each.task: each.attack for each in group}, group[0].settings.seed)
+        fingerprint: Comparison(
+            {each.task: each.attack for each in group},
+            group[0].settings.seed,
+            {each.task: _what(each) for each in group},
+        )
         for fingerprint, group in on_same_data.items()
     }
+
+
+def _what(each: Asked) -> tuple[object, ...]:
+    """What is asked for, whatever the task is called: groups that overlap may ask for it twice."""
+    settings = json.dumps(each.settings.to_json(), sort_keys=True)
+    return (each.attack.name, settings, *(record.id for record in each.audited))
 
 
 def _run(lm: Any, processes: Processes, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> Outcome:

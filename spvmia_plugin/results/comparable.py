@@ -12,6 +12,7 @@ from typing import Any, Literal
 from spvmia_plugin.auditing.mia_audit import MiaAudit
 from spvmia_plugin.metrics.names import BOUNDED_BY
 from spvmia_plugin.results.model import Audit, TaskResult
+from spvmia_plugin.util.console import shown
 
 Compare = Literal["models", "recipes"]
 SameData = Literal["fingerprint", "ids"]
@@ -141,6 +142,26 @@ def differences(one: Conditions, other: Conditions) -> str:
         elif here != there:
             told.append(f"{name} ({_short(here)} here, {_short(there)} there)")
     return ", ".join(told)
+
+
+def settings_that_differ(audits: Sequence[Audit]) -> str:
+    """What the audits of one data set do not share, in words: "mia_min_k (not given, 0.5), mia_seed (0, 1)"."""
+    told = [_told_apart(audit) for audit in audits]
+    names = sorted({name for each in told for name in each})
+    values = {name: dict.fromkeys(each.get(name, "not given") for each in told) for name in names}
+    different = [f"{name} ({', '.join(of_name)})" for name, of_name in values.items() if len(of_name) > 1]
+    return ", ".join(different) or "which records they are of"
+
+
+def _told_apart(audit: Audit) -> dict[str, str]:
+    """All that makes it another audit than the others of its data set."""
+    told = audit.mia_audit
+    return {
+        "audit": "canaries" if audit.tasks[0].is_canary_audit else "records",
+        "data": told.data.fingerprint[:8],
+        "records": str(told.n.records),
+        **{name: "none" if value is None else shown(_text(value)) for name, value in told.settings.items()},
+    }
 
 
 def _short(value: str) -> str:

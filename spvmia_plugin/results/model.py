@@ -203,7 +203,9 @@ class Audit:
         """Whether it was chosen among attacks of this audit."""
         names = {task.attack for task in self.model_attacks}
         chosen = {leader.attack for leader in recorded.every_leader.values()}
-        return recorded.n_attacks <= len(names) and chosen <= {None, *names}
+        tasks = {leader.task for leader in recorded.every_leader.values()}  # another audit may have an attack's name
+        of_these = chosen <= {None, *names} and tasks <= {None, *(task.task for task in self.model_attacks)}
+        return recorded.n_attacks <= len(names) and of_these
 
     @cached_property
     def compared(self) -> Compared | None:

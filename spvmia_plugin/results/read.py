@@ -420,14 +420,24 @@ def _samples_file(path: Path, task: str) -> Path | None:
 
 
 def _grouped(tasks: list[TaskResult], once: Once) -> list[Audit]:
-    """Tasks that audited the same records with the same settings, in the order of the file."""
-    groups: dict[tuple[str, ...], list[TaskResult]] = {}
+    """Tasks that audited the same records with the same settings, in the order of the file.
+
+    An attack stands in an audit once: a task that is another one under a second name says nothing more. One whose
+    numbers are others was given other records, and makes another audit.
+    """
+    audits: dict[tuple[object, ...], dict[str, TaskResult]] = {}
+    numbers: dict[tuple[object, ...], list[str]] = {}
     for task in tasks:
         audit = task.mia_audit
         settings = once.made("settings by name", audit.settings, _by_name)
-        key = (task.dataset, str(task.is_canary_audit), audit.data.fingerprint, settings, str(audit.n.records))
-        groups.setdefault(key, []).append(task)
-    return [Audit(tuple(group)) for group in groups.values()]
+        key = (task.dataset, task.is_canary_audit, audit.data.fingerprint, settings, audit.n.records)
+        told, own = numbers.setdefault((*key, task.attack), []), repr(sorted(task.metrics.items()))
+        if own not in told:
+            told.append(own)
+        attacks = audits.setdefault((*key, told.index(own)), {})
+        if attacks.setdefault(task.attack, task).records is None and task.records is not None:
+            attacks[task.attack] = task
+    return [Audit(tuple(attacks.values())) for attacks in audits.values()]
 
 
 def _by_name(settings: Mapping[str, Any]) -> str:

@@ -162,6 +162,20 @@ def test_several_audits_need_a_name(tmp_path):
         load(tmp_path / "run", "wikitxt")
 
 
+@pytest.mark.parametrize("dataset", [None, "custom"])
+def test_audits_of_one_data_set_are_named_by_a_task(tmp_path, dataset):
+    """Tasks of other settings make another audit: what names each, and what they differ in, is told at once."""
+    other = fake_audit({"min_k": 0.1}, settings={"mia_min_k": 0.5})
+    third = fake_audit({"loss": 0.1}, dataset="wikitext", fingerprint="0" * 64)
+    write_run(tmp_path / "run", [fake_audit({"loss": 0.5, "spv": 1.0}), other, third])
+    names, differ = "'loss_mia_custom', 'min_k_mia_custom', 'wikitext'", r"mia_min_k \(not given, 0\.5\)"
+    with pytest.raises(SpvmiaError, match=f"{names}, got .*; 2 of them are of 'custom' and differ in {differ}; name"):
+        load(tmp_path / "run", dataset)
+    assert list(load(tmp_path / "run", "min_k_mia_custom").attacks.index) == ["min_k"]
+    assert load(tmp_path / "run", "spv_mia_custom").audit.dataset == "custom"
+    assert load(tmp_path / "run", "wikitext").audit.dataset == "wikitext"
+
+
 @pytest.mark.parametrize("bad", ["nowhere", 3, None, {}, {"results": {}, "configs": {}}])
 def test_what_is_no_results_is_refused(bad):
     with pytest.raises(SpvmiaError, match=r"(?i)results"):

@@ -76,6 +76,25 @@ def test_gathered_in_any_order_and_limited_to_other_records():
     assert forward.strongest["n_attacks"] == 2
 
 
+@pytest.mark.parametrize("order", ["a ab words", "words ab a", "ab words a"])
+def test_one_attack_under_two_names_is_tried_once(order):
+    """As groups that overlap have it; another attack on other records or under other settings is another."""
+    what = {"a": ("loss", 1), "ab": ("loss", 1), "words": ("words", 1)}
+    attacks = {"a": Loss(), "ab": Loss(), "words": BagOfWords()}
+    comparison, values, alone = Comparison(attacks, 0, what), results(scores(0.5, 0)), Comparison({"a": Loss()}, 0)
+    told = [comparison.add(task, values, RECORDS) for task in order.split()]
+    assert len([found for found in told if found is not None]) == 1  # and people are told of it once
+    alone.add("a", values, RECORDS)
+    assert comparison.strongest == alone.strongest
+    assert comparison.strongest["n_attacks"] == 1
+    first, twin = (comparison.compared.leaders["auroc"][task] for task in ("a", "ab"))
+    assert twin == dataclasses.replace(first, task="ab")
+    apart = Comparison(attacks, 0, {**what, "ab": ("loss", 2)})
+    for task in order.split():
+        apart.add(task, values, RECORDS)
+    assert apart.strongest["n_attacks"] == 2
+
+
 RESULTS = [
     RecordResult(None),
     RecordResult(-0.0, None, 0, 1e-300, -1.5e22),

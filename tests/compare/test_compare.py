@@ -230,6 +230,34 @@ def test_a_data_set_that_a_variant_lacks(tmp_path, pair):
     assert any("left out, without an audit of these data: wiki" in line for line in text([found]))
 
 
+def test_several_audits_of_one_data_set_are_refused_with_what_they_differ_in(tmp_path, pair):
+    """None of them is *the* audit; they were told as "without an audit of these data", or not at all."""
+    audits = [fake_audit({"loss": 0.3}), fake_audit({"min_k": 0.1}, settings={"mia_min_k": 0.5})]
+    write_run(tmp_path / "several", audits)
+    told = r"one audit of 'custom' in each run, got 2 in several, which differ in mia_min_k \(not given, 0\.5\)"
+    for order in ([Source(tmp_path / "several"), pair[0]], [pair[0], Source(tmp_path / "several")]):
+        with pytest.raises(SpvmiaError, match=told):
+            compare(order)
+
+
+def test_canaries_are_compared_with_canaries(tmp_path):
+    """Beside an audit of records that has the same data set's name."""
+    for number, name in enumerate(("one", "two")):
+        audits = [fake_audit({"loss": 0.3}, seed=number), fake_audit({"loss": 1.0}, canary=True, seed=number)]
+        write_run(tmp_path / name, audits)
+    found = compare([Source(tmp_path / "one"), Source(tmp_path / "two")])
+    assert [(each.dataset, len(each.variants)) for each in found] == [("custom", 2), ("custom, canaries", 2)]
+
+
+def test_the_first_variant_is_not_left_out(tmp_path, pair):
+    """The others would be compared with the second."""
+    both = [fake_audit({"loss": 0.3}), fake_audit({"loss": 0.3}, dataset="wikitext", fingerprint="0" * 64)]
+    write_run(tmp_path / "both", both)
+    places = sources(plain=tmp_path / "both", plain_=pair[0].place, dp=pair[1].place)
+    with pytest.raises(SpvmiaError, match="an audit of 'wikitext' in each run of plain, which the others are compared"):
+        compare(places)
+
+
 def test_json_is_strict_and_whole(pair):
     told = json.loads(json.dumps(to_json(compare(pair)), allow_nan=False))
     (comparison,) = told["comparisons"]

@@ -192,6 +192,30 @@ def test_the_same_results_have_the_same_path(tmp_path: Path) -> None:
     )
 
 
+def test_audits_that_differ_in_the_seed_have_files_of_their_own(tmp_path: Path) -> None:
+    """They may be compared, so their digits are equal: one record took the place of the other."""
+    (again,) = audited({"spv": 1.0}, settings={"mia_seed": 1}, seed=1)
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}), [replace(again, name="spv_again")])
+    records = [strict(path.read_text()) for path in exported(tmp_path, results)]
+    assert len(records) == 2 == len({record["evaluation_id"] for record in records})
+    for record, audit in zip(records, read_latest(results).audits, strict=True):
+        AGGREGATE.validate(record)
+        strongest = next(r for r in record["evaluation_results"] if ".strongest." in r["evaluation_name"])
+        assert strongest["score_details"]["score"] == pytest.approx(audit.tasks[0].metrics["auroc"])
+        notes = json.loads(strongest["score_details"]["details"]["notes"])
+        assert notes[0] == "chosen among the attacks of this audit alone: the run has 1 more of the same data"
+
+
+def test_an_attack_below_guessing_that_reaches_further_is_told(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 0.3, "loss": -2.0}))
+    found = record_of(exported(tmp_path, results))["evaluation_results"]
+    told = [r["score_details"]["details"]["notes"] for r in found if ".strongest." in r["evaluation_name"]]
+    assert [("loss reaches AUROC" in notes, "turned round" in notes) for notes in told] == [
+        (True, True),
+        (False, False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [

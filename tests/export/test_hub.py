@@ -97,6 +97,62 @@ def test_a_warning_about_one_attack_counts_where_that_is_the_strongest(
         exported(tmp_path, results, "model-index")
 
 
+UNDER_A_SEED = {"findings": (), "settings": {"mia_min_k": 0.5, "mia_seed": 1}, "seed": 1}
+
+
+@pytest.mark.parametrize("to", ["hf-eval-results", "model-index"])
+def test_one_data_set_has_one_strongest_attack(tmp_path: Path, to: str) -> None:
+    """Three values would stand under one name: what the audits differ in is told instead. A blind one has no value."""
+    first = audited({"spv": 1.0, "loss": 0.3}, findings=())
+    results = model(tmp_path / "several", "org/one", first, audited({"min_k": 0.1}, **UNDER_A_SEED))
+    differ = (
+        r"of 'custom', .* got 2, which differ in mia_min_k \(not given, 0.5\), mia_seed \(0, 1\); run them one by one"
+    )
+    with pytest.raises(SpvmiaError, match=differ):
+        exported(tmp_path, results, to, benchmark="acme/privacy")
+    blind = model(tmp_path / "blind", "org/one", first, audited({"bag_of_words": 0.1}, **UNDER_A_SEED))
+    assert exported(tmp_path, blind, to, benchmark="acme/privacy").exists()
+
+
+def test_other_data_of_one_name_have_no_room_on_a_board(tmp_path: Path) -> None:
+    """A card tells them apart by the protocol; a benchmark's task is one number."""
+    first, other = audited({"spv": 1.0}, findings=()), audited({"loss": 0.3}, findings=(), fingerprint="0" * 64)
+    results = model(tmp_path, "org/one", first, other)
+    with pytest.raises(SpvmiaError, match=r"differ in data \(4f122957, 00000000\)"):
+        exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy")
+    assert exported(tmp_path, results, "model-index").exists()
+
+
+def test_canaries_are_another_task_of_the_benchmark(tmp_path: Path) -> None:
+    canaries = audited({"spv": 2.0}, canary=True, findings=())
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=()), canaries)
+    found = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    names = [entry["dataset"]["task_id"] for entry in found]
+    assert [name.partition("_custom_")[0] for name in names] == ["mia", "mia", "canary_audit", "canary_audit"]
+
+
+@pytest.mark.parametrize("strength", [-2.0, -0.1])
+def test_an_attack_below_guessing_that_reaches_further_is_told(tmp_path: Path, strength: float) -> None:
+    """The number stays that of the strongest, and "lower is more private" is not all there is to say."""
+    results = model(tmp_path, "org/one", audited({"spv": 0.3, "loss": strength}, findings=()))
+    told = strongest_of(results)
+    below = told["turned_round"] if strength < -1 else {"attack": None}
+    auroc, tpr = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    card = exported(tmp_path, results, "model-index").read_text()
+    entry = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"][0]
+    assert auroc["value"] == entry["value"] == told["auroc"]["value"]
+    assert "below guessing" not in tpr["notes"]
+    if below["attack"] is None:
+        assert "below guessing" not in auroc["notes"] + card
+        return
+    words = (
+        f"loss reaches AUROC {below['value']!r} ({below['low']!r} to {below['high']!r}), below guessing, and tells "
+        f"members better: turned round that is {1 - below['value']:.4f}"
+    )
+    assert words in auroc["notes"]
+    assert words in entry["name"]
+
+
 @pytest.mark.parametrize("benchmark", [None, "privacy", "a/b/c"])
 def test_hub_results_need_a_benchmark(tmp_path: Path, benchmark: str | None) -> None:
     results = model(tmp_path, "org/one", audited({"spv": 1.0}))

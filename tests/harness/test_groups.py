@@ -10,7 +10,7 @@ import pytest
 
 from spvmia_plugin.harness.task import AuditTask
 
-from .conftest import write_jsonl
+from .conftest import TASKS, write_jsonl
 
 NAMES = ["loss", "min_k", "min_k_pp", "lira_candidate", "bag_of_words"]
 
@@ -54,12 +54,41 @@ def test_the_row_of_attacks_on_the_same_records_is_the_strongest(evaluate, optio
     assert row["blind_auroc,none"] == rows[best]["blind_auroc,none"]
     assert row["sample_count"]["auroc,none"] == 80
     said = capsys.readouterr().err
+    assert "spvmia: some_attacks: its row is the strongest attack on these records, not the mean of all" in said
     assert f"spvmia: custom: the strongest of 3 attacks: AUROC {told['auroc']['value']:.3f} (" in said
     table = said[said.index("  attack ") :].splitlines()
     assert table[0].split() == ["attack", "AUROC", "TPR", "at", "5", "%", "FPR", "a", "guess", "is"]
     assert table[1].split()[:2] == [told["auroc"]["attack"], f"{told['auroc']['value']:.3f}"]
     assert {line.split()[0] for line in table[1:4]} == {"loss", "min_k", "min_k_pp"}
     assert table[4] == "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
+
+
+def test_the_group_of_the_documentation_is_the_strongest_whatever_the_settings(
+    evaluate, options, neighbour_tasks, tmp_path, capsys
+):
+    """docs/tasks.md has such a one: an entry with settings of its own, and here one attack under a second name."""
+    others = {"my_audit.yaml": "", "loss_again.yaml": f"include: {TASKS / 'loss_mia_custom.yaml'}\ntask: loss_again\n"}
+    others["my_audit.yaml"] = (
+        "group: my_audit\ntask:\n  - loss_mia_custom\n  - loss_again\n  - task: min_k_mia_custom\n    metadata:\n"
+        "      mia_min_k: 0.5\naggregate_metric_list:\n  - metric: auroc\n    aggregation: mean\n"
+        "    weight_by_size: false\n"
+    )
+    for name, text in others.items():
+        (neighbour_tasks / name).write_text(text)
+    try:
+        result = evaluate(["my_audit"], {**options, "mia_cache_dir": str(tmp_path)})
+    finally:
+        for name in others:
+            (neighbour_tasks / name).unlink()
+    rows, said = result["results"], capsys.readouterr().err
+    told = result["configs"]["loss_again"]["metadata"]["mia_audit"]["strongest"]
+    assert told["n_attacks"] == 2
+    assert rows["loss_again"]["auroc,none"] == rows["loss_mia_custom"]["auroc,none"]
+    assert rows["my_audit"]["auroc,none"] == told["auroc"]["value"] == max(rows[t]["auroc,none"] for t in rows)
+    stderr = (told["auroc"]["high"] - told["auroc"]["low"]) / (2 * 1.959964)
+    assert rows["my_audit"]["auroc_stderr,none"] == pytest.approx(stderr)
+    assert said.count("the strongest of 2 attacks") == 1
+    assert said.count("spvmia: my_audit: its row is the strongest attack") == 1
 
 
 def other_data(tmp_path, neighbour_tasks, options):

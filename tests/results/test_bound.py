@@ -462,6 +462,22 @@ def test_an_audit_without_a_bound_beside_one_with_is_no_pass(tmp_path, strengths
     assert after.stdout.count("given after the run") == 2
 
 
+def test_two_audits_of_one_data_set_have_tests_of_their_own(tmp_path):
+    """Of two tests of one name a reader may keep the one that passed."""
+    from xml.etree import ElementTree
+
+    weak = fake_audit(NULL, records=fake_records(300, 300), findings=[], settings={"mia_max_auroc": 0.65})
+    settings = {"mia_max_auroc": 0.65, "mia_min_k": 0.5}
+    strong = fake_audit({"min_k": 3.0}, records=fake_records(300, 300), findings=[], settings=settings)
+    write_run(tmp_path, [weak, strong])
+    assert gate(tmp_path, "--junit", tmp_path / "x.xml").exit_code == 1
+    first, second = ElementTree.parse(tmp_path / "x.xml").getroot()
+    assert (first.get("name"), second.get("name")) == ("custom", "custom, audit 2")
+    names = [suite.find("testcase").get("classname") for suite in (first, second)]
+    assert names == ["spvmia.custom", "spvmia.custom.audit_2"]
+    assert second.find("testcase/failure") is not None
+
+
 def test_files_for_machines(tmp_path):
     from xml.etree import ElementTree
 

@@ -11,7 +11,7 @@ import pytest
 
 from spvmia_plugin.export.common import protocol_digits
 from spvmia_plugin.results import read_runs
-from spvmia_plugin.results.comparable import conditions
+from spvmia_plugin.results.comparable import conditions, settings_that_differ
 from spvmia_plugin.results.model import Audit
 from tests.results.builders import fake_audit, write_run
 
@@ -117,3 +117,19 @@ def test_frozen_weights_are_a_condition_and_those_of_a_shadow_one_recipe(tmp_pat
     one, other = (under({"weights": "shadow", "digest": d}, shadow=f"/{d}") for d in ("a", "b"))
     assert one == other
     assert one[name] == "a shadow's"
+
+
+def test_audits_of_one_data_set_say_what_they_do_not_share(tmp_path):
+    """Settings as they stand there, one that only some were given, other data, coins; nothing that all share."""
+    seeds = [audit_of(tmp_path / str(seed), seed=seed, settings={"mia_unit_column": "user"}) for seed in (0, 1)]
+    assert settings_that_differ(seeds) == "mia_seed (0, 1)"
+    other = audit_of(
+        tmp_path / "other", fingerprint="0" * 64, settings={"mia_min_k": 0.5, "mia_unit_column": "a\u202eb"}
+    )
+    told = settings_that_differ([*seeds, other])
+    assert told.startswith("data (4f122957, 00000000), mia_min_k (not given, 0.5), mia_seed (0, 1), mia_unit_column (")
+    assert "\u202e" not in told
+    results = write_run(tmp_path / "canaries", [fake_audit({"spv": 2.0}, canary=True)])
+    [[canaries]] = [run.audits for run in read_runs(results)]
+    assert settings_that_differ([audit_of(tmp_path / "plain"), canaries]) == "audit (records, canaries)"
+    assert settings_that_differ([canaries, canaries]) == "which records they are of"

@@ -104,6 +104,47 @@ def test_what_was_chosen_among_attacks_of_another_audit_is_computed_anew(tmp_pat
     assert found.every_leader[part].value == pytest.approx(before.every_leader[part].value)
 
 
+def under_a_second_name(tasks, name, **numbers):
+    """The first task once more, as a YAML of the user's own that includes it and changes nothing has it."""
+    return dataclasses.replace(tasks[0], name=name, row={**tasks[0].row, **numbers})
+
+
+def test_an_attack_of_the_same_name_under_other_settings_is_not_the_one_that_was_chosen(tmp_path):
+    """The run compares all attacks on its data: its leader may be `loss` of another audit."""
+    weak = fake_audit({"loss": 0.0, "spv": 0.1}, findings=())
+    strong = [under_a_second_name(fake_audit({"loss": 2.0}, findings=(), settings={"mia_seed": 1}, seed=1), "loss_1")]
+    recorded = strong[0].config["metadata"]["mia_audit"]["strongest"]
+    for metric in ("auroc", "tpr_at_5pct_fpr", "tpr_at_1pct_fpr", "tpr_at_0.1pct_fpr"):
+        recorded[metric]["task"] = "loss_1"
+    for task in weak:
+        task.config["metadata"]["mia_audit"]["strongest"] = recorded
+    write_run(tmp_path, [weak, strong])
+    first, second = read_latest(tmp_path).audits
+    assert first.strongest.auroc.value == max(task.metrics["auroc"] for task in first.tasks) < 0.6
+    assert second.strongest.auroc.value == recorded["auroc"]["value"] > 0.8
+
+
+@pytest.mark.parametrize("lost", [None, "loss_mia_custom", "loss_other"])
+def test_an_attack_under_two_names_stands_in_its_audit_once(tmp_path, lost):
+    """Of two, the one that has samples; numbers of other records are those of another audit."""
+    tasks = fake_audit({"loss": 0.5, "spv": 1.0}, findings=())
+    path = write_run(tmp_path, [[*tasks, under_a_second_name(tasks, "loss_other")]])
+    if lost is not None:
+        next(path.parent.glob(f"samples_{lost}_*")).unlink()
+    [found] = read_latest(tmp_path).audits
+    kept = "loss_other" if lost == "loss_mia_custom" else "loss_mia_custom"
+    assert [task.task for task in found.tasks] == [kept, "spv_mia_custom"]
+    assert found.strongest.n_attacks == 2
+
+
+def test_an_attack_on_other_records_is_another_audit(tmp_path):
+    tasks = fake_audit({"loss": 0.5, "spv": 1.0}, findings=())
+    others = [under_a_second_name(tasks, f"loss_{n}", **{"auroc,none": 0.6}) for n in range(2)]
+    write_run(tmp_path, [[*tasks, *others]], with_samples=False)
+    named = [[task.task for task in audit.tasks] for audit in read_latest(tmp_path).audits]
+    assert named == [["loss_mia_custom", "spv_mia_custom"], ["loss_0"]]
+
+
 def test_documents_are_the_clusters(tmp_path):
     records = fake_records(40, 40, blocks=2)
     write_run(tmp_path, [fake_audit({"loss": 1.0}, records=records, findings=())])
