@@ -133,6 +133,10 @@ class Registry:
         name = self.manager.get_name(plugin)
         return f"spvmia-plugin {__version__}" if name == _BUILTINS else str(name)
 
+    def registered_by(self, what: str, name: str) -> str:
+        """The distribution that registers `what` ("attacks", "perturbations", "backends") by a name; "" if none."""
+        return self._owners(f"{_REGISTERING}{what}", name)
+
     def listing(self) -> list[Listed]:
         """What every plugin does with every hook, in the order of the hookspecs and of the calls.
 

@@ -225,6 +225,7 @@ class Outcome:
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
         features: by attack key, what attacks that score all records at once saw of those of all processes.
         told: by attack name, what such an attack says of how it scored, JSON-ready.
+        plugins: versions of other people's distributions that took part, by their names.
         quiet: another process tells people of this audit.
     """
 
@@ -238,6 +239,7 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     features: dict[str, FeatureTable] = field(default_factory=dict)
     told: dict[str, object] = field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)
     quiet: bool = False
 
     def cost_json(self) -> dict[str, dict[str, float]]:

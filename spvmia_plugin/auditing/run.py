@@ -9,6 +9,7 @@ from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.fitted_on import Barred, all_barred
+from spvmia_plugin.auditing.makers import taking_part
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
@@ -107,6 +108,7 @@ class Run:
             on_known=self._progress.correct,
         )
         self._perturbation: Perturbation | None = None
+        self._maker = registry.registered_by("perturbations", audit.config.perturbation)
         self._barred: Mapping[str, Barred] = {}
         self._unmade = 0  # records that the plan found no paraphrases of
         self._beyond = 0  # records longer than the model's context, counted with the plan
@@ -158,6 +160,13 @@ class Run:
             for player in self.players.values()
             if player.model is not None
         }
+        self.outcome.plugins = taking_part(
+            self.registry,
+            [attack.name for attack in self.audit.attacks.values()],
+            self.backend.name,
+            perturbation=self._perturbation.name if self._perturbation is not None else None,
+            is_calibrated=any(player.trained for player in self.players.values()),
+        )
         self.outcome.notes += [*self._kept_texts(), *self._scorer.notes, *self._backend_notes()]
         if told := self.backend.told:
             self.outcome.details["backend"] = dict(told)
@@ -323,6 +332,7 @@ class Run:
             self.store,
             self.audit.config,
             inputs.loss_on,
+            maker=self._maker,
             quiet=self.quiet,
             on_made=lambda count: self._progress.done_share(
                 f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
@@ -443,7 +453,7 @@ class Run:
             self._beyond += sum(length > self.backend.max_length for length in lengths.values())
             stored: dict[str, Neighbours] = {}
             if perturbation is not None:
-                keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config)
+                keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config, maker=self._maker)
                 stored = stored_paraphrases(keys, self.store)
             self._unmade += len(part) - len(stored)
             planner = Planner(lengths, [record.id for record in part if record.id not in stored], audit.config)

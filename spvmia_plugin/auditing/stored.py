@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from spvmia_plugin.auditing.asked import Amount
+from spvmia_plugin.auditing.counting import is_ours
 from spvmia_plugin.auditing.sequences import Request, as_perturbed
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
@@ -217,14 +218,16 @@ def paraphrase(
     config: AuditConfig,
     loss_on: LossOn | None = None,
     *,
+    maker: str,
     quiet: bool = False,
     on_made: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Neighbours]:
     """The paraphrases of every record, by record id; found in the store or made and kept as they come.
 
-    `loss_on` says what of conversations may change; `on_made` is told of how many records they were just made.
+    `loss_on` says what of conversations may change; `maker` is as in `paraphrase_keys`; `on_made` is told of how many
+    records they were just made.
     """
-    keys = paraphrase_keys(records, perturbation, backend, store, config)
+    keys = paraphrase_keys(records, perturbation, backend, store, config, maker=maker)
     result = stored_paraphrases(keys, store)
     if len(result) < len(records):
         done = {i for i, record in enumerate(records) if record.id in result}
@@ -258,9 +261,19 @@ def stored_paraphrases(keys: Mapping[str, str], store: Store) -> dict[str, Neigh
 
 
 def paraphrase_keys(
-    records: Sequence[Record], perturbation: Perturbation, backend: Backend, store: Store, config: AuditConfig
+    records: Sequence[Record],
+    perturbation: Perturbation,
+    backend: Backend,
+    store: Store,
+    config: AuditConfig,
+    *,
+    maker: str,
 ) -> dict[str, str]:
-    """Store keys by record id: the text, the settings, and the models that make the paraphrases."""
+    """Store keys by record id: the text, the settings, and the models that make the paraphrases.
+
+    `maker` is the distribution that registers the perturbation, "name version": another version of somebody else's may
+    paraphrase otherwise under the same settings. What our own versions change, their settings say.
+    """
     models = {role.value: backend.identity(role) for role in perturbation.roles}
     settings = {
         "name": perturbation.name,
@@ -269,6 +282,7 @@ def paraphrase_keys(
         "models": models,
         # In which context the models read a text.
         "context": [backend.max_length, config.prefix] if models else None,
+        **({} if is_ours(maker) else {"plugins": [maker]}),
     }
     return {
         record.id: store.key("neighbours", id=record.id, text=store.text_hash(_varied(record)), **settings)
