@@ -403,8 +403,8 @@ class Run:
                 key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each
                 for key, each in scores.items()
             }
-        p_values = attack.p_values(features.table) if len(features.table) else None
-        known = {} if p_values is None else dict(zip(features.ids, p_values.tolist(), strict=True))
+        known = collected.p_values(features)
+        self.outcome.notes += collected.notes
         results.settle(
             scores, {key: known[key] for key, each in scores.items() if key in known and not isinstance(each, Unscored)}
         )
