@@ -240,6 +240,11 @@ class Run:
                 if (told := self._calibration.self_prompts_told) is not None:
                     if role is Role.REFERENCE:  # those of further ones are drawn from the same target
                         self.outcome.details["self_prompts"] = asdict(told)
+                    if (asked := self.audit.config.self_prompts) != told.texts:
+                        self.outcome.notes.append(
+                            f"a plugin gave {told.texts} self-prompts for the {name}, and mia_self_prompts asks for "
+                            f"{asked}: with fewer texts a reference calibrates less"
+                        )
                     if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
                         self.outcome.notes.append(
                             f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
