@@ -11,6 +11,7 @@ from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.fitted_on import Barred, all_barred
 from spvmia_plugin.auditing.makers import taking_part
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
+from spvmia_plugin.auditing.neighbours import check_settings
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
 from spvmia_plugin.auditing.progress import Progress
@@ -198,6 +199,7 @@ class Run:
             self._perturbation = self.registry.perturbation(audit.config)
             self._scorer.view.check(self._perturbation)
             self._perturbation.check()
+            check_settings(self._perturbation)
         self._scorer.check()
         keep_bases(self.backend, self.store)
         # A reference that the user names may do without the base.

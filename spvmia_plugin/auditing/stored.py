@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.counting import is_ours
+from spvmia_plugin.auditing.neighbours import check_neighbours
 from spvmia_plugin.auditing.sequences import Request, as_perturbed
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput
+from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput, answered, told_of
 from spvmia_plugin.records import LossOn, Record
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store.store import Store
@@ -234,13 +235,23 @@ def paraphrase(
         desc = f"paraphrases ({perturbation.name})"
         with Bar(desc=desc, total=len(records), unit="records", initial=len(result), quiet=quiet) as bar:
             quotes = Quotes(lambda: [record.text for record in records])
-            foreign = is_foreign(perturbation) and not config.log_text
+            foreign = is_foreign(perturbation)
 
-            def checked(found: Neighbours) -> Neighbours:
-                return replace(found, reason=quotes.without(found.reason)) if foreign else found
+            def checked(i: int, found: Neighbours) -> Neighbours:
+                if foreign:
+                    check_neighbours(
+                        perturbation,
+                        found,
+                        texts[i].text,
+                        2 * config.perturbations,
+                        lambda: len(of.token_ids if (of := records[i].rendered) else backend.encode(records[i].text)),
+                        backend.vocab,
+                    )
+                return replace(found, reason=quotes.without(found.reason)) if foreign and not config.log_text else found
 
             def keep(batch: Mapping[int, Neighbours]) -> None:
-                made = {records[i].id: checked(found) for i, found in batch.items()}
+                told = told_of(batch, len(records), perturbation.name)
+                made = {records[i].id: checked(i, found) for i, found in told.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
                 new = len(made.keys() - result.keys())
                 if new:
@@ -249,8 +260,15 @@ def paraphrase(
                 result.update(made)
 
             texts = [as_perturbed(record, loss_on) for record in records]
-            answer = perturbation.neighbours(texts, backend, on_done=keep, done=done)
+            answer = answered(
+                perturbation.neighbours(texts, backend, on_done=keep, done=done), len(records), perturbation.name
+            )
             keep({i: of for i, of in enumerate(answer) if of is not None and records[i].id not in result})
+            if missing := sum(record.id not in result for record in records):
+                raise SpvmiaError(
+                    f"mia_perturbation {perturbation.name}: expected paraphrases of every text from neighbours, got "
+                    f"None for {missing} of {len(records)}; correct the perturbation's plugin"
+                )
     return {record.id: result[record.id] for record in records}
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from spvmia_plugin import hookimpl
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
-from spvmia_plugin.protocols import Neighbours, TextEdits
+from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
 from spvmia_plugin.signals import Need, Role, View
-from tests.auditing.fakes import make_data
+from tests.auditing.fakes import FakeBackend, make_data
 from tests.auditing.test_run import run
 
 
@@ -146,3 +147,177 @@ def test_another_number_of_self_prompts_is_told(tmp_path):
     )
     asked = with_texts(tmp_path / "all", [f"text {i}" for i in range(6)])
     assert not [note for note in asked.notes if "self-prompts" in note]
+
+
+def edits(*spans):
+    return Neighbours((TextEdits(spans),) * 4, 0.1)
+
+
+def replaced(positions, token_ids):
+    return Neighbours((TokenEdits(positions, token_ids),) * 4, 0.1)
+
+
+def noise(seed=1, sign=1, scale=0.1, only=None):
+    return Neighbours((EmbeddingNoise(seed, sign, scale, only),) * 4)
+
+
+SPANS = r"spans \(start, end, replacement\), ascending and disjoint in the 40 characters of a text"
+TOKENS = "as many token_ids as positions, these from 0 to 39 in the tokens of a record"
+FOUR = r"4 paraphrases of a text \(twice mia_perturbations\), or fewer and a reason"
+RATE = "a mask_rate from 0 to 1, or NaN"
+
+
+@pytest.mark.parametrize(
+    ("made", "expected", "got"),
+    [
+        (edits((5, 12, "x"), (8, 13, "y")), SPANS, "one from 8 to 13, after 12"),
+        (edits((5, 12, "x"), (3, 4, "y")), SPANS, "one from 3 to 4, after 12"),
+        (edits((5, 41, "x")), SPANS, "one from 5 to 41, after 0"),
+        (edits((-5, 3, "x")), SPANS, "one from -5 to 3, after 0"),
+        (edits((5, 3, "x")), SPANS, "one from 5 to 3, after 0"),
+        (edits((5, 6)), SPANS, "tuple"),
+        (edits("abc"), SPANS, "str"),
+        (edits((5, 6.0, None)), SPANS, r"\(int, float, NoneType\)"),
+        (Neighbours((TextEdits(3),) * 4, 0.1), SPANS, "int"),
+        (replaced((40,), (3,)), TOKENS, "40"),
+        (replaced((-1,), (3,)), TOKENS, "-1"),
+        (replaced((1, 2), (3,)), TOKENS, "2 and 1"),
+        (replaced((1.5,), (3,)), TOKENS, "float"),
+        (replaced(1, (3,)), TOKENS, "int and 1"),
+        (replaced((1,), (-5,)), "ids of tokens that the target has", "-5"),
+        (replaced((1,), ("a",)), "ids of tokens that the target has", "str"),
+        (noise(seed=-1), r"noise with a seed from 0 to 2\*\*63 - 1", "int"),
+        (noise(seed=None), r"noise with a seed from 0 to 2\*\*63 - 1", "NoneType"),
+        (noise(sign=2), "noise with the sign 1 or -1", "int"),
+        (noise(scale=float("nan")), "noise with a scale >= 0", "float"),
+        (noise(scale=-1.0), "noise with a scale >= 0", "float"),
+        (noise(only=(1,)), "noise without `only`, which the run sets", "tuple"),
+        (Neighbours(("some text",) * 4, 0.1), "TextEdits, TokenEdits or EmbeddingNoise as paraphrases", "str"),
+        (Neighbours("abcd", 0.1), "Neighbours with a tuple of paraphrases", "variants as str"),
+        ((TextEdits(()),) * 4, "Neighbours with a tuple of paraphrases", "tuple"),
+        (Neighbours((TextEdits(()),), 0.1), FOUR, "1"),
+        (Neighbours((TextEdits(()),) * 5, 0.1, "more"), FOUR, "5"),
+        (Neighbours(()), FOUR, "0"),
+        (Neighbours((), reason=3), "a text or None as reason", "int"),
+        (Neighbours((TextEdits(()),) * 4, 5.0), RATE, "5"),
+        (Neighbours((TextEdits(()),) * 4, None), RATE, "NoneType"),
+        (Neighbours((TextEdits(()),) * 4, float("inf")), RATE, "float"),
+    ],
+)
+def test_paraphrases_that_are_none_are_refused_by_the_plugin_s_name(tmp_path, made, expected, got):
+    class Wrong(Stars):
+        def made(self, text):
+            return made
+
+    message = (
+        f"^mia_perturbation stars: expected {expected} from neighbours, got {got}; correct the perturbation's plugin$"
+    )
+    with pytest.raises(SpvmiaError, match=message):
+        paraphrased(tmp_path, Wrong)
+
+
+def test_numbers_of_numpy_lists_and_rounding_are_fine(tmp_path):
+    class Numbers(Stars):
+        def made(self, text):
+            of_tokens = TokenEdits((np.int64(1),), [np.int64(97)])
+            of_text = TextEdits([[np.int32(0), 2, "ab"], (2, 2, "c"), (40, 40, "d")])
+            of_noise = EmbeddingNoise(np.int64(3), -1, np.float32(0.5))
+            return Neighbours([of_tokens, of_text, of_noise, TextEdits(())], 1 + 1e-12)
+
+    outcome, _ = paraphrased(tmp_path, Numbers)
+    assert all(each.score is not None for each in outcome.results["nearby_mia_custom"].values())
+
+
+def test_fewer_paraphrases_with_a_reason_are_fine(tmp_path):
+    class Few(Stars):
+        def made(self, text):
+            return Neighbours((), reason="too short")
+
+    outcome, _ = paraphrased(tmp_path, Few)
+    assert {each.reason for each in outcome.results["nearby_mia_custom"].values()} == {"too short"}
+
+
+def test_ids_beyond_the_model_s_embeddings_are_refused(tmp_path):
+    class Beyond(Stars):
+        def made(self, text):
+            return replaced((1,), (200,))
+
+    backend = FakeBackend()
+    backend.vocab = 200
+    with pytest.raises(SpvmiaError, match=r"expected ids of tokens that the target has, below 200 from .*, got 200;"):
+        run(tmp_path, ["nearby"], backend=backend, registry=registry_of(Beyond), mia_perturbation="stars")
+
+
+def answers(change, told=None):
+    """A perturbation whose answer is changed, and that takes `done` and `on_done` as it likes."""
+
+    class Answering(Stars):
+        def neighbours(self, texts, backend, *, on_done=None, done=()):
+            if told is not None:
+                on_done(told)
+            return change([self.made(text) for text in texts])
+
+    return Answering
+
+
+LIST = "expected a list of 6 Neighbours from neighbours, one a text, got"
+PLACES = r"expected \{position: Neighbours\} with positions from 0 to 5 for on_done, got"
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (answers(lambda found: found[1:]), f"{LIST} 5"),
+        (answers(lambda found: dict(enumerate(found))), f"{LIST} dict"),
+        (answers(lambda found: None), f"{LIST} NoneType"),
+        (answers(lambda found: "six by"), f"{LIST} str"),
+        (
+            answers(lambda found: [None, *found[1:]]),
+            "expected paraphrases of every text from neighbours, got None for 1 of 6",
+        ),
+        (answers(list, told={6: None}), f"{PLACES} other positions"),
+        (answers(list, told={-1: None}), f"{PLACES} other positions"),
+        (answers(list, told=[]), f"{PLACES} list"),
+    ],
+)
+def test_an_answer_of_another_length_or_kind_is_refused(tmp_path, made, says):
+    with pytest.raises(SpvmiaError, match=f"^mia_perturbation stars: {says}; correct the perturbation's plugin$"):
+        paraphrased(tmp_path, made)
+
+
+@pytest.mark.parametrize(
+    ("settings", "got"),
+    [
+        ({"a": np.float32(1)}, "Object of type float32 is not JSON serializable"),
+        ({"a": {1, 2}}, "Object of type set is not JSON serializable"),
+        ({"a": float("nan")}, "Out of range float values are not JSON compliant.*"),
+        (None, "NoneType"),
+        ([1], "list"),
+    ],
+)
+def test_settings_that_json_has_no_place_for_are_refused_before_any_work(tmp_path, settings, got):
+    class Odd(Stars):
+        def settings(self):
+            return settings
+
+        def neighbours(self, texts, backend):
+            raise NotImplementedError
+
+    with pytest.raises(
+        SpvmiaError, match=rf"^mia_perturbation stars: expected a mapping .* from settings, got {got}; corr"
+    ):
+        paraphrased(tmp_path, Odd)
+
+
+def test_an_implementation_may_do_without_on_done(tmp_path):
+    class Quiet(Stars):
+        def neighbours(self, texts, backend):
+            return (self.made(text) for text in texts)
+
+    class Resuming(Stars):
+        def neighbours(self, texts, backend, done):
+            return [self.made(text) for text in texts]
+
+    usual, _ = paraphrased(tmp_path / "usual")
+    for number, kind in enumerate((Quiet, Resuming)):
+        assert paraphrased(tmp_path / str(number), kind)[0].results == usual.results
