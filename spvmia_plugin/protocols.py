@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from numbers import Integral
@@ -578,7 +578,7 @@ def answered(found: Any, count: int, name: str) -> list[Any]:
     Raises:
         SpvmiaError: it is no sequence of so many.
     """
-    is_list = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping))
+    is_list = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping, Set))
     answer = list(found) if is_list else []
     if not is_list or len(answer) != count:
         raise SpvmiaError(
@@ -595,7 +595,7 @@ def told_of(batch: Any, count: int, name: str) -> Mapping[int, Any]:
         SpvmiaError: it is no mapping by their positions.
     """
     if not isinstance(batch, Mapping) or any(
-        isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < count for i in batch
+        isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= int(i) < count for i in batch
     ):
         raise SpvmiaError(
             f"mia_perturbation {name}: expected {{position: Neighbours}} with positions from 0 to {count - 1} for "

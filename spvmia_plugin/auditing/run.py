@@ -411,14 +411,12 @@ class Run:
                 for key, each in scores.items()
             }
         known = collected.p_values(features)
-        self.outcome.notes += collected.notes
         results.settle(
             scores, {key: known[key] for key, each in scores.items() if key in known and not isinstance(each, Unscored)}
         )
         self.outcome.features[name] = features
-        self.outcome.told[attack.name] = self._without_text(
-            dict(attack.told(features.table)), foreign=is_foreign(attack)
-        )
+        self.outcome.told[attack.name] = self._without_text(collected.told(features), foreign=is_foreign(attack))
+        self.outcome.notes += collected.notes
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
         """Let the held-out conversations say whether the target was trained under this mask; they have no labels.

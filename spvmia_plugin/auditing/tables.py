@@ -118,6 +118,17 @@ class Collected:
         values = np.clip(np.asarray(found, dtype=np.float64), 0, 1)
         return {record_id: p for record_id, p in zip(features.ids, values.tolist(), strict=True) if not np.isnan(p)}
 
+    def told(self, features: FeatureTable) -> dict[str, object]:
+        """What the attack says of how it scored; nothing, and a note, where it says something else than a mapping."""
+        found: object = self.attack.told(features.table)
+        if isinstance(found, Mapping):
+            return dict(found)
+        self.notes.append(
+            f"the attack {self.attack.name!r} says nothing of how it scored: expected a mapping from told, got "
+            f"{type(found).__name__}; correct the attack's plugin"
+        )
+        return {}
+
 
 def _misfit(found: object, count: int) -> str | None:
     """What p-values are instead of an array of so many; None where they are one."""

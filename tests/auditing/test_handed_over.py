@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from spvmia_plugin import hookimpl
-from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
-from spvmia_plugin.signals import Need, Role, View
+from spvmia_plugin.signals import Need, Role, Unscored, View
 from tests.auditing.fakes import FakeBackend, make_data
 from tests.auditing.test_run import run
+from tests.auditing.test_tables import run_attack
 
 
 class Stars:
@@ -321,3 +322,42 @@ def test_an_implementation_may_do_without_on_done(tmp_path):
     usual, _ = paraphrased(tmp_path / "usual")
     for number, kind in enumerate((Quiet, Resuming)):
         assert paraphrased(tmp_path / str(number), kind)[0].results == usual.results
+
+
+def scoring(method, answer, base=Attack):
+    """An attack one of whose methods gives this."""
+    return type(
+        "Scoring", (base,), {"name": "scoring", "needs": frozenset({Need(Role.TARGET)}), method: lambda *_: answer}
+    )()
+
+
+@pytest.mark.parametrize(("method", "base"), [("score_many", Attack), ("score_all", BlindAttack)])
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ([1.0] * 5, "a list of 6 scores from {}, got 5"),
+        (None, "a list of 6 scores from {}, got NoneType"),
+        ("abcdef", "a list of 6 scores from {}, got str"),
+        ({1, 2, 3, 4, 5, 6}, "a list of 6 scores from {}, got set"),
+        (dict.fromkeys("abcdef", 1.0), "a list of 6 scores from {}, got dict"),
+        ([1.0] * 5 + ["1.0"], "a number from {}, got str"),
+    ],
+)
+def test_scores_of_many_are_checked(tmp_path, method, base, answer, says):
+    message = rf"^scoring: expected {says.format(method)}; correct the attack's plugin$"
+    with pytest.raises(SpvmiaError, match=message):
+        run_attack(tmp_path, scoring(method, answer, base), data=make_data(3))
+
+
+def test_scores_of_many_may_be_an_array_or_come_one_by_one(tmp_path):
+    for answer in (np.arange(6.0), iter([0, 1, 2, 3, 4, Unscored("no")])):
+        results = run_attack(tmp_path, scoring("score_many", answer), data=make_data(3)).results["task"]
+        assert [each.score for each in results.values()][:5] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_needs_that_are_none_are_refused_before_any_work(tmp_path):
+    attack = type("Needy", (Attack,), {"name": "needy", "needs": "target"})()
+    with pytest.raises(
+        SpvmiaError, match=r"^needy: expected a frozenset of Need\(role, view\) as needs, got str; correct"
+    ):
+        run_attack(tmp_path, attack, data=make_data(3))

@@ -329,3 +329,18 @@ def test_the_table_cannot_be_changed(tmp_path):
 def test_our_own_attacks_get_the_rows_in_the_order_of_the_ids(tmp_path):
     outcome, _ = run(tmp_path, ["learned"], data=make_data(24))
     assert list(outcome.features[TASK].ids) == sorted(outcome.features[TASK].ids)
+
+
+def test_an_attack_that_tells_no_mapping_keeps_its_scores(tmp_path):
+    @dataclass(frozen=True)
+    class Silent(Surprised):
+        def told(self, table):
+            return None
+
+    outcome = run_attack(tmp_path, Silent(), data=make_data(3))
+    assert all(result.score is not None for result in outcome.results["task"].values())
+    assert outcome.told == {"ranked": {}}
+    assert outcome.notes == [
+        "the attack 'ranked' says nothing of how it scored: expected a mapping from told, got NoneType; correct the "
+        "attack's plugin"
+    ]
