@@ -151,6 +151,6 @@ def _is_whole(value: object) -> bool:
 
 def _refused(perturbation: Perturbation, method: str, expected: str, got: str) -> SpvmiaError:
     return SpvmiaError(
-        f"mia_perturbation {perturbation.name}: expected {expected} from {method}, got {got}; correct the "
-        "perturbation's plugin"
+        f"mia_perturbation {perturbation.name}: {method}: expected {expected}, got {got}; correct the perturbation's "
+        "plugin"
     )

@@ -210,9 +210,7 @@ def test_paraphrases_that_are_none_are_refused_by_the_plugin_s_name(tmp_path, ma
         def made(self, text):
             return made
 
-    message = (
-        f"^mia_perturbation stars: expected {expected} from neighbours, got {got}; correct the perturbation's plugin$"
-    )
+    message = f"^mia_perturbation stars: neighbours: expected {expected}, got {got}; correct the perturbation's plugin$"
     with pytest.raises(SpvmiaError, match=message):
         paraphrased(tmp_path, Wrong)
 
@@ -245,7 +243,7 @@ def test_ids_beyond_the_model_s_embeddings_are_refused(tmp_path):
 
     backend = FakeBackend()
     backend.vocab = 200
-    with pytest.raises(SpvmiaError, match=r"expected ids of tokens that the target has, below 200 from .*, got 200;"):
+    with pytest.raises(SpvmiaError, match=r"expected ids of tokens that the target has, below 200, got 200;"):
         run(tmp_path, ["nearby"], backend=backend, registry=registry_of(Beyond), mia_perturbation="stars")
 
 
@@ -305,7 +303,7 @@ def test_settings_that_json_has_no_place_for_are_refused_before_any_work(tmp_pat
             raise NotImplementedError
 
     with pytest.raises(
-        SpvmiaError, match=rf"^mia_perturbation stars: expected a mapping .* from settings, got {got}; corr"
+        SpvmiaError, match=rf"^mia_perturbation stars: settings: expected a mapping .*, got {got}; corr"
     ):
         paraphrased(tmp_path, Odd)
 
