@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,7 @@ import pluggy
 from spvmia_plugin import __version__, hookspecs
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
 from spvmia_plugin.lazy import Loading
-from spvmia_plugin.protocols import Perturbation, completed
+from spvmia_plugin.protocols import Perturbation, completed, takes
 from spvmia_plugin.util.boundary import behind
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _BUILTINS = "spvmia-builtins"
 
 # A name becomes a part of task names and file names.
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+_OPTION = re.compile(r"mia_[a-z][a-z0-9_]*")
 
 # Hooks that answer with things that have a name; the others are called during a run.
 _REGISTERING = "spvmia_register_"
@@ -80,9 +82,15 @@ class Registry:
         """Backend classes by name, the last registered first."""
         return self._by_name("spvmia_register_backends")
 
-    @property
+    @cached_property
     def attack_options(self) -> frozenset[str]:
-        """All option names that registered attacks declare."""
+        """All option names that registered attacks declare.
+
+        Raises:
+            SpvmiaError: an attack's `options` name no field of it, or no option that a plugin may have.
+        """
+        for attack in self.attacks.values():
+            self._check_options(attack)
         return frozenset(option for attack in self.attacks.values() for option in attack.options.values())
 
     def attack(self, name: str, config: AuditConfig) -> Attack:
@@ -92,6 +100,7 @@ class Registry:
             SpvmiaError: no such attack, or a hyper-parameter out of range.
         """
         cls = self.known_attack(name)
+        self._check_options(cls)
         return behind(lambda: cls(**config.attack_fields(cls.options)), doing=f"attack {name}")
 
     def known_attack(self, name: str) -> type[Attack]:
@@ -133,6 +142,10 @@ class Registry:
         name = self.manager.get_name(plugin)
         return f"spvmia-plugin {__version__}" if name == _BUILTINS else str(name)
 
+    def registered_by(self, what: str, name: str) -> str:
+        """The distribution that registers `what` ("attacks", "perturbations", "backends") by a name; "" if none."""
+        return self._owners(f"{_REGISTERING}{what}", name)
+
     def listing(self) -> list[Listed]:
         """What every plugin does with every hook, in the order of the hookspecs and of the calls.
 
@@ -168,6 +181,28 @@ class Registry:
                     )
                 found[name] = item
         return Loading(found)
+
+    def _check_options(self, attack: type[Attack]) -> None:
+        from spvmia_plugin.config import PREFIX, AuditConfig
+
+        options: object = attack.options
+        wrong = None
+        if not isinstance(options, Mapping):
+            wrong = "a mapping from fields to options", type(options).__name__
+            options = {}
+        taken = {PREFIX + field.name for field in fields(AuditConfig) if field.metadata} | {f"{PREFIX}audit"}
+        for name, option in options.items():
+            if not takes(attack, name):
+                wrong = "fields of the attack", f"{name!r}"
+            elif not isinstance(option, str) or not _OPTION.fullmatch(option):
+                wrong = f"options of lower-case letters, digits and underscores that begin with {PREFIX}", f"{option!r}"
+            elif option in taken:
+                wrong = "options of its own", f"{option!r}, which every audit has"
+        if wrong is not None:
+            raise SpvmiaError(
+                f"attack {attack.name}: expected {wrong[0]} as options, got {wrong[1]} from "
+                f"{self.registered_by('attacks', attack.name)}; correct it in that plugin"
+            )
 
     def _owners(self, hook: str, name: object) -> str:
         owners = [line.distribution for line in self._lines(hook) if str(name) in line.names]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -195,6 +196,8 @@ class Backend:
     name: str
     features = BackendFeatures()
     max_length = 0
+    vocab: int | None = None
+    """V: how many token ids the target's model has an embedding for, from 0 on; None where that is not known."""
     device: Any = None
     is_asked_by_text = False
     """Whether each text that the target writes is a request of its own, which somebody may have to pay for."""
@@ -563,14 +566,47 @@ def completed(made: Any, base: type[Plugged]) -> Plugged:
         for name, default in vars(base).items():
             if not name.startswith("_") and not hasattr(made, name):
                 setattr(made, name, default.__get__(made) if hasattr(default, "__get__") else default)
-    if issubclass(base, Perturbation) and "done" not in signature(made.neighbours).parameters:
-        made.neighbours = _of_the_missing(made.neighbours)
+    if issubclass(base, Perturbation) and not {"done", "on_done"} <= signature(made.neighbours).parameters.keys():
+        made.neighbours = _of_the_missing(made.neighbours, made.name)
     found: Plugged = made
     return found
 
 
-def _of_the_missing(neighbours: Callable[..., Sequence[Neighbours | None]]) -> Callable[..., Any]:
-    """`Perturbation.neighbours` of an implementation that knows nothing of `done`: it gets the missing texts alone."""
+def answered(found: Any, count: int, name: str) -> list[Any]:
+    """What a perturbation answered for so many texts, as a list.
+
+    Raises:
+        SpvmiaError: it is no sequence of so many.
+    """
+    is_list = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping, Set))
+    answer = list(found) if is_list else []
+    if not is_list or len(answer) != count:
+        raise SpvmiaError(
+            f"mia_perturbation {name}: expected a list of {count} Neighbours from neighbours, one a text, got "
+            f"{len(answer) if is_list else type(found).__name__}; correct the perturbation's plugin"
+        )
+    return answer
+
+
+def told_of(batch: Any, count: int, name: str) -> Mapping[int, Any]:
+    """What a perturbation told `on_done` of so many texts.
+
+    Raises:
+        SpvmiaError: it is no mapping by their positions.
+    """
+    if not isinstance(batch, Mapping) or any(
+        isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= int(i) < count for i in batch
+    ):
+        raise SpvmiaError(
+            f"mia_perturbation {name}: expected {{position: Neighbours}} with positions from 0 to {count - 1} for "
+            f"on_done, got {'other positions' if isinstance(batch, Mapping) else type(batch).__name__}; correct the "
+            "perturbation's plugin"
+        )
+    return batch
+
+
+def _of_the_missing(neighbours: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """`Perturbation.neighbours` of an implementation without `done`, or `on_done`: it gets the missing texts alone."""
 
     def of_all(
         texts: Sequence[Document], backend: Backend, *, on_done: OnDone | None = None, done: Collection[int] = ()
@@ -579,9 +615,11 @@ def _of_the_missing(neighbours: Callable[..., Sequence[Neighbours | None]]) -> C
 
         def at_their_places(batch: Mapping[int, Any]) -> None:
             if on_done:
-                on_done({asked[k]: of for k, of in batch.items()})
+                on_done({asked[k]: of for k, of in told_of(batch, len(asked), name).items()})
 
-        made = neighbours([texts[i] for i in asked], backend, on_done=at_their_places)
+        known = {"on_done": at_their_places, "done": ()}
+        more = {argument: value for argument, value in known.items() if takes(neighbours, argument)}
+        made = answered(neighbours([texts[i] for i in asked], backend, **more), len(asked), name)
         found = dict(zip(asked, made, strict=True))
         return [found.get(i) for i in range(len(texts))]
 

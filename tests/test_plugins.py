@@ -50,6 +50,40 @@ class Mine(Attack):
     level: float = 0.5
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"level": "mine_level"},
+            "options of lower-case .* that begin with mia_ as options, got 'mine_level'",
+        ),
+        ({"level": "mia_"}, "options of lower-case letters, .* that begin with mia_ as options, got 'mia_'"),
+        ({"level": "mia_My-Level"}, "options of lower-case letters, .* as options, got 'mia_My-Level'"),
+        ({"level": 3}, "options of lower-case letters, .* as options, got 3"),
+        ({"levle": "mia_mine_level"}, "fields of the attack as options, got 'levle'"),
+        ({"level": "mia_seed"}, "options of its own as options, got 'mia_seed', which every audit has"),
+        ({"level": "mia_audit"}, "options of its own as options, got 'mia_audit', which every audit has"),
+        (["mia_mine_level"], "a mapping from fields to options as options, got list"),
+        (None, "a mapping from fields to options as options, got NoneType"),
+    ],
+)
+def test_options_that_are_none_name_plugin_and_option(options: Any, says: str) -> None:
+    class Odd(Mine):
+        pass
+
+    Odd.options = options
+
+    def spvmia_register_attacks() -> list[type[Attack]]:
+        return [Odd]
+
+    registry = registry_with(spvmia_register_attacks)
+    message = f"^attack mine: expected {says} from under-test; correct it in that plugin$"
+    with pytest.raises(SpvmiaError, match=message):
+        _ = registry.attack_options
+    with pytest.raises(SpvmiaError, match=message):
+        registry.attack("mine", AuditConfig())
+
+
 # One test a hook: `test_every_hook_has_a_test` looks for these names.
 
 

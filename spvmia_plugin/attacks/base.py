@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored
+from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored, View
 from spvmia_plugin.util.strict_json import is_number, is_whole
 
 NLL_FLOOR = 1e-6
@@ -200,6 +200,42 @@ def score_or_reason(
     except MissingSignal as missing:
         return Unscored(missing.reason)
     return as_score(value, attack, "score_record")
+
+
+def as_scores(found: object, count: int, attack: str, method: str) -> list[float | Unscored]:
+    """What a method of an attack returned for so many records, in their order, as scores and reasons.
+
+    Raises:
+        SpvmiaError: it is no sequence of so many, or holds something else.
+    """
+    is_list = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping, Set))
+    scores = list(found) if is_list else []  # type: ignore[call-overload]
+    if not is_list or len(scores) != count:
+        raise SpvmiaError(
+            f"{attack}: expected a list of {count} scores from {method}, got "
+            f"{len(scores) if is_list else type(found).__name__}; correct the attack's plugin"
+        )
+    return [each if isinstance(each, Unscored) else as_score(each, attack, method) for each in scores]
+
+
+def check_needs(attack: Attack) -> None:
+    """Make sure that an attack says what it needs.
+
+    Raises:
+        SpvmiaError: its `needs` are something else than some `Need`.
+    """
+    needs = attack.needs
+    is_some = isinstance(needs, Collection) and not isinstance(needs, (str, bytes, Mapping))
+    wrong = [need for need in needs if not _is_need(need)] if is_some else [needs]
+    if wrong:
+        raise SpvmiaError(
+            f"{attack.name}: expected a frozenset of Need(role, view) as needs, got "
+            f"{'one with ' if is_some else ''}{type(wrong[0]).__name__}; correct the attack's plugin"
+        )
+
+
+def _is_need(need: object) -> bool:
+    return isinstance(need, Need) and isinstance(need.role, Role) and isinstance(need.view, View)
 
 
 LARGEST_SCORE = 1e100

@@ -25,8 +25,10 @@ from spvmia_plugin.auditing.self_prompts import (
     TrainingTexts,
     Written,
     blank_of,
+    check_batch,
     expected_of,
     length_of,
+    written_texts,
 )
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
@@ -243,7 +245,7 @@ class Calibration:
             corpus = self._store.corpus(key)
             stored = corpus.load()
             if len(stored) != self._finished_count(key):
-                stored |= self._sample(corpus, stored, nth)
+                stored = self._sample(corpus, stored, nth) | stored
                 self._store.json.put({key: len(stored)})
             return [stored[i] for i in sorted(stored)]
 
@@ -257,14 +259,17 @@ class Calibration:
 
     def _sample(self, corpus: Corpus, stored: Mapping[int, str], nth: int) -> dict[int, str]:
         total = self._config.self_prompts
-        kept = set(stored)
+        kept, told = set(stored), dict[int, str]()
+        makers = self._registry.implementers("spvmia_self_prompt")
         with Bar(desc=prompting(nth), total=total, unit="texts", initial=len(stored)) as bar:
 
             def keep(batch: Mapping[int, str]) -> None:
+                check_batch(batch, makers)
                 corpus.append(batch)
                 self._on_done(prompting(nth), len(batch.keys() - kept) / max(total - len(stored), 1))
                 bar.update(len(batch.keys() - kept))
                 kept.update(batch)
+                told.update({position: text for position, text in batch.items() if position not in told})
 
             texts = self._hook.spvmia_self_prompt(
                 backend=self._backend,
@@ -276,9 +281,9 @@ class Calibration:
                 blank=self._frame[0],
                 length=self._frame[1],
             )
-        made = {i: text for i, text in enumerate(texts) if text is not None}
+        made = written_texts(texts, kept, makers)
         corpus.append({i: text for i, text in made.items() if i not in kept})
-        return made
+        return made | told  # as the store keeps them: what was told first
 
     def ready(self, players: Iterable[Player]) -> set[Role]:
         """Those that only have to be loaded. Processes that train together load and train in one order."""

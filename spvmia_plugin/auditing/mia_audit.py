@@ -161,7 +161,7 @@ class MiaAudit:
         data: where the records come from.
         settings: all `mia_*` options.
         seed: of everything random.
-        versions: of the libraries.
+        versions: of the libraries, and of other people's plugins that took part in the run.
     """
 
     format: int
@@ -264,7 +264,7 @@ def mia_audit(
         ),
         settings=without_secrets(config.to_json()),
         seed=config.seed,
-        versions=versions(),
+        versions={**outcome.plugins, **versions()},
     )
     written: dict[str, Any] = {**as_json(told), "strongest": comparison.strongest if comparison else {}}
     if comparison is not None and unit is not None:

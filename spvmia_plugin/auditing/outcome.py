@@ -6,14 +6,14 @@ import json
 import math
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spvmia_plugin.attacks.base import Attack, BlindAttack, mean_logprob
+from spvmia_plugin.attacks.base import Attack, BlindAttack, as_scores, mean_logprob
 from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.roles import reference_role
 from spvmia_plugin.auditing.subjects import Together, groups_together, units_together
@@ -99,7 +99,7 @@ def score_records(
     Returns:
         By record id: the score, or the reason why there is none, and the means of the samples file.
     """
-    scores = known or dict(zip(signals, attack.score_many(list(signals.values())), strict=True))
+    scores = known or _by_id(signals, attack.score_many(list(signals.values())), attack, "score_many")
     role = reference_role(attack)
     of_target, of_reference = (Role.TARGET, View.TEXT), (role, View.TEXT) if role else None
     results = {}
@@ -123,13 +123,17 @@ def blind_scores(attack: BlindAttack, audited: Sequence[Record], seed: int) -> d
         audited: the records of all processes: it is fitted on them.
         seed: of the folds.
     """
-    values = attack.score_all(
+    found = attack.score_all(
         [record.text for record in audited],
         np.array([record.is_member for record in audited], dtype=bool),
         clusters_by_records(audited),
         seed,
     )
-    return {record.id: value for record, value in zip(audited, values, strict=True)}
+    return _by_id([record.id for record in audited], found, attack, "score_all")
+
+
+def _by_id(ids: Collection[str], found: object, attack: Attack, method: str) -> dict[str, float | Unscored]:
+    return dict(zip(ids, as_scores(found, len(ids), attack.name, method), strict=True))
 
 
 class Results(Mapping[str, RecordResult]):
@@ -225,6 +229,7 @@ class Outcome:
         findings: what limits the numbers and shows only beside the model; what the data show is known before.
         features: by attack key, what attacks that score all records at once saw of those of all processes.
         told: by attack name, what such an attack says of how it scored, JSON-ready.
+        plugins: versions of other people's distributions that took part, by their names.
         quiet: another process tells people of this audit.
     """
 
@@ -238,6 +243,7 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     features: dict[str, FeatureTable] = field(default_factory=dict)
     told: dict[str, object] = field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)
     quiet: bool = False
 
     def cost_json(self) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.attacks.base import Attack, BlindAttack, check_needs
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, BackendFeatures
@@ -76,9 +76,13 @@ def cast(attacks: Iterable[Attack], config: AuditConfig, data: AuditData) -> dic
     """The roles that the attacks need, each with all its views: what several need is computed once.
 
     What the audit trains has as many players as `mia_references` says, all with the same views.
+
+    Raises:
+        SpvmiaError: an attack's needs are none.
     """
     views: dict[Role, dict[View, bool]] = {}
     for attack in attacks:
+        check_needs(attack)
         for need in attack.needs:
             of_role = views.setdefault(need.role, {})
             of_role[need.view] = of_role.get(need.view, False) or need.moments

@@ -9,7 +9,9 @@ from spvmia_plugin.attacks.base import Attack, AuditAttack, BlindAttack
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.fitted_on import Barred, all_barred
+from spvmia_plugin.auditing.makers import taking_part
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
+from spvmia_plugin.auditing.neighbours import check_settings
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
 from spvmia_plugin.auditing.progress import Progress
@@ -107,6 +109,7 @@ class Run:
             on_known=self._progress.correct,
         )
         self._perturbation: Perturbation | None = None
+        self._maker = registry.registered_by("perturbations", audit.config.perturbation)
         self._barred: Mapping[str, Barred] = {}
         self._unmade = 0  # records that the plan found no paraphrases of
         self._beyond = 0  # records longer than the model's context, counted with the plan
@@ -158,6 +161,13 @@ class Run:
             for player in self.players.values()
             if player.model is not None
         }
+        self.outcome.plugins = taking_part(
+            self.registry,
+            [attack.name for attack in self.audit.attacks.values()],
+            self.backend.name,
+            perturbation=self._perturbation.name if self._perturbation is not None else None,
+            is_calibrated=any(player.trained for player in self.players.values()),
+        )
         self.outcome.notes += [*self._kept_texts(), *self._scorer.notes, *self._backend_notes()]
         if told := self.backend.told:
             self.outcome.details["backend"] = dict(told)
@@ -189,6 +199,7 @@ class Run:
             self._perturbation = self.registry.perturbation(audit.config)
             self._scorer.view.check(self._perturbation)
             self._perturbation.check()
+            check_settings(self._perturbation)
         self._scorer.check()
         keep_bases(self.backend, self.store)
         # A reference that the user names may do without the base.
@@ -231,6 +242,11 @@ class Run:
                 if (told := self._calibration.self_prompts_told) is not None:
                     if role is Role.REFERENCE:  # those of further ones are drawn from the same target
                         self.outcome.details["self_prompts"] = asdict(told)
+                    if (asked := self.audit.config.self_prompts) != told.texts:
+                        self.outcome.notes.append(
+                            f"a plugin gave {told.texts} self-prompts for the {name}, and mia_self_prompts asks for "
+                            f"{asked}: with fewer texts a reference calibrates less"
+                        )
                     if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
                         self.outcome.notes.append(
                             f"{told.distinct:.0%} of {told.texts} self-prompts differ: a reference that has learnt a "
@@ -323,6 +339,7 @@ class Run:
             self.store,
             self.audit.config,
             inputs.loss_on,
+            maker=self._maker,
             quiet=self.quiet,
             on_made=lambda count: self._progress.done_share(
                 f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
@@ -393,15 +410,13 @@ class Run:
                 key: Unscored(str(self._quotes.without(each.reason))) if isinstance(each, Unscored) else each
                 for key, each in scores.items()
             }
-        p_values = attack.p_values(features.table) if len(features.table) else None
-        known = {} if p_values is None else dict(zip(features.ids, p_values.tolist(), strict=True))
+        known = collected.p_values(features)
         results.settle(
             scores, {key: known[key] for key, each in scores.items() if key in known and not isinstance(each, Unscored)}
         )
         self.outcome.features[name] = features
-        self.outcome.told[attack.name] = self._without_text(
-            dict(attack.told(features.table)), foreign=is_foreign(attack)
-        )
+        self.outcome.told[attack.name] = self._without_text(collected.told(features), foreign=is_foreign(attack))
+        self.outcome.notes += collected.notes
 
     def _check_mask(self, inputs: Inputs, loss_on: LossOn) -> None:
         """Let the held-out conversations say whether the target was trained under this mask; they have no labels.
@@ -443,7 +458,7 @@ class Run:
             self._beyond += sum(length > self.backend.max_length for length in lengths.values())
             stored: dict[str, Neighbours] = {}
             if perturbation is not None:
-                keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config)
+                keys = paraphrase_keys(part, perturbation, self.backend, self.store, audit.config, maker=self._maker)
                 stored = stored_paraphrases(keys, self.store)
             self._unmade += len(part) - len(stored)
             planner = Planner(lengths, [record.id for record in part if record.id not in stored], audit.config)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
+from spvmia_plugin.auditing.counting import is_ours
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
@@ -32,6 +34,50 @@ def length_of(data: AuditData) -> int | None:
     """Tokens that an audited conversation has, in the median; None for plain text."""
     lengths = [len(record.rendered.token_ids) for record in data.records if record.rendered is not None]
     return int(statistics.median(lengths)) if lengths else None
+
+
+def written_texts(found: Any, kept: Collection[int], makers: Iterable[str]) -> dict[int, str]:
+    """The texts by position that a hook `spvmia_self_prompt` gave, checked where it answers.
+
+    Args:
+        found: its answer.
+        kept: positions of texts that are there already: None may stand for these.
+        makers: who implements the hook.
+
+    Raises:
+        SpvmiaError: it is no sequence of texts, or has none.
+    """
+    if isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
+        raise _refused(type(found).__name__, makers)
+    made = {i: text for i, text in enumerate(found) if text is not None}
+    if missing := len(found) - len(made.keys() | {i for i in kept if i < len(found)}):
+        raise _refused(f"None for {missing} of {len(found)} that are not there yet", makers)
+    check_batch(made, makers)
+    if not made and not kept:
+        raise _refused("none", makers)
+    return made
+
+
+def check_batch(batch: Any, makers: Iterable[str]) -> None:
+    """Make sure that what a hook `spvmia_self_prompt` tells `on_done` are texts by position.
+
+    Raises:
+        SpvmiaError: they are not.
+    """
+    if not isinstance(batch, Mapping):
+        raise _refused(f"{type(batch).__name__} for on_done, which takes {{position: text}}", makers)
+    for position, text in batch.items():
+        if isinstance(position, bool) or not isinstance(position, Integral) or position < 0:
+            raise _refused(f"a text at another position than a whole number >= 0: {type(position).__name__}", makers)
+        if not isinstance(text, str):
+            raise _refused(f"{type(text).__name__} among them", makers)
+
+
+def _refused(got: str, makers: Iterable[str]) -> SpvmiaError:
+    others = [maker for maker in makers if not is_ours(maker)]
+    return SpvmiaError(
+        f"spvmia_self_prompt: expected a list of texts, got {got}; correct the plugin ({' or '.join(others)})"
+    )
 
 
 @dataclass(frozen=True)

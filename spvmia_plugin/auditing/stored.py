@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from spvmia_plugin.auditing.asked import Amount
+from spvmia_plugin.auditing.counting import is_ours
+from spvmia_plugin.auditing.neighbours import check_neighbours
 from spvmia_plugin.auditing.sequences import Request, as_perturbed
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput
+from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput, answered, told_of
 from spvmia_plugin.records import LossOn, Record
 from spvmia_plugin.signals import Role, TokenSignals
 from spvmia_plugin.store.store import Store
@@ -217,27 +219,39 @@ def paraphrase(
     config: AuditConfig,
     loss_on: LossOn | None = None,
     *,
+    maker: str,
     quiet: bool = False,
     on_made: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Neighbours]:
     """The paraphrases of every record, by record id; found in the store or made and kept as they come.
 
-    `loss_on` says what of conversations may change; `on_made` is told of how many records they were just made.
+    `loss_on` says what of conversations may change; `maker` is as in `paraphrase_keys`; `on_made` is told of how many
+    records they were just made.
     """
-    keys = paraphrase_keys(records, perturbation, backend, store, config)
+    keys = paraphrase_keys(records, perturbation, backend, store, config, maker=maker)
     result = stored_paraphrases(keys, store)
     if len(result) < len(records):
         done = {i for i, record in enumerate(records) if record.id in result}
         desc = f"paraphrases ({perturbation.name})"
         with Bar(desc=desc, total=len(records), unit="records", initial=len(result), quiet=quiet) as bar:
             quotes = Quotes(lambda: [record.text for record in records])
-            foreign = is_foreign(perturbation) and not config.log_text
+            foreign = is_foreign(perturbation)
 
-            def checked(found: Neighbours) -> Neighbours:
-                return replace(found, reason=quotes.without(found.reason)) if foreign else found
+            def checked(i: int, found: Neighbours) -> Neighbours:
+                if foreign:
+                    check_neighbours(
+                        perturbation,
+                        found,
+                        texts[i].text,
+                        2 * config.perturbations,
+                        lambda: len(of.token_ids if (of := records[i].rendered) else backend.encode(records[i].text)),
+                        backend.vocab,
+                    )
+                return replace(found, reason=quotes.without(found.reason)) if foreign and not config.log_text else found
 
             def keep(batch: Mapping[int, Neighbours]) -> None:
-                made = {records[i].id: checked(found) for i, found in batch.items()}
+                told = told_of(batch, len(records), perturbation.name)
+                made = {records[i].id: checked(i, found) for i, found in told.items()}
                 store.neighbours.put({keys[record_id]: found for record_id, found in made.items()})
                 new = len(made.keys() - result.keys())
                 if new:
@@ -246,8 +260,15 @@ def paraphrase(
                 result.update(made)
 
             texts = [as_perturbed(record, loss_on) for record in records]
-            answer = perturbation.neighbours(texts, backend, on_done=keep, done=done)
+            answer = answered(
+                perturbation.neighbours(texts, backend, on_done=keep, done=done), len(records), perturbation.name
+            )
             keep({i: of for i, of in enumerate(answer) if of is not None and records[i].id not in result})
+            if missing := sum(record.id not in result for record in records):
+                raise SpvmiaError(
+                    f"mia_perturbation {perturbation.name}: expected paraphrases of every text from neighbours, got "
+                    f"None for {missing} of {len(records)}; correct the perturbation's plugin"
+                )
     return {record.id: result[record.id] for record in records}
 
 
@@ -258,9 +279,19 @@ def stored_paraphrases(keys: Mapping[str, str], store: Store) -> dict[str, Neigh
 
 
 def paraphrase_keys(
-    records: Sequence[Record], perturbation: Perturbation, backend: Backend, store: Store, config: AuditConfig
+    records: Sequence[Record],
+    perturbation: Perturbation,
+    backend: Backend,
+    store: Store,
+    config: AuditConfig,
+    *,
+    maker: str,
 ) -> dict[str, str]:
-    """Store keys by record id: the text, the settings, and the models that make the paraphrases."""
+    """Store keys by record id: the text, the settings, and the models that make the paraphrases.
+
+    `maker` is the distribution that registers the perturbation, "name version": another version of somebody else's may
+    paraphrase otherwise under the same settings. What our own versions change, their settings say.
+    """
     models = {role.value: backend.identity(role) for role in perturbation.roles}
     settings = {
         "name": perturbation.name,
@@ -269,6 +300,7 @@ def paraphrase_keys(
         "models": models,
         # In which context the models read a text.
         "context": [backend.max_length, config.prefix] if models else None,
+        **({} if is_ours(maker) else {"plugins": [maker]}),
     }
     return {
         record.id: store.key("neighbours", id=record.id, text=store.text_hash(_varied(record)), **settings)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.config import PREFIX
-from spvmia_plugin.errors import SpvmiaError, known_columns
+from spvmia_plugin.errors import SpvmiaError, did_you_mean, known_columns
 from spvmia_plugin.harness.enable import tasks_folder
 from spvmia_plugin.util.libraries import no_loading_bars, quiet_libraries
 
@@ -36,10 +38,12 @@ def audit_in_memory(
         harness: further arguments of `simple_evaluate`.
 
     Raises:
-        SpvmiaError: what `lm_eval` would refuse.
+        SpvmiaError: what `lm_eval` would refuse; an attack or an argument that there is none of.
     """
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
+
+    _check_arguments(harness, signature(simple_evaluate).parameters)
 
     if isinstance(attacks, str):
         attacks = [attacks]
@@ -51,17 +55,19 @@ def audit_in_memory(
         manager = TaskManager(
             metadata={**arguments, **metadata}, include_path=str(tasks_folder()), include_defaults=False
         )
-        if unknown := [name for name in tasks if name not in manager.all_tasks]:
+        unknown = [name for name in tasks if name not in manager.all_tasks]
+        if unknown or not tasks:
             known = sorted(
                 name.removesuffix(f"_{PREFIX}custom") for name in manager.all_tasks if name.endswith(f"_{PREFIX}custom")
             )
+            got = repr(unknown[0].removesuffix(f"_{PREFIX}custom")) if unknown else "none"
             raise SpvmiaError(
-                f"attacks: expected names of attacks ({', '.join(known)}), got "
-                f"{unknown[0].removesuffix(f'_{PREFIX}custom')!r}; leave the argument out for all of them"
+                f"attacks: expected names of attacks ({', '.join(known)}), got {got}; leave the argument out for all "
+                "of them"
             )
         # The harness would seed the process's own generators, which belong to whoever calls.
         seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"))
-        with quiet_libraries(), no_loading_bars():
+        with _modes_kept(model), quiet_libraries(), no_loading_bars():
             found: dict[str, Any] = simple_evaluate(
                 model="hf",
                 model_args=arguments,
@@ -72,6 +78,32 @@ def audit_in_memory(
                 **{**seeds, "batch_size": 8, **harness},
             )
     return {**found, "model_name": _called(model)}
+
+
+_OURS = ("model", "model_args", "tasks", "task_manager", "metadata", "device")
+"""Arguments of the harness that follow from those of `audit`."""
+
+
+def _check_arguments(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse arguments that the harness does not have, and those that are set here."""
+    allowed = [name for name in known if name not in _OURS]
+    for name in given:
+        if name not in allowed:
+            raise SpvmiaError(
+                f"harness: expected arguments of lm_eval.simple_evaluate other than {', '.join(_OURS)}, got "
+                f"{name!r}{did_you_mean(str(name), allowed)}; correct it, or leave it out"
+            )
+
+
+@contextmanager
+def _modes_kept(model: Any) -> Iterator[None]:
+    """Put every module back into the mode that it is in, training or not: the harness has all of them evaluate."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _called(model: Any) -> str:

@@ -33,6 +33,7 @@ from spvmia_plugin.signals import Role, View
 from spvmia_plugin.store.store import Store
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import show
+from spvmia_plugin.util.libraries import kept_rng
 from spvmia_plugin.util.processes import Processes, launch, processes_of
 
 REQUEST_TYPE = "spvmia_audit"
@@ -141,12 +142,13 @@ def answer(lm: Any, requests: Sequence[AuditInstance]) -> list[str]:
         SpvmiaError: an audit cannot run (the message names the option), or another process has failed.
     """
     asked = list({id(request.asked): request.asked for request in requests}.values())
-    return behind(
-        lambda: _answer(lm, asked, requests),
-        doing="the audit",
-        texts=lambda: [pair for each in asked for pair in each.shared.data.texts()],
-        log_text=any(each.settings.log_text for each in asked),
-    )
+    with kept_rng():  # whatever plugins and libraries seed: other tasks of the run draw as they would without ours
+        return behind(
+            lambda: _answer(lm, asked, requests),
+            doing="the audit",
+            texts=lambda: [pair for each in asked for pair in each.shared.data.texts()],
+            log_text=any(each.settings.log_text for each in asked),
+        )
 
 
 def _answer(lm: Any, asked: Sequence[Asked], requests: Sequence[AuditInstance]) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.adapters import has_gradients
+from spvmia_plugin.models.forward import inner_model
 from spvmia_plugin.models.generation import Generator, Sampling
+from spvmia_plugin.models.identity import embedding_rows
 from spvmia_plugin.models.precision import TO_FLOAT32, computes_in, too_slow
 from spvmia_plugin.models.roles import RoleModels
 from spvmia_plugin.models.tokens import Tokens, unwrapped
@@ -48,6 +50,7 @@ class HFBackend(TorchBackend):
         )
         super().__init__(roles, tokens, config, lm.model.device, autocast)
         self.features = BackendFeatures(gradients=has_gradients(lm.model), kth=True)
+        self.vocab = embedding_rows(inner_model(roles.target))
         self.processes = processes_of(lm).count
         self.first = is_first(self.processes)
 

@@ -77,6 +77,19 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
+def kept_rng() -> Iterator[None]:
+    """Put the states of Python's, NumPy's and torch's global generators back on the way out, whatever drew or seeded.
+
+    That of a CUDA device which this process has not touched is left alone: to read it would take memory there.
+    """
+    import torch
+
+    unused = torch.cuda.is_available() and not torch.cuda.is_initialized()
+    with _states_kept(devices=not unused):
+        yield
+
+
+@contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators, and put their states back on the way out.
 
@@ -89,16 +102,25 @@ def isolated_rng(seed: int) -> Iterator[None]:
     import numpy as np
     import torch
 
+    with _states_kept(devices=True):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _states_kept(*, devices: bool) -> Iterator[None]:
+    import numpy as np
+    import torch
+
     # A build for CUDA on a machine without: torch 2.6 raises if it is asked for the one there is.
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind = accelerator.type if accelerator is not None and accelerator.type != "cpu" else "cuda"
-    devices = list(range(torch.accelerator.device_count())) if accelerator is not None else []
+    which = list(range(torch.accelerator.device_count())) if devices and accelerator is not None else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices, device_type=kind):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(which, device_type=kind):
             yield
     finally:
         random.setstate(python_state)

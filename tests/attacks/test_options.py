@@ -8,7 +8,7 @@ import pytest
 
 from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.attacks.bag_of_words import BagOfWords
-from spvmia_plugin.attacks.base import Attack
+from spvmia_plugin.attacks.base import Attack, check_needs
 from spvmia_plugin.attacks.calibrated import SpvWbc, Wbc
 from spvmia_plugin.attacks.optimum import Icp
 from spvmia_plugin.attacks.paraphrased import Spv
@@ -16,6 +16,7 @@ from spvmia_plugin.attacks.population import Recall, Rmia
 from spvmia_plugin.attacks.reference_free import MinK, MinKPlusPlus
 from spvmia_plugin.attacks.text_only import Ngram, Semantic
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.signals import Need, Role
 
 
 def test_options_and_defaults() -> None:
@@ -70,3 +71,22 @@ def test_windows_from_json_become_a_tuple() -> None:
     attack = Wbc(windows=[2, 3])
     assert attack.windows == (2, 3)
     assert hash(attack) == hash(Wbc(windows=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("needs", "got"),
+    [
+        ("target", "str"),
+        (None, "NoneType"),
+        ({Need(Role.TARGET): 1}, "dict"),
+        ({"target"}, "one with str"),
+        ([Need("target")], "one with Need"),
+        ([Need(Role.TARGET, "text")], "one with Need"),
+    ],
+)
+def test_needs_that_are_none_name_the_attack(needs: object, got: str) -> None:
+    attack = type("Needy", (Attack,), {"name": "needy", "needs": needs})()
+    expected = rf"^needy: expected a frozenset of Need\(role, view\) as needs, got {got}; correct the attack's plugin$"
+    with pytest.raises(SpvmiaError, match=expected):
+        check_needs(attack)
+    check_needs(type("Fine", (Attack,), {"name": "fine", "needs": [Need(Role.TARGET)]})())

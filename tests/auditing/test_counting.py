@@ -59,7 +59,7 @@ def models(tmp_path_factory):
     return {"t5-base": str(save_t5(folder / "one", table)), "ELSEWHERE": str(save_t5(folder / "other", table, seed=1))}
 
 
-def key_of(kind, config, store, registry=REGISTRY):
+def key_of(kind, config, store, registry=REGISTRY, maker="spvmia-plugin 1"):
     backend = FakeBackend()
     calibration = Calibration(DATA, config, backend, registry, store)
     if kind == "self_prompts":
@@ -67,7 +67,7 @@ def key_of(kind, config, store, registry=REGISTRY):
     if kind == "references":
         return calibration.reference_key(["a", "b"])
     made = REGISTRY.perturbations[kind](config)
-    return paraphrase_keys(DATA.records[:1], made, backend, store, config)[DATA.records[0].id]
+    return paraphrase_keys(DATA.records[:1], made, backend, store, config, maker=maker)[DATA.records[0].id]
 
 
 def test_every_setting_has_another_value() -> None:
@@ -89,6 +89,14 @@ def test_each_setting_counts_or_cannot(kind, models, tmp_path) -> None:
         usual = key()
         assert key() == usual
         assert {name for name in FIELDS if key(**{name: OTHER[name]}) != usual} == COUNTS[kind]
+
+
+def test_the_version_of_a_perturbation_counts_unless_it_is_ours(tmp_path) -> None:
+    makers = ("spvmia-plugin 1", "spvmia-plugin 2", "acme 1", "acme 2", "other 2")
+    with Store(tmp_path) as store:
+        keys = [key_of("embedding", AuditConfig(), store, maker=maker) for maker in makers]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
 
 
 def test_what_cannot_count_is_a_setting() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from spvmia_plugin.auditing import run as run_module
 from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.roc import auroc
 from spvmia_plugin.signals import MissingSignal, Need, Role, Unscored
 from spvmia_plugin.store.store import Store
 from tests.auditing.fakes import FakeBackend, make_data
@@ -69,7 +71,7 @@ def test_records_are_scored_together_however_many_parts(tmp_path, monkeypatch):
     assert whole.results["task"].unscored_by_reason() == {"begins with an a": len(with_a), "the lowest": 1}
     assert all(result.n_tokens == 40 and result.target is not None for result in results.values())
     features = whole.features["task"]
-    assert features.ids == tuple(sorted(record.id for record in data.records if record.id not in with_a))
+    assert sorted(features.ids) == sorted(record.id for record in data.records if record.id not in with_a)
     assert features.names == ("mean", "length")
     assert (features.table.shape, features.table.dtype) == ((40 - len(with_a), 2), np.float32)
     assert features.table[:, 0] == pytest.approx([results[key].target for key in features.ids])
@@ -225,3 +227,120 @@ def test_the_contract_leaves_everything_to_the_attack():
     with pytest.raises(MissingSignal, match=SCORED_TOGETHER):
         attack.score_record(None)
     assert attack.told(np.zeros((0, 0))) == {}
+
+
+@dataclass(frozen=True)
+class Surprised(Ranked):
+    """The mean as a score, and the p-values that it is made with."""
+
+    said: object = None
+
+    def features(self, signals):
+        return np.array([signals.of(Role.TARGET).mean_logprob, 0.0])
+
+    def score_audit(self, table):
+        return table[:, 0].tolist()
+
+    def p_values(self, table):
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("said", "got"),
+    [
+        (np.full(6, 2.0), "2"),
+        (np.array([0.5] * 5 + [-0.1]), "-0.1"),
+        (np.full(5, 0.5), r"one of shape \(5,\)"),
+        (np.full((6, 1), 0.5), r"one of shape \(6, 1\)"),
+        ([0.5] * 6, "list"),
+        (np.array(["a"] * 6), "ndarray"),
+    ],
+)
+def test_p_values_that_are_none_are_told_and_cost_no_score(tmp_path, said, got):
+    outcome = run_attack(tmp_path, Surprised(said=said), data=make_data(3))
+    results = outcome.results["task"].values()
+    assert all(result.score is not None and result.p_value is None for result in results)
+    (note,) = outcome.notes
+    assert re.fullmatch(
+        rf"the attack 'ranked' has no p-values: expected an array of 6 numbers from 0 to 1 \(NaN for none\) from "
+        rf"p_values, got {got}; correct the attack's plugin",
+        note,
+    )
+
+
+def test_a_record_may_be_without_a_p_value(tmp_path):
+    """And what rounding alone puts beyond 1 is 1."""
+    said = np.array([np.nan, 0.0, 0.5, 1.0, 1 + 1e-12, np.nan], dtype=np.float64)
+    outcome = run_attack(tmp_path, Surprised(said=said), data=make_data(3))
+    found = [result.p_value for result in outcome.results["task"].values()]
+    assert sorted(p for p in found if p is not None) == [0.0, 0.5, 1.0, 1.0]
+    assert outcome.notes == []
+
+
+def scored_by(tmp_path, score_audit, count=40):
+    """The outcome of an attack that scores so, of records whose ids are in the order of their labels."""
+
+    @dataclass(frozen=True)
+    class Scoring(Surprised):
+        def features(self, signals):
+            return np.array([1.0, signals.of(Role.TARGET).mean_logprob])
+
+        def score_audit(self, table):
+            return score_audit(table)
+
+    made = make_data(count)
+    labels = [record.is_member for record in made.records]
+    ordered = sorted(made.records, key=lambda record: record.id)
+    ranked = sorted(labels, reverse=True)
+    records = tuple(replace(record, is_member=label) for record, label in zip(ordered, ranked, strict=True))
+    outcome = run_attack(tmp_path, Scoring(), data=replace(made, records=records))
+    scores = [outcome.results["task"][record.id].score for record in records]
+    return outcome, auroc(np.array([0.0 if score is None else score for score in scores]), np.array(ranked))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_the_order_of_the_rows_knows_no_label(tmp_path, descending):
+    """Places by a sort whose values are all equal: they told members from others."""
+
+    def places(table):
+        ranks = np.argsort(np.argsort(-table[:, 0] if descending else table[:, 0], kind="stable"), kind="stable")
+        return [float(rank) for rank in ranks]
+
+    outcome, found = scored_by(tmp_path, places)
+    assert 0.3 < found < 0.7
+    (note,) = outcome.notes
+    assert note.startswith("the attack 'ranked' gives other scores when the same records come in another order: ")
+
+
+def test_an_order_that_changes_roundings_or_reasons_alike_is_not_told(tmp_path):
+    def centred(table):
+        scores = (table[:, 1] - table[:, 1].mean()).tolist()
+        return [Unscored("low") if score == min(scores) else score for score in scores]
+
+    assert scored_by(tmp_path, centred)[0].notes == []
+    assert scored_by(tmp_path / "none", lambda table: [Unscored("no")] * len(table))[0].notes == []
+
+
+def test_the_table_cannot_be_changed(tmp_path):
+    with pytest.raises(ValueError, match="read-only"):
+        scored_by(tmp_path, lambda table: table.sort(axis=0))
+
+
+def test_our_own_attacks_get_the_rows_in_the_order_of_the_ids(tmp_path):
+    outcome, _ = run(tmp_path, ["learned"], data=make_data(24))
+    assert list(outcome.features[TASK].ids) == sorted(outcome.features[TASK].ids)
+
+
+def test_an_attack_that_tells_no_mapping_keeps_its_scores(tmp_path):
+    @dataclass(frozen=True)
+    class Silent(Surprised):
+        def told(self, table):
+            return None
+
+    outcome = run_attack(tmp_path, Silent(), data=make_data(3))
+    assert all(result.score is not None for result in outcome.results["task"].values())
+    assert outcome.told == {"ranked": {}}
+    assert outcome.notes == [
+        "the attack 'ranked' says nothing of how it scored: expected a mapping from told, got NoneType; correct the "
+        "attack's plugin"
+    ]

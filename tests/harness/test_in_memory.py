@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from datetime import date, datetime
@@ -14,7 +15,7 @@ import torch
 from spvmia_plugin import audit
 from spvmia_plugin.analysis import load
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.harness.in_memory import _called, _each, _line
+from spvmia_plugin.harness.in_memory import _called, _each, _line, _modes_kept
 from spvmia_plugin.util.libraries import isolated_rng, quiet_libraries
 from tests.harness.conftest import read_jsonl
 
@@ -35,6 +36,7 @@ def target(base, adapter):
 def test_the_numbers_are_those_of_the_command(target, adapter, evaluate, options, tmp_path):
     model, tokenizer = target
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
     state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     rows = {name: read_jsonl(options[f"mia_{name}"]) for name in ("members", "nonmembers", "prompts")}
     settings = {name.removeprefix("mia_"): value for name, value in options.items() if name[4:] not in rows}
@@ -42,6 +44,7 @@ def test_the_numbers_are_those_of_the_command(target, adapter, evaluate, options
     assert random.getstate() == state[0]
     assert np.random.get_state()[1].tolist() == state[1]
     assert torch.equal(torch.get_rng_state(), state[2])
+    assert all(module.training for module in model.modules())
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -141,6 +144,16 @@ def test_values_of_rows_are_those_of_files():
         ({"members": {"a text of somebody": 1}}, "members: expected rows, got dict; pass"),
         ({"members": [{"text": "a", "of": Decimal(1)}]}, r"members: row 0: expected columns .*\(Decimal\)"),
         ({"nonmembers": [{"text": "a"}, {("a", 1): "b"}]}, r"nonmembers: row 1: expected columns .*not tuple"),
+        ({"attacks": []}, "attacks: expected names of attacks .*, got none; leave the argument out for all of them"),
+        (
+            {"harness": {"limitt": 3}},
+            r"harness: expected arguments .*, got 'limitt' \(did you mean 'limit'\?\);",
+        ),
+        ({"harness": {"tasks": ["x"]}}, "harness: expected arguments .* other than model, .*, got 'tasks'; correct it"),
+        (
+            {"harness": {"device": "cpu"}},
+            "harness: expected arguments .* other than model, .*, got 'device';",
+        ),
         ({"self_promts": 3}, "mia_self_promts.*mia_self_prompts"),
         ({"members": "nowhere.jsonl"}, "mia_members"),
     ],
@@ -150,3 +163,13 @@ def test_bad_input(target, files, tmp_path, change, message):
     good = {"members": files["mia_members"], "nonmembers": files["mia_nonmembers"], "attacks": ["loss"]}
     with pytest.raises(SpvmiaError, match=message):
         audit(model, tokenizer, **{**good, "cache_dir": str(tmp_path), **change})
+
+
+def test_every_module_keeps_its_mode_also_where_an_audit_fails():
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()))
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    with contextlib.suppress(RuntimeError), _modes_kept(model):
+        model.eval()
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == before == [True, True, False, False]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import tracemalloc
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+import torch
 from lm_eval.api.instance import Instance
 
+from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.harness import request
 from spvmia_plugin.harness.request import REQUEST_TYPE, AuditInstance
 from spvmia_plugin.records import Record
+from spvmia_plugin.util.libraries import isolated_rng, kept_rng
 
 ASKED = SimpleNamespace(task="spv_mia_custom", read=lambda record_id: None)
 RECORD = Record("members.jsonl:3", "secret", True, "members.jsonl:3")
@@ -66,3 +74,39 @@ def test_answers_are_let_go_and_what_is_logged_is_not(evaluate, options, tmp_pat
         assert all(row["filtered_resps"] in (row["resps"][0], row["resps"]) for row in rows)
         assert [row["doc_id"] for row in rows] == list(range(80))
         assert all(row["arguments"] == [(row["doc"]["id"],)] for row in rows)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_seeded_while_records_are_scored_changes_no_other_task(monkeypatch, fails):
+    def seeding(*_):
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        if fails:
+            raise SpvmiaError("mia_seed: expected nothing, got something; correct it")
+        return []
+
+    def drawn():
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    monkeypatch.setattr(request, "_answer", seeding)
+    with isolated_rng(7):
+        expected = drawn()
+    with isolated_rng(7):
+        with contextlib.suppress(SpvmiaError):
+            request.answer(None, [])
+        assert drawn() == expected
+
+
+def test_a_device_that_nobody_used_is_not_touched(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda which, **_: asked.append(which) or contextlib.nullcontext())
+    for used, expected in ((False, []), (True, [0, 1])):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+        with kept_rng():
+            pass
+        assert asked.pop() == expected
