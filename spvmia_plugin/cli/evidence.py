@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from spvmia_plugin.cli.output import Json, Quiet, line_printer, passed_over, print_json
+from spvmia_plugin.cli.output import Json, Quiet, line_printer, newest, print_json
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.util.console import shown
 
@@ -95,13 +95,9 @@ def evidence(
             f"{missing}: expected results and a folder to write, got none; or check one with --verify DIR"
         )
     from spvmia_plugin.evidence.folder import Signatory, write_evidence
-    from spvmia_plugin.results import read_latest
 
     signatory = Signatory(auditor, organisation, relation, statement)
-    run = read_latest(results)
-    if run.older:
-        say(passed_over(run.older))
-    files = write_evidence(run, output, signatory, samples=samples, key=sign, minisign=minisign)
+    files = write_evidence(newest(results, say), output, signatory, samples=samples, key=sign, minisign=minisign)
     for path in files:
         say(shown(str(path)))
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spvmia_plugin.cli.output import Json, Quiet, line_printer, passed_over, print_json
+from spvmia_plugin.cli.output import Json, Quiet, line_printer, newest, print_json
 from spvmia_plugin.metrics.names import AUROC, DECIMALS, TPR_01PCT, TPR_1PCT
 from spvmia_plugin.util.console import shown
 
@@ -339,13 +339,10 @@ def export(
     ```
     """
     from spvmia_plugin.export import ExportOptions, export_run
-    from spvmia_plugin.results import read_latest
 
     options = ExportOptions(model_id, organization, evaluator.value, benchmark, instances)
     say = line_printer(quiet=quiet, as_json=as_json)
-    run = read_latest(results)
-    if run.older:
-        say(passed_over(run.older))
+    run = newest(results, say)
     files = export_run(run, to.value, output, options)
     for problem in run.left_out if not quiet else ():
         typer.echo(f"left out: {problem}", err=True)
