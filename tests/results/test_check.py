@@ -86,7 +86,6 @@ def test_what_is_not_as_it_is_written_is_refused(written: tuple[Path, dict[str, 
         ((*AUDIT, "strongest"), {}),
         ((*AUDIT, "strongest", "auroc", "value"), None),
         ((*AUDIT, "models"), {}),
-        ((*AUDIT, "settings", "mia_self_prompts"), 3),  # the tasks are then two audits
         (("results", "spv_mia_custom", "auroc,none"), float("inf")),
         (("results", "spv_mia_custom", "auroc,none"), 10**400),
         (("n-samples", "arc_easy", "effective"), [1]),
@@ -103,6 +102,22 @@ def test_what_may_be_missing_is_missed_by_nothing(
     assert all(write(board) for write in FORMATS.values())
     assert all(write(read_latest(path), ExportOptions(benchmark="a/b", instances=True)) for write in EXPORTS.values())
     assert report_facts(read_latest(path))
+
+
+def test_tasks_of_two_settings_are_two_audits_and_no_one_number_of_the_data(
+    written: tuple[Path, dict[str, Any]],
+) -> None:
+    path, raw = written
+    path.write_text(json.dumps(changed(raw, (*AUDIT, "settings", "mia_self_prompts"), 3)), encoding="utf-8")
+    board = build_board([Source(path)], Options())
+    assert all(write(board) for write in FORMATS.values())
+    run, options = read_latest(path), ExportOptions(benchmark="a/b", instances=True)
+    assert len(run.audits) == 2
+    assert EXPORTS["every-eval-ever"](run, options)
+    for one_number in EXPORTS.keys() - {"every-eval-ever"}:
+        with pytest.raises(SpvmiaError, match=r"got 2, which differ in mia_self_prompts \(3, 10000\); run them one by"):
+            EXPORTS[one_number](run, options)
+    assert report_facts(run)
 
 
 @pytest.mark.parametrize(
