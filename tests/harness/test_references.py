@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from spvmia_plugin.results.samples import read_samples
 
@@ -73,8 +74,8 @@ def test_three_of_each_kind(evaluate, options, cache, base, files, tmp_path):
 
     of_lira = scores(three, "lira_offline_mia_custom")
     assert all(0 <= each["p_value"] <= 1 for each in of_lira.values())
-    by_score = sorted(of_lira.values(), key=lambda each: each["score"])
-    assert sorted((each["p_value"] for each in by_score), reverse=True) == [each["p_value"] for each in by_score]
+    # Nearly in one order: the p-values are averaged over what is open of the variances, and the score is not.
+    assert spearmanr(*([each[key] for each in of_lira.values()] for key in ("score", "p_value"))).statistic < -0.99
     assert not any("p_value" in each for each in found.values())
     assert not any("p_value" in each for each in scores(one, "lira_offline_mia_custom").values())
     assert all(each["score"] is not None for each in scores(three, "info_rmia_mia_custom").values())
