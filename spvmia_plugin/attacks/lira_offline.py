@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,18 +77,44 @@ class LiraOffline(AuditAttack):
 
     def score_audit(self, table: NDArray[np.float32]) -> list[float | Unscored]:
         """Differences over shrunken deviations."""
-        return [float(score) for score in _tested(table)[0]]
+        found = _measured(table)
+        shrunken = moderated(found.variance, found.freedom)
+        scale = np.std(np.sort(found.difference)) or 1.0 if shrunken is None else np.sqrt(shrunken.variance)
+        return [float(score) for score in found.difference / scale]
 
     def p_values(self, table: NDArray[np.float32]) -> NDArray[np.float64] | None:
         """(n,) how probable a further reference finds each record as probable.
 
         None with one model of each kind, and of fewer than `LEAST_TESTED` records.
         """
-        return _tested(table)[1]
+        found = _measured(table)
+        if np.count_nonzero(found.freedom) < LEAST_TESTED:
+            return None
+        further = found.difference / np.sqrt(1 + 1 / found.models)
+        under_each = [
+            upper_p_values(further / np.sqrt(each.variance), each.freedom)
+            for each in plausible(found.variance, found.freedom)
+        ]
+        return np.mean(under_each, axis=0) if under_each else None
 
 
-def _tested(table: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Scores and p-values of the records of an audit."""
+class _Measured(NamedTuple):
+    """Of the n records of an audit.
+
+    Attributes:
+        difference: (n,) of the target to the mean of its references, less the median.
+        variance: (n,) of a reference within its kind; read where `freedom` is above 0.
+        freedom: (n,) its degrees of freedom.
+        models: (n,) references of both kinds.
+    """
+
+    difference: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    freedom: NDArray[np.int64]
+    models: NDArray[np.int64]
+
+
+def _measured(table: NDArray[np.float32]) -> _Measured:
     kinds = [half.astype(np.float64) for half in np.split(table, len(KINDS), axis=1)]
     counts = [np.count_nonzero(~np.isnan(kind), axis=1) for kind in kinds]
     means = [np.nansum(kind, axis=1) / np.maximum(count, 1) for kind, count in zip(kinds, counts, strict=True)]
@@ -100,17 +127,6 @@ def _tested(table: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np
         means[1] = means[1] + np.median(means[0][both] - means[1][both])
     total = counts[0] + counts[1]
     mean = (counts[0] * means[0] + counts[1] * means[1]) / total
-    difference = mean - np.median(mean)
     freedom = np.maximum(counts[0] - 1, 0) + np.maximum(counts[1] - 1, 0)
     variance = (squares[0] + squares[1]) / np.maximum(freedom, 1)
-    shrunken = moderated(variance, freedom)
-    if shrunken is None:
-        return difference / (np.std(np.sort(difference)) or 1.0), None
-    scores = difference / np.sqrt(shrunken.variance)
-    if np.count_nonzero(freedom) < LEAST_TESTED:
-        return scores, None
-    further = difference / np.sqrt(1 + 1 / total)
-    under_each = [
-        upper_p_values(further / np.sqrt(each.variance), each.freedom) for each in plausible(variance, freedom)
-    ]
-    return scores, np.mean(under_each, axis=0)
+    return _Measured(mean - np.median(mean), variance, freedom, total)
