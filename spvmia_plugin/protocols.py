@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.util.handed_over import as_list, is_whole_number
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of the command line
     import numpy as np
@@ -578,12 +578,11 @@ def answered(found: Any, count: int, name: str) -> list[Any]:
     Raises:
         SpvmiaError: it is no sequence of so many.
     """
-    is_list = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping, Set))
-    answer = list(found) if is_list else []
-    if not is_list or len(answer) != count:
+    answer = as_list(found)
+    if answer is None or len(answer) != count:
         raise SpvmiaError(
             f"mia_perturbation {name}: expected a list of {count} Neighbours from neighbours, one a text, got "
-            f"{len(answer) if is_list else type(found).__name__}; correct the perturbation's plugin"
+            f"{type(found).__name__ if answer is None else len(answer)}; correct the perturbation's plugin"
         )
     return answer
 
@@ -594,9 +593,7 @@ def told_of(batch: Any, count: int, name: str) -> Mapping[int, Any]:
     Raises:
         SpvmiaError: it is no mapping by their positions.
     """
-    if not isinstance(batch, Mapping) or any(
-        isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= int(i) < count for i in batch
-    ):
+    if not isinstance(batch, Mapping) or not all(is_whole_number(i) and 0 <= int(i) < count for i in batch):
         raise SpvmiaError(
             f"mia_perturbation {name}: expected {{position: Neighbours}} with positions from 0 to {count - 1} for "
             f"on_done, got {'other positions' if isinstance(batch, Mapping) else type(batch).__name__}; correct the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.signals import FloatArray, MissingSignal, Need, RecordSignals, Role, TokenSignals, Unscored, View
+from spvmia_plugin.util.handed_over import as_list
 from spvmia_plugin.util.strict_json import is_number, is_whole
 
 NLL_FLOOR = 1e-6
@@ -208,12 +209,11 @@ def as_scores(found: object, count: int, attack: str, method: str) -> list[float
     Raises:
         SpvmiaError: it is no sequence of so many, or holds something else.
     """
-    is_list = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping, Set))
-    scores = list(found) if is_list else []  # type: ignore[call-overload]
-    if not is_list or len(scores) != count:
+    scores = as_list(found)
+    if scores is None or len(scores) != count:
         raise SpvmiaError(
             f"{attack}: expected a list of {count} scores from {method}, got "
-            f"{len(scores) if is_list else type(found).__name__}; correct the attack's plugin"
+            f"{type(found).__name__ if scores is None else len(scores)}; correct the attack's plugin"
         )
     return [each if isinstance(each, Unscored) else as_score(each, attack, method) for each in scores]
 

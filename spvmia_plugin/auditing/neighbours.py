@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, Perturbation, TextEdits, TokenEdits
+from spvmia_plugin.util.handed_over import ROUNDING, is_whole_number
 from spvmia_plugin.util.strict_json import is_number
 
-ROUNDING = 1e-9
-"""So far beyond 1 a share may be, by rounding alone."""
 _SEEDS = 2**63
 
 
@@ -99,7 +97,7 @@ def _wrong_spans(spans: Any, length: int) -> tuple[str, str] | None:
         if not isinstance(span, (tuple, list)) or len(span) != 3:
             return expected, type(span).__name__
         start, end, replacement = span
-        if not (_is_whole(start) and _is_whole(end) and isinstance(replacement, str)):
+        if not (is_whole_number(start) and is_whole_number(end) and isinstance(replacement, str)):
             return expected, f"({', '.join(type(part).__name__ for part in span)})"
         if not last <= start <= end <= length:
             return expected, f"one from {start} to {end}, after {last}"
@@ -114,18 +112,18 @@ def _wrong_tokens(edits: TokenEdits, length: int, vocab: int | None) -> tuple[st
     if not isinstance(positions, (tuple, list)) or not isinstance(ids, (tuple, list)) or len(positions) != len(ids):
         return expected, " and ".join(_sized(part) for part in (positions, ids))
     for position in positions:
-        if not _is_whole(position) or not 0 <= position < length:
-            return expected, str(position) if _is_whole(position) else type(position).__name__
+        if not is_whole_number(position) or not 0 <= position < length:
+            return expected, str(position) if is_whole_number(position) else type(position).__name__
     for token_id in ids:
-        if not _is_whole(token_id) or not 0 <= token_id < (vocab or math.inf):
-            got = str(token_id) if _is_whole(token_id) else type(token_id).__name__
+        if not is_whole_number(token_id) or not 0 <= token_id < (vocab or math.inf):
+            got = str(token_id) if is_whole_number(token_id) else type(token_id).__name__
             return f"ids of tokens that the target has{f', below {vocab}' if vocab else ''}", got
     return None
 
 
 def _wrong_noise(noise: EmbeddingNoise) -> tuple[str, str] | None:
     """The same of noise on embeddings."""
-    if not _is_whole(noise.seed) or not 0 <= noise.seed < _SEEDS:
+    if not is_whole_number(noise.seed) or not 0 <= noise.seed < _SEEDS:
         return "noise with a seed from 0 to 2**63 - 1", type(noise.seed).__name__
     if noise.sign not in (1, -1):
         return "noise with the sign 1 or -1", type(noise.sign).__name__
@@ -142,11 +140,6 @@ def _sized(part: object) -> str:
 def _plain(value: object) -> object:
     """A number of NumPy as Python's own, which compares with any."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _is_whole(value: object) -> bool:
-    """Whether something is a whole number, NumPy's too."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _refused(perturbation: Perturbation, method: str, expected: str, got: str) -> SpvmiaError:

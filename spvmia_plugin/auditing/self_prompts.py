@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 from spvmia_plugin.auditing.counting import is_ours
@@ -15,6 +14,7 @@ from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData, Conversation, Document, Rendered
+from spvmia_plugin.util.handed_over import is_whole_number
 
 LEAST_DISTINCT = 0.5
 """A reference on texts of which fewer differ has learnt a few of them by heart, and calibrates nothing."""
@@ -67,7 +67,7 @@ def check_batch(batch: Any, makers: Iterable[str]) -> None:
     if not isinstance(batch, Mapping):
         raise _refused(f"{type(batch).__name__} for on_done, which takes {{position: text}}", makers)
     for position, text in batch.items():
-        if isinstance(position, bool) or not isinstance(position, Integral) or position < 0:
+        if not is_whole_number(position) or position < 0:
             raise _refused(f"a text at another position than a whole number >= 0: {type(position).__name__}", makers)
         if not isinstance(text, str):
             raise _refused(f"{type(text).__name__} among them", makers)

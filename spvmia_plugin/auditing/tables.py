@@ -13,13 +13,12 @@ from spvmia_plugin.protocols import Backend
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import RecordSignals, Unscored
 from spvmia_plugin.util.boundary import is_foreign
+from spvmia_plugin.util.handed_over import ROUNDING
 
 PENDING = Unscored("not scored yet")
 """Until the last record has been seen."""
 SAME = 1e-4
 """Scores of two orders of the rows that differ by less, of the largest, differ by the rounding of sums."""
-ROUNDING = 1e-9
-"""So far beyond 0 or 1 a p-value may be, by rounding alone."""
 
 
 class FeatureTable(NamedTuple):

@@ -130,6 +130,7 @@ def test_equal_models_have_equal_scores() -> None:
     one = signals(-1.0, -2.0)
     records = [of_several(one, reference=[one, one]) for _ in range(5)]
     assert LiraOffline().score_many(records) == [0.0] * 5
+    assert LiraOffline().p_values(np.array(LiraOffline().rows(records * 5))) is None  # of no spread nothing follows
 
 
 def test_the_order_of_records_changes_no_bit() -> None:
