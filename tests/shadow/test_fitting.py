@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -127,6 +128,9 @@ def test_no_weight_depends_on_the_order_of_the_records():
     order = np.random.default_rng(0).permutation(60)
     found = [fit_shadows([each], "", seed=3) for each in (audit, some(audit, order))]
     assert found[0].weights.digest == found[1].weights.digest
+    keyed = [hashlib.sha256(f"key {name}".encode()).hexdigest() for name in audit.clusters]
+    renamed = fit_shadows([dataclasses.replace(audit, clusters=keyed)], "", seed=3)  # as units are
+    assert renamed.weights.digest == found[0].weights.digest
     alone = dataclasses.replace(audit, clusters=None)
     one, other = (in_order(each) for each in (alone, some(alone, order)))
     assert np.array_equal(one.table, other.table, equal_nan=True)
