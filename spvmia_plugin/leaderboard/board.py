@@ -13,7 +13,16 @@ from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
-from spvmia_plugin.results.estimate import STRONGEST, Estimate, counted, of_attack, of_blind, of_turned_round, task_of
+from spvmia_plugin.results.estimate import (
+    STRONGEST,
+    Estimate,
+    counted,
+    from_guessing,
+    of_attack,
+    of_blind,
+    of_turned_round,
+    task_of,
+)
 from spvmia_plugin.results.model import Audit, Capability, failed, mostly_unscored, touches
 from spvmia_plugin.util.console import shown
 
@@ -295,7 +304,7 @@ def loss(number: Estimate, metric: str) -> Bounds:
     value, low, high = number.value, number.low, number.high
     if metric != AUROC.key:
         return _bounds(number)
-    ends = abs(low - AUROC.guess), abs(high - AUROC.guess)
+    ends = from_guessing(number)
     nearest = 0.0 if low <= AUROC.guess <= high else min(ends)
     return Bounds(abs(value - AUROC.guess), nearest, max(ends), number.confidence)
 

@@ -111,13 +111,14 @@ def of_furthest(audit: Audit, metric: str = AUROC.key) -> Estimate:
     """
     found = of_strongest(audit, metric)
     turned = of_turned_round(audit) if metric == AUROC.key else None
-    return turned if turned is not None and _reach(turned) > _reach(found) else found
+    if turned is None or math.isnan(turned.low):
+        return found
+    return turned if math.isnan(found.low) or max(from_guessing(turned)) > max(from_guessing(found)) else found
 
 
-def _reach(found: Estimate) -> float:
-    """How far from guessing an AUROC may lie; below all others without an interval."""
-    ends = abs(found.low - AUROC.guess), abs(found.high - AUROC.guess)
-    return -math.inf if math.isnan(max(ends)) else max(ends)
+def from_guessing(found: Estimate) -> tuple[float, float]:
+    """How far from guessing the two ends of an AUROC's interval lie, on whichever side."""
+    return abs(found.low - AUROC.guess), abs(found.high - AUROC.guess)
 
 
 def _of_leader(found: Strongest, leader: Leader) -> Estimate:
