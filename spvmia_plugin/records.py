@@ -306,6 +306,7 @@ class AuditData:
         renderer: how conversations become tokens (`data.rendering.Renderer`); None for plain text.
         unit_column: the column that says whom a record belongs to; None where nobody said.
         group_column: the column that says which group it is of; None likewise.
+        maker: "name version" of the distribution that registers the data set; empty of files that the user names.
     """
 
     records: tuple[Record, ...]
@@ -322,6 +323,7 @@ class AuditData:
     held_out: tuple[Document, ...] = ()
     unit_column: str | None = None
     group_column: str | None = None
+    maker: str = ""
 
     def texts(self) -> list[tuple[str, str]]:
         """(id, text) of all that is private; of a preference the rejected side too."""

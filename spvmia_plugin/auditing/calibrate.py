@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from spvmia_plugin.auditing.counting import (
     counting,
     is_ours,
 )
+from spvmia_plugin.auditing.makers import to_correct
 from spvmia_plugin.auditing.roles import CALLED, Player
 from spvmia_plugin.auditing.self_prompts import (
     Expected,
@@ -372,11 +374,35 @@ class Calibration:
                         output_dir=work,
                         rendered=trained.rendered,
                     )
+                told = self._checked(told, work)
                 folder = self._agree(self._store.commit_folder("references", key) if first else None)
                 record = {"trained": True, **told}
                 self._on_done(name, 1.0)
         self._backend.load_reference(role, str(folder))
         return {**record, "folder": folder.name}
+
+    def _checked(self, told: object, work: Path) -> dict[str, object]:
+        """What is said of a reference by what trained it, which may be a plugin.
+
+        Raises:
+            SpvmiaError: that is nothing that a results file can hold, or there is no reference in `work`.
+        """
+        record: dict[str, object] = {}
+        wrong = None
+        if isinstance(told, Mapping):
+            record = dict(told)
+            try:
+                json.dumps(record)
+            except (TypeError, ValueError) as error:
+                wrong = f"a mapping for mia_audit that JSON holds, got one that it does not ({type(error).__name__})"
+        else:
+            wrong = f"a mapping for mia_audit, got {type(told).__name__}"
+        if self._first and not any(work.iterdir()):
+            wrong = "a reference in output_dir, got nothing there"
+        if wrong is not None:
+            makers = self._registry.implementers("spvmia_train_reference")
+            raise SpvmiaError(f"spvmia_train_reference: expected {wrong}; {to_correct(makers)}")
+        return record
 
     @property
     def _first(self) -> bool:

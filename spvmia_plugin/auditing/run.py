@@ -165,6 +165,7 @@ class Run:
             self.registry,
             [attack.name for attack in self.audit.attacks.values()],
             self.backend.name,
+            data=self.audit.data.maker,
             perturbation=self._perturbation.name if self._perturbation is not None else None,
             is_calibrated=any(player.trained for player in self.players.values()),
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from spvmia_plugin.auditing.counting import is_ours
+from spvmia_plugin.auditing.makers import to_correct
 from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
@@ -74,10 +74,7 @@ def check_batch(batch: Any, makers: Iterable[str]) -> None:
 
 
 def _refused(got: str, makers: Iterable[str]) -> SpvmiaError:
-    others = [maker for maker in makers if not is_ours(maker)]
-    return SpvmiaError(
-        f"spvmia_self_prompt: expected a list of texts, got {got}; correct the plugin ({' or '.join(others)})"
-    )
+    return SpvmiaError(f"spvmia_self_prompt: expected a list of texts, got {got}; {to_correct(makers)}")
 
 
 @dataclass(frozen=True)

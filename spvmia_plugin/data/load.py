@@ -95,8 +95,13 @@ def load_audit_data(
     if manifest is not None:
         check_fits(manifest, dataset, config, datasets)
         beside = check_beside(manifest, target_dirs, named=config.manifest is not None)
-        return of_manifest(manifest, config, datasets, tokenizer, **beside)
-    return _declared(config, tokenizer) if dataset == CUSTOM else _public(config, datasets[dataset], tokenizer)
+        data = of_manifest(manifest, config, datasets, tokenizer, **beside)
+    elif dataset == CUSTOM:
+        data = _declared(config, tokenizer)
+    else:
+        data = _public(config, datasets[dataset], tokenizer)
+    maker = registry.registered_by("datasets", dataset) if registry is not None and dataset in datasets else ""
+    return dataclasses.replace(data, maker=maker)
 
 
 def load_canaries(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from spvmia_plugin import hookimpl
+from spvmia_plugin import __version__, hookimpl
 from spvmia_plugin.attacks.base import Attack, BlindAttack
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
@@ -92,6 +93,13 @@ def test_paraphrases_of_another_version_of_a_plugin_are_made_anew(tmp_path):
     assert (first.plugins, later.plugins) == ({"acme": "1.0"}, {"acme": "1.1"})
 
 
+def test_the_plugin_of_a_data_set_takes_part(tmp_path):
+    data = dataclasses.replace(make_data(3), maker="letters 2.1")
+    assert run(tmp_path, ["loss"], data=data)[0].plugins == {"letters": "2.1"}
+    ours = dataclasses.replace(make_data(3), maker=f"spvmia-plugin {__version__}")
+    assert run(tmp_path, ["loss"], data=ours)[0].plugins == {}
+
+
 def test_only_plugins_that_take_part_are_told(tmp_path):
     registry = registry_of()
     ours, _ = run(tmp_path, ["loss"], registry=registry)
@@ -148,6 +156,32 @@ def test_another_number_of_self_prompts_is_told(tmp_path):
     )
     asked = with_texts(tmp_path / "all", [f"text {i}" for i in range(6)])
     assert not [note for note in asked.notes if "self-prompts" in note]
+
+
+@pytest.mark.parametrize(
+    ("told", "writes", "got"),
+    [
+        (["loss", 1.0], True, "a mapping for mia_audit, got list"),
+        ({"loss": object()}, True, r"a mapping for mia_audit that JSON holds, got one that it does not \(TypeError\)"),
+        ({"loss": 1.0}, False, "a reference in output_dir, got nothing there"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused_by_the_plugin_s_name_and_not_kept(tmp_path, told, writes, got):
+    registry = load_registry(entry_points=False)
+
+    def spvmia_train_reference(output_dir):
+        if writes:
+            (output_dir / "adapter.json").write_text("{}")
+        return told
+
+    registry.manager.register(SimpleNamespace(spvmia_train_reference=hookimpl(spvmia_train_reference)), name="trainer")
+    message = rf"^spvmia_train_reference: expected {got}; correct the plugin \(trainer\)$"
+    for _ in range(2):  # a second run trains again
+        with pytest.raises(SpvmiaError, match=message):
+            run(tmp_path, ["spv_ez"], data=make_data(3), registry=registry)
+    told, writes = {"loss": 1.0}, True
+    outcome, _ = run(tmp_path, ["spv_ez"], data=make_data(3), registry=registry)
+    assert outcome.plugins == {"trainer": "unknown"}
 
 
 def edits(*spans):

@@ -3,15 +3,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 
+from spvmia_plugin import __version__, hookimpl
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data, load_canaries
 from spvmia_plugin.data.manifest import MANIFEST_NAME, write_manifest
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.plugins import load_registry
+from spvmia_plugin.protocols import DatasetSource
 from spvmia_plugin.records import AuditData
 from tests.data.builders import NoTokenizer, corpus, write_texts
 from tests.data.test_manifest import make_manifest
@@ -225,6 +229,20 @@ def test_a_stand_in_for_public_data_is_split_and_only_assumed(tmp_path: Path) ->
     assert data.membership == "assumed"
     assert (len(data.members), len(data.nonmembers), len(data.prompts)) == (80, 80, 40)
     assert data.source == "wiki.jsonl"
+
+
+def test_data_say_whose_data_set_they_are(tmp_path: Path, files: dict[str, Path]) -> None:
+    registry = load_registry(entry_points=False)
+    plugin = SimpleNamespace(spvmia_register_datasets=hookimpl(lambda: [DatasetSource("letters", "acme/letters")]))
+    registry.manager.register(plugin, name="of-letters")
+    stand_in = {"dataset_path": corpus(tmp_path / "l.jsonl", 200), "block_size": 0}
+    for name, options, maker in (
+        ("letters", stand_in, "of-letters"),
+        ("wikitext", stand_in, f"spvmia-plugin {__version__}"),
+        ("custom", {**files, "block_size": 0}, ""),
+    ):
+        arguments = {"registry": registry, "tokenizer": NoTokenizer(), "target_dirs": []}
+        assert load_audit_data(config(**options), name, **arguments).maker == maker
 
 
 def test_the_papers_split_of_a_stand_in(tmp_path: Path) -> None:
