@@ -120,6 +120,19 @@ def main() -> None:
         with contextlib.suppress(OSError):  # stderr may be what failed
             traceback.print_exc()
         raise SystemExit(_NO_OUTCOME) from None
+    finally:
+        _drop_what_stderr_does_not_take()
+
+
+def _drop_what_stderr_does_not_take() -> None:
+    """On a full disk, say: tried again at the interpreter's end, it would make the exit status 120, which says nothing."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.flush()
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:  # somebody else's may have no number
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def _main() -> None:

@@ -39,9 +39,16 @@ def spvmia(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     ("words", "status"), [("gate nowhere --max-auroc 0.9", 2), ("leaderboard nowhere", 1), ("plugins", 1)]
 )
 @pytest.mark.parametrize("stream", [">&-", ">/dev/full", "2>/dev/full"])
-def test_where_nothing_can_be_written_gate_has_no_outcome(words: str, status: int, stream: str) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_where_nothing_can_be_written_gate_has_no_outcome(
+    words: str, status: int, stream: str, *, buffered: bool
+) -> None:
     """1 is an outcome of gate: of a bound that is exceeded, never of a full disk."""
     shell = f"{shlex.quote(sys.executable)} -m spvmia_plugin {words} {stream}"
+    if buffered:
+        shell = f"unset PYTHONUNBUFFERED; {shell}"  # what is left in a buffer fails at the interpreter's end
+    else:
+        shell = f"PYTHONUNBUFFERED=1 {shell}"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == (0 if (words, stream) == ("plugins", "2>/dev/full") else status)
     assert "Traceback" not in done.stderr
