@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _drop_what_stderr_does_not_take() -> None:
-    """On a full disk, say: tried again at the interpreter's end, it would make the exit status 120, which says nothing."""
+    """On a full disk, say: tried again at the interpreter's end, it would make the exit status 120."""
     if sys.stderr is None:
         return
     try:

@@ -44,11 +44,9 @@ def test_where_nothing_can_be_written_gate_has_no_outcome(
     words: str, status: int, stream: str, *, buffered: bool
 ) -> None:
     """1 is an outcome of gate: of a bound that is exceeded, never of a full disk."""
-    shell = f"{shlex.quote(sys.executable)} -m spvmia_plugin {words} {stream}"
-    if buffered:
-        shell = f"unset PYTHONUNBUFFERED; {shell}"  # what is left in a buffer fails at the interpreter's end
-    else:
-        shell = f"PYTHONUNBUFFERED=1 {shell}"
+    # What is left in a buffer fails at the interpreter's end.
+    environment = "unset PYTHONUNBUFFERED;" if buffered else "PYTHONUNBUFFERED=1"
+    shell = f"{environment} {shlex.quote(sys.executable)} -m spvmia_plugin {words} {stream}"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == (0 if (words, stream) == ("plugins", "2>/dev/full") else status)
     assert "Traceback" not in done.stderr
