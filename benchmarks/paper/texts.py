@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin.data.load import builtin_datasets
-from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, write_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from spvmia_plugin.data.packing import cut_documents, fast_tokenize
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import load_spec
 from spvmia_plugin.data.split import shuffled, unique, without
 from spvmia_plugin.records import Document, Record

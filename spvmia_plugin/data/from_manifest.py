@@ -13,7 +13,8 @@ from spvmia_plugin.data.assembly import assembled, held_out_records, packer_of
 from spvmia_plugin.data.chat_templates import read_template
 from spvmia_plugin.data.conversations import TEXT, Format, check_options
 from spvmia_plugin.data.fingerprint import KEY_BYTES
-from spvmia_plugin.data.manifest import CANDIDATE, MANIFEST_NAME, Manifest, read_manifest, rebuild
+from spvmia_plugin.data.manifest import CANDIDATE, MANIFEST_NAME, Manifest, read_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import PREFIX as HUB_PREFIX
 from spvmia_plugin.data.sources import is_file_spec, parse_hub_spec, source_name
 from spvmia_plugin.data.split import MIN_RECORDS, Parts, as_documents, in_units

@@ -30,7 +30,8 @@ from spvmia_plugin.data.from_manifest import (
     find_manifest,
     of_manifest,
 )
-from spvmia_plugin.data.manifest import MANIFEST_NAME, rebuild
+from spvmia_plugin.data.manifest import MANIFEST_NAME
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import cleaned, file_names, load_source, load_spec, source_name
 from spvmia_plugin.data.split import (
     MIN_RECORDS,

@@ -13,7 +13,8 @@ from spvmia_plugin.auditing.shadowed import audit_settings, rows_of
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
 from spvmia_plugin.data.conversations import load
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
-from spvmia_plugin.data.manifest import Manifest, rebuild
+from spvmia_plugin.data.manifest import Manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.data.units import units_of, without_units
 from spvmia_plugin.errors import SpvmiaError

@@ -17,9 +17,9 @@ from spvmia_plugin.data.manifest import (
     Manifest,
     manifest_fingerprint,
     read_manifest,
-    rebuild,
     write_manifest,
 )
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import read_documents
 from spvmia_plugin.data.split import Packer, deal
 from spvmia_plugin.errors import SpvmiaError

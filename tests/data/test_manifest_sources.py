@@ -14,14 +14,8 @@ import pytest
 from spvmia_plugin.checks.preconditions import check_preconditions
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_audit_data
-from spvmia_plugin.data.manifest import (
-    MANIFEST_NAME,
-    ClassSource,
-    content_hash,
-    read_manifest,
-    rebuild,
-    write_manifest,
-)
+from spvmia_plugin.data.manifest import MANIFEST_NAME, ClassSource, content_hash, read_manifest, write_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.units import Belonging, BelongingInClear, unit_hash, unit_name
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Conversation, Record

@@ -19,7 +19,8 @@ from spvmia_plugin.auditing.fitted_on import barred
 from spvmia_plugin.checks.copies import normalised
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.data.load import builtin_datasets
-from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, write_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.in_process import audit, load_task
 from spvmia_plugin.plugins import load_registry

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from spvmia_plugin import MembershipManifest
-from spvmia_plugin.data.manifest import read_manifest, rebuild
+from spvmia_plugin.data.manifest import read_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.trainers import places
 

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from spvmia_plugin import MembershipManifest
-from spvmia_plugin.data.manifest import read_manifest, rebuild, write_manifest
+from spvmia_plugin.data.manifest import read_manifest, write_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.weights import check_weights
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.trainers import existing

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import spvmia_plugin
-from spvmia_plugin.data.manifest import read_manifest, rebuild
+from spvmia_plugin.data.manifest import read_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.weights import check_weights
 from tests.launch import two_processes
 

@@ -12,7 +12,8 @@ import pytest
 import spvmia_plugin.training.finetune
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.load import load_canaries
-from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, rebuild, write_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
 from spvmia_plugin.training.base_model import BaseModel
