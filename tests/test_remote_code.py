@@ -72,7 +72,7 @@ def nobody_to_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def finetune(folder: Path, tmp_path: Path, **options: object) -> None:
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
     from spvmia_plugin.training.finetune import finetune as run
 
     data = tmp_path / "data.jsonl"

@@ -9,7 +9,7 @@ from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.continuations import STAGE, Missing
 from spvmia_plugin.auditing.gradients import GRADIENT_FACTOR, StoredGradients
 from spvmia_plugin.auditing.roles import CALLED, Player, build_order
-from spvmia_plugin.auditing.sequences import Request, Sheet
+from spvmia_plugin.auditing.sheets import Request, Sheet
 from spvmia_plugin.auditing.stored import Stock, StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Perturbation

@@ -18,9 +18,10 @@ from spvmia_plugin.auditing.progress import Progress
 from spvmia_plugin.auditing.roles import CALLED, build_order, cast, check_features, probes, shots
 from spvmia_plugin.auditing.scorer import Scorer, is_known, unreadable
 from spvmia_plugin.auditing.self_prompts import LEAST_DISTINCT
-from spvmia_plugin.auditing.sequences import SCORED, Inputs, Request
+from spvmia_plugin.auditing.sequences import SCORED, Inputs
 from spvmia_plugin.auditing.several import Several
 from spvmia_plugin.auditing.shadowed import shadow_note, weights_mark
+from spvmia_plugin.auditing.sheets import Request
 from spvmia_plugin.auditing.stability import Stability
 from spvmia_plugin.auditing.standing import Standing
 from spvmia_plugin.auditing.stored import (

@@ -12,7 +12,8 @@ from spvmia_plugin.auditing.gradients import StoredGradients
 from spvmia_plugin.auditing.plan import Planner, Stage
 from spvmia_plugin.auditing.progress import Progress
 from spvmia_plugin.auditing.roles import CALLED, Player
-from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs, Request, Sheet, requests
+from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs
+from spvmia_plugin.auditing.sheets import Request, Sheet, requests
 from spvmia_plugin.auditing.similarity import Similarities
 from spvmia_plugin.auditing.standing import Standing
 from spvmia_plugin.auditing.stored import StoredSignals

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from spvmia_plugin.auditing.asked import Amount
 from spvmia_plugin.auditing.counting import is_ours
 from spvmia_plugin.auditing.neighbours import check_neighbours
-from spvmia_plugin.auditing.sequences import Request, as_perturbed
+from spvmia_plugin.auditing.sequences import as_perturbed
+from spvmia_plugin.auditing.sheets import Request
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, Neighbours, Perturbation, ScoreInput, answered, told_of

@@ -14,7 +14,7 @@ from spvmia_plugin.util.strict_json import any_loads
 
 if TYPE_CHECKING:
     from spvmia_plugin.training.base_model import BaseModel
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
 
 
 RowFormat = Annotated[
@@ -31,13 +31,13 @@ TextColumn = Annotated[str, typer.Option(help="Column with the text.")]
 
 
 def _methods() -> list[str]:
-    from spvmia_plugin.training.finetune import METHODS
+    from spvmia_plugin.training.config import METHODS
 
     return list(METHODS)
 
 
 def _dtypes() -> list[str]:
-    from spvmia_plugin.training.finetune import DTYPES
+    from spvmia_plugin.training.config import DTYPES
 
     return list(DTYPES)
 
@@ -126,7 +126,7 @@ def finetune(
     options = {name: value for name, value in locals().items() if name != "as_json"}
 
     from spvmia_plugin.training.base_model import BaseModel
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
     from spvmia_plugin.training.finetune import finetune as run
 
     config = FinetuneConfig(**options)

@@ -215,6 +215,7 @@ class Manifest:
 
 
 def classes_of(sources: Mapping[str, object]) -> tuple[str, ...]:
+    """The classes that a manifest may list: where each has a source of its own, the candidate reference's texts too."""
     return (*CLASSES, CANDIDATE) if sources else CLASSES
 
 

@@ -18,7 +18,7 @@ from spvmia_plugin.util.libraries import brings_code, isolated_rng
 if TYPE_CHECKING:
     import torch
 
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
 
 
 @dataclass(frozen=True)

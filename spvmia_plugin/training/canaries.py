@@ -28,7 +28,7 @@ from spvmia_plugin.training.base_model import BaseModel, load_model
 from spvmia_plugin.util.libraries import isolated_rng, no_loading_bars, quiet_libraries
 
 if TYPE_CHECKING:
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
 
 NATURAL = "natural"
 KINDS = (NATURAL, "sampled", "random")

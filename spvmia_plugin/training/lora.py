@@ -17,7 +17,7 @@ from spvmia_plugin.util.processes import is_first
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
 
 ALL_LINEAR = "all-linear"
 

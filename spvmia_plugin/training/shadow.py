@@ -17,7 +17,8 @@ from spvmia_plugin.data.sources import source_name
 from spvmia_plugin.data.split import MIN_RECORDS, deal, in_units
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Document, Record
-from spvmia_plugin.training.finetune import FinetuneConfig, Pool
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import Pool
 
 LEAST = 50
 """Records of a class: fewer say little about hundreds of weights."""

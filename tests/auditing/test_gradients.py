@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.auditing.scorer import Scorer
-from spvmia_plugin.auditing.sequences import Inputs, Sheet
+from spvmia_plugin.auditing.sequences import Inputs
+from spvmia_plugin.auditing.sheets import Sheet
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend, BackendFeatures
 from spvmia_plugin.signals import Role, View

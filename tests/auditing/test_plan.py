@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from spvmia_plugin.auditing.scorer import Scorer
-from spvmia_plugin.auditing.sequences import Request
+from spvmia_plugin.auditing.sheets import Request
 from spvmia_plugin.auditing.stored import StoredSignals, read
 from spvmia_plugin.protocols import Cost, ScoreInput
 from spvmia_plugin.signals import Role

@@ -8,7 +8,8 @@ import math
 import pytest
 
 from spvmia_plugin.auditing.self_prompts import TrainingTexts, blank_of
-from spvmia_plugin.auditing.sequences import Inputs, Sheet
+from spvmia_plugin.auditing.sequences import Inputs
+from spvmia_plugin.auditing.sheets import Sheet
 from spvmia_plugin.records import Conversation, Document
 from spvmia_plugin.signals import Role, View
 from spvmia_plugin.training.conversations import Writer

@@ -8,7 +8,8 @@ import pytest
 
 from spvmia_plugin.auditing.probes import probes
 from spvmia_plugin.auditing.run import Job, Run
-from spvmia_plugin.auditing.sequences import Inputs, Sheet
+from spvmia_plugin.auditing.sequences import Inputs
+from spvmia_plugin.auditing.sheets import Sheet
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Frame
 from spvmia_plugin.records import AuditData, Conversation, Record, Rendered

@@ -37,7 +37,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Piece
-from spvmia_plugin.training.finetune import FinetuneConfig
+from spvmia_plugin.training.config import FinetuneConfig
 from tests.results.builders import fake_audit, fake_records, write_run
 from tests.tiny import save_tiny, tiny_texts
 

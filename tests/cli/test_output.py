@@ -18,7 +18,7 @@ from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.cli.output import line_printer, print_json
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.training.finetune import DTYPES, METHODS
+from spvmia_plugin.training.config import DTYPES, METHODS
 from tests.tiny import save_tiny
 
 
@@ -64,7 +64,7 @@ def test_names_of_plugins_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
 def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
     from spvmia_plugin.records import Piece, Record
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
 
     def trained(config: FinetuneConfig, say: Any) -> Path:
         say("plan: one record")

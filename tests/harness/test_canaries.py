@@ -11,7 +11,8 @@ from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.harness.task import AuditTask
 from spvmia_plugin.metrics.one_run import canary_audit, default_guesses
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from spvmia_plugin.util.schema import as_json
 from tests.tiny import save_tiny, tiny_texts
 

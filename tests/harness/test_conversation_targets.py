@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.harness.test_conversations import conversations, naive_logprobs, rendered, scores, write
 

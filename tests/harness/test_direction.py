@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from tests.tiny import tiny_texts
 
 from .conftest import write_jsonl

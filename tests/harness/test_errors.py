@@ -75,7 +75,7 @@ def test_the_stock_command_ends_with_one_line_and_status_1(base, adapter, tmp_pa
 def test_a_tokenizer_that_cannot_be_loaded_is_told_with_the_librarys_reason(tmp_path, base):
     from spvmia_plugin.harness.shared import load_tokenizer
     from spvmia_plugin.training.base_model import BaseModel
-    from spvmia_plugin.training.finetune import FinetuneConfig
+    from spvmia_plugin.training.config import FinetuneConfig
 
     folder = tmp_path / "model"
     shutil.copytree(base, folder)

@@ -12,7 +12,8 @@ import pytest
 from spvmia_plugin.demo.corpus import make_tickets
 from spvmia_plugin.demo.model import write_demo_model
 from spvmia_plugin.metrics.intervals import estimate_auroc
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from spvmia_plugin.util.libraries import quiet_libraries
 
 from .conftest import TASKS, write_jsonl

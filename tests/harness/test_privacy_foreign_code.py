@@ -312,7 +312,8 @@ def test_what_our_own_code_calls_on_records(audit, monkeypatch, place, private):
 def test_finetune(tmp_path, base, private, monkeypatch, capfd):
     import transformers
 
-    from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+    from spvmia_plugin.training.config import FinetuneConfig
+    from spvmia_plugin.training.finetune import finetune
 
     texts, _ = private
     real = transformers.PreTrainedTokenizerBase.__call__

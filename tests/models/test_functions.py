@@ -10,7 +10,7 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from spvmia_plugin.auditing.sequences import Request
+from spvmia_plugin.auditing.sheets import Request
 from spvmia_plugin.auditing.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend

@@ -12,7 +12,8 @@ import torch
 
 from spvmia_plugin.models.precision import computes_in, dtype_named, is_slow_in, too_slow
 from spvmia_plugin.training.base_model import BaseModel, load_model
-from spvmia_plugin.training.finetune import FinetuneConfig, audit_command
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import audit_command
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
 

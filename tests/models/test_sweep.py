@@ -11,7 +11,7 @@ from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import AdapterHost
 from spvmia_plugin.models.hf_backend import HFBackend
-from spvmia_plugin.training.finetune import FinetuneConfig
+from spvmia_plugin.training.config import FinetuneConfig
 from spvmia_plugin.training.lora import lora_targets
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.models.models import assert_same, fingerprint, harness_lm

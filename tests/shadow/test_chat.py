@@ -9,7 +9,8 @@ import pytest
 from spvmia_plugin.attacks.weights import FILE, read_weights
 from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.shadow import ShadowConfig, make_shadows
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from tests.harness.conftest import TEMPLATE
 from tests.harness.test_conversations import conversations, write
 from tests.tiny import save_tiny

@@ -13,7 +13,8 @@ import pytest
 
 from spvmia_plugin.attacks.weights import FILE, read_weights
 from spvmia_plugin.shadow import ShadowConfig, make_shadows
-from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import UNFINISHED_NAME, finetune
 from tests.data.builders import write_texts
 from tests.shadow.test_shadow import AUDIT
 from tests.tiny import save_tiny, tiny_texts

@@ -27,7 +27,8 @@ from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.shadow import ShadowConfig, fitting, make_shadows
 from spvmia_plugin.shadow import run as shadow_run
 from spvmia_plugin.shadow.plan import ShadowPlan
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from tests.data.builders import write_texts
 from tests.leaks import Spans, contents
 from tests.tiny import save_tiny, tiny_texts

@@ -18,7 +18,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
 from spvmia_plugin.training.base_model import BaseModel
 from spvmia_plugin.training.canaries import made_canaries
-from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import UNFINISHED_NAME, finetune
 from tests.data.builders import corpus
 from tests.tiny import save_tiny, tiny_texts
 

@@ -18,7 +18,8 @@ from spvmia_plugin.data.rows_read import RowsRead
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
 from spvmia_plugin.training.canaries import tossed
-from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import UNFINISHED_NAME, finetune
 from tests.data.builders import corpus, write_texts
 from tests.data.kinds import COMPRESS
 from tests.tiny import save_tiny, tiny_texts

@@ -13,7 +13,7 @@ from spvmia_plugin.data.manifest import DataOrigin, Manifest
 from spvmia_plugin.data.split import Packer, deal
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
-from spvmia_plugin.training.finetune import FinetuneConfig
+from spvmia_plugin.training.config import FinetuneConfig
 from spvmia_plugin.training.shadow import LEAST, Share, recipe, shadow_config, share_out, untouched
 
 WORDS = [f"w{number}" for number in range(4000)]

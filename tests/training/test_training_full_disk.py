@@ -59,7 +59,8 @@ def test_finetune_on_a_disk_that_fills_up(tmp_path, monkeypatch, method):
     """After the training, with the checkpoints there, weights or manifest find no room: nothing is trained twice."""
     from spvmia_plugin.data.manifest import MANIFEST_NAME
     from spvmia_plugin.training import finetune as module
-    from spvmia_plugin.training.finetune import UNFINISHED_NAME, FinetuneConfig, finetune
+    from spvmia_plugin.training.config import FinetuneConfig
+    from spvmia_plugin.training.finetune import UNFINISHED_NAME, finetune
     from tests.harness.conftest import write_jsonl
     from tests.tiny import save_tiny, tiny_texts
 

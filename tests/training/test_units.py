@@ -17,7 +17,8 @@ from spvmia_plugin.data.units import Belonging, units_of
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData
 from spvmia_plugin.shadow.plan import ShadowPlan
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from spvmia_plugin.training.shadow import recipe
 from tests.tiny import save_tiny, tiny_texts
 

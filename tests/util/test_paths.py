@@ -18,7 +18,8 @@ from spvmia_plugin.data.manifest import read_manifest
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.store.store import Store
-from spvmia_plugin.training.finetune import FinetuneConfig, finetune
+from spvmia_plugin.training.config import FinetuneConfig
+from spvmia_plugin.training.finetune import finetune
 from spvmia_plugin.util.files import as_path, label
 from tests.results.builders import fake_audit, write_run
 

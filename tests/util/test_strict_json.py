@@ -14,7 +14,7 @@ from spvmia_plugin.attacks import builtin_attacks
 from spvmia_plugin.config import PREFIX, AuditConfig
 from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.training.finetune import FinetuneConfig
+from spvmia_plugin.training.config import FinetuneConfig
 from spvmia_plugin.util.strict_json import any_loads, is_number, is_whole, not_finite, strict_loads
 from tests.data.test_manifest import make_manifest
 
