@@ -48,4 +48,5 @@ def asr_interval(scores: Floats, is_member: Bools, codes: Codes, confidence: flo
         is_member,
         codes,
         _GRAIN,
+        (1 - s, s),
     ).interval(confidence)

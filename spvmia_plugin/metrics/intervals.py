@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,6 @@ import scipy
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval, effective_number
 from spvmia_plugin.metrics.roc import placements
-
-_UNSEEN = 3.69
-"""Of n none was otherwise: up to so many in n may be (97.5 %, Clopper and Pearson)."""
-_REACH = 1.96
-"""Standard errors to the end of an interval of 95 %."""
-_NEARLY_ALL = 0.9
-"""Share of the records from which on they count as all alike."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +24,8 @@ class AurocEstimate:
         n_effective: harmonic mean of the effective numbers of documents of the two classes.
         influence: (C,) contribution of each document to the estimate's deviation; stderr**2 is the sum of their
             squares, unless that is below the floor.
+        classes: of each class the effective number of documents, and how much of an error of its mean is one of the
+            number (all of it for the AUROC).
         reason: why stderr is NaN, or None.
     """
 
@@ -38,6 +34,7 @@ class AurocEstimate:
     df: float
     n_effective: float
     influence: Floats
+    classes: Sequence[tuple[float, float]]
     reason: str | None = None
 
     def interval(self, confidence: float) -> Interval:
@@ -49,12 +46,20 @@ class AurocEstimate:
 
         The logit is not finite at 0 and 1, so what reaches away from the nearer of them starts no closer to it than
         1/(4 n_effective). What reaches towards it starts at the estimate: next to 1 the truth may still lie above.
+
+        The standard error is that of what the sample shows. Of a class of which n documents are there, up to
+        1 - tail**(1/n) of all may lie at the far end without one of them among these (Clopper and Pearson's limit after
+        none; 3.7 in n at 95 %): training rows that were never read, below all others, or a few that stand out in a
+        class of 20. Each end lies at least so far from the estimate.
         """
         if self.reason:
             return NAN_INTERVAL
         margin = 1 / (4 * self.n_effective)
         centre = min(max(self.auroc, margin), 1 - margin)
-        return self._end(min(self.auroc, centre), -critical), self._end(max(self.auroc, centre), critical)
+        low, high = self._end(min(self.auroc, centre), -critical), self._end(max(self.auroc, centre), critical)
+        tail = float(scipy.special.stdtr(self.df, -critical))
+        unseen = max(share * (1 - tail ** (1 / documents)) for documents, share in self.classes)
+        return min(low, self.auroc * (1 - unseen)), max(high, self.auroc + (1 - self.auroc) * unseen)
 
     def _end(self, start: float, errors: float) -> float:
         """From `start`, as many standard errors on the logit scale."""
@@ -82,14 +87,17 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
 
 
 def estimate_means(
-    value: float, of_members: Floats, of_others: Floats, is_member: Bools, codes: Codes, grain: float = 1.0
+    value: float,
+    of_members: Floats,
+    of_others: Floats,
+    is_member: Bools,
+    codes: Codes,
+    grain: float = 1.0,
+    felt: tuple[float, float] = (1.0, 1.0),
 ) -> AurocEstimate:
     """A number whose error is that of a mean over members and of one over non-members, as the AUROC's is.
 
-    The error is at least sqrt(1/32) / n_effective, so that perfect separation of n documents a class gives a lower
-    limit near 1 - 1/n. Where nearly all records of both classes are alike (one score for all), up to _UNSEEN in n
-    documents may be otherwise without the sample showing it, and each may move the number by what is left to 0 or 1:
-    from a half the limits then lie at least _UNSEEN / 2 in n away.
+    The error is at least sqrt(1/32) / n_effective, which perfect separation and a constant score have.
 
     Args:
         value: the number, between 0 and 1.
@@ -98,26 +106,22 @@ def estimate_means(
         is_member: (m + n,) bool, with both classes present.
         codes: (m + n,) document of each record, 0..C-1.
         grain: how many times further from 0 and 1 than an AUROC the number may be where the sample does not show it.
+        felt: how much of an error of each class's mean is one of the number.
     """
     sizes_m, sizes_n = (np.bincount(codes[side], minlength=int(codes.max()) + 1) for side in (is_member, ~is_member))
-    n_effective = 2 / (1 / effective_number(sizes_m) + 1 / effective_number(sizes_n)) / grain
+    documents = effective_number(sizes_m), effective_number(sizes_n)
+    n_effective = 2 / (1 / documents[0] + 1 / documents[1]) / grain
+    classes = tuple(zip(documents, felt, strict=True))
     if min(np.count_nonzero(sizes_m), np.count_nonzero(sizes_n)) < 2:
         reason = "fewer than two documents in a class: no standard error"
-        return AurocEstimate(value, math.nan, math.nan, n_effective, np.full(len(sizes_m), np.nan), reason)
+        return AurocEstimate(value, math.nan, math.nan, n_effective, np.full(len(sizes_m), np.nan), classes, reason)
     sums_m, df_m = _document_sums(of_members, codes[is_member], sizes_m)
     sums_n, df_n = _document_sums(of_others, codes[~is_member], sizes_n)
     influence = sums_m + sums_n
     variance = float(np.sum(influence**2))
     floor = 1 / (32 * n_effective**2)
-    if min(map(_alike, (of_members, of_others))) >= _NEARLY_ALL:
-        floor += (2 * value * (1 - value) * _UNSEEN / _REACH / n_effective) ** 2
     df = _satterthwaite(float(np.sum(sums_m**2)), df_m, float(np.sum(sums_n**2)), df_n)
-    return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_effective, influence)
-
-
-def _alike(deviations: Floats) -> float:
-    """The share of the records that have the most common value."""
-    return float(np.unique(deviations, return_counts=True)[1].max() / len(deviations))
+    return AurocEstimate(value, math.sqrt(max(variance, floor)), df, n_effective, influence, classes)
 
 
 def _document_sums(deviations: Floats, codes: Codes, sizes: Codes) -> tuple[Floats, float]:
@@ -161,21 +165,34 @@ def _satterthwaite(var_a: float, df_a: float, var_b: float, df_b: float) -> floa
     return (var_a + var_b) ** 2 / (var_a**2 / df_a + var_b**2 / df_b)
 
 
-def design_effect(indicator: Bools, codes: Codes) -> float:
+def design_effect(indicator: Bools, codes: Codes, *, unseen: bool = False) -> float:
     """How many times the variance of a share exceeds that of as many independent records; at least 1.
 
     The variance is that of any mean over records in documents (`_document_sums`). Where the indicator does not vary
     there is nothing to estimate from: as if the records of a document were copies, that is by the effective number of
     documents.
+
+    Args:
+        indicator: (n,) bool.
+        codes: (n,) document of each record.
+        unseen: as if one more document were there that has it in all records: what a limit above has to allow for. In
+            few documents none may be of the kind that has it as a whole (one that was memorised), and what a guess
+            finds here and there in the others does not tell. At most as if records of a document were copies.
     """
+    _, positions, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    copies = len(indicator) / effective_number(sizes)
+    if unseen:
+        more = round(copies)
+        indicator = np.append(indicator, np.ones(more, dtype=np.bool_))
+        positions, sizes = np.append(positions, np.full(more, len(sizes))), np.append(sizes, more)
     n = len(indicator)
     deviations = indicator - np.mean(indicator)
     total = float(np.sum(deviations**2))
-    _, positions, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     if total == 0 or len(sizes) < 2:
-        return n / effective_number(sizes)
+        return copies
     sums, _ = _document_sums(deviations, positions, sizes)
-    return max(1.0, float(np.sum(sums**2)) * n * (n - 1) / total)
+    found = max(1.0, float(np.sum(sums**2)) * n * (n - 1) / total)
+    return min(found, copies) if unseen else found
 
 
 def clopper_pearson(successes: float, trials: float, confidence: float) -> Interval:

