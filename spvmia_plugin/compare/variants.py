@@ -101,7 +101,8 @@ def over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> Mean:
         errors: standard error of each value over records; without them there is no interval.
     """
     if any(math.isnan(value) for value in values):
-        return Mean(*[math.nan] * 5, len(values), "a seed has no number")
+        nan = math.nan
+        return Mean(nan, nan, nan, nan, nan, len(values), "a seed has no number")
     mean = float(np.mean(values))
     stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     own = math.sqrt(float(np.sum(np.square(errors)))) / len(values) if errors else math.nan
