@@ -1,8 +1,8 @@
 """How far variants of a model differ, on the same records; and what training seeds of one recipe have in common.
 
 Two variants that were audited with the same records are compared in pairs: both errors are those of the same draw of
-documents. Runs that share a name are training seeds of one variant: what differs between them is the training, so their
-numbers have a mean and an error over seeds, and nothing is paired.
+documents. Runs that share a name are training seeds of one variant: what differs between them is the training, and the
+records where each seed has its own, so their numbers have a mean and an error over seeds, and nothing is paired.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import scipy
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.entrants import Source
+from spvmia_plugin.metrics.arrays import NAN_INTERVAL
 from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, Metric
 from spvmia_plugin.metrics.paired import Gain, differences
 from spvmia_plugin.results import Audit, HarnessRun, read_latest
 from spvmia_plugin.results.comparable import SameData, how_audited, settings_that_differ
 from spvmia_plugin.results.comparable import differences as condition_differences
-from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest, task_of
 from spvmia_plugin.results.pairing import rows_in
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.schema import MaybeNumber
@@ -61,7 +62,8 @@ class Variant:
         if len(self.audits) == 1:
             return of_furthest(self.audit, metric.key)
         found = [of_strongest(audit, metric.key) for audit in self.audits]
-        mean = over_seeds([each.value for each in found])
+        tasks = [task_of(audit, str(each.attack)) for audit, each in zip(self.audits, found, strict=True)]
+        mean = over_seeds([each.value for each in found], [of_attack(task, metric.key).stderr for task in tasks])
         return Estimate(mean.value, mean.low, mean.high, CONFIDENCE, mean.stderr, None, reason=mean.reason)
 
 
@@ -71,8 +73,9 @@ class Mean:
 
     Attributes:
         value: NaN where a seed has no number.
-        stderr: over seeds.
-        low: of the interval, by Student's t.
+        stderr: by the spread over the seeds.
+        own: by the audits' own standard errors, as if each seed had records of its own and nothing else differed.
+        low: of the interval, by whichever of the two reaches further.
         high: likewise.
         seeds: how many.
         reason: why there is no number, or no interval.
@@ -80,22 +83,40 @@ class Mean:
 
     value: MaybeNumber
     stderr: MaybeNumber
+    own: MaybeNumber
     low: MaybeNumber
     high: MaybeNumber
     seeds: int
     reason: str | None = None
 
 
-def over_seeds(values: Sequence[float]) -> Mean:
-    """The mean of one number over training seeds."""
+def over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> Mean:
+    """The mean of one number over training seeds.
+
+    The interval reaches as far as the spread over the seeds asks for, by Student's t, and no less than the audits' own
+    errors do: where few records decide, two seeds often have one number by chance, and the spread is 0.
+
+    Args:
+        values: of each seed, between 0 and 1.
+        errors: standard error of each value over records; without them there is no interval.
+    """
     if any(math.isnan(value) for value in values):
-        return Mean(math.nan, math.nan, math.nan, math.nan, len(values), "a seed has no number")
+        nan = math.nan
+        return Mean(nan, nan, nan, nan, nan, len(values), "a seed has no number")
     mean = float(np.mean(values))
-    if len(values) < 2:
-        return Mean(mean, math.nan, math.nan, math.nan, len(values), "one seed says nothing of others")
-    stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    reach = float(scipy.special.stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * stderr
-    return Mean(mean, stderr, mean - reach, mean + reach, len(values))
+    stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    own = math.sqrt(float(np.sum(np.square(errors)))) / len(values) if errors else math.nan
+    if len(values) < 2 or math.isnan(own):
+        reason = "one seed says nothing of others" if len(values) < 2 else "an audit has no standard error"
+        return Mean(mean, stderr, own, math.nan, math.nan, len(values), reason)
+    reach = _reach(stderr, len(values) - 1, own, CONFIDENCE)
+    return Mean(mean, stderr, own, max(mean - reach, 0.0), min(mean + reach, 1.0), len(values))
+
+
+def _reach(stderr: float, df: float, own: float, confidence: float) -> float:
+    """To either side, at the error over seeds with its degrees of freedom, and at least at the audits' own."""
+    tail = 0.5 + confidence / 2
+    return max(float(scipy.special.stdtrit(df, tail)) * stderr, float(scipy.special.ndtri(tail)) * own)
 
 
 @dataclass(frozen=True)
@@ -274,30 +295,26 @@ def _apart_over_seeds(first: Variant, other: Variant, low_end: Metric, confidenc
     each = 1 - (1 - confidence) / max(len(common) * len(metrics), 1)
     gains: dict[str, dict[str, Gain]] = {
         metric.key: {
-            attack: _welch(_values(other, attack, metric), _values(first, attack, metric), each) for attack in common
+            attack: _welch(_mean(other, attack, metric), _mean(first, attack, metric), each) for attack in common
         }
         for metric in metrics
     }
     return Apart(other.name, gains, paired=False)
 
 
-def _values(variant: Variant, attack: str, metric: Metric) -> list[float]:
-    tasks = [next((t for t in audit.model_attacks if t.attack == attack), None) for audit in variant.audits]
-    return [of_attack(task, metric.key).value for task in tasks]
+def _mean(variant: Variant, attack: str, metric: Metric) -> Mean:
+    found = [of_attack(task_of(audit, attack), metric.key) for audit in variant.audits]
+    return over_seeds([each.value for each in found], [each.stderr for each in found])
 
 
-def _welch(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> Gain:
-    """The difference of two means, with Welch's interval (Welch 1947)."""
-    nothing = (math.nan, math.nan)
-    if any(math.isnan(value) for value in (*ours, *theirs)):
-        return Gain(math.nan, nothing, "a seed has no number")
-    value = float(np.mean(ours) - np.mean(theirs))
-    if len(ours) < 2 or len(theirs) < 2:
-        return Gain(value, nothing, "one seed says nothing of others")
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (ours, theirs)]
+def _welch(ours: Mean, theirs: Mean, confidence: float) -> Gain:
+    """The difference of two means, with Welch's interval (Welch 1947), or that of the audits' own errors if wider."""
+    value = ours.value - theirs.value
+    if reason := ours.reason or theirs.reason:
+        return Gain(value, NAN_INTERVAL, reason)
+    parts = [each.stderr**2 for each in (ours, theirs)]
     total = sum(parts)
-    if not total:
-        return Gain(value, (value, value))
-    df = total**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True) if part)
-    reach = float(scipy.special.stdtrit(df, 0.5 + confidence / 2)) * math.sqrt(total)
-    return Gain(value, (value - reach, value + reach))
+    free = sum(part**2 / (each.seeds - 1) for part, each in zip(parts, (ours, theirs), strict=True))
+    df = total**2 / free if free else 1.0  # without a spread it asks for nothing
+    reach = _reach(math.sqrt(total), df, math.hypot(ours.own, theirs.own), confidence)
+    return Gain(value, (max(value - reach, -1.0), min(value + reach, 1.0)))

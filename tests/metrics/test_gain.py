@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.paired import gains
+from spvmia_plugin.metrics.paired import _drawn_ends, gains
 from spvmia_plugin.metrics.roc import auroc
-from spvmia_plugin.metrics.tpr import tpr_at_fpr
+from spvmia_plugin.metrics.tpr import Bootstrap, tpr_at_fpr
 from spvmia_plugin.util.schema import as_json
 from tests.metrics.simulation import gain_coverage
 
@@ -101,6 +102,29 @@ def test_one_class_alone_has_nothing():
 def test_scores_of_other_records_are_an_error():
     with pytest.raises(SpvmiaError, match="scores: expected one score for each label"):
         gains([1.0, 2.0], [1.0], [True, False])
+
+
+def test_far_out_the_interval_reaches_further_than_the_replicates_do():
+    """Many attacks and variants ask for .9998 each; of 400 replicates that percentile is the largest one."""
+    ours, theirs = draw()
+    codes, drawn = np.arange(400), Bootstrap(LABELS, np.arange(400), 0).tprs((ours, theirs), (0.05,))
+    drawn = drawn[0, 0] - drawn[1, 0]
+    reaches = [gains(ours, theirs, LABELS, codes, fpr=0.05, confidence=c)[1] for c in (0.95, 0.998, 0.9998, 0.99999)]
+    assert reaches[0].interval == pytest.approx(np.quantile(drawn, (0.025, 0.975)))
+    widths = [high - low for low, high in (gain.interval for gain in reaches)]
+    assert widths == sorted(widths)
+    low, high = reaches[2].interval
+    errors = stats.t.ppf(0.9999, 10 * 0.05 * 200)
+    assert low <= reaches[2].value - errors * np.std(drawn) < drawn.min()
+    assert high >= reaches[2].value + errors * np.std(drawn) > drawn.max()
+
+
+def test_a_lopsided_bootstrap_stays_lopsided_far_out():
+    drawn = np.random.default_rng(0).exponential(size=400) - 1
+    low, high = _drawn_ends(drawn, 0.0, 0.001, 25)
+    assert high > 1.25 * -low
+    assert high == pytest.approx(np.quantile(drawn, 0.975) * stats.t.ppf(0.999, 250) / 1.96, rel=1e-4)
+    assert _drawn_ends(drawn, 0.0, 0.001, 0.2)[1] == pytest.approx(high * 4.144 / 3.122, rel=1e-3)  # at 10 degrees
 
 
 def test_coverage_of_few_audits():

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import ndtri, stdtr
 
 from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.power import auroc_ends, resolution, tpr_ends
+from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.metrics.tpr import tpr_interval
 
 
@@ -19,26 +21,34 @@ def drawn(n, rng, effect=0.0, memorised=0.0):
     return scores, labels
 
 
-@pytest.mark.parametrize("n", [30, 250, 2000])
-def test_the_half_width_is_that_of_drawn_audits(n):
+def audit(n, rng, attacks=1):
+    """Simultaneous intervals of attacks that guess; their errors have a correlation of .5."""
+    own = [drawn(n, rng) for _ in range(attacks)]
+    shared = rng.standard_normal(2 * n)
+    return compare({str(k): (scores + shared) / math.sqrt(2) for k, (scores, _) in enumerate(own)}, own[0][1])
+
+
+@pytest.mark.parametrize(("n", "attacks"), [(15, 1), (30, 1), (250, 1), (2000, 1), (200, 6)])
+def test_the_half_width_is_that_of_an_audit(n, attacks):
+    """Whose intervals hold over all attacks, the AUROC and what TPRs so many records resolve: 1, 2, 3 and 4 numbers."""
     rng = np.random.default_rng(0)
     widths = []
-    for _ in range(40):
-        low, high = estimate_auroc(*drawn(n, rng), np.arange(2 * n)).interval(0.95)
-        widths.append((high - low) / 2)
-    found = resolution(n, n).half_width
-    assert found == pytest.approx(np.mean(widths), rel=0.05)
-    assert found == pytest.approx(1.96 * math.sqrt((2 * n + 1) / (12 * n * n)), rel=0.05)  # Mann and Whitney 1947
+    for _ in range(3):
+        found = audit(n, rng, attacks)
+        widths += [(each.high - each.low) / 2 for each in found.leaders["auroc"].values()]
+    told = resolution(n, n, attacks).half_width
+    assert told == pytest.approx(np.mean(widths), rel=0.06)
+    by_mann_and_whitney = math.sqrt((2 * n + 1) / (12 * n * n))  # 1947
+    assert told == pytest.approx(found.critical * by_mann_and_whitney, rel=0.06)
 
 
 @pytest.mark.parametrize("n", [100, 1000])
 def test_the_smallest_auroc_is_found_in_half_of_the_audits_that_have_it(n):
-    from scipy.special import ndtri
-
     smallest = resolution(n, n).smallest["auroc"]
     rng = np.random.default_rng(1)
+    critical = audit(n, rng).critical
     found = [
-        estimate_auroc(*drawn(n, rng, math.sqrt(2) * ndtri(smallest)), np.arange(2 * n)).interval(0.95)[0] > 0.5
+        estimate_auroc(*drawn(n, rng, math.sqrt(2) * ndtri(smallest)), np.arange(2 * n)).interval_at(critical)[0] > 0.5
         for _ in range(300)
     ]
     assert np.mean(found) == pytest.approx(0.5, abs=0.1)
@@ -51,8 +61,9 @@ def test_the_smallest_tpr_is_found_about_as_often_as_not(fpr, key):
     assert fpr < smallest < 4 * fpr
     rng = np.random.default_rng(2)
     memorised = (smallest - fpr) / (1 - fpr)
+    pointwise = 2 * stdtr(2 * n - 2, audit(n, rng).critical) - 1
     found = [
-        tpr_interval(*drawn(n, rng, memorised=memorised), np.arange(2 * n), fpr, 0.95)[0] > fpr for _ in range(200)
+        tpr_interval(*drawn(n, rng, memorised=memorised), np.arange(2 * n), fpr, pointwise)[0] > fpr for _ in range(200)
     ]
     assert 0.3 < np.mean(found) < 0.7
 

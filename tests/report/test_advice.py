@@ -82,7 +82,7 @@ def test_nothing_found_with_few_records_asks_for_more(tmp_path):
 
 def test_nobody_is_asked_for_fewer_records_than_there_are(tmp_path):
     """An estimate near the limit keeps it from being ruled out, however many records a null target would take."""
-    *_, audit, found = advised(tmp_path, {"loss": 0.2, "spv_wbc": 0.2}, n=230)
+    *_, audit, found = advised(tmp_path, {"loss": 0.2, "spv_wbc": 0.2}, n=310)
     assert judge(audit).as_a_whole == "none_found"
     assert audit.strongest.auroc.high > 0.6
     [asked] = found
