@@ -255,6 +255,8 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
     if reach.reason is None and turned is None and reach.high < limit:
         doubt = stays or passes
         return told if doubt is None else replace(told, outcome="not_shown", reason=doubt)
+    if reach.high >= limit > 1 - reach.least:
+        turned = None  # intervals that are too wide on both sides are told of once
     enough = None if stays else needed(metric, limit, _told_most(metric, reach), found.n_attacks, found.confidence)
     return replace(told, outcome="not_shown", needed=enough, reason=stays or reach.reason or turned)
 

@@ -223,6 +223,11 @@ def test_an_attack_that_may_lie_below_by_chance_is_no_sign_of_swapped_labels(tmp
     assert "an attack may be as low as 0.3" in held.in_words()
     assert "swapped" not in held.in_words()
     assert held.needed > 80
+    wide = only(hold(audit_of(tmp_path / "wide", {"loss": 0.1}, 80), Bound({"auroc": 0.56})))
+    assert (wide.outcome, wide.reason) == ("not_shown", None)
+    both = only(hold(audit_of(tmp_path / "both", {"loss": 0.2, "zlib": -0.4}, 80), Bound({"auroc": 0.58})))
+    assert (both.value < 0.58, both.high > 0.58, both.needed) == (True, True, None)
+    assert "an attack may be as low as 0." in both.in_words()
 
 
 def test_too_few_records_are_never_within(tmp_path):
