@@ -6,7 +6,7 @@ import math
 import sys
 
 from spvmia_plugin.metrics.leaders import Compared, Leader
-from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL
+from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, Metric
 from spvmia_plugin.util.console import above_bars, columns, show, shown
 
 FOR_A_PAGE = "  one page of it: spvmia report RESULTS, the folder of --output_path (with --log_samples)"
@@ -49,12 +49,10 @@ def _rows(compared: Compared) -> list[tuple[str, str, str, str]]:
         name = str(auroc.attack) if names.count(auroc.attack) == 1 else task
         ruled_out = auroc.excludes(AUROC.guess) or tprs[task].excludes(low_end.guess)
         told = _FOUND if ruled_out else _TURNED if auroc.is_turned_round() else _NOTHING
-        rows.append((shown(name), _number(auroc), _number(tprs[task]), told))
+        numbers = (_number(auroc, AUROC), _number(tprs[task], low_end))
+        rows.append((shown(name), *numbers, told))
     return rows
 
 
-def _number(leader: Leader) -> str:
-    if math.isnan(leader.value):
-        return "-"
-    interval = "" if math.isnan(leader.low) else f" ({leader.low:.3f} to {leader.high:.3f})"
-    return f"{leader.value:.3f}{interval}"
+def _number(leader: Leader, metric: Metric) -> str:
+    return "-" if math.isnan(leader.value) else leader.in_words(metric.guess)

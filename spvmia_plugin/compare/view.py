@@ -10,10 +10,12 @@ from typing import Any
 
 from spvmia_plugin import __version__
 from spvmia_plugin.compare.variants import Apart, Compared, Variant, over_seeds
-from spvmia_plugin.metrics.names import AUROC, DECIMALS, Metric
+from spvmia_plugin.metrics.leaders import below_a_guess
+from spvmia_plugin.metrics.names import AUROC, Metric, beside
 from spvmia_plugin.metrics.paired import Gain
-from spvmia_plugin.report.numbers import title
-from spvmia_plugin.results.estimate import Estimate, of_attack
+from spvmia_plugin.report.numbers import plain, title
+from spvmia_plugin.report.verdict import why_read_at
+from spvmia_plugin.results.estimate import Estimate, of_attack, task_of
 from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.schema import as_json
@@ -72,10 +74,11 @@ def _line(first: Variant, variant: Variant, attack: str, metric: Metric, gain: G
 
 
 def _signed(difference: float) -> str:
-    """A difference with its sign; one that rounds to nothing has none."""
+    """A difference with its sign, in as many decimals as it takes to be told from none; one of rounding has no sign."""
     if math.isnan(difference):
         return MISSING
-    return printed(0.0) if abs(difference) < 0.0005 else f"{difference:+.{DECIMALS}f}"
+    told = beside(difference, 0.0)
+    return printed(0.0) if not float(told) else told if difference < 0 else f"+{told}"
 
 
 def _mean(variant: Variant, attack: str, metric: Metric) -> float:
@@ -103,6 +106,13 @@ def _attack(found: Estimate, metric: Metric) -> str:
     return shown(found.attack or "") + (", turned round" if found.high < metric.guess else "")
 
 
+def _is_turned_round(variant: Variant, attack: str) -> bool:
+    """Whether an attack's AUROC lies surely below a guess in a variant; of seeds, their mean."""
+    found = [of_attack(task_of(audit, attack), AUROC.key) for audit in variant.audits]
+    high = found[0].high if len(found) == 1 else over_seeds([each.value for each in found]).high
+    return high < AUROC.guess
+
+
 def in_words(found: Compared, name: str) -> str:
     """What differs between a variant and the first, in one sentence."""
     apart = next(each for each in found.apart if each.variant == name)
@@ -114,12 +124,40 @@ def in_words(found: Compared, name: str) -> str:
     if lines and all(line.note for line in lines):  # without an interval nothing is told apart, and nothing is alike
         reasons = "; ".join(dict.fromkeys(line.note for line in lines))
         return f"no attack can say whether it differs from {first}: {reasons}{_otherwise(apart)}"
+    turned = _turned_round(found, name)
     for metric in (AUROC, found.low_end):
         for sign, word in ((1, "higher"), (-1, "lower")):
-            if attacks := [line.attack for line in lines_of(found, name, metric) if line.apart == sign]:
+            apart_so = [line.attack for line in lines_of(found, name, metric) if line.apart == sign]
+            if attacks := [attack for attack in apart_so if attack not in turned]:
                 some = ", ".join(attacks[:3]) + (f" and {len(attacks) - 3} more" if len(attacks) > 3 else "")
                 told.append(f"{word} {metric.label} than {first} under {some}")
+    told += turned.values()
     return ("; ".join(told) or _no_difference(found)) + _otherwise(apart)
+
+
+def _turned_round(found: Compared, name: str) -> dict[str, str]:
+    """In what a variant differs under attacks that lie below a guess in it or in the first, in words by attack.
+
+    Under such an attack "higher" is not leakier: from .003 to .5 the model gives less away.
+    """
+    first, variant = found.variants[0], next(each for each in found.variants if each.name == name)
+    differ: dict[str, list[str]] = {}
+    for metric in (AUROC, found.low_end):
+        for line in lines_of(found, name, metric):
+            if line.apart:
+                differ.setdefault(line.attack, []).append(metric.label)
+    told = {}
+    for attack, labels in differ.items():
+        below = [shown(each.name) for each in (first, variant) if _is_turned_round(each, attack)]
+        if below:
+            what = " and ".join(labels) + (" differs" if len(labels) == 1 else " differ")
+            ours, theirs = (_mean(each, attack, AUROC) for each in (variant, first))
+            told[attack] = (
+                f"{what} under {shown(attack)}, which lies below a guess in {' and '.join(below)}: {AUROC.label} "
+                f"{printed(ours)} against {printed(theirs)}, turned round {printed(1 - ours)} against "
+                f"{printed(1 - theirs)}"
+            )
+    return told
 
 
 def _otherwise(apart: Apart) -> str:
@@ -144,8 +182,17 @@ def text(comparisons: Sequence[Compared]) -> Iterator[str]:
                 yield from _alone_in_words(found, variant.name)
         for names, messages in doubts(found):
             yield from (f"  warning, {names}: {words}" for words in messages)
+        if why := _why_read_at(found):
+            yield f"  {why}"
         for name in found.left_out:
             yield f"  left out, without an audit of these data: {shown(name)}"
+
+
+def _why_read_at(found: Compared) -> str:
+    """Why the most exposed few are read at another FPR than 1 %, as the first's records bear it; empty at that one."""
+    audit = found.variants[0].audit
+    why = plain(why_read_at(audit, audit.strongest)) if audit.strongest is not None else ""
+    return f"of {shown(found.variants[0].name)} the most exposed few are read{why}" if why else ""
 
 
 def _alone_in_words(found: Compared, name: str) -> Iterator[str]:
@@ -216,11 +263,14 @@ def verdict(found: Compared) -> list[str]:
 
 
 def doubts(found: Compared) -> list[tuple[str, list[str]]]:
-    """Failed preconditions, each told once: whose they are, and what."""
+    """Failed preconditions and what an attack below a guess leaves open, each told once: whose they are, and what."""
     whose: dict[str, list[str]] = {}
     for variant in found.variants:
-        for finding in failed(variant.audit):
-            whose.setdefault(shown(worded(finding.message)), []).append(shown(variant.name))
+        messages = [finding.message for finding in failed(variant.audit)]
+        leaders = (audit.strongest.turned_round for audit in variant.audits if audit.strongest is not None)
+        messages += [below_a_guess(leader) for leader in leaders if leader.attack is not None][:1]
+        for message in messages:
+            whose.setdefault(shown(worded(message)), []).append(shown(variant.name))
     told: dict[str, list[str]] = {}
     for words, names in whose.items():
         told.setdefault("all variants" if len(names) == len(found.variants) else listed(names), []).append(words)
@@ -293,10 +343,11 @@ def _rows(found: Compared, name: str, metrics: Sequence[Metric]) -> list[tuple[s
 
 
 def _caption(found: Compared) -> str:
+    why = _why_read_at(found)
     over = "over the steps of the training" if found.is_series else "of each variant"
     return (
         f"The strongest attack {over}. Bars are intervals that allow for the choice among the attacks; the dashed line "
-        "is what guessing gets."
+        f"is what guessing gets.{f' {why[0].upper()}{why[1:]}.' if why else ''}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.checks import Finding
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.attackers import asked_in_words, attacker_facts
 from spvmia_plugin.evidence.clauses import CLAUSES
 from spvmia_plugin.evidence.copies import copy_results, copy_samples
+from spvmia_plugin.evidence.residual import did_not_hold, residual_risk
 from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal, sign
 from spvmia_plugin.evidence.subjects import by_unit_facts, group_facts, unit_facts
-from spvmia_plugin.metrics.leaders import Extremes, Leader
-from spvmia_plugin.metrics.names import AUROC, METRICS_WITH_INTERVAL, TPRS
+from spvmia_plugin.metrics.names import AUROC, TPRS
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
-from spvmia_plugin.report.verdict import CANNOT_SHOW, judge
+from spvmia_plugin.report.verdict import judge
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.bound import Bound, BoundVerdict, hold
 from spvmia_plugin.results.estimate import of_blind
@@ -204,60 +202,6 @@ def _blind_tasks(audit: Audit) -> list[TaskResult]:
     return [task for task in audit.tasks if task not in audit.model_attacks]
 
 
-def residual_risk(audit: Audit) -> Iterator[str]:
-    """What may be so although the audit did not show it, each with its number."""
-    found = audit.strongest
-    if found is None or math.isnan(found.auroc.high):
-        yield "The records do not tell how well members can be told from others: nothing is excluded."
-    else:
-        one = found.n_attacks == 1
-        who = (
-            "the attack that was tried has no"
-            if one
-            else f"none of the {found.n_attacks} attacks that were tried has an"
-        )
-        reach = _reach(audit, AUROC.key)
-        upper = max(reach.high, 1 - reach.lowest)
-        # Who knows that an attack points the wrong way says the opposite of it.
-        turned = ", its answers turned round where that tells more," if upper > reach.high else ""
-        yield (
-            f"With {100 * found.confidence:g} % confidence {who} AUROC above {upper:.3f}{turned} on records like these."
-        )
-        if reach.reason is not None and not one:
-            yield f"That leaves out at least one attack, which has no upper limit: {shown(reach.reason)}."
-        low, high = METRICS_WITH_INTERVAL[found.low_end], _reach(audit, found.low_end).high
-        if not math.isnan(high):
-            yield (
-                f"Up to {printed(high, 'per_hundred')} in 100 training records may be picked out by "
-                f"{'it' if one else 'one of them'} while {100 * low.fpr:g} in 100 others are wrongly accused."
-            )
-    unresolved: dict[str, list[str]] = {}
-    for metric in TPRS:
-        reasons = {task.mia_audit.metrics.tprs[metric].reason for task in audit.model_attacks}
-        if reasons and None not in reasons:
-            unresolved.setdefault(sorted(map(str, reasons))[0], []).append(metric.label)
-    for reason, labels in unresolved.items():
-        yield f"{', '.join(labels)} {'is' if len(labels) == 1 else 'are'} not resolved: {shown(reason)}."
-    for finding in failed(audit):
-        yield _did_not_hold(finding)
-    yield CANNOT_SHOW
-
-
-def _did_not_hold(finding: Finding) -> str:
-    return f"A condition did not hold: {finding.message}."
-
-
-def _reach(audit: Audit, key: str) -> Extremes:
-    """How far all attacks' simultaneous intervals of a metric reach; of an audit without samples, the strongest's."""
-    if audit.compared is not None:
-        return audit.compared.extremes(key)
-    found = audit.strongest
-    leader = Leader() if found is None else found.by_metric[key]
-    lows = [leader.low, *([found.turned_round.low] if found is not None and key == AUROC.key else [])]
-    lowest = min((low for low in lows if not math.isnan(low)), default=math.nan)
-    return Extremes(key, leader.attack, leader.value, leader.low, leader.high, lowest, leader.reason)
-
-
 def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
     """The facts as one HTML file that loads nothing, and prints as it stands."""
     return web.render(
@@ -277,7 +221,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
 
 
 def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
-    bound, conditions = Bound.of(audit), {_did_not_hold(finding) for finding in failed(audit)}
+    bound, conditions = Bound.of(audit), {did_not_hold(finding) for finding in failed(audit)}
     return {
         "told": told,
         "bound": None if bound is None else _bound_view(hold(audit, bound)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.leaders import NOBODY, below_a_guess
 from spvmia_plugin.metrics.names import (
     ASR,
     AUROC,
@@ -19,6 +20,7 @@ from spvmia_plugin.metrics.names import (
     TPR_01PCT,
     TPR_1PCT,
     TPR_5PCT,
+    TPRS,
     Metric,
 )
 from spvmia_plugin.results.comparable import conditions, digest, settings_that_differ
@@ -168,10 +170,14 @@ def of_the_strongest(audit: Audit) -> list[tuple[Metric, Estimate]]:
 
 
 def told_below(audit: Audit, metric: Metric) -> str | None:
-    """What an attack below guessing tells where it reaches further than the strongest, in words; else None.
+    """What an attack below guessing tells, or may tell, that the exported number does not, in words; else None.
 
-    The exported number stays that of the strongest, and "lower is more private" is not true of the other.
+    The number stays that of the strongest attack, and "lower is more private" is not true of the other: by the AUROC
+    where it reaches further, by a TPR wherever there is one, as nobody knows how many it picks out turned round.
     """
+    if metric in TPRS:
+        turned = NOBODY if audit.strongest is None else audit.strongest.turned_round
+        return None if turned.attack is None else below_a_guess(turned)
     found = of_furthest(audit, metric.key)
     if found.attack is None or found.attack == of_strongest(audit, metric.key).attack:
         return None

@@ -11,6 +11,7 @@ from spvmia_plugin.leaderboard.bases import base_names, with_bases
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, entrants, read_sources
 from spvmia_plugin.leaderboard.front import Place, Point, places
 from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
+from spvmia_plugin.metrics.leaders import Leader, below_a_guess
 from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import (
@@ -360,13 +361,18 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int =
         metric: of the number.
         among: models of the table: with 20 that give nothing away, two tables in five hold an interval below chance.
     """
-    own = mostly_unscored(audit).get(str(number.attack))  # of an attack that was named, too, by which no audit speaks
-    warnings = [*failed(audit), *([] if own is None else [own])]
+    # Of an attack that was named, too, by which no audit speaks.
+    unscored = mostly_unscored(audit).get(str(number.attack))
+    warnings = [*failed(audit), *([] if unscored is None else [unscored])]
     found = list(dict.fromkeys(each.message for each in warnings if touches(each, number.attack, metric)))
     if math.isnan(number.value):
         found.append(f"{METRICS[metric].label}: {number.reason}")
     elif math.isnan(number.low):
         found.append(f"{METRICS[metric].label} has no interval")
+    # A TPR has no distance by which an attack that is turned round could count.
+    own = _turned_by(audit, number) if metric != AUROC.key else None
+    if own is not None and surely_less(_bounds(own), AUROC.guess, among):
+        return [*found, below_a_guess(Leader(own.attack, own.value, own.low, own.high))]
     # Swapped labels turn every attack round: beside one that tells members the right way, one that is turned round is
     # no sign of them, and counts by its distance. An attack that was named stands for itself.
     tells = audit.strongest is not None and audit.strongest.tells_members
@@ -377,6 +383,13 @@ def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int =
     elif turned is not None and not below and surely_less(_bounds(turned), AUROC.guess, among):
         found.append(f"under {turned.attack} {_SWAPPED}")
     return found
+
+
+def _turned_by(audit: Audit, number: Estimate) -> Estimate | None:
+    """The lowest AUROC of the attacks that a number speaks for: its own, or of all among which it was chosen."""
+    if number.chosen_among > 1:
+        return of_turned_round(audit)
+    return of_attack(task_of(audit, str(number.attack)), AUROC.key)
 
 
 def remarks(audit: Audit, number: Estimate, metric: str) -> list[str]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 from spvmia_plugin.metrics.names import (
     AUROC,
+    DECIMALS,
     METRICS_WITH_INTERVAL,
     TPR_01PCT,
     TPR_1PCT,
     TPR_5PCT,
     TPRS,
     Metric,
+    beside,
 )
 from spvmia_plugin.util.schema import LEFT_OUT, MaybeNumber
 
@@ -51,11 +53,27 @@ class Leader:
         """Whether the whole interval of an AUROC lies below guessing: members are told, the wrong way round."""
         return self.high < AUROC.guess
 
+    def in_words(self, guess: float) -> str:
+        """The number with its interval, whose ends stand on their own side of a guess in print, too."""
+        ends = "" if math.isnan(self.low) else f" ({beside(self.low, guess)} to {beside(self.high, guess)})"
+        return f"{self.value:.{DECIMALS}f}{ends}"
+
 
 TURNED_ROUND = "turned_round"
 """Key of the leader that tells members the wrong way round, by its AUROC."""
 NOBODY = Leader()
 """In the place of an attack that there is none of."""
+
+
+def below_a_guess(turned: Leader) -> str:
+    """What an attack that is turned round leaves open of all TPRs, in words.
+
+    A TPR is read off the scores as they are. Whoever turns them round may pick out any share of the members that the
+    AUROC does not rule out: the TPR at 1 % FPR of an attack with AUROC .003 is 0, that of the opposite may be 1.
+    """
+    number = f"{AUROC.label} {turned.in_words(AUROC.guess)}"
+    more = "turned round may pick out more members than any TPR tells: those are of the scores as they are"
+    return f"{turned.attack} has {number}, below a guess, and {more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +142,7 @@ class Extremes:
         low: the largest lower end among all attacks.
         high: the largest upper end among all attacks that have one.
         lowest: the smallest lower end: an AUROC far below .5 tells the classes apart, too, the other way round.
+        least: the smallest estimate.
         reason: why some attack has no upper end, or no attack a number; None otherwise.
     """
 
@@ -133,6 +152,7 @@ class Extremes:
     low: MaybeNumber = math.nan
     high: MaybeNumber = math.nan
     lowest: MaybeNumber = math.nan
+    least: MaybeNumber = math.nan
     reason: str | None = None
 
 
@@ -158,18 +178,27 @@ class Compared:
         """How far all attacks reach in a metric, by its key."""
         leaders = list(self.leaders[metric].values())
         first = max(leaders, key=lambda each: -math.inf if math.isnan(each.value) else each.value, default=Leader())
-        lows, highs = ([end for each in leaders if not math.isnan(end := getattr(each, e))] for e in ("low", "high"))
+        values, lows, highs = (
+            [number for each in leaders if not math.isnan(number := getattr(each, part))]
+            for part in ("value", "low", "high")
+        )
         low, high, lowest = max(lows, default=math.nan), max(highs, default=math.nan), min(lows, default=math.nan)
+        least = min(values, default=math.nan)
         without = (each.reason or "no interval" for each in leaders if math.isnan(each.high))
         reason = next(without, None) if leaders else NO_SCORES
-        return Extremes(metric, first.attack, first.value, low, high, lowest, reason)
+        return Extremes(metric, first.attack, first.value, low, high, lowest, least, reason)
+
+    @property
+    def turned_round(self) -> Leader:
+        """The attack with the smallest AUROC whose whole interval lies below guessing; `NOBODY` where there is none."""
+        found = (leader for leader in self.leaders[AUROC.key].values() if leader.is_turned_round())
+        return min(found, key=lambda leader: leader.value, default=NOBODY)
 
     def strongest(self) -> Strongest:
         """The attack with most of each metric."""
         found = {key: best(key, of_attacks.values()) for key, of_attacks in self.leaders.items()}
-        turned_round = [leader for leader in self.leaders[AUROC.key].values() if leader.is_turned_round()]
         return Strongest(
-            turned_round=min(turned_round, key=lambda leader: leader.value, default=NOBODY),
+            turned_round=self.turned_round,
             auroc=found[AUROC.key],
             tpr_at_5pct_fpr=found[TPR_5PCT.key],
             tpr_at_1pct_fpr=found[TPR_1PCT.key],
@@ -202,12 +231,11 @@ def in_one_line(found: Strongest) -> str:
         if math.isnan(leader.value):
             parts.append(f"{metric.label} has no number: {leader.reason}")
             continue
-        interval = "" if math.isnan(leader.low) else f" ({leader.low:.3f} to {leader.high:.3f})"
         ruled_out = leader.excludes(metric.guess)
         told = "a guess is ruled out" if ruled_out else f"no evidence against a guess, {metric.guess:g}"
-        parts.append(f"{metric.label} {leader.value:.3f}{interval} by {leader.attack}, {told}")
+        parts.append(f"{metric.label} {leader.in_words(metric.guess)} by {leader.attack}, {told}")
     if (turned := found.turned_round).attack is not None:
-        reach = f"{turned.value:.3f} ({turned.low:.3f} to {turned.high:.3f})"
-        parts.append(f"{AUROC.label} {reach} by {turned.attack}: members score lower, as with swapped labels")
+        told = "members score lower, as with swapped labels, and turned round it may pick out more"
+        parts.append(f"{AUROC.label} {turned.in_words(AUROC.guess)} by {turned.attack}: {told}")
     which = f"the strongest of {found.n_attacks} attacks" if found.n_attacks > 1 else "the attack"
     return f"{which}: {'; '.join(parts)}"

@@ -13,6 +13,21 @@ NORMAL_95 = 1.959963984540054
 """Standard errors to either side of a two-sided 95 % interval. A number of its own: what only lists loads no scipy."""
 DECIMALS = 3
 """With which people read each of them."""
+_MOST_DECIMALS = 9
+
+
+def beside(value: float, mark: float) -> str:
+    """A number with `DECIMALS`, or with as many as it takes to stand on its own side of a mark in print, too.
+
+    Args:
+        value: the number.
+        mark: what is said of it in the same sentence: that it lies above, or below. A limit, or what guessing gets.
+    """
+    for decimals in range(DECIMALS, _MOST_DECIMALS):
+        printed = f"{value:.{decimals}f}"
+        if value == mark or (float(printed) - mark) * (value - mark) > 0:
+            return printed
+    return f"{value:.{_MOST_DECIMALS}f}"
 
 
 @dataclass(frozen=True, slots=True)

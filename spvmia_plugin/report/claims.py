@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from spvmia_plugin.metrics.leaders import TURNED_ROUND
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
-from spvmia_plugin.report.verdict import Level, Verdict, is_surpassed, level_of, spoken_of, strongest_of
+from spvmia_plugin.report.verdict import Level, Verdict, is_surpassed, level_of, spoken_of, strongest_of, turned_round
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.bound import WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
@@ -177,17 +178,18 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
     supposed = "Supposed training" if audit.mia_audit.membership == "assumed" else "Training"
     sure = " and rules a guess out" if is_surpassed(audit, few, leader) else ""
     by = f"the attack that finds most{sure}" if found.n_attacks > 1 else "the attack"
+    more = turned_round(found, leading(audit, TURNED_ROUND, "share"))
     sentence = (
         f"{supposed} records picked out by {by} ({title(str(leader.attack))}), while {accused} in 100 others "
         f"{'is' if accused == '1' else 'are'} wrongly accused."
     )
     return Claim(
         about,
-        _TONES[level],
+        _TONES["unresolved" if more and level == "none_found" else level],
         (tpr,),
         "of 100 records",
         (sentence,),
-        _how_sure(low, high, few.fpr, level),
+        (*_how_sure(low, high, few.fpr, level), *more),
         [_in_terms(audit, few.key, few.label)],
         hundred=_hundred(leader.value, leader.low, leader.high),
         alt=f"Of 100 training records about {tpr} can be picked out, at least {low}, at most {high}.",
@@ -216,16 +218,17 @@ def _units(audit: Audit) -> Iterator[Claim]:
     named = title(str(found.auroc.attack))
     terms = [(AUROC, numbers(AUROC.key, "share")), (few, numbers(few.key, "share"))]
     bar = Bar(start_of(found.auroc.low), 1.0, found.auroc.low, found.auroc.high, found.auroc.value, AUROC.guess)
+    more = turned_round(found, numbers(TURNED_ROUND, "share"))
     yield Claim(
         about,
-        _TONES[level],
+        _TONES["unresolved" if more and level == "none_found" else level],
         (auroc,),
         "of 100 pairs",
         (
             f"Shown all audited records of one {shown(unit.column)} in the training data and all of another, the "
             f"strongest attack ({named}) names the right one that often.",
         ),
-        _how_sure(low, high, AUROC.guess, level),
+        (*_how_sure(low, high, AUROC.guess, level), *more),
         [(f"{each.label} ", value, " (", at, " to ", end, ")") for each, (value, at, end) in terms],
         [("", bar, f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}.")],
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from spvmia_plugin.checks import Finding
-from spvmia_plugin.metrics.leaders import TURNED_ROUND, Leader, Strongest
+from spvmia_plugin.metrics.leaders import NOBODY, TURNED_ROUND, Leader, Strongest
 from spvmia_plugin.metrics.names import AUROC, LOW_END_NONMEMBERS, TPR_1PCT, Metric
-from spvmia_plugin.report.numbers import Text, audited, leading, title
+from spvmia_plugin.report.numbers import Number, Text, audited, leading, title
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.model import failed, touches
 from spvmia_plugin.util.console import shown
@@ -117,12 +117,16 @@ def _headline(audit: Audit, whole: Level, few: Level, provisional: bool) -> str:
     """The first sentence: whether records can be told apart as a whole, and whether some can be picked out."""
     found, is_of_canaries = audit.strongest, audit.tasks[0].is_canary_audit
     those, which = ("canaries in the training data", "canaries") if is_of_canaries else ("training records", "records")
-    low = found.auroc.low if found else math.nan
+    turned = found.turned_round if found else NOBODY
+    low = max(found.auroc.low, 0.0 if turned.attack is None else 1 - turned.high) if found else math.nan
     how_well = "often" if low >= MARKED else f"{'clearly' if low >= CLEAR else 'a little'} better than by chance"
     if few == "evidence" and whole == "evidence":
         said = f"an outsider can tell {those} from others, {how_well}, and pick some out."
         if how_well == "often":
             said = f"an outsider can often tell which {which} this model was trained on, and pick some out."
+    elif few == "evidence" and turned.attack is not None:
+        said = f"an outsider can pick out the most exposed of the {those}; as a whole they score lower than others "
+        said += f"under {title(turned.attack)}, which tells them apart for whoever turns its answers round."
     elif few == "evidence":
         said = f"an outsider can pick out the most exposed of the {those}, but not tell them apart as a whole."
     elif whole == "unresolved":
@@ -219,7 +223,26 @@ def _picked_out(audit: Audit, found: Strongest, level: Level) -> Text:
     within = (", which lies within that range",) if leader.low <= metric.guess <= leader.high else ()
     text: Text = (f"Of 100 {supposed}, {who} about ", tpr, " (", low, " to ", high, guess, *within, ".")
     why = why_read_at(audit, found)
-    return (*text, " It is read", *why, ".") if why else text
+    return (
+        *text,
+        *((" It is read", *why, ".") if why else ()),
+        *turned_round(found, leading(audit, TURNED_ROUND, "share")),
+    )
+
+
+def turned_round(found: Strongest, auroc: Sequence[Number]) -> Text:
+    """What an attack below guessing leaves open of those that can be picked out; empty where there is none.
+
+    Args:
+        found: what the strongest attacks show.
+        auroc: of the attack that is turned round: its value and both ends of the interval.
+    """
+    turned = found.turned_round
+    if turned.attack is None:
+        return ()
+    value, low, high = auroc
+    lies = f" Turned round, {title(turned.attack)} may pick out more: its AUROC, "
+    return (lies, value, " (", low, " to ", high, "), lies below guessing.")
 
 
 def why_read_at(audit: Audit, found: Strongest) -> Text:

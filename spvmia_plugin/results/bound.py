@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spvmia_plugin.metrics.leaders import Extremes
-from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS, TPRS, Metric
+from spvmia_plugin.checks import Finding
+from spvmia_plugin.metrics.leaders import Extremes, Leader, below_a_guess
+from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS, TPRS, Metric, beside
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
-from spvmia_plugin.results.estimate import NO_SAMPLES
-from spvmia_plugin.results.model import Audit, TaskResult, failed, mostly_unscored
+from spvmia_plugin.results.estimate import NO_SAMPLES, of_attack
+from spvmia_plugin.results.model import MOSTLY_UNSCORED, Audit, TaskResult, failed, mostly_unscored
 from spvmia_plugin.util.schema import MaybeNumber
 
 Outcome = Literal["within", "exceeded", "not_shown", "not_evaluable"]
@@ -30,8 +31,27 @@ UNITS_INCOMPLETE = "units_incomplete"
 """The condition that some records belong to no unit, so that nothing is known by unit."""
 _HARMLESS = {metric.too_few for metric in TPRS}
 """Conditions that leave a metric without a number, which is told as that."""
-_MOST_DECIMALS = 9
-_Reached = tuple[Extremes, int, float]
+_MENDED_BY_MORE = ("few_documents",)
+"""Conditions that an audit of more documents meets; what others say of an audit stays true of a larger one."""
+FIND_OUT_WHY = "find out why (swapped labels? a reference that saw the members?), then audit again"
+"""What to do about an attack that is turned round."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """How far the attacks of an audit reach, with records or with units as observations.
+
+    Attributes:
+        extremes: in the metric.
+        turned_round: the attack that tells members the wrong way round, by its AUROC; of none, where there is none.
+        n_attacks: how many there are.
+        confidence: of all intervals together.
+    """
+
+    extremes: Extremes
+    turned_round: Leader
+    n_attacks: int
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -94,27 +114,19 @@ class Held:
     def in_words(self) -> str:
         """One sentence."""
         number = "" if math.isnan(self.value) else f" is {self.value:.3f} ({self.attack})"
-        high = _beside(self.high, self.limit)
+        high = beside(self.high, self.limit)
         if self.outcome == "within":
             return f"{self.label}{number}; of every attack it is at most {high}, below {self.limit:g}"
         if self.outcome == "exceeded":
-            return f"{self.label}{number}, at least {_beside(self.low, self.limit)}, above {self.limit:g}"
+            return f"{self.label}{number}, at least {beside(self.low, self.limit)}, above {self.limit:g}"
         if_so = "at this estimate" if not math.isnan(self.value) else "of a target that gives nothing away"
         more = f"; about {self.needed:,} {self.counted} of each class would show it {if_so}" if self.needed else ""
-        if self.outcome == "not_shown" and self.reason is None:
+        if self.outcome == "not_shown" and self.high >= self.limit:
             above = "; the estimate itself is not below it" if self.value >= self.limit else ""
             reach = f"; of some attack up to {high} cannot be ruled out, {self.limit:g} was declared"
-            return f"{self.label}{number}{reach}{above}{more}"
+            why = f"; {self.reason}" if self.reason else ""
+            return f"{self.label}{number}{reach}{above}{why}{more}"
         return f"{self.label}{number}: {self.reason}{more}"
-
-
-def _beside(value: float, limit: float) -> str:
-    """A number in three decimals, or in as many as it takes to stand on its own side of the limit in print, too."""
-    for decimals in range(3, _MOST_DECIMALS):
-        printed = f"{value:.{decimals}f}"
-        if value == limit or (float(printed) - limit) * (value - limit) > 0:
-            return printed
-    return f"{value:.{_MOST_DECIMALS}f}"
 
 
 @dataclass(frozen=True)
@@ -227,30 +239,34 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
     found = _by_unit(audit, metric) if by_unit else _by_record(audit, metric)
     if isinstance(found, str):
         return replace(blank, reason=found)
-    reach, n_attacks, confidence = found
+    reach = found.extremes
     if reach.attack is None:
         return replace(blank, reason=reach.reason)
     told = replace(blank, outcome="within", attack=reach.attack, value=reach.value, low=reach.low, high=reach.high)
-    if reach.low > limit:
-        doubt = _only_unscored(audit, metric, reach, limit, by_unit=by_unit)
-        return replace(told, outcome="exceeded") if doubt is None else replace(told, outcome="not_shown", reason=doubt)
-    if reach.reason is not None or not reach.high < limit:
-        value = None if math.isnan(reach.value) else reach.value
-        enough = needed(metric, limit, value, n_attacks, confidence)
-        return replace(told, outcome="not_shown", needed=enough, reason=reach.reason)
-    doubt = (
-        next((finding.message for finding in mostly_unscored(audit).values()), None)
-        or _turned(metric, reach, limit)
-        or _provisional(audit)
-    )
-    return told if doubt is None else replace(told, outcome="not_shown", reason=doubt)
+    unscored = _only_unscored(audit, metric, reach, limit, by_unit=by_unit) if reach.low > limit else None
+    if reach.low > limit and unscored is None:
+        return replace(told, outcome="exceeded")
+    if metric in TPRS and found.turned_round.attack is not None:
+        return replace(blank, reason=f"{below_a_guess(found.turned_round)}; {FIND_OUT_WHY}")
+    if unscored is not None:
+        return replace(told, outcome="not_shown", reason=unscored)
+    turned = _turned(metric, found, limit)
+    stays, passes = _doubts(audit)
+    if reach.reason is None and turned is None and reach.high < limit:
+        doubt = stays or passes
+        return told if doubt is None else replace(told, outcome="not_shown", reason=doubt)
+    if reach.high >= limit > 1 - reach.least:
+        turned = None  # intervals that are too wide on both sides are told of once
+    enough = None if stays else needed(metric, limit, _told_most(metric, reach), found.n_attacks, found.confidence)
+    return replace(told, outcome="not_shown", needed=enough, reason=stays or reach.reason or turned)
 
 
 def _by_record(audit: Audit, metric: Metric) -> _Reached | str:
-    """How far the attacks reach, how many there are and at which confidence; or why that is not known."""
-    if audit.compared is None:
+    """How far the attacks reach, or why that is not known."""
+    found = audit.compared
+    if found is None:
         return NO_SAMPLES
-    return audit.compared.extremes(metric.key), audit.compared.n_attacks, audit.compared.confidence
+    return _Reached(found.extremes(metric.key), found.turned_round, found.n_attacks, found.confidence)
 
 
 def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
@@ -262,7 +278,8 @@ def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
     reach = next((each for each in together.extremes if each.metric == metric.key), None) if together else None
     if together is None or reach is None:
         return "the run did not record how all attacks compare by unit (it was cut off, or is older); run it again"
-    return reach, together.strongest.n_attacks, together.strongest.confidence
+    found = together.strongest
+    return _Reached(reach, found.turned_round, found.n_attacks, found.confidence)
 
 
 def units_incomplete(audit: Audit) -> str | None:
@@ -283,18 +300,36 @@ def _only_unscored(audit: Audit, metric: Metric, reach: Extremes, limit: float, 
     return left_out[min(map(str, above))].message if above <= left_out.keys() else None
 
 
-def _turned(metric: Metric, reach: Extremes, limit: float) -> str | None:
+def _turned(metric: Metric, found: _Reached, limit: float) -> str | None:
     """Who knows that an attack points the wrong way turns it round: an AUROC of .05 tells as much as one of .95."""
-    if metric != AUROC or 1 - reach.lowest < limit:
+    lowest = found.extremes.lowest
+    if metric != AUROC or 1 - lowest < limit:
         return None
-    turned = 1 - reach.lowest
-    return f"an attack may be as low as {reach.lowest:.3f}, turned round {turned:.3f}; look for swapped labels"
+    why = "; look for swapped labels" if found.turned_round.attack is not None else ""
+    return f"an attack may be as low as {beside(lowest, 1 - limit)}, turned round {beside(1 - lowest, limit)}{why}"
 
 
-def _provisional(audit: Audit) -> str | None:
-    """A condition that does not hold, so that the numbers may be too low."""
-    doubts = [finding.message for finding in failed(audit) if finding.code not in _HARMLESS]
-    return f"a condition of the audit does not hold: {doubts[0]}" if doubts else None
+def _told_most(metric: Metric, reach: Extremes) -> float | None:
+    """The estimate that decides how many documents are enough: of an AUROC that of an attack turned round, too."""
+    values = [reach.value, *([1 - reach.least] if metric == AUROC else [])]
+    return max((value for value in values if not math.isnan(value)), default=None)
+
+
+def _doubts(audit: Audit) -> tuple[str | None, str | None]:
+    """Why an audit is never within a limit, whatever its numbers: they may be too low.
+
+    Returns:
+        What stays so of an audit of more documents, and what does not; None for nothing.
+    """
+    stays = [finding.message for finding in mostly_unscored(audit).values()]
+    found = [finding for finding in failed(audit) if finding.code not in (*_HARMLESS, MOSTLY_UNSCORED)]
+    passes = [_condition(finding) for finding in found if finding.code in _MENDED_BY_MORE]
+    stays += [_condition(finding) for finding in found if finding.code not in _MENDED_BY_MORE]
+    return next(iter(stays), None), next(iter(passes), None)
+
+
+def _condition(finding: Finding) -> str:
+    return f"a condition of the audit does not hold: {finding.message}"
 
 
 def _epsilon(audit: Audit, limit: float) -> Held:
@@ -305,6 +340,8 @@ def _epsilon(audit: Audit, limit: float) -> Held:
         return Held(EPSILON.key, limit, "not_evaluable", reason=reason)
     task = max(found, key=lambda each: _or_least(each.metrics.get(EPSILON.key, math.nan)))
     low = task.metrics.get(EPSILON.key, math.nan)
+    if math.isnan(low):  # no bound at all is another thing than one that lies below the limit
+        return Held(EPSILON.key, limit, "not_evaluable", reason=of_attack(task, EPSILON.key).reason)
     told = Held(EPSILON.key, limit, "exceeded", task.attack, low, low)
     if low > limit:
         return told

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.compare.variants import _step, _welch, compare, over_seeds
-from spvmia_plugin.compare.view import in_words, lines_of, text, to_html, to_json
+from spvmia_plugin.compare.view import _signed, in_words, lines_of, text, to_html, to_json
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.metrics.names import AUROC
@@ -66,6 +66,65 @@ def test_an_attack_that_is_turned_round_speaks_where_it_tells_most(tmp_path, pai
     assert "by spv_wbc, turned round" in "\n".join(text([found]))
     assert "turned round" not in "\n".join(text(compare(pair)))
     assert "turned round" in to_html([found])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_higher_is_not_leakier_under_an_attack_below_a_guess(tmp_path, swapped):
+    """The one at .5 gives less away than the one at .003, and is no "higher"."""
+    low = variant(tmp_path / "low", {"loss": -4.0, "spv_wbc": 0.2})
+    guess = variant(tmp_path / "guess", {"loss": 0.0, "spv_wbc": 1.5})
+    (found,) = compare(sources(guess=guess, low=low) if swapped else sources(low=low, guess=guess))
+    name = "low" if swapped else "guess"
+    words = in_words(found, name)
+    aurocs = {each: read_latest(tmp_path / each).audits[0].tasks[0].metrics["auroc"] for each in ("low", "guess")}
+    ours, theirs = aurocs[name], aurocs["guess" if swapped else "low"]
+    assert words.startswith(
+        f"{'lower' if swapped else 'higher'} AUROC than {'guess' if swapped else 'low'} under spv_wbc"
+    )
+    assert (
+        f" under loss, which lies below a guess in low: AUROC {ours:.3f} against {theirs:.3f}, turned round "
+        f"{1 - ours:.3f} against {1 - theirs:.3f}"
+    ) in words
+    lines = "\n".join(text([found]))
+    assert "warning, low: loss has AUROC 0.00" in lines
+    assert "turned round may pick out more members than any TPR tells" in to_html([found])
+
+
+def test_seeds_below_a_guess(tmp_path):
+    named = [
+        Source(variant(tmp_path / f"{name}{seed}", {"loss": strength}, seed=seed), name)
+        for name, strength in (("low", -3.0), ("guess", 0.0))
+        for seed in range(3)
+    ]
+    (found,) = compare(named)
+    assert "under loss, which lies below a guess in low: AUROC 0." in in_words(found, "guess")
+
+
+def test_why_the_most_exposed_are_not_read_at_one_percent_is_told(tmp_path, pair):
+    (found,) = compare(pair)
+    why = "he most exposed few are read at 5 in 100 because only 150 others were audited: 1 in 100 takes 500"
+    assert f"  of plain t{why}" in list(text([found]))
+    assert f"Of plain t{why}." in to_html([found])
+    records = fake_records(500, 500)
+    more = {name: variant(tmp_path / name, {"loss": 2.0}, records=records) for name in ("a", "b")}
+    assert not any("are read at" in line for line in text(compare(sources(**more))))
+
+
+@pytest.mark.parametrize(
+    ("difference", "printed"),
+    [
+        (0.0304, "+0.030"),
+        (-0.0304, "-0.030"),
+        (0.0003, "+0.0003"),
+        (-0.0003, "-0.0003"),
+        (0.0, "0.000"),
+        (-0.0, "0.000"),
+        (1e-17, "0.000"),
+        (math.nan, "\N{EN DASH}"),
+    ],
+)
+def test_a_difference_that_is_told_apart_is_not_printed_as_none(difference, printed):
+    assert _signed(difference) == printed
 
 
 def test_what_only_one_of_them_has_is_told(pair):

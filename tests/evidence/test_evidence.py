@@ -252,6 +252,14 @@ def test_an_attack_below_guessing_is_a_risk_when_turned_round(tmp_path, strength
     lowest = read_latest(tmp_path / "results").audits[0].strongest.turned_round.low
     (told,) = (words for words in audit["residual_risk"] if "AUROC above" in words)
     assert f"AUROC above {1 - lowest:.3f}, its answers turned round where that tells more, on records" in told
+    after = audit["residual_risk"][2]
+    assert after.startswith("That is no upper limit: loss has AUROC 0.")
+    assert "turned round may pick out more members than any TPR tells" in after
+
+
+def test_no_more_is_said_of_an_attack_that_may_guess(tmp_path):
+    audit, _ = facts_of(tmp_path, fake_audit({"loss": -0.05}, records=fake_records(300, 300), findings=()))
+    assert not any("turned round may pick out" in words for words in audit["residual_risk"])
 
 
 def test_an_upper_limit_is_not_rounded_to_nobody(tmp_path):

@@ -146,6 +146,21 @@ def test_one_the_wrong_way_round_beside_one_that_finds_members_is_ranked_by_the_
     assert row.rank == 1
 
 
+def test_a_tpr_does_not_rank_a_model_of_which_an_attack_lies_below_a_guess(tmp_path: Path) -> None:
+    """Turned round it may pick out anybody, whatever another attack tells the right way."""
+    model(tmp_path, "org/leaks", audited({"wbc": -3.0, "spv": 1.0}, records=fake_records(500, 500)))
+    (row,) = board_of(tmp_path, metric="tpr_at_1pct_fpr").tables[0].rows
+    assert row.rank is None
+    (why,) = row.why_not_ranked
+    assert why.startswith("wbc has AUROC 0.")
+    assert "turned round may pick out more members than any TPR tells" in why
+    assert board_of(tmp_path).tables[0].rows[0].rank == 1
+    # One that was named stands for itself.
+    assert board_of(tmp_path, metric="tpr_at_1pct_fpr", attack="spv").tables[0].rows[0].rank == 1
+    (row,) = board_of(tmp_path, metric="tpr_at_1pct_fpr", attack="wbc").tables[0].rows
+    assert row.why_not_ranked[0].startswith("wbc has AUROC 0.")
+
+
 def test_the_most_exposed_are_read_as_the_audits_read_them(tmp_path: Path) -> None:
     """Two of 500 others have no score, so that each audit is read at 5 %, and the board as well."""
     model(tmp_path, "org/one", audited({"spv": 1.6}, records=fake_records(500, 500), unscored_every=333))

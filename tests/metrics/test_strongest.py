@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.leaders import Leader, best, in_one_line
+from spvmia_plugin.metrics.leaders import Leader, Strongest, best, in_one_line
 from spvmia_plugin.metrics.several import compare, strongest
 from spvmia_plugin.metrics.summary import summarise
 from spvmia_plugin.util.schema import as_json
@@ -160,6 +160,25 @@ def test_in_one_line():
     assert "by a, a guess is ruled out; TPR at 5 % FPR 0." in sure
     assert "no evidence against a guess, 0.5" in in_one_line(strongest({"a": attack(0.0, 5)}, LABELS))
     assert "has no number: no attack has scores" in in_one_line(strongest({}, LABELS))
+
+
+@pytest.mark.parametrize(
+    ("low", "printed", "told"), [(0.5003, "0.5003", "a guess is ruled out"), (0.4998, "0.4998", "no evidence against")]
+)
+def test_what_is_said_of_a_guess_is_what_the_digits_say(low, printed, told):
+    few = Leader("loss", 0.12, low / 10, 0.3)
+    words = in_one_line(
+        Strongest(auroc=Leader("loss", 0.556, low, 0.611), tpr_at_5pct_fpr=few, n_attacks=1, confidence=1)
+    )
+    assert f"AUROC 0.556 ({printed} to 0.611) by loss, {told}" in words
+    assert f"TPR at 5 % FPR 0.120 ({float(printed) / 10:g} to 0.300) by loss, {told}" in words
+
+
+def test_how_far_all_attacks_reach_to_either_side():
+    found = compare({"a": attack(1.0, 0), "b": attack(-1.0, 1), "none": np.full(400, math.nan)}, LABELS)
+    reach, leaders = found.extremes("auroc"), found.leaders["auroc"]
+    assert (reach.value, reach.least) == (leaders["a"].value, leaders["b"].value)
+    assert found.turned_round == leaders["b"]
 
 
 def few_exposed(others, seed=0, members=400, exposed=16):

@@ -57,6 +57,7 @@ def test_results_hold_units_and_groups_and_readers_read_them(run):
     assert (auroc.metric, auroc.attack, auroc.value) == ("auroc", "spv", unit.together.strongest.auroc.value)
     assert (auroc.low, auroc.high) == (unit.together.strongest.auroc.low, unit.together.strongest.auroc.high)
     assert tpr.metric == "tpr_at_1pct_fpr"
+    assert auroc.least < auroc.value
     assert audit.groups.worst is None
     assert sorted(group.members + group.nonmembers for group in audit.groups.groups) == [180, 180]
     assert audit.groups.groups[0].auroc.task == "spv_mia_custom"

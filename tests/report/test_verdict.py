@@ -16,7 +16,7 @@ from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import plain
 from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
 from spvmia_plugin.results import Audit, read_latest
-from tests.results.builders import WARNING, fake_audit, fake_records, write_run
+from tests.results.builders import WARNING, Few, fake_audit, fake_records, write_run
 
 
 def judged(folder, strengths, **options):
@@ -66,8 +66,39 @@ def test_an_attack_that_finds_nothing_does_not_hide_that_another_is_the_wrong_wa
     assert float(plain(whole.big)) == pytest.approx(100 * turned.value, abs=0.5)
 
 
-def test_an_attack_the_wrong_way_round_beside_one_that_finds_members_changes_nothing(tmp_path):
-    assert judged(tmp_path, {"spv": 1.5, "wbc": -2.0}, records=fake_records(300, 300)).level == "evidence"
+def test_an_attack_the_wrong_way_round_beside_one_that_finds_members_is_told_and_no_doubt(tmp_path):
+    write_run(tmp_path, [fake_audit({"spv": 0.7, "wbc": -4.0}, findings=(), records=fake_records(300, 300))])
+    [audit] = read_latest(tmp_path).audits
+    verdict = judge(audit)
+    assert verdict.level == "evidence"
+    assert "can often tell" in verdict.headline  # by whoever turns the second one round
+    turned = audit.strongest.turned_round
+    told = (
+        f" Turned round, Windows, base reference may pick out more: its AUROC, {turned.value:.3f} ({turned.low:.3f} to "
+        f"{turned.high:.3f}), lies below guessing."
+    )
+    assert plain(verdict.sentences[1]).endswith(told)
+    few = claims(audit, verdict)[1]
+    assert plain(few.certainty).endswith(told)
+    assert few.tone == "found"
+
+
+def test_few_that_stand_out_beside_an_attack_the_wrong_way_round(tmp_path):
+    """The AUROC of the one that finds them is a guess's, that of the other lies below: all are told, too."""
+    strengths = {"spv": Few(0.06, 6.0), "wbc": -4.0}
+    verdict = judged(tmp_path, strengths, records=fake_records(600, 600))
+    assert (verdict.as_a_whole, verdict.most_exposed) == ("none_found", "evidence")
+    assert verdict.headline == (
+        "An outsider can pick out the most exposed of the training records; as a whole they score lower than others "
+        "under Windows, base reference, which tells them apart for whoever turns its answers round."
+    )
+
+
+def test_nothing_found_is_no_relief_while_an_attack_lies_below_guessing(tmp_path):
+    write_run(tmp_path, [fake_audit({"spv": 0.0, "wbc": -4.0}, findings=(), records=fake_records(600, 600))])
+    [audit] = read_latest(tmp_path).audits
+    _, few = claims(audit, judge(audit))
+    assert few.tone == "doubt"
 
 
 def with_strongest(folder, others=500, **changed):
@@ -238,7 +269,7 @@ def test_a_range_of_the_most_exposed_below_guessing_does_not_include_it(tmp_path
     [audit] = read_latest(tmp_path).audits
     assert audit.strongest.most_exposed.high < 0.01
     _, few = claims(audit, judge(audit))
-    assert plain(few.certainty).endswith("all of that is below the 1 of guessing, so nothing was found.")
+    assert "all of that is below the 1 of guessing, so nothing was found." in plain(few.certainty)
 
 
 def test_the_strongest_of_those_that_rule_a_guess_out_is_called_that(tmp_path):

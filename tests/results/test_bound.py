@@ -158,6 +158,78 @@ def test_nor_where_an_attack_tells_them_apart_the_wrong_way_round(tmp_path):
     assert "look for swapped labels" in held.reason
 
 
+BELOW = "below a guess, and turned round may pick out more members than any TPR tells"
+
+
+@pytest.mark.parametrize(
+    ("strengths", "outcome"),
+    [
+        ({"loss": -4.0, "ratio": 0.1}, "not_evaluable"),
+        ({"loss": -4.0, "ratio": 0.8}, "not_evaluable"),  # whatever another attack tells the right way
+        ({"loss": -0.3, "ratio": 0.1}, "not_evaluable"),
+        ({"loss": -4.0, "ratio": 3.0}, "exceeded"),
+        ({"loss": -0.05, "ratio": 0.1}, "within"),
+    ],
+)
+def test_a_limit_on_a_tpr_is_not_held_against_an_attack_below_a_guess(tmp_path, strengths, outcome):
+    """Its TPR is that of the scores as they are, and nobody knows how many it picks out turned round."""
+    audit = audit_of(tmp_path, strengths, 1000)
+    held = only(hold(audit, Bound({"tpr_at_1pct_fpr": 0.15})))
+    assert held.outcome == outcome
+    if outcome != "not_evaluable":
+        return
+    turned = audit.strongest.turned_round
+    assert held.reason.startswith(f"loss has AUROC {turned.value:.3f} ({turned.low:.3f} to {turned.high:.3f}), {BELOW}")
+    assert held.reason.endswith("find out why (swapped labels? a reference that saw the members?), then audit again")
+    assert gate(tmp_path, "--max-tpr-at-1pct", 0.15).exit_code == 3
+
+
+def test_nor_by_unit(tmp_path):
+    audit = of_units(120, 10, {"loss": -0.3, "ratio": 0.0}, tmp_path)
+    by_record, by_unit = hold(audit, Bound({"tpr_at_1pct_fpr": 0.5})).held
+    assert (by_record.outcome, by_unit.outcome) == ("not_evaluable",) * 2
+    of_units_alone = audit.mia_audit.unit.together.strongest.turned_round
+    assert by_unit.reason.startswith(f"loss has AUROC {of_units_alone.value:.3f}")
+    assert BELOW in by_unit.reason
+    assert of_units_alone.value < audit.strongest.turned_round.value - 0.05
+
+
+def test_more_documents_are_not_asked_for_where_they_would_not_help(tmp_path):
+    """Turned round the estimate is beyond the limit; left out is left out; a condition stays broken."""
+    low = only(hold(audit_of(tmp_path / "low", {"loss": -2.5, "ratio": 0.1}, 60), Bound({"auroc": 0.65})))
+    assert (low.outcome, low.needed) == ("not_shown", None)
+    assert "cannot be ruled out, 0.65 was declared; an attack may be as low as 0.0" in low.in_words()
+    few = only(hold(audit_of(tmp_path / "few", NULL, 60, unscored_every=8), Bound({"auroc": 0.6})))
+    assert (few.outcome, few.needed) == ("not_shown", None)
+    assert "cannot be ruled out, 0.6 was declared; loss has no score for 15 of 120 records" in few.in_words()
+
+
+@pytest.mark.parametrize(("codes", "helps"), [(["few_documents"], True), (["few_documents", "near_duplicates"], False)])
+def test_which_conditions_more_documents_meet(tmp_path, codes, helps):
+    findings = [Finding(code, "warning", f"this is {code}") for code in codes]
+    write_run(tmp_path, [fake_audit(NULL, records=fake_records(40, 40), findings=findings)])
+    audit = read_latest(tmp_path).audits[0]
+    held = only(hold(audit, Bound({"auroc": 0.6})))
+    assert (held.outcome, held.needed is not None) == ("not_shown", helps)
+    assert ("this is near_duplicates" in held.in_words()) is not helps
+    wide = only(hold(audit, Bound({"auroc": 0.95})))
+    assert (wide.outcome, wide.needed) == ("not_shown", None)
+    assert f"does not hold: this is {codes[-1]}" in wide.in_words()
+
+
+def test_an_attack_that_may_lie_below_by_chance_is_no_sign_of_swapped_labels(tmp_path):
+    held = only(hold(audit_of(tmp_path, {"loss": -0.2}, 80), Bound({"auroc": 0.64})))
+    assert (held.outcome, held.high < 0.64) == ("not_shown", True)
+    assert "an attack may be as low as 0.3" in held.in_words()
+    assert "swapped" not in held.in_words()
+    assert held.needed > 80
+    wide = only(hold(audit_of(tmp_path / "wide", {"loss": 0.1}, 80), Bound({"auroc": 0.56})))
+    assert (wide.outcome, wide.reason) == ("not_shown", None)
+    both = only(hold(audit_of(tmp_path / "both", {"loss": 0.2, "zlib": -0.4}, 80), Bound({"auroc": 0.58})))
+    assert (both.value < 0.58, both.high > 0.58, both.needed) == (True, True, None)
+    assert "an attack may be as low as 0." in both.in_words()
+
+
 def test_too_few_records_are_never_within(tmp_path):
     verdict = hold(audit_of(tmp_path, NULL, 30), Bound({"auroc": 0.65}))
     held = only(verdict)
@@ -232,6 +304,12 @@ def test_a_lower_bound_on_epsilon_breaks_a_limit_and_shows_none(tmp_path):
     verdict = hold(leak, Bound({"epsilon_lb": 50.0}))
     assert verdict.outcome == "not_shown"
     assert "bounds epsilon from below" in only(verdict).in_words()
+    write_run(
+        tmp_path / "uneven", [fake_audit({"spv_wbc": 2.0}, records=fake_records(95, 5), canary=True, findings=[])]
+    )
+    uneven = hold(read_latest(tmp_path / "uneven").audits[0], Bound({"epsilon_lb": 2.0}))
+    assert uneven.outcome == "not_evaluable"
+    assert "95 of 100 canaries are included: fair coins do not give this" in only(uneven).in_words()
     without = hold(audit_of(tmp_path / "none", NULL), Bound({"epsilon_lb": 1.0}))
     assert (without.outcome, only(without).attack) == ("not_evaluable", None)
 
