@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from spvmia_plugin.data.manifest import DataOrigin, Manifest
+from spvmia_plugin.data.manifest import Manifest
+from spvmia_plugin.data.origin import DataOrigin
 from spvmia_plugin.data.split import Packer, deal
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
