@@ -81,7 +81,7 @@ class Made:
             "weights": str(self.output / FILE),
             "shadows": len(self.plan.shares),
             "sizes": dict(self.plan.shares[0].sizes),
-            "left_out": {name: getattr(self.plan.found, name) for name in ("same", "near", "repeated")},
+            "left_out": {name: getattr(self.plan.found, name) for name in ("units", "same", "near", "repeated")},
             "records": card.records,
             "variant": self.fitted.variant,
             "auroc_in_folds": self.fitted.auroc,
@@ -365,6 +365,8 @@ _CALLED = {
 
 def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What two plans differ in, as users call it."""
+    if made.get("told_by") != wanted.get("told_by"):
+        return ["the version that made them, which told conversations by what is said alone"]
     found: list[str] = []
     for name, value in wanted.items():
         before = made.get(name)
