@@ -138,6 +138,11 @@ def tools(rows: list[Row]) -> None:
     rows[0]["tools"] = TOOLS
 
 
+def no_tools(rows: list[Row]) -> None:
+    """An empty list: Llama 3.1's template prints another system turn for it than for none."""
+    rows[0]["tools"] = []
+
+
 def options(rows: list[Row]) -> None:
     rows[0]["chat_template_kwargs"] = {"enable_thinking": False}
 
@@ -148,7 +153,7 @@ def a_border(rows: list[Row]) -> None:
 
 
 GROWN = [a_turn, a_turn_of_every_nonmember, a_sentence, a_blank, a_call]
-SAYS_THE_SAME = [a_role, all_roles, tools, options, a_border]
+SAYS_THE_SAME = [a_role, all_roles, tools, no_tools, options, a_border]
 
 
 @pytest.mark.parametrize("edit", [*GROWN, *SAYS_THE_SAME], ids=lambda edit: edit.__name__)
