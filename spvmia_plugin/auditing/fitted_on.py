@@ -5,6 +5,7 @@ A score of what weights were fitted on tells how well they fit it, and nothing o
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from typing import NamedTuple
 
 from spvmia_plugin.attacks.base import Attack
 from spvmia_plugin.attacks.learned import Learned
-from spvmia_plugin.data.manifest import content_hash
+from spvmia_plugin.checks.copies import normalised
 from spvmia_plugin.errors import SpvmiaError, reason_of
-from spvmia_plugin.records import AuditData
+from spvmia_plugin.records import AuditData, Record
 from spvmia_plugin.signals import Unscored
 from spvmia_plugin.util.files import write_private
 from spvmia_plugin.util.schema import Misfit, as_json, read
@@ -23,7 +24,8 @@ from spvmia_plugin.util.strict_json import strict_loads
 
 FILE = "fitted_on.json"
 """The file beside the weights. It holds the key of its hashes, so it stays where it is; the card has none."""
-FORMAT = 1
+FORMAT = 2
+"""Of 1 the hashes were of all that a record holds: one with a list of tools beside it was another."""
 
 OF_THE_MODEL = "the weights were fitted on these records and their labels"
 OF_THE_RECORD = "the weights were fitted on this record and a label of it"
@@ -36,12 +38,25 @@ class FittedShadow:
     Attributes:
         manifest: fingerprint of its manifest: of its records with their labels.
         key: of the hashes, in hexadecimal.
-        records: `data.manifest.content_hash` of each record.
+        records: `same_hash` of each record.
     """
 
     manifest: str
     key: str = field(repr=False)
     records: tuple[str, ...] = field(repr=False)
+
+
+def same_hash(key: str, record: Record) -> str:
+    """HMAC-SHA256 of what makes two records the same, in hexadecimal: all that is said, whatever white space it has.
+
+    Roles, tools and borders of turns make no other record of it: weights have seen these words with a label.
+
+    Args:
+        key: in hexadecimal.
+        record: of an audit. The `text` of a conversation may lack what stands in most of them, so it is not asked.
+    """
+    said = record.text if record.conversation is None else record.conversation.said()
+    return hmac.digest(bytes.fromhex(key), normalised(said).encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 class Barred(NamedTuple):
@@ -82,8 +97,8 @@ def all_barred(attacks: Mapping[str, Attack], data: AuditData) -> dict[str, Barr
 def barred(attack: Learned, data: AuditData) -> Barred:
     """The records of an audit that the weights of a shadow were fitted on.
 
-    All of them, where the audited model is one of the shadows or has the records and labels of one; else those whose
-    very text, or conversation, was one of theirs. Blocks that were cut at other places are not recognised.
+    All of them, where the audited model is one of the shadows or has the records and labels of one; else those that say
+    what one of theirs says. Blocks that were cut at other places are not recognised.
 
     Args:
         attack: with weights of a shadow.
@@ -110,7 +125,7 @@ def barred(attack: Learned, data: AuditData) -> Barred:
     found = {
         record.id: Unscored(OF_THE_RECORD)
         for record in data.records
-        if any(content_hash(shadow.key, record) in hashes for shadow, hashes in shadows)
+        if any(same_hash(shadow.key, record) in hashes for shadow, hashes in shadows)
     }
     note = (
         f"learned: {len(found)} of {len(data.records)} records are among those that its weights were fitted on, and "

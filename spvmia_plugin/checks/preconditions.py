@@ -72,6 +72,7 @@ def check_preconditions(data: AuditData, copies: NearCopies | None = None) -> li
         *_training(data),
         *_rows_read(data),
         *_weights(data),
+        *_not_in_manifest(data),
     ]
     return warnings_first(findings)
 
@@ -298,3 +299,16 @@ def _weights(data: AuditData) -> list[Finding]:
     if found not in of_other:
         return []
     return [Finding("manifest_of_other_weights", "warning", of_other[str(found)], {"weights": found})]
+
+
+def _not_in_manifest(data: AuditData) -> list[Finding]:
+    """What a manifest of an earlier version does not tell of its rows, so that nobody knows whether it has changed."""
+    left_out = data.provenance.get("not_in_manifest")
+    if left_out is None:
+        return []
+    message = (
+        f"the manifest is of an earlier version and does not hold {left_out}: whether the data have changed in these "
+        "since it was written is not known (a manifest of this version tells: train again, or write it anew with "
+        "'spvmia manifest')"
+    )
+    return [Finding("manifest_holds_less", "note", message, {"not_in_manifest": left_out})]

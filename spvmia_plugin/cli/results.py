@@ -205,8 +205,8 @@ def _tell_combined(found: Combined, say: Callable[[str], None]) -> None:
     on_target = found.on_target
     numbers = on_target.combined
     say(
-        f"{numbers.n_members} members and {numbers.n_nonmembers} non-members of {numbers.n_clusters} documents; "
-        f"weights fitted on {found.n_shadow_records} records of the shadow"
+        f"{numbers.n_members} members and {numbers.n_nonmembers} non-members of {numbers.n_clusters} "
+        f"{on_target.called}; weights fitted on {found.n_shadow_records} records of the shadow"
     )
     weights = dict(zip(on_target.combination.attacks, on_target.combination.weights, strict=True))
     say(_line("", AUROC.label, TPR_1PCT.label, "weight"))

@@ -11,6 +11,7 @@ import numpy as np
 from spvmia_plugin.combination.fitting import OnTarget, Scored, compare, fit
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
+from spvmia_plugin.records import clusters_called
 from spvmia_plugin.results import Audit, read_latest
 from spvmia_plugin.results.comparable import base_model, conditions, differences, target_identity
 from spvmia_plugin.results.model import failed, touches
@@ -188,7 +189,8 @@ def _chosen(
 
 def _scored(audit: Audit, attacks: Sequence[str]) -> Scored:
     tasks = {task.attack: task for task in audit.model_attacks}
-    return Scored({name: audit.scores(tasks[name]) for name in attacks}, audit.labels(), audit.clusters())
+    called = clusters_called(have_units=audit.mia_audit.unit is not None)
+    return Scored({name: audit.scores(tasks[name]) for name in attacks}, audit.labels(), audit.clusters(), called)
 
 
 def _warnings(target: Audit, known: Sequence[Audit], shadows: Sequence[Path], attacks: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.metrics.paired import Gain, gains
-from spvmia_plugin.metrics.summary import Summary, summarise
+from spvmia_plugin.metrics.summary import Summary, few_documents, summarise
 from spvmia_plugin.util.schema import as_json
 
 NORMALISATIONS = ("z", "rank")
@@ -41,7 +41,8 @@ class Scored:
     Attributes:
         scores: (n,) of each attack, NaN where a record has none; higher = member.
         labels: (n,) bool, whether a record is a member.
-        clusters: (n,) its document.
+        clusters: (n,) its document, or whom it belongs to.
+        called: what the clusters are, see `records.clusters_called`.
 
     Raises:
         SpvmiaError: lengths differ.
@@ -50,6 +51,7 @@ class Scored:
     scores: Mapping[str, Floats]
     labels: Bools
     clusters: Sequence[Hashable]
+    called: str = "documents"
 
     def __post_init__(self) -> None:
         arrays = {name: check_labels(scores, self.labels) for name, scores in self.scores.items()}
@@ -139,7 +141,8 @@ def fit(shadows: Sequence[Scored], attacks: Sequence[str], normalisation: str = 
         for name, chosen in (("members", shadow.labels), ("non-members", ~shadow.labels)):
             if (found := len(np.unique(codes[chosen]))) < FOLDS:
                 raise SpvmiaError(
-                    f"--shadow: expected {name} of at least {FOLDS} documents, got {found}; audit a shadow of more"
+                    f"--shadow: expected {name} of at least {FOLDS} {shadow.called}, got {found}; audit a shadow of "
+                    "more"
                 )
     labels = np.concatenate([shadow.labels for shadow in shadows])
     inputs = np.concatenate([features(shadow.scores, attacks, normalisation) for shadow in shadows])
@@ -149,10 +152,13 @@ def fit(shadows: Sequence[Scored], attacks: Sequence[str], normalisation: str = 
     names = [repr(document) for document in documents]
     order = sorted(range(len(labels)), key=lambda row: (inputs[row].tolist(), bool(labels[row]), names[row]))
     codes = cluster_codes([documents[row] for row in order], len(order))
-    return _fitted(inputs[order], labels[order], codes, attacks, normalisation)
+    called = " or ".join(dict.fromkeys(shadow.called for shadow in shadows))
+    return _fitted(inputs[order], labels[order], codes, called, attacks, normalisation)
 
 
-def _fitted(inputs: Floats, labels: Bools, codes: Codes, attacks: Sequence[str], normalisation: str) -> Combination:
+def _fitted(
+    inputs: Floats, labels: Bools, codes: Codes, called: str, attacks: Sequence[str], normalisation: str
+) -> Combination:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
 
@@ -160,8 +166,8 @@ def _fitted(inputs: Floats, labels: Bools, codes: Codes, attacks: Sequence[str],
     deals = [folds for deal in range(DEALS) if (folds := _folds(inputs, labels, codes, deal))]
     if not deals:
         raise SpvmiaError(
-            f"--shadow: expected documents that {FOLDS} folds of both classes can be made of, got too few, or too many "
-            "that hold both classes; audit a shadow of more documents"
+            f"--shadow: expected {called} that {FOLDS} folds of both classes can be made of, got too few, or too many "
+            f"that hold both classes; audit a shadow of more {called}"
         )
     search = GridSearchCV(
         LogisticRegression(max_iter=2000),
@@ -195,6 +201,7 @@ class OnTarget:
         best: by metric (`auroc`, `tpr_at_1pct_fpr`) the attack that has most of it on this target. It is chosen with
             the target's labels, which favours it over the combination.
         gain: by metric, the combination less `best`.
+        called: what the clusters of the target are, see `records.clusters_called`.
     """
 
     combination: Combination
@@ -203,6 +210,7 @@ class OnTarget:
     unscored: Mapping[str, int]
     best: Mapping[str, str]
     gain: Mapping[str, Gain]
+    called: str = "documents"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, None for NaN."""
@@ -238,7 +246,7 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> OnTar
         raise SpvmiaError(f"RESULTS: expected scores of {', '.join(absent)}, got none; run these attacks on the target")
     combined = combination.score(target.scores)
     values = {name: _filled(target.scores[name]) for name in combination.attacks}
-    singles = {name: summarise(scores, target.labels, target.clusters, seed=seed) for name, scores in values.items()}
+    singles = {name: _summary(scores, target, seed) for name, scores in values.items()}
     numbers = {name: single.values() for name, single in singles.items()}
     best = {  # NaN is not the best of anything
         metric.key: max(singles, key=lambda name: np.nan_to_num(numbers[name][metric.key], nan=-math.inf))
@@ -250,12 +258,24 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> OnTar
     }
     return OnTarget(
         combination=combination,
-        combined=summarise(combined, target.labels, target.clusters, seed=seed),
+        combined=_summary(combined, target, seed),
         singles=singles,
         unscored={name: target.unscored(name) for name in combination.attacks},
         best=best,
         gain={metric: over[name][metric] for metric, name in best.items()},
+        called=target.called,
     )
+
+
+def _summary(scores: Floats, target: Scored, seed: int) -> Summary:
+    """`summarise`, which calls every cluster a document, in the words of the target."""
+    found = summarise(scores, target.labels, target.clusters, seed=seed)
+    if found.reason is not None:
+        return found
+    codes = cluster_codes(target.clusters, len(target.labels))
+    sizes = [np.unique(codes[side], return_counts=True)[1] for side in (target.labels, ~target.labels)]
+    worded = {few_documents(sizes): few_documents(sizes, target.called)}
+    return replace(found, warnings=tuple(worded.get(text) or text for text in found.warnings))
 
 
 def _filled(scores: Floats) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 from spvmia_plugin.config import NO_CANDIDATE, AuditConfig
 from spvmia_plugin.data.apart import check_classes_differ
 from spvmia_plugin.data.conversations import Format, check_scored, rendered, without_shared
-from spvmia_plugin.data.fingerprint import fingerprint, user_key
+from spvmia_plugin.data.fingerprint import fingerprint, held_by, user_key
 from spvmia_plugin.data.packing import fast_tokenize
 from spvmia_plugin.data.rendering import Renderer
 from spvmia_plugin.data.sources import Loaded
@@ -95,7 +95,7 @@ def assembled(
     unit_column: str | None = None,
     group_column: str | None = None,
 ) -> AuditData:
-    """Shuffle the records with the seed, fingerprint all texts with the key, and render conversations.
+    """Shuffle the records with the seed, fingerprint all that they hold with the key, and render conversations.
 
     Blocks of different documents may be the same text (a heading, boilerplate) although no document is in both
     classes: nobody can take these out of the files, so they are left to the preconditions, which report them.
@@ -114,7 +114,7 @@ def assembled(
         "prompt": parts.prompts,
         "candidate": parts.candidate,
     }
-    mark = fingerprint(key, ((name, _both_sides(item)) for name, items in texts.items() for item in items))
+    mark = fingerprint(key, ((name, held_by(item)) for name, items in texts.items() for item in items))
     parts = without_shared(rendered(parts, renderer))
     if renderer is not None:
         check_scored("members", parts.members)
@@ -136,9 +136,3 @@ def assembled(
         unit_column=unit_column,
         group_column=group_column,
     )
-
-
-def _both_sides(item: Record | Document) -> str:
-    """The text of a record or document, and of a preference what was rejected: other pairs are other data."""
-    rejected = None if item.conversation is None else item.conversation.with_rejected()
-    return item.text if rejected is None else f"{item.text}\0{rejected.said()}"

@@ -172,6 +172,7 @@ def assembled_of_manifest(
         "manifest_fingerprint": manifest.fingerprint,
         "finetune": {"method": manifest.method, **_made(manifest)},
         "in_manifest": {name: len(records) for name, records in manifest.records.items()},
+        **({} if manifest.not_held is None else {"not_in_manifest": manifest.not_held}),
         **({"trainer": dict(manifest.trainer)} if manifest.sources else {}),
         **({} if part is None else {"rows_read": part.to_json()}),
         **({"counts": dict(parts.counts)} if parts.counts else {}),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spvmia_plugin.config import FORMATS, Format
+from spvmia_plugin.config import FORMATS
+from spvmia_plugin.data.conversations import PREFERENCE
 from spvmia_plugin.data.files import SourceFile
-from spvmia_plugin.data.fingerprint import fingerprint
+from spvmia_plugin.data.fingerprint import fingerprint, held_by
+from spvmia_plugin.data.origin import ClassSource, DataOrigin, RowMark
 from spvmia_plugin.data.rows_read import RowsRead, read_by_trainer, read_in_steps
 from spvmia_plugin.errors import SpvmiaError, reason_of
-from spvmia_plugin.records import Document, LossOn, Membership, Piece, Record
+from spvmia_plugin.records import Membership, Piece, Record
 from spvmia_plugin.util.files import as_path, write_private
 from spvmia_plugin.util.schema import Misfit, read
 from spvmia_plugin.util.strict_json import finite, is_number, is_whole, strict_loads
@@ -27,6 +28,9 @@ FORMAT_OF_CONVERSATIONS = 3
 """Of manifests of conversations: earlier versions would read one column of their rows."""
 FORMAT_OF_SOURCES = 4
 """Of manifests whose classes have sources of their own: written beside other trainers, or by `spvmia manifest`."""
+FORMAT_OF_WHOLE_ROWS = 5
+"""Of manifests of conversations, with sources or without, that tell all of a row: those of format 3 and 4 go by what
+is said, and earlier versions would find other data in these."""
 PRIVATE_LINE = "names training records: do not publish"
 CLASSES = ("members", "nonmembers", "prompts", "canaries")
 CANDIDATE = "candidate"
@@ -34,71 +38,6 @@ CANDIDATE = "candidate"
 _LABELS = {"members": "member", "nonmembers": "nonmember", "prompts": "prompt", CANDIDATE: CANDIDATE}
 MATCHED = "matched"
 """What a manifest says of a trainer's data that were the declared ones."""
-
-
-@dataclass(frozen=True)
-class DataOrigin:
-    """Where the texts are, and how they were cut.
-
-    Attributes:
-        spec: absolute path of a file, `hf:...`, or the name of a data set.
-        column: the column with the text.
-        block_size: tokens per record, 0 for whole documents.
-        split: how documents were dealt out.
-        seed: of that.
-        format: what the rows are: `text`, or a kind of conversation.
-        loss_on: which tokens of conversations carried loss; None for text.
-        record_tokens: conversations were cut to so many; None for text.
-        template: the chat template they were rendered by; None for text, and for the tokenizer's own.
-        end_token: each text was trained on with the tokenizer's end token after it, cut to `record_tokens`.
-    """
-
-    spec: str
-    column: str
-    block_size: int
-    split: str
-    seed: int
-    format: Format = "text"
-    loss_on: LossOn | None = None
-    record_tokens: int | None = None
-    template: str | None = None
-    end_token: bool = False
-
-    def to_json(self) -> dict[str, object]:
-        """As it stands in the file: of plain text without what only conversations have."""
-        told = vars(self)
-        left_out = () if self.end_token else ("end_token",)
-        names = told if self.format != "text" or self.loss_on is not None else _OF_TEXT
-        return {name: told[name] for name in names if name not in left_out}
-
-
-_OF_TEXT = ("spec", "column", "block_size", "split", "seed")
-
-
-@dataclass(frozen=True)
-class ClassSource:
-    """Where the texts of one class are.
-
-    Attributes:
-        spec: absolute path of a file, folder or pattern, or `hf:...`.
-        column: the column with the text.
-    """
-
-    spec: str
-    column: str
-
-
-@dataclass(frozen=True)
-class RowMark:
-    """What a manifest with sources knows of a record besides its place.
-
-    Attributes:
-        hash: keyed hash of what the record holds, see `content_hash`.
-        unit: keyed hash of whom it belongs to, see `units.unit_hash`; None where nobody said.
-    """
-
-    hash: str
-    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +54,7 @@ class Manifest:
             training). The file says where their texts lie, and as it is read they have none; but for canaries without
             pieces, which were made for the purpose: theirs stand in the file.
         fingerprint_key: key of `fingerprint`, in hexadecimal.
-        fingerprint: keyed hash over all texts and labels.
+        fingerprint: keyed hash over all that the records hold and their labels.
         training: what the training reported.
         tokenizer: `probe_digest` of the tokenizer it was trained with; None in manifests of earlier versions.
         frame: ids of the tokens it read `before` and `after` each text; None in manifests of earlier versions.
@@ -124,6 +63,8 @@ class Manifest:
         written_by: who wrote it: `finetune`, `trainer` (the callback in another trainer), or `command`.
         trainer: what that trainer did beside what `settings` say, and whether its data were the declared ones.
         weights: what the weights beside it are recognised by (`data.weights`); None where they were not seen.
+        by_words: its fingerprint goes by what conversations say, and its hashes by what preferences choose: so do
+            manifests of conversations of earlier versions.
         path: where it was read from.
     """
 
@@ -143,6 +84,7 @@ class Manifest:
     written_by: str = "finetune"
     trainer: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] | None = None
+    by_words: bool = False
     path: Path | None = field(default=None, compare=False)
 
     @property
@@ -167,6 +109,13 @@ class Manifest:
         told = self.training if is_number(self.training.get("epochs")) else self.settings
         found = told.get("epochs")
         return float(found) if is_number(found) else None
+
+    @property
+    def not_held(self) -> str | None:
+        """What of its rows it does not tell, in words: nobody knows whether that has changed. None for nothing."""
+        if self.by_words and not self.sources:
+            return "roles, borders of turns, tools or options of the chat template"
+        return "rejected answers" if self.by_words and self.data.format == PREFERENCE else None
 
     @property
     def named_unit_column(self) -> str | None:
@@ -219,18 +168,9 @@ def classes_of(sources: Mapping[str, object]) -> tuple[str, ...]:
     return (*CLASSES, CANDIDATE) if sources else CLASSES
 
 
-def content_hash(key: str, record: Record | Document) -> str:
-    """HMAC-SHA256 of what a record holds, in hexadecimal: its text, or all that a trainer gets of a conversation."""
-    held = record.conversation
-    if held is None:
-        content = f"text\0{record.text}"
-    else:
-        told = [list(held.messages), held.prompt, held.plain, held.tools, held.options]
-        content = f"conversation\0{json.dumps(told, sort_keys=True)}"
-    return hmac.digest(bytes.fromhex(key), content.encode("utf-8", "surrogatepass"), "sha256").hex()
-
-
 def _format(manifest: Manifest) -> int:
+    if manifest.data.format != "text" and not manifest.by_words:
+        return FORMAT_OF_WHOLE_ROWS
     if manifest.sources:
         return FORMAT_OF_SOURCES
     if manifest.data.format != "text":
@@ -246,12 +186,18 @@ def _row(record: Record, name: str) -> dict[str, object]:
     return {"id": record.id, "cluster": record.cluster, **coin, **where}
 
 
-def manifest_fingerprint(key: str, records: Mapping[str, Sequence[Record]]) -> str:
-    """The fingerprint of a manifest's texts: every record's text with its class, and a canary's coin."""
+def manifest_fingerprint(key: str, records: Mapping[str, Sequence[Record]], *, by_words: bool = False) -> str:
+    """The fingerprint of a manifest's records: all that each holds with its class, and a canary's coin.
+
+    Args:
+        key: in hexadecimal.
+        records: by class.
+        by_words: as earlier versions have it of conversations: what is said alone.
+    """
     return fingerprint(
         bytes.fromhex(key),
         (
-            (_LABELS.get(name) or f"canary {record.is_member}", record.text)
+            (_LABELS.get(name) or f"canary {record.is_member}", record.text if by_words else held_by(record))
             for name, of_class in records.items()
             for record in of_class
         ),
@@ -296,7 +242,7 @@ def read_manifest(path: str | Path, *, option: str = "mia_manifest") -> Manifest
         raise _broken(option, path, f"it cannot be read as JSON ({reason_of(error)})") from error
     if not isinstance(content, dict) or "fingerprint_key" not in content:
         raise _broken(option, path, "it has no 'fingerprint_key'")
-    known = (FORMAT, FORMAT_WITH_TEXTS, FORMAT_OF_CONVERSATIONS, FORMAT_OF_SOURCES)
+    known = (FORMAT, FORMAT_WITH_TEXTS, FORMAT_OF_CONVERSATIONS, FORMAT_OF_SOURCES, FORMAT_OF_WHOLE_ROWS)
     if content.get("format") not in known or not is_whole(content["format"]):
         raise SpvmiaError(
             f"{option}: {path}: expected format {', '.join(map(str, known[:-1]))} or {known[-1]}, got "
@@ -348,7 +294,9 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         read(kind, content.get(name), name)
     read(str | None, content["settings"].get("canary_kind"), "settings.canary_kind")
     frame = content.get("frame")
-    of_sources = content["format"] == FORMAT_OF_SOURCES
+    of_sources = content["format"] == FORMAT_OF_SOURCES or (
+        content["format"] == FORMAT_OF_WHOLE_ROWS and "sources" in content
+    )
     classes = classes_of(content["sources"]) if of_sources else CLASSES
     return Manifest(
         base_model=str(content["base_model"]),
@@ -365,6 +313,7 @@ def _parsed(content: Mapping[str, Any]) -> Manifest:
         training=dict(content["training"]),
         tokenizer=content.get("tokenizer"),
         frame=None if frame is None else {name: _whole_numbers(frame[name], f"frame.{name}") for name in _FRAME},
+        by_words=origin.format != "text" and content["format"] != FORMAT_OF_WHOLE_ROWS,
         **(_parsed_sources(content, classes) if of_sources else {}),
     )
 

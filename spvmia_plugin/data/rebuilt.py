@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spvmia_plugin.data.conversations import TEXT
 from spvmia_plugin.data.files import is_there
-from spvmia_plugin.data.manifest import (
-    CLASSES,
-    ClassSource,
-    Manifest,
-    classes_of,
-    content_hash,
-    manifest_fingerprint,
-)
+from spvmia_plugin.data.fingerprint import content_hash
+from spvmia_plugin.data.manifest import CLASSES, Manifest, classes_of, manifest_fingerprint
+from spvmia_plugin.data.origin import ClassSource
 from spvmia_plugin.data.packing import document_row, rebuild_text
 from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import cleaned, is_file_spec, load_spec
@@ -74,9 +69,34 @@ def rebuild(
         rows = dict.fromkeys(piece.row for record in listed for piece in record.pieces)
         documents[name] = [by_row[row] for row in rows]
         records[name] = [_owned(record, by_row, belonging) for record in records[name]]
-    if manifest_fingerprint(manifest.fingerprint_key, records) != manifest.fingerprint:
-        raise _changed(where, "texts or labels differ from its fingerprint")
+    if manifest.by_words:
+        _check_whole(records, texts, where)
+    _check_fingerprint(manifest, records, where)
     return records, documents
+
+
+def _check_whole(records: Mapping[str, Sequence[Record]], texts: Mapping[int, str], where: str) -> None:
+    """Make sure that no row of a conversation says more than it did: of its text the manifest knows the part alone.
+
+    Raises:
+        SpvmiaError: one does.
+    """
+    pieces = (piece for of_class in records.values() for record in of_class for piece in record.pieces)
+    longer = next((piece.row for piece in pieces if piece.end != len(texts[piece.row])), None)
+    if longer is not None:
+        raise _changed(where, f"row {longer} is longer")
+
+
+def _check_fingerprint(manifest: Manifest, records: Mapping[str, Sequence[Record]], where: str) -> None:
+    """Make sure that the records are those of the manifest.
+
+    Raises:
+        SpvmiaError: they are not.
+    """
+    found = manifest_fingerprint(manifest.fingerprint_key, records, by_words=manifest.by_words)
+    if found != manifest.fingerprint:
+        held = "texts" if manifest.data.format == TEXT else "conversations"
+        raise _changed(where, f"{held} or labels differ from its fingerprint")
 
 
 def _rebuild_sources(
@@ -104,7 +124,7 @@ def _rebuild_sources(
             except LookupError:
                 changed.append(record.pieces[0].row)
                 continue
-            if not hmac.compare_digest(content_hash(manifest.fingerprint_key, found), mark.hash):
+            if content_hash(manifest.fingerprint_key, _hashed(found, manifest)) != mark.hash:
                 changed.append(record.pieces[0].row)
             owned = _owned(found, by_row, belonging)
             unit = None if mark.unit is None else unit_name(mark.unit)
@@ -117,11 +137,17 @@ def _rebuild_sources(
         rows_of = dict.fromkeys(piece.row for record in records[name] for piece in record.pieces)
         documents[name] = [by_row[row] for row in rows_of]
     everything = {name: records.get(name, []) for name in classes_of(manifest.sources)}
-    if manifest_fingerprint(manifest.fingerprint_key, everything) != manifest.fingerprint:
-        raise _changed(manifest.data.spec, "texts or labels differ from its fingerprint")
+    _check_fingerprint(manifest, everything, manifest.data.spec)
     if manifest.data.end_token:
         everything = {name: [_ended(each) for each in of_class] for name, of_class in everything.items()}
     return everything, {name: documents.get(name, []) for name in everything}
+
+
+def _hashed(record: Record, manifest: Manifest) -> Record:
+    """The record as the manifest's hash tells it: of an earlier version without the rejected side of a preference."""
+    if record.conversation is None or not manifest.by_words:
+        return record
+    return replace(record, conversation=record.conversation.with_chosen())
 
 
 def _ended(record: Record) -> Record:

@@ -11,12 +11,11 @@ from typing import Any
 from spvmia_plugin.auditing.plan import GENERATION_FACTOR, TRAINING_FACTOR, duration
 from spvmia_plugin.auditing.shadowed import audit_settings, rows_of
 from spvmia_plugin.config import NO_CANDIDATE, PREFIX, AuditConfig
-from spvmia_plugin.data.conversations import load
-from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
+from spvmia_plugin.data.conversations import TEXT, load
+from spvmia_plugin.data.fingerprint import derived_key, fingerprint, held_by, user_key
 from spvmia_plugin.data.manifest import Manifest
 from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import Loaded, source_name
-from spvmia_plugin.data.units import units_of, without_units
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import Registry
 from spvmia_plugin.records import Document, clusters_called
@@ -155,8 +154,7 @@ class ShadowPlan:
         pool = read_pool(recipe_of_all, say, registry.datasets, keep)
         named = registry.datasets.get(manifest.data.spec)
         stands_in = named is not None and data == settings.dataset_path
-        others = without_units(pool.loaded.documents, units_of(used))
-        found = untouched(others, used, clean=named.clean if named and stands_in else str)
+        found = untouched(pool.loaded.documents, used, clean=named.clean if named and stands_in else str)
         renderer = pool.format.renderer(pool.base.tokenizer)
         rows = rows_of(pool.format.name, pool.format.block_size, None if renderer is None else renderer.identity())
         shares = share_out(pool, found, sizes, config.shadows, manifest.data.seed)
@@ -166,7 +164,8 @@ class ShadowPlan:
     def identity(self) -> dict[str, Any]:
         """All that makes the shadows what they are, but how many; through JSON, as it is compared with a file's.
 
-        The documents are told by a keyed hash: a file that has changed deals others.
+        The documents are told by a keyed hash: a file that has changed deals others. Folders of before tell those of
+        conversations by what is said alone, and have no `told_by`.
         """
         key = derived_key(user_key(user_cache()), "shadow")
         told = {
@@ -174,12 +173,14 @@ class ShadowPlan:
             "base_model": self.manifest.base_model,
             "recipe": recipe(self.manifest),
             "data": {**self.manifest.data.to_json(), "spec": self.data, "template": self.manifest.data.template},
-            "documents": fingerprint(key, (("document", document.text) for document in self.found.documents)),
+            "documents": fingerprint(key, (("document", held_by(document)) for document in self.found.documents)),
             "audit": {**audit_settings(self.settings), **self._where_it_counts()},
             "records": dict(self.shares[0].sizes),
         }
+        if self.manifest.data.format != TEXT:
+            told["told_by"] = "all that they hold"
         if self.candidate:
-            told["candidate"] = fingerprint(key, (("candidate", document.text) for document in self.candidate))
+            told["candidate"] = fingerprint(key, (("candidate", held_by(document)) for document in self.candidate))
         found: dict[str, Any] = json.loads(json.dumps(told))
         return found
 

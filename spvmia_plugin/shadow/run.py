@@ -17,11 +17,11 @@ import numpy as np
 from spvmia_plugin.attacks.base import AuditAttack
 from spvmia_plugin.attacks.pooled import VERSION
 from spvmia_plugin.attacks.weights import FILE
-from spvmia_plugin.auditing.fitted_on import FittedShadow, write_fitted_on
+from spvmia_plugin.auditing.fitted_on import FittedShadow, same_hash, write_fitted_on
 from spvmia_plugin.auditing.outcome import unscored_by_reason
 from spvmia_plugin.auditing.plan import duration
 from spvmia_plugin.auditing.shadowed import weights_mark
-from spvmia_plugin.data.manifest import MANIFEST_NAME, content_hash, read_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest
 from spvmia_plugin.data.sources import Loaded, source_name
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.plugins import Registry, load_registry
@@ -81,7 +81,7 @@ class Made:
             "weights": str(self.output / FILE),
             "shadows": len(self.plan.shares),
             "sizes": dict(self.plan.shares[0].sizes),
-            "left_out": {name: getattr(self.plan.found, name) for name in ("same", "near", "repeated")},
+            "left_out": {name: getattr(self.plan.found, name) for name in ("units", "same", "near", "repeated")},
             "records": card.records,
             "variant": self.fitted.variant,
             "auroc_in_folds": self.fitted.auroc,
@@ -330,7 +330,7 @@ class Shadows:
         seen = outcome.features[ATTACK]
         known = {record.id: record for record in task.data.records}
         share = read_manifest(folder)
-        hashes = tuple(content_hash(share.fingerprint_key, known[id_]) for id_ in seen.ids)
+        hashes = tuple(same_hash(share.fingerprint_key, known[id_]) for id_ in seen.ids)
         has_features = set(seen.ids)
         without = {id_: each for id_, each in outcome.results[ATTACK].items() if id_ not in has_features}
         found = Seen(
@@ -365,6 +365,8 @@ _CALLED = {
 
 def _differing(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What two plans differ in, as users call it."""
+    if made.get("told_by") != wanted.get("told_by"):
+        return ["the version that made them, which told conversations by what is said alone"]
     found: list[str] = []
     for name, value in wanted.items():
         before = made.get(name)

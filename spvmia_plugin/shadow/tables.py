@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from spvmia_plugin.attacks.pooled import VERSION
-from spvmia_plugin.auditing.fitted_on import FittedShadow
+from spvmia_plugin.auditing.fitted_on import FORMAT, FittedShadow
 from spvmia_plugin.errors import SpvmiaError, reason_of
 from spvmia_plugin.learning import Labelled
 from spvmia_plugin.util.files import write_private
@@ -41,7 +41,13 @@ def write_table(path: Path, seen: Seen) -> None:
         OSError: it cannot be written.
     """
     stream = io.BytesIO()
-    told = {"version": seen.version, "base": seen.base, "manifest": seen.fitted.manifest, "key": seen.fitted.key}
+    told = {
+        "format": FORMAT,
+        "version": seen.version,
+        "base": seen.base,
+        "manifest": seen.fitted.manifest,
+        "key": seen.fitted.key,
+    }
     np.savez_compressed(
         stream,
         names=np.array(seen.names, dtype=np.str_),
@@ -66,6 +72,8 @@ def read_table(path: Path) -> Seen | None:
             if "told" not in file.files:
                 return None
             told = any_loads(str(file["told"]))
+            if told.get("format") != FORMAT:
+                return None
             seen = Seen(
                 table=file["table"],
                 labels=file["labels"],
@@ -77,7 +85,7 @@ def read_table(path: Path) -> Seen | None:
                 fitted=FittedShadow(str(told["manifest"]), str(told["key"]), tuple(file["records"].tolist())),
             )
         _check(seen)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise SpvmiaError(
             f"--output: {path}: expected what an audit of a shadow saw, got a file that cannot be read "
             f"({reason_of(error)}); remove it, and the same command makes it again"

@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spvmia_plugin.data.fingerprint import derived_key
-from spvmia_plugin.data.manifest import (
-    CANDIDATE,
-    CLASSES,
-    DataOrigin,
-    Manifest,
-    RowMark,
-    content_hash,
-    manifest_fingerprint,
-)
+from spvmia_plugin.data.fingerprint import content_hash, derived_key
+from spvmia_plugin.data.manifest import CANDIDATE, CLASSES, Manifest, manifest_fingerprint
+from spvmia_plugin.data.origin import DataOrigin, RowMark
 from spvmia_plugin.data.packing import document_row, fast_tokenize, whole_documents
 from spvmia_plugin.data.split import Packer
 from spvmia_plugin.data.tokenisation import Reading, probe_digest

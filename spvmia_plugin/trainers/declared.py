@@ -15,7 +15,7 @@ from spvmia_plugin.config import FORMATS, Format
 from spvmia_plugin.data.documents import Loaded, Taken
 from spvmia_plugin.data.files import absolute_spec
 from spvmia_plugin.data.layout import Layout
-from spvmia_plugin.data.manifest import ClassSource
+from spvmia_plugin.data.origin import ClassSource
 from spvmia_plugin.data.packing import document_row
 from spvmia_plugin.data.sources import PREFIX as HUB
 from spvmia_plugin.data.sources import load_spec, read_documents

@@ -20,12 +20,12 @@ from spvmia_plugin.data.fingerprint import derived_key, user_key
 from spvmia_plugin.data.manifest import (
     CLASSES,
     MANIFEST_NAME,
-    DataOrigin,
     Manifest,
     manifest_fingerprint,
     read_manifest,
     write_manifest,
 )
+from spvmia_plugin.data.origin import DataOrigin
 from spvmia_plugin.data.packing import fast_tokenize
 from spvmia_plugin.data.rows_read import rows_read
 from spvmia_plugin.data.sources import Loaded, is_file_spec, load_spec, source_name
@@ -233,7 +233,7 @@ def _claim(output: Path, manifest: Manifest) -> None:
     if path.is_file():
         started = read_manifest(path, option="--output")
         if _identity(started) != _identity(manifest):
-            differing = _differing(started, manifest) or "the data"
+            differing = _differing(started, manifest) or _what_else_differs(started)
             raise SpvmiaError(
                 f"--output: expected an unfinished run of the same settings, got one in {output} that differs in "
                 f"{differing}; name another folder, or remove this one"
@@ -273,6 +273,13 @@ def _differing(one: Manifest, other: Manifest) -> str:
         for m in (one, other)
     ]
     return ", ".join(f"--{name.replace('_', '-')}" for name in pairs[1] if pairs[0].get(name) != pairs[1][name])
+
+
+def _what_else_differs(started: Manifest) -> str:
+    """What sets a run apart from one that has the same options."""
+    if started.by_words:
+        return "the version that began it, which did not keep roles and tools of conversations"
+    return "the data"
 
 
 def _format(config: FinetuneConfig, loaded: Loaded) -> Format:

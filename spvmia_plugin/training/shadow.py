@@ -15,6 +15,7 @@ from spvmia_plugin.checks.copies import near_copies, normalised
 from spvmia_plugin.data.manifest import Manifest
 from spvmia_plugin.data.sources import source_name
 from spvmia_plugin.data.split import MIN_RECORDS, deal, in_units
+from spvmia_plugin.data.units import units_of, without_units
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import AuditData, Document, Record
 from spvmia_plugin.training.config import FinetuneConfig
@@ -68,28 +69,33 @@ class Untouched:
         repeated: documents left out because another has their text.
         same: because one of the target's has it.
         near: because they are near copies of one of the target's.
+        units: because one of the target's belongs to the same unit.
     """
 
     documents: tuple[Document, ...]
     repeated: int
     same: int
     near: int
+    units: int = 0
 
     def told(self) -> str:
-        """What was left out, in words."""
-        return f"{self.same} that the target's records hold, {self.near} near copies of those, {self.repeated} repeats"
+        """What was left out, in words; of units where there are some."""
+        of_units = f"{self.units} of units that the target's records belong to, " if self.units else ""
+        others = f"{self.near} near copies of those, {self.repeated} repeats"
+        return f"{of_units}{self.same} that the target's records hold, {others}"
 
 
 def untouched(documents: Sequence[Document], used: Sequence[Document], clean: Callable[[str], str] = str) -> Untouched:
-    """Leave out every document that a target's records were cut from, its copies and its near copies.
+    """Leave out every document that a target's records were cut from, all others of its unit, copies and near copies.
 
     Args:
         documents: to choose from.
         used: documents of the target: of its members, non-members, prompts and canaries.
         clean: what was done to the texts of `used` as they were read, where `documents` are a file that stands in.
     """
+    others_units = without_units(documents, units_of(used))
     first: dict[str, Document] = {}
-    for document in documents:
+    for document in others_units:
         first.setdefault(normalised(clean(document.text)), document)
     taken = {normalised(document.text): document for document in used}
     others = tuple(document for text, document in first.items() if text not in taken)
@@ -111,9 +117,10 @@ def untouched(documents: Sequence[Document], used: Sequence[Document], clean: Ca
         near = {ids[text] for text, _ in found}
     return Untouched(
         tuple(document for document in others if document.id not in near),
-        repeated=len(documents) - len(first),
+        repeated=len(others_units) - len(first),
         same=len(first) - len(others),
         near=len(near),
+        units=len(documents) - len(others_units),
     )
 
 

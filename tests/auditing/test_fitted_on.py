@@ -10,9 +10,9 @@ import pytest
 from spvmia_plugin.attacks.learned import Learned
 from spvmia_plugin.attacks.weights import FILE as WEIGHTS
 from spvmia_plugin.attacks.weights import Weights, shipped, write_weights
-from spvmia_plugin.auditing.fitted_on import FILE, FittedShadow, all_barred, barred, write_fitted_on
-from spvmia_plugin.data.manifest import content_hash
+from spvmia_plugin.auditing.fitted_on import FILE, FittedShadow, all_barred, barred, same_hash, write_fitted_on
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.records import ASSISTANT, Conversation
 
 from .fakes import make_data
 from .test_run import run
@@ -29,7 +29,7 @@ def weights_of(folder, *manifests):
 
 
 def fitted_on(folder, records=(), key=KEY, manifest="b"):
-    write_fitted_on(folder, [FittedShadow(manifest, key, tuple(content_hash(key, record) for record in records))])
+    write_fitted_on(folder, [FittedShadow(manifest, key, tuple(same_hash(key, record) for record in records))])
 
 
 def test_the_model_that_weights_were_fitted_on_has_no_score_and_the_run_goes_on(tmp_path):
@@ -71,6 +71,43 @@ def test_records_that_weights_were_fitted_on_have_no_score_whatever_model_holds_
     assert not [note for note in anyway.notes if note.startswith("learned: ")]
 
 
+TURNS = ({"role": "user", "content": "What is it?"}, {"role": ASSISTANT, "content": "A parcel."})
+CHAT = Conversation(TURNS)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        Conversation(TURNS, tools=()),
+        Conversation(TURNS, tools=({"name": "price"},)),
+        Conversation(({**TURNS[0], "name": "bob"}, TURNS[1])),
+        Conversation(({**TURNS[0], "role": "tool"}, TURNS[1])),
+        Conversation(TURNS, prompt=1),
+        Conversation(TURNS, prompt=1, plain=True),
+        Conversation(TURNS, options={"enable_thinking": False}),
+        Conversation(({"role": "user", "content": "What is it?\nA  parcel. "},)),
+        Conversation.of_text("What is it? A parcel."),
+        None,
+    ],
+)
+def test_a_conversation_that_says_the_same_is_one_that_weights_were_fitted_on(tmp_path, again):
+    weights_of(tmp_path, "b")
+    record = dataclasses.replace(DATA.records[0], text="What is it?\nA parcel.")
+    fitted_on(tmp_path, [dataclasses.replace(record, conversation=CHAT)])
+    # What stands in most conversations is no part of the text by which an audit tells them apart.
+    text = record.text if again is None else "parcel"
+    data = dataclasses.replace(DATA, records=(dataclasses.replace(record, conversation=again, text=text),))
+    assert set(barred(weights_of(tmp_path, "b"), data).records) == {record.id}
+
+
+def test_a_conversation_that_says_something_else_is_another(tmp_path):
+    thinks = Conversation((TURNS[0], {**TURNS[1], "thinking": "It has a stamp."}))
+    record = dataclasses.replace(DATA.records[0], conversation=CHAT)
+    fitted_on(tmp_path, [record])
+    data = dataclasses.replace(DATA, records=(dataclasses.replace(record, conversation=thinks),))
+    assert barred(weights_of(tmp_path, "b"), data).records == {}
+
+
 def test_weights_that_came_without_their_records_say_that_nobody_knows(tmp_path):
     found = barred(weights_of(tmp_path, "b"), DATA)
     assert found.records == {}
@@ -84,11 +121,11 @@ def test_weights_that_came_without_their_records_say_that_nobody_knows(tmp_path)
     [
         ("nonsense", "JSONDecodeError"),
         ("[]", "expected a mapping as the file"),
-        ('{"format": 2, "shadows": []}', "format 2, where this version has 1"),
-        ('{"format": 1, "shadows": [{"manifest": "b", "key": "0", "records": []}]}', "ValueError"),
-        ('{"format": 1, "shadows": [{"manifest": "b", "key": "00"}]}', "records"),
-        ('{"format": 1, "shadows": []}', "it belongs to other weights"),
-        (json.dumps({"format": 1, "shadows": [{"manifest": "c", "key": KEY, "records": []}]}), "it belongs to other"),
+        ('{"format": 1, "shadows": []}', "format 1, where this version has 2"),
+        ('{"format": 2, "shadows": [{"manifest": "b", "key": "0", "records": []}]}', "ValueError"),
+        ('{"format": 2, "shadows": [{"manifest": "b", "key": "00"}]}', "records"),
+        ('{"format": 2, "shadows": []}', "it belongs to other weights"),
+        (json.dumps({"format": 2, "shadows": [{"manifest": "c", "key": KEY, "records": []}]}), "it belongs to other"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, content, problem):

@@ -34,7 +34,8 @@ from benchmarks.paper.steps import Steps
 from benchmarks.paper.summary import DERIVED, merge, summarise_audit, tokens_alone
 from spvmia_plugin.combination import Scored, compare, fit
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
+from spvmia_plugin.data.origin import DataOrigin
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Piece
 from spvmia_plugin.training.config import FinetuneConfig

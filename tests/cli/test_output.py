@@ -62,7 +62,8 @@ def test_names_of_plugins_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_finetune_prints_one_json_object_and_no_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spvmia_plugin.data.manifest import MANIFEST_NAME, DataOrigin, Manifest, write_manifest
+    from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, write_manifest
+    from spvmia_plugin.data.origin import DataOrigin
     from spvmia_plugin.records import Piece, Record
     from spvmia_plugin.training.config import FinetuneConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -18,12 +19,26 @@ RECIPE = {"finetune": {"method": "lora", "epochs": 3.0, "seed": 0}}
 
 
 def audited(
-    folder, strengths=TARGET, *, number=0, weights=None, n=(150, 150), findings=(), provenance=RECIPE, every=0, **run
+    folder,
+    strengths=TARGET,
+    *,
+    number=0,
+    weights=None,
+    n=(150, 150),
+    findings=(),
+    provenance=RECIPE,
+    every=0,
+    units=False,
+    **run,
 ):
     """A results folder of an audit of its own model and records, or of the model with these weights."""
+    records = fake_records(*n, seed=number)
+    if units:  # of three records each
+        names = [f"u{record.is_member}{int(record.cluster.split(':')[1]) // 3}" for record in records]
+        records = [dataclasses.replace(each, unit=u, cluster=u) for each, u in zip(records, names, strict=True)]
     audit = fake_audit(
         strengths,
-        records=fake_records(*n, seed=number),
+        records=records,
         seed=100 * number,
         fingerprint=f"{number:064d}",
         findings=list(findings),
@@ -119,6 +134,17 @@ def test_what_limits_the_numbers_is_said(places, tmp_path):
     assert "TPR at 1 % FPR: 10 non-members cannot resolve an FPR of 1 %: at least 100 are needed\n" in result.stdout
     assert "warning: one class has records of only 10 documents" in result.stdout
     assert "0.1 %" not in result.stdout
+
+
+def test_units_are_called_units(places, tmp_path):
+    target = audited(tmp_path / "target", number=3, n=(36, 36), units=True)
+    result = run(target, "--shadow", places[1])
+    assert result.stdout.startswith("36 members and 36 non-members of 26 units; weights fitted on 300 records of the")
+    assert "warning: one class has records of only 13 units: intervals are checked for" in result.stdout
+    assert "documents" not in result.stdout
+    few = audited(tmp_path / "few", number=4, n=(9, 12), units=True)
+    refused = run(target, "--shadow", few)
+    assert refused.stderr == "--shadow: expected members of at least 5 units, got 4; audit a shadow of more\n"
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from spvmia_plugin.data.fingerprint import derived_key, fingerprint, user_key
-from spvmia_plugin.data.manifest import (
-    MANIFEST_NAME,
-    DataOrigin,
-    Manifest,
-    manifest_fingerprint,
-    read_manifest,
-    write_manifest,
-)
+from spvmia_plugin.data.manifest import MANIFEST_NAME, Manifest, manifest_fingerprint, read_manifest, write_manifest
+from spvmia_plugin.data.origin import DataOrigin
 from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.sources import read_documents
 from spvmia_plugin.data.split import Packer, deal
@@ -118,7 +112,7 @@ def test_no_text_is_in_the_file(tmp_path: Path) -> None:
         ("{", "it cannot be read as JSON"),
         ("[]", "it has no 'fingerprint_key'"),
         ('{"a": 1}', "it has no 'fingerprint_key'"),
-        ('{"fingerprint_key": "", "format": 9}', "expected format 1, 2, 3 or 4, got 9; use the version"),
+        ('{"fingerprint_key": "", "format": 9}', "expected format 1, 2, 3, 4 or 5, got 9; use the version"),
         ('{"fingerprint_key": "", "format": 1}', "a value is missing or of another type (KeyError)"),
     ],
 )

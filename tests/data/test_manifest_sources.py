@@ -13,8 +13,10 @@ import pytest
 
 from spvmia_plugin.checks.preconditions import check_preconditions
 from spvmia_plugin.config import AuditConfig
+from spvmia_plugin.data.fingerprint import content_hash
 from spvmia_plugin.data.load import load_audit_data
-from spvmia_plugin.data.manifest import MANIFEST_NAME, ClassSource, content_hash, read_manifest, write_manifest
+from spvmia_plugin.data.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from spvmia_plugin.data.origin import ClassSource
 from spvmia_plugin.data.rebuilt import rebuild
 from spvmia_plugin.data.units import Belonging, BelongingInClear, unit_hash, unit_name
 from spvmia_plugin.errors import SpvmiaError

@@ -35,7 +35,7 @@ def test_a_manifest_lies_in_every_checkpoint_and_at_the_end(sft, split, chat_bas
         assert not any(turn["content"] in text for row in rows for turn in row["messages"][1:])
         assert text.splitlines()[1].strip().startswith('"PRIVATE"')
     told = json.loads((tmp_path / "out" / MANIFEST_NAME).read_text())
-    assert told["format"] == 4
+    assert told["format"] == 5
     assert told["base_model"] == str(chat_base)
     assert (told["method"], told["settings"]["lora_rank"], told["settings"]["epochs"]) == ("lora", 4, 2)
     assert told["settings"]["batch_size"] == 8

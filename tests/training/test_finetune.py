@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -19,9 +20,10 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Record
 from spvmia_plugin.training.canaries import tossed
 from spvmia_plugin.training.config import FinetuneConfig
-from spvmia_plugin.training.finetune import UNFINISHED_NAME, finetune
+from spvmia_plugin.training.finetune import UNFINISHED_NAME, _claim, finetune
 from tests.data.builders import corpus, write_texts
 from tests.data.kinds import COMPRESS
+from tests.data.test_manifest_conversations import of_before, of_chats
 from tests.tiny import save_tiny, tiny_texts
 
 
@@ -441,3 +443,16 @@ def test_the_command_line(options: dict[str, Any]) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("--output: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_run_of_conversations_that_an_earlier_version_began_is_refused_with_the_reason(tmp_path: Path) -> None:
+    manifest = of_chats(tmp_path)
+    before = of_before(manifest, tmp_path)
+    (tmp_path / "out").mkdir()
+    write_manifest(before, tmp_path / "out" / UNFINISHED_NAME)
+    with pytest.raises(SpvmiaError, match="differs in the version that began it, which did not keep roles and tools"):
+        _claim(tmp_path / "out", manifest)
+    write_manifest(manifest, tmp_path / "out" / UNFINISHED_NAME)
+    _claim(tmp_path / "out", manifest)
+    with pytest.raises(SpvmiaError, match="differs in the data; name another"):
+        _claim(tmp_path / "out", dataclasses.replace(manifest, fingerprint="0"))

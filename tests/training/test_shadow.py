@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from spvmia_plugin.data.manifest import DataOrigin, Manifest
+from spvmia_plugin.data.manifest import Manifest
+from spvmia_plugin.data.origin import DataOrigin
 from spvmia_plugin.data.split import Packer, deal
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document
@@ -83,6 +84,17 @@ def test_nothing_used_and_nothing_there():
     assert untouched([], documents(texts(3))).documents == ()
     same = documents(texts(3))
     assert untouched(same, same).documents == ()
+
+
+def test_documents_of_the_targets_units_are_counted_by_themselves():
+    used = [dataclasses.replace(each, unit=f"u{n}") for n, each in enumerate(documents(texts(5), "target.jsonl"))]
+    others = documents([used[0].text, used[1].text, *texts(6, seed=1)])
+    found = untouched([dataclasses.replace(each, unit=f"u{n}") for n, each in enumerate(others, 1)], used)
+    assert (len(found.documents), found.units, found.same, found.near) == (4, 4, 0, 0)
+    assert found.told() == (
+        "4 of units that the target's records belong to, 0 that the target's records hold, 0 near copies of those, 0 "
+        "repeats"
+    )
 
 
 def test_a_file_that_stands_in_is_compared_as_it_was_cleaned():

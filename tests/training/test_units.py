@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,9 @@ def test_shadows_get_no_unit_of_the_target(options: dict[str, Any], tmp_path: Pa
     used = set.union(*(units_of(records) for records in manifest.records.values()))
     assert len(plan.found.documents) == 5 * (180 - len(used))
     assert units_of(plan.found.documents).isdisjoint(used)
+    assert plan.found.units == 5 * len(used)
+    with pytest.raises(SpvmiaError, match=rf"for each of 9 shadows.* with {5 * len(used)} of units that the target's"):
+        ShadowPlan.of(dataclasses.replace(config, shadows=9), manifest, load_registry(), None, lambda line: None, [])
 
 
 def test_the_command_line_and_bad_columns(options: dict[str, Any]) -> None:
