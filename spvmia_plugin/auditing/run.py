@@ -11,7 +11,7 @@ from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.fitted_on import Barred, all_barred
 from spvmia_plugin.auditing.makers import taking_part
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
-from spvmia_plugin.auditing.neighbours import check_settings
+from spvmia_plugin.auditing.neighbours import check_settings, with_changes
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
 from spvmia_plugin.auditing.progress import Progress
@@ -334,7 +334,7 @@ class Run:
         roles = {record.id: lacking(record) for record in records}
         found = {key: Neighbours((), reason=unreadable(role)) for key, role in roles.items() if role is not None}
         able = [record for record in records if record.id not in found]
-        return found | paraphrase(
+        given = paraphrase(
             able,
             made,
             self.backend,
@@ -347,6 +347,9 @@ class Run:
                 f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
             ),
         )
+        if is_foreign(made):  # our own decide that themselves: the released code's variant keeps unchanged ones
+            given = {record.id: with_changes(given[record.id], record, inputs) for record in able}
+        return found | given
 
     def _attack(self, inputs: Inputs) -> None:
         """Score the records' sequences and attack them, some records at a time."""

@@ -11,6 +11,8 @@ import pytest
 
 from spvmia_plugin import __version__, hookimpl
 from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.auditing.neighbours import with_changes
+from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
@@ -259,6 +261,66 @@ def test_numbers_of_numpy_lists_and_rounding_are_fine(tmp_path):
 
     outcome, _ = paraphrased(tmp_path, Numbers)
     assert all(each.score is not None for each in outcome.results["nearby_mia_custom"].values())
+
+
+UNCHANGED = "no paraphrase changes what the model reads"
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        lambda text: TextEdits(()),
+        lambda text: TextEdits(((3, 5, text[3:5]), (8, 8, ""))),
+        lambda text: TokenEdits((0, 7), (ord(text[0]), ord(text[7]))),
+        lambda text: EmbeddingNoise(1, -1, 0.0),
+    ],
+)
+def test_paraphrases_that_change_nothing_are_left_out(tmp_path, variant):
+    """They are as likely as the record: every one of them would score the same, and the audit would end at .5."""
+
+    class Same(Stars):
+        def made(self, text):
+            return Neighbours((variant(text.text),) * self._count, 0.1)
+
+    class Half(Stars):
+        def made(self, text):
+            changed = Stars.made(self, text).variants
+            return Neighbours((variant(text.text), *changed[:-1]), 0.1)
+
+    class Fewer(Stars):
+        def made(self, text):
+            return Neighbours(Stars.made(self, text).variants[:-1], 0.1, "one was hard")
+
+    outcome, backend = paraphrased(tmp_path, Same)
+    assert {each.reason for each in outcome.results["nearby_mia_custom"].values()} == {UNCHANGED}
+    assert outcome.details["paraphrases"]["texts"] == 0
+    assert not any(item.noise for _, item, _ in backend.scored)
+    again, _ = paraphrased(tmp_path, Same)  # from the store
+    assert again.results == outcome.results
+    half, fewer = (paraphrased(tmp_path / kind.__name__, kind)[0] for kind in (Half, Fewer))
+    assert half.results == fewer.results
+    assert half.details["paraphrases"]["texts"] == fewer.details["paraphrases"]["texts"] == 18
+
+
+def test_left_out_paraphrases_are_counted_in_the_record_s_reason():
+    data, backend = make_data(1), FakeBackend()
+    record = data.records[0]
+    some = (TextEdits(()), TextEdits(((0, 1, "*"),)), TextEdits(((0, 0, ""),)))
+    told = with_changes(Neighbours(some, 0.1, "one was hard"), record, Inputs(backend, data))
+    assert told == Neighbours(some[1:2], 0.1, "one was hard; 2 of 3 paraphrases without any change")
+    assert with_changes(told, record, Inputs(backend, data)) is told
+
+
+def test_an_edit_that_the_tokenizer_reads_alike_is_no_change():
+    class Uncased(FakeBackend):
+        def encode(self, text):
+            return super().encode(text.lower())
+
+    data = make_data(1)
+    record = data.records[0]
+    found = Neighbours((TextEdits(((0, 40, record.text.swapcase()),)),), 0.1)
+    assert with_changes(found, record, Inputs(Uncased(), data)) == Neighbours((), reason=UNCHANGED)
+    assert with_changes(found, record, Inputs(FakeBackend(), data)) is found
 
 
 def test_fewer_paraphrases_with_a_reason_are_fine(tmp_path):
