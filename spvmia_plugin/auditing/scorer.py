@@ -130,11 +130,16 @@ class Scorer:
         return stages, scored
 
     def measure(self, asked: Iterable[Request]) -> float | None:
-        """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
-        for request in sorted(asked, key=lambda request: request.role is not Role.TARGET):
-            if request.is_there:
+        """Scored tokens a second, from the first batch to do, the target's if possible; None if nothing is scored.
+
+        Where the store has all that models can be asked for by now, as of a second run with another attack, the
+        training and the scoring of a reference may be left: then a batch is computed again.
+        """
+        there = sorted((each for each in asked if each.is_there), key=lambda each: each.role is not Role.TARGET)
+        for batch in (self._signals.first_batch, self._signals.batch_again):
+            for request in there:
                 with self._progress.stage("measuring the speed") as spent:
-                    tokens = self._signals.first_batch(request)
+                    tokens = batch(request)
                 if tokens:
                     return tokens / spent.seconds
         return None

@@ -91,6 +91,19 @@ def test_a_second_run_plans_nothing(tmp_path, capsys):
     assert "measuring the speed" not in outcome.stages
 
 
+def test_a_second_run_with_another_attack_has_times(tmp_path, capsys):
+    """All of the target is stored, and a reference is left: the speed is measured on what is there, and not kept."""
+    table(tmp_path, capsys, ["loss"])
+    stages, outcome, backend = table(tmp_path, capsys, ["spv_wbc"])
+    assert stages["scoring: target"] == Planned(12, 12, 0, "")
+    assert all(stage.about for stage in stages.values() if stage.tokens)
+    assert {stage for stage, planned in stages.items() if planned.tokens} >= {"training the reference"}
+    assert outcome.stages["measuring the speed"].forward_tokens == 40
+    assert Counter(role for role, _, _ in backend.scored)[Role.TARGET] == 1
+    fresh, _ = run(tmp_path / "fresh", ["spv_wbc"], data=DATA)
+    assert outcome.results == fresh.results
+
+
 class Killed(Exception):
     pass
 
