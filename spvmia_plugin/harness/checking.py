@@ -171,6 +171,7 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
     with _backend(command, task) as backend, open_store(task.settings) as store:
         run = Run(job, backend, task.registry, store, quiet=True)
         check_run(run)
+        run.check_prompts()
         has_tokens = command.model not in SERVED or backend.features_of(Role.TARGET).logprobs
         if has_tokens:
             told = check_tokenisation(data, chosen, backend.encode, backend.frame(""))
@@ -226,7 +227,9 @@ def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
     """
     if command.model in (*LOCAL_MODELS, *ENGINES):
         kept = _KEPT.get(str(command.model), 0)
-        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model, kept=kept)
+        # Under an engine the first process trains alone, whoever launched it.
+        processes = command.processes if command.model in LOCAL_MODELS else 1
+        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model, kept=kept, processes=processes)
         if command.model in ENGINES:
             _check_engine(command, target)
         yield target

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("lm_eval", "lm-eval", "spvmia", "spvmia_plugin")
 """What runs the harness's command line. `spvmia run` has the harness's own `run` behind it."""
+_PROCESSES = ("nproc_per_node", "num_processes")
+"""What torchrun and accelerate call the number of processes, with lines or hyphens."""
 _MODULE_FLAGS = ("-m", "--module")
 """Of Python, accelerate and torchrun: the word after it is a module to run."""
 _EXPECTED = (
@@ -48,6 +51,7 @@ class Command:
         include: folders of `--include_path`.
         device: `--device`, or the one that the harness takes where there is none.
         output: `--output_path`.
+        processes: how many processes the launcher before the program was told to start; 1 where it was told nothing.
     """
 
     model: str
@@ -59,6 +63,7 @@ class Command:
     include: Sequence[str]
     device: str
     output: str | None
+    processes: int = 1
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Command:
@@ -74,8 +79,8 @@ class Command:
         from lm_eval.__main__ import HarnessCLI
         from lm_eval.config.evaluate_config import EvaluatorConfig
 
-        own_argv = sys.argv
-        sys.argv = ["lm_eval", "run", *options_of_run(words)]
+        own_argv, of_run = sys.argv, options_of_run(words)
+        sys.argv = ["lm_eval", "run", *of_run]
         try:
             options: argparse.Namespace = HarnessCLI().parse_args()
             read = EvaluatorConfig.from_cli(options)
@@ -101,6 +106,7 @@ class Command:
             include=[] if read.include_path is None else [str(read.include_path)],
             device=str(read.device or DEVICE),
             output=read.output_path,
+            processes=_launched(words[: len(words) - len(of_run)]),
         )
 
 
@@ -133,6 +139,15 @@ def _after_program(words: list[str]) -> list[str]:
     if not named:
         raise SpvmiaError(f"lm_eval: {_EXPECTED}, got {words[0]!r} without lm_eval")
     return words[next(iter(as_module or named)) + 1 :]
+
+
+def _launched(words: Sequence[str]) -> int:
+    """How many processes a launcher's words ask for; 1 where they leave it to the machine (`--nproc_per_node gpu`)."""
+    options = [part for word in words for part in word.split("=", 1)]
+    for option, value in pairwise(options):
+        if option.replace("-", "_").strip("_") in _PROCESSES and value.isdecimal():
+            return max(int(value), 1)
+    return 1
 
 
 def _samples(given: object) -> Mapping[str, Sequence[int]] | None:

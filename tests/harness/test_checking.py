@@ -80,7 +80,7 @@ def test_a_precision_that_this_cpu_is_slow_in_is_told(check, monkeypatch, dtype,
 
 @pytest.mark.parametrize(("most", "said"), [(8, True), (None, False)])
 def test_records_beyond_the_context_are_told(check, most, said):
-    result = check(metadata={"mia_max_length": most})
+    result = check(metadata={"mia_max_length": most, "mia_prompt_tokens": 4})
     assert result.exit_code == 0, told(result)
     assert ("exceed the model's context of 8 tokens" in " ".join(told(result).split())) == said
 
@@ -274,6 +274,7 @@ def without(path, folder, pattern):
     return str(copy)
 
 
+TWO = ("torchrun", "--nproc_per_node", "2", "-m", "lm_eval")
 BROKEN = {
     "members": (lambda t: {"metadata": {"mia_members": "nowhere.jsonl"}}, "mia_members: .*nowhere.jsonl"),
     "option": (lambda t: {"metadata": {"mia_self_promts": 3}}, "mia_self_promts.*mia_self_prompts"),
@@ -312,6 +313,14 @@ BROKEN = {
     ),
     "column": (lambda t: {"metadata": {"mia_text_column": "note"}}, "note"),
     "reference": (lambda t: {"metadata": {"mia_reference": "nowhere"}}, "mia_reference: .*nowhere"),
+    "prompts": (
+        lambda t: {"metadata": {"mia_prompt_tokens": 1000}},
+        "mia_prompts: expected documents of at least 1000 tokens to prompt with, got 30",
+    ),
+    "processes": (
+        lambda t: {"own": TWO, "metadata": {"mia_reference_parallel": True, "mia_reference_batch": 3}},
+        "mia_reference_batch: expected a multiple of the 2 processes that share it, got 3",
+    ),
 }
 
 
@@ -324,11 +333,24 @@ def test_what_the_run_would_fail_by(name, check, base, adapter, files, tmp_path)
     other = str(save_tiny(tmp_path / "other", ["another language altogether"] * 50)) if name == "other base" else None
     change, message = BROKEN[name]
     known = {"base": base, "adapter": adapter, "files": files, "tmp": tmp_path, "other": other}
-    result = check(**change(known))
+    changes = change(known)
+    result = check(*changes.pop("own", ()), **changes)
     assert result.exit_code == 1, told(result)
     last = result.stderr.strip().splitlines()[-1]
     assert re.search(message, last), last
     assert "Traceback" not in told(result)
+
+
+def test_processes_that_train_together_have_their_share_of_the_plan(check):
+    def tokens(*own):
+        options = {"mia_reference_parallel": True, "mia_reference_batch": 4}
+        result = check("--json", *own, tasks="spv_wbc_mia_custom", metadata=options)
+        assert result.exit_code == 0, told(result)
+        return {stage["name"]: stage["tokens"] for stage in json.loads(result.stdout)["audits"][0]["plan"]}
+
+    alone, shared = tokens(), tokens(*TWO)
+    assert shared.pop("training the reference") == alone.pop("training the reference") // 2
+    assert shared == alone
 
 
 def test_with_no_task_of_ours_it_says_so(check):
