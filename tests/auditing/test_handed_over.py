@@ -186,6 +186,56 @@ def test_a_reference_that_is_none_is_refused_by_the_plugin_s_name_and_not_kept(t
     assert outcome.plugins == {"trainer": "unknown"}
 
 
+def test_a_reference_that_cannot_be_loaded_is_refused_by_the_plugin_s_name_and_not_kept(tmp_path):
+    """Nor is one that an earlier version took for good."""
+    registry = load_registry(entry_points=False)
+    trained = []
+
+    def spvmia_train_reference(output_dir):
+        trained.append(output_dir)
+        (output_dir / "x.txt").write_text("hello")
+        return {"loss": 1.0}
+
+    class Strict(FakeBackend):
+        def load_reference(self, role, path):
+            if accepts is None:
+                raise SpvmiaError(f"mia_reference: expected a tokenizer, got {role.value}'s; give another path")
+            super().load_reference(role, path)
+
+    def audited():
+        return run(tmp_path, ["spv_ez"], data=make_data(3), backend=Strict(), registry=registry)[0]
+
+    registry.manager.register(SimpleNamespace(spvmia_train_reference=hookimpl(spvmia_train_reference)), name="trainer")
+    message = (
+        r"^spvmia_train_reference: expected a reference in output_dir that can be loaded, got another \(mia_reference: "
+        r"expected a tokenizer, got reference's\); correct the plugin \(trainer\)$"
+    )
+    for _ in range(2):  # a second run trains again
+        accepts = None
+        with pytest.raises(SpvmiaError, match=message):
+            audited()
+    accepts = "all"
+    audited()
+    assert len(trained) == 3
+    accepts = None
+    with pytest.raises(SpvmiaError, match=message):  # it is in the store
+        audited()
+    accepts = "all"
+    audited()
+    assert len(trained) == 4
+
+
+def test_our_own_reference_that_cannot_be_loaded_stays(tmp_path):
+    class Refusing(FakeBackend):
+        def load_reference(self, role, path):
+            raise SpvmiaError("mia_reference: no memory; close something")
+
+    with pytest.raises(SpvmiaError, match=r"^mia_reference: no memory; close something$"):
+        run(tmp_path, ["spv_ez"], data=make_data(3), backend=Refusing())
+    _, again = run(tmp_path, ["spv_ez"], data=make_data(3))
+    assert not again.trained
+
+
 def edits(*spans):
     return Neighbours((TextEdits(spans),) * 4, 0.1)
 
