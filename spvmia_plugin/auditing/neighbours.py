@@ -18,7 +18,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbour, Neighbours, Perturbation, TextEdits, TokenEdits
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import View
-from spvmia_plugin.util.handed_over import ROUNDING, is_whole_number
+from spvmia_plugin.util.handed_over import ROUNDING, is_unicode, is_whole_number
 from spvmia_plugin.util.strict_json import is_number
 
 _SEEDS = 2**63
@@ -132,6 +132,8 @@ def _wrong_spans(spans: Any, length: int) -> tuple[str, str] | None:
             return expected, f"({', '.join(type(part).__name__ for part in span)})"
         if not last <= start <= end <= length:
             return expected, f"one from {start} to {end}, after {last}"
+        if not is_unicode(replacement):
+            return "replacements in valid Unicode", "half a surrogate pair"
         last = end
     return None
 

@@ -16,6 +16,7 @@ from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
+from spvmia_plugin.records import Conversation
 from spvmia_plugin.signals import Need, Role, Unscored, View
 from tests.auditing.fakes import FakeBackend, make_data
 from tests.auditing.test_run import run
@@ -126,6 +127,9 @@ def with_texts(tmp_path, texts, *, told=None):
     return run(tmp_path, ["spv_ez"], data=make_data(3), registry=registry)[0]
 
 
+SPELT_OUT = Conversation(({"role": "user", "content": "hello\ud800"},)).to_text()
+
+
 @pytest.mark.parametrize(
     ("texts", "told", "got"),
     [
@@ -136,6 +140,9 @@ def with_texts(tmp_path, texts, *, told=None):
         ([], None, "none"),
         (["one", None, "three", None], None, "None for 2 of 4 that are not there yet"),
         (["one", None], {0: "one"}, "None for 1 of 2 that are not there yet"),
+        (["one", "two\ud800"], None, "half a surrogate pair in one, which is no valid Unicode"),
+        ([SPELT_OUT], None, "half a surrogate pair in one, which is no valid Unicode"),
+        ([], {0: "two\udfff"}, "half a surrogate pair in one, which is no valid Unicode"),
         (["one"], {0: 3}, "int among them"),
         (["one"], ["one"], r"list for on_done, which takes \{position: text\}"),
         (["one"], {"0": "one"}, "a text at another position than a whole number >= 0: str"),
@@ -266,6 +273,7 @@ RATE = "a mask_rate from 0 to 1, or NaN"
         (edits("abc"), SPANS, "str"),
         (edits((5, 6.0, None)), SPANS, r"\(int, float, NoneType\)"),
         (Neighbours((TextEdits(3),) * 4, 0.1), SPANS, "int"),
+        (edits((5, 6, "x"), (6, 7, "y\ud800")), "replacements in valid Unicode", "half a surrogate pair"),
         (replaced((40,), (3,)), TOKENS, "40"),
         (replaced((-1,), (3,)), TOKENS, "-1"),
         (replaced((1, 2), (3,)), TOKENS, "2 and 1"),
