@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
-from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.harness.enable import no_old_news, tasks_folder
 from spvmia_plugin.harness.task import DEVICE, AuditTask
 from spvmia_plugin.util.files import as_path
 
@@ -51,6 +51,7 @@ class Command:
         include: folders of `--include_path`.
         device: `--device`, or the one that the harness takes where there is none.
         output: `--output_path`.
+        predict_only: `--predict_only`.
         processes: how many processes the launcher before the program was told to start; 1 where it was told nothing.
     """
 
@@ -63,6 +64,7 @@ class Command:
     include: Sequence[str]
     device: str
     output: str | None
+    predict_only: bool = False
     processes: int = 1
 
     @classmethod
@@ -106,6 +108,7 @@ class Command:
             include=[] if read.include_path is None else [str(read.include_path)],
             device=str(read.device or DEVICE),
             output=read.output_path,
+            predict_only=bool(read.predict_only),
             processes=_launched(words[: len(words) - len(of_run)]),
         )
 
@@ -222,9 +225,10 @@ def our_tasks(command: Command) -> tuple[list[AuditTask], list[str]]:
 
     folder = tasks_folder()
     folders = [str(folder), *(path for path in command.include if Path(path).resolve() != folder.resolve())]
-    manager = TaskManager(
-        metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
-    )
+    with no_old_news():
+        manager = TaskManager(
+            metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
+        )
     others: list[str] = []
     ours = [spec for word in command.tasks for spec in _meant(word, command, manager, others)]
     try:

@@ -163,6 +163,10 @@ def test_another_number_of_self_prompts_is_told(tmp_path):
         "a plugin gave 3 self-prompts for the reference, and mia_self_prompts asks for 6: with fewer texts a reference "
         "calibrates less"
     )
+    more = with_texts(tmp_path / "more", [f"text {i}" for i in range(12)])
+    assert [note for note in more.notes if "self-prompts" in note] == [
+        "a plugin gave 12 self-prompts for the reference, and mia_self_prompts asks for 6"
+    ]
     asked = with_texts(tmp_path / "all", [f"text {i}" for i in range(6)])
     assert not [note for note in asked.notes if "self-prompts" in note]
 
