@@ -187,7 +187,7 @@ class StoredSignals:
         return keys
 
 
-def _kth_of(request: Request) -> dict[str, int]:
+def _kth_of(request: Request) -> dict[str, Any]:
     return {"kth": request.kth} if request.kth else {}  # which not every backend knows of
 
 
