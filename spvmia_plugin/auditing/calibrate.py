@@ -92,7 +92,7 @@ class Calibration:
     def is_foreign(self) -> bool:
         """Whether a plugin makes the self-prompts or the reference, and so what is said of them."""
         hooks = ("spvmia_self_prompt", "spvmia_train_reference")
-        return not all(is_ours(name) for hook in hooks for name in self._registry.implementers(hook))
+        return not all(map(self._is_ours, hooks))
 
     def check(self) -> None:
         """Make sure that a reference could be trained, before anything is sampled for it.
@@ -102,7 +102,7 @@ class Calibration:
                 several references are asked for; or it cannot be trained by several processes, as was asked.
         """
         self._backend.check_training()
-        ours = all(map(is_ours, self._registry.implementers("spvmia_train_reference")))
+        ours = self._is_ours("spvmia_train_reference")
         if self._config.references > 1 and ours and not takes(self._backend.train_reference, "seed"):
             raise SpvmiaError(
                 "mia_references: expected a backend that trains each reference by a seed of its own, got "
@@ -166,7 +166,7 @@ class Calibration:
         Raises:
             SpvmiaError: as `training.self_prompt.self_prompt`.
         """
-        if self.way == "prefix" and all(map(is_ours, self._registry.implementers("spvmia_self_prompt"))):
+        if self.way == "prefix" and self._is_ours("spvmia_self_prompt"):
             beginnings(self._backend, self._prompts(1), self._config)
 
     def _prompts(self, nth: int) -> Sequence[Document]:
@@ -206,7 +206,7 @@ class Calibration:
 
     def _tell(self, trained: TrainingTexts, nth: int) -> None:
         """Describe the self-prompts, and refuse those that are too alike: the corpus stays in the store."""
-        known = self.way == "prefix" and all(map(is_ours, self._registry.implementers("spvmia_self_prompt")))
+        known = self.way == "prefix" and self._is_ours("spvmia_self_prompt")
         heads = beginnings(self._backend, self._prompts(nth), self._config) if known else None
         written = Written.of(trained, self.way, heads)
         self.self_prompts_told = written.told(trained.lengths(self._backend))
@@ -378,8 +378,35 @@ class Calibration:
                 folder = self._agree(self._store.commit_folder("references", key) if first else None)
                 record = {"trained": True, **told}
                 self._on_done(name, 1.0)
-        self._backend.load_reference(role, str(folder))
+        self._load(role, key, folder)
         return {**record, "folder": folder.name}
+
+    def _load(self, role: Role, key: str, folder: Path) -> None:
+        """Put a reference that was trained behind its role. One of a plugin that is none is not kept.
+
+        Raises:
+            SpvmiaError: as `Backend.load_reference`, by the plugin's name where it may have written the reference.
+        """
+        try:
+            self._backend.load_reference(role, str(folder))
+        except SpvmiaError as error:
+            if self._is_ours("spvmia_train_reference"):
+                raise
+            why = str(error).rpartition("; ")[0] or str(error)  # without what to do about an option
+        else:
+            return
+        if self._first:
+            with self._store.lock(key):
+                self._store.drop_folder("references", key)
+        raise self._not_trained(f"a reference in output_dir that can be loaded, got another ({why})")
+
+    def _not_trained(self, wrong: str) -> SpvmiaError:
+        makers = self._registry.implementers("spvmia_train_reference")
+        return SpvmiaError(f"spvmia_train_reference: expected {wrong}; {to_correct(makers)}")
+
+    def _is_ours(self, hook: str) -> bool:
+        """Whether nobody but we implement a hook."""
+        return all(map(is_ours, self._registry.implementers(hook)))
 
     def _checked(self, told: object, work: Path) -> dict[str, object]:
         """What is said of a reference by what trained it, which may be a plugin.
@@ -400,8 +427,7 @@ class Calibration:
         if self._first and not any(work.iterdir()):
             wrong = "a reference in output_dir, got nothing there"
         if wrong is not None:
-            makers = self._registry.implementers("spvmia_train_reference")
-            raise SpvmiaError(f"spvmia_train_reference: expected {wrong}; {to_correct(makers)}")
+            raise self._not_trained(wrong)
         return record
 
     @property

@@ -1,17 +1,24 @@
-"""Paraphrases as a plugin hands them over: checked once, before they are kept, in words that name it and no text."""
+"""Paraphrases as a plugin hands them over: checked once, before they are kept, in words that name it and no text.
+
+What they are worth shows when a model is to read them: one that reads as the record itself is none.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from spvmia_plugin.auditing.sequences import Counted, Inputs
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, Perturbation, TextEdits, TokenEdits
-from spvmia_plugin.util.handed_over import ROUNDING, is_whole_number
+from spvmia_plugin.protocols import EmbeddingNoise, Neighbour, Neighbours, Perturbation, TextEdits, TokenEdits
+from spvmia_plugin.records import Record
+from spvmia_plugin.signals import View
+from spvmia_plugin.util.handed_over import ROUNDING, is_unicode, is_whole_number
 from spvmia_plugin.util.strict_json import is_number
 
 _SEEDS = 2**63
@@ -87,6 +94,30 @@ def check_neighbours(
             raise _refused(perturbation, "neighbours", *wrong)
 
 
+def with_changes(found: Neighbours, record: Record, inputs: Inputs) -> Neighbours:
+    """A record's paraphrases without those that a model reads as the record itself, which the reason counts.
+
+    Such a one is as likely as the record: alone it scores every record the same, among others it takes their score
+    towards that. It is found by its tokens: an edit may put the same words back, or what the tokenizer or a chat
+    template reads alike (case, blanks at the ends).
+    """
+    own = inputs.of(record, View.TEXT)
+    kept = tuple(each for each in found.variants if not _is_unchanged(each, own, record, inputs))
+    if len(kept) == len(found.variants):
+        return found
+    if not kept:
+        return Neighbours((), reason="no paraphrase changes what the model reads")
+    left_out = f"{len(found.variants) - len(kept)} of {len(found.variants)} paraphrases without any change"
+    return replace(found, variants=kept, reason="; ".join(filter(None, (found.reason, left_out))))
+
+
+def _is_unchanged(variant: Neighbour, own: Counted | str, record: Record, inputs: Inputs) -> bool:
+    if isinstance(variant, EmbeddingNoise):
+        return variant.scale == 0
+    made = inputs.neighbour(record, variant)
+    return isinstance(made, Counted) and isinstance(own, Counted) and made.item == own.item
+
+
 def _wrong_spans(spans: Any, length: int) -> tuple[str, str] | None:
     """What was expected of replaced spans of a text of so many characters, and what they are instead."""
     expected = f"spans (start, end, replacement), ascending and disjoint in the {length} characters of a text"
@@ -101,6 +132,8 @@ def _wrong_spans(spans: Any, length: int) -> tuple[str, str] | None:
             return expected, f"({', '.join(type(part).__name__ for part in span)})"
         if not last <= start <= end <= length:
             return expected, f"one from {start} to {end}, after {last}"
+        if not is_unicode(replacement):
+            return "replacements in valid Unicode", "half a surrogate pair"
         last = end
     return None
 

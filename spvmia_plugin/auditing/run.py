@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -11,7 +12,7 @@ from spvmia_plugin.auditing.calibrate import Calibration, prompting
 from spvmia_plugin.auditing.fitted_on import Barred, all_barred
 from spvmia_plugin.auditing.makers import taking_part
 from spvmia_plugin.auditing.masks import CHECKED, IN_WORDS, MaskCheck, Scored
-from spvmia_plugin.auditing.neighbours import check_settings
+from spvmia_plugin.auditing.neighbours import check_settings, with_changes
 from spvmia_plugin.auditing.outcome import Outcome, Results, blind_scores, score_records
 from spvmia_plugin.auditing.plan import Planner, Stage, added, reference_stages, render, shorter_by, shortfall
 from spvmia_plugin.auditing.progress import Progress
@@ -113,6 +114,7 @@ class Run:
         self._maker = registry.registered_by("perturbations", audit.config.perturbation)
         self._barred: Mapping[str, Barred] = {}
         self._unmade = 0  # records that the plan found no paraphrases of
+        self._lacking: dict[str, Counter[str]] = {}  # by attack, reasons and records that it will not score
         self._beyond = 0  # records longer than the model's context, counted with the plan
         self._batches = FittingBatches(self.backend, store)
         self._quotes = Quotes(lambda: [text for _, text in audit.data.texts()])
@@ -245,9 +247,10 @@ class Run:
                     if role is Role.REFERENCE:  # those of further ones are drawn from the same target
                         self.outcome.details["self_prompts"] = asdict(told)
                     if (asked := self.audit.config.self_prompts) != told.texts:
+                        fewer = ": with fewer texts a reference calibrates less" if told.texts < asked else ""
                         self.outcome.notes.append(
                             f"a plugin gave {told.texts} self-prompts for the {name}, and mia_self_prompts asks for "
-                            f"{asked}: with fewer texts a reference calibrates less"
+                            f"{asked}{fewer}"
                         )
                     if told.distinct < LEAST_DISTINCT:  # mia_allow_degenerate
                         self.outcome.notes.append(
@@ -334,7 +337,7 @@ class Run:
         roles = {record.id: lacking(record) for record in records}
         found = {key: Neighbours((), reason=unreadable(role)) for key, role in roles.items() if role is not None}
         able = [record for record in records if record.id not in found]
-        return found | paraphrase(
+        given = paraphrase(
             able,
             made,
             self.backend,
@@ -347,6 +350,9 @@ class Run:
                 f"paraphrases ({made.name})", count / self._unmade if self._unmade else 0.0
             ),
         )
+        if is_foreign(made):  # our own decide that themselves: the released code's variant keeps unchanged ones
+            given = {record.id: with_changes(given[record.id], record, inputs) for record in able}
+        return found | given
 
     def _attack(self, inputs: Inputs) -> None:
         """Score the records' sequences and attack them, some records at a time."""
@@ -447,12 +453,14 @@ class Run:
 
     def foresee(self) -> list[Stage]:
         """The stages of the plan, after `check`, without asking a model for anything."""
-        return self._plan(Inputs(self.backend, self.audit.data, self._shots, probes=self._probes))[0]
+        seed = self.audit.config.seed
+        return self._plan(Inputs(self.backend, self.audit.data, self._shots, probes=self._probes, seed=seed))[0]
 
     def _plan(self, inputs: Inputs) -> tuple[list[Stage], list[Request]]:
         """The stages of the plan, and what is scored first."""
         audit, perturbation = self.audit, self._perturbation
         tokens, of_parts, self._beyond = 0, list[Stage](), 0
+        self._lacking.clear()
         first: list[Request] = []
         for number, (part, _) in enumerate(self._parts()):
             lengths = {record.id: self._length(record, inputs) for record in part}
@@ -468,6 +476,10 @@ class Run:
                 of_parts.append(planner.paraphrases(perturbation))
             stages, asked = self._scorer.foresee(planner, part, inputs, stored, first=not number)
             of_parts += stages
+            for attack in audit.attacks.values():
+                # One that sees all records at once may do without a part of what it asks for.
+                if not isinstance(attack, (BlindAttack, AuditAttack)):
+                    self._lacking.setdefault(attack.name, Counter()).update(self._scorer.lacking(attack.needs))
             first = first if number else asked
             inputs.forget()
         mean = tokens / max(len(audit.records), 1)
@@ -503,6 +515,16 @@ class Run:
             f"{long} of {len(self.audit.records)} records exceed the model's context of {most} tokens: their scores "
             f"will be less comparable than those of records cut there ({cut}={most})"
         ]
+
+    def without_score(self) -> list[str]:
+        """What the plan knows of records that single attacks will not score."""
+        total = len(self.audit.records)
+        told = []
+        for name, reasons in self._lacking.items():
+            many = "none" if (lost := reasons.total()) == total else f"{total - lost:,}"
+            why = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
+            told += [f"{name} has something to score in {many} of {total:,} records ({why})"] if lost else []
+        return told
 
     def _is_scored(self) -> bool:
         """Whether any model's log-probabilities are asked for."""

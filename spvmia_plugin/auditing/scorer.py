@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 
@@ -20,7 +21,7 @@ from spvmia_plugin.auditing.stored import StoredSignals
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Backend, Neighbours, ScoreInput
 from spvmia_plugin.records import Record
-from spvmia_plugin.signals import WRITTEN, RecordSignals, Role, TokenSignals, View
+from spvmia_plugin.signals import WRITTEN, Need, RecordSignals, Role, TokenSignals, View
 from spvmia_plugin.store.store import Store
 
 
@@ -129,12 +130,31 @@ class Scorer:
             self._signals.forget()
         return stages, scored
 
+    def lacking(self, needs: Iterable[Need]) -> Counter[str]:
+        """Why an attack will not score records of the part that was foreseen last, and how many of them.
+
+        Records that no attack scores, for they are not read at all, are left out.
+        """
+        needs = sorted(needs, key=lambda need: (need.role.value, need.view.value))
+        players = [self._standing.players[need.role] for need in needs if need.role in self._standing.players]
+        if absent := next((player for player in players if player.model is None), None):
+            return Counter({str(self._standing.refusal(absent)): len(self._sheets)})
+        views = list(dict.fromkeys(need.view for need in needs if need.view not in WRITTEN))
+        read = [sheet for sheet in self._sheets.values() if views and sheet.lacks(View.TEXT) is None]
+        reasons = (next(filter(None, map(sheet.lacks, views)), None) for sheet in read)
+        return Counter(reason for reason in reasons if reason is not None)
+
     def measure(self, asked: Iterable[Request]) -> float | None:
-        """Scored tokens a second, from the first batch to do, the target's if possible; None if there is none."""
-        for request in sorted(asked, key=lambda request: request.role is not Role.TARGET):
-            if request.is_there:
+        """Scored tokens a second, from the first batch to do, the target's if possible; None if nothing is scored.
+
+        Where the store has all that models can be asked for by now, as of a second run with another attack, the
+        training and the scoring of a reference may be left: then a batch is computed again.
+        """
+        there = sorted((each for each in asked if each.is_there), key=lambda each: each.role is not Role.TARGET)
+        for batch in (self._signals.first_batch, self._signals.batch_again):
+            for request in there:
                 with self._progress.stage("measuring the speed") as spent:
-                    tokens = self._signals.first_batch(request)
+                    tokens = batch(request)
                 if tokens:
                     return tokens / spent.seconds
         return None

@@ -14,7 +14,7 @@ from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData, Conversation, Document, Rendered
-from spvmia_plugin.util.handed_over import is_whole_number
+from spvmia_plugin.util.handed_over import is_unicode, is_whole_number
 
 LEAST_DISTINCT = 0.5
 """A reference on texts of which fewer differ has learnt a few of them by heart, and calibrates nothing."""
@@ -71,6 +71,9 @@ def check_batch(batch: Any, makers: Iterable[str]) -> None:
             raise _refused(f"a text at another position than a whole number >= 0: {type(position).__name__}", makers)
         if not isinstance(text, str):
             raise _refused(f"{type(text).__name__} among them", makers)
+        held = _conversation(text)  # as JSON, which spells what no text may hold
+        if not all(map(is_unicode, (text, *(held.contents() if held is not None else ())))):
+            raise _refused("half a surrogate pair in one, which is no valid Unicode", makers)
 
 
 def _refused(got: str, makers: Iterable[str]) -> SpvmiaError:

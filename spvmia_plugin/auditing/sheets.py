@@ -60,6 +60,15 @@ class Sheet:
                 found.append(of_view.item)
         return found
 
+    def lacks(self, view: View) -> str | None:
+        """Why there is no sequence of a view, as far as shows before any model is asked; None if there is one."""
+        if view in _APART or view is View.NEIGHBOURS:
+            return None
+        if view is View.PROBED:
+            return self._probed if not self._probes() and isinstance(self._probed, str) else None
+        found = self._sequence(view)
+        return found if isinstance(found, str) else None
+
     def fill(self, role: Role, views: Iterable[View], found: Mapping[ScoreInput, TokenSignals]) -> None:
         """Take from `found` what a role's views of this record are."""
         for view in views:

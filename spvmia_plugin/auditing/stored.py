@@ -113,14 +113,33 @@ class StoredSignals:
         missing = [i for i in range(len(inputs)) if i not in found]
         if not missing:
             return 0
-        # A ReCaLL prefix is read once for many: what follows it says little about the others' speed.
-        shortest = min(len(inputs[i].context_ids) for i in missing)
-        missing = [i for i in missing if len(inputs[i].context_ids) == shortest]
-        missing.sort(key=lambda i: len(inputs[i].token_ids), reverse=True)  # backends begin with the longest
-        first = set(missing[: self._backend.at_once])
+        first = set(self._first(inputs, missing))
         before = self._backend.cost(model).forward_tokens
         self._compute(request, keys, set(found), set(range(len(inputs))) - first, None)
         return self._backend.cost(model).forward_tokens - before
+
+    def batch_again(self, request: Request) -> int:
+        """Compute of a request as much as `first_batch` would if nothing was stored, and keep none of it.
+
+        For a speed where all is stored that can be asked for: what is kept stays as the run that made it has it.
+
+        Returns:
+            Tokens that went through the model, 0 if there is nothing to score.
+        """
+        inputs = [request.inputs[i] for i in self._first(request.inputs, range(len(request.inputs)))]
+        before = self._backend.cost(request.model).forward_tokens
+        self._backend.score(
+            request.model, inputs, moments=request.moments, on_done=lambda batch: None, **_kth_of(request)
+        )
+        return self._backend.cost(request.model).forward_tokens - before
+
+    def _first(self, inputs: Sequence[ScoreInput], among: Sequence[int]) -> list[int]:
+        """Of these positions those of the batch that is computed first."""
+        # A ReCaLL prefix is read once for many: what follows it says little about the others' speed.
+        shortest = min(len(inputs[i].context_ids) for i in among)
+        alike = [i for i in among if len(inputs[i].context_ids) == shortest]
+        alike.sort(key=lambda i: len(inputs[i].token_ids), reverse=True)  # backends begin with the longest
+        return alike[: self._backend.at_once]
 
     def _compute(
         self, request: Request, keys: Sequence[str], had: Set[int], done: Set[int], bar: Bar | None
@@ -144,8 +163,9 @@ class StoredSignals:
                     self._on_scored(request.role, sum(tokens[i] for i in batch if i not in done))
                 bar.update(sum(i not in done for i in batch))
 
-        more = {"kth": request.kth} if request.kth else {}  # which not every backend knows of
-        computed = self._backend.score(request.model, inputs, moments=request.moments, on_done=keep, done=done, **more)
+        computed = self._backend.score(
+            request.model, inputs, moments=request.moments, on_done=keep, done=done, **_kth_of(request)
+        )
         return {inputs[i]: signals for i, signals in enumerate(computed) if signals is not None}
 
     def _load(self, keys: list[str], moments: bool) -> dict[int, TokenSignals]:
@@ -165,6 +185,10 @@ class StoredSignals:
                 key = names[item] = name_of(item)
             keys.append(key)
         return keys
+
+
+def _kth_of(request: Request) -> dict[str, Any]:
+    return {"kth": request.kth} if request.kth else {}  # which not every backend knows of
 
 
 def read(inputs: Sequence[ScoreInput]) -> list[int]:

@@ -171,6 +171,7 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
     with _backend(command, task) as backend, open_store(task.settings) as store:
         run = Run(job, backend, task.registry, store, quiet=True)
         check_run(run)
+        run.check_prompts()
         has_tokens = command.model not in SERVED or backend.features_of(Role.TARGET).logprobs
         if has_tokens:
             told = check_tokenisation(data, chosen, backend.encode, backend.frame(""))
@@ -181,11 +182,12 @@ def _checked(command: Command, tasks: Sequence[AuditTask], *, show_text: bool) -
         first = {"id": chosen[0].id, "reason": "its text is sent, and no token scored"}
         first = _read(chosen[0], inputs, decode) if has_tokens else first
         counts = _counts(task, chosen, inputs, scored=has_tokens)
-        notes = [*backend.notes, *(run.beyond_context() if has_tokens else ())]
+        notes = [*backend.notes, *(run.beyond_context() if has_tokens else ()), *run.without_score()]
         rate, slow = None, backend.slow
         if isinstance(backend, UnloadedTarget):
             rate, slow = backend.estimated_rate(command.device), backend.of_precision(command.device)
         notes += [slow] if slow else []
+        notes += [_WITHOUT_NUMBERS] if command.predict_only else []
     documents = {side: len({r.cluster for r in chosen if r.is_member is side}) for side in (True, False)}
     on_model = sum(not isinstance(attack, BlindAttack) for attack in attacks.values())
     return Checked(
@@ -226,7 +228,9 @@ def _backend(command: Command, task: AuditTask) -> Iterator[Backend]:
     """
     if command.model in (*LOCAL_MODELS, *ENGINES):
         kept = _KEPT.get(str(command.model), 0)
-        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model, kept=kept)
+        # Under an engine the first process trains alone, whoever launched it.
+        processes = command.processes if command.model in LOCAL_MODELS else 1
+        target = UnloadedTarget(_as_of_hf(command), task.settings, task.base_model, kept=kept, processes=processes)
         if command.model in ENGINES:
             _check_engine(command, target)
         yield target
@@ -298,6 +302,7 @@ def _counts(task: AuditTask, chosen: Sequence[Record], inputs: Inputs, *, scored
     return found
 
 
+_WITHOUT_NUMBERS = "--predict_only: a run with it has no numbers, and no report is made of it; leave the option out"
 OF_OPTION, OF_MANIFEST = "mia_nonmembers", "the manifest's non-members"
 
 

@@ -12,11 +12,12 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spvmia_plugin.errors import SpvmiaError, did_you_mean, reason_of
-from spvmia_plugin.harness.enable import tasks_folder
+from spvmia_plugin.harness.enable import no_old_news, tasks_folder
 from spvmia_plugin.harness.task import DEVICE, AuditTask
 from spvmia_plugin.util.files import as_path
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("lm_eval", "lm-eval", "spvmia", "spvmia_plugin")
 """What runs the harness's command line. `spvmia run` has the harness's own `run` behind it."""
+_PROCESSES = ("nproc_per_node", "num_processes")
+"""What torchrun and accelerate call the number of processes, with lines or hyphens."""
 _MODULE_FLAGS = ("-m", "--module")
 """Of Python, accelerate and torchrun: the word after it is a module to run."""
 _EXPECTED = (
@@ -48,6 +51,8 @@ class Command:
         include: folders of `--include_path`.
         device: `--device`, or the one that the harness takes where there is none.
         output: `--output_path`.
+        predict_only: `--predict_only`.
+        processes: how many processes the launcher before the program was told to start; 1 where it was told nothing.
     """
 
     model: str
@@ -59,6 +64,8 @@ class Command:
     include: Sequence[str]
     device: str
     output: str | None
+    predict_only: bool = False
+    processes: int = 1
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Command:
@@ -74,8 +81,8 @@ class Command:
         from lm_eval.__main__ import HarnessCLI
         from lm_eval.config.evaluate_config import EvaluatorConfig
 
-        own_argv = sys.argv
-        sys.argv = ["lm_eval", "run", *options_of_run(words)]
+        own_argv, of_run = sys.argv, options_of_run(words)
+        sys.argv = ["lm_eval", "run", *of_run]
         try:
             options: argparse.Namespace = HarnessCLI().parse_args()
             read = EvaluatorConfig.from_cli(options)
@@ -101,6 +108,8 @@ class Command:
             include=[] if read.include_path is None else [str(read.include_path)],
             device=str(read.device or DEVICE),
             output=read.output_path,
+            predict_only=bool(read.predict_only),
+            processes=_launched(words[: len(words) - len(of_run)]),
         )
 
 
@@ -133,6 +142,15 @@ def _after_program(words: list[str]) -> list[str]:
     if not named:
         raise SpvmiaError(f"lm_eval: {_EXPECTED}, got {words[0]!r} without lm_eval")
     return words[next(iter(as_module or named)) + 1 :]
+
+
+def _launched(words: Sequence[str]) -> int:
+    """How many processes a launcher's words ask for; 1 where they leave it to the machine (`--nproc_per_node gpu`)."""
+    options = [part for word in words for part in word.split("=", 1)]
+    for option, value in pairwise(options):
+        if option.replace("-", "_").strip("_") in _PROCESSES and value.isdecimal():
+            return max(int(value), 1)
+    return 1
 
 
 def _samples(given: object) -> Mapping[str, Sequence[int]] | None:
@@ -207,9 +225,10 @@ def our_tasks(command: Command) -> tuple[list[AuditTask], list[str]]:
 
     folder = tasks_folder()
     folders = [str(folder), *(path for path in command.include if Path(path).resolve() != folder.resolve())]
-    manager = TaskManager(
-        metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
-    )
+    with no_old_news():
+        manager = TaskManager(
+            metadata={**command.arguments, **command.metadata}, include_path=folders, include_defaults=False
+        )
     others: list[str] = []
     ours = [spec for word in command.tasks for spec in _meant(word, command, manager, others)]
     try:

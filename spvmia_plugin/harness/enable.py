@@ -18,8 +18,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -294,22 +294,20 @@ def launch(arguments: Sequence[str]) -> None:
     from lm_eval.__main__ import HarnessCLI, setup_logging
 
     setup_logging()
-    index_log = logging.getLogger("lm_eval.tasks._index")
-    index_log.addFilter(_is_news)
     own_argv = sys.argv
     sys.argv = ["lm_eval", *arguments]  # the harness reads it, and records it nowhere else
     try:
-        command_line = HarnessCLI()
-        options = command_line.parse_args()
-        if getattr(options, "command", None):
-            take_texts(options)
-            _include(options, str(tasks_folder()), needed=state != "current")
-            if options.command == "run":
-                _check(options)
-        _execute(command_line, options)
+        with no_old_news():
+            command_line = HarnessCLI()
+            options = command_line.parse_args()
+            if getattr(options, "command", None):
+                take_texts(options)
+                _include(options, str(tasks_folder()), needed=state != "current")
+                if options.command == "run":
+                    _check(options)
+            _execute(command_line, options)
     finally:
         sys.argv = own_argv
-        index_log.removeFilter(_is_news)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -352,8 +350,22 @@ def _include(options: argparse.Namespace, folder: str, *, needed: bool) -> None:
     options.include_path = [*others, folder] if needed else others or None
 
 
+@contextmanager
+def no_old_news() -> Iterator[None]:
+    """Without the harness's warnings of tasks and tags that are as they should be."""
+    index_log = logging.getLogger("lm_eval.tasks._index")
+    index_log.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        index_log.removeFilter(_is_news)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for the harness's warning that a task of ours replaces the older copy that lies enabled: as it should."""
+    """False for the harness's warning that a task of ours replaces the older copy that lies enabled: as it should.
+
+    And for that of a tag which tasks of two folders have, as ours and those of `spvmia tasks --write` do.
+    """
     if record.msg != _OVERRIDES or not isinstance(record.args, tuple):
         return True
-    return Path(str(record.args[1])).parent != tasks_folder()
+    return record.args[1] is not None and Path(str(record.args[1])).parent != tasks_folder()

@@ -81,8 +81,9 @@ class AuditTask(Task):  # type: ignore[misc]
         self.registry: Registry = load_registry()
         self.settings = AuditConfig.from_metadata(metadata, self.registry.attack_options)
         self.is_canary_audit = metadata.get("spvmia_audit") == "canary"
-        if self.is_canary_audit:
+        if "canary_attack" in self.settings.given or self.is_canary_audit:  # a name that is none helps no task
             name = canary_attack(self.settings, metadata["spvmia_attack"], self.registry)
+        if self.is_canary_audit:
             self.settings = dataclasses.replace(self.settings, canary_attack=name)
             metadata["spvmia_attack"] = name
         self.attack = self.registry.attack(metadata["spvmia_attack"], self.settings)

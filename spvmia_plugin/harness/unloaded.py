@@ -36,6 +36,7 @@ class UnloadedTarget(TokenisedBackend):
         config: settings of the audit.
         base_model: the model before fine-tuning, where somebody named it.
         kept: tokens of its context that an engine keeps for itself.
+        processes: of the launch, which could train a reference together.
 
     Raises:
         SpvmiaError: a file is missing or does not fit the others.
@@ -45,9 +46,16 @@ class UnloadedTarget(TokenisedBackend):
     features = BackendFeatures(gradients=True, kth=True)
 
     def __init__(
-        self, arguments: Mapping[str, Any], config: AuditConfig, base_model: str | None, *, kept: int = 0
+        self,
+        arguments: Mapping[str, Any],
+        config: AuditConfig,
+        base_model: str | None,
+        *,
+        kept: int = 0,
+        processes: int = 1,
     ) -> None:
         self._config = config
+        self.processes = processes
         self._trusted = str(arguments.get("trust_remote_code")).lower() == "true" or config.trust_remote_code
         self._arguments = arguments
         pretrained = str(arguments.get("pretrained") or "gpt2")  # what the harness takes where nothing is named

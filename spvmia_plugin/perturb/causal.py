@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from spvmia_plugin.perturb.surviving import replaced
 from spvmia_plugin.protocols import Backend, Frame, Neighbours, OnDone, Perturbation, TokenEdits
 from spvmia_plugin.records import Document
 from spvmia_plugin.seeds import stable_seed
@@ -141,13 +142,8 @@ def _edits(
     first = _by_position(draws[0])
     chosen = {p: first[p] for p in order[:count].tolist()}
     if not backend.survives(_edit(chosen).apply(token_ids)):
-        chosen, by_position = {}, [first, *map(_by_position, draws[1:])]
-        for position in order.tolist():
-            tries = ({**chosen, position: draw[position]} for draw in by_position)
-            found = next((new for new in tries if backend.survives(_edit(new).apply(token_ids))), None)
-            chosen = chosen if found is None else found
-            if len(chosen) == count:
-                break
+        by_position = [first, *map(_by_position, draws[1:])]
+        chosen = replaced(token_ids, order.tolist(), by_position, count, backend.survives)
     return _edit(chosen) if 2 * len(chosen) >= count and chosen else None
 
 

@@ -155,6 +155,11 @@ class Folders:
             touch(target, self._clock())
         return target
 
+    def drop(self, kind: str, key: str) -> None:
+        """Remove a finished folder, where that can be."""
+        with storage_errors(self._root), if_writable():
+            discard(self._root / area(kind) / key)
+
     def _drop_leftovers(self, folder: Path) -> None:
         # Removed after the rename: a kill before it must still find the checkpoints, to resume from.
         manifest = self._manifest(folder)

@@ -221,6 +221,10 @@ class Store:
         self._grown(tree_size(folder))
         return folder
 
+    def drop_folder(self, kind: str, key: str) -> None:
+        """Remove a finished folder that turned out to be no use; another may be built. Call under `lock(key)`."""
+        self._folders.drop(_folder_kind(kind), _checked(key))
+
     def corpus(self, key: str) -> Corpus:
         """The self-prompted texts under a key: `load()` what is there, `append(mapping)` a batch."""
         if key not in self._corpora:

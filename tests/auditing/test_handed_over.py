@@ -11,9 +11,12 @@ import pytest
 
 from spvmia_plugin import __version__, hookimpl
 from spvmia_plugin.attacks.base import Attack, BlindAttack
+from spvmia_plugin.auditing.neighbours import with_changes
+from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.plugins import load_registry
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbours, TextEdits, TokenEdits
+from spvmia_plugin.records import Conversation
 from spvmia_plugin.signals import Need, Role, Unscored, View
 from tests.auditing.fakes import FakeBackend, make_data
 from tests.auditing.test_run import run
@@ -124,6 +127,9 @@ def with_texts(tmp_path, texts, *, told=None):
     return run(tmp_path, ["spv_ez"], data=make_data(3), registry=registry)[0]
 
 
+SPELT_OUT = Conversation(({"role": "user", "content": "hello\ud800"},)).to_text()
+
+
 @pytest.mark.parametrize(
     ("texts", "told", "got"),
     [
@@ -134,6 +140,9 @@ def with_texts(tmp_path, texts, *, told=None):
         ([], None, "none"),
         (["one", None, "three", None], None, "None for 2 of 4 that are not there yet"),
         (["one", None], {0: "one"}, "None for 1 of 2 that are not there yet"),
+        (["one", "two\ud800"], None, "half a surrogate pair in one, which is no valid Unicode"),
+        ([SPELT_OUT], None, "half a surrogate pair in one, which is no valid Unicode"),
+        ([], {0: "two\udfff"}, "half a surrogate pair in one, which is no valid Unicode"),
         (["one"], {0: 3}, "int among them"),
         (["one"], ["one"], r"list for on_done, which takes \{position: text\}"),
         (["one"], {"0": "one"}, "a text at another position than a whole number >= 0: str"),
@@ -154,6 +163,10 @@ def test_another_number_of_self_prompts_is_told(tmp_path):
         "a plugin gave 3 self-prompts for the reference, and mia_self_prompts asks for 6: with fewer texts a reference "
         "calibrates less"
     )
+    more = with_texts(tmp_path / "more", [f"text {i}" for i in range(12)])
+    assert [note for note in more.notes if "self-prompts" in note] == [
+        "a plugin gave 12 self-prompts for the reference, and mia_self_prompts asks for 6"
+    ]
     asked = with_texts(tmp_path / "all", [f"text {i}" for i in range(6)])
     assert not [note for note in asked.notes if "self-prompts" in note]
 
@@ -182,6 +195,56 @@ def test_a_reference_that_is_none_is_refused_by_the_plugin_s_name_and_not_kept(t
     told, writes = {"loss": 1.0}, True
     outcome, _ = run(tmp_path, ["spv_ez"], data=make_data(3), registry=registry)
     assert outcome.plugins == {"trainer": "unknown"}
+
+
+def test_a_reference_that_cannot_be_loaded_is_refused_by_the_plugin_s_name_and_not_kept(tmp_path):
+    """Nor is one that an earlier version took for good."""
+    registry = load_registry(entry_points=False)
+    trained = []
+
+    def spvmia_train_reference(output_dir):
+        trained.append(output_dir)
+        (output_dir / "x.txt").write_text("hello")
+        return {"loss": 1.0}
+
+    class Strict(FakeBackend):
+        def load_reference(self, role, path):
+            if accepts is None:
+                raise SpvmiaError(f"mia_reference: expected a tokenizer, got {role.value}'s; give another path")
+            super().load_reference(role, path)
+
+    def audited():
+        return run(tmp_path, ["spv_ez"], data=make_data(3), backend=Strict(), registry=registry)[0]
+
+    registry.manager.register(SimpleNamespace(spvmia_train_reference=hookimpl(spvmia_train_reference)), name="trainer")
+    message = (
+        r"^spvmia_train_reference: expected a reference in output_dir that can be loaded, got another \(mia_reference: "
+        r"expected a tokenizer, got reference's\); correct the plugin \(trainer\)$"
+    )
+    for _ in range(2):  # a second run trains again
+        accepts = None
+        with pytest.raises(SpvmiaError, match=message):
+            audited()
+    accepts = "all"
+    audited()
+    assert len(trained) == 3
+    accepts = None
+    with pytest.raises(SpvmiaError, match=message):  # it is in the store
+        audited()
+    accepts = "all"
+    audited()
+    assert len(trained) == 4
+
+
+def test_our_own_reference_that_cannot_be_loaded_stays(tmp_path):
+    class Refusing(FakeBackend):
+        def load_reference(self, role, path):
+            raise SpvmiaError("mia_reference: no memory; close something")
+
+    with pytest.raises(SpvmiaError, match=r"^mia_reference: no memory; close something$"):
+        run(tmp_path, ["spv_ez"], data=make_data(3), backend=Refusing())
+    _, again = run(tmp_path, ["spv_ez"], data=make_data(3))
+    assert not again.trained
 
 
 def edits(*spans):
@@ -214,6 +277,7 @@ RATE = "a mask_rate from 0 to 1, or NaN"
         (edits("abc"), SPANS, "str"),
         (edits((5, 6.0, None)), SPANS, r"\(int, float, NoneType\)"),
         (Neighbours((TextEdits(3),) * 4, 0.1), SPANS, "int"),
+        (edits((5, 6, "x"), (6, 7, "y\ud800")), "replacements in valid Unicode", "half a surrogate pair"),
         (replaced((40,), (3,)), TOKENS, "40"),
         (replaced((-1,), (3,)), TOKENS, "-1"),
         (replaced((1, 2), (3,)), TOKENS, "2 and 1"),
@@ -259,6 +323,66 @@ def test_numbers_of_numpy_lists_and_rounding_are_fine(tmp_path):
 
     outcome, _ = paraphrased(tmp_path, Numbers)
     assert all(each.score is not None for each in outcome.results["nearby_mia_custom"].values())
+
+
+UNCHANGED = "no paraphrase changes what the model reads"
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        lambda text: TextEdits(()),
+        lambda text: TextEdits(((3, 5, text[3:5]), (8, 8, ""))),
+        lambda text: TokenEdits((0, 7), (ord(text[0]), ord(text[7]))),
+        lambda text: EmbeddingNoise(1, -1, 0.0),
+    ],
+)
+def test_paraphrases_that_change_nothing_are_left_out(tmp_path, variant):
+    """They are as likely as the record: every one of them would score the same, and the audit would end at .5."""
+
+    class Same(Stars):
+        def made(self, text):
+            return Neighbours((variant(text.text),) * self._count, 0.1)
+
+    class Half(Stars):
+        def made(self, text):
+            changed = Stars.made(self, text).variants
+            return Neighbours((variant(text.text), *changed[:-1]), 0.1)
+
+    class Fewer(Stars):
+        def made(self, text):
+            return Neighbours(Stars.made(self, text).variants[:-1], 0.1, "one was hard")
+
+    outcome, backend = paraphrased(tmp_path, Same)
+    assert {each.reason for each in outcome.results["nearby_mia_custom"].values()} == {UNCHANGED}
+    assert outcome.details["paraphrases"]["texts"] == 0
+    assert not any(item.noise for _, item, _ in backend.scored)
+    again, _ = paraphrased(tmp_path, Same)  # from the store
+    assert again.results == outcome.results
+    half, fewer = (paraphrased(tmp_path / kind.__name__, kind)[0] for kind in (Half, Fewer))
+    assert half.results == fewer.results
+    assert half.details["paraphrases"]["texts"] == fewer.details["paraphrases"]["texts"] == 18
+
+
+def test_left_out_paraphrases_are_counted_in_the_record_s_reason():
+    data, backend = make_data(1), FakeBackend()
+    record = data.records[0]
+    some = (TextEdits(()), TextEdits(((0, 1, "*"),)), TextEdits(((0, 0, ""),)))
+    told = with_changes(Neighbours(some, 0.1, "one was hard"), record, Inputs(backend, data))
+    assert told == Neighbours(some[1:2], 0.1, "one was hard; 2 of 3 paraphrases without any change")
+    assert with_changes(told, record, Inputs(backend, data)) is told
+
+
+def test_an_edit_that_the_tokenizer_reads_alike_is_no_change():
+    class Uncased(FakeBackend):
+        def encode(self, text):
+            return super().encode(text.lower())
+
+    data = make_data(1)
+    record = data.records[0]
+    found = Neighbours((TextEdits(((0, 40, record.text.swapcase()),)),), 0.1)
+    assert with_changes(found, record, Inputs(Uncased(), data)) == Neighbours((), reason=UNCHANGED)
+    assert with_changes(found, record, Inputs(FakeBackend(), data)) is found
 
 
 def test_fewer_paraphrases_with_a_reason_are_fine(tmp_path):

@@ -9,14 +9,17 @@ from typing import NamedTuple
 
 import pytest
 
+from spvmia_plugin.auditing.run import Job, Run
 from spvmia_plugin.auditing.scorer import Scorer
 from spvmia_plugin.auditing.sheets import Request
 from spvmia_plugin.auditing.stored import StoredSignals, read
+from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.protocols import Cost, ScoreInput
+from spvmia_plugin.records import Record
 from spvmia_plugin.signals import Role
 from spvmia_plugin.store.store import Store
 from tests.auditing.fakes import FakeBackend, make_data
-from tests.auditing.test_run import forward_tokens, run
+from tests.auditing.test_run import OPTIONS, REGISTRY, forward_tokens, run
 
 NAMES = ["spv", "min_k_pp", "rmia", "lira_candidate"]
 DATA = make_data(6, prompts=4, candidate=2)
@@ -89,6 +92,42 @@ def test_a_second_run_plans_nothing(tmp_path, capsys):
     assert stages == {name: Planned(stage.count, stage.count, 0, "") for name, stage in whole.items()}
     assert forward_tokens(outcome) == 0
     assert "measuring the speed" not in outcome.stages
+
+
+def test_a_second_run_with_another_attack_has_times(tmp_path, capsys):
+    """All of the target is stored, and a reference is left: the speed is measured on what is there, and not kept."""
+    table(tmp_path, capsys, ["loss"])
+    stages, outcome, backend = table(tmp_path, capsys, ["spv_wbc"])
+    assert stages["scoring: target"] == Planned(12, 12, 0, "")
+    assert all(stage.about for stage in stages.values() if stage.tokens)
+    assert {stage for stage, planned in stages.items() if planned.tokens} >= {"training the reference"}
+    assert outcome.stages["measuring the speed"].forward_tokens == 40
+    assert Counter(role for role, _, _ in backend.scored)[Role.TARGET] == 1
+    fresh, _ = run(tmp_path / "fresh", ["spv_wbc"], data=DATA)
+    assert outcome.results == fresh.results
+
+
+def test_what_attacks_have_nothing_to_score_in_is_foreseen(tmp_path):
+    """Of each attack as many records, with the same reasons, as come out of the run."""
+    names = ["loss", "icp", "recall", "premia", "lira_candidate", "ngram"]
+    config = AuditConfig.from_metadata(OPTIONS, REGISTRY.attack_options)
+    data = make_data(6, prompts=4)
+    longer = Record("f:0", data.records[0].text * 2, True, "f:0")
+    data = dataclasses.replace(data, records=(longer, *data.records[1:]))
+    attacks = {f"{name}_mia_custom": REGISTRY.attack(name, config) for name in names}
+    with Store(tmp_path / "of_check") as store:
+        asked = Run(Job(data, config, attacks, data.records, data.records), FakeBackend(max_length=90), REGISTRY, store)
+        asked.check()
+        asked.foresee()
+        told = asked.without_score()
+        assert (asked.foresee(), asked.without_score())[1] == told
+    assert [line.partition(" has")[0] for line in told] == ["icp", "recall", "premia", "lira_candidate"]
+    outcome, _ = run(tmp_path, names, data=data, backend=FakeBackend(max_length=90))
+    for name, line in zip(["icp", "recall", "premia", "lira_candidate"], told, strict=True):
+        lost = Counter(each.reason for each in outcome.results[f"{name}_mia_custom"].values() if each.score is None)
+        many = "none" if lost.total() == 12 else str(12 - lost.total())
+        why = ", ".join(f"{reason}: {count}" for reason, count in lost.most_common())
+        assert line == f"{name} has something to score in {many} of 12 records ({why})"
 
 
 class Killed(Exception):

@@ -91,9 +91,9 @@ def test_scoring_benchmarks(benchmark_, measured, model, tmp_path):
 
 def test_growth(model, tmp_path):
     result = run(growth, model, tmp_path, "--rounds", "1", "--records", "2", "--audited", "2")
-    assert {growth.ALONE, growth.TOGETHER, "2 records of 32 tokens", "8 records of 32 tokens"} <= result[
-        "measured"
-    ].keys()
+    measured = {growth.ALONE, growth.TOGETHER, "2 records of 32 tokens", "8 records of 32 tokens"}
+    measured |= {f"a causal paraphrase of {tokens} tokens" for tokens in (256, 1024)}
+    assert measured <= result["measured"].keys()
 
 
 def test_released_algorithm(model, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -80,9 +81,36 @@ def test_a_precision_that_this_cpu_is_slow_in_is_told(check, monkeypatch, dtype,
 
 @pytest.mark.parametrize(("most", "said"), [(8, True), (None, False)])
 def test_records_beyond_the_context_are_told(check, most, said):
-    result = check(metadata={"mia_max_length": most})
+    result = check(metadata={"mia_max_length": most, "mia_prompt_tokens": 4})
     assert result.exit_code == 0, told(result)
     assert ("exceed the model's context of 8 tokens" in " ".join(told(result).split())) == said
+
+
+def test_attacks_that_can_score_few_records_or_none_are_told(check):
+    def noted(tasks, **options):
+        result = check("--json", tasks=tasks, metadata=options)
+        assert result.exit_code == 0, told(result)
+        notes = json.loads(result.stdout)["audits"][0]["notes"]
+        return [note for note in notes if "something to score" in note]
+
+    names = "premia_mia_custom,recall_mia_custom,icp_mia_custom,loss_mia_custom,lira_candidate_mia_custom"
+    found = {note.partition(" ")[0]: note for note in noted(names)}
+    assert found["premia"] == (
+        "premia has something to score in none of 80 records (no preference: the row has no rejected answer: 80)"
+    )
+    assert "loss" not in found
+    short = {note.partition(" ")[0]: note for note in noted("icp_mia_custom,loss_mia_custom", mia_max_length=60)}
+    assert re.fullmatch(
+        r"icp has something to score in (none|\d+) of 80 records \(record and probe exceed the model's context: \d+\)",
+        short["icp"],
+    )
+    assert noted("loss_mia_custom,neighbour_mia_custom", mia_perturbation="causal") == []
+
+
+def test_a_run_that_has_no_numbers_is_told(check, tmp_path):
+    result = check(more=["--predict_only", "--output_path", str(tmp_path)])
+    assert result.exit_code == 0, told(result)
+    assert "--predict_only: a run with it has no numbers" in told(result)
 
 
 def test_a_command_as_it_is(check, base, files):
@@ -274,6 +302,7 @@ def without(path, folder, pattern):
     return str(copy)
 
 
+TWO = ("torchrun", "--nproc_per_node", "2", "-m", "lm_eval")
 BROKEN = {
     "members": (lambda t: {"metadata": {"mia_members": "nowhere.jsonl"}}, "mia_members: .*nowhere.jsonl"),
     "option": (lambda t: {"metadata": {"mia_self_promts": 3}}, "mia_self_promts.*mia_self_prompts"),
@@ -312,23 +341,46 @@ BROKEN = {
     ),
     "column": (lambda t: {"metadata": {"mia_text_column": "note"}}, "note"),
     "reference": (lambda t: {"metadata": {"mia_reference": "nowhere"}}, "mia_reference: .*nowhere"),
+    "canary attack": (
+        lambda t: {"metadata": {"mia_canary_attack": "los"}},
+        r"mia_canary_attack: expected one of .*, got 'los' \(did you mean 'loss'",
+    ),
+    "prompts": (
+        lambda t: {"metadata": {"mia_prompt_tokens": 1000}},
+        "mia_prompts: expected documents of at least 1000 tokens to prompt with, got 30",
+    ),
+    "processes": (
+        lambda t: {"own": TWO, "metadata": {"mia_reference_parallel": True, "mia_reference_batch": 3}},
+        "mia_reference_batch: expected a multiple of the 2 processes that share it, got 3",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_the_run_would_fail_by(name, check, base, adapter, files, tmp_path):
-    import re
-
     from tests.tiny import save_tiny
 
     other = str(save_tiny(tmp_path / "other", ["another language altogether"] * 50)) if name == "other base" else None
     change, message = BROKEN[name]
     known = {"base": base, "adapter": adapter, "files": files, "tmp": tmp_path, "other": other}
-    result = check(**change(known))
+    changes = change(known)
+    result = check(*changes.pop("own", ()), **changes)
     assert result.exit_code == 1, told(result)
     last = result.stderr.strip().splitlines()[-1]
     assert re.search(message, last), last
     assert "Traceback" not in told(result)
+
+
+def test_processes_that_train_together_have_their_share_of_the_plan(check):
+    def tokens(*own):
+        options = {"mia_reference_parallel": True, "mia_reference_batch": 4}
+        result = check("--json", *own, tasks="spv_wbc_mia_custom", metadata=options)
+        assert result.exit_code == 0, told(result)
+        return {stage["name"]: stage["tokens"] for stage in json.loads(result.stdout)["audits"][0]["plan"]}
+
+    alone, shared = tokens(), tokens(*TWO)
+    assert shared.pop("training the reference") == alone.pop("training the reference") // 2
+    assert shared == alone
 
 
 def test_with_no_task_of_ours_it_says_so(check):
@@ -461,6 +513,17 @@ def test_our_own_folder_may_be_included_as_lm_eval_needs_it(check, caplog):
     result = check(more=["--include_path", str(tasks_folder())])
     assert result.exit_code == 0, told(result)
     assert "overrides" not in caplog.text  # one line a task
+
+
+def test_a_tag_of_two_folders_is_no_news(check, caplog, tmp_path):
+    """Of a task that is there twice the harness says so all the same."""
+    ours = tasks_folder()
+    for name in ("_common_yaml", "loss_mia_custom.yaml"):
+        shutil.copy(ours / name, tmp_path)
+    result = check(tasks="min_k_mia_custom", more=["--include_path", str(tmp_path)])
+    assert result.exit_code == 0, told(result)
+    assert "'privacy'" not in caplog.text
+    assert caplog.text.count("overrides") == 1
 
 
 def test_marks_stand_around_runs_of_scored_tokens():

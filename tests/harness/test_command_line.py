@@ -44,6 +44,22 @@ def test_a_value_is_no_program():
 
 
 @pytest.mark.parametrize(
+    ("words", "processes"),
+    [
+        ("lm_eval", 1),
+        ("accelerate launch -m lm_eval", 1),
+        ("accelerate launch --multi_gpu --num_processes 2 -m lm_eval", 2),
+        ("accelerate launch --num-processes=4 -m lm_eval run", 4),
+        ("torchrun --standalone --nproc-per-node=3 -m lm_eval", 3),
+        ("torchrun --nproc_per_node 2 -m lm_eval", 2),
+        ("torchrun --nproc_per_node gpu -m lm_eval", 1),
+    ],
+)
+def test_how_many_processes_a_launcher_starts(words, processes):
+    assert Command.parse([*words.split(), "--model", "hf", "--tasks", "a"]).processes == processes
+
+
+@pytest.mark.parametrize(
     ("words", "got"),
     [
         ("", "got none"),
