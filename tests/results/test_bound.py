@@ -282,8 +282,8 @@ def scored_members(records, rng):
 
 def test_what_such_an_attack_alone_exceeds_is_not_shown(tmp_path):
     audit = audit_of(tmp_path / "alone", {"loss": 0.0, "spv_wbc": scored_members}, 600)
-    found = hold(audit, Bound({"auroc": 0.7}))
-    assert only(found).low > 0.7
+    found = hold(audit, Bound({"auroc": 0.6}))
+    assert only(found).low > 0.6
     assert found.outcome == "not_shown"
     assert "spv_wbc has no score for" in only(found).in_words()
     beside = hold(audit_of(tmp_path / "beside", {"loss": 1.5, "spv_wbc": scored_members}, 600), Bound({"auroc": 0.7}))
