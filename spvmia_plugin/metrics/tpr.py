@@ -166,7 +166,7 @@ def tpr_interval(scores: Floats, is_member: Bools, codes: Codes, fpr: float, con
 
 def _exceedance(n: int, n_effective: float, fpr: float) -> tuple[Floats, Floats]:
     """(n,) effective ranks of n ordered non-members, and how surely the share above each is below `fpr`."""
-    ranks: Floats = np.arange(1, n + 1) * (n_effective / n)
+    ranks = np.arange(1, n + 1, dtype=np.float64) * (n_effective / n)
     below: Floats = scipy.special.betainc(ranks, n_effective - ranks + 1, fpr)
     return ranks, below
 
