@@ -90,7 +90,7 @@ class Mean:
     reason: str | None = None
 
 
-def over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> Mean:
+def over_seeds(values: Sequence[float], errors: Sequence[float]) -> Mean:
     """The mean of one number over training seeds.
 
     The interval reaches as far as the spread over the seeds asks for, by Student's t, and no less than the audits' own
@@ -98,14 +98,14 @@ def over_seeds(values: Sequence[float], errors: Sequence[float] = ()) -> Mean:
 
     Args:
         values: of each seed, between 0 and 1.
-        errors: standard error of each value over records; without them there is no interval.
+        errors: standard error of each value over records; where one is NaN there is no interval.
     """
     if any(math.isnan(value) for value in values):
         nan = math.nan
         return Mean(nan, nan, nan, nan, nan, len(values), "a seed has no number")
     mean = float(np.mean(values))
     stderr = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    own = math.sqrt(float(np.sum(np.square(errors)))) / len(values) if errors else math.nan
+    own = math.sqrt(float(np.sum(np.square(errors)))) / len(values)
     if len(values) < 2 or math.isnan(own):
         reason = "one seed says nothing of others" if len(values) < 2 else "an audit has no standard error"
         return Mean(mean, stderr, own, math.nan, math.nan, len(values), reason)
@@ -295,14 +295,15 @@ def _apart_over_seeds(first: Variant, other: Variant, low_end: Metric, confidenc
     each = 1 - (1 - confidence) / max(len(common) * len(metrics), 1)
     gains: dict[str, dict[str, Gain]] = {
         metric.key: {
-            attack: _welch(_mean(other, attack, metric), _mean(first, attack, metric), each) for attack in common
+            attack: _welch(mean_of(other, attack, metric), mean_of(first, attack, metric), each) for attack in common
         }
         for metric in metrics
     }
     return Apart(other.name, gains, paired=False)
 
 
-def _mean(variant: Variant, attack: str, metric: Metric) -> Mean:
+def mean_of(variant: Variant, attack: str, metric: Metric) -> Mean:
+    """An attack's number over the training seeds of a variant."""
     found = [of_attack(task_of(audit, attack), metric.key) for audit in variant.audits]
     return over_seeds([each.value for each in found], [each.stderr for each in found])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.compare.variants import Apart, Compared, Variant, over_seeds
+from spvmia_plugin.compare.variants import Apart, Compared, Variant, mean_of
 from spvmia_plugin.metrics.leaders import below_a_guess
 from spvmia_plugin.metrics.names import AUROC, Metric, beside
 from spvmia_plugin.metrics.paired import Gain
@@ -82,8 +82,7 @@ def _signed(difference: float) -> str:
 
 
 def _mean(variant: Variant, attack: str, metric: Metric) -> float:
-    tasks = [next((t for t in audit.model_attacks if t.attack == attack), None) for audit in variant.audits]
-    return over_seeds([of_attack(task, metric.key).value for task in tasks]).value
+    return mean_of(variant, attack, metric).value
 
 
 def _or_zero(number: float) -> float:
@@ -108,9 +107,9 @@ def _attack(found: Estimate, metric: Metric) -> str:
 
 def _is_turned_round(variant: Variant, attack: str) -> bool:
     """Whether an attack's AUROC lies surely below a guess in a variant; of seeds, their mean."""
-    found = [of_attack(task_of(audit, attack), AUROC.key) for audit in variant.audits]
-    high = found[0].high if len(found) == 1 else over_seeds([each.value for each in found]).high
-    return high < AUROC.guess
+    alone = len(variant.audits) == 1
+    found = of_attack(task_of(variant.audit, attack), AUROC.key) if alone else mean_of(variant, attack, AUROC)
+    return found.high < AUROC.guess
 
 
 def in_words(found: Compared, name: str) -> str:
