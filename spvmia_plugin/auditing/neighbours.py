@@ -18,8 +18,8 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import EmbeddingNoise, Neighbour, Neighbours, Perturbation, TextEdits, TokenEdits
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import View
-from spvmia_plugin.util.handed_over import ROUNDING, is_unicode, is_whole_number
-from spvmia_plugin.util.strict_json import is_number
+from spvmia_plugin.util.handed_over import ROUNDING, is_whole_number
+from spvmia_plugin.util.strict_json import is_number, is_unicode
 
 _SEEDS = 2**63
 

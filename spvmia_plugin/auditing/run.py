@@ -454,10 +454,11 @@ class Run:
     def foresee(self) -> list[Stage]:
         """The stages of the plan, after `check`, without asking a model for anything."""
         seed = self.audit.config.seed
-        return self._plan(Inputs(self.backend, self.audit.data, self._shots, probes=self._probes, seed=seed))[0]
+        inputs = Inputs(self.backend, self.audit.data, self._shots, probes=self._probes, seed=seed)
+        return self._plan(inputs, counts_lacking=True)[0]
 
-    def _plan(self, inputs: Inputs) -> tuple[list[Stage], list[Request]]:
-        """The stages of the plan, and what is scored first."""
+    def _plan(self, inputs: Inputs, *, counts_lacking: bool = False) -> tuple[list[Stage], list[Request]]:
+        """The stages of the plan, and what is scored first; for `without_score` what attacks lack is counted."""
         audit, perturbation = self.audit, self._perturbation
         tokens, of_parts, self._beyond = 0, list[Stage](), 0
         self._lacking.clear()
@@ -476,7 +477,7 @@ class Run:
                 of_parts.append(planner.paraphrases(perturbation))
             stages, asked = self._scorer.foresee(planner, part, inputs, stored, first=not number)
             of_parts += stages
-            for attack in audit.attacks.values():
+            for attack in audit.attacks.values() if counts_lacking else ():
                 # One that sees all records at once may do without a part of what it asks for.
                 if not isinstance(attack, (BlindAttack, AuditAttack)):
                     self._lacking.setdefault(attack.name, Counter()).update(self._scorer.lacking(attack.needs))
@@ -517,7 +518,7 @@ class Run:
         ]
 
     def without_score(self) -> list[str]:
-        """What the plan knows of records that single attacks will not score."""
+        """What `foresee` found of records that single attacks will not score."""
         total = len(self.audit.records)
         told = []
         for name, reasons in self._lacking.items():

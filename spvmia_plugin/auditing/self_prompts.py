@@ -14,7 +14,8 @@ from spvmia_plugin.config import AuditConfig, SelfPrompt
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import AuditData, Conversation, Document, Rendered
-from spvmia_plugin.util.handed_over import is_unicode, is_whole_number
+from spvmia_plugin.util.handed_over import is_whole_number
+from spvmia_plugin.util.strict_json import is_unicode
 
 LEAST_DISTINCT = 0.5
 """A reference on texts of which fewer differ has learnt a few of them by heart, and calibrates nothing."""

@@ -12,13 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spvmia_plugin.auditing.probes import probes
-from spvmia_plugin.protocols import (
-    Backend,
-    EmbeddingNoise,
-    Neighbour,
-    ScoreInput,
-    TextEdits,
-)
+from spvmia_plugin.protocols import Backend, EmbeddingNoise, Neighbour, ScoreInput, TextEdits
 from spvmia_plugin.records import AuditData, Conversation, Document, LossOn, Record, Rendered
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import WRITTEN, Role, TokenSignals, View
@@ -30,6 +24,9 @@ MAX_POPULATION = 1000
 """At most this many held-out documents serve as population."""
 
 SHOT_SEPARATOR = "\n\n"
+
+_NO_PREFIX = "no held-out document fits the context as a ReCaLL prefix"
+_PREFIX_TOO_LONG = "record and ReCaLL prefix exceed the model's context"
 
 Mask = NDArray[np.bool_]
 
@@ -369,7 +366,3 @@ def _kept(texts: Sequence[str], whole: str) -> list[str]:
         kept.append(text)
         start = found + len(text)
     return kept
-
-
-_NO_PREFIX = "no held-out document fits the context as a ReCaLL prefix"
-_PREFIX_TOO_LONG = "record and ReCaLL prefix exceed the model's context"

@@ -8,10 +8,7 @@ from typing import Any
 
 from spvmia_plugin.auditing.roles import Player
 from spvmia_plugin.auditing.sequences import SCORED, Counted, Inputs
-from spvmia_plugin.protocols import (
-    Neighbours,
-    ScoreInput,
-)
+from spvmia_plugin.protocols import Neighbours, ScoreInput
 from spvmia_plugin.records import Record
 from spvmia_plugin.signals import WRITTEN, Continued, RecordSignals, Role, TokenSignals, View
 

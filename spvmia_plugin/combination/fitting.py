@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.metrics.arrays import Bools, Codes, Floats, check_labels, cluster_codes
 from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.metrics.paired import Gain, gains
-from spvmia_plugin.metrics.summary import Summary, few_documents, summarise
+from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.util.schema import as_json
 
 NORMALISATIONS = ("z", "rank")
@@ -246,7 +246,8 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> OnTar
         raise SpvmiaError(f"RESULTS: expected scores of {', '.join(absent)}, got none; run these attacks on the target")
     combined = combination.score(target.scores)
     values = {name: _filled(target.scores[name]) for name in combination.attacks}
-    singles = {name: _summary(scores, target, seed) for name, scores in values.items()}
+    how: dict[str, Any] = {"seed": seed, "called": target.called}
+    singles = {name: summarise(scores, target.labels, target.clusters, **how) for name, scores in values.items()}
     numbers = {name: single.values() for name, single in singles.items()}
     best = {  # NaN is not the best of anything
         metric.key: max(singles, key=lambda name: np.nan_to_num(numbers[name][metric.key], nan=-math.inf))
@@ -258,24 +259,13 @@ def compare(combination: Combination, target: Scored, *, seed: int = 0) -> OnTar
     }
     return OnTarget(
         combination=combination,
-        combined=_summary(combined, target, seed),
+        combined=summarise(combined, target.labels, target.clusters, **how),
         singles=singles,
         unscored={name: target.unscored(name) for name in combination.attacks},
         best=best,
         gain={metric: over[name][metric] for metric, name in best.items()},
         called=target.called,
     )
-
-
-def _summary(scores: Floats, target: Scored, seed: int) -> Summary:
-    """`summarise`, which calls every cluster a document, in the words of the target."""
-    found = summarise(scores, target.labels, target.clusters, seed=seed)
-    if found.reason is not None:
-        return found
-    codes = cluster_codes(target.clusters, len(target.labels))
-    sizes = [np.unique(codes[side], return_counts=True)[1] for side in (target.labels, ~target.labels)]
-    worded = {few_documents(sizes): few_documents(sizes, target.called)}
-    return replace(found, warnings=tuple(worded.get(text) or text for text in found.warnings))
 
 
 def _filled(scores: Floats) -> Floats:

@@ -10,6 +10,7 @@ from spvmia_plugin.data.files import LABEL
 from spvmia_plugin.data.formats import FORMATS, RowError, RowFormat, checked_size, conversation_of, is_empty
 from spvmia_plugin.data.layout import Layout, Place
 from spvmia_plugin.records import Document
+from spvmia_plugin.util.strict_json import is_unicode
 
 _MEMBER = ("1", "1.0", "true", "member")
 _NONMEMBER = ("0", "0.0", "false", "nonmember", "non-member")
@@ -130,10 +131,8 @@ def _checked_text(place: Place, column: str, row: int, value: Any) -> str:
         raise place.error(
             f"expected text in column {column!r}, got {type(value).__name__}", "correct or remove the row", row
         )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise place.error("expected valid Unicode, got half a surrogate pair", "correct the row", row) from error
+    if not is_unicode(value):
+        raise place.error("expected valid Unicode, got half a surrogate pair", "correct the row", row)
     return value
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from spvmia_plugin.data.objects import decode, repeats_a_key
 from spvmia_plugin.errors import known_columns
 from spvmia_plugin.records import ASSISTANT, THOUGHTS, Conversation
+from spvmia_plugin.util.strict_json import is_unicode
 
 RowFormat = Literal["text", "messages", "prompt_completion", "instruction", "sharegpt", "preference"]
 """What the rows of a source are."""
@@ -116,11 +117,10 @@ def checked_size(conversation: Conversation) -> int:
     held = [list(conversation.messages), conversation.tools, dict(conversation.options), rejected]
     try:
         written = json.dumps(held, ensure_ascii=False)
-        written.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise RowError("expected valid Unicode, got half a surrogate pair", "correct the row") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError("expected texts, numbers, lists and objects, got something that JSON cannot hold") from error
+    if not is_unicode(written):
+        raise RowError("expected valid Unicode, got half a surrogate pair", "correct the row")
     return len(written)
 
 

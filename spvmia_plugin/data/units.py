@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from spvmia_plugin.data.formats import RowError
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.records import Document, Record
+from spvmia_plugin.util.strict_json import is_unicode
 
 MOST_GROUPS = 50
 """More groups than this are no groups: somebody named a column of persons by mistake."""
@@ -65,10 +66,8 @@ class Belonging:
             RowError: it has none, or no name.
         """
         name = _text(value, self.group)
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise RowError(f"expected valid Unicode in column {self.group!r}, got half a surrogate pair") from error
+        if not is_unicode(name):
+            raise RowError(f"expected valid Unicode in column {self.group!r}, got half a surrogate pair")
         if len(name) > LONGEST_GROUP:
             raise RowError(
                 f"expected the name of a group in column {self.group!r}, got {len(name)} characters", _NO_GROUP

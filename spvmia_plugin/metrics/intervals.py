@@ -180,6 +180,8 @@ def design_effect(indicator: Bools, codes: Codes, *, unseen: bool = False) -> fl
             finds here and there in the others does not tell. At most as if records of a document were copies.
     """
     _, positions, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    if len(sizes) == len(indicator):  # a record a document, as in most audits: these are independent
+        return 1.0
     copies = len(indicator) / effective_number(sizes)
     if unseen:
         more = round(copies)

@@ -118,6 +118,7 @@ def summarise(
     *,
     seed: int = 0,
     confidence: float = 0.95,
+    called: str = "documents",
 ) -> Summary:
     """Summarise the scored records of one attack.
 
@@ -127,6 +128,7 @@ def summarise(
         clusters: (n,) id of the document of each record; None if every record is a document of its own.
         seed: of the bootstrap of the TPRs' standard errors; nothing else is random.
         confidence: of the two-sided intervals.
+        called: what the clusters are, see `records.clusters_called`.
 
     Raises:
         SpvmiaError: lengths differ, or a score is not finite.
@@ -141,7 +143,7 @@ def summarise(
     tprs = _tprs(values, labels, codes, seed, confidence)
     warnings = [reason] if reason else [point.reason for point in tprs if point.reason]
     if estimate:
-        warnings += _warnings(values, labels, codes, estimate, interval)
+        warnings += _warnings(values, labels, codes, estimate, interval, called)
     return Summary(
         auroc=auroc,
         auroc_stderr=estimate.stderr if estimate else math.nan,
@@ -189,10 +191,12 @@ def _tprs(values: Floats, labels: Bools, codes: Codes, seed: int, confidence: fl
     ]
 
 
-def _warnings(values: Floats, labels: Bools, codes: Codes, estimate: AurocEstimate, interval: Interval) -> list[str]:
+def _warnings(
+    values: Floats, labels: Bools, codes: Codes, estimate: AurocEstimate, interval: Interval, called: str
+) -> list[str]:
     """What else limits the numbers, in plain sentences."""
     found = []
-    few = few_documents([np.unique(codes[side], return_counts=True)[1] for side in (labels, ~labels)])
+    few = few_documents([np.unique(codes[side], return_counts=True)[1] for side in (labels, ~labels)], called)
     if estimate.reason:
         found.append(estimate.reason)
     elif few:

@@ -7,20 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spvmia_plugin.store.database import remove_database
-from spvmia_plugin.store.entries import (
-    Decode,
-    Entries,
-)
-from spvmia_plugin.store.files import (
-    Foreign,
-    area,
-    databases,
-    discard,
-    keyed,
-    other_places,
-    sweep,
-    tree_size,
-)
+from spvmia_plugin.store.entries import Decode, Entries
+from spvmia_plugin.store.files import Foreign, area, databases, discard, keyed, other_places, sweep, tree_size
 from spvmia_plugin.store.folders import SELF_PROMPTS, Corpus, Folders, Locks
 from spvmia_plugin.store.keys import Keys
 

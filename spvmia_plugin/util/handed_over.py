@@ -19,12 +19,3 @@ def as_list(found: object) -> list[Any] | None:
 def is_whole_number(value: object) -> bool:
     """Whether something is a whole number, NumPy's too, and not a truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text is valid Unicode: no tokenizer reads half a surrogate pair."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -30,6 +30,15 @@ def is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is valid Unicode: JSON can spell half a surrogate pair, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def not_finite(value: Any) -> float | None:
     """The first NaN or infinity in a value as JSON has them, lists and mappings searched through; None if none is."""
     if isinstance(value, float):

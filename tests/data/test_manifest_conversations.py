@@ -45,6 +45,13 @@ def preferences(seed: int) -> list[Row]:
     return [{"prompt": next(texts), "chosen": f" {next(texts)}", "rejected": f" {next(texts)}"} for _ in range(25)]
 
 
+def changed(folder: Path, edit: Edit) -> None:
+    """The rows of `of_chats` in the folder, edited."""
+    rows = chats()
+    edit(rows)
+    saved(folder / "chat.jsonl", rows)
+
+
 def saved(path: Path, rows: list[Row]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -159,9 +166,7 @@ SAYS_THE_SAME = [a_role, all_roles, tools, no_tools, options, a_border]
 @pytest.mark.parametrize("edit", [*GROWN, *SAYS_THE_SAME], ids=lambda edit: edit.__name__)
 def test_whatever_has_changed_about_a_row_is_refused(tmp_path: Path, edit: Edit) -> None:
     manifest = read_written(of_chats(tmp_path), tmp_path)
-    rows = chats()
-    edit(rows)
-    saved(tmp_path / "chat.jsonl", rows)
+    changed(tmp_path, edit)
     with pytest.raises(SpvmiaError, match=r"^mia_manifest: .*conversations or labels differ from its fingerprint; res"):
         rebuild(manifest, {})
 
@@ -213,9 +218,7 @@ def test_one_of_an_earlier_version_is_read_and_the_audit_says_what_it_does_not_h
 @pytest.mark.parametrize("edit", GROWN, ids=lambda edit: edit.__name__)
 def test_one_of_an_earlier_version_notices_rows_that_say_more(tmp_path: Path, edit: Edit) -> None:
     manifest = of_before(of_chats(tmp_path), tmp_path)
-    rows = chats()
-    edit(rows)
-    saved(tmp_path / "chat.jsonl", rows)
+    changed(tmp_path, edit)
     with pytest.raises(SpvmiaError, match=r"^mia_manifest: .*chat\.jsonl: .* but row \d+ is longer; restore the file"):
         rebuild(manifest, {})
 
