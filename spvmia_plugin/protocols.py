@@ -26,6 +26,21 @@ OnDone = Callable[[Mapping[int, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What the target is to write next in a conversation.
+
+    Attributes:
+        opening: all that it reads before.
+        room: how many tokens it may write, at least one.
+        seed: of the draws.
+    """
+
+    opening: TokenIds
+    room: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingNoise:
     """A paraphrase in the embedding domain: the input embeddings plus `sign * scale * std(embeddings) * z`.
 
@@ -379,6 +394,41 @@ class Backend:
         for conversations alone.
         """
         raise self._unable()
+
+    def converse(
+        self,
+        turns: Mapping[int, Turn],
+        follow: Callable[[int, list[int]], Turn | None],
+        *,
+        ends: Collection[int],
+        most: int,
+    ) -> None:
+        """Have the target write conversations turn after turn, each turn as `generate` writes it from its opening.
+
+        Here all conversations wait for the longest turn, and every turn's opening is read anew; a backend that goes on
+        from what it has read overrides this.
+
+        Args:
+            turns: the first turn of each conversation.
+            follow: told a conversation and what was written in its turn; answers its next turn, None after the last.
+            ends: tokens that end a turn besides the model's own.
+            most: no opening with its turn has more tokens.
+        """
+        while turns:
+            found = self.generate(
+                [turn.opening for turn in turns.values()],
+                [len(turn.opening) + turn.room for turn in turns.values()],
+                [turn.seed for turn in turns.values()],
+                ends=ends,
+                complete=True,
+            )
+            written = {
+                i: list(token_ids[len(turn.opening) :])
+                for (i, turn), token_ids in zip(turns.items(), found, strict=True)
+                if token_ids is not None
+            }
+            following = {i: follow(i, token_ids) for i, token_ids in written.items()}
+            turns = {i: turn for i, turn in following.items() if turn is not None}
 
     def continue_texts(
         self,

@@ -13,6 +13,7 @@ So every shortcut is taken once on a few tokens, and compared with what the mode
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -40,6 +41,19 @@ class Hidden:
     cache: Any = None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a key-value cache keeps.
+
+    Attributes:
+        token_bytes: of one token, in all layers.
+        slides: whether some layers keep a window of the last tokens alone.
+    """
+
+    token_bytes: int
+    slides: bool
+
+
 class HeadlessModel:
     """Runs a model up to its output layer.
 
@@ -51,7 +65,7 @@ class HeadlessModel:
     def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:
         self.model = model
         self.autocast = autocast
-        self.tried: dict[str, bool] = {}  # shortcuts, and whether they hold: see `trial`
+        self.tried: dict[str, bool] = {}  # shortcuts, and whether they hold: see `holds`
         self._cache_name = cache_name(model)
         self.device = torch.device(model.device)
         self.vocab, self.exact, self._out = self._probe()
@@ -96,6 +110,15 @@ class HeadlessModel:
             return rows
         with self.precision():
             return self.model.get_output_embeddings()(rows)
+
+    @functools.cached_property
+    def kept(self) -> Kept | None:
+        """What the key-value cache keeps of a text; None where it is not a cache of layers."""
+        ids = torch.tensor([probe_ids(self, PROBE_SHAPE[1])], device=self.device)
+        layers = getattr(self.forward(input_ids=ids, use_cache=True).cache, "layers", ())
+        held = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+        count = sum(part.nbytes for part in held if isinstance(part, torch.Tensor)) // PROBE_SHAPE[1]
+        return Kept(count, any(getattr(layer, "is_sliding", False) for layer in layers)) if count else None
 
     def _probe(self) -> tuple[int, bool, torch.device]:
         """Size and device of the logits, and whether the output layer's product is what the model returns, bit for bit.

@@ -1,32 +1,34 @@
-"""What a model writes: continuations of prompts, and tokens in place of others. Each row draws from its own seed.
-
-One uniform number a draw, turned into a token by the inverse CDF. A draw depends on the row's seed and its distribution
-alone, so neither the batch nor the device's random generator has a say in it.
-"""
+"""What a model writes: continuations of prompts, and conversations turn after turn."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches, plan_passes, token_budget
-from spvmia_plugin.models.forward import HeadlessModel, each, holds, probe_ids, prompt_learning, takes
-from spvmia_plugin.models.statistics import rows_per_product
-from spvmia_plugin.models.tokens import Tokens
-from spvmia_plugin.protocols import Cost, Frame, OnDone, TokenIds
+from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches
+from spvmia_plugin.models.decoding import Decoder
+from spvmia_plugin.models.forward import HeadlessModel, each, holds, probe_ids, prompt_learning
+from spvmia_plugin.models.sampling import Sampling, uniforms
+from spvmia_plugin.protocols import Cost, OnDone, TokenIds, Turn
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
+"""At least so many, with padding, in a batch; `CACHE_BYTES` may allow for more."""
 TOKENS_PER_BATCH_DEVICE = 2**17
+CACHE_BYTES = {"cpu": 2**31}
+"""What the key-value cache of a batch may take. A step reads all weights, whether for 4 rows or for 64 (a few times as
+long on a CPU), and lasts until the longest of the batch has ended: the fewer batches, the better."""
 MAX_ROWS = {"cpu": 128}
 MAX_ROWS_DEVICE = 1024
 _SHED = 0.8
 """Rows that ended are taken out of the batch once fewer than this share is left: dropping copies the cache."""
+_SPARE = 4
+"""One in so many columns of the cache may be such that no row reads them any more, before all rows are read again."""
+
+Follow = Callable[[int, list[int]], Turn | None]
 
 
 class Generator:
@@ -52,7 +54,7 @@ class Generator:
     ) -> None:
         self._model = model
         self._sampling = sampling
-        self._end_ids = torch.tensor(list(end_ids))
+        self._ends = frozenset(end_ids)
         self._lead = list(lead)
         self._runner = runner
         self._cost = cost
@@ -67,10 +69,33 @@ class Generator:
         elif not self._padded and not self._virtual:
             self.path = "prompts of one length at a time: padding on the left is not left out"
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether a row can go back while others go on: `converse` needs that.
+
+        Not where layers keep a window: the columns that a row has left would count as tokens in it.
+        """
+        if not self._padded or self._virtual or self._model.kept is None or self._model.kept.slides:
+            return False
+        return holds(self._model, "rewinding", self._try_rewinding)
+
+    def _try_rewinding(self) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
+        """Rows that go back by 2, 0 and 1 tokens, and on by other ones."""
+        texts = [[*self._lead, *probe_ids(self._model, n, start=5 * i)] for i, n in enumerate((6, 3, 5))]
+        decoder = Decoder(self._model, [list(text) for text in texts], self._virtual, cached=True, rewound=True)
+        for row, count in enumerate((2, 0, 1)):
+            decoder.forget(row, count)
+            texts[row] = texts[row][: len(texts[row]) - count]
+        for step in range(3):
+            tokens = probe_ids(self._model, len(texts), start=40 + 3 * step)
+            decoder.step(torch.tensor(tokens))
+            texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
+            yield from each(decoder.last, texts)
+
     def _try(self, lengths: Sequence[int]) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
         """Some steps from prompts of these lengths, with rows that leave on the way: see `trial.holds`."""
         texts = [[*self._lead, *probe_ids(self._model, n, start=5 * i)] for i, n in enumerate(lengths)]
-        decoder = _Decoder(self._model, [list(text) for text in texts], self._virtual, cached=True)
+        decoder = Decoder(self._model, [list(text) for text in texts], self._virtual, cached=True)
         yield from each(decoder.last, texts)
         for step, kept in enumerate(([0, 1, 2, 3], [1, 2], [1], [0])):
             if len(kept) < len(texts):
@@ -112,8 +137,7 @@ class Generator:
 
     def _plan(self, prompts: Sequence[TokenIds], lengths: Sequence[int]) -> list[Batch]:
         """Prompts of like length together. Where a cache can't be padded, of one length only."""
-        kind = self._model.device.type
-        budget, rows = TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH_DEVICE), MAX_ROWS.get(kind, MAX_ROWS_DEVICE)
+        budget, rows = self._room()
         groups: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
             groups.setdefault(len(prompt) if self._cached and not self._padded else 0, []).append(i)
@@ -122,6 +146,14 @@ class Generator:
             for batch in plan_batches([max(lengths[i], len(prompts[i])) + 1 for i in group], budget, rows):
                 batches.append(Batch([group[i] for i in batch.rows], batch.width))
         return batches
+
+    def _room(self) -> tuple[int, int]:
+        """Tokens, with padding, and rows that a batch may have."""
+        kind = self._model.device.type
+        budget = TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH_DEVICE)
+        if self._cached and kind in CACHE_BYTES and self._model.kept is not None:
+            budget = max(budget, CACHE_BYTES[kind] // self._model.kept.token_bytes)
+        return budget, MAX_ROWS.get(kind, MAX_ROWS_DEVICE)
 
     def _batch(self, prompts: list[TokenIds], lengths: list[int], seeds: list[int]) -> list[list[int]]:
         """New tokens of every prompt."""
@@ -135,19 +167,17 @@ class Generator:
         for row, i in enumerate(active):
             draws[row, : wanted[i]] = uniforms(seeds[i], wanted[i])
         stream = torch.from_numpy(draws)
-        decoder = _Decoder(
-            self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual, cached=self._cached
-        )
+        decoder = Decoder(self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual, cached=self._cached)
         self._cost.forward_tokens += sum(len(self._lead) + len(prompts[i]) for i in active)
         # Three numberings: i of prompts, row of `stream`, position in the decoder, which holds the rows `kept`, (B,).
         kept = list(range(len(active)))
         for step in range(draws.shape[1]):
-            chosen = self._choose(decoder.last, stream[kept, step])
-            ended, tokens = torch.isin(chosen, self._end_ids).tolist(), chosen.tolist()
+            chosen = self._sampling.choose(self._model, decoder.last, stream[kept, step])
+            tokens = chosen.tolist()
             alive = []
             for position, row in enumerate(kept):
                 i = active[row]
-                if len(new[i]) < wanted[i] and not ended[position]:
+                if len(new[i]) < wanted[i] and tokens[position] not in self._ends:
                     new[i].append(tokens[position])
                 else:
                     wanted[i] = len(new[i])  # ended: what it draws while it stays in the batch is dropped
@@ -163,266 +193,99 @@ class Generator:
             decoder.step(chosen)
         return new
 
-    def _choose(self, hidden: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        p = self._sampling.probabilities(self._model.logits(hidden))
-        wide = torch.float32 if p.device.type == "mps" else torch.float64
-        return inverse_cdf(p, u[:, None].to(wide).to(p.device)).squeeze(-1).cpu()
+    def converse(self, turns: Mapping[int, Turn], follow: Follow, most: int) -> None:
+        """See `Backend.converse`: a conversation goes on from what the cache holds of it, and none waits for another.
 
-
-class _Decoder:
-    """The model's state in the middle of a batch: `last` is (B, d), the final hidden state of each row's last token.
-
-    Prompts of unequal length are padded on the left. A model without a cache that could be cut and grown (not `cached`)
-    is run over the whole text at every step, padded on the right.
-    """
-
-    def __init__(self, model: HeadlessModel, rows: list[list[int]], virtual: bool, *, cached: bool) -> None:
-        self._model = model
-        # peft puts virtual tokens before whatever it is given: only the first pass may go through it
-        self._inner = model.model.get_base_model() if virtual else None
-        self._texts = rows
-        # Padded on the left, so that every row's last token is in the last column and one step appends one column. The
-        # mask (B, W) grows with the cache: it says which of the W columns read so far are a row's own.
-        width = max(map(len, rows))
-        self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-        self._padded = not bool(self._mask.all())
-        self._cache: Any = None
-        self._cached = cached
-        if not cached:
-            self._rerun()
-            return
-        ids = torch.tensor([[row[0]] * (width - len(row)) + row for row in rows], device=model.device)
-        hidden = model.forward(input_ids=ids, use_cache=True, **self._where(width))
-        self._cache, self.last = hidden.cache, hidden.rows[:, -1]
-
-    def step(self, tokens: torch.Tensor) -> None:
-        """Append one token to every row."""
-        tokens = tokens.to(self._model.device)
-        if not self._cached:
-            for row, token in zip(self._texts, tokens.tolist(), strict=True):
-                row.append(token)
-            self._rerun()
-            return
-        if self._padded:
-            self._mask = torch.cat((self._mask, self._mask.new_ones(len(tokens), 1)), dim=1)
-        model = self._model if self._inner is None else self._model.sharing(self._inner)
-        hidden = model.forward(input_ids=tokens[:, None], cache=self._cache, use_cache=True, **self._where(1))
-        self._cache, self.last = hidden.cache, hidden.rows[:, -1]
-
-    def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these."""
-        self._texts = [self._texts[row] for row in rows]
-        self._mask = self._mask[rows]
-        if self._cached:
-            self._cache.batch_select_indices(torch.tensor(rows))  # on the CPU: layers may lie on several devices
-
-    def _where(self, width: int) -> dict[str, torch.Tensor]:
-        """Mask and positions; none for rows of one length, which need neither."""
-        if not self._padded:
-            return {}
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        given = {"attention_mask": self._mask}
-        return given | ({"position_ids": positions} if takes(self._model.model, "position_ids") else {})
-
-    def _rerun(self) -> None:
-        # (B, W), padded on the right: nothing looks ahead. The last token of each row has its state at its own column.
-        width = max(map(len, self._texts))
-        ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in self._texts], device=self._model.device)
-        rows = self._model.forward(input_ids=ids).rows
-        ends = torch.tensor([len(row) - 1 for row in self._texts], device=rows.device)
-        self.last = rows[torch.arange(len(rows), device=rows.device), ends]
-
-
-_BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to turn logits into probabilities: temperature first, then the k best, then the p-nucleus."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, V) float32 weights, 0 for what is not to be drawn; rows need not sum to one."""
-        x = logits.float()
-        if self.temperature != 1:
-            # From the best downwards, so that nothing overflows however cold it is; float32 has no smaller divisor.
-            x = (x - x.amax(-1, keepdim=True)) / max(self.temperature, torch.finfo(torch.float32).tiny)
-        if 0 < self.top_k < x.shape[-1]:
-            least = x.topk(self.top_k, -1).values[..., -1:]
-            x = x.masked_fill(x < least, float("-inf"))
-        p = x.softmax(-1)
-        if self.top_p < 1:
-            p = _nucleus(p, self.top_p)
-        return p
-
-
-def _nucleus(p: torch.Tensor, share: float) -> torch.Tensor:
-    """Keep the most probable tokens whose mass first reaches `share`; ties stay with the last that is kept."""
-    ordered = p.sort(-1, descending=True).values  # (B, V)
-    before = ordered.cumsum(-1) - ordered  # mass of the more probable: a token is kept while that is below the share
-    last = (before < share).sum(-1, keepdim=True) - 1  # (B, 1) place of the last that is
-    return p.masked_fill(p < ordered.gather(-1, last), 0.0)  # by probability, not by place: hence the ties
-
-
-def inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Draw indices: the first v whose cumulative weight exceeds u times the total.
-
-    Looks for the block of v first and within it then: sums over blocks take one pass over the weights, cumulative
-    sums of all of them would take three and a copy in float64.
-
-    Args:
-        weights: (B, V), non-negative. An index of weight 0 is never drawn.
-        uniforms: (B, K) in [0, 1).
-
-    Returns:
-        (B, K) indices.
-    """
-    wide = torch.float32 if weights.device.type == "mps" else torch.float64  # rounding in 49k float32 sums shows
-    rows, vocab = weights.shape
-    if vocab % _BLOCK:
-        weights = torch.nn.functional.pad(weights, (0, _BLOCK - vocab % _BLOCK))
-    blocks = weights.view(rows, -1, _BLOCK)  # (B, n, block)
-    before = blocks.sum(-1).to(wide).cumsum(-1)  # (B, n): weight up to and with each block
-    point = uniforms.to(wide) * before[:, -1:]  # (B, K)
-    block = _first_above(before, point)  # (B, K)
-    inner = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).to(wide).cumsum(-1)  # (B, K, block)
-    start = torch.nn.functional.pad(before, (1, 0)).gather(1, block)  # (B, K): weight before the block
-    return block * _BLOCK + _first_above(inner, (point - start)[..., None]).squeeze(-1)
-
-
-def _first_above(cumulative: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
-    """First index where `cumulative` (..., n) exceeds `point` (..., K); where rounding puts the point at the end, the
-    last step up."""
-    found = torch.searchsorted(cumulative, point.contiguous(), right=True)
-    last = (cumulative < cumulative[..., -1:]).sum(-1, keepdim=True)
-    return torch.minimum(found, last)
-
-
-def uniforms(seed: int, count: int) -> NDArray[np.float64]:
-    """The stream of one row: `count` numbers in [0, 1)."""
-    return np.random.default_rng(seed).random(count)
-
-
-Positions = Sequence[NDArray[np.int64]]
-
-
-class Replacer:
-    """Draws x~_t ~ p(. | x_<t), x~_t != x_t, at given positions.
-
-    Args:
-        model: the model of a role.
-        tokens: what is read before a text, and padding.
-        runner: runs batches, remembers what fitted into memory.
-        cost: is added to.
-        complete: sequences are all that is read; nothing stands before them.
-    """
-
-    def __init__(
-        self, model: HeadlessModel, tokens: Tokens, runner: BatchRunner, cost: Cost, *, complete: bool = False
-    ) -> None:
-        self._model = model
-        self._tokens = tokens
-        frame = Frame() if complete else tokens.frame("a")
-        self._context = frame.context + frame.before
-        self._runner = runner
-        self._cost = cost
-
-    def draw(
-        self, sequences: Sequence[TokenIds], positions: Sequence[Positions], seeds: Sequence[int]
-    ) -> list[list[NDArray[np.int64]]]:
-        """See `Backend.sample_replacements`.
-
-        Raises:
-            ValueError: a first token is to be replaced, and nothing stands before it.
+        Between two turns lie the few tokens that the template puts there, and in front of an answer a user's turn that
+        the target did not write: they are read one a step, while the other rows go on. Where the words, rendered anew,
+        are other tokens than those that were drawn, the row goes back to the last that agree. So a batch takes about as
+        many steps as its longest conversation has tokens. A turn is that of `generate`: drawn from its own seed.
         """
-        shift = 0 if self._context else 1  # output p - shift of a row predicts token p of its text
-        if any((draw < shift).any() for draws in positions for draw in draws):
-            raise ValueError("positions: expected none at 0, because nothing stands before a text")
         started = time.perf_counter()
-        drawn: list[list[NDArray[np.int64]]] = [[np.zeros(0, np.int64) for _ in draws] for draws in positions]
-        active = [i for i, draws in enumerate(positions) if any(len(draw) for draw in draws)]  # a pass for no others
-        planned = plan_passes([len(sequences[i]) for i in active], token_budget(self._model.device.type))
+        at = dict(turns)  # where each conversation stands: after memory ran out, a smaller batch goes on from there
+        keys, widest = list(turns), most + most // _SPARE
+        budget, rows = self._room()
 
         def work(batch: Batch) -> None:
-            rows = [active[k] for k in batch.rows]
-            hidden = self._model.forward(input_ids=self._inputs([sequences[i] for i in rows])).rows
-            hidden = hidden[:, max(0, len(self._context) - 1) :]  # (B, W, d): what predicts a text's own tokens
-            wanted = [_Wanted.of(sequences[i], positions[i], seeds[i], shift) for i in rows]
-            for i, found in zip(rows, self._draw(hidden, wanted), strict=True):
-                drawn[i] = np.split(found, np.cumsum([len(draw) for draw in positions[i]])[:-1])
             self._cost.batches += 1
-            self._cost.forward_tokens += sum(len(sequences[i]) for i in rows)
+            self._write([_Line(keys[k], at[keys[k]]) for k in batch.rows if keys[k] in at], at, follow, widest)
 
-        self._runner.run(planned, work)
+        self._runner.run(plan_batches([widest] * len(keys), budget, rows), work)
         self._cost.seconds += time.perf_counter() - started
-        return drawn
 
-    def _inputs(self, sequences: Sequence[TokenIds]) -> torch.Tensor:
-        """The context and all tokens but the last, padded on the right."""
-        width = max(map(len, sequences))
-        pad = self._tokens.pad_id
-        rows = [[*self._context, *ids[:-1], *[pad] * (width - len(ids))] for ids in sequences]
-        return torch.tensor(rows, device=self._model.device)
+    def _write(self, lines: list[_Line], at: dict[int, Turn], follow: Follow, widest: int) -> None:
+        """Write conversations to their ends; `at` is kept up to date, and loses those that are over."""
+        decoder: Decoder | None = None
+        while lines:
+            if decoder is None or decoder.width >= widest:  # at first, and where too many columns are read no more
+                lines = [line for line in lines if line.key in at]
+                texts = [line.read_all() for line in lines]
+                decoder = Decoder(self._model, texts, self._virtual, cached=True, rewound=True)
+                self._cost.forward_tokens += sum(map(len, texts))
+            speaking = [p for p, line in enumerate(lines) if line.key in at and not line.pending]
+            u = torch.tensor([lines[p].draws[len(lines[p].new)] for p in speaking], dtype=torch.float64)
+            drawn = self._sampling.choose(self._model, decoder.last[speaking], u).tolist() if speaking else []
+            for p, token in zip(speaking, drawn, strict=True):
+                line = lines[p]
+                if not line.say(token, token in self._ends):
+                    continue
+                self._cost.generated_tokens += len(line.new)
+                turn = follow(line.key, line.new)
+                if turn is None:
+                    del at[line.key]
+                else:
+                    at[line.key] = turn
+                    decoder.forget(p, line.turn_to(turn))
+            alive = [p for p, line in enumerate(lines) if line.key in at]
+            if not alive:
+                return
+            if len(alive) <= _SHED * len(lines):  # as in `_batch`
+                decoder.keep(alive)
+                lines = [lines[p] for p in alive]
+            self._cost.forward_tokens += len(alive)
+            decoder.step(torch.tensor([line.next_read() if line.key in at else line.read[-1] for line in lines]))
 
-    def _draw(self, hidden: torch.Tensor, wanted: Sequence[_Wanted]) -> list[NDArray[np.int64]]:
-        """All draws of every text of a batch, in one transfer from the device.
 
-        Args:
-            hidden: (B, W, d) final hidden states.
-            wanted: what to draw for each row.
-        """
-        states = torch.cat([row[w.outputs.to(row.device)] for row, w in zip(hidden, wanted, strict=True)])  # (n, d)
-        original = torch.cat([w.original for w in wanted]).to(states.device)  # (n,)
-        width = max(w.u.shape[1] for w in wanted)
-        u = torch.cat([torch.nn.functional.pad(w.u, (0, width - w.u.shape[1])) for w in wanted])
-        u = u.to(torch.float32 if states.device.type == "mps" else torch.float64).to(states.device)  # (n, K)
-        parts = []
-        # Logits of a part at a time: all of them, (n, V), would be larger than the model.
-        for rows in torch.arange(len(states)).split(rows_per_product(self._model.vocab, states)):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            logits = self._model.logits(states[part]).float()
-            weights = logits.scatter(-1, original[part, None], float("-inf")).softmax(-1)
-            parts.append(inverse_cdf(weights, u[part]))
-        drawn = torch.cat(parts).cpu().numpy()
-        ends = np.cumsum([len(w.outputs) for w in wanted])[:-1]
-        return [part[w.row, w.slot] for part, w in zip(np.split(drawn, ends), wanted, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """The draws of one text, put in a table: a row for each distinct position, drawn from at most K times.
-
-    Its stream of uniforms runs through the draws in order.
+class _Line:
+    """A conversation in a batch.
 
     Attributes:
-        outputs: (m,) which of the row's outputs predict the distinct positions.
-        original: (m,) the tokens that stand there.
-        u: (m, K) uniforms, filled from the left.
-        row: (k,) the table's row of each draw.
-        slot: (k,) its column.
+        key: of the conversation.
+        read: the tokens that the cache holds of it and that count.
+        pending: those of the opening, or the drawn one, that are to be read before the next is drawn.
+        new: what was drawn in this turn.
+        draws: (room,) uniform numbers of this turn.
     """
 
-    outputs: torch.Tensor
-    original: torch.Tensor
-    u: torch.Tensor
-    row: NDArray[np.int64]
-    slot: NDArray[np.int64]
+    def __init__(self, key: int, turn: Turn) -> None:
+        self.key = key
+        self.read: list[int] = []
+        self.turn_to(turn)
 
-    @classmethod
-    def of(cls, token_ids: TokenIds, positions: Positions, seed: int, shift: int) -> _Wanted:
-        """Sort the draws of one text by position; output p - `shift` of its row predicts token p."""
-        # The k draws of all paraphrases in one row; equal positions share a row of the table, and so one product with
-        # the output layer. A draw's column is how many draws of its position come before it.
-        where = np.concatenate(positions)  # (k,)
-        distinct, row = np.unique(where, return_inverse=True)
-        order = np.argsort(row, kind="stable")
-        counts = np.bincount(row, minlength=len(distinct))
-        slot = np.empty(len(row), np.int64)
-        slot[order] = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        u = np.zeros((len(distinct), int(counts.max())))
-        u[row, slot] = uniforms(seed, len(where))
-        original = torch.tensor([token_ids[p] for p in distinct])
-        return cls(torch.from_numpy(distinct - shift), original, torch.from_numpy(u), row, slot)
+    def turn_to(self, turn: Turn) -> int:
+        """Begin a turn; how many of the tokens that were read are not of its opening."""
+        pairs = zip(self.read, turn.opening, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        same = min(same, len(turn.opening) - 1)  # the last one is read, again if need be: the turn is drawn after it
+        stale = len(self.read) - same
+        self.read, self.pending = self.read[:same], list(turn.opening[same:])
+        self.new: list[int] = []
+        self.draws = uniforms(turn.seed, turn.room)
+        return stale
+
+    def say(self, token: int, ends: bool) -> bool:
+        """Take a drawn token, or the end of the turn; whether the turn is over."""
+        if not ends:
+            self.new.append(token)
+            self.pending.append(token)
+        return ends or len(self.new) == len(self.draws)
+
+    def next_read(self) -> int:
+        """The token to be read now."""
+        self.read.append(self.pending.pop(0))
+        return self.read[-1]
+
+    def read_all(self) -> list[int]:
+        """All tokens that are to be read before the next is drawn: a copy."""
+        self.read, self.pending = self.read + self.pending, []
+        return list(self.read)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.adapters import has_gradients
 from spvmia_plugin.models.forward import inner_model
-from spvmia_plugin.models.generation import Generator, Sampling
+from spvmia_plugin.models.generation import Generator
 from spvmia_plugin.models.identity import embedding_rows
 from spvmia_plugin.models.precision import TO_FLOAT32, computes_in, too_slow
 from spvmia_plugin.models.roles import RoleModels
+from spvmia_plugin.models.sampling import Sampling
 from spvmia_plugin.models.tokens import Tokens, unwrapped
 from spvmia_plugin.models.torch_backend import TorchBackend
-from spvmia_plugin.protocols import BackendFeatures, OnDone, TokenIds
+from spvmia_plugin.protocols import BackendFeatures, OnDone, TokenIds, Turn
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.processes import all_say, first_says, is_first, one_of, processes_of
 
@@ -84,19 +86,38 @@ class HFBackend(TorchBackend):
         ends: Collection[int] | None = None,
         complete: bool = False,
     ) -> list[list[int] | None]:
+        with self._generator(ends or (), [] if complete else self._tokens.lead) as generator:
+            return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
+
+    def converse(
+        self,
+        turns: Mapping[int, Turn],
+        follow: Callable[[int, list[int]], Turn | None],
+        *,
+        ends: Collection[int],
+        most: int,
+    ) -> None:
+        with self._generator(ends, []) as generator:
+            if generator.rewinds:
+                generator.converse(turns, follow, most)
+                return
+        super().converse(turns, follow, ends=ends, most=most)
+
+    @contextmanager
+    def _generator(self, ends: Collection[int], lead: Sequence[int]) -> Iterator[Generator]:
         config = self._config
         with self._model(Role.TARGET) as model:
             generator = Generator(
                 model,
                 Sampling(config.temperature, config.top_k, config.top_p),
-                sorted({*self._tokens.end_ids(model.model), *(ends or ())}),
-                [] if complete else self._tokens.lead,
+                sorted({*self._tokens.end_ids(model.model), *ends}),
+                lead,
                 self._runners["generate"],
                 self._costs[Role.TARGET],
             )
             if generator.path is not None:
                 self.paths[f"{Role.TARGET.value}: generation"] = generator.path
-            return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
+            yield generator
 
     def agree(self, value: Any) -> Any:
         with one_of(self.processes):

@@ -17,10 +17,10 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.adapters import trained_weights
 from spvmia_plugin.models.batching import BatchRunner
 from spvmia_plugin.models.forward import HeadlessModel, answers_nan, inner_model, looks_back_only
-from spvmia_plugin.models.generation import Replacer
 from spvmia_plugin.models.gradients import GradientNorms
 from spvmia_plugin.models.identity import EQUAL, NEARLY_EQUAL
 from spvmia_plugin.models.local import LocalModels
+from spvmia_plugin.models.replacements import Replacer
 from spvmia_plugin.models.scoring import Scorer
 from spvmia_plugin.models.tokens import TokenisedBackend, Tokens
 from spvmia_plugin.protocols import BackendFeatures, Cost, OnDone, ScoreInput, TokenIds

@@ -115,7 +115,8 @@ def _written(config: FinetuneConfig, base: BaseModel, reading: Reading) -> Draw:
     """
     from spvmia_plugin.models.batching import BatchRunner
     from spvmia_plugin.models.forward import HeadlessModel
-    from spvmia_plugin.models.generation import Generator, Sampling
+    from spvmia_plugin.models.generation import Generator
+    from spvmia_plugin.models.sampling import Sampling
 
     edges = (base.tokenizer.bos_token_id, base.tokenizer.eos_token_id)
     start = list(reading.frame("").context) or [edge for edge in edges if edge is not None][:1]

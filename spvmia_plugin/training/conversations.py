@@ -6,13 +6,13 @@ where a user begins writes what users write, and answers it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.protocols import Backend, OnDone
+from spvmia_plugin.protocols import Backend, OnDone, Turn
 from spvmia_plugin.records import ASSISTANT, Conversation, Document, Rendered
 from spvmia_plugin.seeds import stable_seed
 from spvmia_plugin.signals import Role
@@ -66,9 +66,7 @@ class Writer:
                 f"got {len(prompts)} without; give others, raise mia_record_tokens, or use mia_self_prompt=whole"
             )
         longest = max(self._longest_turn(conversation) for conversation in usable)
-        return self._in_chunks(
-            lambda rows: self._reply({i: usable[i % len(usable)] for i in rows}, longest), on_done, done
-        )
+        return self._in_chunks(lambda i: self._reply(usable[i % len(usable)], longest), on_done, done)
 
     def wholes(
         self, blank: Conversation, length: int, on_done: OnDone | None, done: Collection[int]
@@ -97,13 +95,13 @@ class Writer:
                     "its own, got plain prompts with completions and a tokenizer that begins with nothing; use "
                     "mia_self_prompt=reply with held-out rows (mia_prompts)"
                 )
-            return self._in_chunks(lambda rows: self._complete(rows, row, opening, length), on_done, done)
+            return self._in_chunks(lambda i: self._complete(row, opening, length), on_done, done)
         self._renderer.user_opening(blank)  # a template that takes no user here is refused, not taken for a word's
-        return self._in_chunks(lambda rows: self._exchange(rows, blank, length), on_done, done)
+        return self._in_chunks(lambda i: self._exchange(blank, length), on_done, done)
 
     def _in_chunks(
         self,
-        write: Callable[[Sequence[int]], Mapping[int, Conversation]],
+        script: Callable[[int], Script],
         on_done: OnDone | None,
         done: Collection[int],
     ) -> list[str | None]:
@@ -112,7 +110,8 @@ class Writer:
         for rows in self._chunks():
             if all(i in done for i in rows):
                 continue
-            made = {i: conversation.to_text() for i, conversation in write(rows).items()}
+            conversations = self._written({i: script(i) for i in rows})
+            made = {i: conversations[i].to_text() for i in sorted(conversations)}
             for i, text in made.items():
                 texts[i] = text
             if on_done is not None:
@@ -142,60 +141,48 @@ class Writer:
         contents = conversation.contents()
         return max(len(self._backend.encode(contents[i])) + 1 for i in _to_write(conversation))
 
-    def _reply(self, conversations: Mapping[int, Conversation], longest: int) -> dict[int, Conversation]:
-        made = dict(conversations)
-        turns = {i: _to_write(conversation) for i, conversation in conversations.items()}
-        for turn in range(max(map(len, turns.values()))):
-            openings: dict[int, list[int]] = {}
-            for i, places in turns.items():
-                if turn < len(places):
-                    so_far = _first(made[i], places[turn])
-                    opening = self._begun(self._renderer.opening, so_far)
-                    if opening is not None:
-                        openings[i] = opening
-                    else:
-                        made[i], turns[i] = so_far, places[:turn]
-            room = {i: min(longest, self._limit - len(opening)) for i, opening in openings.items()}
-            plain = {i for i, conversation in conversations.items() if conversation.plain}
-            before = {i: _first(made[i], turns[i][turn]) for i in openings}
-            for i, words in self._written(openings, room, turn, ASSISTANT, before, plain).items():
-                messages, place = list(made[i].messages), turns[i][turn]
-                messages[place] = {"role": messages[place]["role"], "content": messages[place].get("content")}
-                made[i] = replace(made[i], messages=tuple(messages)).with_contents({place: words})
+    def _reply(self, conversation: Conversation, longest: int) -> Script:
+        """All turns of a held-out conversation that the target is to write; it ends where one would lie beyond."""
+        made = conversation
+        for place in _to_write(conversation):
+            before = _first(made, place)
+            opening = self._begun(self._renderer.opening, before)
+            if opening is None:
+                return before
+            room = min(longest, self._limit - len(opening))
+            words = yield _Asked(opening, room, ASSISTANT, before, plain=conversation.plain)
+            messages = list(made.messages)
+            messages[place] = {"role": messages[place]["role"], "content": messages[place].get("content")}
+            made = replace(made, messages=tuple(messages)).with_contents({place: words})
         return made
 
-    def _exchange(self, rows: Sequence[int], blank: Conversation, length: int) -> dict[int, Conversation]:
-        made = dict.fromkeys(rows, blank)
-        going, exchange = list(rows), 0
-        while going:
-            openings = self._all_begun(self._renderer.user_opening, {i: made[i] for i in going})
-            room = {i: max(1, min(length, (self._limit - len(opening)) // 2)) for i, opening in openings.items()}
-            questions = self._written(openings, room, 2 * exchange, USER, made)
-            asked = {i: _and(made[i], USER, words) for i, words in questions.items() if words.strip()}
-            openings = self._all_begun(self._renderer.opening, asked)
-            room = {i: min(length, self._limit - len(opening)) for i, opening in openings.items()}
-            answers = self._written(openings, room, 2 * exchange + 1, ASSISTANT, asked)
-            made |= {i: _answered(asked[i], words) for i, words in answers.items()}
-            read = self._all_begun(self._sequence, {i: made[i] for i, words in answers.items() if words.strip()})
-            going, exchange = [i for i, token_ids in read.items() if len(token_ids) < length], exchange + 1
-        return made
+    def _exchange(self, blank: Conversation, length: int) -> Script:
+        """A user's turn, an answer, and so on, until `length` tokens, the cut, or a turn without words."""
+        made = blank
+        while True:
+            opening = self._begun(self._renderer.user_opening, made)
+            if opening is None:
+                return made
+            room = max(1, min(length, (self._limit - len(opening)) // 2))
+            words = yield _Asked(opening, room, USER, made)
+            asked = _and(made, USER, words)
+            opening = self._begun(self._renderer.opening, asked) if words.strip() else None
+            if opening is None:
+                return made
+            words = yield _Asked(opening, min(length, self._limit - len(opening)), ASSISTANT, asked)
+            made = _answered(asked, words)
+            read = self._begun(self._sequence, made) if words.strip() else None
+            if read is None or len(read) >= length:
+                return made
+
+    def _complete(self, row: Conversation, opening: list[int], length: int) -> Script:
+        """The completion of a plain row whose prompt is empty."""
+        room = max(1, min(length, self._limit) - len(opening))
+        words = yield _Asked(opening, room, ASSISTANT, row, plain=True)
+        return _answered(row, words)
 
     def _sequence(self, conversation: Conversation) -> list[int]:
         return list(self._renderer.render(conversation).token_ids)
-
-    def _complete(
-        self, rows: Sequence[int], row: Conversation, opening: list[int], length: int
-    ) -> dict[int, Conversation]:
-        room = max(1, min(length, self._limit) - len(opening))
-        openings, before = dict.fromkeys(rows, opening), dict.fromkeys(rows, row)
-        written = self._written(openings, dict.fromkeys(rows, room), 0, ASSISTANT, before, set(rows))
-        return {i: _answered(row, words) for i, words in written.items()}
-
-    def _all_begun(
-        self, begin: Callable[[Conversation], list[int]], conversations: Mapping[int, Conversation]
-    ) -> dict[int, list[int]]:
-        found = {i: self._begun(begin, conversation) for i, conversation in conversations.items()}
-        return {i: opening for i, opening in found.items() if opening is not None}
 
     def _begun(self, begin: Callable[[Conversation], list[int]], so_far: Conversation) -> list[int] | None:
         """What is read before the next turn; None where that lies beyond the cut.
@@ -208,52 +195,71 @@ class Writer:
             return None
         return opening if len(opening) < self._limit else None
 
-    def _written(
-        self,
-        openings: Mapping[int, Sequence[int]],
-        room: Mapping[int, int],
-        turn: int,
-        role: str,
-        before: Mapping[int, Conversation],
-        plain: Collection[int] = (),
-    ) -> dict[int, str]:
-        """The words that the target writes after each opening, in at most so many tokens; `plain` rows as they are.
+    def _written(self, scripts: Mapping[int, Script]) -> dict[int, Conversation]:
+        """What comes out of the scripts when the target writes whatever they ask for."""
+        made: dict[int, Conversation] = {}
+        asked: dict[int, _Asked] = {}
+        turns = dict.fromkeys(scripts, 0)
 
-        `before` are the conversations that the openings are of: what a target of text alone is given.
-        """
-        rows = list(openings)
-        if not rows:
-            return {}
+        def go_on(i: int, words: str | None) -> Turn | None:
+            try:
+                asked[i] = next(scripts[i]) if words is None else scripts[i].send(words)
+            except StopIteration as end:
+                made[i] = end.value
+                return None
+            seed = stable_seed(self._seed, "self_prompt", i, turns[i])
+            turns[i] += 1
+            return Turn(asked[i].opening, asked[i].room, seed)
+
+        def follow(i: int, token_ids: list[int]) -> Turn | None:
+            return go_on(i, self._renderer.written(token_ids, role=asked[i].role, plain=asked[i].plain))
+
+        begun = {i: turn for i in scripts if (turn := go_on(i, None)) is not None}
         if self._backend.is_asked_by_text:
-            return self._answered_by_text(rows, room, turn, role, before)
-        found = self._backend.generate(
-            [openings[i] for i in rows],
-            [len(openings[i]) + room[i] for i in rows],
-            [stable_seed(self._seed, "self_prompt", i, turn) for i in rows],
-            ends=self._renderer.ends,
-            complete=True,
-        )
-        return {
-            i: self._renderer.written(token_ids[len(openings[i]) :], role=role, plain=i in plain)
-            for i, token_ids in zip(rows, found, strict=True)
-            if token_ids is not None
-        }
+            while begun:
+                texts = self._answered_by_text({i: asked[i] for i in begun}, [turn.seed for turn in begun.values()])
+                following = {i: go_on(i, words) for i, words in texts.items()}
+                begun = {i: turn for i, turn in following.items() if turn is not None}
+        else:
+            self._backend.converse(begun, follow, ends=self._renderer.ends, most=self._limit)
+        return made
 
-    def _answered_by_text(
-        self, rows: Sequence[int], room: Mapping[int, int], turn: int, role: str, before: Mapping[int, Conversation]
-    ) -> dict[int, str]:
-        if role == USER:
+    def _answered_by_text(self, asked: Mapping[int, _Asked], seeds: Sequence[int]) -> dict[int, str]:
+        if any(each.role == USER for each in asked.values()):
             raise SpvmiaError(
                 f"mia_self_prompt: expected reply or held-out conversations, because {self._backend.name} answers and "
                 "writes no user's turns, got whole; give mia_prompts and mia_self_prompt=reply"
             )
         found = self._backend.continue_texts(
-            [before[i] for i in rows],
-            [room[i] for i in rows],
-            [stable_seed(self._seed, "self_prompt", i, turn) for i in rows],
+            [each.before for each in asked.values()],
+            [each.room for each in asked.values()],
+            seeds,
             renderer=self._renderer,
         )
-        return {i: text for i, text in zip(rows, found, strict=True) if text is not None}
+        return {i: text for i, text in zip(asked, found, strict=True) if text is not None}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A turn that a script asks for.
+
+    Attributes:
+        opening: all that the target reads before.
+        room: how many tokens it may write.
+        role: whose turn.
+        before: the conversation that `opening` is of: what a target of text alone is given.
+        plain: whether the words stand there without a template.
+    """
+
+    opening: list[int]
+    room: int
+    role: str
+    before: Conversation
+    plain: bool = False
+
+
+Script = Generator[_Asked, str, Conversation]
+"""How a conversation is written: it asks for turns, is sent the words of each, and answers the conversation."""
 
 
 def _to_write(conversation: Conversation) -> list[int]:

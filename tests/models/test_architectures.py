@@ -12,7 +12,7 @@ from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng
 from tests.models.models import harness_lm, naive
-from tests.models.test_generation import one_by_one
+from tests.models.test_generation import conversed, one_by_one, talk
 from tests.models.test_hf_backend import CONTEXT
 from tests.tiny import tiny_texts
 
@@ -75,6 +75,17 @@ def test_generation_with_prompts_of_unequal_length(lm):
     heads = [backend.encode(text)[: 2 + 3 * i] for i, text in enumerate(tiny_texts(4))]
     found = backend.generate(heads, [22] * 4, range(4))
     assert found == [one_by_one(lm.model, head, 22, i, lm.eot_token_id) for i, head in enumerate(heads)]
+
+
+def test_conversations_of_unequal_length(lm, request):
+    backend = HFBackend(lm, AuditConfig(max_length=100))
+    heads = [backend.encode(text)[: 2 + 3 * i] for i, text in enumerate(tiny_texts(4))]
+    own, plain = conversed(backend, {i: talk(head, i, 3, changed={i % 2}) for i, head in enumerate(heads)})
+    assert own == plain
+    # Columns that nobody reads would count in a window, and a state can't be gone back to.
+    plainly = {"mistral_sliding", "gemma3_scaled_embeddings", "mamba_without_cache"}
+    with backend._generator((), []) as generator:
+        assert generator.rewinds == (request.node.callspec.params["lm"] not in plainly)
 
 
 def test_noise_is_in_units_of_what_the_model_reads(lm):

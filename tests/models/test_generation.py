@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,12 @@ from scipy.stats import chisquare
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models import generation
-from spvmia_plugin.models.generation import Generator, Sampling, uniforms
+from spvmia_plugin.models.decoding import Decoder
+from spvmia_plugin.models.generation import Generator
 from spvmia_plugin.models.hf_backend import HFBackend
+from spvmia_plugin.models.sampling import Sampling, uniforms
 from spvmia_plugin.models.tokens import Tokens
+from spvmia_plugin.protocols import Backend, Turn
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import quiet_libraries
 from tests.models.models import KINDS, harness_lm
@@ -92,10 +97,8 @@ def test_rows_that_ended_leave_the_batch(models, monkeypatch):
     _, backend = make(models)
     backend.generate([], [], [])  # the trial of the cache
     widths = []
-    original = generation._Decoder.step
-    monkeypatch.setattr(
-        generation._Decoder, "step", lambda self, tokens: widths.append(len(tokens)) or original(self, tokens)
-    )
+    original = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self, tokens: widths.append(len(tokens)) or original(self, tokens))
     heads = prompts(backend)
     lengths = [len(head) + 1 + i for i, head in enumerate(heads)]
     found = backend.generate(heads, lengths, range(9))
@@ -171,3 +174,133 @@ def test_tokens_are_drawn_from_the_model(models):
     groups = np.arange(len(p)) % 13
     expected = np.bincount(groups, p) * 3000
     assert chisquare(np.bincount(groups, counts), expected).pvalue > 0.001
+
+
+def conversed(backend, scripts, most=60, ends=()):
+    """What each script was told, by the backend's own way and turn by turn."""
+    told = []
+    for converse in (backend.converse, functools.partial(Backend.converse, backend)):
+        heard = {i: [] for i in scripts}
+
+        def follow(i, new, heard=heard):
+            heard[i].append(new)
+            return scripts[i](heard[i])
+
+        begun = {i: script([]) for i, script in scripts.items()}
+        converse(begun, follow, ends=ends, most=most)
+        told.append(heard)
+    return told
+
+
+def talk(head, i, turns, changed=()):
+    """Goes on from what was written, with two tokens between turns; what `changed` turns wrote is put otherwise."""
+
+    def script(heard):
+        read = list(head)
+        for turn, new in enumerate(heard):
+            read += ([*new[:-2], 9] if turn in changed else new) + [11 + turn, 12]
+        return None if len(heard) == turns else Turn(read, 3 + (i + len(heard)) % 4, 100 * i + len(heard))
+
+    return script
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conversations_are_written_as_turn_by_turn(models, monkeypatch, kind):
+    _, backend = make(models, kind)
+    heads = prompts(backend)
+    scripts = {i: talk(head, i, 1 + i % 4, changed={i % 3}) for i, head in enumerate(heads)}
+    calls = []
+    original = HFBackend.generate
+    monkeypatch.setattr(HFBackend, "generate", lambda *a, **k: calls.append(1) or original(*a, **k))
+    own, plain = conversed(backend, scripts)
+    assert own == plain
+    assert [len(own[i]) for i in scripts] == [1 + i % 4 for i in scripts]
+    assert len({tuple(new) for each in own.values() for new in each}) > 15
+    # Virtual tokens are read once: such targets write turn by turn. The others never ask for a turn by itself.
+    assert len(calls) == (8 if kind in ("prefix", "prompt") else 4)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_conversation_does_not_depend_on_its_batch(models, monkeypatch, rows):
+    _, backend = make(models)
+    scripts = {i: talk(head, i, 3) for i, head in enumerate(prompts(backend))}
+    whole = conversed(backend, scripts)[0]
+    monkeypatch.setitem(generation.MAX_ROWS, "cpu", rows)
+    own, plain = conversed(backend, dict(reversed(scripts.items())))
+    assert own == plain == whole
+
+
+def test_a_turn_may_end_early_and_the_next_may_be_read_already(models):
+    _, backend = make(models)
+    heads = prompts(backend)
+    first = backend.generate(heads, [30] * 9, [100 * i for i in range(9)], complete=True)
+    ends = {text[len(head) + 1] for head, text in zip(heads, first, strict=True)}
+    # The second turn is drawn after a part of what was read in the first, the third after none but the first token.
+    scripts = {
+        i: lambda heard, head=head, i=i: [
+            Turn(head, 6, 100 * i),
+            Turn(head[:-1], 6, 100 * i + 1),
+            Turn([5, *head], 6, 100 * i + 2),
+            None,
+        ][len(heard)]
+        for i, head in enumerate(heads)
+    }
+    own, plain = conversed(backend, scripts, ends=ends)
+    assert own == plain
+    assert any(len(new) < 6 for each in own.values() for new in each)
+
+
+def test_a_cache_of_what_nobody_reads_any_more_is_read_anew(models, monkeypatch):
+    _, backend = make(models)
+    read = []
+    original = Decoder.__init__
+
+    def note(self, model, rows, *args, **options):
+        read.append(len(rows))
+        original(self, model, rows, *args, **options)
+
+    monkeypatch.setattr(Decoder, "__init__", note)
+
+    def script(heard, i):  # each turn begins otherwise, so that all columns before are read no more
+        return Turn([20 + len(heard), *range(30, 40)], 3, 10 * i + len(heard)) if len(heard) < 5 else None
+
+    scripts = {i: functools.partial(script, i=i) for i in range(4)}
+    own, plain = conversed(backend, scripts, most=16)
+    assert own == plain
+    assert read.count(4) > 5 + 3
+
+
+def test_memory_that_runs_out_in_the_middle_loses_no_turn(models, monkeypatch):
+    _, backend = make(models)
+    scripts = {i: talk(head, i, 3) for i, head in enumerate(prompts(backend))}
+    whole = conversed(backend, scripts)[1]
+    original, steps = Decoder.step, []
+
+    def step(self, tokens):
+        steps.append(len(tokens))
+        if len(tokens) > 4 and len(steps) > 9:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return original(self, tokens)
+
+    monkeypatch.setattr(Decoder, "step", step)
+    heard = {i: [] for i in scripts}
+
+    def follow(i, new):
+        heard[i].append(new)
+        return scripts[i](heard[i])
+
+    backend.converse({i: script([]) for i, script in scripts.items()}, follow, ends=(), most=60)
+    assert heard == whole
+    assert backend._runners["generate"].limit is not None
+
+
+def test_more_tokens_fit_into_a_batch_where_the_cache_is_small(models, monkeypatch):
+    _, backend = make(models)
+    with backend._generator((), []) as generator:
+        kept = generator._model.kept
+        layers = generator._model.model.config.num_hidden_layers
+        config = generator._model.model.config
+        assert kept.token_bytes == 2 * layers * config.num_key_value_heads * config.head_dim * 4
+        assert generator._room() == (generation.CACHE_BYTES["cpu"] // kept.token_bytes, 128)
+        monkeypatch.setitem(generation.CACHE_BYTES, "cpu", 10)
+        assert generator._room() == (generation.TOKENS_PER_BATCH["cpu"], 128)

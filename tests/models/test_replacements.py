@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.models import generation, statistics
+from spvmia_plugin.models import replacements, statistics
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 from tests.models.models import harness_lm
@@ -45,7 +45,7 @@ def test_they_follow_seeds_and_not_batches(backend, monkeypatch):
     positions = draws(rows)
     whole = backend.sample_replacements(Role.BASE, rows, positions, range(6))
     same = backend.sample_replacements(Role.BASE, rows[::-1], positions[::-1], range(5, -1, -1))[::-1]
-    monkeypatch.setattr(generation, "token_budget", lambda kind: 1)
+    monkeypatch.setattr(replacements, "token_budget", lambda kind: 1)
     monkeypatch.setitem(statistics._HEAD_BYTES, "cpu", 1)
     alone = backend.sample_replacements(Role.BASE, rows, positions, range(6))
     other = backend.sample_replacements(Role.BASE, rows, positions, range(6, 12))

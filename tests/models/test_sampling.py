@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from spvmia_plugin.models.generation import Sampling, inverse_cdf, uniforms
+from spvmia_plugin.models.sampling import Sampling, inverse_cdf, uniforms
 
 
 def reference_probabilities(logits, temperature, top_k, top_p):

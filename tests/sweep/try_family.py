@@ -15,7 +15,7 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.models.hf_backend import HFBackend
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import quiet_libraries
-from tests.models.test_generation import one_by_one
+from tests.models.test_generation import conversed, one_by_one, talk
 from tests.sweep.checks import seen, verdict
 from tests.sweep.families import build
 from tests.tiny import tiny_texts
@@ -84,6 +84,9 @@ def _generation(backend: Any, lm: Any, rows: Any) -> str:
     plainly = partial(lm.model, use_cache=False)
     if found != [one_by_one(plainly, head, 16, i, lm.eot_token_id) for i, head in enumerate(heads)]:
         return "OTHER TEXTS"
+    own, plain = conversed(backend, {i: talk(head, i, 3, changed={i % 2}) for i, head in enumerate(heads)})
+    if own != plain:
+        return "OTHER CONVERSATIONS"
     path = backend.paths.get("target: generation", "")
     return _told("yes", "read again" if "again" in path else "one length at a time" if path else "")
 
