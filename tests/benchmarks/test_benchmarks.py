@@ -25,6 +25,7 @@ sys.path.insert(0, str(FOLDER))  # as `python benchmarks/x.py` has it
 
 import audits  # noqa: E402
 import common  # noqa: E402
+import conversations  # noqa: E402
 import growth  # noqa: E402
 import memory  # noqa: E402
 import mixed_lengths  # noqa: E402
@@ -87,6 +88,13 @@ def test_scoring_benchmarks(benchmark_, measured, model, tmp_path):
     assert result["measured"].keys() == measured
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in result["measured"].values())
     assert result["settings"]["n"] == 4
+
+
+def test_conversations(model, tmp_path):
+    result = run(conversations, model, tmp_path, "--rounds", "2")
+    assert result["measured"].keys() == {conversations.OWN, conversations.PLAIN}
+    assert result["settings"]["equal_conversations"] == result["settings"]["n"] == 6
+    assert result["settings"]["tokens_written"] > 6 * 3 * 4
 
 
 def test_growth(model, tmp_path):
