@@ -15,7 +15,7 @@ from spvmia_plugin.metrics.names import AUROC, TPR_1PCT
 from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.metrics.units import Given, Units, by_records_given, told_by_number, unit_scores
-from spvmia_plugin.records import Record
+from spvmia_plugin.records import Record, clusters_called
 from spvmia_plugin.util.schema import LEFT_OUT, MaybeNumber
 
 MOST_EXPOSED = 20
@@ -114,6 +114,7 @@ def unit_told(column: str, records: Sequence[Record], scores: Sequence[float], s
     scored = np.isfinite(of_units)
     clusters = [cluster for cluster, has in zip(units.clusters, scored.tolist(), strict=True) if has]
     by_number, interval = told_by_number(units)
+    called = clusters_called(have_units=True)
     return UnitTold(
         column=column,
         aggregate=AGGREGATE,
@@ -121,7 +122,7 @@ def unit_told(column: str, records: Sequence[Record], scores: Sequence[float], s
         nonmembers=int(np.sum(~units.is_member)),
         median_records=int(np.sort(units.sizes)[(len(units.names) - 1) // 2]),
         most_records=int(np.max(units.sizes)),
-        metrics=summarise(of_units[scored], units.is_member[scored], clusters, seed=seed),
+        metrics=summarise(of_units[scored], units.is_member[scored], clusters, seed=seed, called=called),
         by_number=by_number,
         by_number_interval=interval,
     )

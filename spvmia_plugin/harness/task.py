@@ -37,7 +37,7 @@ from spvmia_plugin.metrics.one_run import CanaryAudit, canary_audit
 from spvmia_plugin.metrics.summary import Summary, summarise
 from spvmia_plugin.models.intact import check_intact
 from spvmia_plugin.plugins import Registry, load_registry
-from spvmia_plugin.records import AuditData, Record
+from spvmia_plugin.records import AuditData, Record, clusters_called
 from spvmia_plugin.util.boundary import behind
 from spvmia_plugin.util.console import show
 from spvmia_plugin.util.processes import Processes
@@ -348,6 +348,7 @@ class AuditTask(Task):  # type: ignore[misc]
                 [item.is_member for item in scored],
                 [self._shared.record(item.record_id).cluster for item in scored],
                 seed=self.settings.seed,
+                called=clusters_called(have_units=self.data.unit_column is not None),
             )
             if self.data.unit_column is not None:
                 records = [self._shared.record(item.record_id) for item in items]

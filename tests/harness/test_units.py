@@ -69,6 +69,8 @@ def test_units_have_metrics_of_their_own(evaluate, options, owned, cache, capsys
     assert told["unit"]["together"] == audit_of(result, "loss_mia_custom")["unit"]["together"]
     assert told["unit"]["together"]["strongest"]["n_attacks"] == 2
     assert [point["members"] for point in told["unit"]["together"]["given"]] == [24, 24, 24, 0]
+    for few in (told["metrics"]["warnings"], told["unit"]["metrics"]["warnings"]):  # units are the clusters
+        assert [line for line in few if "intervals are checked for" in line and "24 units" in line]
     clusters = set(told["data"]["clusters"].values())
     assert {unit["unit"] for unit in told["unit"]["together"]["exposed"]} <= clusters
     assert len(clusters) <= 48
