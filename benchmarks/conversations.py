@@ -50,7 +50,7 @@ class Dialogue:
         return Turn(read, self._rooms[len(written)], 1000 * self._seed + len(written))
 
 
-def write(converse: Any, dialogues: list[Dialogue], most: int) -> list[list[list[int]]]:
+def write(converse: Any, dialogues: list[Dialogue]) -> list[list[list[int]]]:
     """All turns of all dialogues."""
     written: list[list[list[int]]] = [[] for _ in dialogues]
 
@@ -58,7 +58,7 @@ def write(converse: Any, dialogues: list[Dialogue], most: int) -> list[list[list
         written[i].append(new)
         return dialogues[i].turn(written[i])
 
-    converse({i: dialogue.turn([]) for i, dialogue in enumerate(dialogues)}, follow, ends=(), most=most)
+    converse({i: dialogue.turn([]) for i, dialogue in enumerate(dialogues)}, follow, ends=())
     return written
 
 
@@ -71,7 +71,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options.n = options.n or (6 if options.small else 32)
     options.turns = options.turns or (3 if options.small else 8)
     options.longest = options.longest or (12 if options.small else 64)
-    most = options.turns * (options.longest + BETWEEN) + 2 * BETWEEN
     with tempfile.TemporaryDirectory() as folder:
         model = common.prepared(options, Path(folder))
         adapter = common.lora_target(model, Path(folder) / "adapter")
@@ -79,8 +78,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         heads = common.cut_texts(backend.encode, backend.decode, [2 * BETWEEN] * options.n, options.texts)
         dialogues = [Dialogue(i, backend.encode(h), options.longest, options.turns) for i, h in enumerate(heads)]
         ways = {OWN: backend.converse, PLAIN: functools.partial(Backend.converse, backend)}
-        found = {name: write(way, dialogues, most) for name, way in ways.items()}
-        contestants = {name: functools.partial(write, way, dialogues, most) for name, way in ways.items()}
+        found = {name: write(way, dialogues) for name, way in ways.items()}
+        contestants = {name: functools.partial(write, way, dialogues) for name, way in ways.items()}
         seconds = in_turn(contestants, options.rounds, warm_up=False).seconds(options.clock)
     settings = {
         "n": options.n,

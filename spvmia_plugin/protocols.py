@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.paraphrases import EmbeddingNoise as EmbeddingNoise
+from spvmia_plugin.paraphrases import Neighbour as Neighbour
+from spvmia_plugin.paraphrases import Neighbours as Neighbours
+from spvmia_plugin.paraphrases import TextEdits as TextEdits
+from spvmia_plugin.paraphrases import TokenEdits as TokenEdits
 from spvmia_plugin.util.handed_over import as_list, is_whole_number
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of the command line
@@ -38,74 +43,6 @@ class Turn:
     opening: TokenIds
     room: int
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingNoise:
-    """A paraphrase in the embedding domain: the input embeddings plus `sign * scale * std(embeddings) * z`.
-
-    z ~ N(0, I), shape (T, d), drawn from a generator seeded with `seed`: equal seeds and opposite signs make a
-    symmetric pair.
-
-    Attributes:
-        seed: of z.
-        sign: 1 or -1.
-        scale: of the noise, in standard deviations of the embeddings.
-        only: positions in the text's tokens that get noise; None for all.
-    """
-
-    seed: int
-    sign: int
-    scale: float
-    only: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEdits:
-    """A paraphrase as replaced tokens: at `positions` (0-based in the text's tokens) stand `token_ids`."""
-
-    positions: tuple[int, ...]
-    token_ids: tuple[int, ...]
-
-    def apply(self, token_ids: TokenIds) -> list[int]:
-        """Return the paraphrase's tokens."""
-        edited = list(token_ids)
-        for position, token_id in zip(self.positions, self.token_ids, strict=True):
-            edited[position] = token_id
-        return edited
-
-
-@dataclass(frozen=True, slots=True)
-class TextEdits:
-    """A paraphrase as replaced spans of characters: (start, end, replacement), ascending and disjoint."""
-
-    spans: tuple[tuple[int, int, str], ...]
-
-    def apply(self, text: str) -> str:
-        """Return the paraphrase."""
-        parts, last = [], 0
-        for start, end, replacement in self.spans:
-            parts += [text[last:start], replacement]
-            last = end
-        return "".join([*parts, text[last:]])
-
-
-Neighbour = EmbeddingNoise | TokenEdits | TextEdits
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """The paraphrases of one text: 2N of them, symmetric pairs adjacent.
-
-    Attributes:
-        variants: the paraphrases, as edits or noise; empty if none was found.
-        mask_rate: achieved share of replaced words or tokens, mean over the variants; nan for noise.
-        reason: why there is none, or fewer than asked.
-    """
-
-    variants: tuple[Neighbour, ...]
-    mask_rate: float = float("nan")
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +338,6 @@ class Backend:
         follow: Callable[[int, list[int]], Turn | None],
         *,
         ends: Collection[int],
-        most: int,
     ) -> None:
         """Have the target write conversations turn after turn, each turn as `generate` writes it from its opening.
 
@@ -412,7 +348,9 @@ class Backend:
             turns: the first turn of each conversation.
             follow: told a conversation and what was written in its turn; answers its next turn, None after the last.
             ends: tokens that end a turn besides the model's own.
-            most: no opening with its turn has more tokens.
+
+        Raises:
+            SpvmiaError: `generate` gave no continuations of the openings, or longer ones than there is room for.
         """
         while turns:
             found = self.generate(
@@ -422,13 +360,29 @@ class Backend:
                 ends=ends,
                 complete=True,
             )
-            written = {
-                i: list(token_ids[len(turn.opening) :])
-                for (i, turn), token_ids in zip(turns.items(), found, strict=True)
-                if token_ids is not None
+            if len(found) != len(turns):
+                raise self._no_continuations(f"{len(found)} texts for {len(turns)} openings")
+            following = {
+                i: follow(i, self._new_of(each, text)) for (i, each), text in zip(turns.items(), found, strict=True)
             }
-            following = {i: follow(i, token_ids) for i, token_ids in written.items()}
             turns = {i: turn for i, turn in following.items() if turn is not None}
+
+    def _new_of(self, turn: Turn, text: TokenIds | None) -> list[int]:
+        """What `generate` wrote in a turn."""
+        if text is None:
+            raise self._no_continuations("None")
+        opening, token_ids = list(turn.opening), list(text)
+        if token_ids[: len(opening)] != opening:
+            raise self._no_continuations("a text that does not begin with its opening")
+        if len(token_ids) > len(opening) + turn.room:
+            raise self._no_continuations(f"{len(token_ids)} tokens where {len(opening) + turn.room} were asked for")
+        return token_ids[len(opening) :]
+
+    def _no_continuations(self, got: str) -> SpvmiaError:
+        return SpvmiaError(
+            f"{self.name}.generate: expected each opening with its continuation, of at most the asked length, got "
+            f"{got}; correct the backend"
+        )
 
     def continue_texts(
         self,

@@ -25,7 +25,7 @@ MODULES = {
 # Layers from below: a module imports from its own layer and those above it in this table, DESIGN section 5.
 LAYERS = [
     ["errors", "lazy", "seeds", "util"],
-    ["records", "config", "signals"],
+    ["records", "config", "signals", "paraphrases"],
     ["metrics", "attacks"],
     ["protocols", "hookspecs", "plugins", "builtins", "store"],
     ["data", "checks"],
@@ -47,6 +47,7 @@ PURE = {
     "records",
     "config",
     "signals",
+    "paraphrases",
     "metrics",
     "attacks",
     "checks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Decoder:
     """
 
     def __init__(
-        self, model: HeadlessModel, rows: list[list[int]], virtual: bool, *, cached: bool, rewound: bool = False
+        self, model: HeadlessModel, rows: list[list[int]], *, virtual: bool, cached: bool, rewound: bool = False
     ) -> None:
         self._model = model
         # peft puts virtual tokens before whatever it is given: only the first pass may go through it
@@ -32,7 +33,8 @@ class Decoder:
         self._texts = rows
         # Padded on the left, so that every row's last token is in the last column and one step appends one column. The
         # mask (B, W) grows with the cache: it says which of the W columns read so far are a row's own.
-        width = max(map(len, rows))
+        self.width = width = max(map(len, rows))
+        """Columns of the cache, those included that no row reads any more."""
         self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
         self._padded = rewound or not bool(self._mask.all())
         self._cache: Any = None
@@ -44,24 +46,34 @@ class Decoder:
         hidden = model.forward(input_ids=ids, use_cache=True, **self._where(width))
         self._cache, self.last = hidden.cache, hidden.rows[:, -1]
 
-    def step(self, tokens: torch.Tensor) -> None:
-        """Append one token to every row."""
+    def step(self, tokens: torch.Tensor, reads: Sequence[bool]) -> None:
+        """Append one token to every row that reads it; the others have ended, and stay where they are.
+
+        A row that went on would leave the positions that a model has. Rows of one length, which are not told apart by
+        a mask, are never beyond the longest that reads.
+
+        Args:
+            tokens: (B,) one a row.
+            reads: of each row.
+        """
         tokens = tokens.to(self._model.device)
+        self.width += 1
         if not self._cached:
-            for row, token in zip(self._texts, tokens.tolist(), strict=True):
-                row.append(token)
+            for row, token, read in zip(self._texts, tokens.tolist(), reads, strict=True):
+                row += [token] if read else []
             self._rerun()
             return
         if self._padded:
-            self._mask = torch.cat((self._mask, self._mask.new_ones(len(tokens), 1)), dim=1)
+            column = torch.tensor(reads, dtype=self._mask.dtype, device=self._mask.device)
+            self._mask = torch.cat((self._mask, column[:, None]), dim=1)
         model = self._model if self._inner is None else self._model.sharing(self._inner)
         hidden = model.forward(input_ids=tokens[:, None], cache=self._cache, use_cache=True, **self._where(1))
         self._cache, self.last = hidden.cache, hidden.rows[:, -1]
 
     @property
-    def width(self) -> int:
-        """Columns of the cache, those included that no row reads any more; where there is padding."""
-        return int(self._mask.shape[1])
+    def rows(self) -> int:
+        """Of the batch."""
+        return len(self._mask)
 
     def forget(self, row: int, count: int) -> None:
         """Go back in one row: its last `count` tokens are read no more. `last` is that of a step to come.

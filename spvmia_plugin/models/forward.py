@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,13 +42,18 @@ class Hidden:
     cache: Any = None
 
 
+_WINDOWS = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size", "local_attention")
+"""What families call the length of a window in their config."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """What a key-value cache keeps.
 
     Attributes:
         token_bytes: of one token, in all layers.
-        slides: whether some layers keep a window of the last tokens alone.
+        slides: whether some layers see a window of the last tokens alone. Some keep all of them in the cache all the
+            same, and count columns (GPT-Neo): the config tells.
     """
 
     token_bytes: int
@@ -112,13 +118,26 @@ class HeadlessModel:
             return self.model.get_output_embeddings()(rows)
 
     @functools.cached_property
+    def most_columns(self) -> float:
+        """Columns that a cache may have: some families hold a mask of so many positions and no more (GPT-Neo)."""
+        return self._settings.get("max_position_embeddings") or math.inf
+
+    @functools.cached_property
     def kept(self) -> Kept | None:
         """What the key-value cache keeps of a text; None where it is not a cache of layers."""
         ids = torch.tensor([probe_ids(self, PROBE_SHAPE[1])], device=self.device)
         layers = getattr(self.forward(input_ids=ids, use_cache=True).cache, "layers", ())
         held = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
         count = sum(part.nbytes for part in held if isinstance(part, torch.Tensor)) // PROBE_SHAPE[1]
-        return Kept(count, any(getattr(layer, "is_sliding", False) for layer in layers)) if count else None
+        if not count:
+            return None
+        windows = any(self._settings.get(name) for name in _WINDOWS)
+        return Kept(count, windows or any(getattr(layer, "is_sliding", False) for layer in layers))
+
+    @functools.cached_property
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = self.model.config.get_text_config().to_dict()
+        return settings
 
     def _probe(self) -> tuple[int, bool, torch.device]:
         """Size and device of the logits, and whether the output layer's product is what the model returns, bit for bit.

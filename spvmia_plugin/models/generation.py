@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches
+from spvmia_plugin.models.conversing import SHED, Conversations, Follow
 from spvmia_plugin.models.decoding import Decoder
 from spvmia_plugin.models.forward import HeadlessModel, each, holds, probe_ids, prompt_learning
 from spvmia_plugin.models.sampling import Sampling, uniforms
@@ -23,12 +23,6 @@ CACHE_BYTES = {"cpu": 2**31}
 long on a CPU), and lasts until the longest of the batch has ended: the fewer batches, the better."""
 MAX_ROWS = {"cpu": 128}
 MAX_ROWS_DEVICE = 1024
-_SHED = 0.8
-"""Rows that ended are taken out of the batch once fewer than this share is left: dropping copies the cache."""
-_SPARE = 4
-"""One in so many columns of the cache may be such that no row reads them any more, before all rows are read again."""
-
-Follow = Callable[[int, list[int]], Turn | None]
 
 
 class Generator:
@@ -82,27 +76,27 @@ class Generator:
     def _try_rewinding(self) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
         """Rows that go back by 2, 0 and 1 tokens, and on by other ones."""
         texts = [[*self._lead, *probe_ids(self._model, n, start=5 * i)] for i, n in enumerate((6, 3, 5))]
-        decoder = Decoder(self._model, [list(text) for text in texts], self._virtual, cached=True, rewound=True)
+        decoder = Decoder(self._model, [list(text) for text in texts], virtual=self._virtual, cached=True, rewound=True)
         for row, count in enumerate((2, 0, 1)):
             decoder.forget(row, count)
             texts[row] = texts[row][: len(texts[row]) - count]
         for step in range(3):
             tokens = probe_ids(self._model, len(texts), start=40 + 3 * step)
-            decoder.step(torch.tensor(tokens))
+            decoder.step(torch.tensor(tokens), [True] * len(tokens))
             texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
             yield from each(decoder.last, texts)
 
     def _try(self, lengths: Sequence[int]) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
         """Some steps from prompts of these lengths, with rows that leave on the way: see `trial.holds`."""
         texts = [[*self._lead, *probe_ids(self._model, n, start=5 * i)] for i, n in enumerate(lengths)]
-        decoder = Decoder(self._model, [list(text) for text in texts], self._virtual, cached=True)
+        decoder = Decoder(self._model, [list(text) for text in texts], virtual=self._virtual, cached=True)
         yield from each(decoder.last, texts)
         for step, kept in enumerate(([0, 1, 2, 3], [1, 2], [1], [0])):
             if len(kept) < len(texts):
                 decoder.keep(kept)
                 texts = [texts[row] for row in kept]
             tokens = probe_ids(self._model, len(texts), start=40 + 3 * step)
-            decoder.step(torch.tensor(tokens))
+            decoder.step(torch.tensor(tokens), [True] * len(tokens))
             texts = [[*text, token] for text, token in zip(texts, tokens, strict=True)]
             yield from each(decoder.last, texts)
 
@@ -167,7 +161,9 @@ class Generator:
         for row, i in enumerate(active):
             draws[row, : wanted[i]] = uniforms(seeds[i], wanted[i])
         stream = torch.from_numpy(draws)
-        decoder = Decoder(self._model, [[*self._lead, *prompts[i]] for i in active], self._virtual, cached=self._cached)
+        decoder = Decoder(
+            self._model, [[*self._lead, *prompts[i]] for i in active], virtual=self._virtual, cached=self._cached
+        )
         self._cost.forward_tokens += sum(len(self._lead) + len(prompts[i]) for i in active)
         # Three numberings: i of prompts, row of `stream`, position in the decoder, which holds the rows `kept`, (B,).
         kept = list(range(len(active)))
@@ -186,106 +182,33 @@ class Generator:
             if not alive:
                 break
             # Rows that ended go on in the batch until enough have: each time rows are taken out, the cache is copied.
-            if len(alive) <= _SHED * len(kept):
+            if decoder.width >= self._model.most_columns:
+                # Padded on the left, short rows beside a long one use columns up though they have positions left.
+                kept = [kept[p] for p in alive]
+                texts = [[*self._lead, *prompts[active[row]], *new[active[row]]] for row in kept]
+                decoder = Decoder(self._model, texts, virtual=self._virtual, cached=self._cached)
+                self._cost.forward_tokens += sum(map(len, texts))
+                continue
+            if len(alive) <= SHED * len(kept):
                 decoder.keep(alive)
                 chosen, kept = chosen[alive], [kept[p] for p in alive]
             self._cost.forward_tokens += len(alive)
-            decoder.step(chosen)
+            decoder.step(chosen, [len(new[active[row]]) < wanted[active[row]] for row in kept])
         return new
 
-    def converse(self, turns: Mapping[int, Turn], follow: Follow, most: int) -> None:
-        """See `Backend.converse`: a conversation goes on from what the cache holds of it, and none waits for another.
-
-        Between two turns lie the few tokens that the template puts there, and in front of an answer a user's turn that
-        the target did not write: they are read one a step, while the other rows go on. Where the words, rendered anew,
-        are other tokens than those that were drawn, the row goes back to the last that agree. So a batch takes about as
-        many steps as its longest conversation has tokens. A turn is that of `generate`: drawn from its own seed.
-        """
+    def converse(self, turns: Mapping[int, Turn], follow: Follow) -> None:
+        """See `Backend.converse`; a turn is that of `generate`: drawn from its own seed. Needs `rewinds`."""
         started = time.perf_counter()
         at = dict(turns)  # where each conversation stands: after memory ran out, a smaller batch goes on from there
-        keys, widest = list(turns), most + most // _SPARE
+        keys = list(turns)
         budget, rows = self._room()
 
         def work(batch: Batch) -> None:
-            self._cost.batches += 1
-            self._write([_Line(keys[k], at[keys[k]]) for k in batch.rows if keys[k] in at], at, follow, widest)
+            # After memory ran out the batch is a part of the planned one: so many tokens fit, and no more.
+            fits = min(budget, self._runner.limit or budget)
+            writer = Conversations(self._model, self._sampling, self._ends, fits, rows, self._cost, at, follow)
+            writer.write([keys[k] for k in batch.rows if keys[k] in at])
 
-        self._runner.run(plan_batches([widest] * len(keys), budget, rows), work)
+        widths = [len(turn.opening) + turn.room for turn in turns.values()]
+        self._runner.run(plan_batches(widths, budget, rows), work)
         self._cost.seconds += time.perf_counter() - started
-
-    def _write(self, lines: list[_Line], at: dict[int, Turn], follow: Follow, widest: int) -> None:
-        """Write conversations to their ends; `at` is kept up to date, and loses those that are over."""
-        decoder: Decoder | None = None
-        while lines:
-            if decoder is None or decoder.width >= widest:  # at first, and where too many columns are read no more
-                lines = [line for line in lines if line.key in at]
-                texts = [line.read_all() for line in lines]
-                decoder = Decoder(self._model, texts, self._virtual, cached=True, rewound=True)
-                self._cost.forward_tokens += sum(map(len, texts))
-            speaking = [p for p, line in enumerate(lines) if line.key in at and not line.pending]
-            u = torch.tensor([lines[p].draws[len(lines[p].new)] for p in speaking], dtype=torch.float64)
-            drawn = self._sampling.choose(self._model, decoder.last[speaking], u).tolist() if speaking else []
-            for p, token in zip(speaking, drawn, strict=True):
-                line = lines[p]
-                if not line.say(token, token in self._ends):
-                    continue
-                self._cost.generated_tokens += len(line.new)
-                turn = follow(line.key, line.new)
-                if turn is None:
-                    del at[line.key]
-                else:
-                    at[line.key] = turn
-                    decoder.forget(p, line.turn_to(turn))
-            alive = [p for p, line in enumerate(lines) if line.key in at]
-            if not alive:
-                return
-            if len(alive) <= _SHED * len(lines):  # as in `_batch`
-                decoder.keep(alive)
-                lines = [lines[p] for p in alive]
-            self._cost.forward_tokens += len(alive)
-            decoder.step(torch.tensor([line.next_read() if line.key in at else line.read[-1] for line in lines]))
-
-
-class _Line:
-    """A conversation in a batch.
-
-    Attributes:
-        key: of the conversation.
-        read: the tokens that the cache holds of it and that count.
-        pending: those of the opening, or the drawn one, that are to be read before the next is drawn.
-        new: what was drawn in this turn.
-        draws: (room,) uniform numbers of this turn.
-    """
-
-    def __init__(self, key: int, turn: Turn) -> None:
-        self.key = key
-        self.read: list[int] = []
-        self.turn_to(turn)
-
-    def turn_to(self, turn: Turn) -> int:
-        """Begin a turn; how many of the tokens that were read are not of its opening."""
-        pairs = zip(self.read, turn.opening, strict=False)
-        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        same = min(same, len(turn.opening) - 1)  # the last one is read, again if need be: the turn is drawn after it
-        stale = len(self.read) - same
-        self.read, self.pending = self.read[:same], list(turn.opening[same:])
-        self.new: list[int] = []
-        self.draws = uniforms(turn.seed, turn.room)
-        return stale
-
-    def say(self, token: int, ends: bool) -> bool:
-        """Take a drawn token, or the end of the turn; whether the turn is over."""
-        if not ends:
-            self.new.append(token)
-            self.pending.append(token)
-        return ends or len(self.new) == len(self.draws)
-
-    def next_read(self) -> int:
-        """The token to be read now."""
-        self.read.append(self.pending.pop(0))
-        return self.read[-1]
-
-    def read_all(self) -> list[int]:
-        """All tokens that are to be read before the next is drawn: a copy."""
-        self.read, self.pending = self.read + self.pending, []
-        return list(self.read)

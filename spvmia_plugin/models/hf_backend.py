@@ -95,13 +95,12 @@ class HFBackend(TorchBackend):
         follow: Callable[[int, list[int]], Turn | None],
         *,
         ends: Collection[int],
-        most: int,
     ) -> None:
         with self._generator(ends, []) as generator:
             if generator.rewinds:
-                generator.converse(turns, follow, most)
+                generator.converse(turns, follow)
                 return
-        super().converse(turns, follow, ends=ends, most=most)
+        super().converse(turns, follow, ends=ends)
 
     @contextmanager
     def _generator(self, ends: Collection[int], lead: Sequence[int]) -> Iterator[Generator]:

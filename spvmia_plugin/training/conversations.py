@@ -62,8 +62,9 @@ class Writer:
         usable = [found for document in prompts if (found := self._replied_to(document)) is not None]
         if not usable:
             raise SpvmiaError(
-                f"mia_prompts: expected held-out conversations with an answer that begins within {self._limit} tokens, "
-                f"got {len(prompts)} without; give others, raise mia_record_tokens, or use mia_self_prompt=whole"
+                "mia_prompts: expected held-out conversations with an answer that has something before it and begins "
+                f"within {self._limit} tokens, got {len(prompts)} without; give others, raise mia_record_tokens, or "
+                "use mia_self_prompt=whole"
             )
         longest = max(self._longest_turn(conversation) for conversation in usable)
         return self._in_chunks(lambda i: self._reply(usable[i % len(usable)], longest), on_done, done)
@@ -111,7 +112,7 @@ class Writer:
             if all(i in done for i in rows):
                 continue
             conversations = self._written({i: script(i) for i in rows})
-            made = {i: conversations[i].to_text() for i in sorted(conversations)}
+            made = {i: conversations[i].to_text() for i in rows}
             for i, text in made.items():
                 texts[i] = text
             if on_done is not None:
@@ -130,7 +131,7 @@ class Writer:
         if conversation is None or not turns:
             return None
         opening = self._renderer.opening(_first(conversation, turns[0]))
-        fits = len(opening) < self._limit and self._backend.unknown_ids(Role.TARGET).isdisjoint(opening)
+        fits = 0 < len(opening) < self._limit and self._backend.unknown_ids(Role.TARGET).isdisjoint(opening)
         return conversation.with_chosen() if fits else None
 
     def _longest_turn(self, conversation: Conversation) -> int:
@@ -221,7 +222,12 @@ class Writer:
                 following = {i: go_on(i, words) for i, words in texts.items()}
                 begun = {i: turn for i, turn in following.items() if turn is not None}
         else:
-            self._backend.converse(begun, follow, ends=self._renderer.ends, most=self._limit)
+            self._backend.converse(begun, follow, ends=self._renderer.ends)
+        if missing := len(scripts) - len(made):
+            raise SpvmiaError(
+                f"{self._backend.name}: expected all of {len(scripts)} conversations written to their ends, got "
+                f"{missing} that were not; correct the backend"
+            )
         return made
 
     def _answered_by_text(self, asked: Mapping[int, _Asked], seeds: Sequence[int]) -> dict[int, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import transformers
 
 from spvmia_plugin.config import AuditConfig
 from spvmia_plugin.models.hf_backend import HFBackend
-from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput
+from spvmia_plugin.protocols import EmbeddingNoise, ScoreInput, Turn
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.libraries import isolated_rng
 from tests.models.models import harness_lm, naive
@@ -21,6 +23,19 @@ IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 CONFIGS = {
     "gpt2": lambda n: transformers.GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=4, n_positions=128, **IDS),
     "gpt_neox": lambda n: transformers.GPTNeoXConfig(vocab_size=n, **SMALL, **IDS),
+    "gpt_neo_local": lambda n: transformers.GPTNeoConfig(
+        vocab_size=n,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=128,
+        window_size=8,
+        **IDS,
+    ),
+    "gptj": lambda n: transformers.GPTJConfig(
+        vocab_size=n, n_embd=32, n_layer=2, n_head=4, n_positions=128, rotary_dim=8, **IDS
+    ),
     "opt": lambda n: transformers.OPTConfig(
         vocab_size=n,
         hidden_size=32,
@@ -83,9 +98,29 @@ def test_conversations_of_unequal_length(lm, request):
     own, plain = conversed(backend, {i: talk(head, i, 3, changed={i % 2}) for i, head in enumerate(heads)})
     assert own == plain
     # Columns that nobody reads would count in a window, and a state can't be gone back to.
-    plainly = {"mistral_sliding", "gemma3_scaled_embeddings", "mamba_without_cache"}
+    plainly = {"gpt_neo_local", "mistral_sliding", "gemma3_scaled_embeddings", "mamba_without_cache"}
     with backend._generator((), []) as generator:
         assert generator.rewinds == (request.node.callspec.params["lm"] not in plainly)
+
+
+def test_what_has_ended_does_not_go_on_beyond_the_positions_of_a_model(lm):
+    backend = HFBackend(lm, AuditConfig(max_length=128))
+    # A long row has no more than a few tokens left, when the others of its batch have many.
+    heads = [*([20 + i, 21, 22, 23] for i in range(7)), list(range(20, 140)), list(range(20, 147))]
+    lengths = [30] * 7 + [128] * 2
+    found = backend.generate(heads, lengths, range(9))
+    for i in (0, 7, 8):
+        assert found[i] == one_by_one(lm.model, heads[i], lengths[i], i, lm.eot_token_id)
+
+    def script(heard, i):
+        if len(heard) == (2 if i < 7 else 1):
+            return None
+        return Turn(
+            [*heads[i], *(heard[0][:9] if heard else []), 7][: 128 - 1], min(20, 128 - 1 - len(heads[i]) or 1), i
+        )
+
+    own, plain = conversed(backend, {i: functools.partial(script, i=i) for i in range(9)})
+    assert own == plain
 
 
 def test_noise_is_in_units_of_what_the_model_reads(lm):

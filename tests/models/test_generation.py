@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from spvmia_plugin.config import AuditConfig
-from spvmia_plugin.models import generation
+from spvmia_plugin.models import conversing, generation
 from spvmia_plugin.models.decoding import Decoder
 from spvmia_plugin.models.generation import Generator
 from spvmia_plugin.models.hf_backend import HFBackend
@@ -98,7 +98,9 @@ def test_rows_that_ended_leave_the_batch(models, monkeypatch):
     backend.generate([], [], [])  # the trial of the cache
     widths = []
     original = Decoder.step
-    monkeypatch.setattr(Decoder, "step", lambda self, tokens: widths.append(len(tokens)) or original(self, tokens))
+    monkeypatch.setattr(
+        Decoder, "step", lambda self, tokens, reads: widths.append(len(tokens)) or original(self, tokens, reads)
+    )
     heads = prompts(backend)
     lengths = [len(head) + 1 + i for i, head in enumerate(heads)]
     found = backend.generate(heads, lengths, range(9))
@@ -176,7 +178,7 @@ def test_tokens_are_drawn_from_the_model(models):
     assert chisquare(np.bincount(groups, counts), expected).pvalue > 0.001
 
 
-def conversed(backend, scripts, most=60, ends=()):
+def conversed(backend, scripts, ends=()):
     """What each script was told, by the backend's own way and turn by turn."""
     told = []
     for converse in (backend.converse, functools.partial(Backend.converse, backend)):
@@ -187,7 +189,7 @@ def conversed(backend, scripts, most=60, ends=()):
             return scripts[i](heard[i])
 
         begun = {i: script([]) for i, script in scripts.items()}
-        converse(begun, follow, ends=ends, most=most)
+        converse(begun, follow, ends=ends)
         told.append(heard)
     return told
 
@@ -250,24 +252,76 @@ def test_a_turn_may_end_early_and_the_next_may_be_read_already(models):
     assert any(len(new) < 6 for each in own.values() for new in each)
 
 
-def test_a_cache_of_what_nobody_reads_any_more_is_read_anew(models, monkeypatch):
-    _, backend = make(models)
-    read = []
-    original = Decoder.__init__
+@pytest.fixture
+def decoders(monkeypatch):
+    """Every decoder that was made, and how often it stepped."""
+    made = []
+    begin, step = Decoder.__init__, Decoder.step
 
-    def note(self, model, rows, *args, **options):
-        read.append(len(rows))
-        original(self, model, rows, *args, **options)
+    def note(self, model, rows, **options):
+        made.append(self)
+        self.steps, self.largest = 0, 0
+        begin(self, model, rows, **options)
+
+    def count(self, *given):
+        self.steps += 1
+        step(self, *given)
+        self.largest = max(self.largest, self.rows * self.width)
 
     monkeypatch.setattr(Decoder, "__init__", note)
+    monkeypatch.setattr(Decoder, "step", count)
+    return made
+
+
+def test_a_cache_of_what_nobody_reads_any_more_is_read_anew(models, monkeypatch, decoders):
+    _, backend = make(models)
+    with backend._generator((), []) as generator:
+        assert generator.rewinds
 
     def script(heard, i):  # each turn begins otherwise, so that all columns before are read no more
         return Turn([20 + len(heard), *range(30, 40)], 3, 10 * i + len(heard)) if len(heard) < 5 else None
 
     scripts = {i: functools.partial(script, i=i) for i in range(4)}
-    own, plain = conversed(backend, scripts, most=16)
+    monkeypatch.setattr(conversing, "DEAR", {"cpu": 0})  # nothing is set aside
+    for least_stale, anew in ((64, 0), (10, 3)):
+        monkeypatch.setattr(conversing, "_LEAST_STALE", least_stale)
+        decoders.clear()
+        own, plain = conversed(backend, scripts)
+        assert own == plain
+        assert len(decoders) - 5 - 1 >= anew  # turn by turn there are 5
+
+
+def test_what_would_take_many_steps_is_read_in_one_pass(models, decoders):
+    _, backend = make(models)
+    with backend._generator((), []) as generator:
+        assert generator.rewinds
+    decoders.clear()
+
+    def script(heard, i):  # another's turn of 100 tokens comes in between
+        read = [*range(20, 24 + i)]
+        for new in heard:
+            read += [*new, *range(100, 200)]
+        return Turn(read, 4 + i, 10 * i + len(heard)) if len(heard) < 2 else None
+
+    own, plain = conversed(backend, {i: functools.partial(script, i=i) for i in range(6)})
     assert own == plain
-    assert read.count(4) > 5 + 3
+    # Two passes over whole texts (the second once most have come so far), and another way of two (turn by turn).
+    assert 4 <= len(decoders) <= 5
+    assert sum(decoder.steps for decoder in decoders) < 60
+
+
+def test_a_cache_that_grows_too_large_goes_on_with_fewer_rows(models, monkeypatch, decoders):
+    _, backend = make(models)
+    heads = prompts(backend)
+    scripts = {i: talk(head, i, 9, changed={3}) for i, head in enumerate(heads)}
+    own, plain = conversed(backend, scripts)
+    assert own == plain
+    monkeypatch.setitem(generation.CACHE_BYTES, "cpu", 1)
+    monkeypatch.setitem(generation.TOKENS_PER_BATCH, "cpu", 100)
+    decoders.clear()
+    again, _ = conversed(backend, scripts)
+    assert again == own
+    assert max(decoder.largest for decoder in decoders) < 100 + len(heads)
 
 
 def test_memory_that_runs_out_in_the_middle_loses_no_turn(models, monkeypatch):
@@ -276,11 +330,11 @@ def test_memory_that_runs_out_in_the_middle_loses_no_turn(models, monkeypatch):
     whole = conversed(backend, scripts)[1]
     original, steps = Decoder.step, []
 
-    def step(self, tokens):
+    def step(self, tokens, reads):
         steps.append(len(tokens))
         if len(tokens) > 4 and len(steps) > 9:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return original(self, tokens)
+        return original(self, tokens, reads)
 
     monkeypatch.setattr(Decoder, "step", step)
     heard = {i: [] for i in scripts}
@@ -289,7 +343,7 @@ def test_memory_that_runs_out_in_the_middle_loses_no_turn(models, monkeypatch):
         heard[i].append(new)
         return scripts[i](heard[i])
 
-    backend.converse({i: script([]) for i, script in scripts.items()}, follow, ends=(), most=60)
+    backend.converse({i: script([]) for i, script in scripts.items()}, follow, ends=())
     assert heard == whole
     assert backend._runners["generate"].limit is not None
 

@@ -266,6 +266,45 @@ def test_a_killed_run_ends_in_the_same_bits(way, monkeypatch):
     assert rest.calls == whole.calls[-len(rest.calls) :]
 
 
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda prompts: [[*prompt, 65] for prompt in prompts[1:]], "2 texts for 3 openings"),
+        (lambda prompts: [None for _ in prompts], "None"),
+        (lambda prompts: [[65] for _ in prompts], "a text that does not begin with its opening"),
+        (lambda prompts: [[*prompt, *[65] * 99] for prompt in prompts], "tokens where"),
+    ],
+)
+def test_what_is_no_continuation_is_refused_by_the_backend_s_name(answer, got):
+    class Wrong(Typist):
+        name = "wrong"
+
+        def generate(self, prompts, lengths, seeds, **options):
+            return answer(prompts)
+
+    with pytest.raises(SpvmiaError, match=rf"^wrong\.generate: expected each opening .* got .*{got}"):
+        write("reply", n=3, backend=Wrong())
+
+
+def test_a_backend_that_leaves_conversations_unwritten_is_named():
+    class Forgetful(Typist):
+        name = "forgetful"
+
+        def converse(self, turns, follow, *, ends):
+            super().converse({i: turn for i, turn in turns.items() if i % 2}, follow, ends=ends)
+
+    with pytest.raises(SpvmiaError, match=r"^forgetful: expected all of 7 conversations .* got 4 that were not"):
+        write("reply", backend=Forgetful())
+
+
+def test_held_out_rows_with_nothing_before_the_answer_are_not_written_from():
+    rows = documents([plain_row("", "It is so"), plain_row("Say it: ", "It is so")])
+    made = write("reply", rows, n=2)
+    assert [each.contents()[0] for each in made] == ["Say it: "] * 2
+    with pytest.raises(SpvmiaError, match="with an answer that has something before it and begins within"):
+        write("reply", rows[:1], n=2)
+
+
 def test_more_conversations_change_nothing_about_the_first():
     assert write("reply", n=4) == write("reply", n=7)[:4]
 
