@@ -43,7 +43,9 @@ def attacker_facts(task: TaskResult) -> dict[str, Any]:
     told = task.mia_audit
     tprs = {
         metric.key: {
+            # Whom the threshold picks out, beside the value, which is read between two thresholds.
             "threshold": None if math.isnan(tpr.threshold) else tpr.threshold,
+            "tpr_at_threshold": tpr.largest,
             "realised_fpr": tpr.realised_fpr,
             **_ends(task, metric.key),
         }
