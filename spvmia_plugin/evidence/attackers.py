@@ -68,7 +68,7 @@ def attacker_facts(task: TaskResult) -> dict[str, Any]:
 
 def _ends(task: TaskResult, key: str) -> dict[str, object]:
     found = of_attack(task, key)
-    return {end: getattr(found, end) for end in ("value", "low", "high", "reason")}
+    return {end: getattr(found, end) for end in ("value", "low", "high", "confidence", "reason")}
 
 
 def _given(task: TaskResult) -> str:

@@ -24,7 +24,7 @@ from spvmia_plugin.metrics.names import AUROC, TPRS
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
-from spvmia_plugin.report.verdict import judge
+from spvmia_plugin.report.verdict import judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.bound import Bound, BoundVerdict, hold
 from spvmia_plugin.results.estimate import of_blind
@@ -168,6 +168,7 @@ def _audit_facts(audit: Audit) -> dict[str, Any]:
         "verdict": {
             "headline": verdict.headline,
             "sentences": [plain(sentence) for sentence in verdict.sentences],
+            "ranges": "" if verdict.as_a_whole == "unresolved" else ranges(audit),
             "provisional": verdict.provisional,
             "membership": verdict.membership,
         },
@@ -238,6 +239,7 @@ def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
             for each in told["attackers"]
         ],
         "metrics": [metric.label for metric in (AUROC, *TPRS)],
+        "confidence": printed(audit.mia_audit.metrics.confidence, "percent"),
         "not_resolved": _not_resolved(told["attackers"]),
         "by_unit": None if told["by_unit"] is None else _by_unit_view(told["by_unit"]),
         "groups": None if told["groups"] is None else _groups_view(told["groups"]),
@@ -289,6 +291,7 @@ def _by_unit_view(told: Mapping[str, Any]) -> dict[str, Any]:
     strongest = told["strongest"] and told["strongest"][AUROC.key]
     return {
         "aggregate": told["aggregate"],
+        "confidence": printed(told["confidence"], "percent"),
         "rows": [(shown(each["title"]), [_cell(each[m.key]) for m in (AUROC, *TPRS)]) for each in attackers],
         "strongest": None if not strongest or strongest["value"] is None else _of_leader(strongest),
         "given": [(point["records"], _given_number(point)) for point in told["given_records"]],
@@ -300,6 +303,7 @@ def _by_unit_view(told: Mapping[str, Any]) -> dict[str, Any]:
 def _groups_view(told: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "worst": told["worst"] and shown(told["worst"]),
+        "confidence": printed(told["confidence"], "percent"),
         "rows": [
             {
                 "name": shown(each["group"]),

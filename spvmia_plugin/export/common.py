@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.leaders import Leader, below_a_guess
+from spvmia_plugin.metrics.leaders import NOBODY, Leader, below_a_guess
 from spvmia_plugin.metrics.names import (
     ASR,
     AUROC,
@@ -24,7 +24,7 @@ from spvmia_plugin.metrics.names import (
     Metric,
 )
 from spvmia_plugin.results.comparable import conditions, digest, settings_that_differ
-from spvmia_plugin.results.estimate import Estimate, from_guessing, of_attack, of_strongest, of_turned_round
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest, of_turned_round
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult, failed, touches
 from spvmia_plugin.util.console import shown
 
@@ -180,12 +180,11 @@ def told_below(audit: Audit, metric: Metric, strongest: Estimate) -> str | None:
         metric: the AUROC or a TPR.
         strongest: the number.
     """
-    found = of_turned_round(audit)
-    if found is None or found.attack == strongest.attack:
-        return None
     if metric in TPRS:
-        return below_a_guess(_leader(found))
-    if max(from_guessing(found)) <= max(from_guessing(strongest)):
+        turned = NOBODY if audit.strongest is None else audit.strongest.turned_round
+        return None if turned.attack in (None, strongest.attack) else below_a_guess(turned)
+    found = of_furthest(audit, metric.key)
+    if found.attack is None or found.attack == strongest.attack:
         return None
     return (
         f"{found.attack} reaches {name_of(metric)} {found.value!r} ({found.low!r} to {found.high!r}), below guessing, "
@@ -214,14 +213,10 @@ def turned_round(metric: Metric, found: Estimate, auroc: Estimate) -> str | None
     if not auroc.high < AUROC.guess:
         return None
     if metric in TPRS:
-        return below_a_guess(_leader(auroc))
+        return below_a_guess(Leader(auroc.attack, auroc.value, auroc.low, auroc.high))
     if metric in (AUROC, ASR) and found.value < metric.guess:
         return f"below guessing, where lower is no more private: turned round it is {1 - found.value:.4f}"
     return None
-
-
-def _leader(found: Estimate) -> Leader:
-    return Leader(found.attack, found.value, found.low, found.high)
 
 
 def interval_method(metric: Metric, found: Estimate, *, chosen: bool) -> str:

@@ -302,6 +302,14 @@ def risks_of(audit):
     return list(residual_risk(audit))
 
 
+def test_where_nothing_is_concluded_there_are_no_ranges(tmp_path):
+    audit, page = facts_of(tmp_path, fake_audit({"loss": 0.4}, records=fake_records(1, 1), blind=None))
+    assert audit["verdict"]["ranges"] == ""
+    assert "true values lie" not in page
+    assert audit["residual_risk"][0].endswith("nothing is excluded.")
+    assert audit["residual_risk"][1].startswith("TPR at 5 % FPR is not resolved: 1 non-member cannot")
+
+
 def test_without_samples_nothing_is_said_of_more_than_the_strongest(tmp_path):
     """One audit, with its samples and without: the end of the strongest's interval was told of all attacks."""
     tasks = fake_audit(SOME_UNSCORED, records=fake_records(600, 600), findings=())
@@ -438,6 +446,10 @@ def test_the_unit_is_stated_with_its_numbers(tmp_path, n, each):
     assert f"{strongest.value:.3f}" in page
     assert f"{n} units of members and {n} of others" in page
     assert f"with a median of {each} records" in page
+    assert page.count("Intervals in this table are pointwise, each of 95 % confidence") == 2
+    assert "hold for all groups and attacks at once, with 95 % confidence" in page
+    assert f"<p>{audit['verdict']['ranges']}</p>" in page
+    assert "in the ranges with 95 % confidence, for both questions and for all 2 attacks at once" in page
     assert {group["group"] for group in audit["groups"]["groups"]} == {"north", "south"}
     for group in run.audits[0].mia_audit.groups.groups:
         assert f"{group.auroc.value:.3f}" in page
