@@ -62,7 +62,9 @@ def _of_all_records(audit: Audit, found: Strongest) -> Iterator[str]:
     elif audit.compared is not None:
         yield f"{sure} none of the {found.n_attacks} attacks that were tried has an {above}."
     else:
-        yield f"{sure} {_named(reach)}, the strongest of {found.n_attacks} attacks, has no {above}."
+        below, strongest = found.turned_round, f"{_named(reach)}, the strongest of {found.n_attacks} attacks, has no"
+        other = f", and {shown(str(below.attack))}, turned round, none above {1 - below.low:.3f}"
+        yield f"{sure} {strongest} {above}{'' if below.attack in (None, reach.attack) else other}."
         yield f"The others may have one: {_UNKNOWN}."
     yield from _left_out(audit, AUROC.key)
 
@@ -94,9 +96,7 @@ def _reach(audit: Audit, found: Strongest, key: str) -> Extremes:
     if audit.compared is not None:
         return audit.compared.extremes(key)
     leader = found.by_metric[key]
-    lows = [leader.low, *([found.turned_round.low] if key == AUROC.key else [])]
-    lowest = min((low for low in lows if not math.isnan(low)), default=math.nan)
-    return Extremes(key, leader.attack, leader.value, leader.low, leader.high, lowest)
+    return Extremes(key, leader.attack, leader.value, leader.low, leader.high, leader.low)
 
 
 def _left_out(audit: Audit, key: str) -> Iterator[str]:

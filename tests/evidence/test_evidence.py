@@ -330,6 +330,17 @@ def test_without_samples_nothing_is_said_of_more_than_the_strongest(tmp_path):
         assert words.endswith("is not known without the scores of the records: run lm_eval with --log_samples.")
 
 
+def test_without_samples_an_attack_below_guessing_has_its_own_limit(tmp_path):
+    tasks = fake_audit({"spv_wbc": 0.3, "loss": -1.5, "min_k": 0.0}, records=fake_records(300, 300), findings=())
+    write_run(tmp_path, [tasks], with_samples=False)
+    (audit,) = read_latest(tmp_path).audits
+    strongest, turned = audit.strongest.auroc, audit.strongest.turned_round
+    assert risks_of(audit)[0] == (
+        f"With 95 % confidence spv_wbc, the strongest of 3 attacks, has no AUROC above {strongest.high:.3f} on records "
+        f"like these, and loss, turned round, none above {1 - turned.low:.3f}."
+    )
+
+
 @pytest.mark.parametrize("with_samples", [True, False])
 def test_of_one_attack_all_is_known(tmp_path, with_samples):
     write_run(tmp_path, [fake_audit({"loss": 0.5}, records=fake_records(600, 600))], with_samples=with_samples)
