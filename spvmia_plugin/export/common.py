@@ -25,7 +25,7 @@ from spvmia_plugin.metrics.names import (
 )
 from spvmia_plugin.results.comparable import conditions, digest, settings_that_differ
 from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest, of_turned_round
-from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult, failed, touches
+from spvmia_plugin.results.model import MOSTLY_UNSCORED, Audit, HarnessRun, TaskResult, failed, touches
 from spvmia_plugin.util.console import shown
 
 LOCAL_DEVELOPER = "local"
@@ -161,6 +161,11 @@ def warnings(task: TaskResult) -> list[str]:
 def warnings_of(of: Audit | TaskResult, metric: Metric, attack: str | None) -> list[str]:
     """The same of one metric of one attack."""
     return [finding.message for finding in failed(of) if touches(finding, attack, metric.key)]
+
+
+def left_out(task: TaskResult) -> str | None:
+    """That an attack has no score for too many records, in words: one of the `warnings` on its numbers; else None."""
+    return next((finding.message for finding in failed(task) if finding.code == MOSTLY_UNSCORED), None)
 
 
 def of_the_strongest(audit: Audit) -> list[tuple[Metric, Estimate]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from spvmia_plugin.export.common import (
     Files,
     estimates,
     interval_method,
+    left_out,
     model_id,
     name_of,
     of_the_same_data,
@@ -117,12 +119,13 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
     """A card of metadata alone, to be merged into the model's README.
 
     Raises:
-        SpvmiaError: an audit whose preconditions failed: a card shows a bare number, and has no place for the warning.
-            Several audits of the same data: each would be "the strongest".
+        SpvmiaError: an audit whose preconditions failed, or whose strongest attack left many records out: a card shows
+            a bare number, and has no place for the warning. Several audits of the same data: each would be "the
+            strongest".
     """
     from huggingface_hub import ModelCardData
 
-    failed = [message for audit in run.audits for task in audit.tasks for message in warnings(task)]
+    failed = [message for audit in run.audits for message in _no_card(audit)]
     if failed:
         raise SpvmiaError(
             f"--to: expected an audit whose preconditions hold, as a model card shows a number without its warnings; "
@@ -141,9 +144,10 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
             method = interval_method(metric, found, chosen=True)
             results += _card_results(audit, (metric, found), f"strongest-{digits}", whose, turned, method)
         for task in audit.tasks:
-            config = f"{task.task}-{protocol_digits(audit, task)}"
+            config, missing = f"{task.task}-{protocol_digits(audit, task)}", left_out(task)
             for metric, found in estimates(task):
                 whose = "" if metric == BLIND else f" of the attack {task.attack}"
+                whose += f"; {missing}" if missing and metric != BLIND else ""
                 turned = turned_round(metric, found, of_attack(task, AUROC.key))
                 method = interval_method(metric, found, chosen=False)
                 results += _card_results(audit, (metric, found), config, whose, turned, method)
@@ -151,6 +155,14 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
         raise SpvmiaError(f"RESULTS: expected an audit with a number, got none in {run.path}")
     card = ModelCardData(model_name=model_id(run, options).partition("/")[2], eval_results=results)
     return {_CARD_PATH: f"---\n{card.to_yaml()}\n---\n"}
+
+
+def _no_card(audit: Audit) -> Iterator[str]:
+    """Why no card is made of an audit. That an attack left records out is told with its numbers if others lead."""
+    leaders = {found.attack for _, found in of_the_strongest(audit)}
+    for task in audit.tasks:
+        own = None if task.attack in leaders else left_out(task)
+        yield from (message for message in warnings(task) if message != own)
 
 
 def _card_results(
