@@ -43,7 +43,9 @@ def attacker_facts(task: TaskResult) -> dict[str, Any]:
     told = task.mia_audit
     tprs = {
         metric.key: {
+            # Whom the threshold picks out, beside the value, which is read between two thresholds.
             "threshold": None if math.isnan(tpr.threshold) else tpr.threshold,
+            "tpr_at_threshold": tpr.largest,
             "realised_fpr": tpr.realised_fpr,
             **_ends(task, metric.key),
         }
@@ -66,7 +68,7 @@ def attacker_facts(task: TaskResult) -> dict[str, Any]:
 
 def _ends(task: TaskResult, key: str) -> dict[str, object]:
     found = of_attack(task, key)
-    return {end: getattr(found, end) for end in ("value", "low", "high", "reason")}
+    return {end: getattr(found, end) for end in ("value", "low", "high", "confidence", "reason")}
 
 
 def _given(task: TaskResult) -> str:

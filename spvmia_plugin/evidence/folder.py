@@ -16,24 +16,24 @@ from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.evidence.attackers import asked_in_words, attacker_facts
 from spvmia_plugin.evidence.clauses import CLAUSES
 from spvmia_plugin.evidence.copies import copy_results, copy_samples
-from spvmia_plugin.evidence.residual import did_not_hold, residual_risk
+from spvmia_plugin.evidence.gaps import Gap, grouped
+from spvmia_plugin.evidence.residual import conditions, did_not_hold, residual_risk
 from spvmia_plugin.evidence.sealing import FACTS, SIGNED, Signed, seal, sign
 from spvmia_plugin.evidence.subjects import by_unit_facts, group_facts, unit_facts
 from spvmia_plugin.metrics.names import AUROC, TPRS
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import plain, ranked, title
 from spvmia_plugin.report.saving import PAGE, write_page
-from spvmia_plugin.report.verdict import judge
+from spvmia_plugin.report.verdict import judge, ranges
 from spvmia_plugin.results import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.bound import Bound, BoundVerdict, hold
 from spvmia_plugin.results.estimate import of_blind
-from spvmia_plugin.results.model import failed
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.util.files import write_private
 from spvmia_plugin.util.redact import without_secrets
 from spvmia_plugin.util.strict_json import finite, utf8
 from spvmia_plugin.web import page as web
-from spvmia_plugin.web.text import day, interval, listed, printed, typed, worded
+from spvmia_plugin.web.text import MISSING, day, interval, listed, printed, typed, worded
 
 FORMAT = 1
 """Version of the JSON's layout."""
@@ -168,6 +168,7 @@ def _audit_facts(audit: Audit) -> dict[str, Any]:
         "verdict": {
             "headline": verdict.headline,
             "sentences": [plain(sentence) for sentence in verdict.sentences],
+            "ranges": "" if verdict.as_a_whole == "unresolved" else ranges(audit),
             "provisional": verdict.provisional,
             "membership": verdict.membership,
         },
@@ -189,7 +190,7 @@ def _audit_facts(audit: Audit) -> dict[str, Any]:
         "groups": group_facts(audit),
         "attackers": [attacker_facts(task) for task in [*ranked(audit), *_blind_tasks(audit)]],
         "blind": asdict(of_blind(audit)),
-        "conditions": [asdict(finding) for finding in told.preconditions],
+        "conditions": [asdict(finding) for finding in conditions(audit)],
         "notes": list(told.notes),
         "cost": {stage: dict(spent) for stage, spent in told.cost.items()},
         "settings": dict(told.settings),
@@ -221,7 +222,7 @@ def _page(run: HarnessRun, facts: Mapping[str, Any]) -> str:
 
 
 def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
-    bound, conditions = Bound.of(audit), {did_not_hold(finding) for finding in failed(audit)}
+    bound, listed_below = Bound.of(audit), {did_not_hold(finding) for finding in conditions(audit)}
     return {
         "told": told,
         "bound": None if bound is None else _bound_view(hold(audit, bound)),
@@ -232,17 +233,18 @@ def _audit_view(audit: Audit, told: Mapping[str, Any]) -> dict[str, Any]:
                 "given": shown(each["given"]),
                 "sees": shown(each["sees"]),
                 "asked": [shown(words) for words in asked_in_words(each["asked_of_target"])],
-                "numbers": [_cell(each[metric.key], each[metric.key].get("threshold")) for metric in (AUROC, *TPRS)],
+                "numbers": [_cell(each[metric.key]) for metric in (AUROC, *TPRS)],
                 "parameters": listed(f"{shown(str(k))} {shown(str(v))}" for k, v in each["parameters"].items()),
             }
             for each in told["attackers"]
         ],
         "metrics": [metric.label for metric in (AUROC, *TPRS)],
+        "confidence": printed(audit.mia_audit.metrics.confidence, "percent"),
         "not_resolved": _not_resolved(told["attackers"]),
         "by_unit": None if told["by_unit"] is None else _by_unit_view(told["by_unit"]),
         "groups": None if told["groups"] is None else _groups_view(told["groups"]),
         "conditions": [(finding["severity"], shown(worded(finding["message"]))) for finding in told["conditions"]],
-        "residual_risk": [worded(sentence) for sentence in told["residual_risk"] if sentence not in conditions],
+        "residual_risk": [worded(sentence) for sentence in told["residual_risk"] if sentence not in listed_below],
         "conditions_failed": sum(finding["severity"] == "warning" for finding in told["conditions"]),
         "models": [(shown(role), _pairs(identity)) for role, identity in told["models"].items()],
         "data": _pairs(told["data"]),
@@ -258,31 +260,29 @@ def _bound_view(verdict: BoundVerdict) -> dict[str, Any]:
     }
 
 
-def _cell(told: Mapping[str, Any], threshold: float | None) -> tuple[str, list[str]]:
-    """A number as it stands in a cell, and what stands below it: its interval, and its threshold."""
+def _cell(told: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """A number as it stands in a cell, and what stands below it: its interval, and a threshold with whom it finds."""
     below = [interval(told["low"], told["high"])]
-    if threshold is not None and told["value"] is not None:
-        below.append(f"from a score of {printed(threshold, 'score')}")
+    finds, of_others = (printed(told.get(key), "percent") for key in ("tpr_at_threshold", "realised_fpr"))
+    if told.get("threshold") is not None and MISSING not in (finds, of_others):
+        at = printed(told["threshold"], "score")
+        below += [f"from a score of {at} on:", f"{finds} of members,", f"{of_others} of others"]
     return printed(told["value"]), [words for words in below if words]
 
 
 def _not_resolved(attackers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why some numbers are not there, each reason once with the numbers and attacks that it is of."""
-    whose: dict[tuple[str, str], list[str]] = {}
+    gaps = []
     for each in attackers:
         for metric in (AUROC, *TPRS):
             if each[metric.key]["value"] is None:
                 # Without any score each metric has its own words for that.
-                told = each[metric.key if each["scored"] else AUROC.key]
-                reason = shown(worded(str(told["reason"] or "no reason was recorded")))
-                whose.setdefault((metric.label, reason), []).append(shown(each["title"]))
-    labels: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (label, reason), names in whose.items():
-        labels.setdefault((reason, tuple(names)), []).append(label)
+                reason = each[metric.key if each["scored"] else AUROC.key]["reason"]
+                gaps.append(Gap(metric.label, shown(each["title"]), reason and shown(worded(str(reason)))))
     every = len(attackers)
     return [
-        f"{', '.join(of)} of {'all attacks' if len(names) == every else listed(names)}: {reason}"
-        for (reason, names), of in labels.items()
+        f"{', '.join(labels)} of {'all attacks' if len(names) == every else listed(names)}: {reason}"
+        for labels, names, reason in grouped(gaps)
     ]
 
 
@@ -291,7 +291,8 @@ def _by_unit_view(told: Mapping[str, Any]) -> dict[str, Any]:
     strongest = told["strongest"] and told["strongest"][AUROC.key]
     return {
         "aggregate": told["aggregate"],
-        "rows": [(shown(each["title"]), [_cell(each[m.key], None) for m in (AUROC, *TPRS)]) for each in attackers],
+        "confidence": printed(told["confidence"], "percent"),
+        "rows": [(shown(each["title"]), [_cell(each[m.key]) for m in (AUROC, *TPRS)]) for each in attackers],
         "strongest": None if not strongest or strongest["value"] is None else _of_leader(strongest),
         "given": [(point["records"], _given_number(point)) for point in told["given_records"]],
         "alone": _number(alone[AUROC.key], alone["low"], alone["high"]),
@@ -302,6 +303,7 @@ def _by_unit_view(told: Mapping[str, Any]) -> dict[str, Any]:
 def _groups_view(told: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "worst": told["worst"] and shown(told["worst"]),
+        "confidence": printed(told["confidence"], "percent"),
         "rows": [
             {
                 "name": shown(each["group"]),
@@ -332,9 +334,12 @@ def _of_leader(told: Mapping[str, Any]) -> str:
 
 
 def _pairs(told: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is recorded, a line for each value, those of mappings and lists behind the name of their whole."""
+    """What is recorded, a line for each value, those of mappings and lists behind the name of their whole.
+
+    Names as evidence.json has them: among them are files, whose hashes are compared, and options.
+    """
     return [
-        (shown(" › ".join(path).replace("_", " ")), shown(value if isinstance(value, str) else json.dumps(value)))
+        (shown(" › ".join(path)), shown(value if isinstance(value, str) else json.dumps(value)))
         for path, value in _leaves(told, ())
     ]
 

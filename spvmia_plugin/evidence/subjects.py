@@ -70,6 +70,7 @@ def by_unit_facts(audit: Audit) -> dict[str, Any] | None:
             for task in ranked(audit)
             if (unit := task.mia_audit.unit) is not None
         ],
+        "confidence": told.metrics.confidence,
         "strongest": None if together is None else as_json(together.strongest),
         "given_records": [] if together is None else [as_json(point) for point in together.given],
     }

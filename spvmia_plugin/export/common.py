@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from spvmia_plugin.errors import SpvmiaError
-from spvmia_plugin.metrics.leaders import NOBODY, below_a_guess
+from spvmia_plugin.metrics.leaders import NOBODY, Leader, below_a_guess
 from spvmia_plugin.metrics.names import (
     ASR,
     AUROC,
@@ -24,8 +24,8 @@ from spvmia_plugin.metrics.names import (
     Metric,
 )
 from spvmia_plugin.results.comparable import conditions, digest, settings_that_differ
-from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest
-from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult, failed, touches
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_furthest, of_strongest, of_turned_round
+from spvmia_plugin.results.model import MOSTLY_UNSCORED, Audit, HarnessRun, TaskResult, failed, touches
 from spvmia_plugin.util.console import shown
 
 LOCAL_DEVELOPER = "local"
@@ -163,28 +163,73 @@ def warnings_of(of: Audit | TaskResult, metric: Metric, attack: str | None) -> l
     return [finding.message for finding in failed(of) if touches(finding, attack, metric.key)]
 
 
+def left_out(task: TaskResult) -> str | None:
+    """That an attack has no score for too many records, in words: one of the `warnings` on its numbers; else None."""
+    return next((finding.message for finding in failed(task) if finding.code == MOSTLY_UNSCORED), None)
+
+
 def of_the_strongest(audit: Audit) -> list[tuple[Metric, Estimate]]:
     """What the strongest attacks show: the AUROC, and the TPR at as low an FPR as the non-members bear."""
     few = audit.strongest.low_end_metric if audit.strongest else TPR_1PCT
     return [(metric, of_strongest(audit, metric.key)) for metric in (AUROC, few)]
 
 
-def told_below(audit: Audit, metric: Metric) -> str | None:
-    """What an attack below guessing tells, or may tell, that the exported number does not, in words; else None.
+def told_below(audit: Audit, metric: Metric, strongest: Estimate) -> str | None:
+    """What another attack, below guessing, tells or may tell that the strongest's number does not, in words; else None.
 
     The number stays that of the strongest attack, and "lower is more private" is not true of the other: by the AUROC
     where it reaches further, by a TPR wherever there is one, as nobody knows how many it picks out turned round.
+
+    Args:
+        audit: the attacks.
+        metric: the AUROC or a TPR.
+        strongest: the number.
     """
     if metric in TPRS:
         turned = NOBODY if audit.strongest is None else audit.strongest.turned_round
-        return None if turned.attack is None else below_a_guess(turned)
+        return None if turned.attack in (None, strongest.attack) else below_a_guess(turned)
     found = of_furthest(audit, metric.key)
-    if found.attack is None or found.attack == of_strongest(audit, metric.key).attack:
+    if found.attack is None or found.attack == strongest.attack:
         return None
     return (
         f"{found.attack} reaches {name_of(metric)} {found.value!r} ({found.low!r} to {found.high!r}), below guessing, "
         f"and tells members better: turned round that is {1 - found.value:.4f}"
     )
+
+
+def strongest_turned_round(audit: Audit, metric: Metric, strongest: Estimate) -> str | None:
+    """The same as `turned_round` of the strongest's own number: its attack may lie below guessing, as all others."""
+    auroc = strongest if metric == AUROC else of_turned_round(audit)
+    if auroc is None or auroc.attack != strongest.attack:
+        return None
+    return turned_round(metric, strongest, auroc)
+
+
+def turned_round(metric: Metric, found: Estimate, auroc: Estimate) -> str | None:
+    """What a number of an attack whose AUROC lies surely below guessing leaves open, in words; None of any other.
+
+    Of such a number lower is no more private: who knows of it says the opposite of the attack.
+
+    Args:
+        metric: whose number it is.
+        found: the number.
+        auroc: of the same attack, with an interval that holds for this number.
+    """
+    if not auroc.high < AUROC.guess:
+        return None
+    if metric in TPRS:
+        return below_a_guess(Leader(auroc.attack, auroc.value, auroc.low, auroc.high))
+    if metric in (AUROC, ASR) and found.value < metric.guess:
+        return f"below guessing, where lower is no more private: turned round it is {1 - found.value:.4f}"
+    return None
+
+
+def interval_method(metric: Metric, found: Estimate, *, chosen: bool) -> str:
+    """How an exported interval was computed, and what it holds for: this number alone, or whichever was chosen."""
+    if chosen:
+        attacks = f"{found.chosen_among} attack{'' if found.chosen_among == 1 else 's'}"
+        return f"simultaneous over {attacks}, AUROC and TPRs (max statistic by document)"
+    return f"pointwise: {ABOUT[metric].interval}"
 
 
 def of_the_same_data(run: HarnessRun, audit: Audit) -> list[Audit]:

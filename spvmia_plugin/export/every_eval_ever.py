@@ -21,6 +21,7 @@ from spvmia_plugin.export.common import (
     Files,
     Lines,
     estimates,
+    interval_method,
     model_id,
     name_of,
     notes,
@@ -28,11 +29,13 @@ from spvmia_plugin.export.common import (
     of_the_strongest,
     protocol_digits,
     source_name,
+    strongest_turned_round,
     told_below,
+    turned_round,
     warnings,
 )
-from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT, TPR_5PCT, Metric
-from spvmia_plugin.results.estimate import Estimate
+from spvmia_plugin.metrics.names import AUROC, EPSILON, TPR_1PCT, TPR_5PCT, TPRS, Metric
+from spvmia_plugin.results.estimate import Estimate, of_attack
 from spvmia_plugin.results.model import Audit, HarnessRun, TaskResult
 from spvmia_plugin.results.samples import ScoredRecord
 
@@ -152,11 +155,11 @@ def _strongest(run: HarnessRun, audit: Audit) -> Iterator[dict[str, Any]]:
         result = _result(run, audit, task, (metric, found), name)
         uncertainty = result["score_details"]["uncertainty"]
         if "confidence_interval" in uncertainty:
-            method = f"simultaneous over {found.chosen_among} attacks, AUROC and TPRs (max statistic by document)"
-            uncertainty["confidence_interval"] |= {"method": method}
+            uncertainty["confidence_interval"] |= {"method": interval_method(metric, found, chosen=True)}
         details = result["score_details"]["details"]
         details["chosen_among"] = str(found.chosen_among)
-        more = [below] if (below := told_below(audit, metric)) else []
+        turned = strongest_turned_round(audit, metric, found)
+        more = [words for words in (turned, told_below(audit, metric, found)) if words]
         if others := len(of_the_same_data(run, audit)) - 1:
             more.append(f"chosen among the attacks of this audit alone: the run has {others} more of the same data")
         details["notes"] = json.dumps([*more, *notes(task)])
@@ -226,14 +229,18 @@ def _score_details(task: TaskResult, metric: Metric, estimate: Estimate) -> dict
             "lower": estimate.low,
             "upper": estimate.high,
             "confidence_level": estimate.confidence,
-            "method": ABOUT[metric].interval,
+            "method": interval_method(metric, estimate, chosen=False),
         }
     details = {name: told[name] for name in ("attack", "n", "unscored")}
-    details |= {"warnings": warnings(task), "notes": notes(task)}
+    turned = turned_round(metric, estimate, of_attack(task, AUROC.key))
+    details |= {"warnings": warnings(task), "notes": [*([turned] if turned else []), *notes(task)]}
     if metric == EPSILON:
         details["bound"] = told["epsilon_lb"]
-    if not math.isnan(estimate.realised_fpr):
-        details["realised_fpr"] = estimate.realised_fpr
+    if metric in TPRS and not math.isnan(estimate.realised_fpr):
+        # The score is read between two thresholds: these are the shares at one, which no score of any record may reach.
+        tpr = task.mia_audit.metrics.tprs[metric]
+        at = {"threshold": tpr.threshold, "tpr_at_threshold": tpr.largest, "realised_fpr": tpr.realised_fpr}
+        details |= {name: value for name, value in at.items() if math.isfinite(value)}
     left_out = {other.key: found.reason for other, found in estimates(task) if math.isnan(found.value)}
     if metric == AUROC and left_out:
         details["left_out"] = left_out

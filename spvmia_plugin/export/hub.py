@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from spvmia_plugin.export.common import (
     ExportOptions,
     Files,
     estimates,
+    interval_method,
+    left_out,
     model_id,
     name_of,
     of_the_same_data,
@@ -22,12 +25,14 @@ from spvmia_plugin.export.common import (
     one_by_one,
     protocol_digits,
     source_name,
+    strongest_turned_round,
     told_below,
+    turned_round,
     warnings,
     warnings_of,
 )
 from spvmia_plugin.metrics.names import AUROC, BLIND, Metric
-from spvmia_plugin.results.estimate import Estimate, of_blind
+from spvmia_plugin.results.estimate import Estimate, of_attack, of_blind
 from spvmia_plugin.results.model import Audit, HarnessRun
 from spvmia_plugin.web.text import unlinked
 
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 _RESULTS_PATH, _CARD_PATH = ".eval_results/spvmia.yaml", "model-index.md"
+_LOWER = ": lower is more private"
 _HUB_METRICS = {AUROC.key: "roc_auc"}
 """Ids of hf.co/metrics, where there is one."""
 
@@ -90,11 +96,12 @@ def _chosen(found: Estimate) -> str:
 def _notes(audit: Audit, metric: Metric, found: Estimate) -> str:
     """One paragraph: first what is wrong, then what the number is."""
     told = [f"WARNING: {message}" for message in warnings_of(audit, metric, found.attack)]
-    told.append(f"{name_of(metric)} of {_chosen(found)}, {found.attack}: lower is more private")
+    turned = strongest_turned_round(audit, metric, found)
+    told.append(f"{name_of(metric)} of {_chosen(found)}, {found.attack}{f', {turned}' if turned else _LOWER}")
     if not math.isnan(found.low):
         told.append(f"simultaneous {found.confidence:.0%} interval {found.low!r} to {found.high!r}")
         told.append(f"a guess gets {metric.guess:g}")
-    if below := told_below(audit, metric):
+    if below := told_below(audit, metric, found):
         told.append(below)
     blind = of_blind(audit)
     if not math.isnan(blind.value):
@@ -112,12 +119,13 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
     """A card of metadata alone, to be merged into the model's README.
 
     Raises:
-        SpvmiaError: an audit whose preconditions failed: a card shows a bare number, and has no place for the warning.
-            Several audits of the same data: each would be "the strongest".
+        SpvmiaError: an audit whose preconditions failed, or whose strongest attack left many records out: a card shows
+            a bare number, and has no place for the warning. Several audits of the same data: each would be "the
+            strongest".
     """
     from huggingface_hub import ModelCardData
 
-    failed = [message for audit in run.audits for task in audit.tasks for message in warnings(task)]
+    failed = [message for audit in run.audits for message in _no_card(audit)]
     if failed:
         raise SpvmiaError(
             f"--to: expected an audit whose preconditions hold, as a model card shows a number without its warnings; "
@@ -130,20 +138,36 @@ def to_model_index(run: HarnessRun, options: ExportOptions) -> Files:
             raise one_by_one(alike)
         digits = protocol_digits(audit, *audit.model_attacks)
         for metric, found in of_the_strongest(audit):
-            below = told_below(audit, metric)
+            below = told_below(audit, metric, found)
             whose = f" of {_chosen(found)}, {found.attack}{f'; {below}' if below else ''}"
-            results += _card_results(audit, (metric, found), f"strongest-{digits}", whose)
+            turned = strongest_turned_round(audit, metric, found)
+            method = interval_method(metric, found, chosen=True)
+            results += _card_results(audit, (metric, found), f"strongest-{digits}", whose, turned, method)
         for task in audit.tasks:
+            config, missing = f"{task.task}-{protocol_digits(audit, task)}", left_out(task)
             for metric, found in estimates(task):
                 whose = "" if metric == BLIND else f" of the attack {task.attack}"
-                results += _card_results(audit, (metric, found), f"{task.task}-{protocol_digits(audit, task)}", whose)
+                whose += f"; {missing}" if missing and metric != BLIND else ""
+                turned = turned_round(metric, found, of_attack(task, AUROC.key))
+                method = interval_method(metric, found, chosen=False)
+                results += _card_results(audit, (metric, found), config, whose, turned, method)
     if not results:
         raise SpvmiaError(f"RESULTS: expected an audit with a number, got none in {run.path}")
     card = ModelCardData(model_name=model_id(run, options).partition("/")[2], eval_results=results)
     return {_CARD_PATH: f"---\n{card.to_yaml()}\n---\n"}
 
 
-def _card_results(audit: Audit, number: tuple[Metric, Estimate], config: str, whose: str) -> list[EvalResult]:
+def _no_card(audit: Audit) -> Iterator[str]:
+    """Why no card is made of an audit. That an attack left records out is told with its numbers if others lead."""
+    leaders = {found.attack for _, found in of_the_strongest(audit)}
+    for task in audit.tasks:
+        own = None if task.attack in leaders else left_out(task)
+        yield from (message for message in warnings(task) if message != own)
+
+
+def _card_results(
+    audit: Audit, number: tuple[Metric, Estimate], config: str, whose: str, turned: str | None, method: str
+) -> list[EvalResult]:
     """A card's entry of one number, none where there is no number.
 
     Args:
@@ -151,13 +175,15 @@ def _card_results(audit: Audit, number: tuple[Metric, Estimate], config: str, wh
         number: the metric and its value.
         config: what tells it from the others of that metric.
         whose: which attack's it is, in words.
+        turned: what a number below guessing leaves open, in words: such a one has no direction.
+        method: how its interval was computed.
     """
     from huggingface_hub import EvalResult
 
     (metric, estimate), about = number, audit.mia_audit
     if math.isnan(estimate.value):
         return []
-    better = "higher" if metric.higher_is_better else "lower"
+    direction = turned or f"{'higher' if metric.higher_is_better else 'lower'} is better"
     return [
         EvalResult(
             task_type="text-generation",
@@ -166,15 +192,23 @@ def _card_results(audit: Audit, number: tuple[Metric, Estimate], config: str, wh
             dataset_name=unlinked(source_name(audit)),
             dataset_config=config,
             metric_type=_HUB_METRICS.get(metric.key, metric.key),
-            metric_name=unlinked(f"{name_of(metric)}{whose} ({better} is better)"),
+            metric_name=unlinked(f"{name_of(metric)}{whose} ({direction})"),
             metric_value=estimate.value,
             metric_args={
-                "lower_is_better": not metric.higher_is_better,
+                **({} if turned else {"lower_is_better": not metric.higher_is_better}),
                 "members": about.n.members,
                 "nonmembers": about.n.nonmembers,
                 "membership": about.membership,
                 **({"stderr": estimate.stderr} if math.isfinite(estimate.stderr) else {}),
-                **({"interval": [estimate.low, estimate.high]} if math.isfinite(estimate.low) else {}),
+                **(_interval(estimate, method) if math.isfinite(estimate.low) else {}),
             },
         )
     ]
+
+
+def _interval(found: Estimate, method: str) -> dict[str, object]:
+    return {
+        "interval": [found.low, found.high],
+        "confidence_level": found.confidence,
+        "interval_method": method,
+    }

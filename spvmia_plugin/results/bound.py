@@ -9,7 +9,7 @@ tell more than each, and one that was memorised can be lost in a person's mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,12 +43,14 @@ class _Reached:
 
     Attributes:
         extremes: in the metric.
+        leaders: the attacks with their intervals, as far as they are known.
         turned_round: the attack that tells members the wrong way round, by its AUROC; of none, where there is none.
         n_attacks: how many there are.
         confidence: of all intervals together.
     """
 
     extremes: Extremes
+    leaders: Sequence[Leader]
     turned_round: Leader
     n_attacks: int
     confidence: float
@@ -86,7 +88,8 @@ class Held:
         outcome: of this metric.
         attack: the attack with the most of it.
         value: its estimate.
-        low: the largest lower end among all attacks.
+        low: the largest lower end among all attacks; of one that shows it where the limit is exceeded.
+        low_of: whose it is where the limit is exceeded, which may be another than `attack`; None where that is unknown.
         high: the largest upper end among all attacks.
         needed: how many documents or units of each class would be enough at this estimate, or None.
         counted: whether these are documents or units.
@@ -105,6 +108,7 @@ class Held:
     counted: str = "documents"
     reason: str | None = None
     by_unit: bool = False
+    low_of: str | None = None
 
     @property
     def label(self) -> str:
@@ -118,7 +122,8 @@ class Held:
         if self.outcome == "within":
             return f"{self.label}{number}; of every attack it is at most {high}, below {self.limit:g}"
         if self.outcome == "exceeded":
-            return f"{self.label}{number}, at least {beside(self.low, self.limit)}, above {self.limit:g}"
+            whose = "," if self.low_of == self.attack else f"; of {self.low_of or 'some attack'} it is"
+            return f"{self.label}{number}{whose} at least {beside(self.low, self.limit)}, above {self.limit:g}"
         if_so = "at this estimate" if not math.isnan(self.value) else "of a target that gives nothing away"
         more = f"; about {self.needed:,} {self.counted} of each class would show it {if_so}" if self.needed else ""
         if self.outcome == "not_shown" and self.high >= self.limit:
@@ -243,13 +248,13 @@ def _attacks(audit: Audit, metric: Metric, limit: float, *, by_unit: bool) -> He
     if reach.attack is None:
         return replace(blank, reason=reach.reason)
     told = replace(blank, outcome="within", attack=reach.attack, value=reach.value, low=reach.low, high=reach.high)
-    unscored = _only_unscored(audit, metric, reach, limit, by_unit=by_unit) if reach.low > limit else None
-    if reach.low > limit and unscored is None:
-        return replace(told, outcome="exceeded")
+    above = _above(audit, found.leaders, limit) if reach.low > limit else None
+    if isinstance(above, Leader):
+        return replace(told, outcome="exceeded", low=above.low, low_of=above.attack)
     if metric in TPRS and found.turned_round.attack is not None:
         return replace(blank, reason=f"{below_a_guess(found.turned_round)}; {FIND_OUT_WHY}")
-    if unscored is not None:
-        return replace(told, outcome="not_shown", reason=unscored)
+    if above is not None:
+        return replace(told, outcome="not_shown", reason=above)
     turned = _turned(metric, found, limit)
     stays, passes = _doubts(audit)
     if reach.reason is None and turned is None and reach.high < limit:
@@ -266,7 +271,8 @@ def _by_record(audit: Audit, metric: Metric) -> _Reached | str:
     found = audit.compared
     if found is None:
         return NO_SAMPLES
-    return _Reached(found.extremes(metric.key), found.turned_round, found.n_attacks, found.confidence)
+    leaders = tuple(found.leaders[metric.key].values())
+    return _Reached(found.extremes(metric.key), leaders, found.turned_round, found.n_attacks, found.confidence)
 
 
 def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
@@ -279,7 +285,10 @@ def _by_unit(audit: Audit, metric: Metric) -> _Reached | str:
     if together is None or reach is None:
         return "the run did not record how all attacks compare by unit (it was cut off, or is older); run it again"
     found = together.strongest
-    return _Reached(reach, found.turned_round, found.n_attacks, found.confidence)
+    known = found.by_metric[metric.key]
+    # Of the largest lower end the run records no owner: where it is not the leader's, it is that of some attack.
+    leaders = [known] if known.low == reach.low else [known, Leader(low=reach.low)]
+    return _Reached(reach, leaders, found.turned_round, found.n_attacks, found.confidence)
 
 
 def units_incomplete(audit: Audit) -> str | None:
@@ -291,13 +300,24 @@ def _or_least(number: float) -> float:
     return -math.inf if math.isnan(number) else number
 
 
-def _only_unscored(audit: Audit, metric: Metric, reach: Extremes, limit: float, *, by_unit: bool) -> str | None:
-    """Why no attack shows that a limit is exceeded although an interval lies above it: those left records out."""
+def _above(audit: Audit, leaders: Sequence[Leader], limit: float) -> Leader | str:
+    """The attack that shows most surely that a limit is exceeded, or why none does although an interval lies above it.
+
+    One that left records out shows nothing by itself, and one without a name may be such an attack.
+
+    Args:
+        audit: the attacks.
+        leaders: of them, at least one of which lies above the limit.
+        limit: what was declared.
+    """
     left_out = mostly_unscored(audit)
-    above = {reach.attack}
-    if not by_unit and audit.compared is not None:
-        above = {name for name, leader in audit.compared.leaders[metric.key].items() if leader.low > limit}
-    return left_out[min(map(str, above))].message if above <= left_out.keys() else None
+    shows_nothing: Collection[str | None] = {*left_out, None} if left_out else ()
+    above = [leader for leader in leaders if leader.low > limit]
+    sure = [leader for leader in above if leader.attack not in shows_nothing]
+    if not sure:
+        named = [leader.attack for leader in above if leader.attack is not None]
+        return left_out[min(named or left_out)].message
+    return max(sure, key=lambda leader: (leader.attack is not None, leader.low))
 
 
 def _turned(metric: Metric, found: _Reached, limit: float) -> str | None:
@@ -336,13 +356,17 @@ def _epsilon(audit: Audit, limit: float) -> Held:
     """A lower bound on epsilon can break a limit, and never shows that it holds."""
     found = [task for task in audit.tasks if task.is_canary_audit]
     if not found:
-        reason = "no canary audit was run: fine-tune with canaries and add canary_audit_custom"
+        # The run may hold an audit of canaries besides this one: what is said here is true either way.
+        reason = (
+            "these records are no canaries: canary_audit_custom, of a target that was fine-tuned with canaries, bounds "
+            "epsilon and is held against the limit by itself"
+        )
         return Held(EPSILON.key, limit, "not_evaluable", reason=reason)
     task = max(found, key=lambda each: _or_least(each.metrics.get(EPSILON.key, math.nan)))
     low = task.metrics.get(EPSILON.key, math.nan)
     if math.isnan(low):  # no bound at all is another thing than one that lies below the limit
         return Held(EPSILON.key, limit, "not_evaluable", reason=of_attack(task, EPSILON.key).reason)
-    told = Held(EPSILON.key, limit, "exceeded", task.attack, low, low)
+    told = Held(EPSILON.key, limit, "exceeded", task.attack, low, low, low_of=task.attack)
     if low > limit:
         return told
     reason = "an audit bounds epsilon from below: that it is smaller takes a proof, such as that of DP-SGD"

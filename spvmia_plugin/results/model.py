@@ -221,10 +221,14 @@ class Audit:
 def failed(of: Audit | TaskResult) -> list[Finding]:
     """The findings of severity "warning": preconditions that did not hold.
 
-    Those that the run recorded, and of an audit that an attack by which it speaks left too many records out.
+    Those that the run recorded, and that too many records were left out: of an attack by itself, of an audit by an
+    attack by which it speaks.
     """
     found = [finding for finding in of.mia_audit.preconditions if finding.severity == "warning"]
-    if isinstance(of, Audit) and (strongest := of.strongest) is not None:
+    if isinstance(of, TaskResult):
+        unscored = _mostly_unscored(of)
+        return found if unscored is None else [*found, unscored]
+    if (strongest := of.strongest) is not None:
         leaders = {strongest.auroc.attack, strongest.most_exposed.attack}
         found += [finding for attack, finding in mostly_unscored(of).items() if attack in leaders]
     return found

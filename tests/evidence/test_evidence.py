@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from spvmia_plugin.cli.main import make_app
 from spvmia_plugin.evidence.folder import _pairs
+from spvmia_plugin.evidence.residual import residual_risk
 from spvmia_plugin.evidence.sealing import FACTS, LIST, seal, sign, verify
 from spvmia_plugin.results import read_latest
 from tests.browser import SCHEMES, WIDTHS, opened, serious, shifted, spilled, unfold
@@ -279,7 +280,140 @@ def test_an_attack_without_an_upper_limit_is_not_spoken_for(tmp_path):
         return scores
 
     audit, _ = facts_of(tmp_path, fake_audit({"loss": 0.2, "min_k": two}, records=fake_records(300, 300)))
-    assert any(words.startswith("That leaves out at least one attack") for words in audit["residual_risk"])
+    said = "That leaves out min_k, which has no upper limit: "
+    assert [words.startswith(said) for words in audit["residual_risk"][1:4:2]] == [True, True]
+
+
+def some(count, strength):
+    """Scores of so many records alone, members' and others' alike."""
+
+    def scores(records, rng):
+        every = np.array([rng.normal(strength if record.is_member else 0.0) for record in records])
+        return np.where(rng.permutation(len(every)) < count, every, np.nan)
+
+    return scores
+
+
+SOME_UNSCORED = {"spv_wbc": 0.3, "loss": some(90, 0.45), "min_k": 0.0}
+"""The strongest has scores of all; another reaches further, and has no TPR at 1 %."""
+
+
+def risks_of(audit):
+    return list(residual_risk(audit))
+
+
+def test_where_nothing_is_concluded_there_are_no_ranges(tmp_path):
+    audit, page = facts_of(tmp_path, fake_audit({"loss": 0.4}, records=fake_records(1, 1), blind=None))
+    assert audit["verdict"]["ranges"] == ""
+    assert "true values lie" not in page
+    assert audit["residual_risk"][0].endswith("nothing is excluded.")
+    assert audit["residual_risk"][1].startswith("TPR at 5 % FPR is not resolved: 1 non-member cannot")
+
+
+def test_without_samples_nothing_is_said_of_more_than_the_strongest(tmp_path):
+    """One audit, with its samples and without: the end of the strongest's interval was told of all attacks."""
+    tasks = fake_audit(SOME_UNSCORED, records=fake_records(600, 600), findings=())
+    for name, with_samples in (("with", True), ("without", False)):
+        write_run(tmp_path / name, [tasks], with_samples=with_samples)
+    every, alone = (read_latest(tmp_path / name).audits[0] for name in ("with", "without"))
+    assert alone.strongest.auroc.high < every.compared.extremes("auroc").high - 0.05
+    of_all = f"none of the 3 attacks that were tried has an AUROC above {every.compared.extremes('auroc').high:.3f}"
+    assert of_all in risks_of(every)[0]
+    first, second, third, fourth, *_ = risks_of(alone)
+    high = f"{alone.strongest.auroc.high:.3f}"
+    assert first == (
+        f"With 95 % confidence spv_wbc, the strongest of 3 attacks, has no AUROC above {high} on records like these."
+    )
+    assert "may be picked out by spv_wbc while 1 in 100 others" in third
+    for words, they in ((second, "may have one"), (fourth, "may pick out more")):
+        assert they in words
+        assert words.endswith("is not known without the scores of the records: run lm_eval with --log_samples.")
+
+
+def test_without_samples_an_attack_below_guessing_has_its_own_limit(tmp_path):
+    tasks = fake_audit({"spv_wbc": 0.3, "loss": -1.5, "min_k": 0.0}, records=fake_records(300, 300), findings=())
+    write_run(tmp_path, [tasks], with_samples=False)
+    (audit,) = read_latest(tmp_path).audits
+    strongest, turned = audit.strongest.auroc, audit.strongest.turned_round
+    assert risks_of(audit)[0] == (
+        f"With 95 % confidence spv_wbc, the strongest of 3 attacks, has no AUROC above {strongest.high:.3f} on records "
+        f"like these, and loss, turned round, none above {1 - turned.low:.3f}."
+    )
+
+
+@pytest.mark.parametrize("with_samples", [True, False])
+def test_of_one_attack_all_is_known(tmp_path, with_samples):
+    write_run(tmp_path, [fake_audit({"loss": 0.5}, records=fake_records(600, 600))], with_samples=with_samples)
+    (audit,) = read_latest(tmp_path).audits
+    told = risks_of(audit)
+    assert told[0].startswith("With 95 % confidence the attack that was tried has no AUROC above ")
+    assert "may be picked out by it while" in told[1]
+    assert not any("the scores of the records" in words for words in told)
+
+
+def test_whom_a_sentence_on_the_most_exposed_leaves_out_is_named(tmp_path):
+    """What one attack has no number of was dropped, and each reason told with one attack's count for all."""
+    audit, _ = facts_of(tmp_path, fake_audit(SOME_UNSCORED, records=fake_records(600, 600), findings=()))
+    scored = read_latest(tmp_path / "results").audits[0].tasks[1].mia_audit.metrics.n_nonmembers
+    told = audit["residual_risk"]
+    exposed = next(place for place, words in enumerate(told) if "may be picked out" in words)
+    few = f"{scored} non-members cannot resolve an FPR of"
+    assert told[exposed + 1 : exposed + 4] == [
+        f"That leaves out loss, which has no upper limit: {few} 1 %: at least 100 are needed.",
+        "TPR at 0.1 % FPR of spv_wbc, min_k is not resolved: 600 non-members cannot resolve an FPR of 0.1 %: at least "
+        "1000 are needed.",
+        f"TPR at 0.1 % FPR of loss is not resolved: {few} 0.1 %: at least 1000 are needed.",
+    ]
+
+
+def test_an_attack_with_scores_of_one_class_is_left_out_by_name(tmp_path):
+    def of_members(records, rng):
+        return np.array([rng.normal() if record.is_member else np.nan for record in records])
+
+    strengths = {"loss": 0.2, "min_k": of_members, "lira_candidate": None}
+    audit, _ = facts_of(tmp_path, fake_audit(strengths, records=fake_records(300, 300)))
+    left_out = [words for words in audit["residual_risk"] if words.startswith("That leaves out")]
+    assert left_out == ["That leaves out min_k, which has no upper limit: no non-member has a score."] * 2
+    assert not any("lira_candidate" in words for words in audit["residual_risk"])  # it was not made
+
+
+def test_records_that_an_attack_left_out_are_a_condition_that_did_not_hold(tmp_path):
+    """Page and facts: it was told nowhere, although the verdict rested on that attack."""
+    audit, page = facts_of(tmp_path, fake_audit({"loss": 0.5, "spv_wbc": some(270, 2.0)}, findings=()))
+    said = "spv_wbc has no score for 30 of 300 records, which may be the exposed ones"
+    (condition,) = audit["conditions"]
+    assert (condition["severity"], condition["message"]) == ("warning", said)
+    assert f"A condition did not hold: {said}." in audit["residual_risk"]
+    assert f"<li><strong>warning</strong>: {said}</li>" in page
+    assert "1 of the conditions did not hold" in page
+    assert "All held." not in page
+
+
+def test_the_share_beside_a_threshold_is_what_lies_above_it(tmp_path):
+    """The TPR is read between two thresholds: beside it stood one at which another share is found."""
+    audit, page = facts_of(tmp_path, fake_audit({"spv_wbc": 2.2, "loss": 0.3}, records=fake_records(600, 600)))
+    read = read_latest(tmp_path / "results").audits[0]
+    differ = 0
+    for told, task in zip(audit["attackers"], read.model_attacks, strict=True):
+        for key in ("tpr_at_5pct_fpr", "tpr_at_1pct_fpr"):
+            above, number = read.scores(task) >= told[key]["threshold"], told[key]
+            members, others = (float(np.mean(above[side])) for side in (read.labels(), ~read.labels()))
+            assert (number["tpr_at_threshold"], number["realised_fpr"]) == pytest.approx((members, others))
+            finds = f"{100 * members:.3g} % of members,<br>{100 * others:.3g} % of others"
+            assert f"from a score of {number['threshold']:#.4g} on:<br>{finds}" in page
+            differ += members != number["value"]
+    assert differ
+
+
+@pytest.mark.parametrize("lost", ["threshold", "largest"])
+def test_a_threshold_stands_with_whom_it_picks_out_or_not_at_all(tmp_path, lost):
+    """One that no score reaches is null in the results; a share that they do not know is no other share."""
+    tasks = fake_audit({"loss": 0.0})
+    tasks[0].config["metadata"]["mia_audit"]["metrics"]["tpr_at_5pct_fpr"] |= {lost: None}
+    audit, page = facts_of(tmp_path, tasks)
+    told = audit["attackers"][0]["tpr_at_5pct_fpr"]
+    assert told["threshold" if lost == "threshold" else "tpr_at_threshold"] is None
+    assert page.count("from a score of") == 1  # that of the TPR at 1 %
 
 
 # Whom the records belong to
@@ -323,6 +457,10 @@ def test_the_unit_is_stated_with_its_numbers(tmp_path, n, each):
     assert f"{strongest.value:.3f}" in page
     assert f"{n} units of members and {n} of others" in page
     assert f"with a median of {each} records" in page
+    assert page.count("Intervals in this table are pointwise, each of 95 % confidence") == 2
+    assert "hold for all groups and attacks at once, with 95 % confidence" in page
+    assert f"<p>{audit['verdict']['ranges']}</p>" in page
+    assert "in the ranges with 95 % confidence, for both questions and for all 2 attacks at once" in page
     assert {group["group"] for group in audit["groups"]["groups"]} == {"north", "south"}
     for group in run.audits[0].mia_audit.groups.groups:
         assert f"{group.auroc.value:.3f}" in page
@@ -349,7 +487,17 @@ def test_units_that_some_records_lack_are_told_as_that(tmp_path):
 
 def test_records_of_records_are_told_line_by_line():
     told = {"a": {"b_c": [{"d": 1}, {"d": 2}], "e": [1, 2]}, "f": [{"g": "x"}], "h": None, "i": []}
-    assert _pairs(told) == [("a › b c › 1 › d", "1"), ("a › b c › 2 › d", "2"), ("a › e", "[1, 2]"), ("f › g", "x")]
+    assert _pairs(told) == [("a › b_c › 1 › d", "1"), ("a › b_c › 2 › d", "2"), ("a › e", "[1, 2]"), ("f › g", "x")]
+
+
+def test_files_and_options_have_their_names(tmp_path):
+    """A list of hashes is compared with files: one was called `adapter model.safetensors`."""
+    tasks = fake_audit({"loss": 0.5}, settings={"mia_text_column": "body"})
+    weights = [{"files": {"adapter_model.safetensors": "7ef9"}}]
+    tasks[0].config["metadata"]["mia_audit"]["models"]["target"]["weights"] = weights
+    _, page = facts_of(tmp_path, tasks)
+    assert '<th scope="row">weights › files › adapter_model.safetensors</th><td class="words">7ef9</td>' in page
+    assert '<th scope="row">mia_text_column</th><td class="words">body</td>' in page
 
 
 def test_sha256sum_reads_the_list(written):

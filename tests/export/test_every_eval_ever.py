@@ -217,6 +217,57 @@ def test_an_attack_below_guessing_that_reaches_further_is_told(tmp_path: Path) -
     assert "turned round may pick out more members than any TPR tells" in told[1]
 
 
+def details_of(found: list[dict[str, Any]], name: str, metric: str) -> dict[str, Any]:
+    (one,) = (r for r in found if f".{name}." in r["evaluation_name"] and r["evaluation_result_id"].endswith(metric))
+    return {**one["score_details"]["details"], "score": one["score_details"]["score"]}
+
+
+@pytest.mark.parametrize("strengths", [{"spv": -2.0}, {"spv": -2.0, "loss": 2.0}])
+def test_each_number_of_an_attack_below_guessing_says_so(tmp_path: Path, strengths: dict[str, float]) -> None:
+    """The format asks for one direction of a metric: by it the attack that tells members best was the most private."""
+    results = model(tmp_path, "org/one", audited(strengths, findings=()))
+    found = record_of(exported(tmp_path, results))["evaluation_results"]
+    for metric in ("auroc", "asr"):
+        told = details_of(found, "spv", f".{metric}")
+        words = f"below guessing, where lower is no more private: turned round it is {1 - told['score']:.4f}"
+        assert json.loads(told["notes"])[0] == words
+    assert "turned round may pick out more" in details_of(found, "spv", ".tpr_at_1pct_fpr")["notes"]
+    assert "below" not in details_of(found, "spv", ".privacy_score")["notes"]
+    chosen = details_of(found, "strongest", ".auroc")["notes"]
+    assert ("where lower is no more private" in chosen) is (len(strengths) == 1)
+    if "loss" in strengths:
+        assert "below" not in details_of(found, "loss", ".auroc")["notes"]
+
+
+def test_records_that_an_attack_left_out_are_a_warning_of_its_own_numbers(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=(), unscored_every=10))
+    found = record_of(exported(tmp_path, results))["evaluation_results"]
+    said = ["spv has no score for 16 of 160 records, which may be the exposed ones"]
+    assert json.loads(details_of(found, "spv", ".auroc")["warnings"]) == said
+
+
+def test_the_shares_at_a_threshold_stand_with_it(tmp_path: Path) -> None:
+    """The rate of false accusations at the threshold stood alone beside a TPR that is read between two."""
+    results = model(tmp_path, "org/one", audited({"spv": 1.6}))
+    audit = read_latest(results).audits[0]
+    told = details_of(record_of(exported(tmp_path, results))["evaluation_results"], "spv", ".tpr_at_1pct_fpr")
+    above = audit.scores(audit.tasks[0]) >= float(told["threshold"])
+    for name, side in (("tpr_at_threshold", audit.labels()), ("realised_fpr", ~audit.labels())):
+        assert float(told[name]) == pytest.approx(above[side].mean())
+
+
+def test_a_threshold_that_no_score_reaches_is_left_out(tmp_path: Path) -> None:
+    tasks = audited({"spv": 1.6})
+    audit = tasks[0].config["metadata"]["mia_audit"]  # type: ignore[index]
+    audit["metrics"]["tpr_at_1pct_fpr"]["threshold"] = None
+    told = details_of(
+        record_of(exported(tmp_path, model(tmp_path, "org/one", tasks)))["evaluation_results"],
+        "spv",
+        ".tpr_at_1pct_fpr",
+    )
+    assert ("threshold" in told, "realised_fpr" in told) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
@@ -157,6 +158,61 @@ def test_an_attack_below_guessing_that_reaches_further_is_told(tmp_path: Path, s
     assert words in entry["name"]
 
 
+TURNED = "below guessing, where lower is no more private: turned round it is"
+
+
+@pytest.mark.parametrize("strengths", [{"spv": -2.0}, {"spv": -2.0, "loss": 2.0}])
+def test_no_number_of_an_attack_below_guessing_is_better_the_lower_it_is(
+    tmp_path: Path, strengths: dict[str, float]
+) -> None:
+    """The attack that tells members best read as the most private one, as strongest of all where it is alone, too."""
+    results = model(tmp_path, "org/one", audited(strengths, findings=()))
+    row = rows(results)["spv_mia_custom"]
+    card = ModelCard.load(exported(tmp_path, results, "model-index"))
+    of_spv = {one.metric_type: one for one in card.data.eval_results if one.dataset_config.startswith("spv_mia")}
+    for key, name in (("auroc", "roc_auc"), ("asr", "asr")):
+        assert f"of the attack spv ({TURNED} {1 - row[f'{key},none']:.4f})" in of_spv[name].metric_name
+        assert "lower_is_better" not in of_spv[name].metric_args
+    assert "turned round may pick out more members than any TPR tells" in of_spv["tpr_at_1pct_fpr"].metric_name
+    assert "lower_is_better" not in of_spv["tpr_at_1pct_fpr"].metric_args
+    assert of_spv["privacy_score"].metric_args["lower_is_better"] is False
+    others = [one for one in card.data.eval_results if one.dataset_config.startswith("loss_mia")]
+    assert all("lower_is_better" in one.metric_args and TURNED not in one.metric_name for one in others)
+    chosen = next(one for one in card.data.eval_results if one.dataset_config.startswith("strongest"))
+    assert (TURNED in chosen.metric_name) is ("lower_is_better" not in chosen.metric_args) is (len(strengths) == 1)
+    auroc, tpr = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    assert tpr["notes"].count("turned round may pick out more") == 1
+    assert ("lower is more private" in tpr["notes"]) is (len(strengths) > 1)
+    assert (TURNED in auroc["notes"]) is ("lower is more private" not in auroc["notes"]) is (len(strengths) == 1)
+
+
+def test_an_attack_that_may_guess_has_its_direction(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": -0.1, "loss": 0.1}, findings=()))
+    card = ModelCard.load(exported(tmp_path, results, "model-index"))
+    assert all("lower_is_better" in one.metric_args for one in card.data.eval_results)
+
+
+def with_gaps(records: Any, rng: Any) -> Any:
+    """Scores of a guess for nine of ten records."""
+    return np.where(np.arange(len(records)) % 10, rng.normal(size=len(records)), np.nan)
+
+
+def test_what_another_attack_than_the_strongest_left_out_stands_with_its_numbers(tmp_path: Path) -> None:
+    """Some attacks cannot score every record: the card of all others is none the less one."""
+    results = model(tmp_path, "org/one", audited({"spv": 1.0, "icp": with_gaps}, findings=()))
+    card = ModelCard.load(exported(tmp_path, results, "model-index"))
+    said = "of the attack icp; icp has no score for 16 of 160 records, which may be the exposed ones"
+    for one in card.data.eval_results:
+        of_icp = one.dataset_config.startswith("icp_mia") and one.metric_type != "blind_auroc"
+        assert (said in one.metric_name) is of_icp
+
+
+def test_no_card_is_made_where_the_strongest_left_many_records_out(tmp_path: Path) -> None:
+    results = model(tmp_path, "org/one", audited({"spv": 1.0}, findings=(), unscored_every=10))
+    with pytest.raises(SpvmiaError, match="got spv has no score for 16 of 160 records, which may be the exposed ones"):
+        exported(tmp_path, results, "model-index")
+
+
 @pytest.mark.parametrize("benchmark", [None, "privacy", "a/b/c"])
 def test_hub_results_need_a_benchmark(tmp_path: Path, benchmark: str | None) -> None:
     results = model(tmp_path, "org/one", audited({"spv": 1.0}))
@@ -198,10 +254,14 @@ def test_a_model_index_holds_the_interval(tmp_path: Path) -> None:
     card = ModelCard.load(exported(tmp_path, results, "model-index"))
     audit = read_latest(results).audits[0]
     chosen, auroc = (result for result in card.data.eval_results if result.metric_type == "roc_auc")
+    both = (("chosen", chosen), ("alone", auroc))
     assert auroc.metric_args["interval"] == audit.told["metrics"]["auroc_interval"]
     assert chosen.metric_args["interval"] == [audit.strongest.auroc.low, audit.strongest.auroc.high]
     assert "of the only attack, spv" in chosen.metric_name
     assert auroc.metric_args["lower_is_better"] is True
+    said = {name: (one.metric_args["confidence_level"], one.metric_args["interval_method"]) for name, one in both}
+    assert said["chosen"] == (0.95, "simultaneous over 1 attack, AUROC and TPRs (max statistic by document)")
+    assert said["alone"] == (0.95, "pointwise: DeLong, summed within documents, logit-transformed")
 
 
 def test_a_model_index_is_refused_where_a_precondition_failed(tmp_path: Path) -> None:

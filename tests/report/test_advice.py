@@ -199,7 +199,7 @@ def test_advice_is_a_value(tmp_path):
             150,
             {"mia_max_epsilon": 2},
             "Make it possible to hold the bound on epsilon",
-            "no canary audit",
+            "these records are no canaries",
         ),
     ],
 )

@@ -290,6 +290,78 @@ def test_what_such_an_attack_alone_exceeds_is_not_shown(tmp_path):
     assert beside.outcome == "exceeded"
 
 
+def with_a_few_beyond(records, rng):
+    """Three in five members score high, and three of the others higher: a large TPR at 1 %, and no lower end."""
+    members = np.array([record.is_member for record in records])
+    scores = rng.normal(size=len(records)) + 10 * (members & (rng.random(len(records)) < 0.6))
+    scores[np.flatnonzero(~members)[:3]] = 100.0
+    return scores
+
+
+def test_an_attack_stands_beside_its_own_lower_end_alone(tmp_path):
+    """The one with the largest estimate may be sure of nothing: another's lower end was told as its own."""
+    audit = audit_of(tmp_path, {"loss": with_a_few_beyond, "spv_wbc": 2.2}, 600, settings={"mia_max_tpr_at_1pct": 0.05})
+    leaders = audit.compared.leaders["tpr_at_1pct_fpr"]
+    assert leaders["loss"].value > leaders["spv_wbc"].value
+    assert leaders["loss"].low < 0.05 < leaders["spv_wbc"].low
+    told = f"TPR at 1 % FPR is {leaders['loss'].value:.3f} (loss); of spv_wbc it is at least "
+    found = gate(tmp_path, "--junit", tmp_path / "x.xml", "--sarif", tmp_path / "x.sarif", "--json")
+    assert found.exit_code == 1
+    (held,) = json.loads(found.stdout)["audits"][0]["held"]
+    assert (held["attack"], held["low_of"], held["low"]) == ("loss", "spv_wbc", leaders["spv_wbc"].low)
+    said = f"{told}{held['low']:.3f}, above 0.05"
+    for file in ("x.xml", "x.sarif"):
+        assert said in (tmp_path / file).read_text()
+    alone = audit_of(tmp_path / "alone", {"spv_wbc": 2.2}, 600)
+    assert " (spv_wbc), at least 0." in only(hold(alone, Bound({"tpr_at_1pct_fpr": 0.05}))).in_words()
+
+
+def test_what_is_exceeded_is_told_by_an_attack_that_shows_it(tmp_path):
+    """Its lower end is larger, and it left records out: the one that shows the limit exceeded is another."""
+    audit = audit_of(tmp_path, {"loss": 0.65, "spv_wbc": scored_members}, 600)
+    leaders, held = audit.compared.leaders["auroc"], only(hold(audit, Bound({"auroc": 0.6})))
+    assert (held.outcome, held.attack, held.low_of) == ("exceeded", "spv_wbc", "loss")
+    assert held.low == leaders["loss"].low < leaders["spv_wbc"].low
+    assert f"; of loss it is at least {held.low:.3f}, above 0.6" in held.in_words()
+
+
+def with_low_by_unit(audit, low):
+    """The audit with another largest lower end of the AUROC by unit than that of the leader."""
+    tasks = []
+    for task in audit.tasks:
+        unit = task.mia_audit.unit
+        extremes = [
+            dataclasses.replace(each, low=low) if each.metric == "auroc" else each for each in unit.together.extremes
+        ]
+        together = dataclasses.replace(unit.together, extremes=extremes)
+        of_unit = dataclasses.replace(unit, together=together)
+        tasks.append(dataclasses.replace(task, mia_audit=dataclasses.replace(task.mia_audit, unit=of_unit)))
+    return dataclasses.replace(audit, tasks=tasks)
+
+
+def test_by_unit_a_lower_end_may_be_nobody_s_that_is_known(tmp_path):
+    """The run records the leaders and the largest lower end, not whose that is."""
+    audit = of_units(120, 3, {"loss": 0.3, "spv_wbc": 0.8}, tmp_path / "every")
+    leader = audit.mia_audit.unit.together.strongest.auroc
+    other = with_low_by_unit(audit, leader.low + 0.02)
+    bound = Bound({"auroc": leader.low - 0.01})
+    named, nobody_s = hold(other, bound).held[1], hold(other, Bound({"auroc": leader.low + 0.01})).held[1]
+    assert (named.outcome, named.low_of, named.low) == ("exceeded", leader.attack, leader.low)
+    assert (nobody_s.outcome, nobody_s.low_of) == ("exceeded", None)
+    assert f"; of some attack it is at least {leader.low + 0.02:.3f}" in nobody_s.in_words()
+
+
+def test_by_unit_nobody_is_an_attack_that_left_records_out(tmp_path):
+    records = [dataclasses.replace(each, unit=f"u{each.cluster}") for each in fake_records(150, 150)]
+    write_run(tmp_path, [fake_audit({"spv_wbc": 1.5, "loss": 1.0}, records=records, findings=[], unscored_every=10)])
+    audit = read_latest(tmp_path).audits[0]
+    leader = audit.mia_audit.unit.together.strongest.auroc
+    for low, limit in ((leader.low + 0.02, leader.low + 0.01), (leader.low, leader.low - 0.01)):
+        held = hold(with_low_by_unit(audit, low), Bound({"auroc": limit})).held[1]
+        assert held.outcome == "not_shown"
+        assert "has no score for 30 of 300 records" in held.reason
+
+
 def test_an_attack_without_its_input_hides_nothing(tmp_path):
     audit = audit_of(tmp_path, {**NULL, "lira_candidate": None}, 1000)
     assert hold(audit, Bound({"auroc": 0.65})).outcome == "within"
@@ -312,6 +384,19 @@ def test_a_lower_bound_on_epsilon_breaks_a_limit_and_shows_none(tmp_path):
     assert "95 of 100 canaries are included: fair coins do not give this" in only(uneven).in_words()
     without = hold(audit_of(tmp_path / "none", NULL), Bound({"epsilon_lb": 1.0}))
     assert (without.outcome, only(without).attack) == ("not_evaluable", None)
+
+
+def test_an_audit_beside_one_of_canaries_does_not_say_that_none_was_run(tmp_path):
+    settings = {"mia_max_epsilon": 1.0}
+    canaries = fake_audit({"spv_wbc": 4.0}, records=fake_records(200, 200), canary=True, findings=[], settings=settings)
+    write_run(tmp_path, [fake_audit(NULL, findings=[], settings=settings), canaries])
+    found = gate(tmp_path)
+    assert found.exit_code == 1
+    first, second = (line for line in found.stdout.splitlines() if "lower bound on epsilon" in line)
+    assert "not evaluable" in first
+    assert "these records are no canaries: canary_audit_custom, of a target that was fine-tuned with" in first
+    assert first.endswith("and is held against the limit by itself")
+    assert "exceeded: lower bound on epsilon is" in second
 
 
 def test_the_worst_of_several_limits_decides(tmp_path):

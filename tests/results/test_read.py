@@ -13,6 +13,7 @@ import pytest
 
 from spvmia_plugin.errors import SpvmiaError
 from spvmia_plugin.results import Audit, read_latest, read_runs
+from spvmia_plugin.results.model import failed
 from tests.results.builders import STRENGTHS, fake_audit, fake_records, write_run
 
 
@@ -143,6 +144,13 @@ def test_an_attack_on_other_records_is_another_audit(tmp_path):
     write_run(tmp_path, [[*tasks, *others]], with_samples=False)
     named = [[task.task for task in audit.tasks] for audit in read_latest(tmp_path).audits]
     assert named == [["loss_mia_custom", "spv_mia_custom"], ["loss_0"]]
+
+
+@pytest.mark.parametrize(("every", "told"), [(10, True), (30, False)])
+def test_records_that_were_left_out_are_a_condition_of_the_attack_itself(tmp_path, every, told):
+    write_run(tmp_path, [fake_audit({"loss": 0.5, "spv_wbc": 0.4}, findings=(), unscored_every=every)])
+    for task in read_latest(tmp_path).audits[0].tasks:
+        assert [finding.details["attack"] for finding in failed(task)] == ([task.attack] if told else [])
 
 
 def test_documents_are_the_clusters(tmp_path):
