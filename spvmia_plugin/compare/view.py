@@ -101,8 +101,13 @@ def strongest_words(variant: Variant, metric: Metric) -> str:
 
 
 def _attack(found: Estimate, metric: Metric) -> str:
-    """What an estimate is of; below guessing, an attack tells members to whoever says the opposite."""
-    return shown(found.attack or "") + (", turned round" if found.high < metric.guess else "")
+    """What an estimate is of; below guessing, an attack tells members to whoever says the opposite.
+
+    Turned round is what counts where the lower end lies further from guessing.
+    """
+    if metric != AUROC or not 1 - found.low > found.high:
+        return shown(found.attack or "")
+    return f"{shown(found.attack or '')}, turned round up to {printed(1 - found.low)}"
 
 
 def _is_turned_round(variant: Variant, attack: str) -> bool:

@@ -248,8 +248,8 @@ def reading(board: Board) -> list[str]:
     """How to read the board, in sentences."""
     strongest = (
         "The strongest attack is the one with most of a number, which may be another one for the TPR than for the "
-        "AUROC; the intervals hold for all attacks and numbers at once, so they are wider than that of an attack fixed "
-        "beforehand."
+        "AUROC; of AUROCs one below 0.5 counts in its place where its interval reaches further from 0.5. The intervals "
+        "hold for all attacks and numbers at once, so they are wider than that of an attack fixed beforehand."
     )
     apart = (
         "Audits that differ in what matters are in tables of their own. --compare recipes puts different fine-tunings "

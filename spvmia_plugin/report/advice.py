@@ -19,7 +19,7 @@ from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
 from spvmia_plugin.report.command import command
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
-from spvmia_plugin.report.verdict import Verdict, level_of, spoken_of
+from spvmia_plugin.report.verdict import Verdict, at_most, level_of, spoken_of
 from spvmia_plugin.results import Audit, HarnessRun
 from spvmia_plugin.results.bound import Bound, Held, hold
 from spvmia_plugin.results.model import failed
@@ -151,11 +151,13 @@ def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice
     found = audit.strongest
     if found is None or verdict.as_a_whole not in ("none_found", "unresolved"):
         return
-    leader = found.auroc
-    if not math.isnan(leader.high) and leader.high <= _SHARP:
+    key, leader = found.furthest
+    if not math.isnan(leader.reach) and leader.reach <= _SHARP:
         return
-    value, _, high = leading(audit, AUROC.key, "share")
-    upper: Text = ("An AUROC up to ", high, " cannot be ruled out. ") if not math.isnan(leader.high) else ()
+    value, high = leading(audit, key, "share")[0], leading(audit, AUROC.key, "share")[2]
+    upper: Text = (
+        () if math.isnan(leader.reach) else ("An AUROC up to ", *at_most(found, high), " cannot be ruled out. ")
+    )
     title = "Audit more records before you conclude anything"
     if not any(task.mia_audit.n.scored for task in audit.model_attacks):
         reason = shown(worded(leader.reason or "no reason was recorded"))
@@ -170,10 +172,11 @@ def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice
         of_null = f" {called} of each class, if the target gives nothing away."
         takes: Text = (*upper, f"To rule out {_SHARP:g} takes about ", count, of_null)
         yield Advice(title, takes, *_more(run, audit, enough))
-    elif leader.value > AUROC.guess:  # so many were audited: it is the estimate that keeps it from being ruled out
+    elif leader.value > AUROC.guess or key != AUROC.key:  # so many were audited: it is the estimate that keeps it open
+        side = "above guessing" if leader.value > AUROC.guess else "below guessing, and tells members turned round"
         yield Advice(
             title,
-            (*upper, "The estimate itself, ", value, ", lies above guessing: it may give some records away."),
+            (*upper, "The estimate itself, ", value, f", lies {side}: it may give some records away."),
             *_more(run, audit, 2 * audit.mia_audit.n.records),
         )
     elif enough is not None and enough > weighed:

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from spvmia_plugin.metrics.leaders import TURNED_ROUND
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
-from spvmia_plugin.report.verdict import Level, Verdict, is_surpassed, level_of, spoken_of, strongest_of, turned_round
+from spvmia_plugin.report.verdict import (
+    Level,
+    Verdict,
+    at_most,
+    leads_as,
+    level_of,
+    spoken_of,
+    strongest_of,
+    turned_round,
+)
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.bound import WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
@@ -149,7 +158,7 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
         (auroc,),
         "of 100 pairs",
         (sentence,),
-        _how_sure(low, high, AUROC.guess, level),
+        _how_sure(low, high, AUROC.guess, level, at_most(found, high)),
         [_in_terms(audit, key, AUROC.label), *_by_itself(base)],
         [("", bar, alt)],
     )
@@ -176,7 +185,7 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
     tpr, low, high = leading(audit, few.key, "per_hundred")
     accused = f"{100 * few.fpr:g}"
     supposed = "Supposed training" if audit.mia_audit.membership == "assumed" else "Training"
-    sure = " and rules a guess out" if is_surpassed(audit, few, leader) else ""
+    sure = f" and {what_for}" if (what_for := leads_as(audit, few, leader)) else ""
     by = f"the attack that finds most{sure}" if found.n_attacks > 1 else "the attack"
     more = turned_round(found, leading(audit, TURNED_ROUND, "share"))
     sentence = (
@@ -189,7 +198,7 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
         (tpr,),
         "of 100 records",
         (sentence,),
-        (*_how_sure(low, high, few.fpr, level), *more),
+        (*_how_sure(low, high, few.fpr, level, (high,)), *more),
         [_in_terms(audit, few.key, few.label)],
         hundred=_hundred(leader.value, leader.low, leader.high),
         alt=f"Of 100 training records about {tpr} can be picked out, at least {low}, at most {high}.",
@@ -228,13 +237,14 @@ def _units(audit: Audit) -> Iterator[Claim]:
             f"Shown all audited records of one {shown(unit.column)} in the training data and all of another, the "
             f"strongest attack ({named}) names the right one that often.",
         ),
-        (*_how_sure(low, high, AUROC.guess, level), *more),
+        (*_how_sure(low, high, AUROC.guess, level, at_most(found, high)), *more),
         [(f"{each.label} ", value, " (", at, " to ", end, ")") for each, (value, at, end) in terms],
         [("", bar, f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}.")],
     )
 
 
-def _how_sure(low: Number, high: Number, guess_at: float, level: Level) -> Text:
+def _how_sure(low: Number, high: Number, guess_at: float, level: Level, most: Text) -> Text:
+    """The range of a number in words; `most` of what is possible where nothing was found."""
     guess = f"{100 * guess_at:g}"
     between: Text = ("Between ", low, " and ", high, " with 95 % confidence")
     if level == "evidence":
@@ -243,7 +253,7 @@ def _how_sure(low: Number, high: Number, guess_at: float, level: Level) -> Text:
         return (*between, f": all of that is below the {guess} of guessing. Look for swapped labels.")
     if float(high.value or 0.0) < guess_at:  # of a TPR: fewer members than others above the threshold
         return (*between, f": all of that is below the {guess} of guessing, so nothing was found.")
-    return (*between, f". That includes the {guess} of guessing, so nothing was found; up to ", high, " is possible.")
+    return (*between, f". That includes the {guess} of guessing, so nothing was found; up to ", *most, " is possible.")
 
 
 def _in_terms(audit: Audit, key: str, label: str) -> Text:

@@ -19,6 +19,8 @@ Level = Literal["evidence", "none_found", "reversed", "unresolved"]
 
 MARKED, CLEAR = 0.8, 0.6
 """Lower ends of the interval from which the headline says "often", and from which it says "clearly"."""
+_ROUND_OFF = 1e-9
+"""What an AUROC of earlier versions has beside the same one that was summed in another order."""
 
 MEMBERSHIP: Mapping[str, str] = {
     "manifest": "Who is a member is known from the manifest that was written when the model was fine-tuned.",
@@ -173,25 +175,45 @@ def _of_pairs(audit: Audit, found: Strongest | None, level: Level) -> Text:
     )
     if level == "none_found":
         within = ", which lies within that range. This is no finding of safety: up to "
-        return (*text, within, high, " times in 100 cannot be ruled out with these records.")
+        most, *whose = at_most(found, high)
+        return (*text, within, most, " times in 100", *whose, " cannot be ruled out with these records.")
     return (*text, ".")
 
 
 def strongest_of(audit: Audit, leader: Leader) -> str:
     """What the attack with the largest AUROC is called: one may have a larger estimate, and not rule a guess out."""
     n = audit.strongest.n_attacks if audit.strongest else 0
-    if is_surpassed(audit, AUROC, leader):
-        return f"the strongest that rules a guess out, of {n} attacks"
-    return f"the strongest of {n} attacks"
+    what_for = leads_as(audit, AUROC, leader)
+    return f"the strongest that {what_for}, of {n} attacks" if what_for else f"the strongest of {n} attacks"
 
 
-def is_surpassed(audit: Audit, metric: Metric, leader: Leader) -> bool:
-    """Whether another attack's estimate is larger than that of the leader, who then is the one that is sure."""
+def leads_as(audit: Audit, metric: Metric, leader: Leader) -> str:
+    """What the leader has that an attack with a larger estimate has not; empty where no estimate is larger.
+
+    It leads for that alone (`metrics.leaders.best`): it rules a guess out, or has an interval at all.
+    """
     values = (
         task.metrics.get(metric.key, math.nan) if metric == AUROC else task.mia_audit.metrics.tprs[metric].value
         for task in audit.model_attacks
+        if task.attack != leader.attack
     )
-    return any(value > leader.value for value in values)
+    if not any(value > leader.value + _ROUND_OFF for value in values):
+        return ""
+    return "rules a guess out" if leader.excludes(metric.guess) else "has an interval"
+
+
+def at_most(found: Strongest, high: Number) -> Text:
+    """Up to what the AUROC may be where nothing was found, as on a board; and whose answers are turned round for it.
+
+    Args:
+        found: what the strongest attacks show.
+        high: the upper end of the strongest's interval.
+    """
+    key, leader = found.furthest
+    if leader.reach == leader.high:
+        return (high,)
+    whose = "its answers" if key == AUROC.key else f"the answers of {title(str(leader.attack))}"
+    return (Number(leader.reach, high.style, f"computed/strongest/{key}/reach"), f", {whose} turned round,")
 
 
 def ranges(audit: Audit) -> str:
@@ -216,7 +238,7 @@ def _picked_out(audit: Audit, found: Strongest, level: Level) -> Text:
     tpr, low, high = leading(audit, found.low_end, "per_hundred")
     supposed = "supposed training records" if audit.mia_audit.membership == "assumed" else "training records"
     name = title(str(leader.attack))
-    sure = " and rules a guess out" if is_surpassed(audit, metric, leader) else ""
+    sure = f" and {what_for}" if (what_for := leads_as(audit, metric, leader)) else ""
     most = f" that picks out most{sure}" if found.n_attacks > 1 else ""
     who = f"the attack{most} ({name}) finds"
     guess = f") while wrongly accusing {accused} in 100 others. Guessing finds {accused}"

@@ -146,6 +146,32 @@ def test_one_the_wrong_way_round_beside_one_that_finds_members_is_ranked_by_the_
     assert row.rank == 1
 
 
+def test_the_attack_furthest_from_a_guess_counts_although_its_interval_holds_it(tmp_path: Path) -> None:
+    """A model was ahead of another by the attack that tells least of it."""
+    records = fake_records(150, 150)
+    model(tmp_path, "org/below", audited({"wbc": -0.45, "loss": 0.0}, weights="a", records=records, findings=()))
+    model(tmp_path, "org/above", audited({"wbc": -0.1, "loss": 0.0}, weights="b", records=records, findings=()))
+    first, second = board_of(tmp_path).tables[0].rows
+    assert (first.entrant.name, second.entrant.name) == ("org/above", "org/below")
+    assert second.number.attack == "wbc"
+    assert second.number.high > 0.5 > second.number.value
+    assert limit(second.number, "auroc") == 1 - second.number.low > limit(first.number, "auroc")
+
+
+@pytest.mark.parametrize(("strength", "reads"), [(-0.4, True), (0.6, False)])
+def test_runs_that_did_not_record_the_lowest_attack_are_read_whole(
+    tmp_path: Path, strength: float, reads: bool
+) -> None:
+    tasks = audited({"wbc": strength, "loss": 0.5}, records=fake_records(150, 150), findings=())
+    for task in tasks:
+        audit_of(task)["strongest"].pop("lowest", None)
+    model(tmp_path, "org/one", tasks)
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.audit.has_samples == reads
+    assert row.audit.strongest is not None
+    assert (row.audit.strongest.lowest.attack == "wbc") == reads
+
+
 def test_a_tpr_does_not_rank_a_model_of_which_an_attack_lies_below_a_guess(tmp_path: Path) -> None:
     """Turned round it may pick out anybody, whatever another attack tells the right way."""
     model(tmp_path, "org/leaks", audited({"wbc": -3.0, "spv": 1.0}, records=fake_records(500, 500)))

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.evidence.folder import Signatory, write_evidence
+from spvmia_plugin.leaderboard.board import loss
 from spvmia_plugin.metrics.leaders import Leader
+from spvmia_plugin.metrics.names import AUROC
 from spvmia_plugin.report.claims import claims
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import plain
-from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
+from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, leads_as, ranges
 from spvmia_plugin.results import Audit, read_latest
+from spvmia_plugin.results.estimate import of_furthest
 from tests.results.builders import WARNING, Few, fake_audit, fake_records, write_run
 
 
@@ -289,6 +292,48 @@ def test_the_strongest_of_those_that_rule_a_guess_out_is_called_that(tmp_path):
     assert "one, the strongest that rules a guess out, of 2 attacks (SPV-MIA)" in plain(
         claims(audit, verdict)[0].sentence
     )
+
+
+def test_the_strongest_that_rules_nothing_out_is_not_said_to(tmp_path):
+    """Its own row, summed in another order, was larger by one bit in results of earlier versions."""
+    write_run(tmp_path, [fake_audit({"loss": 0.2, "spv": -0.1}, records=fake_records(60, 60), findings=())])
+    [audit] = read_latest(tmp_path).audits
+    leader = audit.strongest.auroc
+    assert not leader.excludes(0.5)
+    for less in (0.0, 1e-16):
+        assert leads_as(audit, AUROC, replace(leader, value=leader.value - less)) == ""
+    assert ", the strongest of 2 attacks (" in plain(judge(audit).sentences[0])
+
+
+def test_one_that_leads_by_its_interval_alone_is_said_to(tmp_path):
+    """The other scored too few records for one, and has a larger estimate."""
+
+    def five_records(records, rng):
+        members = np.array([record.is_member for record in records])
+        return np.where(np.arange(len(records)) < 10, members + 0.1 * rng.normal(size=len(records)), math.nan)
+
+    write_run(tmp_path, [fake_audit({"loss": five_records, "spv": 0.0}, records=fake_records(600, 600), findings=())])
+    [audit] = read_latest(tmp_path).audits
+    assert (audit.strongest.auroc.attack, audit.tasks[0].metrics["auroc"]) == ("spv", 1.0)
+    assert ", the strongest that has an interval, of 2 attacks (" in plain(judge(audit).sentences[0])
+
+
+def test_what_is_possible_where_nothing_was_found_is_what_board_and_evidence_say(tmp_path):
+    """.44 of an attack that rules nothing out may be .66 for whoever turns its answers round."""
+    write_run(tmp_path, [fake_audit({"spv_wbc": -0.4, "loss": 0.0}, findings=())])
+    [audit] = read_latest(tmp_path).audits
+    assert audit.strongest.turned_round.attack is None
+    upper = 1 - audit.compared.extremes("auroc").lowest
+    assert upper > audit.compared.extremes("auroc").high
+    verdict = judge(audit)
+    said = f"up to {100 * upper:.0f}"
+    by = ", the answers of Windows, SPV reference turned round,"
+    assert f"{said} times in 100{by} cannot be ruled out" in plain(verdict.sentences[0])
+    assert f"{said}{by} is possible." in plain(claims(audit, verdict)[0].certainty)
+    assert loss(of_furthest(audit), "auroc").high == pytest.approx(upper - 0.5)
+    write_run(tmp_path / "one", [fake_audit({"loss": -0.3}, findings=())])
+    [audit] = read_latest(tmp_path / "one").audits
+    assert ", its answers turned round, is possible." in plain(claims(audit, judge(audit))[0].certainty)
 
 
 @pytest.mark.parametrize(
