@@ -334,7 +334,7 @@ def _of_leader(told: Mapping[str, Any]) -> str:
 def _pairs(told: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is recorded, a line for each value, those of mappings and lists behind the name of their whole."""
     return [
-        (shown(" › ".join(path).replace("_", " ")), shown(value if isinstance(value, str) else json.dumps(value)))
+        (shown(" › ".join(path)), shown(value if isinstance(value, str) else json.dumps(value)))
         for path, value in _leaves(told, ())
     ]
 

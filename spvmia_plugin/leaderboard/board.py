@@ -202,7 +202,7 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
     return Board(options, tables, not_audited, left_out)
 
 
-def _few(audit: Audit) -> Metric:
+def few_of(audit: Audit) -> Metric:
     """The TPR by which an audit speaks of its most exposed few."""
     found = audit.strongest
     return found.low_end_metric if found is not None else low_end(audit.mia_audit.n.nonmembers)
@@ -210,7 +210,7 @@ def _few(audit: Audit) -> Metric:
 
 def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options, tables: int) -> Table:
     # One column for all: at 1 % where each audit speaks of its most exposed few there.
-    few = {_few(audit) for _, audit in members}
+    few = {few_of(audit) for _, audit in members}
     low = few.pop() if len(few) == 1 else TPR_5PCT
     also = [metric for metric in (AUROC, low) if metric.key != options.metric]
     if options.attack != STRONGEST:

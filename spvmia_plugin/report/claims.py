@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spvmia_plugin.metrics.leaders import TURNED_ROUND
+from spvmia_plugin.metrics.leaders import TURNED_ROUND, Strongest
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
+from spvmia_plugin.report.base import base_tells, told_by_base
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
 from spvmia_plugin.report.verdict import (
     Level,
@@ -17,6 +18,7 @@ from spvmia_plugin.report.verdict import (
     level_of,
     spoken_of,
     strongest_of,
+    tells_more_turned_round,
     turned_round,
 )
 from spvmia_plugin.results import Audit
@@ -51,6 +53,7 @@ _SURE: Mapping[Outcome, str] = {
 }
 
 _ROUND_OFF = 1e-9
+_BASE_TELLS = " The base tells them apart, too, before any of the fine-tuning: so much of it isn't the fine-tuning's."
 _IN_PART = "What was not tested can't be said to hold, so neither can the bound as a whole."
 
 
@@ -158,10 +161,23 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
         (auroc,),
         "of 100 pairs",
         (sentence,),
-        _how_sure(low, high, AUROC.guess, level, at_most(found, high)),
+        (
+            *_how_sure(low, high, AUROC.guess, level, at_most(found, high)),
+            *(_turned_tells_more(audit, found) if level == "evidence" else ()),
+            *((_BASE_TELLS,) if base_tells(base) else ()),
+        ),
         [_in_terms(audit, key, AUROC.label), *_by_itself(base)],
         [("", bar, alt)],
     )
+
+
+def _turned_tells_more(audit: Audit, found: Strongest) -> Text:
+    """An attack below guessing that tells surely more than the strongest does; empty where there is none."""
+    if not tells_more_turned_round(found):
+        return ()
+    value, low, high = leading(audit, TURNED_ROUND, "share")
+    told = f" {title(str(found.turned_round.attack))} tells more, its answers turned round: its {AUROC.label}, "
+    return (told, value, " (", low, " to ", high, "), lies below guessing.")
 
 
 def _few(audit: Audit, verdict: Verdict) -> Claim:
@@ -238,9 +254,18 @@ def _units(audit: Audit) -> Iterator[Claim]:
             f"strongest attack ({named}) names the right one that often.",
         ),
         (*_how_sure(low, high, AUROC.guess, level, at_most(found, high)), *more),
-        [(f"{each.label} ", value, " (", at, " to ", end, ")") for each, (value, at, end) in terms],
+        [
+            (f"{each.label} ", value, " (", at, " to ", end, ")")
+            if not math.isnan(found.by_metric[each.key].value)
+            else (f"{each.label} can't be told: {_reason(found.by_metric[each.key].reason)}",)
+            for each, (value, at, end) in terms
+        ],
         [("", bar, f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}.")],
     )
+
+
+def _reason(told: str | None) -> str:
+    return shown(worded(told or "no reason was recorded"))
 
 
 def _how_sure(low: Number, high: Number, guess_at: float, level: Level, most: Text) -> Text:
@@ -262,15 +287,9 @@ def _in_terms(audit: Audit, key: str, label: str) -> Text:
 
 
 def _by_itself(base: Audit | None) -> Iterator[Text]:
-    """What the same attacks find in the model before fine-tuning, which was trained on none of the records."""
-    found = base.mia_audit.strongest if base else None
-    if found is None or math.isnan(found.auroc.value):
-        return
-    value, low, high = (
-        Number(getattr(found.auroc, end), "share", f"base/strongest/{AUROC.key}/{end}")
-        for end in ("value", "low", "high")
-    )
-    yield (f"The base by itself, on the same records: {AUROC.label} ", value, " (", low, " to ", high, ")")
+    """What attacks find in the model before fine-tuning, by the one that reaches furthest, as the board has it."""
+    if told := told_by_base(base):
+        yield ("The base by itself, on the same records: ", *told)
 
 
 def _hundred(value: float, low: float, high: float) -> list[str]:
@@ -289,14 +308,13 @@ def _bound(audit: Audit) -> Iterator[Claim]:
     if bound is None:
         return
     told = hold(audit, bound)
-    # What was tested and not shown is no smaller matter than what was not tested.
     tested = {held.outcome for held in told.held if held.outcome != "not_evaluable"}
     outcome = next((each for each in WORST_FIRST if each in tested), told.outcome)
     in_part = told.outcome == "not_evaluable" and bool(tested)
     yield Claim(
         "The declared bound",
         _TONES[told.outcome],
-        ("in part not tested" if in_part and outcome == "within" else _OUTCOMES[outcome],),
+        ("in part not tested" if in_part else _OUTCOMES[told.outcome],),
         "",
         _joined([_of_held(audit, held) for held in told.held]),
         (_SURE[outcome] if outcome != "within" or not in_part else "", f" {_IN_PART}" if in_part else ""),
