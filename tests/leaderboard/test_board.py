@@ -16,6 +16,7 @@ from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.board import limit
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.leaderboard.plain import to_markdown
 from spvmia_plugin.leaderboard.view import table_view
 from spvmia_plugin.results import read_runs
 from spvmia_plugin.results.comparable import recipe_words
@@ -195,6 +196,31 @@ def test_the_most_exposed_are_read_as_the_audits_read_them(tmp_path: Path) -> No
     assert row.audit.strongest is not None
     assert row.audit.strongest.low_end == "tpr_at_5pct_fpr"
     assert row.further[0].title == "TPR at 5 % FPR"
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_why_the_tpr_of_all_rows_stands_where_one_audit_reads_it_is_told(tmp_path: Path, few: bool) -> None:
+    records = fake_records(500, 500)
+    model(tmp_path / "a", "org/one", audited({"spv": 1.6}, weights="a", records=records, findings=()))
+    other = audited({"spv": 0.0}, weights="b", records=records, findings=(), unscored_every=300 if few else 0)
+    for task in other:
+        audit_of(task)["strongest"]["low_end"] = "tpr_at_5pct_fpr"
+    model(tmp_path / "b", "org/two", other)
+    board = board_of(tmp_path)
+    (table,) = board.tables
+    why = "all with fewer than 500 others scored" if few else "where alone a guess is ruled out"
+    said = f"The TPR stands at 5 % FPR in all rows, as it is read there of org/two: {why}."
+    caption = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in table_view(table, board.options).caption]
+    assert said in caption
+    alone = board_of(tmp_path / "b")
+    assert not any("The TPR stands" in said for said in table_view(alone.tables[0], alone.options).caption)
+
+
+def test_intervals_have_a_level(tmp_path: Path) -> None:
+    board = board_of(three_models(tmp_path))
+    for text in (to_html(board), to_markdown(board)):
+        assert "the upper limit of the 95 % interval of its AUROC" in text.replace("&nbsp;", " ")
+        assert "All intervals of privacy numbers are of 95 %" in text
 
 
 def test_without_samples_a_recorded_strongest_attack_is_enough(tmp_path: Path) -> None:
