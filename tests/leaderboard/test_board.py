@@ -111,6 +111,34 @@ def test_records_without_a_score_count_against_a_named_attack_by_which_no_audit_
     assert [why.partition(" for ")[0] for why in row.why_not_ranked] == ["loss has no score"]
 
 
+def test_records_without_a_score_bar_no_model_whose_attack_counts_by_its_reach_alone(tmp_path: Path) -> None:
+    """Few records make the widest interval: it is the limit then, and says nothing that could be wrong of the model."""
+
+    def a_fifth_of_them(records: Any, rng: Any) -> Any:
+        members = np.array([record.is_member for record in records])
+        scored = np.arange(len(records)) % 5 == 0
+        return np.where(scored, rng.normal(size=len(records)) - 0.2 * members, np.nan)
+
+    records = fake_records(300, 300)
+    model(tmp_path, "org/one", audited({"spv": 0.0, "loss": a_fifth_of_them}, records=records, findings=()))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert (row.rank, row.number.attack) == (1, "loss")
+    assert row.number.value < 0.5 < row.number.high
+    assert any(remark.startswith("loss has no score for 480 of 600 records") for remark in row.remarks)
+
+
+def test_what_touches_the_strongest_bars_a_model_whose_other_attack_reaches_further(tmp_path: Path) -> None:
+    def most_of_them(records: Any, rng: Any) -> Any:
+        return np.where(np.arange(len(records)) % 10 == 0, np.nan, rng.normal(size=len(records)))
+
+    records = fake_records(300, 300)
+    model(tmp_path, "org/one", audited({"spv": most_of_them, "loss": -0.12}, records=records, findings=()))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.audit.strongest is not None
+    assert (row.audit.strongest.auroc.attack, row.number.attack) == ("spv", "loss")
+    assert [why.partition(" for ")[0] for why in row.why_not_ranked] == ["spv has no score"]
+
+
 def test_members_that_score_lower_are_no_privacy(tmp_path: Path) -> None:
     model(tmp_path, "org/swapped", audited({"loss": -2.0}))
     (row,) = board_of(tmp_path).tables[0].rows
