@@ -313,7 +313,7 @@ def _row(number: int, row: Row, table: Table, options: Options, columns: _Column
         *([Cell(recipe, sort=recipe, kind="words")] if columns.recipe else []),
         *([Cell(base or MISSING, sort=base, kind="words")] if columns.base else []),
         _limit(row.number, options.metric),
-        _number(row.number, told=True),
+        _number(row.number, of=options.metric),
         *(_number(row.further[place].number) for place in columns.further),
         *(_capability(row.capabilities.get(column.key)) for column in table.columns),
     ]
@@ -338,15 +338,16 @@ def _limit(estimate: Estimate, metric: str) -> Cell:
     return Cell(printed(most), note, repr(most))
 
 
-def _number(estimate: Estimate, *, told: bool = False) -> Cell:
-    """A number with its interval; if asked, with the attack whose it is."""
+def _number(estimate: Estimate, *, of: str | None = None) -> Cell:
+    """A number with its interval; of the metric that ranks with the attack whose it is."""
     if math.isnan(estimate.value):
         return Cell(MISSING)
     notes = []
     if not math.isnan(estimate.low):
         notes.append(interval(estimate.low, estimate.high))
-    if told and estimate.attack is not None:
-        chosen = f", strongest of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
+    if of is not None and estimate.attack is not None:
+        which = "strongest" if limit(estimate, of) == estimate.high else f"furthest from {AUROC.guess}"
+        chosen = f", {which} of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
         notes.append(f"by {shown(estimate.attack)}{chosen}")
     return Cell(printed(estimate.value), ", ".join(notes), repr(estimate.value))
 
