@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spvmia_plugin import __version__
-from spvmia_plugin.compare.variants import Apart, Compared, Variant, mean_of
+from spvmia_plugin.compare.variants import CONFIDENCE, Apart, Compared, Variant, mean_of
 from spvmia_plugin.metrics.leaders import below_a_guess
 from spvmia_plugin.metrics.names import AUROC, Metric, beside
 from spvmia_plugin.metrics.paired import Gain
@@ -26,6 +26,7 @@ from spvmia_plugin.web.text import MISSING, interval, listed, printed, ran, word
 
 FORMAT = 1
 """Version of the JSON's layout."""
+_LEVEL = f"{100 * CONFIDENCE:g} %"
 _WIDTH = 4.0
 """Inches of a picture: two stand side by side, and one is not scaled down on a phone."""
 COLOURS = ("paper card ink soft line grey", "accent accent-ink wash", "first", "warn warn-wash warn-line")
@@ -101,8 +102,10 @@ def strongest_words(variant: Variant, metric: Metric) -> str:
 
 
 def _attack(found: Estimate, metric: Metric) -> str:
-    """What an estimate is of; below guessing, an attack tells members to whoever says the opposite."""
-    return shown(found.attack or "") + (", turned round" if found.high < metric.guess else "")
+    """What an estimate is of, and what it reaches turned round where its lower end lies further from guessing."""
+    if metric != AUROC or not 1 - found.low > found.high:
+        return shown(found.attack or "")
+    return f"{shown(found.attack or '')}, turned round up to {printed(1 - found.low)}"
 
 
 def _is_turned_round(variant: Variant, attack: str) -> bool:
@@ -171,7 +174,7 @@ def _no_difference(found: Compared) -> str:
 def text(comparisons: Sequence[Compared]) -> Iterator[str]:
     """The comparison as lines."""
     for found in comparisons:
-        yield f"{shown(found.dataset)}:"
+        yield f"{shown(found.dataset)}, intervals of {_LEVEL}:"
         for variant in found.variants:
             yield f"  {shown(variant.name)}"
             for metric in (AUROC, found.low_end):
@@ -291,6 +294,7 @@ def to_html(comparisons: Sequence[Compared]) -> str:
             (str(audit.mia_audit.versions["spvmia-plugin"]) for variant in variants for audit in variant.audits),
             (run.versions["lm_eval_version"] for run in runs if "lm_eval_version" in run.versions),
         ),
+        confidence=_LEVEL,
         parts=[_part(number, found) for number, found in enumerate(comparisons, 1)],
     )
 

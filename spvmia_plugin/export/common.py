@@ -191,10 +191,12 @@ def told_below(audit: Audit, metric: Metric, strongest: Estimate) -> str | None:
     found = of_furthest(audit, metric.key)
     if found.attack is None or found.attack == strongest.attack:
         return None
-    return (
-        f"{found.attack} reaches {name_of(metric)} {found.value!r} ({found.low!r} to {found.high!r}), below guessing, "
-        f"and tells members better: turned round that is {1 - found.value:.4f}"
+    number = (
+        f"{found.attack} reaches {name_of(metric)} {found.value!r} ({found.low!r} to {found.high!r}), below guessing"
     )
+    if found.high < metric.guess:
+        return f"{number}, and tells members better: turned round that is {1 - found.value:.4f}"
+    return f"{number}, and may tell members better: turned round up to {1 - found.low:.4f}"
 
 
 def strongest_turned_round(audit: Audit, metric: Metric, strongest: Estimate) -> str | None:

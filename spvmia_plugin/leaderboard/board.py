@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,9 +9,9 @@ from spvmia_plugin.errors import SpvmiaError, did_you_mean
 from spvmia_plugin.leaderboard.bases import base_names, with_bases
 from spvmia_plugin.leaderboard.entrants import Entrant, Source, entrants, read_sources
 from spvmia_plugin.leaderboard.front import Place, Point, places
-from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below, surely_less
-from spvmia_plugin.metrics.leaders import Leader, below_a_guess
-from spvmia_plugin.metrics.names import AUROC, BLIND, METRICS, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
+from spvmia_plugin.leaderboard.order import PRIVACY_CHANCE, Bounds, surely_below
+from spvmia_plugin.leaderboard.standing import bounds, reasons_not_ranked, remarks
+from spvmia_plugin.metrics.names import AUROC, BLIND, NORMAL_95, PRIVACY, TPR_5PCT, Metric, low_end
 from spvmia_plugin.results.comparable import Compare, Conditions, SameData, conditions, differences, grouped, recipe
 from spvmia_plugin.results.estimate import (
     STRONGEST,
@@ -21,10 +20,9 @@ from spvmia_plugin.results.estimate import (
     from_guessing,
     of_attack,
     of_blind,
-    of_turned_round,
     task_of,
 )
-from spvmia_plugin.results.model import Audit, Capability, failed, mostly_unscored, touches
+from spvmia_plugin.results.model import Audit, Capability
 from spvmia_plugin.util.console import shown
 
 Key = tuple[object, ...]
@@ -202,7 +200,7 @@ def build_board(sources: Sequence[Source], options: Options) -> Board:
     return Board(options, tables, not_audited, left_out)
 
 
-def _few(audit: Audit) -> Metric:
+def few_of(audit: Audit) -> Metric:
     """The TPR by which an audit speaks of its most exposed few."""
     found = audit.strongest
     return found.low_end_metric if found is not None else low_end(audit.mia_audit.n.nonmembers)
@@ -210,7 +208,7 @@ def _few(audit: Audit) -> Metric:
 
 def _table(values: Conditions, members: Sequence[tuple[Entrant, Audit]], options: Options, tables: int) -> Table:
     # One column for all: at 1 % where each audit speaks of its most exposed few there.
-    few = {_few(audit) for _, audit in members}
+    few = {few_of(audit) for _, audit in members}
     low = few.pop() if len(few) == 1 else TPR_5PCT
     also = [metric for metric in (AUROC, low) if metric.key != options.metric]
     if options.attack != STRONGEST:
@@ -304,14 +302,10 @@ def loss(number: Estimate, metric: str) -> Bounds:
     """How much a model gives away, more is worse: an AUROC below 0.5 is as far from chance as one above."""
     value, low, high = number.value, number.low, number.high
     if metric != AUROC.key:
-        return _bounds(number)
+        return bounds(number)
     ends = from_guessing(number)
     nearest = 0.0 if low <= AUROC.guess <= high else min(ends)
     return Bounds(abs(value - AUROC.guess), nearest, max(ends), number.confidence)
-
-
-def _bounds(number: Estimate) -> Bounds:
-    return Bounds(number.value, number.low, number.high, number.confidence)
 
 
 def limit(number: Estimate, metric: str) -> float:
@@ -344,56 +338,3 @@ def rank_ranges(losses: Sequence[Bounds], tables: int = 1) -> list[tuple[int, in
     """
     below = surely_below(losses, PRIVACY_CHANCE / tables)
     return [(1 + int(below[:, i].sum()), len(losses) - int(below[i].sum())) for i in range(len(losses))]
-
-
-_SWAPPED = "members score lower than non-members: that points at how the classes were chosen, or at swapped labels"
-
-
-def reasons_not_ranked(audit: Audit, number: Estimate, metric: str, among: int = 1) -> list[str]:
-    """Why the audit is not ranked by this number; empty if it is.
-
-    Every finding of severity "warning" disqualifies, those of later versions and of plugins too, but for findings
-    that touch another metric or another attack than the one that counts.
-
-    Args:
-        audit: the audit.
-        number: what it would be ranked by.
-        metric: of the number.
-        among: models of the table: with 20 that give nothing away, two tables in five hold an interval below chance.
-    """
-    # Of an attack that was named, too, by which no audit speaks.
-    unscored = mostly_unscored(audit).get(str(number.attack))
-    warnings = [*failed(audit), *([] if unscored is None else [unscored])]
-    found = list(dict.fromkeys(each.message for each in warnings if touches(each, number.attack, metric)))
-    if math.isnan(number.value):
-        found.append(f"{METRICS[metric].label}: {number.reason}")
-    elif math.isnan(number.low):
-        found.append(f"{METRICS[metric].label} has no interval")
-    # A TPR has no distance by which an attack that is turned round could count.
-    own = _turned_by(audit, number) if metric != AUROC.key else None
-    if own is not None and surely_less(_bounds(own), AUROC.guess, among):
-        return [*found, below_a_guess(Leader(own.attack, own.value, own.low, own.high))]
-    # Swapped labels turn every attack round: beside one that tells members the right way, one that is turned round is
-    # no sign of them, and counts by its distance. An attack that was named stands for itself.
-    tells = audit.strongest is not None and audit.strongest.tells_members
-    turned = None if tells else of_turned_round(audit)
-    below = metric == AUROC.key and surely_less(_bounds(number), AUROC.guess, among)
-    if below and not (tells and number.chosen_among > 1):
-        found.append(_SWAPPED)
-    elif turned is not None and not below and surely_less(_bounds(turned), AUROC.guess, among):
-        found.append(f"under {turned.attack} {_SWAPPED}")
-    return found
-
-
-def _turned_by(audit: Audit, number: Estimate) -> Estimate | None:
-    """The lowest AUROC of the attacks that a number speaks for: its own, or of all among which it was chosen."""
-    if number.chosen_among > 1:
-        return of_turned_round(audit)
-    return of_attack(task_of(audit, str(number.attack)), AUROC.key)
-
-
-def remarks(audit: Audit, number: Estimate, metric: str) -> list[str]:
-    """What limits the row's numbers without keeping it from being ranked."""
-    others = [finding for finding in audit.mia_audit.preconditions if finding.severity != "warning"]
-    elsewhere = [finding for finding in failed(audit) if not touches(finding, number.attack, metric)]
-    return [finding.message for finding in (*elsewhere, *others)]

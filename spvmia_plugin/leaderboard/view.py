@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spvmia_plugin.leaderboard.board import Board, Further, Options, Row, Table, limit
+from spvmia_plugin.leaderboard.board import Board, Further, Options, Row, Table, few_of, limit
 from spvmia_plugin.leaderboard.order import CHANCE
-from spvmia_plugin.metrics.names import AUROC, BLIND, LOW_END_NONMEMBERS, METRICS
+from spvmia_plugin.metrics.names import AUROC, BLIND, LOW_END_NONMEMBERS, METRICS, TPR_5PCT
 from spvmia_plugin.results.comparable import UNTRAINED_METHOD, Conditions, common_recipe, method, recipe_words
 from spvmia_plugin.results.estimate import STRONGEST, Estimate
-from spvmia_plugin.results.model import Capability
+from spvmia_plugin.results.model import Audit, Capability
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import MISSING, day, interval, listed, printed, ran
 
@@ -202,12 +202,34 @@ def _caption(table: Table, options: Options) -> list[str]:
             f"Least is given away by {shown(first.entrant.name)}, {label} at most {ends[0]}; "
             f"most by {shown(last.entrant.name)}, at most {ends[1]}."
         )
+    said += _read_at_5(table)
     blind: Sequence[Further] = [further for further in table.rows[0].further if further.metric is BLIND]
     if blind and _is_common_blind(table, table.rows[0].further.index(blind[0])):
         number = blind[0].number
         told = "not resolved" if math.isnan(number.value) else _told(number)
         said.append(f"The {blind[0].title}, which sees no model, is {told} in all rows.")
     return said
+
+
+def _read_at_5(table: Table) -> list[str]:
+    """Why the TPRs of a table stand at 5 % FPR where some of its audits speak of 1 %; empty where all speak of one."""
+    at_5 = [row for row in table.rows if few_of(row.audit) == TPR_5PCT]
+    if not at_5 or len(at_5) == len(table.rows):
+        return []
+    names = listed(shown(row.entrant.name) for row in at_5)
+    few = [row for row in at_5 if _scored_others(row.audit) < LOW_END_NONMEMBERS]
+    why = f"{'all' if few == at_5 else 'some'} with fewer than {LOW_END_NONMEMBERS} others scored"
+    if not few:
+        why = "where alone a guess is ruled out"
+    return [f"The TPR stands at 5 % FPR in all rows, as it is read there of {names}: {why}."]
+
+
+def _scored_others(audit: Audit) -> int:
+    """Non-members behind the attack that leads at 1 % FPR, by which an audit is read there or at 5 %."""
+    found = audit.strongest
+    leads = None if found is None else found.tpr_at_1pct_fpr.attack
+    task = next((task for task in audit.model_attacks if task.attack == leads), audit.tasks[0])
+    return task.mia_audit.metrics.n_nonmembers
 
 
 def _told(number: Estimate) -> str:
@@ -229,9 +251,16 @@ def lead(board: Board) -> str:
     tables = len(board.tables)
     parts = "" if tables == 1 else f" {tables} tables: only audits that can be compared share one."
     return (
-        f"Ranked by what {attack} reaches at most: the upper limit of the interval of its "
+        f"Ranked by what {attack} reaches at most: the upper limit of the {_level(board)} interval of its "
         f"{METRICS[board.options.metric].label}. Lower is more private{chance}.{parts}"
     )
+
+
+def _level(board: Board) -> str:
+    """The confidence of the intervals, all of which have one in what this version writes."""
+    rows = (row.number.confidence for table in board.tables for row in table.rows)
+    found = sorted({confidence for confidence in rows if not math.isnan(confidence)})
+    return " or ".join(f"{100 * confidence:g} %" for confidence in found) or "95 %"
 
 
 def runs(board: Board) -> str:
@@ -248,8 +277,8 @@ def reading(board: Board) -> list[str]:
     """How to read the board, in sentences."""
     strongest = (
         "The strongest attack is the one with most of a number, which may be another one for the TPR than for the "
-        "AUROC; the intervals hold for all attacks and numbers at once, so they are wider than that of an attack fixed "
-        "beforehand."
+        "AUROC; of AUROCs one below 0.5 counts in its place where its interval reaches further from 0.5. The intervals "
+        "hold for all attacks and numbers at once, so they are wider than that of an attack fixed beforehand."
     )
     apart = (
         "Audits that differ in what matters are in tables of their own. --compare recipes puts different fine-tunings "
@@ -266,6 +295,7 @@ def reading(board: Board) -> list[str]:
         f"where fewer than {LOW_END_NONMEMBERS} others stand behind it, it is read at 5 % as a rule.",
         "The blind baseline sees words and length but no model: it should not be above 0.5.",
         "A model is not ranked where a precondition of the audit failed: its numbers are shown, and not to be used.",
+        f"All intervals of privacy numbers are of {_level(board)}; ± is one standard error of a capability score.",
         f"Numbers have three decimals; {MISSING} stands for what the data cannot resolve.",
     ]
 
@@ -283,7 +313,7 @@ def _row(number: int, row: Row, table: Table, options: Options, columns: _Column
         *([Cell(recipe, sort=recipe, kind="words")] if columns.recipe else []),
         *([Cell(base or MISSING, sort=base, kind="words")] if columns.base else []),
         _limit(row.number, options.metric),
-        _number(row.number, told=True),
+        _number(row.number, of=options.metric),
         *(_number(row.further[place].number) for place in columns.further),
         *(_capability(row.capabilities.get(column.key)) for column in table.columns),
     ]
@@ -308,15 +338,16 @@ def _limit(estimate: Estimate, metric: str) -> Cell:
     return Cell(printed(most), note, repr(most))
 
 
-def _number(estimate: Estimate, *, told: bool = False) -> Cell:
-    """A number with its interval; if asked, with the attack whose it is."""
+def _number(estimate: Estimate, *, of: str | None = None) -> Cell:
+    """A number with its interval; of the metric that ranks with the attack whose it is."""
     if math.isnan(estimate.value):
         return Cell(MISSING)
     notes = []
     if not math.isnan(estimate.low):
         notes.append(interval(estimate.low, estimate.high))
-    if told and estimate.attack is not None:
-        chosen = f", strongest of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
+    if of is not None and estimate.attack is not None:
+        which = "strongest" if limit(estimate, of) == estimate.high else f"furthest from {AUROC.guess}"
+        chosen = f", {which} of {estimate.chosen_among}" if estimate.chosen_among > 1 else ""
         notes.append(f"by {shown(estimate.attack)}{chosen}")
     return Cell(printed(estimate.value), ", ".join(notes), repr(estimate.value))
 

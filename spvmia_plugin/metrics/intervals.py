@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 
 from spvmia_plugin.metrics.arrays import NAN_INTERVAL, Bools, Codes, Floats, Interval, effective_number
-from spvmia_plugin.metrics.roc import placements
+from spvmia_plugin.metrics.roc import placements, share_of_pairs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ def estimate_auroc(scores: Floats, is_member: Bools, codes: Codes) -> AurocEstim
     members, others = scores[is_member], scores[~is_member]
     of_members = placements(members, others)
     of_others = 1 - placements(others, members)
-    auroc = float(np.mean(of_members))
+    auroc = share_of_pairs(members, others)
     return estimate_means(auroc, of_members - auroc, of_others - auroc, is_member, codes)
 
 

@@ -53,6 +53,11 @@ class Leader:
         """Whether the whole interval of an AUROC lies below guessing: members are told, the wrong way round."""
         return self.high < AUROC.guess
 
+    @property
+    def reach(self) -> float:
+        """What an AUROC is at most, its answers turned round where that is more; NaN without an interval."""
+        return max(self.high, 1 - self.low)
+
     def in_words(self, guess: float) -> str:
         """The number with its interval, whose ends stand on their own side of a guess in print, too."""
         ends = "" if math.isnan(self.low) else f" ({beside(self.low, guess)} to {beside(self.high, guess)})"
@@ -61,6 +66,8 @@ class Leader:
 
 TURNED_ROUND = "turned_round"
 """Key of the leader that tells members the wrong way round, by its AUROC."""
+LOWEST = "lowest"
+"""Key of the leader whose interval reaches furthest below a guess, by its AUROC."""
 NOBODY = Leader()
 """In the place of an attack that there is none of."""
 
@@ -87,6 +94,9 @@ class Strongest:
         tpr_at_0_1pct_fpr: the same at 0.1 %.
         turned_round: the attack with the smallest AUROC whose interval lies below guessing: members score lower, as
             with swapped labels. No attack where there is none.
+        lowest: the attack with an AUROC below .5 whose interval reaches furthest below it, whether it holds .5 or not:
+            turned round it may tell members as well as the strongest. No attack where none has an AUROC below .5, and
+            in results of versions that did not record it.
         low_end: key of the TPR that speaks for the most exposed few: as low an FPR as the non-members bear, or the
             one that rules a guess out where only one of the two does.
         critical: standard errors the intervals reach to either side; about 1.96 for one attack and metric.
@@ -99,6 +109,7 @@ class Strongest:
     tpr_at_1pct_fpr: Leader = NOBODY
     tpr_at_0_1pct_fpr: Leader = field(default=NOBODY, metadata={"key": TPR_01PCT.key})
     turned_round: Leader = field(default=NOBODY, metadata=LEFT_OUT)
+    lowest: Leader = field(default=NOBODY, metadata=LEFT_OUT)
     low_end: str = TPR_5PCT.key
     critical: MaybeNumber = math.nan
     n_attacks: int
@@ -112,8 +123,20 @@ class Strongest:
 
     @property
     def every_leader(self) -> dict[str, Leader]:
-        """All of them by their keys in `mia_audit.strongest`, the one of TURNED_ROUND too, which is no metric."""
-        return {**self.by_metric, TURNED_ROUND: self.turned_round}
+        """All of them by their keys in `mia_audit.strongest`, TURNED_ROUND and LOWEST too, which are no metrics."""
+        return {**self.by_metric, TURNED_ROUND: self.turned_round, LOWEST: self.lowest}
+
+    @property
+    def furthest(self) -> tuple[str, Leader]:
+        """Key and leader of the AUROC whose interval reaches furthest from .5: the strongest's, or the lowest.
+
+        An attack below a guess tells members as well as one above it, to whoever says the opposite of it. All intervals
+        hold at once, so that either may be chosen.
+        """
+        key = TURNED_ROUND if self.lowest.attack is None else LOWEST  # not recorded by earlier versions
+        below = self.every_leader[key]
+        is_further = math.isnan(self.auroc.low) or below.reach > self.auroc.reach
+        return (key, below) if below.attack is not None and is_further else (AUROC.key, self.auroc)
 
     @property
     def tells_members(self) -> bool:
@@ -194,11 +217,18 @@ class Compared:
         found = (leader for leader in self.leaders[AUROC.key].values() if leader.is_turned_round())
         return min(found, key=lambda leader: leader.value, default=NOBODY)
 
+    @property
+    def lowest(self) -> Leader:
+        """The attack with an AUROC below .5 whose interval reaches furthest below it; `NOBODY` where there is none."""
+        found = (leader for leader in self.leaders[AUROC.key].values() if leader.value < AUROC.guess)
+        return min((each for each in found if not math.isnan(each.low)), key=lambda each: each.low, default=NOBODY)
+
     def strongest(self) -> Strongest:
         """The attack with most of each metric."""
         found = {key: best(key, of_attacks.values()) for key, of_attacks in self.leaders.items()}
         return Strongest(
             turned_round=self.turned_round,
+            lowest=self.lowest,
             auroc=found[AUROC.key],
             tpr_at_5pct_fpr=found[TPR_5PCT.key],
             tpr_at_1pct_fpr=found[TPR_1PCT.key],

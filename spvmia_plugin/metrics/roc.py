@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from spvmia_plugin.metrics.arrays import Floats, check_scores
+from spvmia_plugin.metrics.arrays import Codes, Floats, check_scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,15 +57,28 @@ def auroc(scores: ArrayLike, is_member: ArrayLike) -> float:
         SpvmiaError: shapes differ, or a score is not finite.
     """
     values, labels = check_scores(scores, is_member)
-    return float(np.mean(placements(values[labels], values[~labels]))) if 0 < labels.sum() < len(labels) else math.nan
+    return share_of_pairs(values[labels], values[~labels]) if 0 < labels.sum() < len(labels) else math.nan
+
+
+def share_of_pairs(ours: Floats, others: Floats) -> float:
+    """P(one of `ours` > one of `others`) + P(equal) / 2, neither empty; the same to the last bit in whatever order.
+
+    A sum of counts: one of shares depends on the order of the records, which is another in the harness's row than where
+    attacks are compared.
+    """
+    return int(np.sum(_twice_below(ours, others))) / (2 * len(ours) * len(others))
 
 
 def placements(ours: Floats, others: Floats) -> Floats:
     """(len(ours),) share of `others` below each of `ours`, ties counted half, in O(n log n)."""
+    return _twice_below(ours, others) / (2 * len(others))
+
+
+def _twice_below(ours: Floats, others: Floats) -> Codes:
+    """(len(ours),) twice as many of `others` as lie below each of `ours`, ties counted half."""
     ordered = np.sort(others)
-    below = np.searchsorted(ordered, ours, side="left")
-    not_above = np.searchsorted(ordered, ours, side="right")
-    return (below + not_above) / (2 * len(others))
+    twice: Codes = np.searchsorted(ordered, ours, side="left") + np.searchsorted(ordered, ours, side="right")
+    return twice
 
 
 def attack_success_rate(scores: ArrayLike, is_member: ArrayLike) -> float:

@@ -9,50 +9,34 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from spvmia_plugin.metrics.arrays import effective_number
-from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON
+from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, METRICS_WITH_INTERVAL
 from spvmia_plugin.metrics.power import needed
 from spvmia_plugin.records import clusters_called
+from spvmia_plugin.report.advised import Advice
 from spvmia_plugin.report.command import command
+from spvmia_plugin.report.mending import broken_split, mends
 from spvmia_plugin.report.numbers import Number, Text, audited, leading, strongest_task, title
-from spvmia_plugin.report.verdict import Verdict, level_of, spoken_of
+from spvmia_plugin.report.verdict import Verdict, at_most, level_of, spoken_of
 from spvmia_plugin.results import Audit, HarnessRun
-from spvmia_plugin.results.bound import Bound, Held, hold
-from spvmia_plugin.results.model import failed
+from spvmia_plugin.results.bound import THEN_AGAIN, Bound, Held, hold
 from spvmia_plugin.util.console import shown
 from spvmia_plugin.web.text import worded
 
 _SHARP = 0.6
 """An AUROC that an audit without a finding should be able to rule out."""
-_SHIFTS = ("length_shift", "length_spread", "compressibility_shift", "look_shift", "date_shift", "source_shift")
-"""Findings that say in what members and others differ by themselves."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One thing to do.
-
-    Attributes:
-        title: what to do, in a few words.
-        evidence: what was measured that speaks for it.
-        how: how to do it.
-        command: what would test it; None where that is no command of ours.
-    """
-
-    title: str
-    evidence: Text
-    how: str
-    command: str | None = None
 
 
 def advice(run: HarnessRun, audit: Audit, verdict: Verdict) -> list[Advice]:
     """What to do about an audit of a run, what comes first first."""
-    if found := list(_broken_split(audit)):
+    if found := list(broken_split(audit)):
         return found  # numbers of a broken split advise nothing about the model, and more of them nothing either
+    found += mends(audit, run.base_of(audit))
+    is_mended_first = bool(found)
     found += _bound(run, audit, verdict)
     if not any(each.title.startswith(_LESS) for each in found):  # of which more records would tell no more
         found += _too_few(run, audit, verdict)
@@ -60,25 +44,10 @@ def advice(run: HarnessRun, audit: Audit, verdict: Verdict) -> list[Advice]:
         return [*found, *_canaries(audit)]
     is_told = any(each.title == _EXCEEDED for each in found)
     found += [*_reversed(audit, verdict), *_exposed(audit, verdict), *_owners(audit), *_duplicates(audit)]
-    found += _recipe(audit, verdict, is_told=is_told)
+    if not is_mended_first:  # of a number that may be no doing of the training
+        found += _recipe(audit, verdict, is_told=is_told)
     told = [each.command for each in found]
     return [replace(each, command=None) if each.command in told[:place] else each for place, each in enumerate(found)]
-
-
-def _broken_split(audit: Audit) -> Iterator[Advice]:
-    codes = {finding.code for finding in failed(audit)}
-    if "blind_above_chance" not in codes:
-        return
-    first = audit.tasks[0]
-    value, low = (audited(first, "blind", end, style="share") for end in ("auroc", "low"))
-    differ = [finding.message.split(":")[0] for finding in failed(audit) if finding.code in _SHIFTS]
-    yield Advice(
-        "Draw members and non-members anew",
-        ("A baseline that sees no model tells the classes apart with AUROC ", value, " (at least ", low, ")."),
-        "Keep non-members back from the one pool that members come from, before the training, at random."
-        + (f" What differs now: {'; '.join(map(shown, differ))}." if differ else ""),
-        "spvmia finetune --model BASE --data ALL_RECORDS --output target --members 500 --nonmembers 500",
-    )
 
 
 def _bound(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice]:
@@ -96,7 +65,7 @@ def _bound(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice]:
 
 
 def _of_held(run: HarnessRun, audit: Audit, held: Held, tell_less: str) -> Advice:
-    value, _, limit = _numbers(audit, held)
+    value, low, limit = _numbers(audit, held)
     called = "epsilon" if held.metric == EPSILON.key else f"the {held.label}"
     if held.needed is not None:
         unit, n = audit.mia_audit.unit, Number(held.needed, "count", f"{_place(held)}/needed")
@@ -106,11 +75,19 @@ def _of_held(run: HarnessRun, audit: Audit, held: Held, tell_less: str) -> Advic
             ("About ", n, f" {held.counted} of each class would show it in four of five audits, {if_so}."),
             *_more(run, audit, held.needed * (unit.median_records if held.by_unit and unit else 1)),
         )
+    at = "is not below" if held.value >= held.limit else "is too near to"
+    if held.reason is None and held.low <= METRICS_WITH_INTERVAL[held.metric].guess:
+        open_ = (f", {at} the ", limit, " that was declared, and may be a guess's: its range begins at ", low, ".")
+        return Advice(
+            f"Audit more {'units' if held.by_unit else 'records'}, to tell whether the bound on {called} holds",
+            ("The estimate, ", value, *open_),
+            *_more(run, audit, 2 * audit.mia_audit.n.records),
+        )
     if held.reason is None:
-        at = "is not below" if held.value >= held.limit else "is too near to"
+        if_so = " that was declared, and is no guess's: if it is the truth, more records would hardly show it."
         return Advice(
             f"{_LESS}, to show the bound on {called}",
-            ("The estimate, ", value, f", {at} the ", limit, " that was declared: more records would hardly show it."),
+            ("The estimate, ", value, f", {at} the ", limit, if_so),
             tell_less,
         )
     if held.metric == EPSILON.key and held.outcome == "not_shown":
@@ -119,9 +96,11 @@ def _of_held(run: HarnessRun, audit: Audit, held: Held, tell_less: str) -> Advic
             ("The canaries say that epsilon is at least ", value, "; no audit shows that it is below ", limit, "."),
             "DP-SGD (opacus, for one) bounds it from above.",
         )
+    told = "not shown" if held.outcome == "not_shown" else "can't be shown"
+    reason = held.reason.removesuffix(THEN_AGAIN)  # what follows says so
     return Advice(
         f"Make it possible to hold the bound on {called}",
-        ("Below ", limit, f" was declared, and not tested: {shown(worded(held.reason))}."),
+        ("Below ", limit, f" was declared, and {told} to hold: {shown(worded(reason))}."),
         _SAME_BOUND,
     )
 
@@ -149,13 +128,15 @@ def _tell_less(verdict: Verdict) -> str:
 def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice]:
     """Where nothing was found, and something may be there."""
     found = audit.strongest
-    if found is None or verdict.as_a_whole not in ("none_found", "unresolved"):
+    if found is None or verdict.as_a_whole not in ("none_found", "unresolved") or verdict.rests_on_units:
         return
-    leader = found.auroc
-    if not math.isnan(leader.high) and leader.high <= _SHARP:
+    key, leader = found.furthest
+    if not math.isnan(leader.reach) and leader.reach <= _SHARP:
         return
-    value, _, high = leading(audit, AUROC.key, "share")
-    upper: Text = ("An AUROC up to ", high, " cannot be ruled out. ") if not math.isnan(leader.high) else ()
+    value, high = leading(audit, key, "share")[0], leading(audit, AUROC.key, "share")[2]
+    upper: Text = (
+        () if math.isnan(leader.reach) else ("An AUROC up to ", *at_most(found, high), " cannot be ruled out. ")
+    )
     title = "Audit more records before you conclude anything"
     if not any(task.mia_audit.n.scored for task in audit.model_attacks):
         reason = shown(worded(leader.reason or "no reason was recorded"))
@@ -170,10 +151,11 @@ def _too_few(run: HarnessRun, audit: Audit, verdict: Verdict) -> Iterator[Advice
         of_null = f" {called} of each class, if the target gives nothing away."
         takes: Text = (*upper, f"To rule out {_SHARP:g} takes about ", count, of_null)
         yield Advice(title, takes, *_more(run, audit, enough))
-    elif leader.value > AUROC.guess:  # so many were audited: it is the estimate that keeps it from being ruled out
+    elif leader.value > AUROC.guess or key != AUROC.key:  # so many were audited: it is the estimate that keeps it open
+        side = "above guessing" if leader.value > AUROC.guess else "below guessing, and tells members turned round"
         yield Advice(
             title,
-            (*upper, "The estimate itself, ", value, ", lies above guessing: it may give some records away."),
+            (*upper, "The estimate itself, ", value, f", lies {side}: it may give some records away."),
             *_more(run, audit, 2 * audit.mia_audit.n.records),
         )
     elif enough is not None and enough > weighed:
@@ -305,11 +287,16 @@ def _recipe(audit: Audit, verdict: Verdict, *, is_told: bool) -> Iterator[Advice
     """Fewer passes, where the manifest says how many there were; else what makes a training tell less, once."""
     if verdict.level != "evidence":
         return
-    told = audit.mia_audit.data.provenance.get("finetune")
+    told, unit = audit.mia_audit.data.provenance.get("finetune"), audit.mia_audit.unit
     epochs = told.get("epochs") if isinstance(told, Mapping) else None
     task = strongest_task(audit)
     found = audit.strongest
-    if found is not None and verdict.as_a_whole != "evidence":
+    if verdict.rests_on_units and unit is not None and unit.together is not None:
+        leader = unit.together.strongest.auroc
+        path = ("unit", "together", "strongest", AUROC.key)
+        value, low, high = (audited(audit.tasks[0], *path, end, style="share") for end in ("value", "low", "high"))
+        name, metric = f"By {shown(unit.column)}, {title(str(leader.attack))}", AUROC
+    elif found is not None and verdict.as_a_whole != "evidence":
         value, low, high = leading(audit, found.low_end, "share")
         name, metric = title(str(found.most_exposed.attack)), found.low_end_metric
     else:

@@ -6,10 +6,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spvmia_plugin.metrics.leaders import TURNED_ROUND
+from spvmia_plugin.metrics.leaders import TURNED_ROUND, Strongest
 from spvmia_plugin.metrics.names import AUROC, BOUNDED_BY, EPSILON, TPR_1PCT
+from spvmia_plugin.report.base import base_tells, told_by_base
 from spvmia_plugin.report.numbers import Number, Text, audited, counted, leading, metric, title
-from spvmia_plugin.report.verdict import Level, Verdict, is_surpassed, level_of, spoken_of, strongest_of, turned_round
+from spvmia_plugin.report.verdict import (
+    Level,
+    Verdict,
+    at_most,
+    leads_as,
+    level_of,
+    spoken_of,
+    strongest_of,
+    tells_more_turned_round,
+    turned_round,
+)
 from spvmia_plugin.results import Audit
 from spvmia_plugin.results.bound import WORST_FIRST, Bound, Held, Outcome, hold
 from spvmia_plugin.util.console import shown
@@ -42,6 +53,7 @@ _SURE: Mapping[Outcome, str] = {
 }
 
 _ROUND_OFF = 1e-9
+_BASE_TELLS = " The base tells them apart, too, before any of the fine-tuning: so much of it isn't the fine-tuning's."
 _IN_PART = "What was not tested can't be said to hold, so neither can the bound as a whole."
 
 
@@ -149,10 +161,23 @@ def _whole(audit: Audit, level: Level, base: Audit | None) -> Claim:
         (auroc,),
         "of 100 pairs",
         (sentence,),
-        _how_sure(low, high, AUROC.guess, level),
+        (
+            *_how_sure(low, high, AUROC.guess, level, at_most(found, high)),
+            *(_turned_tells_more(audit, found) if level == "evidence" else ()),
+            *((_BASE_TELLS,) if base_tells(base) else ()),
+        ),
         [_in_terms(audit, key, AUROC.label), *_by_itself(base)],
         [("", bar, alt)],
     )
+
+
+def _turned_tells_more(audit: Audit, found: Strongest) -> Text:
+    """An attack below guessing that tells surely more than the strongest does; empty where there is none."""
+    if not tells_more_turned_round(found):
+        return ()
+    value, low, high = leading(audit, TURNED_ROUND, "share")
+    told = f" {title(str(found.turned_round.attack))} tells more, its answers turned round: its {AUROC.label}, "
+    return (told, value, " (", low, " to ", high, "), lies below guessing.")
 
 
 def _few(audit: Audit, verdict: Verdict) -> Claim:
@@ -176,7 +201,7 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
     tpr, low, high = leading(audit, few.key, "per_hundred")
     accused = f"{100 * few.fpr:g}"
     supposed = "Supposed training" if audit.mia_audit.membership == "assumed" else "Training"
-    sure = " and rules a guess out" if is_surpassed(audit, few, leader) else ""
+    sure = f" and {what_for}" if (what_for := leads_as(audit, few, leader)) else ""
     by = f"the attack that finds most{sure}" if found.n_attacks > 1 else "the attack"
     more = turned_round(found, leading(audit, TURNED_ROUND, "share"))
     sentence = (
@@ -189,7 +214,7 @@ def _few(audit: Audit, verdict: Verdict) -> Claim:
         (tpr,),
         "of 100 records",
         (sentence,),
-        (*_how_sure(low, high, few.fpr, level), *more),
+        (*_how_sure(low, high, few.fpr, level, (high,)), *more),
         [_in_terms(audit, few.key, few.label)],
         hundred=_hundred(leader.value, leader.low, leader.high),
         alt=f"Of 100 training records about {tpr} can be picked out, at least {low}, at most {high}.",
@@ -228,13 +253,23 @@ def _units(audit: Audit) -> Iterator[Claim]:
             f"Shown all audited records of one {shown(unit.column)} in the training data and all of another, the "
             f"strongest attack ({named}) names the right one that often.",
         ),
-        (*_how_sure(low, high, AUROC.guess, level), *more),
-        [(f"{each.label} ", value, " (", at, " to ", end, ")") for each, (value, at, end) in terms],
+        (*_how_sure(low, high, AUROC.guess, level, at_most(found, high)), *more),
+        [
+            (f"{each.label} ", value, " (", at, " to ", end, ")")
+            if not math.isnan(found.by_metric[each.key].value)
+            else (f"{each.label} can't be told: {_reason(found.by_metric[each.key].reason)}",)
+            for each, (value, at, end) in terms
+        ],
         [("", bar, f"A scale from guessing, 50 in 100, to certain: {auroc}, with a range from {low} to {high}.")],
     )
 
 
-def _how_sure(low: Number, high: Number, guess_at: float, level: Level) -> Text:
+def _reason(told: str | None) -> str:
+    return shown(worded(told or "no reason was recorded"))
+
+
+def _how_sure(low: Number, high: Number, guess_at: float, level: Level, most: Text) -> Text:
+    """The range of a number in words; `most` of what is possible where nothing was found."""
     guess = f"{100 * guess_at:g}"
     between: Text = ("Between ", low, " and ", high, " with 95 % confidence")
     if level == "evidence":
@@ -243,7 +278,7 @@ def _how_sure(low: Number, high: Number, guess_at: float, level: Level) -> Text:
         return (*between, f": all of that is below the {guess} of guessing. Look for swapped labels.")
     if float(high.value or 0.0) < guess_at:  # of a TPR: fewer members than others above the threshold
         return (*between, f": all of that is below the {guess} of guessing, so nothing was found.")
-    return (*between, f". That includes the {guess} of guessing, so nothing was found; up to ", high, " is possible.")
+    return (*between, f". That includes the {guess} of guessing, so nothing was found; up to ", *most, " is possible.")
 
 
 def _in_terms(audit: Audit, key: str, label: str) -> Text:
@@ -252,15 +287,9 @@ def _in_terms(audit: Audit, key: str, label: str) -> Text:
 
 
 def _by_itself(base: Audit | None) -> Iterator[Text]:
-    """What the same attacks find in the model before fine-tuning, which was trained on none of the records."""
-    found = base.mia_audit.strongest if base else None
-    if found is None or math.isnan(found.auroc.value):
-        return
-    value, low, high = (
-        Number(getattr(found.auroc, end), "share", f"base/strongest/{AUROC.key}/{end}")
-        for end in ("value", "low", "high")
-    )
-    yield (f"The base by itself, on the same records: {AUROC.label} ", value, " (", low, " to ", high, ")")
+    """What attacks find in the model before fine-tuning, by the one that reaches furthest, as the board has it."""
+    if told := told_by_base(base):
+        yield ("The base by itself, on the same records: ", *told)
 
 
 def _hundred(value: float, low: float, high: float) -> list[str]:
@@ -279,14 +308,13 @@ def _bound(audit: Audit) -> Iterator[Claim]:
     if bound is None:
         return
     told = hold(audit, bound)
-    # What was tested and not shown is no smaller matter than what was not tested.
     tested = {held.outcome for held in told.held if held.outcome != "not_evaluable"}
     outcome = next((each for each in WORST_FIRST if each in tested), told.outcome)
     in_part = told.outcome == "not_evaluable" and bool(tested)
     yield Claim(
         "The declared bound",
         _TONES[told.outcome],
-        ("in part not tested" if in_part and outcome == "within" else _OUTCOMES[outcome],),
+        ("in part not tested" if in_part else _OUTCOMES[told.outcome],),
         "",
         _joined([_of_held(audit, held) for held in told.held]),
         (_SURE[outcome] if outcome != "within" or not in_part else "", f" {_IN_PART}" if in_part else ""),

@@ -33,7 +33,8 @@ _HARMLESS = {metric.too_few for metric in TPRS}
 """Conditions that leave a metric without a number, which is told as that."""
 _MENDED_BY_MORE = ("few_documents",)
 """Conditions that an audit of more documents meets; what others say of an audit stays true of a larger one."""
-FIND_OUT_WHY = "find out why (swapped labels? a reference that saw the members?), then audit again"
+THEN_AGAIN = ", then audit again"
+FIND_OUT_WHY = f"find out why (swapped labels? a reference that saw the members?){THEN_AGAIN}"
 """What to do about an attack that is turned round."""
 
 

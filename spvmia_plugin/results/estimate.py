@@ -106,14 +106,12 @@ def of_turned_round(audit: Audit) -> Estimate | None:
 def of_furthest(audit: Audit, metric: str = AUROC.key) -> Estimate:
     """The attack by which a model speaks: the strongest, or one with an AUROC below guessing that reaches further.
 
-    An attack that is turned round tells members as well as one that is not: whoever knows of it says the opposite. Both
-    intervals allow for the choice, so that the one counts whose further end lies furthest from guessing.
+    Of an AUROC the one whose interval reaches furthest from guessing on either side (`Strongest.furthest`).
     """
-    found = of_strongest(audit, metric)
-    turned = of_turned_round(audit) if metric == AUROC.key else None
-    if turned is None or math.isnan(turned.low):
-        return found
-    return turned if math.isnan(found.low) or max(from_guessing(turned)) > max(from_guessing(found)) else found
+    found = audit.strongest
+    if found is None or metric != AUROC.key:
+        return of_strongest(audit, metric)
+    return _of_leader(found, found.furthest[1])
 
 
 def from_guessing(found: Estimate) -> tuple[float, float]:

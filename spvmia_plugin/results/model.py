@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spvmia_plugin.auditing.mia_audit import NO_TPR, MiaAudit
 from spvmia_plugin.checks import Finding
 from spvmia_plugin.metrics.leaders import Compared, Strongest
-from spvmia_plugin.metrics.names import TPRS
+from spvmia_plugin.metrics.names import AUROC, TPRS
 from spvmia_plugin.metrics.several import compare
 from spvmia_plugin.results.samples import Records
 
@@ -196,8 +196,10 @@ class Audit:
     def needs_samples(self) -> bool:
         """Whether the strongest attacks can only be told, or told whole, from the scores of the records."""
         recorded = self.mia_audit.strongest
-        told = recorded is not None and self._is_of_these(recorded) and recorded.tpr_at_5pct_fpr is not NO_TPR
-        return bool(self.model_attacks) and not told
+        if recorded is None or not self._is_of_these(recorded) or recorded.tpr_at_5pct_fpr is NO_TPR:
+            return bool(self.model_attacks)
+        below = any(task.metrics.get(AUROC.key, math.nan) < AUROC.guess for task in self.model_attacks)
+        return below and recorded.lowest.attack is None  # of versions that told of none whose interval holds a guess
 
     def _is_of_these(self, recorded: Strongest) -> bool:
         """Whether it was chosen among attacks of this audit."""

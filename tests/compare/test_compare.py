@@ -63,9 +63,11 @@ def test_an_attack_that_is_turned_round_speaks_where_it_tells_most(tmp_path, pai
     strongest = [each.strongest(AUROC) for each in found.variants]
     assert [each.attack for each in strongest] == ["spv_wbc", "loss", "spv_wbc"]
     assert strongest[2].high < 0.2
-    assert "by spv_wbc, turned round" in "\n".join(text([found]))
+    assert "by spv_wbc, turned round up to 0." in "\n".join(text([found]))
     assert "turned round" not in "\n".join(text(compare(pair)))
     assert "turned round" in to_html([found])
+    assert "All intervals are 95 %: those of the differences hold for all attacks, both metrics" in to_html([found])
+    assert next(text([found])).endswith(", intervals of 95 %:")
 
 
 @pytest.mark.parametrize("swapped", [False, True])

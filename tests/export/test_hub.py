@@ -20,6 +20,7 @@ from spvmia_plugin.export import ExportOptions, export_run
 from spvmia_plugin.results import read_latest
 from tests.hostile import NASTY
 from tests.leaderboard.models import DUPLICATES, audited, model
+from tests.results.builders import fake_records
 
 ATTACKS = {"spv": 1.6, "loss": 0.3, "lira_candidate": None}
 
@@ -130,6 +131,15 @@ def test_canaries_are_another_task_of_the_benchmark(tmp_path: Path) -> None:
     found = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
     names = [entry["dataset"]["task_id"] for entry in found]
     assert [name.partition("_custom_")[0] for name in names] == ["mia", "mia", "canary_audit", "canary_audit"]
+
+
+def test_one_below_guessing_that_rules_nothing_out_may_tell_more(tmp_path: Path) -> None:
+    tasks = audited({"spv": -0.3, "loss": 0.0}, findings=(), records=fake_records(150, 150))
+    results = model(tmp_path, "org/one", tasks)
+    lowest = strongest_of(results)["lowest"]
+    assert lowest["low"] < 0.5 < lowest["high"]
+    auroc, _ = hub_entries(exported(tmp_path, results, "hf-eval-results", benchmark="acme/privacy"))
+    assert f"and may tell members better: turned round up to {1 - lowest['low']:.4f}" in auroc["notes"]
 
 
 @pytest.mark.parametrize("strength", [-2.0, -0.1])

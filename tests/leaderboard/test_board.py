@@ -16,6 +16,7 @@ from spvmia_plugin.leaderboard import Board, Options, build_board
 from spvmia_plugin.leaderboard.board import limit
 from spvmia_plugin.leaderboard.entrants import Source
 from spvmia_plugin.leaderboard.page import to_html
+from spvmia_plugin.leaderboard.plain import to_markdown
 from spvmia_plugin.leaderboard.view import table_view
 from spvmia_plugin.results import read_runs
 from spvmia_plugin.results.comparable import recipe_words
@@ -110,6 +111,34 @@ def test_records_without_a_score_count_against_a_named_attack_by_which_no_audit_
     assert [why.partition(" for ")[0] for why in row.why_not_ranked] == ["loss has no score"]
 
 
+def test_records_without_a_score_bar_no_model_whose_attack_counts_by_its_reach_alone(tmp_path: Path) -> None:
+    """Few records make the widest interval: it is the limit then, and says nothing that could be wrong of the model."""
+
+    def a_fifth_of_them(records: Any, rng: Any) -> Any:
+        members = np.array([record.is_member for record in records])
+        scored = np.arange(len(records)) % 5 == 0
+        return np.where(scored, rng.normal(size=len(records)) - 0.2 * members, np.nan)
+
+    records = fake_records(300, 300)
+    model(tmp_path, "org/one", audited({"spv": 0.0, "loss": a_fifth_of_them}, records=records, findings=()))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert (row.rank, row.number.attack) == (1, "loss")
+    assert row.number.value < 0.5 < row.number.high
+    assert any(remark.startswith("loss has no score for 480 of 600 records") for remark in row.remarks)
+
+
+def test_what_touches_the_strongest_bars_a_model_whose_other_attack_reaches_further(tmp_path: Path) -> None:
+    def most_of_them(records: Any, rng: Any) -> Any:
+        return np.where(np.arange(len(records)) % 10 == 0, np.nan, rng.normal(size=len(records)))
+
+    records = fake_records(300, 300)
+    model(tmp_path, "org/one", audited({"spv": most_of_them, "loss": -0.12}, records=records, findings=()))
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.audit.strongest is not None
+    assert (row.audit.strongest.auroc.attack, row.number.attack) == ("spv", "loss")
+    assert [why.partition(" for ")[0] for why in row.why_not_ranked] == ["spv has no score"]
+
+
 def test_members_that_score_lower_are_no_privacy(tmp_path: Path) -> None:
     model(tmp_path, "org/swapped", audited({"loss": -2.0}))
     (row,) = board_of(tmp_path).tables[0].rows
@@ -146,6 +175,32 @@ def test_one_the_wrong_way_round_beside_one_that_finds_members_is_ranked_by_the_
     assert row.rank == 1
 
 
+def test_the_attack_furthest_from_a_guess_counts_although_its_interval_holds_it(tmp_path: Path) -> None:
+    """A model was ahead of another by the attack that tells least of it."""
+    records = fake_records(150, 150)
+    model(tmp_path, "org/below", audited({"wbc": -0.45, "loss": 0.0}, weights="a", records=records, findings=()))
+    model(tmp_path, "org/above", audited({"wbc": -0.1, "loss": 0.0}, weights="b", records=records, findings=()))
+    first, second = board_of(tmp_path).tables[0].rows
+    assert (first.entrant.name, second.entrant.name) == ("org/above", "org/below")
+    assert second.number.attack == "wbc"
+    assert second.number.high > 0.5 > second.number.value
+    assert limit(second.number, "auroc") == 1 - second.number.low > limit(first.number, "auroc")
+
+
+@pytest.mark.parametrize(("strength", "reads"), [(-0.4, True), (0.6, False)])
+def test_runs_that_did_not_record_the_lowest_attack_are_read_whole(
+    tmp_path: Path, strength: float, reads: bool
+) -> None:
+    tasks = audited({"wbc": strength, "loss": 0.5}, records=fake_records(150, 150), findings=())
+    for task in tasks:
+        audit_of(task)["strongest"].pop("lowest", None)
+    model(tmp_path, "org/one", tasks)
+    (row,) = board_of(tmp_path).tables[0].rows
+    assert row.audit.has_samples == reads
+    assert row.audit.strongest is not None
+    assert (row.audit.strongest.lowest.attack == "wbc") == reads
+
+
 def test_a_tpr_does_not_rank_a_model_of_which_an_attack_lies_below_a_guess(tmp_path: Path) -> None:
     """Turned round it may pick out anybody, whatever another attack tells the right way."""
     model(tmp_path, "org/leaks", audited({"wbc": -3.0, "spv": 1.0}, records=fake_records(500, 500)))
@@ -169,6 +224,31 @@ def test_the_most_exposed_are_read_as_the_audits_read_them(tmp_path: Path) -> No
     assert row.audit.strongest is not None
     assert row.audit.strongest.low_end == "tpr_at_5pct_fpr"
     assert row.further[0].title == "TPR at 5 % FPR"
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_why_the_tpr_of_all_rows_stands_where_one_audit_reads_it_is_told(tmp_path: Path, few: bool) -> None:
+    records = fake_records(500, 500)
+    model(tmp_path / "a", "org/one", audited({"spv": 1.6}, weights="a", records=records, findings=()))
+    other = audited({"spv": 0.0}, weights="b", records=records, findings=(), unscored_every=300 if few else 0)
+    for task in other:
+        audit_of(task)["strongest"]["low_end"] = "tpr_at_5pct_fpr"
+    model(tmp_path / "b", "org/two", other)
+    board = board_of(tmp_path)
+    (table,) = board.tables
+    why = "all with fewer than 500 others scored" if few else "where alone a guess is ruled out"
+    said = f"The TPR stands at 5 % FPR in all rows, as it is read there of org/two: {why}."
+    caption = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in table_view(table, board.options).caption]
+    assert said in caption
+    alone = board_of(tmp_path / "b")
+    assert not any("The TPR stands" in said for said in table_view(alone.tables[0], alone.options).caption)
+
+
+def test_intervals_have_a_level(tmp_path: Path) -> None:
+    board = board_of(three_models(tmp_path))
+    for text in (to_html(board), to_markdown(board)):
+        assert "the upper limit of the 95 % interval of its AUROC" in text.replace("&nbsp;", " ")
+        assert "All intervals of privacy numbers are of 95 %" in text
 
 
 def test_without_samples_a_recorded_strongest_attack_is_enough(tmp_path: Path) -> None:

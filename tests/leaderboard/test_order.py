@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, studentized_range
 
-from spvmia_plugin.leaderboard import Options, build_board
+from spvmia_plugin.leaderboard import Options, build_board, standing
 from spvmia_plugin.leaderboard import board as board_module
 from spvmia_plugin.leaderboard.board import rank_ranges
 from spvmia_plugin.leaderboard.entrants import Source
@@ -107,13 +107,14 @@ def test_a_board_counts_its_models_and_its_tables(tmp_path: Path, monkeypatch: p
         ("ranges", "rank_ranges", lambda *given: (len(given[0]), given[1])),
         ("places", "places", lambda *given: (len(given[0]), *given[1:])),
     ):
-        whole = getattr(board_module, name)
+        module = standing if kind == "less" else board_module
+        whole = getattr(module, name)
 
         def told(*given: Any, whole: Any = whole, kind: str = kind, counts: Any = counts) -> Any:
             asked[kind].add(counts(*given))
             return whole(*given)
 
-        monkeypatch.setattr(board_module, name, told)
+        monkeypatch.setattr(module, name, told)
     three_models(tmp_path)
     model(tmp_path, "org/marked", audited({"spv": 0.5, "loss": 0.1}, weights="m", findings=[DUPLICATES]), acc=None)
     model(tmp_path, "org/other", audited(weights="o", recipe={**RECIPE, "epochs": 9.0}), acc=None)

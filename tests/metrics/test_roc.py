@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from spvmia_plugin.errors import SpvmiaError
+from spvmia_plugin.metrics.intervals import estimate_auroc
 from spvmia_plugin.metrics.roc import attack_success_rate, auroc, privacy_score, roc_curve
 from spvmia_plugin.metrics.tpr import tpr_at_fpr
 
@@ -36,6 +37,18 @@ def test_equals_scikit_learn(audit):
     np.testing.assert_allclose(ours.tpr, tpr)
     np.testing.assert_array_equal(ours.thresholds, thresholds)
     assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
+
+
+@given(audits(), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_the_order_of_the_records_changes_no_bit(audit, random):
+    """The harness's row and the attack that leads are of the same records in two orders."""
+    scores, labels = audit
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    codes = np.arange(len(scores))
+    found = {auroc(scores, labels), auroc(scores[order], labels[order])}
+    assert {estimate_auroc(scores[order], labels[order], codes).auroc} == found
 
 
 @given(audits(), st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9]))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,6 +235,23 @@ def test_an_attack_that_is_the_wrong_way_round_is_told_whatever_another_one_find
     assert without.turned_round.attack is None
     assert "turned_round" not in as_json(without)
     assert "swapped" not in in_one_line(without)
+
+
+def test_of_attacks_that_rule_nothing_out_the_interval_that_reaches_furthest_from_a_guess_counts():
+    """A model whose attack lies at .43 gives away no less than one whose attack lies at .54."""
+    found = strongest({"spv": attack(-0.2, 1), "loss": attack(0.0, 3)}, LABELS)
+    assert (found.auroc.attack, found.turned_round.attack) == ("loss", None)
+    assert found.lowest.low < 0.5 - (found.auroc.high - 0.5)
+    assert found.furthest == ("lowest", found.lowest)
+    assert found.lowest.reach == 1 - found.lowest.low
+    assert as_json(found)["lowest"]["attack"] == "spv"
+    older = replace(found, lowest=Leader())
+    assert older.furthest == ("auroc", older.auroc)
+    reversed_ = strongest({"spv": attack(-1.0, 1), "loss": attack(0.0, 3)}, LABELS)
+    assert replace(reversed_, lowest=Leader()).furthest == ("turned_round", reversed_.turned_round)
+    above = strongest({"spv": attack(1.0, 1), "loss": attack(0.3, 3)}, LABELS)
+    assert above.furthest == ("auroc", above.auroc)
+    assert "lowest" not in as_json(above)
 
 
 def test_the_seed_decides_the_draws():

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from spvmia_plugin.evidence.folder import Signatory, write_evidence
+from spvmia_plugin.leaderboard.board import loss
 from spvmia_plugin.metrics.leaders import Leader
+from spvmia_plugin.metrics.names import AUROC
+from spvmia_plugin.report.advice import advice
 from spvmia_plugin.report.claims import claims
 from spvmia_plugin.report.html import render
 from spvmia_plugin.report.numbers import plain
-from spvmia_plugin.report.verdict import CANNOT_SHOW, judge, ranges
+from spvmia_plugin.report.verdict import CANNOT_SHOW, _all_of_one, _of_units, judge, leads_as, ranges
 from spvmia_plugin.results import Audit, read_latest
+from spvmia_plugin.results.estimate import of_furthest
 from tests.results.builders import WARNING, Few, fake_audit, fake_records, write_run
 
 
@@ -71,7 +75,9 @@ def test_an_attack_the_wrong_way_round_beside_one_that_finds_members_is_told_and
     [audit] = read_latest(tmp_path).audits
     verdict = judge(audit)
     assert verdict.level == "evidence"
-    assert "can often tell" in verdict.headline  # by whoever turns the second one round
+    assert "others, often (by Windows, base reference, its answers turned round), and pick some" in verdict.headline
+    said = plain(claims(audit, verdict)[0].certainty)
+    assert "Windows, base reference tells more, its answers turned round: its AUROC, 0.0" in said
     turned = audit.strongest.turned_round
     told = (
         f" Turned round, Windows, base reference may pick out more: its AUROC, {turned.value:.3f} ({turned.low:.3f} to "
@@ -289,6 +295,86 @@ def test_the_strongest_of_those_that_rule_a_guess_out_is_called_that(tmp_path):
     assert "one, the strongest that rules a guess out, of 2 attacks (SPV-MIA)" in plain(
         claims(audit, verdict)[0].sentence
     )
+
+
+def test_the_strongest_that_rules_nothing_out_is_not_said_to(tmp_path):
+    """Its own row, summed in another order, was larger by one bit in results of earlier versions."""
+    write_run(tmp_path, [fake_audit({"loss": 0.2, "spv": -0.1}, records=fake_records(60, 60), findings=())])
+    [audit] = read_latest(tmp_path).audits
+    leader = audit.strongest.auroc
+    assert not leader.excludes(0.5)
+    for less in (0.0, 1e-16):
+        assert leads_as(audit, AUROC, replace(leader, value=leader.value - less)) == ""
+    assert ", the strongest of 2 attacks (" in plain(judge(audit).sentences[0])
+
+
+def test_one_that_leads_by_its_interval_alone_is_said_to(tmp_path):
+    """The other scored too few records for one, and has a larger estimate."""
+
+    def five_records(records, rng):
+        members = np.array([record.is_member for record in records])
+        return np.where(np.arange(len(records)) < 10, members + 0.1 * rng.normal(size=len(records)), math.nan)
+
+    write_run(tmp_path, [fake_audit({"loss": five_records, "spv": 0.0}, records=fake_records(600, 600), findings=())])
+    [audit] = read_latest(tmp_path).audits
+    assert (audit.strongest.auroc.attack, audit.tasks[0].metrics["auroc"]) == ("spv", 1.0)
+    assert ", the strongest that has an interval, of 2 attacks (" in plain(judge(audit).sentences[0])
+
+
+def test_what_is_possible_where_nothing_was_found_is_what_board_and_evidence_say(tmp_path):
+    """.44 of an attack that rules nothing out may be .66 for whoever turns its answers round."""
+    write_run(tmp_path, [fake_audit({"spv_wbc": -0.4, "loss": 0.0}, findings=())])
+    [audit] = read_latest(tmp_path).audits
+    assert audit.strongest.turned_round.attack is None
+    upper = 1 - audit.compared.extremes("auroc").lowest
+    assert upper > audit.compared.extremes("auroc").high
+    verdict = judge(audit)
+    said = f"up to {100 * upper:.0f}"
+    by = ", the answers of Windows, SPV reference turned round,"
+    assert f"{said} times in 100{by} cannot be ruled out" in plain(verdict.sentences[0])
+    assert f"{said}{by} is possible." in plain(claims(audit, verdict)[0].certainty)
+    assert loss(of_furthest(audit), "auroc").high == pytest.approx(upper - 0.5)
+    write_run(tmp_path / "one", [fake_audit({"loss": -0.3}, findings=())])
+    [audit] = read_latest(tmp_path / "one").audits
+    assert ", its answers turned round, is possible." in plain(claims(audit, judge(audit))[0].certainty)
+
+
+def units_of(count, blocks):
+    """Records of customers, `blocks` of each."""
+    records = fake_records(count, count, blocks=blocks)
+    named = (replace(record, unit=f"u{record.cluster}", cluster=f"u{record.cluster}") for record in records)
+    return tuple(named)
+
+
+def test_what_all_records_of_one_show_together_is_evidence_although_records_one_by_one_show_none(tmp_path):
+    """No "no evidence" above a card that says so, and no advice to audit more before anything is concluded."""
+    write_run(tmp_path, [fake_audit({"spv_wbc": 0.35, "loss": 0.0}, records=units_of(100, 5), findings=(), seed=2)])
+    run = read_latest(tmp_path)
+    [audit] = run.audits
+    together = audit.mia_audit.unit.together.strongest
+    verdict = judge(audit)
+    assert (verdict.as_a_whole, verdict.most_exposed, verdict.by_unit) == ("none_found", "none_found", "evidence")
+    assert together.auroc.low > 0.5
+    assert verdict.level == "evidence"
+    assert "found no evidence that an outsider can tell training records from others; from all" in verdict.headline
+    assert "records of one customer together one can tell whether they are among these, a little" in verdict.headline
+    assert "all of another, the strongest of 2 attacks (Windows, SPV reference) names the" in plain(
+        verdict.sentences[2]
+    )
+    titles = [each.title for each in advice(run, audit, verdict)]
+    assert titles[0] == "Look at all records of one customer, not at single ones alone"
+    assert not any(title.startswith("Audit more") for title in titles)
+    few = replace(together, auroc=replace(together.auroc, low=0.4), tpr_at_5pct_fpr=replace(together.auroc, low=0.2))
+    assert _all_of_one("customer", few).startswith("the most exposed can be picked out from all records of one")
+    assert "wrongly accusing 5 in 100 others. Guessing finds 5." in plain(_of_units(audit, "customer", few))
+
+
+def test_how_many_others_stand_behind_it_is_how_many_have_a_score(tmp_path):
+    write_run(tmp_path, [fake_audit({"spv": 0.0}, records=fake_records(500, 500), findings=(), unscored_every=300)])
+    [audit] = read_latest(tmp_path).audits
+    others = audit.tasks[0].mia_audit.metrics.n_nonmembers
+    assert others < 500
+    assert f"because only {others} others have a score: 1 in 100 takes 500." in plain(judge(audit).sentences[1])
 
 
 @pytest.mark.parametrize(
