@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "dtype": options.dtype,
         "clock": options.clock,
     }
-    ratios = [Ratio.of(f"{OWN} / {PLAIN}", seconds[OWN], seconds[PLAIN], at_most=0.7)]
+    ratios = [Ratio.of(f"{OWN} / {PLAIN}", seconds[OWN], seconds[PLAIN], at_most=1.0)]
     return Report("conversations", settings, seconds, ratios).tell(options)
 
 
