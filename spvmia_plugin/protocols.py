@@ -361,28 +361,12 @@ class Backend:
                 complete=True,
             )
             if len(found) != len(turns):
-                raise self._no_continuations(f"{len(found)} texts for {len(turns)} openings")
+                raise _no_continuations(self.name, f"{len(found)} texts for {len(turns)} openings")
             following = {
-                i: follow(i, self._new_of(each, text)) for (i, each), text in zip(turns.items(), found, strict=True)
+                i: follow(i, _new_of(self.name, each, text))
+                for (i, each), text in zip(turns.items(), found, strict=True)
             }
             turns = {i: turn for i, turn in following.items() if turn is not None}
-
-    def _new_of(self, turn: Turn, text: TokenIds | None) -> list[int]:
-        """What `generate` wrote in a turn."""
-        if text is None:
-            raise self._no_continuations("None")
-        opening, token_ids = list(turn.opening), list(text)
-        if token_ids[: len(opening)] != opening:
-            raise self._no_continuations("a text that does not begin with its opening")
-        if len(token_ids) > len(opening) + turn.room:
-            raise self._no_continuations(f"{len(token_ids)} tokens where {len(opening) + turn.room} were asked for")
-        return token_ids[len(opening) :]
-
-    def _no_continuations(self, got: str) -> SpvmiaError:
-        return SpvmiaError(
-            f"{self.name}.generate: expected each opening with its continuation, of at most the asked length, got "
-            f"{got}; correct the backend"
-        )
 
     def continue_texts(
         self,
@@ -673,3 +657,22 @@ class DatasetSource:
     train_split: str = "train"
     heldout_split: str | None = None
     clean: Callable[[str], str] = field(default=str)
+
+
+def _new_of(backend: str, turn: Turn, text: TokenIds | None) -> list[int]:
+    """What a backend's `generate` wrote in a turn."""
+    if text is None:
+        raise _no_continuations(backend, "None")
+    opening, token_ids = list(turn.opening), list(text)
+    if token_ids[: len(opening)] != opening:
+        raise _no_continuations(backend, "a text that does not begin with its opening")
+    if len(token_ids) > len(opening) + turn.room:
+        raise _no_continuations(backend, f"{len(token_ids)} tokens where {len(opening) + turn.room} were asked for")
+    return token_ids[len(opening) :]
+
+
+def _no_continuations(backend: str, got: str) -> SpvmiaError:
+    return SpvmiaError(
+        f"{backend}.generate: expected each opening with its continuation, of at most the asked length, got {got}; "
+        "correct the backend"
+    )

@@ -10,6 +10,7 @@ import pytest
 from spvmia_plugin.auditing.self_prompts import TrainingTexts, blank_of
 from spvmia_plugin.auditing.sequences import Inputs
 from spvmia_plugin.auditing.sheets import Sheet
+from spvmia_plugin.protocols import Backend
 from spvmia_plugin.records import Conversation, Document
 from spvmia_plugin.signals import Role, View
 from spvmia_plugin.training.conversations import Writer
@@ -52,7 +53,10 @@ class Writing:
         return getattr(self._backend, name)
 
     def generate(self, prompts, lengths, seeds, *, ends, complete):
-        return [[*prompt, *self._backend.encode("as you like"), 1] for prompt in prompts]
+        answer = [*self._backend.encode("as you like"), 1]
+        return [[*prompt, *answer][:length] for prompt, length in zip(prompts, lengths, strict=True)]
+
+    converse = Backend.converse
 
 
 ROWS = [preference(i) for i in range(1, 9)]
