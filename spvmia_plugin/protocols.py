@@ -361,10 +361,9 @@ class Backend:
                 complete=True,
             )
             if len(found) != len(turns):
-                raise _no_continuations(self.name, f"{len(found)} texts for {len(turns)} openings")
+                raise _no_continuations(self, f"{len(found)} texts for {len(turns)} openings")
             following = {
-                i: follow(i, _new_of(self.name, each, text))
-                for (i, each), text in zip(turns.items(), found, strict=True)
+                i: follow(i, _new_of(self, each, text)) for (i, each), text in zip(turns.items(), found, strict=True)
             }
             turns = {i: turn for i, turn in following.items() if turn is not None}
 
@@ -659,7 +658,7 @@ class DatasetSource:
     clean: Callable[[str], str] = field(default=str)
 
 
-def _new_of(backend: str, turn: Turn, text: TokenIds | None) -> list[int]:
+def _new_of(backend: Backend, turn: Turn, text: TokenIds | None) -> list[int]:
     """What a backend's `generate` wrote in a turn."""
     if text is None:
         raise _no_continuations(backend, "None")
@@ -671,8 +670,8 @@ def _new_of(backend: str, turn: Turn, text: TokenIds | None) -> list[int]:
     return token_ids[len(opening) :]
 
 
-def _no_continuations(backend: str, got: str) -> SpvmiaError:
+def _no_continuations(backend: Backend, got: str) -> SpvmiaError:
     return SpvmiaError(
-        f"{backend}.generate: expected each opening with its continuation, of at most the asked length, got {got}; "
+        f"{backend.name}.generate: expected each opening with its continuation, of at most the asked length, got {got}; "
         "correct the backend"
     )
