@@ -672,6 +672,6 @@ def _new_of(backend: Backend, turn: Turn, text: TokenIds | None) -> list[int]:
 
 def _no_continuations(backend: Backend, got: str) -> SpvmiaError:
     return SpvmiaError(
-        f"{backend.name}.generate: expected each opening with its continuation, of at most the asked length, got {got}; "
-        "correct the backend"
+        f"{backend.name}.generate: expected each opening with its continuation, of at most the asked length, got "
+        f"{got}; correct the backend"
     )
