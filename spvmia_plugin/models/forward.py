@@ -125,10 +125,10 @@ class HeadlessModel:
     @functools.cached_property
     def kept(self) -> Kept | None:
         """What the key-value cache keeps of a text; None where it is not a cache of layers."""
-        ids = torch.tensor([probe_ids(self, PROBE_SHAPE[1])], device=self.device)
+        ids = torch.arange(math.prod(PROBE_SHAPE), device=self.device).view(PROBE_SHAPE)
         layers = getattr(self.forward(input_ids=ids, use_cache=True).cache, "layers", ())
         held = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
-        count = sum(part.nbytes for part in held if isinstance(part, torch.Tensor)) // PROBE_SHAPE[1]
+        count = sum(part.nbytes for part in held if isinstance(part, torch.Tensor)) // math.prod(PROBE_SHAPE)
         if not count:
             return None
         windows = any(self._settings.get(name) for name in _WINDOWS)
