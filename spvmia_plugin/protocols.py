@@ -45,6 +45,10 @@ class Turn:
     seed: int
 
 
+Follow = Callable[[int, list[int]], Turn | None]
+"""Told a conversation and what was written in its turn; answers its next turn, None after the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The tokens that stand around those of a text when a model reads it.
@@ -332,13 +336,7 @@ class Backend:
         """
         raise self._unable()
 
-    def converse(
-        self,
-        turns: Mapping[int, Turn],
-        follow: Callable[[int, list[int]], Turn | None],
-        *,
-        ends: Collection[int],
-    ) -> None:
+    def converse(self, turns: Mapping[int, Turn], follow: Follow, *, ends: Collection[int]) -> None:
         """Have the target write conversations turn after turn, each turn as `generate` writes it from its opening.
 
         Here all conversations wait for the longest turn, and every turn's opening is read anew; a backend that goes on
@@ -346,7 +344,7 @@ class Backend:
 
         Args:
             turns: the first turn of each conversation.
-            follow: told a conversation and what was written in its turn; answers its next turn, None after the last.
+            follow: answers the next turn of a conversation.
             ends: tokens that end a turn besides the model's own.
 
         Raises:

@@ -8,17 +8,15 @@ What would take long to read so, one token a step, is read in one pass, together
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from spvmia_plugin.models.decoding import Decoder
 from spvmia_plugin.models.forward import HeadlessModel
 from spvmia_plugin.models.sampling import Sampling, uniforms
-from spvmia_plugin.protocols import Cost, Turn
+from spvmia_plugin.protocols import Cost, Follow, Turn
 
-Follow = Callable[[int, list[int]], Turn | None]
-"""See `Backend.converse`."""
 SHED = 0.8
 """Rows that ended are taken out of a batch once fewer than this share is left: dropping copies the cache."""
 DEAR = {"cpu": 3}

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from spvmia_plugin.models.batching import Batch, BatchRunner, plan_batches
-from spvmia_plugin.models.conversing import SHED, Conversations, Follow
+from spvmia_plugin.models.conversing import SHED, Conversations
 from spvmia_plugin.models.decoding import Decoder
 from spvmia_plugin.models.forward import HeadlessModel, each, holds, probe_ids, prompt_learning
 from spvmia_plugin.models.sampling import Sampling, uniforms
-from spvmia_plugin.protocols import Cost, OnDone, TokenIds, Turn
+from spvmia_plugin.protocols import Cost, Follow, OnDone, TokenIds, Turn
 
 TOKENS_PER_BATCH = {"cpu": 2**13}
 """At least so many, with padding, in a batch; `CACHE_BYTES` may allow for more."""

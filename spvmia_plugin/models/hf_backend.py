@@ -16,7 +16,7 @@ from spvmia_plugin.models.roles import RoleModels
 from spvmia_plugin.models.sampling import Sampling
 from spvmia_plugin.models.tokens import Tokens, unwrapped
 from spvmia_plugin.models.torch_backend import TorchBackend
-from spvmia_plugin.protocols import BackendFeatures, OnDone, TokenIds, Turn
+from spvmia_plugin.protocols import BackendFeatures, Follow, OnDone, TokenIds, Turn
 from spvmia_plugin.signals import Role
 from spvmia_plugin.util.processes import all_say, first_says, is_first, one_of, processes_of
 
@@ -89,13 +89,7 @@ class HFBackend(TorchBackend):
         with self._generator(ends or (), [] if complete else self._tokens.lead) as generator:
             return generator.generate(prompts, lengths, seeds, on_done=on_done, done=set(done))
 
-    def converse(
-        self,
-        turns: Mapping[int, Turn],
-        follow: Callable[[int, list[int]], Turn | None],
-        *,
-        ends: Collection[int],
-    ) -> None:
+    def converse(self, turns: Mapping[int, Turn], follow: Follow, *, ends: Collection[int]) -> None:
         with self._generator(ends, []) as generator:
             if generator.rewinds:
                 generator.converse(turns, follow)
